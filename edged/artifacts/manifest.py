@@ -1,0 +1,133 @@
+"""What an artifact says of itself. Imports no torch: the supervisor reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edged.errors import ArtifactError
+
+SCHEMA_VERSION = 1
+
+# Keys that must be there in each nested object, with their types. More keys may follow.
+_NESTED: dict[str, dict[str, type]] = {
+    "architecture": {"name": str},
+    "input": {"size": int, "resize": int, "mean": list, "std": list},
+    "quantization": {"method": str, "bits": int},
+    "source": {"sha256": str, "bytes": int, "name": str, "format": str},
+    "calibration": {
+        "digest": str,
+        "images": int,
+        "held_out": int,
+        "skipped": int,
+        "folder_labels": bool,
+    },
+    "versions": {"edged": str},
+    "weights": {"sha256": str, "bytes": int},
+}
+_PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The contents of manifest.json.
+
+    Attributes:
+        name: Model name of the daemon, "" when there is none.
+        architecture: `Architecture.to_dict()`.
+        input: `InputSpec.to_dict()`.
+        quantization: `QuantSpec.to_dict()`.
+        source: The checkpoint: sha256 (hex), bytes, name, format.
+        calibration: digest (hex) of the images, images used, held_out, skipped, folder_labels (bool).
+        classes: Names in the order of the logits, where known.
+        versions: Version by name of edged, torch, python.
+        started_at: When the work began, ISO 8601 UTC.
+        finished_at: When it was done, ISO 8601 UTC.
+        weights: sha256 (hex) and bytes of weights.safetensors; the writer fills it in.
+        schema_version: Version of this layout.
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    input: Mapping[str, Any]
+    quantization: Mapping[str, Any]
+    source: Mapping[str, Any]
+    calibration: Mapping[str, Any]
+    classes: tuple[str, ...] | None
+    versions: Mapping[str, str]
+    started_at: str
+    finished_at: str
+    weights: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the schema version first."""
+        data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        data = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
+        data["classes"] = None if self.classes is None else list(self.classes)
+        return {"schema_version": data.pop("schema_version"), **data}
+
+    def to_json(self) -> str:
+        """The text of manifest.json."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ArtifactError: A key is missing, unknown or of the wrong type, or the schema is another one.
+        """
+        _check(data)
+        values = dict(data)
+        values["classes"] = None if data["classes"] is None else tuple(data["classes"])
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Manifest:
+        """Inverse of `to_json`.
+
+        Raises:
+            ArtifactError: The text is no JSON object, or `from_dict` refuses it.
+        """
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ArtifactError(f"manifest is not JSON ({error}); quantize the checkpoint again") from None
+        if not isinstance(data, dict):
+            raise ArtifactError(
+                f"manifest is a JSON {type(data).__name__}, not an object; quantize the checkpoint again"
+            )
+        return cls.from_dict(data)
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Raise ArtifactError at the first key that is not as documented."""
+    version = data.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ArtifactError(f"manifest schema_version has value {version!r}; this edged reads {SCHEMA_VERSION}")
+    known = {item.name for item in dataclasses.fields(Manifest)}
+    if missing := sorted(known - set(data)):
+        raise ArtifactError(f"manifest lacks {missing[0]!r}; quantize the checkpoint again")
+    if unknown := sorted(set(data) - known):
+        raise ArtifactError(f"manifest has the unknown key {unknown[0]!r}; a newer edged may have written it")
+    for key, kind in _PLAIN.items():
+        _check_kind(key, data[key], kind)
+    for key, entries in _NESTED.items():
+        _check_kind(key, data[key], dict)
+        for entry, kind in entries.items():
+            if entry not in data[key]:
+                raise ArtifactError(f"manifest lacks '{key}.{entry}'; quantize the checkpoint again")
+            _check_kind(f"{key}.{entry}", data[key][entry], kind)
+    classes = data["classes"]
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ArtifactError(f"manifest key 'classes' has value {classes!r:.80}; need a list of names or null")
+
+
+def _check_kind(key: str, value: object, kind: type) -> None:
+    # bool is an int in Python, not in JSON.
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        raise ArtifactError(f"manifest key {key!r} has value {value!r:.80}; need {kind.__name__}")

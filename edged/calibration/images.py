@@ -1,0 +1,132 @@
+"""One encoded image to the uint8 pixels of a network input. Used for calibration and for serving alike.
+
+The geometry is torchvision's `Resize(resize)` + `CenterCrop(size)` on PIL images with bilinear, antialiased filtering.
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from edged.errors import ImageError
+from edged.spec import InputSpec
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_PIXELS = 64 * 2**20  # of one encoded image: 192 MiB once decoded to RGB
+MAX_FILE_BYTES = 128 * 2**20
+
+
+def decode_bytes(data: bytes, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    """Decode, turn upright (EXIF), scale and crop one encoded image.
+
+    Greyscale, palette, CMYK and 16-bit images become RGB (or greyscale for a one-channel spec); alpha is dropped, as
+    torchvision's ImageFolder does when it reads training images. The first frame of an animation counts.
+
+    Args:
+        data: A whole JPEG, PNG, WebP or BMP file.
+        spec: Sizes and channels; mean and std play no part.
+
+    Returns:
+        Array of shape [channels, size, size], contiguous.
+
+    Raises:
+        ImageError: `data` is no such image, is damaged, or needs more than MAX_PIXELS.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(*image.size)
+            upright = ImageOps.exif_transpose(image)
+            return _to_array(_fit(_to_mode(upright, "RGB" if spec.channels == 3 else "L"), spec))
+    except (ImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"has too many pixels; at most {MAX_PIXELS} are allowed") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
+    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them stumble over
+        raise ImageError(f"is damaged: {_one_line(error)}") from error
+
+
+def decode_image(path: Path, spec: InputSpec) -> npt.NDArray[np.uint8]:
+    """`decode_bytes` of a file.
+
+    Raises:
+        ImageError: The file cannot be read or decoded; the message does not repeat the path.
+    """
+    return decode_bytes(read_image(path), spec)
+
+
+def read_image(path: Path) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        ImageError: The file cannot be read, is empty, or is larger than MAX_FILE_BYTES.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from error
+    if not data:
+        raise ImageError("is empty")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"is larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def normalize(images: Tensor, spec: InputSpec) -> Tensor:
+    """(images / 255 - mean) / std, the arithmetic of torchvision's ToTensor and Normalize.
+
+    Args:
+        images: uint8 of shape [batch, channels, size, size]. Not modified.
+        spec: Supplies mean and std.
+
+    Returns:
+        float32 of the same shape, contiguous.
+    """
+    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to 8-bit `mode`; Pillow alone would clip 16-bit samples and warn of palettes with alpha."""
+    if image.mode.startswith("I"):  # 16-bit greyscale PNG: I;16, or I in older Pillow
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _fit(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """Scale the shorter side to `spec.resize`, then cut `spec.size` squared out of the middle."""
+    width, height = image.size
+    short = min(width, height)
+    wide, high = (spec.resize if side == short else int(spec.resize * side / short) for side in (width, height))
+    _check_pixels(wide, high)  # a 1 x 10,000,000 strip is small until its shorter side is scaled
+    if (wide, high) != (width, height):
+        # Resizing the crop alone (`box`) would save little and differ by a level: Pillow keeps boxes as float32.
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+    left, top = (round((side - spec.size) / 2.0) for side in (wide, high))
+    return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def _check_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"needs {width} x {height} pixels; at most {MAX_PIXELS} are allowed")
+
+
+def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
+    pixels = np.asarray(image, dtype=np.uint8)
+    channels_first = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return np.ascontiguousarray(channels_first)
+
+
+def _one_line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text[:120] or type(error).__name__

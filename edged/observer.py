@@ -1,0 +1,27 @@
+"""How long work reports what it is doing. The library has no clock: whoever watches, times."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """Told of every stage and of the progress inside it."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Enter the stage `name`; the context lasts as long as the stage."""
+
+    def progress(self, done: int, total: int) -> None:
+        """`done` of `total` steps of the current stage are over."""
+
+
+class SilentObserver:
+    """An observer that ignores everything."""
+
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Do nothing."""
+        return nullcontext()
+
+    def progress(self, done: int, total: int) -> None:
+        """Do nothing."""

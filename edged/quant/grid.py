@@ -1,0 +1,121 @@
+"""Per-channel grids: which real values a row of weights can take.
+
+One affine law holds everywhere: ``real = scale * (code - zero_point)`` with unsigned codes ``0..2**bits - 1``
+and an integer zero_point. A symmetric grid is the special case ``zero_point == 2**(bits - 1)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edged.spec import Scheme
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Scales and zero-points, one pair per row.
+
+    Attributes:
+        scale: Step between neighbouring codes [rows], positive.
+        zero_point: Code that stands for zero [rows], integers in 0..2**bits - 1, stored in scale's dtype.
+        bits: Bits per code, 2..8.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+
+    @property
+    def max_code(self) -> int:
+        """Largest code."""
+        return 2**self.bits - 1
+
+    def encode(self, w: Tensor) -> Tensor:
+        """Nearest codes of real values `w` [rows, columns], as uint8 [rows, columns]."""
+        steps = torch.round(w / self.scale[:, None]) + self.zero_point[:, None]
+        return steps.clamp_(0, self.max_code).to(torch.uint8)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Real values [rows, columns] of `codes` [rows, columns]."""
+        return self.scale[:, None] * (codes.to(self.scale.dtype) - self.zero_point[:, None])
+
+    def nearest(self, w: Tensor) -> Tensor:
+        """Nearest real values on the grid: decode(encode(w))."""
+        return self.decode(self.encode(w))
+
+    def quantized(self, codes: Tensor, shape: tuple[int, ...]) -> QuantizedWeight:
+        """Bundle `codes` [rows, columns] with this grid as the weight of `shape`."""
+        return QuantizedWeight(codes, self.scale.float(), self.zero_point.to(torch.uint8), self.bits, shape)
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A weight as it is stored and served.
+
+    Attributes:
+        codes: uint8 [rows, columns], values 0..2**bits - 1.
+        scale: float32 [rows].
+        zero_point: uint8 [rows].
+        bits: Bits per code.
+        shape: Shape of the layer's weight tensor; rows * columns elements.
+    """
+
+    codes: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bits: int
+    shape: tuple[int, ...]
+
+    def decode(self) -> Tensor:
+        """The float32 weight of `shape`; the same bits wherever it is called."""
+        grid = Grid(self.scale, self.zero_point.to(torch.float32), self.bits)
+        return grid.decode(self.codes).reshape(self.shape)
+
+
+def row_range(W: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value [rows] that each row's grid must reach; both include zero.
+
+    Args:
+        W: Weights [rows, columns].
+        scheme: A symmetric range is [-max|w|, max|w|].
+    """
+    low, high = W.amin(1).clamp_max(0), W.amax(1).clamp_min(0)
+    if scheme is Scheme.SYMMETRIC:
+        high = torch.maximum(high, -low)
+        low = -high
+    return low, high
+
+
+def range_grid(low: Tensor, high: Tensor, bits: int, scheme: Scheme) -> Grid:
+    """The grid that spans [low, high] with 2**bits codes.
+
+    Args:
+        low: Lowest value [rows], <= 0.
+        high: Highest value [rows], >= 0.
+        bits: Bits per code.
+        scheme: A symmetric grid has its zero_point at 2**(bits - 1) and 2**(bits - 1) - 1 steps above it.
+
+    Returns:
+        A grid whose scale is 1 for a row that holds zeros only.
+    """
+    steps = 2**bits - 1
+    if scheme is Scheme.SYMMETRIC:
+        middle = 2 ** (bits - 1)
+        scale = _positive(high / (middle - 1))
+        return Grid(scale, torch.full_like(scale, middle), bits)
+    scale = _positive((high - low) / steps)
+    return Grid(scale, torch.round(-low / scale).clamp_(0, steps), bits)
+
+
+def minmax_grid(W: Tensor, bits: int, scheme: Scheme) -> Grid:
+    """The grid of each row's full range. W: [rows, columns]."""
+    return range_grid(*row_range(W, scheme), bits, scheme)
+
+
+def _positive(scale: Tensor) -> Tensor:
+    # A scale must survive storage as float32 and division by it; a row of zeros has no scale of its own.
+    tiny = torch.finfo(torch.float32).tiny
+    return torch.where(scale > tiny, scale, torch.ones_like(scale))

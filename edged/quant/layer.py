@@ -1,0 +1,106 @@
+"""One layer: weights and Hessian in, codes and an account of what was done out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edged.quant.fastobq import QuantizedRows
+from edged.quant.grid import Grid, QuantizedWeight
+from edged.quant.linalg import damp_until_definite, upper_factor
+from edged.quant.objective import row_loss
+from edged.quant.ordering import column_order
+from edged.quant.rtn import round_to_nearest
+from edged.quant.search import quantize_with_search, weighted_grid
+from edged.spec import Method, QuantSpec
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """A quantized layer.
+
+    Attributes:
+        weight: Codes, scales and zero-points of all conv groups.
+        loss: tr(Δ H Δ^T) / 2 with the undamped H, in squared output units per position.
+        relative_loss: The loss as a share of the output's own energy tr(W H W^T) / 2.
+        damp_ratio: Largest damping ratio that any conv group needed.
+        retries: Tenfold increases of the damping, over all conv groups.
+        dead_inputs: Inputs that were zero in every calibration image.
+    """
+
+    weight: QuantizedWeight
+    loss: float
+    relative_loss: float
+    damp_ratio: float
+    retries: int
+    dead_inputs: int
+
+
+def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec) -> LayerResult:
+    """Quantize the weight of a convolution or a linear layer.
+
+    Args:
+        weight: [rows, ...] of any shape. Not modified.
+        H: Undamped Hessian 2/n X X^T [conv_groups, d, d]; rows are divided among the groups in order. Not modified.
+        spec: Method, bits, grid and damping.
+
+    Raises:
+        CalibrationError: A Hessian cannot be made positive definite.
+    """
+    groups = [
+        _quantize_group(rows, matrix, spec)
+        for rows, matrix in zip(weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0]), H, strict=True)
+    ]
+    energy = sum(group.energy for group in groups)
+    loss = sum(group.loss for group in groups)
+    grid = Grid(torch.cat([g.grid.scale for g in groups]), torch.cat([g.grid.zero_point for g in groups]), spec.bits)
+    return LayerResult(
+        weight=grid.quantized(torch.cat([group.codes for group in groups]), tuple(weight.shape)),
+        loss=loss,
+        relative_loss=loss / energy if energy > 0 else 0.0,
+        damp_ratio=max(group.damp_ratio for group in groups),
+        retries=sum(group.retries for group in groups),
+        dead_inputs=sum(group.dead_inputs for group in groups),
+    )
+
+
+@dataclass(frozen=True)
+class _Group:
+    grid: Grid
+    codes: Tensor
+    loss: float
+    energy: float
+    damp_ratio: float
+    retries: int
+    dead_inputs: int
+
+
+def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec) -> _Group:
+    damped = damp_until_definite(H, spec.damp_ratio)
+    # A dead input contributes nothing: its weights are best stored as zero.
+    live = W.masked_fill(damped.dead, 0)
+    grid, quantized = _quantize_rows(live, damped.H, spec)
+    # A scale is served as float32: the loss that is reported is that of the served weights.
+    delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
+    return _Group(
+        grid=grid,
+        codes=quantized.codes,
+        loss=float(row_loss(delta, H).sum()),
+        energy=float(row_loss(W, H).sum()),
+        damp_ratio=damped.damp_ratio,
+        retries=damped.retries,
+        dead_inputs=int(damped.dead.sum()),
+    )
+
+
+def _quantize_rows(W: Tensor, H: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
+    """Choose grid and codes for W [rows, d] under the damped H [d, d]."""
+    if spec.method is Method.RTN:
+        grid = weighted_grid(W, torch.ones_like(H.diagonal()), spec.bits, spec.scheme)
+        return grid, round_to_nearest(W, H, grid)
+    grid = weighted_grid(W, H.diagonal(), spec.bits, spec.scheme)
+    order = column_order(W, H, grid, spec.order)
+    R = upper_factor(H[order][:, order])
+    return quantize_with_search(W, R, grid, order, spec.block_size)

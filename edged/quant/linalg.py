@@ -1,0 +1,94 @@
+"""Damping and factorization of layer Hessians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edged.errors import CalibrationError
+
+DAMP_GROWTH = 10.0
+MAX_RETRIES = 6
+
+
+def damped(H: Tensor, damp_ratio: float) -> Tensor:
+    """H + damp_ratio * mean(diag H) * I, with dead inputs (H_jj == 0) given H_jj = 1.
+
+    Args:
+        H: Symmetric positive semi-definite [d, d]. Not modified.
+        damp_ratio: Relative damping, dimensionless.
+    """
+    diagonal = H.diagonal()
+    dead = diagonal == 0
+    damping = damp_ratio * diagonal.mean()
+    out = H.clone()
+    out.diagonal().copy_(torch.where(dead, torch.ones_like(diagonal), diagonal + damping))
+    return out
+
+
+def upper_factor(H: Tensor) -> Tensor:
+    """R upper triangular with H = R R^T: the Cholesky factor of the reversed matrix, reversed back.
+
+    Args:
+        H: Positive definite [d, d]. Not modified.
+
+    Raises:
+        CalibrationError: A pivot is not positive.
+    """
+    L, info = torch.linalg.cholesky_ex(H.flip(0, 1))
+    if info.item():
+        raise CalibrationError(f"pivot {H.shape[0] - int(info.item())} of {H.shape[0]} of the Hessian is not positive")
+    return L.flip(0, 1)
+
+
+def inverse_diagonal(H: Tensor) -> Tensor:
+    """diag(H^-1) [d]: the squared column norms of L^-1, where H = L L^T.
+
+    Raises:
+        CalibrationError: A pivot is not positive.
+    """
+    L, info = torch.linalg.cholesky_ex(H)
+    if info.item():
+        raise CalibrationError(f"pivot {int(info.item()) - 1} of {H.shape[0]} of the Hessian is not positive")
+    eye = torch.eye(H.shape[0], dtype=H.dtype, device=H.device)
+    return torch.linalg.solve_triangular(L, eye, upper=False).square().sum(0)
+
+
+@dataclass(frozen=True)
+class Damped:
+    """A Hessian made positive definite, and what that took.
+
+    Attributes:
+        H: Damped Hessian [d, d].
+        damp_ratio: Ratio in use after retries.
+        retries: How many times the damping had to grow tenfold.
+        dead: Inputs that were zero in every calibration image, bool [d].
+    """
+
+    H: Tensor
+    damp_ratio: float
+    retries: int
+    dead: Tensor
+
+
+def damp_until_definite(H: Tensor, damp_ratio: float) -> Damped:
+    """Damp H, growing the ratio tenfold until a Cholesky factorization exists.
+
+    Args:
+        H: Symmetric [d, d], positive semi-definite up to rounding. Not modified.
+        damp_ratio: First ratio to try.
+
+    Raises:
+        CalibrationError: H is not finite, or no ratio up to damp_ratio * 10**MAX_RETRIES suffices.
+    """
+    if not bool(torch.isfinite(H.diagonal()).all()):
+        raise CalibrationError("the layer's inputs overflow: its Hessian is not finite; check the checkpoint")
+    ratio = damp_ratio
+    for retries in range(MAX_RETRIES + 1):
+        candidate = damped(H, ratio)
+        if not torch.linalg.cholesky_ex(candidate).info.item():
+            return Damped(candidate, ratio, retries, H.diagonal() == 0)
+        ratio = max(ratio, 1e-6) * DAMP_GROWTH
+    raise CalibrationError(f"the Hessian stays indefinite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images")

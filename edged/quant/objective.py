@@ -1,0 +1,15 @@
+"""The layer loss: what every method is judged by."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def row_loss(delta: Tensor, H: Tensor) -> Tensor:
+    """Δ H Δ^T / 2 of each row [rows], in squared output units.
+
+    Args:
+        delta: W_hat - W [rows, d].
+        H: Hessian 2/n X X^T [d, d].
+    """
+    return ((delta @ H) * delta).sum(1) / 2

@@ -1,0 +1,125 @@
+"""What to do, as frozen data: how a model is quantized and how its images are prepared."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edged.errors import UsageError
+
+MIN_BITS, MAX_BITS = 2, 8
+
+
+class Method(str, enum.Enum):
+    """How codes are chosen."""
+
+    FASTOBQ = "fastobq"  # one column order and one inverse Hessian for all rows (arXiv 2509.05576)
+    RTN = "rtn"  # round to nearest
+
+
+class Order(str, enum.Enum):
+    """Which column is quantized first."""
+
+    SENSITIVITY = "sensitivity"  # descending sum over rows of L_q (arXiv 2509.05576, Eq. 11)
+    ERROR = "error"  # descending sum over rows of |quant(w) - w|
+    WEIGHT = "weight"  # descending sum over rows of |w|
+    HESSIAN = "hessian"  # descending diag(H)
+    NONE = "none"  # as stored
+
+
+class Scheme(str, enum.Enum):
+    """Where zero lies on the grid."""
+
+    SYMMETRIC = "symmetric"  # zero_point is the middle code
+    ASYMMETRIC = "asymmetric"  # zero_point follows each row's range
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """How a model is quantized.
+
+    Attributes:
+        method: How codes are chosen.
+        bits: Bits per weight code, 2..8.
+        scheme: Symmetric or asymmetric per-channel grid.
+        order: Column order of FastOBQ.
+        damp_ratio: Share of mean(diag H) added to diag H.
+        block_size: Columns per lazy update; changes speed, not codes.
+        bn_reestimation: Try new BatchNorm statistics; kept only where they lower the held-out error.
+        seed: Seeds every random choice.
+    """
+
+    method: Method = Method.FASTOBQ
+    bits: int = 4
+    scheme: Scheme = Scheme.ASYMMETRIC
+    order: Order = Order.SENSITIVITY
+    damp_ratio: float = 0.01
+    block_size: int = 128
+    bn_reestimation: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not MIN_BITS <= self.bits <= MAX_BITS:
+            raise UsageError(f"bits has value {self.bits}; choose {MIN_BITS} to {MAX_BITS}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, enums as their values."""
+        return {k: v.value if isinstance(v, enum.Enum) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> QuantSpec:
+        """Inverse of `to_dict`; unknown keys raise UsageError."""
+        kinds = {"method": Method, "scheme": Scheme, "order": Order}
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"unknown quantization setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        values: dict[str, Any] = {}
+        for key, value in data.items():
+            try:
+                values[key] = kinds[key](value) if key in kinds else value
+            except ValueError:
+                allowed = ", ".join(str(member.value) for member in kinds[key])
+                raise UsageError(f"{key} has value {value!r}; choose one of {allowed}") from None
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """How an image becomes a network input: shorter side to `resize`, centre crop to `size`, then normalization.
+
+    Attributes:
+        size: Side of the square input, pixels.
+        resize: Length that the shorter side is scaled to before the crop (bilinear, antialiased), pixels.
+        mean: Per-channel mean that is subtracted, in units of 0..1 intensity.
+        std: Per-channel divisor, same units.
+    """
+
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.resize < self.size:
+            raise UsageError(f"input size {self.size} with resize {self.resize}: need 1 <= size <= resize")
+        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
+            raise UsageError(f"mean has {len(self.mean)} and std {len(self.std)} values; give both 3 (RGB) or 1 (grey)")
+        if any(value <= 0 for value in self.std):
+            raise UsageError(f"std has value {list(self.std)}; every entry must be positive")
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for greyscale."""
+        return len(self.mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"size": self.size, "resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
+        """Inverse of `to_dict`."""
+        return cls(int(data["size"]), int(data["resize"]), tuple(data["mean"]), tuple(data["std"]))

@@ -1,0 +1,1 @@
+"""The daemon around edged: drop folder, worker, generations, HTTP, metrics."""

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from edged.quant.grid import Grid, minmax_grid
+from edged.quant.linalg import damped
+from edged.spec import Scheme
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A small layer in float64: weights [rows, d], damped Hessian [d, d], grid."""
+
+    W: Tensor
+    H: Tensor
+    grid: Grid
+
+
+def make_layer(rows: int, d: int, bits: int = 4, seed: int = 0, scheme: Scheme = Scheme.ASYMMETRIC) -> Layer:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.randn(d, d, generator=generator, dtype=torch.float64)
+    X = mixing @ torch.randn(d, 4 * d, generator=generator, dtype=torch.float64)
+    W = torch.randn(rows, d, generator=generator, dtype=torch.float64)
+    return Layer(W, damped(2 * X @ X.T / X.shape[1], 0.01), minmax_grid(W, bits, scheme))
+
+
+@pytest.fixture
+def layer() -> Layer:
+    return make_layer(rows=6, d=24)

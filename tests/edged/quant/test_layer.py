@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from edged.quant.layer import quantize_layer
+from edged.quant.objective import row_loss
+from edged.spec import Method, Order, QuantSpec, Scheme
+
+ALL_SETTINGS = [
+    QuantSpec(method=method, bits=bits, scheme=scheme, order=order)
+    for method in Method
+    for bits in (2, 4, 8)
+    for scheme in Scheme
+    for order in (Order.SENSITIVITY, Order.HESSIAN, Order.NONE)
+]
+
+
+def hessian_of(groups: int, d: int, n: int = 200) -> torch.Tensor:
+    X = torch.randn(groups, d, d) @ torch.randn(groups, d, n)
+    return 2 / n * X @ X.mT
+
+
+@pytest.mark.parametrize("spec", ALL_SETTINGS, ids=str)
+def test_reported_loss_is_that_of_the_stored_weight(spec: QuantSpec):
+    torch.manual_seed(0)
+    weight, H = torch.randn(8, 3, 3, 3), hessian_of(1, 27)
+    result = quantize_layer(weight, H, spec)
+    D = (result.weight.decode() - weight).flatten(1)
+    loss, energy = row_loss(D, H[0]).sum(), row_loss(weight.flatten(1), H[0]).sum()
+    assert_close(result.loss, float(loss), rtol=1e-4, atol=1e-6)
+    assert_close(result.relative_loss, float(loss / energy), rtol=1e-4, atol=1e-6)
+    assert int(result.weight.codes.max()) < 2**spec.bits
+
+
+def test_each_conv_group_uses_its_own_hessian():
+    torch.manual_seed(0)
+    weight, H = torch.randn(6, 2, 3, 3), hessian_of(3, 18)
+    whole = quantize_layer(weight, H, QuantSpec())
+    for group in range(3):
+        rows = slice(2 * group, 2 * group + 2)
+        alone = quantize_layer(weight[rows], H[group : group + 1], QuantSpec())
+        assert torch.equal(whole.weight.codes[rows], alone.weight.codes)
+
+
+def test_dead_inputs_are_counted_and_stored_as_zero():
+    weight, H = torch.randn(4, 10), hessian_of(1, 10)
+    H[:, 3] = 0
+    H[:, :, 3] = 0
+    result = quantize_layer(weight, H, QuantSpec())
+    assert result.dead_inputs == 1
+    assert torch.equal(result.weight.decode()[:, 3], torch.zeros(4))
+
+
+def test_more_damping_is_reported():
+    H = hessian_of(1, 10)
+    H -= 0.05 * H.diagonal(dim1=1, dim2=2).mean() * torch.eye(10) + torch.linalg.eigvalsh(H).min() * torch.eye(10)
+    result = quantize_layer(torch.randn(4, 10), H, QuantSpec(damp_ratio=1e-3))
+    assert result.retries == 2
+    assert result.damp_ratio == pytest.approx(0.1)
+
+
+def test_a_constant_or_zero_channel_is_harmless():
+    weight = torch.stack([torch.zeros(10), torch.full((10,), 0.25), torch.randn(10)])
+    stored = quantize_layer(weight, hessian_of(1, 10), QuantSpec()).weight.decode()
+    assert torch.equal(stored[0], torch.zeros(10))
+    assert_close(stored[1], weight[1], rtol=0.07, atol=0)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import torch
+from torch.testing import assert_close
+
+from edged.quant.fastobq import quantize_columns
+from edged.quant.grid import Grid, minmax_grid
+from edged.quant.linalg import upper_factor
+from edged.quant.search import REFINE, quantize_with_search, weighted_grid
+from edged.spec import Scheme
+from tests.edged.quant.conftest import make_layer
+
+
+def test_weighted_grid_is_never_worse_than_the_full_range():
+    W = torch.randn(8, 100, dtype=torch.float64)
+    W[:, 0] *= 10  # outliers make clipping worth while
+    weight = torch.rand(100, dtype=torch.float64)
+    full = minmax_grid(W, 4, Scheme.SYMMETRIC)
+    found = weighted_grid(W, weight, 4, Scheme.SYMMETRIC)
+    error = (found.nearest(W) - W).square() @ weight
+    assert bool((error <= (full.nearest(W) - W).square() @ weight).all())
+    assert bool((found.scale < full.scale).any())
+
+
+def test_search_keeps_each_rows_best_candidate():
+    layer = make_layer(rows=5, d=16, bits=3)
+    order = torch.arange(16)
+    grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H), layer.grid, order)
+    one_by_one = torch.stack(
+        [
+            quantize_columns(
+                layer.W, layer.H, Grid(layer.grid.scale * factor, layer.grid.zero_point, 3), order
+            ).loss
+            for factor in REFINE
+        ]
+    )
+    assert_close(quantized.loss, one_by_one.min(0).values)
+    D = grid.decode(quantized.codes) - layer.W
+    assert_close(((D @ layer.H) * D).sum(1) / 2, quantized.loss)
