@@ -48,7 +48,8 @@ class QuantSpec:
         order: Column order of FastOBQ.
         damp_ratio: Share of mean(diag H) added to diag H.
         block_size: Columns per lazy update; changes speed, not codes.
-        bn_reestimation: Try new BatchNorm statistics; kept only where they lower the held-out error.
+        propagation: How far each layer corrects the errors of the layers before it, 0 (stands for itself) to 1.
+        bn_reestimation: Move BatchNorm statistics and biases along; kept only if that lowers the held-out error.
         seed: Seeds every random choice.
     """
 
@@ -58,6 +59,7 @@ class QuantSpec:
     order: Order = Order.SENSITIVITY
     damp_ratio: float = 0.01
     block_size: int = 128
+    propagation: float = 1.0
     bn_reestimation: bool = True
     seed: int = 0
 
@@ -72,7 +74,7 @@ class QuantSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantSpec:
         """Inverse of `to_dict`; unknown keys raise UsageError."""
-        kinds = {"method": Method, "scheme": Scheme, "order": Order}
+        kinds: dict[str, type[enum.Enum]] = {"method": Method, "scheme": Scheme, "order": Order}
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise UsageError(f"unknown quantization setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -81,7 +83,7 @@ class QuantSpec:
             try:
                 values[key] = kinds[key](value) if key in kinds else value
             except ValueError:
-                allowed = ", ".join(str(member.value) for member in kinds[key])
+                allowed = ", ".join(str(member.value) for member in list(kinds[key]))
                 raise UsageError(f"{key} has value {value!r}; choose one of {allowed}") from None
         return cls(**values)
 

@@ -124,7 +124,7 @@ def _check_pixels(width: int, height: int) -> None:
 def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
     pixels = np.asarray(image, dtype=np.uint8)
     channels_first = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return np.ascontiguousarray(channels_first)
+    return np.array(channels_first, order="C")  # a copy even where the layout fits: Pillow's own memory is read-only
 
 
 def _one_line(error: Exception) -> str:

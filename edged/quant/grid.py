@@ -31,7 +31,7 @@ class Grid:
     @property
     def max_code(self) -> int:
         """Largest code."""
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
     def encode(self, w: Tensor) -> Tensor:
         """Nearest codes of real values `w` [rows, columns], as uint8 [rows, columns]."""

@@ -14,6 +14,7 @@ from edged.quant.objective import row_loss
 from edged.quant.ordering import column_order
 from edged.quant.rtn import round_to_nearest
 from edged.quant.search import quantize_with_search, weighted_grid
+from edged.quant.target import compensated_weights
 from edged.spec import Method, QuantSpec
 
 
@@ -23,7 +24,7 @@ class LayerResult:
 
     Attributes:
         weight: Codes, scales and zero-points of all conv groups.
-        loss: tr(Δ H Δ^T) / 2 with the undamped H, in squared output units per position.
+        loss: tr(Δ H Δ^T) / 2 with the undamped H and Δ from the weights that were aimed at, in squared output units.
         relative_loss: The loss as a share of the output's own energy tr(W H W^T) / 2.
         damp_ratio: Largest damping ratio that any conv group needed.
         retries: Tenfold increases of the damping, over all conv groups.
@@ -38,21 +39,21 @@ class LayerResult:
     dead_inputs: int
 
 
-def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec) -> LayerResult:
+def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:
     """Quantize the weight of a convolution or a linear layer.
 
     Args:
         weight: [rows, ...] of any shape. Not modified.
         H: Undamped Hessian 2/n X X^T [conv_groups, d, d]; rows are divided among the groups in order. Not modified.
         spec: Method, bits, grid and damping.
+        cross: 2/n Y X^T [conv_groups, rows / conv_groups, d] where the layer should compute Y; None for Y = W X.
 
     Raises:
         CalibrationError: A Hessian cannot be made positive definite.
     """
-    groups = [
-        _quantize_group(rows, matrix, spec)
-        for rows, matrix in zip(weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0]), H, strict=True)
-    ]
+    rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
+    crosses = [None] * H.shape[0] if cross is None else list(cross)
+    groups = [_quantize_group(W, matrix, spec, part) for W, matrix, part in zip(rows, H, crosses, strict=True)]
     energy = sum(group.energy for group in groups)
     loss = sum(group.loss for group in groups)
     grid = Grid(torch.cat([g.grid.scale for g in groups]), torch.cat([g.grid.zero_point for g in groups]), spec.bits)
@@ -77,8 +78,10 @@ class _Group:
     dead_inputs: int
 
 
-def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec) -> _Group:
+def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
     damped = damp_until_definite(H, spec.damp_ratio)
+    if cross is not None:
+        W = compensated_weights(W, H, damped.H, cross, spec.propagation)
     # A dead input contributes nothing: its weights are best stored as zero.
     live = W.masked_fill(damped.dead, 0)
     grid, quantized = _quantize_rows(live, damped.H, spec)

@@ -40,7 +40,8 @@ def upper_factor(H: Tensor) -> Tensor:
     L, info = torch.linalg.cholesky_ex(H.flip(0, 1))
     if info.item():
         raise CalibrationError(f"pivot {H.shape[0] - int(info.item())} of {H.shape[0]} of the Hessian is not positive")
-    return L.flip(0, 1)
+    factor: Tensor = L.flip(0, 1)
+    return factor
 
 
 def inverse_diagonal(H: Tensor) -> Tensor:
@@ -53,7 +54,8 @@ def inverse_diagonal(H: Tensor) -> Tensor:
     if info.item():
         raise CalibrationError(f"pivot {int(info.item()) - 1} of {H.shape[0]} of the Hessian is not positive")
     eye = torch.eye(H.shape[0], dtype=H.dtype, device=H.device)
-    return torch.linalg.solve_triangular(L, eye, upper=False).square().sum(0)
+    inverse: Tensor = torch.linalg.solve_triangular(L, eye, upper=False)
+    return inverse.square().sum(0)
 
 
 @dataclass(frozen=True)
@@ -91,4 +93,6 @@ def damp_until_definite(H: Tensor, damp_ratio: float) -> Damped:
         if not torch.linalg.cholesky_ex(candidate).info.item():
             return Damped(candidate, ratio, retries, H.diagonal() == 0)
         ratio = max(ratio, 1e-6) * DAMP_GROWTH
-    raise CalibrationError(f"the Hessian stays indefinite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images")
+    raise CalibrationError(
+        f"the Hessian stays indefinite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images"
+    )

@@ -28,9 +28,7 @@ def test_search_keeps_each_rows_best_candidate():
     grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H), layer.grid, order)
     one_by_one = torch.stack(
         [
-            quantize_columns(
-                layer.W, layer.H, Grid(layer.grid.scale * factor, layer.grid.zero_point, 3), order
-            ).loss
+            quantize_columns(layer.W, layer.H, Grid(layer.grid.scale * factor, layer.grid.zero_point, 3), order).loss
             for factor in REFINE
         ]
     )

@@ -1,0 +1,85 @@
+"""Reads an artifact folder back and checks that it is whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edged.artifacts.manifest import Manifest
+from edged.artifacts.weights import decoded_state
+from edged.artifacts.writer import sha256_file
+from edged.errors import ArtifactError, EdgedError
+from edged.models.registry import Architecture, load_model
+from edged.spec import InputSpec
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A quantized model on disk, its weights checked against the manifest.
+
+    Attributes:
+        directory: The folder itself, links resolved: a switch of `current` does not change it.
+        manifest: Parsed manifest.json.
+        report: Parsed report.json.
+        architecture: The network.
+        input: How its images are prepared.
+    """
+
+    directory: Path
+    manifest: Manifest
+    report: dict[str, Any]
+    architecture: Architecture
+    input: InputSpec
+
+    def load_model(self) -> nn.Module:
+        """The network in eval mode with decoded float32 weights, the same bits that were evaluated.
+
+        Raises:
+            ArtifactError: The weights cannot be read.
+            ArchitectureError: They do not fit the architecture.
+        """
+        return load_model(decoded_state(self.directory / "weights.safetensors"), self.architecture)
+
+
+def read_artifact(directory: Path) -> Artifact:
+    """Open an artifact; reads every byte of the weights once to check their sha256.
+
+    Raises:
+        ArtifactError: A file is missing or not what the manifest says.
+    """
+    directory = directory.resolve()
+    manifest = _manifest(directory / "manifest.json")
+    weights = directory / "weights.safetensors"
+    try:
+        report = json.loads((directory / "report.json").read_bytes())
+        found = sha256_file(weights)
+        # What a newer edged wrote may name an architecture or a setting that this one lacks.
+        architecture = Architecture.from_dict(dict(manifest.architecture))
+        spec = InputSpec.from_dict(manifest.input)
+    except EdgedError as error:
+        raise ArtifactError(f"{directory}: {error}") from error
+    except OSError as error:
+        raise ArtifactError(f"cannot read {error.filename}: {error.strerror}; quantize the checkpoint again") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ArtifactError(f"cannot read {directory}: {error!r}; quantize the checkpoint again") from error
+    if found != manifest.weights["sha256"]:
+        raise ArtifactError(
+            f"{weights} has sha256 {found[:16]}..., its manifest says {str(manifest.weights['sha256'])[:16]}...;"
+            " quantize the checkpoint again"
+        )
+    if not isinstance(report, dict):
+        raise ArtifactError(f"{directory / 'report.json'} is no JSON object; quantize the checkpoint again")
+    return Artifact(directory, manifest, report, architecture, spec)
+
+
+def _manifest(path: Path) -> Manifest:
+    try:
+        return Manifest.from_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path.parent} is no artifact: {path.name}: {error.strerror}") from error
+    except ArtifactError as error:
+        raise ArtifactError(f"{path}: {error}") from error

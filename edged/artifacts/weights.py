@@ -1,0 +1,102 @@
+"""weights.safetensors: codes packed to their bits, grids, and the tensors that stay as they are.
+
+A quantized weight `name` is stored as `name.codes` (packed uint8), `name.scale` (float32 [rows]) and `name.zero_point`
+(uint8 [rows]). Its bits and shape stand in the file's metadata under "edged", as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from edged.errors import ArtifactError, EdgedError
+from edged.quant.grid import QuantizedWeight
+from edged.quant.pack import pack, unpack
+
+_KEY = "edged"
+_PARTS = ("codes", "scale", "zero_point")
+
+
+def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:
+    """Write one file. Not atomic, not synced: `write_artifact` sees to both.
+
+    Args:
+        path: File to write.
+        quantized: By the name of the weight in the state dict. Not modified.
+        rest: All other tensors of the state dict. Not modified.
+
+    Raises:
+        ArtifactError: A name of `rest` is also the name of a quantized weight or of one of its parts.
+    """
+    tensors: dict[str, Tensor] = {}
+    layout: dict[str, dict[str, Any]] = {}
+    for name, weight in quantized.items():
+        parts = (pack(weight.codes, weight.bits), weight.scale, weight.zero_point)
+        tensors |= {f"{name}.{part}": value for part, value in zip(_PARTS, parts, strict=True)}
+        layout[name] = {"bits": weight.bits, "shape": list(weight.shape)}
+    if taken := sorted(set(rest) & (set(tensors) | set(layout))):
+        raise ArtifactError(f"tensor {taken[0]!r} is both quantized and kept; pass it once")
+    tensors |= rest
+    # Clones: safetensors refuses tensors that share memory.
+    owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(owned, path, metadata={_KEY: json.dumps(layout)})
+
+
+def load_weights(path: Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
+    """Inverse of `save_weights`.
+
+    Returns:
+        Quantized weights and all other tensors, by name.
+
+    Raises:
+        ArtifactError: The file is missing, damaged, or was not written by `save_weights`.
+    """
+    with _opened(path) as (file, layout):
+        quantized = {name: _read(file, name, entry) for name, entry in layout.items()}
+        taken = {f"{name}.{part}" for name in layout for part in _PARTS}
+        rest = {name: file.get_tensor(name) for name in file.keys() if name not in taken}  # noqa: SIM118  # no dict
+    return quantized, rest
+
+
+def decoded_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in float32, the same bits that were evaluated; one weight's codes in memory at a time.
+
+    Raises:
+        ArtifactError: As `load_weights`.
+    """
+    with _opened(path) as (file, layout):
+        state = {name: _read(file, name, entry).decode() for name, entry in layout.items()}
+        taken = {f"{name}.{part}" for name in layout for part in _PARTS}
+        return state | {name: file.get_tensor(name) for name in file.keys() if name not in taken}  # noqa: SIM118  # no dict
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The file and its layout; whatever is wrong with the file becomes an ArtifactError that names it."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, json.loads((file.metadata() or {})[_KEY])
+    except EdgedError as error:
+        raise ArtifactError(f"cannot read {path}: {error}") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"cannot read {path}: {error}; quantize the checkpoint again") from error
+
+
+def _read(file: Any, name: str, entry: Mapping[str, Any]) -> QuantizedWeight:
+    bits, shape = int(entry["bits"]), tuple(int(size) for size in entry["shape"])
+    packed, scale, zero_point = (file.get_tensor(f"{name}.{part}") for part in _PARTS)
+    rows, count = scale.numel(), math.prod(shape)
+    if scale.dtype is not torch.float32 or zero_point.dtype is not torch.uint8 or zero_point.shape != (rows,):
+        raise ArtifactError(f"the grid of {name!r} is damaged; quantize the checkpoint again")
+    if rows == 0 or count % rows or min(shape, default=0) <= 0:
+        raise ArtifactError(f"weight {name!r} of shape {list(shape)} has {rows} scales; quantize the checkpoint again")
+    return QuantizedWeight(unpack(packed, bits, count).view(rows, -1), scale, zero_point, bits, shape)

@@ -1,0 +1,85 @@
+"""Writes an artifact folder: all of it, on the disk, or none."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from edged.artifacts.manifest import Manifest
+from edged.artifacts.weights import save_weights
+from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
+from edged.errors import StateError
+from edged.quant.grid import QuantizedWeight
+
+
+def write_artifact(
+    directory: Path,
+    *,
+    quantized: Mapping[str, QuantizedWeight],
+    rest: Mapping[str, Tensor],
+    manifest: Manifest,
+    report: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Write weights.safetensors, manifest.json and report.json into a new folder.
+
+    The folder appears under its name only when every file is on the disk.
+
+    Args:
+        directory: Must not exist; its parent must.
+        quantized: Quantized weights by name.
+        rest: All other tensors of the state dict by name.
+        manifest: `weights` is filled in here.
+        report: JSON types. `totals` gains "artifact_bytes" (the weights file) and "compression" (checkpoint bytes per
+            artifact byte), which are known only now.
+
+    Returns:
+        The report as written.
+
+    Raises:
+        ArtifactError: A name is both in `quantized` and in `rest`.
+        StateError: `directory` exists, the disk is full or the folder cannot be written.
+    """
+    if directory.exists():
+        raise StateError(f"cannot write {directory}: it exists already; remove it or choose another folder")
+    temporary = temporary_sibling(directory)
+    with as_state_error(directory):
+        temporary.mkdir()
+        try:
+            weights = temporary / "weights.safetensors"
+            _save(weights, quantized, rest)
+            size = weights.stat().st_size
+            completed = dataclasses.replace(manifest, weights={"sha256": sha256_file(weights), "bytes": size})
+            figures = {"artifact_bytes": size, "compression": manifest.source["bytes"] / size}
+            report = {**report, "totals": {**report.get("totals", {}), **figures}}
+            (temporary / "manifest.json").write_text(completed.to_json())
+            (temporary / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+            fsync_tree(temporary)
+            rename_into_place(temporary, directory)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+    return report
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _save(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:
+    try:
+        save_weights(path, quantized, rest)
+    except SafetensorError as error:  # its way of reporting a full disk
+        raise StateError(f"cannot write {path}: {error}; free space there or make it writable") from error

@@ -1,0 +1,142 @@
+"""Second moments of a layer's inputs, summed over batches. X [d, n] holds the inputs as columns.
+
+    G = X X^T      how errors of two weights act together
+    s = X 1        mean inputs, for BatchNorm and biases
+    B = Y X^T      with target outputs Y [rows, n]: what the layer should compute from these inputs
+
+There are three ways to the same sums: `DenseMoments` for linear layers and 1x1 convolutions, `LagMoments` (lag.py) for
+plain 3x3 convolutions, `UnfoldMoments` for every other convolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, strided
+from edged.calibration.lag import LagMoments
+
+
+class Moments(Protocol):
+    """Sums under construction.
+
+    Attributes:
+        positions: n, columns of X so far: images times output positions.
+    """
+
+    positions: int
+
+    def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
+        """Add a batch.
+
+        Args:
+            x: Layer inputs, [b, C, H, W] for a convolution, [b, ..., d] for a linear layer.
+            targets: Outputs Y for this batch, of the layer's output shape; the same number in every batch.
+        """
+
+    def gram(self) -> Tensor:
+        """X X^T, float32 [conv_groups, d, d]."""
+
+    def total(self) -> Tensor:
+        """X 1, float32 [conv_groups, d]."""
+
+    def cross(self, target: int) -> Tensor:
+        """Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
+
+
+def moments_for(layer: QuantizableLayer) -> Moments:
+    """The fastest way for a layer's geometry."""
+    if isinstance(layer, nn.Linear) or is_pointwise(layer):
+        return DenseMoments(layer)
+    if is_same_3x3(layer):
+        return LagMoments(layer.in_channels)
+    return UnfoldMoments(layer)
+
+
+def hessian(moments: Moments) -> Tensor:
+    """H = 2/n X X^T, float32 [conv_groups, d, d], in squared input units."""
+    return moments.gram().mul_(2 / max(moments.positions, 1))
+
+
+class DenseMoments:
+    """Moments of a linear layer or a pointwise convolution: the inputs are the columns."""
+
+    def __init__(self, layer: QuantizableLayer) -> None:
+        self.positions = 0
+        self._layer = layer
+        width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        self._gram = torch.zeros(width, width, device=layer.weight.device)
+        self._total = torch.zeros(width, device=layer.weight.device)
+        self._cross: list[Tensor] = []
+
+    def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
+        """Add inputs [b, d, H, W] or [b, ..., d]."""
+        if isinstance(self._layer, nn.Conv2d):
+            x = strided(self._layer, x)
+        columns = self._positions_by_channels(x)
+        self.positions += columns.shape[0]
+        self._gram.addmm_(columns.t(), columns)
+        self._total += columns.sum(0)
+        outputs = [self._positions_by_channels(target) for target in targets]
+        if not self._cross:
+            self._cross = [columns.new_zeros(y.shape[1], columns.shape[1]) for y in outputs]
+        for cross, y in zip(self._cross, outputs, strict=True):
+            cross.addmm_(y.t(), columns)
+
+    def gram(self) -> Tensor:
+        """X X^T, float32 [1, d, d]."""
+        return self._gram[None].clone()
+
+    def total(self) -> Tensor:
+        """X 1, float32 [1, d]."""
+        return self._total[None]
+
+    def cross(self, target: int) -> Tensor:
+        """Y X^T, float32 [1, rows, d]."""
+        return self._cross[target][None]
+
+    def _positions_by_channels(self, x: Tensor) -> Tensor:
+        if isinstance(self._layer, nn.Conv2d):
+            x = x.permute(0, 2, 3, 1)
+        return x.reshape(-1, x.shape[-1]).float()
+
+
+class UnfoldMoments:
+    """Moments of any convolution, from its patches."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self.positions = 0
+        self._layer = layer
+        width = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+        self._gram = torch.zeros(layer.groups, width, width, device=layer.weight.device)
+        self._total = torch.zeros(layer.groups, width, device=layer.weight.device)
+        self._cross: list[Tensor] = []
+
+    def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
+        """Add inputs [b, C, H, W]."""
+        columns = conv_columns(self._layer, x.float())
+        self.positions += columns.shape[2]
+        self._gram.baddbmm_(columns, columns.transpose(1, 2))
+        self._total += columns.sum(2)
+        groups, d, n = columns.shape
+        # [b, rows, H, W] -> [conv_groups, rows / conv_groups, b * positions]
+        outputs = [y.float().flatten(2).transpose(0, 1).reshape(groups, -1, n) for y in targets]
+        if not self._cross:
+            self._cross = [columns.new_zeros(groups, y.shape[1], d) for y in outputs]
+        for cross, y in zip(self._cross, outputs, strict=True):
+            cross.baddbmm_(y, columns.transpose(1, 2))
+
+    def gram(self) -> Tensor:
+        """X X^T, float32 [conv_groups, d, d]."""
+        return self._gram.clone()
+
+    def total(self) -> Tensor:
+        """X 1, float32 [conv_groups, d]."""
+        return self._total
+
+    def cross(self, target: int) -> Tensor:
+        """Y X^T, float32 [conv_groups, rows / conv_groups, d]."""
+        return self._cross[target]

@@ -1,0 +1,87 @@
+"""Keeping each channel's mean and spread where full precision has them.
+
+A quantized layer's outputs have another mean and variance than before. Re-estimating BatchNorm statistics from
+scratch repairs that, but it also replaces what training saw by what the calibration images show. Moving the trained
+statistics by the difference that quantization made, and no further, does the first without the second:
+
+    running_mean' = running_mean + E[Y_hat] - E[Y]
+    running_var'  = running_var * Var[Y_hat] / Var[Y]
+
+Both sides follow from the layer's moments; no image has to be run for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.geometry import QuantizableLayer
+from edged.calibration.moments import Moments
+
+# A channel whose variance would change by more than this is one that the calibration images hardly excite.
+MAX_VARIANCE_RATIO = 4.0
+
+
+@dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and variance of each output channel, without the layer's bias, float64 [rows]."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def statistics_of_weight(weight: Tensor, moments: Moments, H: Tensor) -> ChannelStatistics:
+    """Statistics of weight @ X, from the moments of X.
+
+    Args:
+        weight: [rows, ...].
+        moments: Of the layer's inputs X.
+        H: 2/n X X^T [conv_groups, d, d].
+    """
+    groups, d, _ = H.shape
+    W = weight.flatten(1).reshape(groups, -1, d)
+    mean = (W @ moments.total()[:, :, None] / moments.positions).flatten().double()
+    power = ((W @ H) * W).sum(2).flatten().double() / 2
+    return ChannelStatistics(mean, (power - mean.square()).clamp_min(0))
+
+
+class OutputStatistics:
+    """Statistics of outputs Y, summed over batches."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._sum: Tensor | float = 0.0
+        self._squares: Tensor | float = 0.0
+
+    def update(self, y: Tensor, bias: Tensor | None) -> None:
+        """Add outputs [b, rows, H, W] or [b, rows]; `bias` is what the layer added to them."""
+        channels = y if y.dim() == 2 else y.permute(0, 2, 3, 1).flatten(0, 2)
+        if bias is not None:
+            channels = channels - bias
+        self._count += channels.shape[0]
+        self._sum = self._sum + channels.sum(0).double()
+        self._squares = self._squares + channels.square().sum(0).double()
+
+    def result(self) -> ChannelStatistics:
+        """Mean and variance of everything added."""
+        mean = torch.as_tensor(self._sum) / self._count
+        return ChannelStatistics(mean, (torch.as_tensor(self._squares) / self._count - mean.square()).clamp_min(0))
+
+
+def match_batchnorm(norm: nn.BatchNorm2d, before: ChannelStatistics, after: ChannelStatistics) -> None:
+    """Move the running statistics of `norm` by what quantization changed. Replaces its buffers."""
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        return
+    ratio = (after.variance / before.variance).nan_to_num(1.0, posinf=1.0)
+    ratio = ratio.clamp(1 / MAX_VARIANCE_RATIO, MAX_VARIANCE_RATIO)
+    norm.running_mean = (mean + (after.mean - before.mean)).to(mean.dtype)
+    norm.running_var = ((variance + norm.eps) * ratio - norm.eps).clamp_min(0).to(variance.dtype)
+
+
+def correct_bias(layer: QuantizableLayer, before: ChannelStatistics, after: ChannelStatistics) -> None:
+    """Add E[Y] - E[Y_hat] to the bias. Replaces it; a layer without bias is left alone."""
+    if layer.bias is not None:
+        layer.bias = nn.Parameter((layer.bias + (before.mean - after.mean)).to(layer.bias.dtype), requires_grad=False)

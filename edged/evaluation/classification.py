@@ -1,0 +1,94 @@
+"""How often a classifier is right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.dataset import ImageCache
+from edged.errors import CalibrationError
+from edged.observer import Observer, SilentObserver
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of images whose label is the best, or among the five best, of the logits.
+
+    Attributes:
+        top1: Percent.
+        top5: Percent; with fewer than five classes, of all of them.
+        images: Number of images.
+    """
+
+    top1: float
+    top5: float
+    images: int
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Top-1 and top-5 accuracy.
+
+    Args:
+        logits: [n, classes].
+        labels: Class indices int64 [n].
+
+    Raises:
+        CalibrationError: There are no images, or a label has no logit.
+    """
+    count, classes = logits.shape
+    if count == 0 or labels.shape != (count,):
+        raise CalibrationError(f"cannot score {count} predictions against {labels.numel()} labels; give one for each")
+    if int(labels.max()) >= classes or int(labels.min()) < 0:
+        raise CalibrationError(
+            f"label {int(labels.max())} has no logit: the model knows {classes} classes; use its class folders"
+        )
+    best = logits.topk(min(5, classes), dim=1).indices
+    hits = best == labels.to(best.device)[:, None]
+    top1, top5 = (100.0 * float(hits[:, :k].any(1).double().mean()) for k in (1, 5))
+    return Accuracy(top1, top5, count)
+
+
+def predict(
+    model: nn.Module,
+    cache: ImageCache,
+    indices: Tensor,
+    batch_size: int = 32,
+    observer: Observer | None = None,
+) -> Tensor:
+    """The model's outputs in eval mode; the mode of each part is restored.
+
+    Args:
+        model: Maps [b, channels, size, size] to logits [b, classes]. Runs where its parameters lie.
+        cache: Images.
+        indices: Which of them, int64 [n].
+        batch_size: Images per forward pass.
+        observer: Told of images done.
+
+    Returns:
+        float32 [n, classes] on the CPU.
+
+    Raises:
+        CalibrationError: `indices` is empty.
+    """
+    if not len(indices):
+        raise CalibrationError("no images to predict; give at least one")
+    observer = observer or SilentObserver()
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    outputs: list[Tensor] = []
+    done = 0
+    try:
+        with torch.inference_mode():
+            for batch in cache.batches(indices, batch_size):
+                outputs.append(model(batch.to(device)).float().cpu())
+                done += len(batch)
+                observer.progress(done, len(indices))
+    finally:
+        for module, training in modes:
+            module.training = training
+    # Out of inference mode, so that the result is an ordinary tensor.
+    return torch.cat(outputs).clone()

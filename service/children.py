@@ -1,0 +1,64 @@
+"""What all child processes have in common. Imports no torch."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
+_IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, which libc does not wrap
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def child_environment(threads: int | None, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child that computes.
+
+    OpenMP reads its settings once, when it is loaded, so they must be in the environment before the child starts.
+    Its threads must not spin while they wait: a worker beside a serving generation turned a median of 75 ms into 1.9 s.
+
+    Args:
+        threads: Most threads; None for one a core.
+        base: Environment to start from; None for our own.
+    """
+    environment = dict(os.environ if base is None else base)
+    environment.pop("NOTIFY_SOCKET", None)  # systemd hears from the supervisor alone
+    count = str(threads or cores())
+    environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    return environment
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the process `parent` ends, however it ends.
+
+    A pipe's end of file would be seen only by a child that gets round to reading; this also ends one that is stopped
+    or hangs in native code.
+    """
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the line above
+        os._exit(1)
+
+
+def step_back(nice: int) -> None:
+    """Give way to everything else: niceness, idle scheduling, idle I/O, and first in line for the OOM killer.
+
+    What the kernel or a sandbox refuses is left as it is: the work is then merely less polite.
+    """
+    with contextlib.suppress(OSError):
+        os.nice(nice - os.nice(0))
+    if nice >= _SCHED_IDLE_NICE:
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        if (number := _IOPRIO_SET.get(os.uname().machine)) is not None:
+            ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")

@@ -1,0 +1,128 @@
+"""`python -m service.generation_child ...`: holds one published model in memory and answers over a socket."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor, nn
+
+from edged.artifacts.reader import Artifact, read_artifact
+from edged.errors import EdgedError, GateError
+from service import frames
+from service.children import die_with_parent
+from service.protocol import RequestError, error_body, format_response, metadata, parse_request
+
+log = logging.getLogger(__name__)
+
+_WARM_PASSES = 3  # the first ones choose kernels and allocate
+
+
+class ServedModel:
+    """A published model in memory.
+
+    Args:
+        artifact: The model.
+        model: Its name.
+        version: Its generation.
+    """
+
+    def __init__(self, artifact: Artifact, model: str, version: str) -> None:
+        self._name = model
+        self._version = version
+        self._input = artifact.input
+        self._classes = artifact.architecture.num_classes
+        network: nn.Module = artifact.load_model()
+        self._network = network.to(memory_format=torch.channels_last)
+        self.metadata = metadata(model, version, artifact.input, self._classes, artifact.manifest.classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float32 [b, classes] of images [b, channels, size, size]."""
+        with torch.inference_mode():
+            logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
+        return logits.float()
+
+    def warm(self) -> None:
+        """Run real forward passes on noise.
+
+        Raises:
+            GateError: The output is not what it must be.
+        """
+        shape = (1, self._input.channels, self._input.size, self._input.size)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(_WARM_PASSES):
+            logits = self.forward(torch.randn(shape, generator=generator))
+            if logits.shape != (1, self._classes) or not bool(logits.isfinite().all()):
+                raise GateError(
+                    f"generation {self._version} of {self._name} gives outputs of shape {list(logits.shape)}"
+                    " or with NaN or infinity on a first pass; it is not put in service"
+                )
+
+    def answer(self, body: bytes) -> tuple[int, bytes]:
+        """Status and body of the response to one inference request."""
+        try:
+            request = parse_request(body, self._input)
+            logits = self.forward(request.images)
+        except RequestError as error:
+            return 400, error_body(str(error))
+        except Exception as error:  # one request must not end the others' server
+            log.exception("a request failed")
+            return 500, error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")
+        if not bool(logits.isfinite().all()):
+            return 500, error_body("the model's output holds NaN or infinity for this input")
+        return 200, format_response(logits, self._name, self._version, request.id)
+
+
+def serve(stream: IO[bytes], served: ServedModel) -> None:
+    """Answer frames one after another until the supervisor closes the stream."""
+    while (frame := frames.read_blocking(stream)) is not None:
+        header, body = frame
+        start = time.monotonic()
+        status, answer = served.answer(body)
+        seconds = time.monotonic() - start
+        frames.write_blocking(stream, {"id": header["id"], "status": status, "seconds": seconds}, answer)
+
+
+def main(arguments: list[str]) -> int:
+    """Load, warm up, say so, serve."""
+    parser = argparse.ArgumentParser(prog="service.generation_child")
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--socket-fd", type=int, required=True)
+    parser.add_argument("--artifact", type=Path, required=True)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--generation", required=True)
+    options = parser.parse_args(arguments)
+    die_with_parent(options.parent)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
+        try:
+            served, ready = _load(options.artifact, options.model, options.generation)
+        except EdgedError as error:
+            frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
+            return error.exit_code
+        frames.write_blocking(stream, {"kind": "ready", **ready})
+        try:
+            serve(stream, served)
+        except (BrokenPipeError, ConnectionResetError, frames.FrameError):
+            return 0  # the supervisor went away
+    return 0
+
+
+def _load(directory: Path, model: str, version: str) -> tuple[ServedModel, dict[str, Any]]:
+    start = time.monotonic()
+    served = ServedModel(read_artifact(directory), model, version)
+    loaded = time.monotonic()
+    served.warm()
+    seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
+    return served, {"metadata": served.metadata, **seconds}
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

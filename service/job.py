@@ -1,0 +1,97 @@
+"""One quantization as data: what the supervisor asks of a worker. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from edged.errors import UsageError
+from edged.spec import InputSpec, QuantSpec
+
+# The stages that a worker reports, in order; each moves the update one state on.
+STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What a quantized model must reach on the held-out images before it may be served.
+
+    Attributes:
+        min_agreement: Images with the same top class as the full-precision model, percent.
+        max_drop: Points of top-1 that may be lost; None to not ask. Needs labels.
+    """
+
+    min_agreement: float = 50.0
+    max_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A checkpoint, how to quantize it, and where the artifact goes.
+
+    Attributes:
+        checkpoint: The file; never trusted.
+        out: Folder of the artifact; must not exist.
+        calibration_dir: Images.
+        cache_root: Where decoded images are kept.
+        spec: How to quantize.
+        name: Model name, "" without a daemon.
+        source_name: Name of the file as the user knows it.
+        arch: Architecture that the user expects, or None.
+        input: Overrides of the architecture's InputSpec: size, resize, mean, std.
+        images: Most calibration images, None for all.
+        gates: What the result must reach.
+        threads: Threads for computing; None for one a core.
+        device: "auto", "cpu" or "cuda".
+        memory_limit: Bytes of resident memory at most, None for no limit.
+        max_bytes: Size of the checkpoint at most, None for the library's limit.
+    """
+
+    checkpoint: Path
+    out: Path
+    calibration_dir: Path
+    cache_root: Path
+    spec: QuantSpec = field(default_factory=QuantSpec)
+    name: str = ""
+    source_name: str = ""
+    arch: str | None = None
+    input: Mapping[str, Any] = field(default_factory=dict)
+    images: int | None = None
+    gates: Gates = field(default_factory=Gates)
+    threads: int | None = None
+    device: str = "auto"
+    memory_limit: int | None = None
+    max_bytes: int | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        data |= {key: str(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
+        data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
+        return json.dumps(data)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Job:
+        """Inverse of `to_json`."""
+        data = json.loads(text)
+        data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
+        data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
+        return cls(**data)
+
+
+def input_spec(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
+    """`default` with the user's `overrides`; a size alone keeps the default's share of cropped border.
+
+    Raises:
+        UsageError: The result is impossible, or an override is unknown.
+    """
+    known = default.to_dict()
+    given = {key: value for key, value in overrides.items() if value is not None}
+    if unknown := sorted(set(given) - set(known)):
+        raise UsageError(f"unknown input setting {unknown[0]!r}; known: {', '.join(known)}")
+    if "size" in given and "resize" not in given:
+        given["resize"] = round(given["size"] * default.resize / default.size)
+    return InputSpec.from_dict(known | given)

@@ -1,0 +1,210 @@
+"""The work on one checkpoint, a function a stage. Runs in the worker and in `edged quantize` alike; imports torch."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import platform
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edged.artifacts.manifest import Manifest
+from edged.artifacts.writer import write_artifact
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.compress import Compressed, compress
+from edged.errors import CalibrationError, GateError, UsageError
+from edged.evaluation.classification import accuracy
+from edged.evaluation.fidelity import fidelity
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
+from edged.models.registry import Architecture, load_model, recognize
+from edged.observer import Observer
+from edged.spec import InputSpec
+from service.job import Gates, Job, input_spec
+from service.timing import TimingObserver, peak_bytes
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint as a network.
+
+    Attributes:
+        model: Full precision, eval mode.
+        architecture: What it is.
+        input: How its images are prepared.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    input: InputSpec
+
+
+def run_job(job: Job, observer: Observer) -> dict[str, Any]:
+    """Quantize one checkpoint into an artifact folder.
+
+    Returns:
+        {"out": folder, "report": the contents of report.json}.
+
+    Raises:
+        EdgedError: Any of them; nothing is left in `job.out`.
+    """
+    started_at = _now()
+    watch = TimingObserver(observer, job.memory_limit)
+    set_up_torch(job.threads, job.device)
+    with watch.stage("verify"):
+        checkpoint = load_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
+    with watch.stage("load"):
+        loaded = load(checkpoint.state, job.arch, job.input)
+    with watch.stage("calibrate"):
+        cache = calibrate(job.calibration_dir, job.cache_root, loaded.input, job.images, watch)
+        if job.gates.max_drop is not None and not has_labels(cache, loaded.architecture):
+            raise CalibrationError(
+                f"gates.max_drop needs labels, and {job.calibration_dir} has {len(cache.classes)} class folders for"
+                f" {loaded.architecture.num_classes} classes; sort the images into one folder a class or drop the gate"
+            )
+    with watch.stage("quantize"):
+        compressed = compress(loaded.model, cache, job.spec, observer=watch)
+    with watch.stage("evaluate"):
+        totals = evaluate(compressed, cache, loaded.architecture)
+        check_gates(totals, job.gates)
+    totals |= {
+        "bits": job.spec.bits,
+        "checkpoint_bytes": checkpoint.file_bytes,
+        "bn_reestimated": compressed.bn_reestimated,
+        "stage_seconds": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
+        "peak_memory_bytes": peak_bytes(),
+    }
+    report = {
+        "totals": totals,
+        "layers": [layer.to_dict() for layer in compressed.layers],
+        "plan": compressed.plan,
+        "skipped_images": [vars(entry) for entry in cache.skipped],
+    }
+    manifest = _manifest(job, checkpoint, loaded, cache, started_at)
+    job.out.parent.mkdir(parents=True, exist_ok=True)
+    report = write_artifact(
+        job.out, quantized=compressed.quantized, rest=compressed.rest, manifest=manifest, report=report
+    )
+    return {"out": str(job.out), "report": report}
+
+
+def set_up_torch(threads: int | None, device: str) -> None:
+    """Set the number of threads and check that `device` can be had.
+
+    Raises:
+        UsageError: There is no such device.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"device has value {device!r}; choose auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device has value 'cuda', but torch finds no CUDA device; choose cpu or auto")
+
+
+def load(state: Mapping[str, Tensor], arch: str | None, overrides: Mapping[str, Any]) -> Loaded:
+    """The network of a state dict.
+
+    Raises:
+        ArchitectureError: The tensors fit none, or not `arch`.
+        UsageError: An override cannot be.
+    """
+    architecture = recognize(state, arch)
+    spec = input_spec(architecture.default_input, overrides)
+    if spec.channels != architecture.in_channels:
+        raise UsageError(
+            f"mean and std have {spec.channels} values, {architecture.name} reads {architecture.in_channels} channels;"
+            " give one value a channel"
+        )
+    return Loaded(load_model(state, architecture), architecture, spec)
+
+
+def calibrate(folder: Path, cache_root: Path, spec: InputSpec, images: int | None, observer: Observer) -> ImageCache:
+    """The decoded images of `folder`; decoding runs on all cores, because Pillow releases the GIL."""
+    with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
+        return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, observer=observer)
+
+
+def evaluate(compressed: Compressed, cache: ImageCache, architecture: Architecture) -> dict[str, Any]:
+    """How close the quantized model comes on the held-out images; top-1 where the folders are the model's classes."""
+    reference, logits = compressed.reference_logits, compressed.logits
+    if not bool(logits.isfinite().all()):
+        raise GateError("the quantized model's output holds NaN or infinity; use more bits or other images")
+    closeness = fidelity(reference, logits)
+    totals: dict[str, Any] = {
+        "held_out_images": len(logits),
+        "agreement": closeness.agreement,
+        "relative_error": closeness.relative_error if math.isfinite(closeness.relative_error) else None,
+    }
+    labels = cache.labels_of(cache.held_out)
+    if labels is not None and has_labels(cache, architecture):
+        before, after = accuracy(reference, labels), accuracy(logits, labels)
+        totals["fp32"] = {"top1": before.top1, "top5": before.top5}
+        totals["quantized"] = {"top1": after.top1, "top5": after.top5}
+    return totals
+
+
+def has_labels(cache: ImageCache, architecture: Architecture) -> bool:
+    """Whether the folders are the model's classes; other folders would give labels that mean something else."""
+    return cache.labels is not None and len(cache.classes) == architecture.num_classes
+
+
+def check_gates(totals: Mapping[str, Any], gates: Gates) -> None:
+    """Let nothing pass that would serve worse than the user allows.
+
+    Raises:
+        GateError: With both figures.
+    """
+    if totals["agreement"] < gates.min_agreement:
+        raise GateError(
+            f"agrees with the full-precision model on {totals['agreement']:.1f} % of the held-out images,"
+            f" gates.min_agreement is {gates.min_agreement:g} %; use more bits or better calibration images"
+        )
+    if gates.max_drop is None or "fp32" not in totals:
+        return
+    drop = totals["fp32"]["top1"] - totals["quantized"]["top1"]
+    if drop > gates.max_drop:
+        raise GateError(
+            f"top-1 falls by {drop:.2f} points to {totals['quantized']['top1']:.2f} %,"
+            f" gates.max_drop is {gates.max_drop:g}; use more bits or better calibration images"
+        )
+
+
+def _manifest(job: Job, checkpoint: Checkpoint, loaded: Loaded, cache: ImageCache, started_at: str) -> Manifest:
+    labelled = has_labels(cache, loaded.architecture)
+    return Manifest(
+        name=job.name,
+        architecture=loaded.architecture.to_dict(),
+        input=loaded.input.to_dict(),
+        quantization=job.spec.to_dict(),
+        source={
+            "sha256": checkpoint.sha256,
+            "bytes": checkpoint.file_bytes,
+            "name": job.source_name or job.checkpoint.name,
+            "format": checkpoint.format,
+        },
+        calibration={
+            "digest": cache.digest,
+            "images": len(cache.calibration),
+            "held_out": len(cache.held_out),
+            "skipped": len(cache.skipped),
+            "folder_labels": labelled,
+        },
+        classes=cache.classes if labelled else None,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("edged", "torch", "torchvision", "numpy")},
+        },
+        started_at=started_at,
+        finished_at=_now(),
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,68 @@
+"""How long each stage took and how much memory the process needed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edged.errors import MemoryLimitError
+from edged.observer import Observer
+
+
+class TimingObserver:
+    """Passes everything on to another observer, and notes the seconds of each stage.
+
+    Args:
+        inner: Is told of everything.
+        memory_limit: Bytes; checked at every step, because the library itself cannot be interrupted.
+
+    Attributes:
+        seconds: Wall time by stage; stages inside others count in both.
+    """
+
+    def __init__(self, inner: Observer, memory_limit: int | None = None) -> None:
+        self._inner = inner
+        self._memory_limit = memory_limit
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the stage `name`."""
+        start = time.monotonic()
+        try:
+            with self._inner.stage(name):
+                yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+
+    def progress(self, done: int, total: int) -> None:
+        """Pass on.
+
+        Raises:
+            MemoryLimitError: The process is over its limit.
+        """
+        self._inner.progress(done, total)
+        if self._memory_limit is not None and (used := resident_bytes()) > self._memory_limit:
+            raise MemoryLimitError(
+                f"needs more than the {self._memory_limit >> 20} MiB it was given ({used >> 20} MiB in use);"
+                " raise the memory limit or use fewer calibration images"
+            )
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process now."""
+    return _status("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Largest resident memory that this process ever had."""
+    return _status("VmHWM")
+
+
+def _status(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024  # "VmRSS:   1234 kB"
+    return 0

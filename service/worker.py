@@ -1,0 +1,102 @@
+"""`python -m service.worker PARENT NICE < JOB`: quantizes one checkpoint and ends. The only parser of untrusted files.
+
+Tells on stdout, a JSON object a line:
+    {"event": "stage", "stage": "load", "state": "begin"}
+    {"event": "stage", "stage": "load", "state": "end", "seconds": 0.2}
+    {"event": "progress", "stage": "load", "done": 3, "total": 21}
+    {"event": "result", "totals": {...}, "out": "..."}
+    {"event": "error", "code": "checkpoint", "message": "...", "exit_code": 3}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from edged.errors import EdgedError, MemoryLimitError, StateError
+from service.children import die_with_parent, step_back
+from service.job import Job
+
+_PROGRESS_INTERVAL_S = 0.2  # more often than a person can read is waste
+
+
+class LineObserver:
+    """Writes what happens as JSON lines."""
+
+    def __init__(self, output: IO[str]) -> None:
+        self._output = output
+        self._stages: list[str] = []
+        self._next_progress = 0.0
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Write one line."""
+        self._output.write(json.dumps({"event": event, **fields}) + "\n")
+        self._output.flush()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Tell the beginning, and the end if the stage succeeds."""
+        self.tell("stage", stage=name, state="begin")
+        self._stages.append(name)
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._stages.pop()
+        self.tell("stage", stage=name, state="end", seconds=time.monotonic() - start)
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell how far the current stage is, a few times a second."""
+        now = time.monotonic()
+        if now >= self._next_progress or done == total:
+            self._next_progress = now + _PROGRESS_INTERVAL_S
+            self.tell("progress", stage=self._stages[-1] if self._stages else "", done=done, total=total)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job on stdin."""
+    parent, nice = (int(argument) for argument in arguments)
+    die_with_parent(parent)
+    step_back(nice)
+    # Whatever a library prints must not land between the lines.
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    observer = LineObserver(output)
+    try:
+        result = _run(Job.from_json(sys.stdin.read()), observer)
+    except EdgedError as error:
+        observer.tell("error", code=error.code, message=str(error), exit_code=error.exit_code)
+        return error.exit_code
+    observer.tell("result", out=result["out"], totals=result["report"]["totals"])
+    return 0
+
+
+def _run(job: Job, observer: LineObserver) -> dict[str, Any]:
+    """`run_job`, with the errors of the machine and of libraries as EdgedErrors."""
+    # Half a second of torch: only now, so that the lines above are in place first.
+    from service.pipeline import run_job
+
+    try:
+        return run_job(job, observer)
+    except EdgedError:
+        raise
+    except MemoryError as error:
+        raise MemoryLimitError("ran out of memory; raise worker.memory_max or free memory on the device") from error
+    except OSError as error:
+        raise StateError(f"cannot read or write {error.filename or job.out}: {error.strerror or error}") from error
+    except Exception as error:
+        # torch says "DefaultCPUAllocator: can't allocate memory" as a plain RuntimeError
+        if "allocate memory" in str(error):
+            raise MemoryLimitError("ran out of memory; raise worker.memory_max or free memory on the device") from error
+        traceback.print_exc()
+        raise EdgedError(f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,175 @@
+"""The supervisor's side of one worker: start it, listen, hold it to its limits, say how it ended. Imports no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from service.children import child_environment
+from service.job import Job
+
+log = logging.getLogger(__name__)
+
+_MEMORY_POLL_S = 0.2
+_LINE_LIMIT = 1 << 20
+
+EventHandler = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class WorkerLimits:
+    """What a worker may use.
+
+    Attributes:
+        memory_max: Bytes of resident memory; None for no limit.
+        deadline_s: Seconds of wall time.
+        nice: Niceness.
+    """
+
+    memory_max: int | None = None
+    deadline_s: float = 3600.0
+    nice: int = 19
+
+
+@dataclass(frozen=True)
+class Done:
+    """The worker wrote its artifact.
+
+    Attributes:
+        totals: `totals` of report.json.
+    """
+
+    totals: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The worker did not.
+
+    Attributes:
+        code: An error code of edged.errors, or "crash" or "timeout".
+        reason: One line.
+        permanent: Trying the same file again cannot help.
+    """
+
+    code: str
+    reason: str
+    permanent: bool = False
+
+
+class WorkerProcess:
+    """One child process for one job.
+
+    Args:
+        job: What to do.
+        limits: What it may use.
+        on_event: Called with every event of the worker, see service.worker.
+    """
+
+    def __init__(self, job: Job, limits: WorkerLimits, on_event: EventHandler) -> None:
+        self._job = job
+        self._limits = limits
+        self._on_event = on_event
+        self._last: dict[str, Any] = {}
+        self._stderr: deque[str] = deque(maxlen=20)
+        self._ended_for: Failure | None = None
+        self.pid: int | None = None
+        self.peak_bytes = 0
+
+    async def run(self) -> Done | Failure:
+        """Run it to its end. Cancelling kills it."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "service.worker", str(os.getpid()), str(self._limits.nice)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=child_environment(self._job.threads),
+            limit=_LINE_LIMIT,
+            start_new_session=True,  # Ctrl-C on the terminal is for the supervisor
+        )
+        self.pid = process.pid
+        guard = asyncio.create_task(self._guard(process))
+        try:
+            await asyncio.gather(self._send_job(process), self._read_events(process), self._read_log(process))
+            code = await process.wait()
+        finally:
+            guard.cancel()
+            _kill(process)
+            await asyncio.shield(process.wait())
+        return self._outcome(code)
+
+    async def _send_job(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None  # noqa: S101 - a pipe was asked for
+        with contextlib.suppress(ConnectionError):  # it may have died at once
+            process.stdin.write(self._job.to_json().encode())
+            await process.stdin.drain()
+        process.stdin.close()
+
+    async def _read_events(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        async for line in process.stdout:
+            try:
+                event = json.loads(line)
+                if event["event"] in ("result", "error"):
+                    self._last = event
+            except (ValueError, KeyError, TypeError):
+                log.warning("worker wrote a line that is no event: %.200r", line)
+                continue
+            self._on_event(event)
+
+    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stderr is not None  # noqa: S101 - a pipe was asked for
+        async for line in process.stderr:
+            text = line.decode(errors="replace").rstrip()
+            self._stderr.append(text)
+            log.info("worker: %s", text)
+
+    async def _guard(self, process: asyncio.subprocess.Process) -> None:
+        """End the worker when it takes too long or too much."""
+        end = time.monotonic() + self._limits.deadline_s
+        while self._ended_for is None:
+            await asyncio.sleep(_MEMORY_POLL_S)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self.peak_bytes = max(self.peak_bytes, psutil.Process(process.pid).memory_info().rss)
+            if self._limits.memory_max is not None and self.peak_bytes > self._limits.memory_max:
+                used, allowed = self.peak_bytes >> 20, self._limits.memory_max >> 20
+                reason = f"the worker used {used} MiB, worker.memory_max is {allowed} MiB; raise it"
+                self._ended_for = Failure("memory", reason)
+            elif time.monotonic() > end:
+                reason = f"not done after worker.deadline_s = {self._limits.deadline_s:g} s; raise it"
+                self._ended_for = Failure("timeout", reason)
+        _kill(process)
+
+    def _outcome(self, code: int) -> Done | Failure:
+        if self._ended_for is not None:
+            return self._ended_for
+        if self._last.get("event") == "result" and code == 0:
+            return Done(self._last["totals"])
+        if self._last.get("event") == "error":
+            # A calibration folder can be mended while the file waits; the file itself is not at fault.
+            permanent = self._last["exit_code"] in (2, 3) and self._last["code"] != "calibration"
+            return Failure(self._last["code"], self._last["message"], permanent)
+        if code == -signal.SIGKILL:
+            return Failure("memory", "the worker was killed, most likely by the kernel for lack of memory")
+        if code < 0:
+            return Failure("crash", f"the worker died of {signal.Signals(-code).name}")
+        tail = self._stderr[-1] if self._stderr else "no output"
+        return Failure("crash", f"the worker ended with exit code {code}: {tail[:300]}")
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()

@@ -1,0 +1,62 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from edged.artifacts.manifest import Manifest
+from edged.errors import ArtifactError
+from tests.edged.artifacts.samples import manifest
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), None])
+def test_json_round_trip(classes: tuple[str, ...] | None) -> None:
+    original = manifest(classes=classes)
+    assert Manifest.from_json(original.to_json()) == original
+    assert next(iter(json.loads(original.to_json()))) == "schema_version"
+
+
+@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Manifest)])
+def test_a_missing_key_is_named(key: str) -> None:
+    data = manifest().to_dict()
+    del data[key]
+    with pytest.raises(ArtifactError, match=key):
+        Manifest.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("schema_version", 2, "schema_version has value 2; this edged reads 1"),
+        ("schema_version", "1", "schema_version has value '1'"),
+        ("name", None, "'name' has value None; need str"),
+        ("classes", "ab", "'classes' has value 'ab'"),
+        ("classes", [1], r"'classes' has value \[1\]"),
+        ("source", [], r"'source' has value \[\]; need dict"),
+        ("source", {"sha256": "x"}, "lacks 'source.bytes'"),
+        ("weights", {"sha256": 7, "bytes": 1}, "'weights.sha256' has value 7; need str"),
+        ("weights", {"sha256": "x", "bytes": True}, "'weights.bytes' has value True; need int"),
+        ("weights", {}, "lacks 'weights.sha256'"),
+        ("extra", 1, "unknown key 'extra'"),
+    ],
+)
+def test_a_wrong_value_is_named_with_what_it_is(key: str, value: object, message: str) -> None:
+    data = json.loads(manifest().to_json()) | {key: value}
+    with pytest.raises(ArtifactError, match=message) as caught:
+        Manifest.from_json(json.dumps(data))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", b"\xff\xfe", "[" * 100_000])
+def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ArtifactError, match="manifest"):
+        Manifest.from_json(text)
+
+
+def test_the_supervisor_side_imports_no_heavy_package() -> None:
+    code = (
+        "import sys; import edged.artifacts.manifest, edged.artifacts.store;"
+        "print([name for name in ('torch', 'numpy', 'PIL', 'safetensors') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"

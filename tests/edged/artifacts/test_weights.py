@@ -1,0 +1,123 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from edged.artifacts.weights import decoded_state, load_weights, save_weights
+from edged.errors import ArtifactError
+from tests.edged.artifacts.samples import quantized
+
+REST = {
+    "bn.weight": torch.tensor([1.5, -0.25]),
+    "bn.num_batches_tracked": torch.tensor(7),
+    "fc.bias": torch.arange(6.0)[::2],  # not contiguous
+}
+
+
+@given(
+    bits=st.integers(2, 8),
+    shape=st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_round_trip_is_exact(tmp_path_factory: pytest.TempPathFactory, bits: int, shape: tuple, seed: int) -> None:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    weight = quantized(shape, bits, seed)
+    save_weights(path, {"conv.weight": weight}, REST)
+    loaded, rest = load_weights(path)
+    read = loaded["conv.weight"]
+    assert (read.bits, read.shape) == (bits, shape)
+    for part in ("codes", "scale", "zero_point"):
+        assert torch.equal(getattr(read, part), getattr(weight, part))
+    assert rest.keys() == REST.keys()
+    assert all(torch.equal(rest[name], REST[name]) and rest[name].dtype == REST[name].dtype for name in REST)
+
+
+def test_decoded_state_has_the_bits_that_were_evaluated(tmp_path: Path) -> None:
+    weights = {f"layer{bits}.weight": quantized((8, 3, 3, 3), bits, bits) for bits in range(2, 9)}
+    save_weights(tmp_path / "w", weights, REST)
+    state = decoded_state(tmp_path / "w")
+    assert state.keys() == weights.keys() | REST.keys()
+    for name, weight in weights.items():
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name].view(torch.int32), weight.decode().view(torch.int32))
+
+
+def test_the_layout_on_disk_is_as_documented(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w", {"a.weight": quantized((4, 6), 3)}, {})
+    with safe_open(tmp_path / "w", framework="pt") as file:
+        assert set(file.keys()) == {"a.weight.codes", "a.weight.scale", "a.weight.zero_point"}
+        assert file.get_tensor("a.weight.codes").shape == (9,)  # 24 codes of 3 bits
+        assert json.loads(file.metadata()["edged"]) == {"a.weight": {"bits": 3, "shape": [4, 6]}}
+
+
+def test_four_bits_take_an_eighth_of_float32_and_little_more(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w", {"a": quantized((512, 4608), 4)}, {})
+    assert (tmp_path / "w").stat().st_size / (512 * 4608 * 4) < 0.127
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    shared = torch.arange(4.0)
+    save_weights(tmp_path / "w", {}, {"a": shared, "b": shared})
+    assert torch.equal(load_weights(tmp_path / "w")[1]["b"], shared)
+
+
+@pytest.mark.parametrize("name", ["a", "a.codes", "a.scale", "a.zero_point"])
+def test_a_name_used_twice_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ArtifactError, match=f"tensor '{name}' is both quantized and kept"):
+        save_weights(tmp_path / "w", {"a": quantized((2, 2), 4)}, {name: torch.zeros(1)})
+
+
+GOOD = {"a.codes": torch.zeros(4, dtype=torch.uint8), "a.scale": torch.ones(2)}
+GOOD |= {"a.zero_point": torch.zeros(2, dtype=torch.uint8)}
+LAYOUT = {"a": {"bits": 4, "shape": [2, 4]}}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "layout", "message"),
+    [
+        ({}, {"a": {"bits": 4, "shape": [4, 4]}}, "16 codes of 4 bits take 8 bytes"),
+        ({}, {"a": {"bits": 9, "shape": [2, 4]}}, "bits has value 9"),
+        ({}, {"a": {"bits": 4, "shape": [-2, -4]}}, "has 2 scales"),
+        ({}, {"a": {"bits": 4, "shape": [2, 10**12]}}, "codes of 4 bits take"),
+        ({}, {"a": {"bits": 4}}, "shape"),
+        ({}, {"a": 4}, "not subscriptable"),
+        ({}, {"b": {"bits": 4, "shape": [2, 4]}}, "b.codes"),
+        ({}, [], "list"),
+        ({"a.scale": torch.ones(3)}, LAYOUT, "grid of 'a' is damaged"),
+        ({"a.scale": torch.ones(2).half()}, LAYOUT, "grid of 'a' is damaged"),
+        ({"a.zero_point": torch.ones(2)}, LAYOUT, "grid of 'a' is damaged"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], layout: object, message: str
+) -> None:
+    path = tmp_path / "w"
+    save_file(GOOD | tensors, path, metadata={"edged": json.dumps(layout)})
+    for read in (load_weights, decoded_state):
+        with pytest.raises(ArtifactError, match=message) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    save_file(GOOD, tmp_path / "plain")
+    (tmp_path / "noise").write_bytes(b"\xff" * 100)
+    (tmp_path / "empty").touch()
+    for name in ("plain", "noise", "empty", "missing"):
+        with pytest.raises(ArtifactError, match=f"cannot read {tmp_path / name}"):
+            load_weights(tmp_path / name)
+
+
+@pytest.mark.parametrize("keep", [1, 9, 200, 400])
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "w"
+    save_weights(path, {"a": quantized((4, 64), 4)}, REST)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ArtifactError, match="cannot read"):
+        load_weights(path)

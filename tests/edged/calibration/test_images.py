@@ -1,0 +1,214 @@
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from edged.calibration import images
+from edged.calibration.images import decode_bytes, decode_image, normalize
+from edged.errors import ImageError
+from edged.models.torchvision_shim import import_torchvision
+from edged.spec import InputSpec
+from tests.edged.pictures import encode, pixels
+
+SPEC = InputSpec(size=16, resize=16)
+GREY = InputSpec(size=16, resize=16, mean=(0.5,), std=(0.5,))
+
+
+def as_png(array: np.ndarray, mode: str | None = None) -> bytes:
+    image = Image.fromarray(array)
+    return encode(image if mode is None else image.convert(mode), "PNG")
+
+
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    size=st.integers(1, 40),
+    extra=st.integers(0, 20),
+    seed=st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=60)
+def test_geometry_and_normalization_are_torchvisions(width: int, height: int, size: int, extra: int, seed: int) -> None:
+    transforms = import_torchvision().transforms
+    spec = InputSpec(size=size, resize=size + extra)
+    image = Image.fromarray(pixels(seed, height, width))
+    steps = [
+        transforms.Resize(spec.resize),
+        transforms.CenterCrop(spec.size),
+        transforms.ToTensor(),
+        transforms.Normalize(spec.mean, spec.std),
+    ]
+    expected = transforms.Compose(steps)(image)
+    decoded = decode_bytes(encode(image, "PNG"), spec)
+    assert decoded.dtype == np.uint8
+    assert decoded.shape == (3, size, size)
+    assert decoded.flags.c_contiguous
+    assert decoded.flags.writeable
+    assert torch.equal(normalize(torch.from_numpy(decoded)[None], spec)[0], expected)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True})])
+def test_lossless_formats_keep_every_pixel(kind: str, options: dict[str, object]) -> None:
+    array = pixels(1, 16, 16)
+    assert np.array_equal(decode_bytes(encode(Image.fromarray(array), kind, **options), SPEC), array.transpose(2, 0, 1))
+
+
+def test_jpeg_is_decoded_at_full_resolution() -> None:
+    data = encode(Image.fromarray(pixels(2, 512, 512)), "JPEG", quality=90)
+    full = Image.open(io.BytesIO(data)).resize((16, 16), Image.Resampling.BILINEAR)
+    assert np.array_equal(decode_bytes(data, SPEC), np.asarray(full).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
+    undo = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a.transpose(1, 0, 2), 2),
+        8: lambda a: np.rot90(a, 1),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(pixels(3, 16, 24))
+    data = encode(image, kind, exif=exif.tobytes(), **({"lossless": True} if kind == "WEBP" else {}))
+    stored = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    upright = Image.fromarray(np.ascontiguousarray(undo[orientation](stored)))
+    assert np.array_equal(decode_bytes(data, SPEC), decode_bytes(encode(upright, "PNG"), SPEC))
+
+
+def test_greyscale_becomes_three_equal_channels_and_rgb_becomes_luma() -> None:
+    grey = pixels(4, 16, 16, 1)[..., 0]
+    assert np.array_equal(decode_bytes(as_png(grey), SPEC), np.stack([grey] * 3))
+    colour = Image.fromarray(pixels(4, 16, 16))
+    assert np.array_equal(decode_bytes(encode(colour, "PNG"), GREY), np.asarray(colour.convert("L"))[None])
+
+
+def test_alpha_is_dropped() -> None:
+    array = np.dstack([pixels(5, 16, 16), pixels(6, 16, 16, 1)])
+    assert np.array_equal(decode_bytes(as_png(array), SPEC), array[..., :3].transpose(2, 0, 1))
+    grey_alpha = np.dstack([array[..., 0], array[..., 3]])
+    assert np.array_equal(decode_bytes(as_png(grey_alpha), SPEC), np.stack([array[..., 0]] * 3))
+
+
+def test_cmyk_jpeg_shows_its_colours() -> None:
+    red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    channels = decode_bytes(encode(red, "JPEG", quality=95), SPEC).mean((1, 2))
+    assert channels[0] > 240
+    assert max(channels[1:]) < 15
+
+
+@pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 256, 4))])
+def test_palette_images_show_their_colours(transparency: object) -> None:
+    palette = Image.fromarray(pixels(7, 16, 16)).quantize(64)
+    options = {} if transparency is None else {"transparency": transparency}
+    expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
+    assert np.array_equal(decode_bytes(encode(palette, "PNG", **options), SPEC), expected)
+
+
+def test_16_bit_greyscale_keeps_its_high_byte() -> None:
+    array = (np.arange(256, dtype=np.uint16).reshape(16, 16) << 8) + 77
+    assert np.array_equal(decode_bytes(as_png(array), SPEC)[0].ravel(), np.arange(256))
+
+
+def test_one_bit_image_is_black_and_white() -> None:
+    assert set(np.unique(decode_bytes(as_png(pixels(8, 16, 16), "1"), SPEC))) <= {0, 255}
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_header(width: int, height: int) -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(9000, 9000), (10_000, 10_000), (60_000, 60_000)])
+def test_decompression_bombs_are_refused_before_they_are_decoded(width: int, height: int) -> None:
+    with pytest.raises(ImageError, match=r"at most \d+ are allowed"):
+        decode_bytes(png_header(width, height), SPEC)
+
+
+def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
+    strip = encode(Image.new("RGB", (30_000, 1)), "PNG")
+    with pytest.raises(ImageError, match="needs 7680000 x 256 pixels"):
+        decode_bytes(strip, InputSpec())
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "is no JPEG"),
+        (b"hello, this is text", "is no JPEG"),
+        (os.urandom(2000), "is no JPEG"),
+        (encode(Image.fromarray(pixels(9)), "GIF"), "is no JPEG, PNG, WEBP or BMP image"),
+        (encode(Image.fromarray(pixels(9, 64, 64)), "JPEG")[:600], "is damaged"),
+        (encode(Image.fromarray(pixels(9)), "PNG")[:-30], "is damaged"),
+    ],
+    ids=["empty", "text", "random", "gif", "truncated-jpeg", "truncated-png"],
+)
+def test_what_is_no_image_is_refused_in_one_line(data: bytes, reason: str) -> None:
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode_bytes(data, SPEC)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("default")  # Pillow warns of damaged EXIF and goes on
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+@given(data=st.data())
+@settings(deadline=None, max_examples=80)
+def test_a_damaged_file_gives_pixels_or_an_image_error(kind: str, data: st.DataObject) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if kind == "BMP" else {"exif": exif.tobytes()}
+    damaged = bytearray(encode(Image.fromarray(pixels(10)), kind, **options))
+    for position in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
+        damaged[position] = data.draw(st.integers(0, 255))
+    kept = bytes(damaged[: data.draw(st.integers(0, len(damaged)))])
+    try:
+        decoded = decode_bytes(kept, SPEC)
+    except ImageError as error:
+        reason = str(error)
+    else:
+        reason = ""
+        assert decoded.shape == (3, 16, 16)
+    assert "\n" not in reason
+
+
+def test_decode_image_reads_a_file_and_reports_one_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(encode(Image.fromarray(pixels(11)), "PNG"))
+    assert np.array_equal(decode_image(path, SPEC), decode_bytes(path.read_bytes(), SPEC))
+    with pytest.raises(ImageError, match="cannot be read: No such file"):
+        decode_image(tmp_path / "b.png", SPEC)
+    (tmp_path / "c.png").touch()
+    with pytest.raises(ImageError, match="is empty"):
+        decode_image(tmp_path / "c.png", SPEC)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 100)
+    with pytest.raises(ImageError, match="is larger than 100 bytes"):
+        decode_image(path, SPEC)
+
+
+def test_normalize_leaves_its_input_alone_and_is_contiguous() -> None:
+    batch = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8).to(memory_format=torch.channels_last)
+    before = batch.clone()
+    normalized = normalize(batch, SPEC)
+    assert normalized.is_contiguous()
+    assert normalized.dtype == torch.float32
+    assert torch.equal(batch, before)

@@ -1,0 +1,58 @@
+"""Real checkpoints, from the folder that EDGED_DATA names."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edged.errors import UnsafeCheckpointError
+from edged.models.checkpoint import load_checkpoint
+from edged.models.registry import Architecture, load_model, recognize
+
+DATA = Path(os.environ.get("EDGED_DATA", "/nonexistent"))
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="EDGED_DATA names no folder")]
+
+
+@pytest.mark.parametrize(
+    ("file", "form", "architecture"),
+    [
+        ("resnet18-imagenette.pth", "torch-zip", Architecture("resnet18", 10)),
+        ("resnet20-12fca82f.th", "torch-legacy", Architecture("cifar_resnet20", 10, "cifar", 3, "pad")),
+        ("resnet32-d509ac18.th", "torch-legacy", Architecture("cifar_resnet32", 10, "cifar", 3, "pad")),
+        ("resnet56-4bfd9763.th", "torch-legacy", Architecture("cifar_resnet56", 10, "cifar", 3, "pad")),
+    ],
+)
+def test_genuine_resnets_load_as_torch_loads_them(file, form, architecture):
+    checkpoint = load_checkpoint(DATA / "weights" / file)
+    assert checkpoint.format == form
+    assert recognize(checkpoint.state) == architecture
+    assert form == "torch-zip" or checkpoint.sha256.startswith(file.split("-")[1].removesuffix(".th"))
+    saved = torch.load(DATA / "weights" / file, map_location="cpu", weights_only=True)
+    saved = {name.removeprefix("module."): tensor for name, tensor in saved.get("state_dict", saved).items()}
+    assert saved.keys() == checkpoint.state.keys()
+    assert all(torch.equal(tensor, checkpoint.state[name]) for name, tensor in saved.items())
+
+
+@pytest.mark.parametrize("file", ["yolov5n.pt", "fixtures/custom_yolov5n_v6_nc1_face.pt"])
+def test_genuine_yolov5_is_named(file):
+    with pytest.raises(UnsafeCheckpointError, match=r"YOLOv5 model \(it names 'models.yolo.Model'\)"):
+        load_checkpoint(DATA / "weights" / file)
+
+
+def test_resnet20_reaches_its_accuracy():
+    state = load_checkpoint(DATA / "weights" / "resnet20-12fca82f.th").state
+    model = load_model(state, recognize(state))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
+    mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    right = total = 0
+    for label, folder in enumerate(sorted((DATA / "cifar10" / "test").iterdir())):
+        images = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
+        batch = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - mean) / std
+        with torch.inference_mode():
+            predicted = torch.cat([model(part).argmax(1) for part in batch.split(100)])
+        right, total = right + int((predicted == label).sum()), total + len(images)
+    assert total == 10_000
+    assert 100 * right / total == pytest.approx(81.03, abs=0.05)

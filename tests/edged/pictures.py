@@ -1,0 +1,37 @@
+"""Small images on disk, made from a seed."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def pixels(seed: int, height: int = 20, width: int = 20, channels: int = 3) -> np.ndarray:
+    """Smooth noise, uint8 [height, width, channels]: survives JPEG and scaling better than white noise."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, channels), dtype=np.uint8)
+    image = Image.fromarray(coarse if channels == 3 else coarse[..., 0])
+    array = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
+    return array.reshape(height, width, channels)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    """One encoded image."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_png(path: Path, seed: int, height: int = 20, width: int = 20) -> None:
+    """One PNG of `pixels(seed)`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels(seed, height, width)).save(path, "PNG")
+
+
+def write_folder(folder: Path, classes: int, images: int) -> None:
+    """`images` PNGs in each of `classes` folders; none for images straight in `folder`."""
+    for seed in range(max(1, classes) * images):
+        parent = folder / f"class_{seed % classes}" if classes else folder
+        write_png(parent / f"image_{seed:04}.png", seed)
