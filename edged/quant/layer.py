@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edged.quant.fastobq import QuantizedRows
 from edged.quant.grid import Grid, QuantizedWeight
-from edged.quant.linalg import damp_until_definite, upper_factor
+from edged.quant.linalg import Damped, damp_until_definite, upper_factor
 from edged.quant.objective import row_loss
 from edged.quant.ordering import column_order
 from edged.quant.rtn import round_to_nearest
@@ -81,10 +81,10 @@ class _Group:
 def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
     damped = damp_until_definite(H, spec.damp_ratio)
     if cross is not None:
-        W = compensated_weights(W, H, damped.H, cross, spec.propagation)
+        W = compensated_weights(W, H, damped, cross, spec.propagation)
     # A dead input contributes nothing: its weights are best stored as zero.
     live = W.masked_fill(damped.dead, 0)
-    grid, quantized = _quantize_rows(live, damped.H, spec)
+    grid, quantized = _quantize_rows(live, damped, spec)
     # A scale is served as float32: the loss that is reported is that of the served weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
     return _Group(
@@ -98,12 +98,13 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     )
 
 
-def _quantize_rows(W: Tensor, H: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
-    """Choose grid and codes for W [rows, d] under the damped H [d, d]."""
+def _quantize_rows(W: Tensor, damped: Damped, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
+    """Choose grid and codes for W [rows, d]."""
+    H = damped.H
     if spec.method is Method.RTN:
         grid = weighted_grid(W, torch.ones_like(H.diagonal()), spec.bits, spec.scheme)
         return grid, round_to_nearest(W, H, grid)
     grid = weighted_grid(W, H.diagonal(), spec.bits, spec.scheme)
-    order = column_order(W, H, grid, spec.order)
+    order = column_order(W, damped, grid, spec.order)
     R = upper_factor(H[order][:, order])
     return quantize_with_search(W, R, grid, order, spec.block_size)

@@ -44,18 +44,26 @@ def upper_factor(H: Tensor) -> Tensor:
     return factor
 
 
-def inverse_diagonal(H: Tensor) -> Tensor:
+def inverse_diagonal(L: Tensor, block_size: int = 256) -> Tensor:
     """diag(H^-1) [d]: the squared column norms of L^-1, where H = L L^T.
 
-    Raises:
-        CalibrationError: A pivot is not positive.
+    L^-1 is built block row by block row, so that nearly all work is in large products and the upper half is left out:
+
+        (L^-1)[b, :b] = -L_bb^-1 L[b, :b] (L^-1)[:b, :b]
+
+    Args:
+        L: Lower triangular factor [d, d]. Not modified.
+        block_size: Rows per block; changes speed only.
     """
-    L, info = torch.linalg.cholesky_ex(H)
-    if info.item():
-        raise CalibrationError(f"pivot {int(info.item()) - 1} of {H.shape[0]} of the Hessian is not positive")
-    eye = torch.eye(H.shape[0], dtype=H.dtype, device=H.device)
-    inverse: Tensor = torch.linalg.solve_triangular(L, eye, upper=False)
-    return inverse.square().sum(0)
+    d = L.shape[0]
+    inverse = torch.zeros_like(L)
+    for start in range(0, d, block_size):
+        done, block = slice(0, start), slice(start, min(start + block_size, d))
+        eye = torch.eye(block.stop - start, dtype=L.dtype, device=L.device)
+        corner = torch.linalg.solve_triangular(L[block, block], eye, upper=False)
+        inverse[block, block] = corner
+        inverse[block, done] = -corner @ (L[block, done] @ inverse[done, done])
+    return inverse.square_().sum(0)
 
 
 @dataclass(frozen=True)
@@ -64,12 +72,14 @@ class Damped:
 
     Attributes:
         H: Damped Hessian [d, d].
+        L: Its Cholesky factor, lower triangular [d, d].
         damp_ratio: Ratio in use after retries.
         retries: How many times the damping had to grow tenfold.
         dead: Inputs that were zero in every calibration image, bool [d].
     """
 
     H: Tensor
+    L: Tensor
     damp_ratio: float
     retries: int
     dead: Tensor
@@ -90,8 +100,9 @@ def damp_until_definite(H: Tensor, damp_ratio: float) -> Damped:
     ratio = damp_ratio
     for retries in range(MAX_RETRIES + 1):
         candidate = damped(H, ratio)
-        if not torch.linalg.cholesky_ex(candidate).info.item():
-            return Damped(candidate, ratio, retries, H.diagonal() == 0)
+        L, info = torch.linalg.cholesky_ex(candidate)
+        if not info.item():
+            return Damped(candidate, L, ratio, retries, H.diagonal() == 0)
         ratio = max(ratio, 1e-6) * DAMP_GROWTH
     raise CalibrationError(
         f"the Hessian stays indefinite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images"

@@ -5,13 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edged.quant.linalg import Damped
 
-def compensated_weights(W: Tensor, H: Tensor, damped: Tensor, cross: Tensor, share: float) -> Tensor:
+
+def compensated_weights(W: Tensor, H: Tensor, damped: Damped, cross: Tensor, share: float) -> Tensor:
     """The weights that give the full-precision outputs from the inputs that the layer really gets.
 
     With full-precision outputs Y = W X and inputs X_hat, the least squares solution drawn towards W is
 
-        W* = (2/n Y X_hat^T + W D) (H + D)^-1,   H = 2/n X_hat X_hat^T,   D = damped - H
+        W* = (2/n Y X_hat^T + W D) (H + D)^-1,   H = 2/n X_hat X_hat^T,   D the damping
 
     (error propagation as in QEP, arXiv 2504.09629, and Qronos, arXiv 2505.11695). Where calibration images say
     little, D dominates and W stays.
@@ -19,7 +21,7 @@ def compensated_weights(W: Tensor, H: Tensor, damped: Tensor, cross: Tensor, sha
     Args:
         W: Full-precision weights [rows, d]. Not modified.
         H: Undamped Hessian [d, d] of X_hat. Not modified.
-        damped: H with its damping. Positive definite, not modified.
+        damped: H with its damping and factor. Not modified.
         cross: 2/n Y X_hat^T [rows, d].
         share: How far to go from W (0) to W* (1).
 
@@ -28,5 +30,4 @@ def compensated_weights(W: Tensor, H: Tensor, damped: Tensor, cross: Tensor, sha
     """
     # (W* - W) (H + D) = cross - W H: solving for the difference keeps W exact where there is nothing to correct.
     residual = cross - W @ H
-    factor = torch.linalg.cholesky_ex(damped).L
-    return W + share * torch.cholesky_solve(residual.t(), factor).t()
+    return W + share * torch.cholesky_solve(residual.t(), damped.L).t()

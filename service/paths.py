@@ -1,0 +1,74 @@
+"""Where everything lies in the state folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from edged.errors import StateError
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The state folder.
+
+    Attributes:
+        root: state_dir of the config.
+    """
+
+    root: Path
+
+    @property
+    def claimed(self) -> Path:
+        """Dropped files that are being worked on: <sha256>/<name>."""
+        return self.root / "claimed"
+
+    @property
+    def staging(self) -> Path:
+        """Artifacts in the making: <update id>/."""
+        return self.root / "staging"
+
+    @property
+    def rejected(self) -> Path:
+        """Files that cannot be used: <sha256>/{file,reason.json}."""
+        return self.root / "rejected"
+
+    @property
+    def models(self) -> Path:
+        """Published generations, see edged.artifacts.store."""
+        return self.root / "models"
+
+    @property
+    def journal(self) -> Path:
+        """The history."""
+        return self.root / "journal.db"
+
+    @property
+    def socket(self) -> Path:
+        """The UNIX socket of the commands."""
+        return self.root / "edged.sock"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one daemon that may write here."""
+        return self.root / "lock"
+
+    def calibration(self, model: str) -> Path:
+        """Decoded calibration images of a model."""
+        return self.root / "calib" / model
+
+    def make(self) -> None:
+        """Make the folders.
+
+        Raises:
+            StateError: They cannot be made or written.
+        """
+        try:
+            for folder in (self.root, self.claimed, self.staging, self.rejected, self.models, self.root / "calib"):
+                folder.mkdir(parents=True, exist_ok=True)
+            probe = self.root / ".writable"
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise StateError(f"cannot write state_dir {self.root}: {reason}; make it writable or change it") from error
