@@ -44,11 +44,6 @@ class Paths:
         return self.root / "journal.db"
 
     @property
-    def socket(self) -> Path:
-        """The UNIX socket of the commands."""
-        return self.root / "edged.sock"
-
-    @property
     def lock(self) -> Path:
         """Held by the one daemon that may write here."""
         return self.root / "lock"

@@ -6,7 +6,6 @@ Runs in the generation: the supervisor hands bodies on without looking into them
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -137,9 +136,13 @@ def _tensor(tensor: Mapping[str, Any], spec: InputSpec) -> Tensor:
     if shape[1:] != wanted:
         raise RequestError(f"shape has value {shape}; this model reads {[-1, *wanted]}")
     try:
-        values: npt.NDArray[np.float32] = np.asarray(tensor.get("data"), dtype=np.float32)
-    except (ValueError, TypeError, OverflowError):
-        raise RequestError("data is no list of numbers, flat or nested like the shape") from None
+        given: npt.NDArray[Any] = np.asarray(tensor.get("data"))
+    except (ValueError, OverflowError):  # ragged, or nested too deep
+        given = np.asarray(None)
+    if given.dtype.kind not in "iuf":
+        raise RequestError("data is no list of numbers, flat or nested like the shape")
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+        values: npt.NDArray[np.float32] = given.astype(np.float32)
     if values.size != math.prod(shape) or values.shape not in ((values.size,), tuple(shape)):
         raise RequestError(f"data has shape {list(values.shape)}; send {math.prod(shape)} numbers for shape {shape}")
     if not np.isfinite(values).all():
@@ -162,9 +165,7 @@ def _encoded_images(tensor: Mapping[str, Any], spec: InputSpec) -> Tensor:
 def _decode(index: int, text: str, spec: InputSpec) -> npt.NDArray[np.uint8]:
     try:
         return decode_bytes(base64.b64decode(text, validate=True), spec)
-    except binascii.Error as error:
-        raise RequestError(f"image {index} is no base64: {error}") from None
-    except ValueError as error:  # characters outside ASCII
+    except ValueError as error:  # binascii.Error, or characters outside ASCII
         raise RequestError(f"image {index} is no base64: {error}") from None
     except ImageError as error:
         raise RequestError(f"image {index} {error}") from None

@@ -14,13 +14,14 @@ import psutil
 
 from edged.errors import EdgedError, RejectedError
 from service.config import ModelConfig
-from service.context import Context, iso
+from service.context import Context
 from service.generation import Generation
 from service.job import STAGES, Gates, Job
 from service.journal import Update
 from service.rejects import discard, reject
 from service.serving import ModelService
 from service.states import ENDS, State
+from service.units import iso_time
 from service.worker_process import Done, Failure, WorkerLimits, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class UpdateRunner:
             Seconds until it should be tried again, None if it has ended.
         """
         context = self._context
-        model = context.model(update.model)
+        model = context.config.model(update.model)
         if model is None:
             await self._end(update, State.FAILED, Failure("config", f"model {update.model!r} is not configured any more"))
             return None
@@ -115,7 +116,7 @@ class UpdateRunner:
                 "result": state.name.lower(),
                 "code": failure.code,
                 "reason": failure.reason,
-                "at": iso(time.time()),
+                "at": iso_time(time.time()),
             }
             shared = await context.disk(context.shares_claim, update)
             folder = context.paths.rejected / update.sha256
@@ -180,7 +181,7 @@ class _Attempt:
             name=model.name,
             source_name=self._update.file_name,
             arch=model.arch,
-            input=model.input.overrides() if model.input is not None else {},
+            input=model.input.overrides(),
             images=model.calibration.images,
             gates=Gates(model.gates.min_agreement, model.gates.max_drop),
             threads=context.config.worker.threads,

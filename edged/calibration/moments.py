@@ -61,6 +61,23 @@ def hessian(moments: Moments) -> Tensor:
     return moments.gram().mul_(2 / max(moments.positions, 1))
 
 
+def add_gram(upper: Tensor, columns: Tensor, block_size: int = 512) -> None:
+    """Add X X^T to `upper`, leaving out most of the lower triangle: 0.56 of the work at d = 4608.
+
+    Args:
+        upper: [d, d], changed in place; blocks below the diagonal stay as they are.
+        columns: X [d, n].
+        block_size: Rows per product.
+    """
+    for start in range(0, columns.shape[0], block_size):
+        upper[start : start + block_size, start:].addmm_(columns[start : start + block_size], columns[start:].t())
+
+
+def symmetric(upper: Tensor) -> Tensor:
+    """The symmetric matrices [..., d, d] of which `upper` holds the upper triangles."""
+    return upper.triu() + upper.triu(1).mT
+
+
 class DenseMoments:
     """Moments of a linear layer or a pointwise convolution: the inputs are the columns."""
 
@@ -78,7 +95,7 @@ class DenseMoments:
             x = strided(self._layer, x)
         columns = self._positions_by_channels(x)
         self.positions += columns.shape[0]
-        self._gram.addmm_(columns.t(), columns)
+        add_gram(self._gram, columns.t())
         self._total += columns.sum(0)
         outputs = [self._positions_by_channels(target) for target in targets]
         if not self._cross:
@@ -88,7 +105,7 @@ class DenseMoments:
 
     def gram(self) -> Tensor:
         """X X^T, float32 [1, d, d]."""
-        return self._gram[None].clone()
+        return symmetric(self._gram)[None]
 
     def total(self) -> Tensor:
         """X 1, float32 [1, d]."""
@@ -119,7 +136,8 @@ class UnfoldMoments:
         """Add inputs [b, C, H, W]."""
         columns = conv_columns(self._layer, x.float())
         self.positions += columns.shape[2]
-        self._gram.baddbmm_(columns, columns.transpose(1, 2))
+        for upper, group in zip(self._gram, columns, strict=True):
+            add_gram(upper, group)
         self._total += columns.sum(2)
         groups, d, n = columns.shape
         # [b, rows, H, W] -> [conv_groups, rows / conv_groups, b * positions]
@@ -131,7 +149,7 @@ class UnfoldMoments:
 
     def gram(self) -> Tensor:
         """X X^T, float32 [conv_groups, d, d]."""
-        return self._gram.clone()
+        return symmetric(self._gram)
 
     def total(self) -> Tensor:
         """X 1, float32 [conv_groups, d]."""

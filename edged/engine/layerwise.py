@@ -130,17 +130,19 @@ class _Work:
     def _install(self, name: str, sums: _CutSums) -> None:
         """Quantize one layer and put it, with the statistics behind it, into the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
-        H = hessian(moments)
-        cross = sums.cross(name)
-        result = quantize_layer(layer.weight, H, self._spec, cross)
+        result = quantize_layer(layer.weight, hessian(moments), self._spec, sums.cross(name))
         self.results[name] = result
         installed = self._quantized_modules[name]
         decoded = result.weight.decode()
         installed.weight = nn.Parameter(decoded.to(memory_format=_format_of(decoded)), requires_grad=False)
         if not self._spec.bn_reestimation:
             return
-        before = sums.outputs[name].result() if sums.has_targets else statistics_of_weight(layer.weight, moments, H)
-        after = statistics_of_weight(decoded, moments, H)
+        before = (
+            sums.outputs[name].result()
+            if sums.has_targets
+            else statistics_of_weight(layer.weight, moments, result.target_power)
+        )
+        after = statistics_of_weight(decoded, moments, result.power)
         norm = self._quantized_modules.get(self.program.followers.get(name, ""))
         if isinstance(norm, nn.BatchNorm2d):
             match_batchnorm(norm, before, after)

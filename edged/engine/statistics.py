@@ -4,10 +4,10 @@ A quantized layer's outputs have another mean and variance than before. Re-estim
 scratch repairs that, but it also replaces what training saw by what the calibration images show. Moving the trained
 statistics by the difference that quantization made, and no further, does the first without the second:
 
-    running_mean' = running_mean + E[Y_hat] - E[Y]
-    running_var'  = running_var * Var[Y_hat] / Var[Y]
+    running_var'  = a^2 running_var,   a^2 = Var[Y_hat] / Var[Y]
+    running_mean' = E[Y_hat] - a (E[Y] - running_mean)
 
-Both sides follow from the layer's moments; no image has to be run for it.
+so that outputs which were merely scaled and shifted normalize to what they were. Both sides follow from the layer's moments; no image has to be run for it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,18 @@ class ChannelStatistics:
     variance: Tensor
 
 
-def statistics_of_weight(weight: Tensor, moments: Moments, H: Tensor) -> ChannelStatistics:
+def statistics_of_weight(weight: Tensor, moments: Moments, power: Tensor) -> ChannelStatistics:
     """Statistics of weight @ X, from the moments of X.
 
     Args:
         weight: [rows, ...].
         moments: Of the layer's inputs X.
-        H: 2/n X X^T [conv_groups, d, d].
+        power: Mean square of each output [rows], diag(W H W^T) / 2.
     """
-    groups, d, _ = H.shape
-    W = weight.flatten(1).reshape(groups, -1, d)
-    mean = (W @ moments.total()[:, :, None] / moments.positions).flatten().double()
-    power = ((W @ H) * W).sum(2).flatten().double() / 2
-    return ChannelStatistics(mean, (power - mean.square()).clamp_min(0))
+    totals = moments.total()
+    W = weight.flatten(1).reshape(totals.shape[0], -1, totals.shape[1])
+    mean = (W @ totals[:, :, None] / moments.positions).flatten().double()
+    return ChannelStatistics(mean, (power.double() - mean.square()).clamp_min(0))
 
 
 class OutputStatistics:
@@ -77,7 +76,7 @@ def match_batchnorm(norm: nn.BatchNorm2d, before: ChannelStatistics, after: Chan
         return
     ratio = (after.variance / before.variance).nan_to_num(1.0, posinf=1.0)
     ratio = ratio.clamp(1 / MAX_VARIANCE_RATIO, MAX_VARIANCE_RATIO)
-    norm.running_mean = (mean + (after.mean - before.mean)).to(mean.dtype)
+    norm.running_mean = (after.mean - ratio.sqrt() * (before.mean - mean)).to(mean.dtype)
     norm.running_var = ((variance + norm.eps) * ratio - norm.eps).clamp_min(0).to(variance.dtype)
 
 

@@ -29,6 +29,8 @@ class LayerResult:
         damp_ratio: Largest damping ratio that any conv group needed.
         retries: Tenfold increases of the damping, over all conv groups.
         dead_inputs: Inputs that were zero in every calibration image.
+        target_power: Mean square of each output aimed at [rows], diag(W H W^T) / 2.
+        power: Mean square of each output of the quantized weights [rows].
     """
 
     weight: QuantizedWeight
@@ -37,6 +39,8 @@ class LayerResult:
     damp_ratio: float
     retries: int
     dead_inputs: int
+    target_power: Tensor
+    power: Tensor
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:
@@ -54,8 +58,8 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
     rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
     crosses = [None] * H.shape[0] if cross is None else list(cross)
     groups = [_quantize_group(W, matrix, spec, part) for W, matrix, part in zip(rows, H, crosses, strict=True)]
-    energy = sum(group.energy for group in groups)
-    loss = sum(group.loss for group in groups)
+    target_power = torch.cat([group.target_power for group in groups])
+    loss, energy = sum(group.loss for group in groups), float(target_power.sum())
     grid = Grid(torch.cat([g.grid.scale for g in groups]), torch.cat([g.grid.zero_point for g in groups]), spec.bits)
     return LayerResult(
         weight=grid.quantized(torch.cat([group.codes for group in groups]), tuple(weight.shape)),
@@ -64,6 +68,8 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
         damp_ratio=max(group.damp_ratio for group in groups),
         retries=sum(group.retries for group in groups),
         dead_inputs=sum(group.dead_inputs for group in groups),
+        target_power=target_power,
+        power=torch.cat([group.power for group in groups]),
     )
 
 
@@ -72,10 +78,11 @@ class _Group:
     grid: Grid
     codes: Tensor
     loss: float
-    energy: float
     damp_ratio: float
     retries: int
     dead_inputs: int
+    target_power: Tensor
+    power: Tensor
 
 
 def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
@@ -87,14 +94,18 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     grid, quantized = _quantize_rows(live, damped, spec)
     # A scale is served as float32: the loss that is reported is that of the served weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
+    product, loss = W @ H, row_loss(delta, H)
+    target_power = (product * W).sum(1) / 2
     return _Group(
         grid=grid,
         codes=quantized.codes,
-        loss=float(row_loss(delta, H).sum()),
-        energy=float(row_loss(W, H).sum()),
+        loss=float(loss.sum()),
         damp_ratio=damped.damp_ratio,
         retries=damped.retries,
         dead_inputs=int(damped.dead.sum()),
+        target_power=target_power,
+        # (W + Δ) H (W + Δ)^T / 2, expanded: two of its three terms are known
+        power=target_power + (product * delta).sum(1) + loss,
     )
 
 

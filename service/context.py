@@ -1,0 +1,89 @@
+"""What the parts of the supervisor share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from edged.artifacts.store import ModelStore
+from service.config import Config
+from service.journal import Journal, Update
+from service.metrics import Metrics
+from service.paths import Paths
+from service.serving import ModelService
+from service.states import State
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Disk:
+    """Runs what may wait for the disk in one thread, in order, so that the event loop never does."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="disk")
+
+    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of `function(*args, **kwargs)`."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Wait for what was begun."""
+        self._thread.shutdown()
+
+
+@dataclass
+class Context:
+    """What the supervisor owns. Everything but `config` stays for its whole life.
+
+    Attributes:
+        config: The configuration in force.
+        paths: Of the state folder.
+        journal: The history; touched only through `disk`.
+        store: Published generations.
+        metrics: Of this daemon.
+        disk: The thread for disk work.
+        services: By model name.
+        worker_slot: Held by the one worker that may run.
+    """
+
+    config: Config
+    paths: Paths
+    journal: Journal
+    store: ModelStore
+    metrics: Metrics
+    disk: Disk
+    services: dict[str, ModelService] = field(default_factory=dict)
+    worker_slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    def claimed_file(self, update: Update) -> Path:
+        """Where the dropped file of `update` lies while it is worked on."""
+        return self.paths.claimed / (update.sha256 or "none") / CLAIMED_NAME
+
+    def staged(self, update: Update) -> Path:
+        """Where the worker of `update` writes its artifact."""
+        return self.paths.staging / str(update.id)
+
+    def shares_claim(self, update: Update) -> bool:
+        """Whether another open update still needs the same claimed file."""
+        return any(o.id != update.id and o.sha256 == update.sha256 for o in self.journal.open_updates())
+
+    def keep_current(self, model: str) -> None:
+        """After a switch that failed: have the generation that is current on disk serve again, if none does."""
+        service = self.services[model]
+        current = self.store.current(model)
+        if service.live is None and current is not None:
+            service.keep(current)
+
+    async def advance(self, update: int, state: State, **fields: Any) -> Update:
+        """Journal a step."""
+        return await self.disk(self.journal.advance, update, state, **fields)
+
+    async def get(self, update: int) -> Update:
+        """An update as journaled."""
+        return await self.disk(self.journal.get, update)

@@ -1,0 +1,239 @@
+"""Routes. Thin: they check, call the supervisor, and turn results and errors into responses."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from edged.errors import AccessError, EdgedError, NotReadyError, UsageError
+from service.generation import ServingError
+
+if TYPE_CHECKING:
+    from service.serving import ModelService
+    from service.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+_LOCAL = "edged.local"
+_STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409}
+_MAX_LISTED = 1000
+
+
+class LocalOnly:
+    """Marks requests that came through the UNIX socket: whoever may open it may administer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on."""
+        await self._app({**scope, _LOCAL: True}, receive, send)
+
+
+def create_app(supervisor: Supervisor) -> Starlette:
+    """All routes of the daemon."""
+    routes = Routes(supervisor)
+    model = "/v2/models/{model}"
+    return Starlette(
+        routes=[
+            Route("/v2", routes.server),
+            Route("/v2/health/live", routes.live),
+            Route("/v2/health/ready", routes.ready),
+            *(
+                Route(prefix + path, handler, methods=[method])
+                for prefix in (model, f"{model}/versions/{{version}}")
+                for path, handler, method in (
+                    ("", routes.model, "GET"),
+                    ("/ready", routes.model_ready, "GET"),
+                    ("/infer", routes.infer, "POST"),
+                )
+            ),
+            Route("/metrics", routes.metrics),
+            Route("/edged/v1/status", routes.status),
+            Route("/edged/v1/updates", routes.updates),
+            Route("/edged/v1/updates/{id:int}", routes.update),
+            Route("/edged/v1/models/{model}/history", routes.history),
+            Route("/edged/v1/models/{model}/rollback", routes.rollback, methods=["POST"]),
+        ],
+        exception_handlers={
+            HTTPException: _http_error,
+            ServingError: _serving_error,
+            EdgedError: _edged_error,
+            Exception: _unexpected,
+        },
+    )
+
+
+class Routes:
+    """The handlers.
+
+    Args:
+        supervisor: Answers everything.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    async def server(self, _: Request) -> Response:
+        """GET /v2."""
+        return JSONResponse({"name": "edged", "version": version("edged"), "extensions": []})
+
+    async def live(self, _: Request) -> Response:
+        """GET /v2/health/live: the daemon answers at all."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, _: Request) -> Response:
+        """GET /v2/health/ready: every model that has a generation serves."""
+        ready = self._supervisor.ready
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def model(self, request: Request) -> Response:
+        """GET /v2/models/{model}: names, types and shapes of inputs and outputs."""
+        service = self._service(request)
+        if service.live is None:
+            raise ServingError(f"model {service.name!r} {service.problem or 'has no generation in service yet'}")
+        return JSONResponse(service.live.metadata)
+
+    async def model_ready(self, request: Request) -> Response:
+        """GET /v2/models/{model}/ready."""
+        ready = self._service(request).live is not None
+        return JSONResponse({"ready": ready}, 200 if ready else 503)
+
+    async def infer(self, request: Request) -> Response:
+        """POST /v2/models/{model}/infer."""
+        service = self._service(request)
+        metrics, serve = self._supervisor.metrics, self._supervisor.config.serve
+        start = time.monotonic()
+        code = 500
+        try:
+            body = await read_body(request, serve.max_body_bytes)
+            reply = await service.infer(body, serve.deadline_ms / 1000)
+            code = reply.status
+            return Response(reply.body, code, media_type="application/json")
+        except (HTTPException, ServingError) as error:
+            code = error.status_code if isinstance(error, HTTPException) else error.status
+            raise
+        finally:
+            metrics.inference(service.name, code, time.monotonic() - start)
+
+    async def metrics(self, _: Request) -> Response:
+        """GET /metrics: the Prometheus text format."""
+        body, content_type = self._supervisor.exposition()
+        return Response(body, media_type=content_type)
+
+    async def status(self, _: Request) -> Response:
+        """GET /edged/v1/status: everything at a glance."""
+        return JSONResponse(await self._supervisor.status())
+
+    async def updates(self, request: Request) -> Response:
+        """GET /edged/v1/updates?model=&state=&limit=: the newest first."""
+        query = request.query_params
+        limit = _limit(query.get("limit"))
+        listed = await self._supervisor.updates(query.get("model"), query.get("state"), limit)
+        return JSONResponse({"updates": listed})
+
+    async def update(self, request: Request) -> Response:
+        """GET /edged/v1/updates/{id}."""
+        return JSONResponse(await self._supervisor.update(request.path_params["id"]))
+
+    async def history(self, request: Request) -> Response:
+        """GET /edged/v1/models/{model}/history."""
+        return JSONResponse(await self._supervisor.history(request.path_params["model"]))
+
+    async def rollback(self, request: Request) -> Response:
+        """POST /edged/v1/models/{model}/rollback."""
+        self._check_admin(request)
+        return JSONResponse(await self._supervisor.rollback(request.path_params["model"]))
+
+    def _service(self, request: Request) -> ModelService:
+        name = request.path_params["model"]
+        service = self._supervisor.services.get(name)
+        if service is None:
+            raise HTTPException(404, f"no model {name!r}; configured: {', '.join(self._supervisor.services) or 'none'}")
+        wanted = request.path_params.get("version")
+        if wanted is not None and (service.live is None or wanted != str(service.live.number)):
+            live = "none" if service.live is None else service.live.number
+            raise HTTPException(404, f"model {name!r} has no version {wanted!r} in service; live: {live}")
+        return service
+
+    def _check_admin(self, request: Request) -> None:
+        """Let through the UNIX socket, and whoever knows the token."""
+        if request.scope.get(_LOCAL):
+            return
+        file = self._supervisor.config.serve.token_file
+        if file is None:
+            raise AccessError("this needs the UNIX socket; set serve.token_file to allow it over TCP")
+        given = request.headers.get("authorization", "")
+        if not hmac.compare_digest(given.encode(), f"Bearer {_token(file)}".encode()):
+            raise AccessError("wrong or missing token; send 'Authorization: Bearer <contents of serve.token_file>'")
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        HTTPException: 413, it is larger than `max_bytes`; 400, the client went away.
+    """
+    too_large = HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images a request")
+    if int(request.headers.get("content-length") or 0) > max_bytes:
+        raise too_large
+    pieces, size = [], 0
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > max_bytes:
+                raise too_large
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise HTTPException(400, "the client went away") from None
+    return b"".join(pieces)
+
+
+def _token(file: Path) -> str:
+    try:
+        token = file.read_text().strip()
+    except OSError as error:
+        raise AccessError(f"cannot read serve.token_file {file}: {error.strerror}") from error
+    if not token:
+        raise AccessError(f"serve.token_file {file} is empty; write a secret into it")
+    return token
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return 100
+    if not text.isdecimal() or not 1 <= int(text) <= _MAX_LISTED:
+        raise HTTPException(400, f"limit has value {text!r}; choose 1 to {_MAX_LISTED}")
+    return int(text)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
+    return JSONResponse({"error": error.detail}, error.status_code, dict(error.headers or {}))
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)  # noqa: S101 - registered for nothing else
+    return JSONResponse({"error": str(error), "code": error.code}, error.status, {"Retry-After": "1"})
+
+
+async def _edged_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgedError)  # noqa: S101 - registered for nothing else
+    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+    return JSONResponse({"error": str(error), "code": error.code}, status)
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    log.error("a request failed: %r", error)
+    return JSONResponse({"error": f"unexpected {type(error).__name__}; see the log of the daemon"}, 500)

@@ -1,0 +1,243 @@
+"""The history of all updates, durable: SQLite with a write-ahead log, every commit on the disk before it returns.
+
+The journal tells the history; what is live is decided by the `current` links of the model store.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from service import states
+from service.database import Database
+from service.states import State
+from service.units import printable
+from service.update import Event, Update
+
+__all__ = ["Event", "Journal", "Update"]
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE updates (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    model TEXT NOT NULL,
+    state TEXT NOT NULL,
+    file_name TEXT NOT NULL,
+    file_bytes INTEGER NOT NULL,
+    sha256 TEXT,
+    key TEXT,
+    generation INTEGER,
+    attempt INTEGER NOT NULL DEFAULT 0,
+    code TEXT,
+    reason TEXT,
+    dropped_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    stages TEXT NOT NULL DEFAULT '{}',
+    report TEXT NOT NULL DEFAULT '{}'
+);
+CREATE INDEX updates_model ON updates (model, id);
+CREATE INDEX updates_key ON updates (key, id);
+CREATE TABLE events (
+    update_id INTEGER NOT NULL REFERENCES updates (id),
+    at REAL NOT NULL,
+    state TEXT NOT NULL,
+    detail TEXT NOT NULL DEFAULT '{}'
+);
+CREATE INDEX events_update ON events (update_id);
+"""
+_COLUMNS = (
+    "id, model, state, file_name, file_bytes, sha256, key, generation, attempt, code, reason, "
+    "dropped_at, updated_at, stages, report"
+)
+# What callers may set besides the state.
+_SETTABLE = frozenset({"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes"})
+_JSON = frozenset({"stages", "report"})
+
+
+Updates = builtins.list[Update]  # inside the class, `list` is a method
+
+
+class Journal:
+    """The file journal.db. One process writes; its threads may share one object.
+
+    A file that is no database is put aside as journal.db.damaged and a new one begun: a history that cannot be read
+    must not keep an unattended device from serving.
+
+    Args:
+        path: The database; its folder must exist.
+        clock: Seconds since 1970.
+
+    Raises:
+        StateError: It cannot be opened or created.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._db = Database(path, _SCHEMA, _VERSION)
+
+    def create(self, model: str, file_name: str, file_bytes: int, dropped_at: float | None = None) -> Update:
+        """Begin an update in DROPPED.
+
+        An update of the same model and file name that had not been claimed (DROPPED or SETTLED, for example because
+        the daemon was stopped just then) is continued instead: it is the same file.
+
+        Args:
+            model: Model name.
+            file_name: As it was dropped.
+            file_bytes: Its size.
+            dropped_at: When it was first seen, seconds since 1970; None for now.
+        """
+        now, file_name = self._clock(), printable(file_name)
+        with self._db.transaction():
+            unclaimed = self._db.execute(
+                "SELECT id FROM updates WHERE model = ? AND file_name = ? AND state IN (?, ?) ORDER BY id DESC LIMIT 1",
+                (model, file_name, State.DROPPED.value, State.SETTLED.value),
+            ).fetchone()
+            if unclaimed is not None:
+                self._db.execute(
+                    "UPDATE updates SET state = ?, file_bytes = ?, updated_at = ? WHERE id = ?",
+                    (State.DROPPED.value, file_bytes, now, unclaimed[0]),
+                )
+                identity = int(unclaimed[0])
+            else:
+                row = (model, State.DROPPED.value, file_name, file_bytes, dropped_at or now, now)
+                cursor = self._db.execute(
+                    "INSERT INTO updates (model, state, file_name, file_bytes, dropped_at, updated_at)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    row,
+                )
+                identity = int(cursor.lastrowid or 0)
+            self._event(identity, now, State.DROPPED, {})
+        return self._must_get(identity)
+
+    def advance(self, update_id: int, state: State, **fields: Any) -> Update:
+        """Move an update to `state` and set `fields` along with it, in one transaction.
+
+        Args:
+            update_id: Of the update.
+            state: Where to.
+            fields: Any of sha256, key, generation, code, reason, stages, report, file_bytes. A state on the way
+                forward clears code and reason, unless they are given.
+
+        Raises:
+            IllegalTransition: The table of service.states does not allow it.
+            StateError: The disk is full or the file cannot be written.
+            KeyError: No such update.
+        """
+        with self._db.transaction():
+            before = self._must_get(update_id)
+            states.advance(before.state, state)
+            if state in states.WAY:
+                fields = {"code": None, "reason": None} | fields
+            return self._move(before, state, fields)
+
+    def resume(self, update_id: int, **fields: Any) -> Update:
+        """After a restart of the daemon: move an update to the state from which it goes on, see service.states."""
+        with self._db.transaction():
+            before = self._must_get(update_id)
+            target = states.resume(before.state)
+            if target is before.state is not State.CLAIMED:
+                return self.annotate(update_id, **fields) if fields else before
+            return self._move(before, target, fields)
+
+    def annotate(self, update_id: int, **fields: Any) -> Update:
+        """Set `fields`, as of `advance`, without a move."""
+        with self._db.transaction():
+            self._set(update_id, fields)
+            return self._must_get(update_id)
+
+    def record_stage(self, update_id: int, stage: str, seconds: float) -> Update:
+        """Add the time that one stage took."""
+        with self._db.transaction():
+            stages = self._must_get(update_id).stages | {stage: round(seconds, 3)}
+            return self.annotate(update_id, stages=stages)
+
+    def get(self, update_id: int) -> Update | None:
+        """One update; None if there is none."""
+        rows = self._select("WHERE id = ?", (update_id,))
+        return rows[0] if rows else None
+
+    def list(self, model: str | None = None, state: State | None = None, limit: int = 50) -> Updates:
+        """Updates, the newest first."""
+        return self._select(
+            "WHERE (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id DESC LIMIT ?3",
+            (model, state.value if state else None, limit),
+        )
+
+    def open_updates(self) -> Updates:
+        """Updates that have not ended, the oldest first."""
+        open_states = [state.value for state in State if not states.is_end(state)]
+        marks = ", ".join("?" * len(open_states))
+        return self._select(f"WHERE state IN ({marks}) ORDER BY id", open_states)
+
+    def last_for_key(self, key: str, before: int | None = None) -> Update | None:
+        """The newest update of the same file and config.
+
+        Args:
+            key: See ModelConfig.key.
+            before: Only updates older than the one of this id; None for all.
+        """
+        rows = self._select(
+            "WHERE key = ?1 AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT 1",
+            (key, before),
+        )
+        return rows[0] if rows else None
+
+    def history(self, model: str, limit: int = 50) -> Updates:
+        """Updates of a model that were published, the newest first."""
+        return self._select("WHERE model = ? AND generation IS NOT NULL ORDER BY id DESC LIMIT ?", (model, limit))
+
+    def for_generation(self, model: str, generation: int) -> Update | None:
+        """The update that made a generation; None if the journal does not know."""
+        rows = self._select("WHERE model = ? AND generation = ? ORDER BY id LIMIT 1", (model, generation))
+        return rows[0] if rows else None
+
+    def events(self, update_id: int) -> builtins.list[Event]:
+        """What happened to an update, in order."""
+        rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))
+        return [Event(at, State(state), json.loads(detail)) for at, state, detail in rows]
+
+    def close(self) -> None:
+        """Close the file; the object cannot be used afterwards."""
+        self._db.close()
+
+    def _move(self, before: Update, state: State, fields: dict[str, Any]) -> Update:
+        attempt = before.attempt + (state is State.CLAIMED)
+        self._set(before.id, fields)
+        self._db.execute("UPDATE updates SET state = ?, attempt = ? WHERE id = ?", (state.value, attempt, before.id))
+        detail = {key: value for key, value in fields.items() if value is not None and key not in _JSON}
+        self._event(before.id, self._clock(), state, detail)
+        return self._must_get(before.id)
+
+    def _set(self, update_id: int, fields: dict[str, Any]) -> None:
+        if unknown := set(fields) - _SETTABLE:
+            raise TypeError(f"not a field of an update: {', '.join(sorted(unknown))}")
+        values = {key: json.dumps(value) if key in _JSON else value for key, value in fields.items()}
+        values["updated_at"] = self._clock()
+        assignments = ", ".join(f"{key} = :{key}" for key in values)
+        # The names come from _SETTABLE, the values are bound.
+        self._db.execute(f"UPDATE updates SET {assignments} WHERE id = :id", values | {"id": update_id})  # noqa: S608
+
+    def _event(self, update_id: int, at: float, state: State, detail: dict[str, Any]) -> None:
+        row = (update_id, at, state.value, json.dumps(detail))
+        self._db.execute("INSERT INTO events (update_id, at, state, detail) VALUES (?, ?, ?, ?)", row)
+
+    def _must_get(self, update_id: int) -> Update:
+        update = self.get(update_id)
+        if update is None:
+            raise KeyError(update_id)
+        return update
+
+    def _select(self, where: str, values: Sequence[object]) -> Updates:
+        # `where` is written in this class; what comes from outside is bound.
+        return [_update(row) for row in self._db.select(f"SELECT {_COLUMNS} FROM updates {where}", values)]  # noqa: S608
+
+
+def _update(row: tuple[Any, ...]) -> Update:
+    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
+    values |= {name: json.loads(values[name]) for name in _JSON}
+    return Update(**values | {"state": State(values["state"])})

@@ -1,0 +1,98 @@
+"""Order of the updates of one model: one at a time, and only the newest of those that wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from edged.errors import EdgedError
+from service.journal import Update
+
+log = logging.getLogger(__name__)
+
+_RETRY_JOURNAL_S = 10.0
+
+
+class Lane:
+    """The updates of one model.
+
+    Args:
+        drive: Takes an update as far as it goes; returns the seconds to wait before the next try, None at its end.
+        supersede: Ends an update because a newer one came.
+        fail: Ends an update because of a fault of the daemon.
+    """
+
+    def __init__(
+        self,
+        drive: Callable[[Update], Awaitable[float | None]],
+        supersede: Callable[[Update, Update], Awaitable[None]],
+        fail: Callable[[Update, str], Awaitable[None]],
+    ) -> None:
+        self._drive = drive
+        self._supersede = supersede
+        self._fail = fail
+        self._waiting: list[Update] = []
+        self._offered = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.active: Update | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Updates that wait or are worked on."""
+        return len(self._waiting) + (self.active is not None)
+
+    def offer(self, update: Update) -> None:
+        """Queue an update; those that wait already will be superseded."""
+        self._waiting.append(update)
+        self._offered.set()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop; what was begun is repeated after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            self.active = await self._newest()
+            while (delay := await self._drive_safely(self.active)) is not None:
+                newer = await self._newer_within(delay)
+                if newer is not None:
+                    await self._supersede(self.active, newer)
+                    self.active = newer
+            self.active = None
+
+    async def _newest(self) -> Update:
+        while not self._waiting:
+            self._offered.clear()
+            await self._offered.wait()
+        *older, newest = self._waiting
+        self._waiting.clear()
+        for update in older:
+            await self._supersede(update, newest)
+        return newest
+
+    async def _newer_within(self, delay_s: float) -> Update | None:
+        if not self._waiting:
+            self._offered.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._offered.wait(), delay_s)
+        return await self._newest() if self._waiting else None
+
+    async def _drive_safely(self, update: Update) -> float | None:
+        try:
+            return await self._drive(update)
+        except EdgedError as error:  # the journal itself cannot be written: nothing to do but try later
+            log.error("update %d of %s: %s", update.id, update.model, error)
+            return _RETRY_JOURNAL_S
+        except Exception as error:  # a fault in this program must not end the model's updates for good
+            log.exception("update %d of %s failed in the daemon", update.id, update.model)
+            with contextlib.suppress(EdgedError):
+                await self._fail(update, f"unexpected {type(error).__name__}; see the log")
+            return None

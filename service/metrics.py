@@ -1,0 +1,169 @@
+"""All metrics, as tables. docs/metrics.md explains each; a test holds the two together.
+
+Labels hold names of models, stages and outcomes only: never a process id, a path or a full digest.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
+
+_STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_UPDATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+_SWAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    """Every metric of the daemon under its attribute; labels are filled in where the event happens.
+
+    Args:
+        registry: Where they are registered; a test brings its own.
+        version: Of edged.
+        state_dir: Its filesystem's free space is exported; None to leave that out.
+    """
+
+    def __init__(self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None) -> None:
+        self.registry = registry
+        self._describe_software(version, state_dir)
+        self._describe_updates()
+        self._describe_models()
+        self._describe_serving()
+
+    def _describe_software(self, version: str, state_dir: Path | None) -> None:
+        ProcessCollector(registry=self.registry)
+        self.registry.register(_DeviceCollector(state_dir))
+        self.build_info = self._gauge("build_info", "Always 1; the version is in the label.", "version")
+        self.build_info.labels(version).set(1)
+        self.config_reload_success = self._gauge("config_reload_success", "1 if the last reading of the config worked.")
+        self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
+        self.watch_rebuilds = self._counter("watch_rebuilds_total", "Watches set up anew after a folder had vanished.")
+
+    def _describe_updates(self) -> None:
+        self.updates = self._counter("updates_total", "Updates that ended, by outcome.", "model", "result", "reason")
+        self.update_duration = self._histogram(
+            "update_duration_seconds", "From the first sight of a file to its traffic.", _UPDATE_BUCKETS, "model"
+        )
+        self.stage_duration = self._histogram(
+            "update_stage_duration_seconds", "Time in each stage of an update.", _STAGE_BUCKETS, "model", "stage"
+        )
+        self.swap_duration = self._histogram(
+            "swap_duration_seconds",
+            "From the switch of the traffic to the end of the old process.",
+            _SWAP_BUCKETS,
+            "model",
+        )
+        self.queue_length = self._gauge("queue_length", "Updates that wait for their turn.", "model")
+        self.last_success = self._gauge("last_success_timestamp_seconds", "When an update last went live.", "model")
+        self.worker_peak_memory = self._gauge(
+            "worker_peak_memory_bytes", "Highest resident memory of the last worker.", "model"
+        )
+
+    def _describe_models(self) -> None:
+        self.model_info = self._gauge(
+            "model_info", "Always 1; what is live is in the labels.", "model", "generation", "digest", "bits", "runtime"
+        )
+        self.model_agreement = self._gauge(
+            "model_agreement_ratio", "Held-out images with the same top class as full precision.", "model"
+        )
+        self.model_accuracy = self._gauge(
+            "model_accuracy_ratio", "Top-1 accuracy on labelled held-out images.", "model", "precision"
+        )
+        self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
+        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the file it was made from.", "model")
+        self.layer_relative_loss = self._gauge(
+            "layer_relative_loss", "Squared error of a layer's output as a share of its energy.", "model", "layer"
+        )
+
+    def _describe_serving(self) -> None:
+        self.model_ready = self._gauge("model_ready", "1 while a generation answers for this model.", "model")
+        self.request_duration = self._histogram(
+            "inference_request_duration_seconds",
+            "From a request's last byte to its response.",
+            _REQUEST_BUCKETS,
+            "model",
+        )
+        self.requests = self._counter("inference_requests_total", "Requests by HTTP status.", "model", "code")
+        self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet.", "model")
+        self.generation_memory = self._gauge(
+            "generation_memory_bytes", "Resident memory of the process that serves.", "model"
+        )
+        self.generation_restarts = self._counter(
+            "generation_restarts_total",
+            "Serving processes started again because they had ended by themselves.",
+            "model",
+        )
+
+    def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
+        """Say what is live; the labels of the generation before vanish.
+
+        Args:
+            model: Model name.
+            generation: Live generation.
+            digest: sha256 of the source file, hex; shortened here.
+            bits: Bits per weight code.
+            runtime: What executes it.
+        """
+        self._forget(self.model_info, model)
+        self.model_info.labels(model, str(generation), digest[:DIGEST_LENGTH], str(bits), runtime).set(1)
+
+    def show_layers(self, model: str, losses: Iterable[tuple[str, float]]) -> None:
+        """Relative loss of each layer of the live generation; layers of the one before vanish."""
+        self._forget(self.layer_relative_loss, model)
+        for layer, loss in losses:
+            self.layer_relative_loss.labels(model, layer).set(loss)
+
+    def forget_model(self, model: str) -> None:
+        """Drop the gauges of a model that is no longer configured; counters stay, as history."""
+        for metric in vars(self).values():
+            if isinstance(metric, Gauge) and "model" in metric._labelnames:
+                self._forget(metric, model)
+
+    def _forget(self, gauge: Gauge, model: str) -> None:
+        position = gauge._labelnames.index("model")
+        for labels in list(gauge._metrics):
+            if labels[position] == model:
+                gauge.remove(*labels)
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"edged_{name}", help_text, labels, registry=self.registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"edged_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"edged_{name}", help_text, labels, buckets=buckets, registry=self.registry)
+
+
+class _DeviceCollector(Collector):
+    """Memory and disk of the device, read when somebody asks."""
+
+    def __init__(self, state_dir: Path | None) -> None:
+        self._state_dir = state_dir
+
+    def collect(self) -> Iterable[Metric]:
+        memory = psutil.virtual_memory()
+        yield _family("edged_device_memory_total_bytes", "Memory of the device.", memory.total)
+        yield _family(
+            "edged_device_memory_available_bytes", "Memory that can be had without swapping.", memory.available
+        )
+        if self._state_dir is not None:
+            try:
+                free: float = shutil.disk_usage(self._state_dir).free
+            except OSError:
+                free = float("nan")
+            yield _family("edged_state_disk_free_bytes", "Free space where the state folder lies.", free)
+
+
+def _family(name: str, help_text: str, value: float) -> Any:
+    return GaugeMetricFamily(name, help_text, value=value)

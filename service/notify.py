@@ -1,0 +1,36 @@
+"""The service manager's readiness protocol: datagrams to $NOTIFY_SOCKET, see sd_notify(3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+
+def sd_notify(state: str) -> bool:
+    """Tell systemd, for example "READY=1", "STATUS=serving 2 models" or "WATCHDOG=1".
+
+    Args:
+        state: Assignments, one a line.
+
+    Returns:
+        Whether a service manager was told; False without one. Never raises: a lost message is no reason to fall over.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")):
+        return False
+    # A leading @ stands for the NUL byte of Linux' abstract namespace.
+    target = "\0" + address[1:] if address.startswith("@") else address
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.connect(target)
+        return sender.send(state.encode()) > 0
+    return False
+
+
+def watchdog_interval_s() -> float | None:
+    """Seconds between two "WATCHDOG=1": half of what the service manager allows us; None if it does not watch us."""
+    micros = os.environ.get("WATCHDOG_USEC", "")
+    owner = os.environ.get("WATCHDOG_PID", "")
+    if not micros.isdecimal() or int(micros) == 0 or (owner and owner != str(os.getpid())):
+        return None
+    return int(micros) / 2e6

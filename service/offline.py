@@ -1,0 +1,211 @@
+"""`python -m service.offline quantize|evaluate|calib ...`: the commands that compute, without a daemon.
+
+`edged` becomes this process, with OpenMP's settings in its environment; see service.cli.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from edged.errors import EdgedError, UsageError
+from edged.observer import Observer, SilentObserver
+from edged.spec import MAX_BITS, MIN_BITS, InputSpec, Method, Order, QuantSpec, Scheme
+from service.job import Gates, Job, input_spec
+from service.offline_tables import calibration_table, evaluation_table, quantization_table
+from service.units import parse_bytes
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        result = options.run(options)
+    except EdgedError as error:
+        return _fail(options, str(error), error.code, error.exit_code)
+    except MemoryError:
+        return _fail(options, "ran out of memory; use fewer images or free memory", "memory", 75)
+    except KeyboardInterrupt:
+        return _fail(options, "interrupted", "interrupted", 130)
+    sys.stdout.write((json.dumps(result) if options.json else options.table(result)) + "\n")
+    return 0
+
+
+def quantize(options: argparse.Namespace) -> dict[str, Any]:
+    """Checkpoint and images to an artifact folder."""
+    from service.pipeline import run_job  # torch, which --help and a wrong option should not wait for
+
+    out: Path = options.out
+    if out.exists():
+        raise UsageError(f"--out {out} exists already; remove it or choose another folder")
+    spec = QuantSpec(
+        method=Method(options.method),
+        bits=options.bits,
+        scheme=Scheme(options.scheme),
+        order=Order(options.order),
+        damp_ratio=options.damp_ratio,
+        propagation=options.propagation,
+        bn_reestimation=not options.keep_batchnorm,
+        seed=options.seed,
+    )
+    job = Job(
+        checkpoint=options.checkpoint,
+        out=out,
+        calibration_dir=options.calib,
+        cache_root=_cache(options),
+        spec=spec,
+        arch=options.arch,
+        input=_overrides(options),
+        images=options.images,
+        gates=Gates(options.min_agreement, options.max_drop),
+        threads=options.threads,
+        device=options.device,
+        memory_limit=options.memory_limit,
+    )
+    result = run_job(job, _observer(options))
+    return {"out": result["out"], **result["report"]}
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy of a checkpoint or an artifact on labelled images."""
+    from service.scoring import score
+
+    overrides = _overrides(options)
+    return score(
+        options.model, options.data, _cache(options), options.arch, overrides, options.threads, _observer(options)
+    )
+
+
+def calib(options: argparse.Namespace) -> dict[str, Any]:
+    """Build or find the cache of an image folder and say what is in it."""
+    from service.pipeline import calibrate, set_up_torch
+
+    set_up_torch(options.threads, "cpu")
+    spec = input_spec(InputSpec(), _overrides(options))
+    cache = calibrate(options.folder, _cache(options), spec, options.images, _observer(options))
+    return {
+        "folder": str(options.folder),
+        "cache": str(cache.directory),
+        "digest": cache.digest,
+        "images": len(cache),
+        "calibration": len(cache.calibration),
+        "held_out": len(cache.held_out),
+        "classes": list(cache.classes),
+        "input": spec.to_dict(),
+        "skipped": [vars(entry) for entry in cache.skipped],
+    }
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line and exit code 2 for a wrong command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and where to read on."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="edged")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    quantizing = commands.add_parser("quantize", help="quantize a checkpoint into an artifact folder")
+    quantizing.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    quantizing.add_argument("--calib", type=Path, required=True, metavar="DIR", help="calibration images")
+    quantizing.add_argument("--out", type=Path, required=True, metavar="DIR", help="artifact folder to make")
+    _add_quantization(quantizing)
+    quantizing.set_defaults(run=quantize, table=quantization_table)
+
+    evaluating = commands.add_parser("evaluate", help="accuracy of a checkpoint or an artifact on class folders")
+    evaluating.add_argument("model", type=Path, metavar="CHECKPOINT_OR_ARTIFACT")
+    evaluating.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder of images per class")
+    evaluating.set_defaults(run=evaluate, table=evaluation_table)
+
+    looking = commands.add_parser("calib", help="decode a folder of calibration images and say what is in it")
+    looking.add_argument("folder", type=Path, metavar="DIR")
+    looking.set_defaults(run=calib, table=calibration_table)
+
+    for command in (quantizing, evaluating, looking):
+        _add_common(command)
+    for command in (quantizing, looking):
+        command.add_argument("--images", type=int, metavar="N", help="use at most N images, balanced over classes")
+    for command in (quantizing, evaluating):
+        command.add_argument("--arch", metavar="NAME", help="expect this architecture instead of recognizing it")
+    return parser
+
+
+def _add_quantization(command: argparse.ArgumentParser) -> None:
+    default, gates = QuantSpec(), Gates()
+    bits = range(MIN_BITS, MAX_BITS + 1)
+    command.add_argument("--bits", type=int, choices=bits, default=default.bits, metavar=f"{MIN_BITS}..{MAX_BITS}")
+    for name, kind, value in (
+        ("--method", Method, default.method),
+        ("--order", Order, default.order),
+        ("--scheme", Scheme, default.scheme),
+    ):
+        command.add_argument(name, choices=[member.value for member in kind], default=value.value)
+    command.add_argument("--damp-ratio", type=float, default=default.damp_ratio, metavar="X")
+    command.add_argument("--propagation", type=float, default=default.propagation, metavar="0..1")
+    command.add_argument("--keep-batchnorm", action="store_true", help="do not adapt BatchNorm")
+    command.add_argument("--seed", type=int, default=default.seed, metavar="N")
+    command.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help="give up beyond this, for example 1GiB")
+    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument("--min-agreement", type=float, default=gates.min_agreement, metavar="PERCENT")
+    command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 to lose")
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the network's input")
+    command.add_argument("--resize", type=int, metavar="PIXELS", help="length of the shorter side before the crop")
+    command.add_argument("--mean", type=_floats, metavar="R,G,B")
+    command.add_argument("--std", type=_floats, metavar="R,G,B")
+    command.add_argument("--cache", type=Path, metavar="DIR", help="where decoded images are kept")
+    command.add_argument("--threads", type=int, metavar="N")
+    command.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _floats(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers like 0.5,0.5,0.5") from None
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    given = {"size": options.input_size, "resize": options.resize, "mean": options.mean, "std": options.std}
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _cache(options: argparse.Namespace) -> Path:
+    if options.cache is not None:
+        return Path(options.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "images"
+
+
+def _observer(options: argparse.Namespace) -> Observer:
+    if options.json or not sys.stderr.isatty():
+        return SilentObserver()
+    from service.progress import BarObserver
+
+    return BarObserver(sys.stderr)
+
+
+def _fail(options: argparse.Namespace, message: str, code: str, exit_code: int) -> int:
+    if options.json:
+        sys.stdout.write(json.dumps({"error": message, "code": code}) + "\n")
+    sys.stderr.write(f"edged: {message}\n")
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

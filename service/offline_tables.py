@@ -1,0 +1,71 @@
+"""Results of the offline commands for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from service.units import format_bytes, format_seconds
+
+_WORST_LAYERS = 5
+_LISTED = 10
+
+
+def quantization_table(result: Mapping[str, Any]) -> str:
+    """What `edged quantize` did."""
+    totals = result["totals"]
+    rows = [("artifact", result["out"])]
+    if "fp32" in totals:
+        before, after = totals["fp32"], totals["quantized"]
+        rows.append(("top-1", f"{after['top1']:.2f} % (full precision {before['top1']:.2f} %)"))
+    rows += [
+        ("agreement", f"{totals['agreement']:.2f} % of {totals['held_out_images']} held-out images"),
+        ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),
+        ("peak memory", format_bytes(totals["peak_memory_bytes"])),
+    ]
+    rows += [(f"  {stage}", format_seconds(seconds)) for stage, seconds in totals["stage_seconds"].items()]
+    worst = sorted(result["layers"], key=lambda layer: -layer["relative_loss"])[:_WORST_LAYERS]
+    rows.append(("largest relative loss", ""))
+    rows += [(f"  {layer['name']}", f"{layer['relative_loss']:.2e} at {layer['bits']} bits") for layer in worst]
+    return _table([*rows, *_skipped(result["skipped_images"])])
+
+
+def evaluation_table(result: Mapping[str, Any]) -> str:
+    """What `edged evaluate` found."""
+    return _table(
+        [
+            ("architecture", f"{result['architecture']}, {result['classes']} classes"),
+            ("top-1", f"{result['top1']:.2f} %"),
+            ("top-5", f"{result['top5']:.2f} %"),
+            ("images", f"{result['images']} ({result['skipped']} skipped)"),
+        ]
+    )
+
+
+def calibration_table(result: Mapping[str, Any]) -> str:
+    """What `edged calib` found."""
+    return _table(
+        [
+            ("folder", result["folder"]),
+            ("images", f"{result['images']}: {result['calibration']} calibrate, {result['held_out']} are held out"),
+            ("classes", ", ".join(result["classes"]) or "none: images lie in no class folders"),
+            ("digest", result["digest"][:16]),
+            ("cache", result["cache"]),
+            *_skipped(result["skipped"]),
+        ]
+    )
+
+
+def _skipped(entries: list[dict[str, str]]) -> Iterable[tuple[str, str]]:
+    if entries:
+        yield "skipped", f"{len(entries)} files"
+    for entry in entries[:_LISTED]:
+        yield f"  {entry['path']}", entry["reason"]
+    if len(entries) > _LISTED:
+        yield "  ...", f"and {len(entries) - _LISTED} more; --json lists all"
+
+
+def _table(rows: Iterable[tuple[str, str]]) -> str:
+    rows = list(rows)
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)

@@ -1,0 +1,46 @@
+"""A progress bar on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from tqdm import tqdm
+
+
+class BarObserver:
+    """An Observer that draws one bar for each stage that counts its steps.
+
+    Args:
+        output: A terminal.
+    """
+
+    def __init__(self, output: IO[str]) -> None:
+        self._output = output
+        self._stages: list[str] = []
+        self._bar: tqdm[None] | None = None
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Name the bar of what comes."""
+        self._close()
+        self._stages.append(name)
+        try:
+            yield
+        finally:
+            self._stages.pop()
+            self._close()
+
+    def progress(self, done: int, total: int) -> None:
+        """Draw."""
+        if self._bar is None:
+            label = self._stages[-1] if self._stages else ""
+            self._bar = tqdm(total=total, desc=f"{label:>10}", file=self._output, leave=False, dynamic_ncols=True)
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

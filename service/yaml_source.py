@@ -1,0 +1,112 @@
+"""YAML to plain data that remembers the line of every value, so that a mistake can be pointed at."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+# A path into the data, e.g. ("models", 0, "name").
+Location = tuple[str | int, ...]
+
+_MAX_DEPTH = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake in a config file.
+
+    Attributes:
+        line: Counted from 1.
+        key: Such as "models[0].quantization.bits", "" for the whole file.
+        message: What is wrong and what to do, one line.
+    """
+
+    line: int
+    key: str
+    message: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"line": self.line, "key": self.key, "message": self.message}
+
+
+@dataclass
+class Source:
+    """A parsed file.
+
+    Attributes:
+        data: Mappings, lists and scalars.
+        lines: Line of each value and, for keys, of the key.
+        problems: Mistakes that the parser itself found.
+    """
+
+    data: Any = None
+    lines: dict[Location, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def line(self, location: Location) -> int:
+        """Line of the value at `location`, or of the nearest one around it."""
+        while location and location not in self.lines:
+            location = location[:-1]
+        return self.lines.get(location, 1)
+
+
+def key_name(location: Location) -> str:
+    """("models", 0, "name") -> "models[0].name"."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def parse_yaml(text: str) -> Source:
+    """Read one YAML document. Syntax errors and repeated keys become problems instead of exceptions."""
+    source = Source()
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is not None:
+            source.data = _value(loader, node, (), source)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        source.problems.append(Problem(line, "", f"not valid YAML: {error.problem or error.context}"))
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        source.problems.append(Problem(1, "", f"not valid YAML: {str(error).splitlines()[0]}"))
+    finally:
+        loader.dispose()
+    return source
+
+
+def _value(loader: yaml.SafeLoader, node: yaml.Node, location: Location, source: Source) -> Any:
+    source.lines.setdefault(location, node.start_mark.line + 1)
+    if len(location) > _MAX_DEPTH:  # also ends an alias that contains itself
+        raise yaml.YAMLError("nested too deeply")
+    if isinstance(node, yaml.MappingNode):
+        return _mapping(loader, node, location, source)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(loader, child, (*location, i), source) for i, child in enumerate(node.value)]
+    return loader.construct_object(node)
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, location: Location, source: Source) -> dict[str, Any]:
+    loader.flatten_mapping(node)  # `<<: *defaults`
+    result: dict[str, Any] = {}
+    seen: dict[Hashable, int] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            source.problems.append(Problem(line, key_name(location), f"key {key!r:.40} is no text; put it in quotes"))
+            continue
+        if seen.setdefault(key, line) != line:
+            message = f"given twice, first in line {seen[key]}; remove one"
+            source.problems.append(Problem(line, key_name((*location, key)), message))
+            continue
+        place = (*location, key)
+        source.lines[place] = line
+        result[key] = _value(loader, value_node, place, source)
+    return result

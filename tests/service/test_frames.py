@@ -1,0 +1,66 @@
+"""Frames between supervisor and generation."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service import frames
+
+HEADERS = st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=20), st.none()), max_size=4)
+
+
+def blocking(data: bytes) -> Any:
+    return frames.read_blocking(io.BytesIO(data))
+
+
+def streamed(data: bytes) -> Any:
+    async def read() -> Any:
+        reader = asyncio.StreamReader()
+        reader.feed_data(data)
+        reader.feed_eof()
+        return await frames.read(reader)
+
+    return asyncio.run(read())
+
+
+@given(HEADERS, st.binary(max_size=300))
+def test_what_is_written_is_read(header: dict[str, Any], body: bytes) -> None:
+    file = io.BytesIO()
+    frames.write_blocking(file, header, body)
+    expected = ({**header, "body_bytes": len(body)}, body)
+    assert file.getvalue() == frames.head(header, body) + body
+    assert blocking(file.getvalue()) == streamed(file.getvalue()) == expected
+
+
+@pytest.mark.parametrize("read", [blocking, streamed])
+def test_the_end_of_the_stream_is_no_error(read: Any) -> None:
+    assert read(b"") is None
+
+
+@pytest.mark.parametrize("read", [blocking, streamed])
+def test_a_cut_anywhere_is_an_error(read: Any) -> None:
+    whole = frames.head({"id": 1}, b"12345") + b"12345"
+    for length in range(1, len(whole)):
+        with pytest.raises(frames.FrameError, match="within a frame"):
+            read(whole[:length])
+
+
+@pytest.mark.parametrize("read", [blocking, streamed])
+@pytest.mark.parametrize(
+    "text", [b"no json", b"[]", b"{}", b'{"body_bytes": -1}', b'{"body_bytes": "5"}', b"\xff\xfe", b"5"]
+)
+def test_a_header_that_is_none(read: Any, text: bytes) -> None:
+    with pytest.raises(frames.FrameError, match=r"header|body_bytes"):
+        read(len(text).to_bytes(4, "big") + text)
+
+
+@pytest.mark.parametrize("read", [blocking, streamed])
+def test_a_header_that_would_fill_the_memory(read: Any) -> None:
+    with pytest.raises(frames.FrameError, match="at most"):
+        read(b"\xff\xff\xff\xff")

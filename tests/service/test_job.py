@@ -1,0 +1,54 @@
+"""Jobs travel to the worker as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edged.errors import UsageError
+from edged.spec import InputSpec, Method, QuantSpec
+from service.job import Gates, Job, input_spec
+
+
+def test_a_job_survives_its_way_to_the_worker() -> None:
+    job = Job(
+        checkpoint=Path("/a b/c.pt"),
+        out=Path("/out"),
+        calibration_dir=Path("/images"),
+        cache_root=Path("/cache"),
+        spec=QuantSpec(method=Method.RTN, bits=3),
+        name="digits",
+        source_name="ünïcode.pt",
+        arch="resnet18",
+        input={"size": 16, "mean": [0.5, 0.5, 0.5]},
+        images=100,
+        gates=Gates(min_agreement=90.0, max_drop=1.5),
+        threads=2,
+        memory_limit=1 << 30,
+        max_bytes=5,
+    )
+    text = job.to_json()
+    assert "\n" not in text
+    assert Job.from_json(text) == job
+
+
+def test_defaults_survive_too() -> None:
+    job = Job(Path("a"), Path("b"), Path("c"), Path("d"))
+    assert Job.from_json(job.to_json()) == job
+
+
+def test_overrides_replace_what_the_architecture_says() -> None:
+    spec = input_spec(InputSpec(), {"size": 128, "resize": 144, "mean": None, "std": (1.0, 1.0, 1.0)})
+    assert spec == InputSpec(128, 144, InputSpec().mean, (1.0, 1.0, 1.0))
+
+
+def test_a_size_alone_keeps_the_share_that_is_cropped() -> None:
+    assert input_spec(InputSpec(), {"size": 112}) == InputSpec(112, 128)
+    assert input_spec(InputSpec(32, 32), {"size": 16}) == InputSpec(16, 16)
+
+
+@pytest.mark.parametrize("overrides", [{"sise": 3}, {"size": 0}, {"size": 64, "resize": 32}, {"std": [0, 1, 1]}])
+def test_impossible_overrides(overrides: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        input_spec(InputSpec(), overrides)

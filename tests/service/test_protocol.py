@@ -1,0 +1,153 @@
+"""Open Inference Protocol v2 in JSON."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
+
+from edged.calibration.images import decode_bytes, normalize
+from edged.spec import InputSpec
+from service.protocol import MAX_BATCH, RequestError, format_response, metadata, parse_request
+
+SPEC = InputSpec(4, 5)
+
+
+def request(**changes: Any) -> bytes:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, 4, 4], "data": [0.5] * 48} | changes
+    return json.dumps({"id": "7", "inputs": [tensor]}).encode()
+
+
+def png(size: int = 6) -> bytes:
+    pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def images(*encoded: bytes, **changes: Any) -> bytes:
+    texts = [base64.b64encode(data).decode() for data in encoded]
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [len(texts)], "data": texts} | changes
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+@given(hnp.arrays(np.float32, (2, 3, 4, 4), elements=st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32)), st.booleans())
+def test_numbers_arrive_as_they_were_sent(values: Any, nested: bool) -> None:
+    data = values.tolist() if nested else values.flatten().tolist()
+    parsed = parse_request(request(shape=[2, 3, 4, 4], data=data), SPEC)
+    assert parsed.id == "7"
+    assert torch.equal(parsed.images, torch.from_numpy(values))
+
+
+def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
+    first, second = png(6), png(9)
+    parsed = parse_request(images(first, second, parameters={"content_type": "base64"}), SPEC)
+    expected = np.stack([decode_bytes(first, SPEC), decode_bytes(second, SPEC)])
+    assert parsed.id is None
+    assert torch.equal(parsed.images, normalize(torch.from_numpy(expected), SPEC))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "no JSON"),
+        (b"\xff", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
+        (b"[]", "JSON list"),
+        (b"{}", "'inputs'"),
+        (b'{"inputs": [1]}', "'inputs'"),
+        (b'{"inputs": [{}, {}]}', "'inputs'"),
+        (b'{"id": 5, "inputs": [{}]}', "id has value 5"),
+        (b'{"inputs": [{}], "outputs": [{"name": "boxes"}]}', "ask for 'logits'"),
+        (request(name="x"), "input 'x'"),
+        (request(datatype="INT8"), "'INT8'"),
+        (request(shape=[1, 3, 4, 5]), r"\[-1, 3, 4, 4\]"),
+        (request(shape=[1, 3, 4]), "4 whole numbers"),
+        (request(shape=[True, 3, 4, 4]), "4 whole numbers"),
+        (request(shape=[0, 3, 4, 4], data=[]), f"1 to {MAX_BATCH}"),
+        (request(shape=[MAX_BATCH + 1, 3, 4, 4]), f"1 to {MAX_BATCH}"),
+        (request(shape=[10**30, 3, 4, 4]), f"1 to {MAX_BATCH}"),
+        (request(data=[0.5] * 47), "send 48 numbers"),
+        (request(data=[[0.5] * 24] * 2), "send 48 numbers"),
+        (request(data=[[0.5], [0.5, 1]]), "no list of numbers"),
+        (request(data=["a"] * 48), "no list of numbers"),
+        (request(data=None), "48 numbers|no list"),
+        (request(data={}), "no list of numbers"),
+        (request(data=[float("nan")] * 48), "NaN"),
+        (request(data=[1e300] * 48), "NaN, infinity or a number too large"),
+        (images(b"no image"), "image 0 is no JPEG"),
+        (images(png(), png()[:100]), "image 1 is damaged"),
+        (images(png(), shape=[2]), "list of 2 base64"),
+        (images(png(), data=[5]), "list of 1 base64"),
+        (images(png(), data=["?"]), "image 0 is no base64"),
+        (images(png(), data=["é"]), "image 0 is no base64"),
+        (images(png(), parameters={"content_type": "raw"}), "content_type has value 'raw'"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(body: bytes, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as caught:
+        parse_request(body, SPEC)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(body: bytes) -> None:
+    with pytest.raises(RequestError):
+        parse_request(body, SPEC)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {}, optional={key: JSON for key in ("id", "inputs", "outputs", "parameters")}
+    ),
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["input", "image"]), "datatype": st.sampled_from(["FP32", "BYTES"])},
+        optional={key: JSON for key in ("shape", "data", "parameters")},
+    ),
+)
+def test_any_json_is_refused_or_read(body: dict[str, Any], tensor: dict[str, Any]) -> None:
+    for inputs in ([tensor], body.get("inputs")):
+        try:
+            parse_request(json.dumps({**body, "inputs": inputs}).encode(), SPEC)
+        except RequestError:
+            pass
+
+
+def test_the_response() -> None:
+    logits = torch.tensor([[0.1, -2.0], [3.5, 1e-9]])
+    assert json.loads(format_response(logits, "digits", "12", "a")) == {
+        "model_name": "digits",
+        "model_version": "12",
+        "id": "a",
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [2, 2], "data": logits.flatten().tolist()}],
+    }
+    assert "id" not in json.loads(format_response(logits, "digits", "12", None))
+
+
+def test_the_metadata_say_what_parse_request_takes() -> None:
+    described = metadata("digits", "3", SPEC, 2, ["cat", "dog"])
+    by_name = {entry["name"]: entry for entry in described["inputs"]}
+    assert by_name["input"] == {"name": "input", "datatype": "FP32", "shape": [-1, 3, 4, 4]}
+    assert by_name["image"]["datatype"] == "BYTES"
+    assert described["versions"] == ["3"]
+    assert described["outputs"] == [
+        {"name": "logits", "datatype": "FP32", "shape": [-1, 2], "parameters": {"classes": ["cat", "dog"]}}
+    ]
+    assert "parameters" not in metadata("digits", "3", SPEC, 2, None)["outputs"][0]

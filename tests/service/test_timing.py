@@ -1,0 +1,53 @@
+"""Stage times and the memory limit."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from edged.errors import MemoryLimitError
+from edged.observer import SilentObserver
+from service.timing import TimingObserver, peak_bytes, resident_bytes
+
+
+class Recorder:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        self.seen.append(name)
+        yield
+        self.seen.append(f"/{name}")
+
+    def progress(self, done: int, total: int) -> None:
+        self.seen.append((done, total))
+
+
+def test_passes_on_and_adds_up() -> None:
+    inner = Recorder()
+    watch = TimingObserver(inner)
+    for _ in range(2):
+        with watch.stage("outer"), watch.stage("inner"):
+            watch.progress(1, 2)
+    assert inner.seen == ["outer", "inner", (1, 2), "/inner", "/outer"] * 2
+    assert watch.seconds["outer"] >= watch.seconds["inner"] > 0
+
+
+def test_a_failed_stage_is_timed_too() -> None:
+    watch = TimingObserver(SilentObserver())
+    with pytest.raises(ZeroDivisionError), watch.stage("bad"):
+        _ = 1 / 0
+    assert "bad" in watch.seconds
+
+
+def test_the_limit_holds() -> None:
+    used = resident_bytes()
+    assert 1 << 20 < used <= peak_bytes()
+    TimingObserver(SilentObserver(), used * 4).progress(1, 2)
+    with pytest.raises(MemoryLimitError, match="1 MiB it was given"):
+        TimingObserver(SilentObserver(), 1 << 20).progress(1, 2)
