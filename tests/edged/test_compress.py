@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.compress import Compressed, compress
+from edged.errors import ArchitectureError
+from edged.models.resnet import CifarResNet
+from edged.spec import InputSpec, Method, Order, QuantSpec
+from tests.edged.pictures import write_folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    root: Path = tmp_path_factory.mktemp("calibration")
+    write_folder(root / "images", classes=4, images=24)
+    return build_cache(root / "images", root / "cache", InputSpec(16, 16))
+
+
+@pytest.fixture(scope="module")
+def model(cache: ImageCache) -> nn.Module:
+    """Random weights, with the BatchNorm statistics that training on these images would have left."""
+    torch.manual_seed(0)
+    model = CifarResNet(3)
+    with torch.no_grad():
+        for _ in range(30):
+            model(cache.batch(torch.arange(64)))
+    return model.eval().requires_grad_(False)
+
+
+def test_more_bits_come_closer_to_full_precision(model: nn.Module, cache: ImageCache):
+    errors = [relative_error(compress(model, cache, QuantSpec(bits=bits))) for bits in (2, 3, 4, 6, 8)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-4
+
+
+@pytest.mark.parametrize("propagation", [0.0, 1.0])
+def test_compensation_beats_rounding(model: nn.Module, cache: ImageCache, propagation: float):
+    nearest = compress(model, cache, QuantSpec(bits=3, method=Method.RTN, propagation=0))
+    ours = compress(model, cache, QuantSpec(bits=3, propagation=propagation))
+    assert relative_error(ours) < 0.7 * relative_error(nearest)
+
+
+def test_the_model_runs_with_exactly_the_stored_weights(model: nn.Module, cache: ImageCache):
+    done = compress(model, cache, QuantSpec())
+    state = done.model.state_dict()
+    assert set(done.quantized) | set(done.rest) == set(model.state_dict())
+    for name, weight in done.quantized.items():
+        assert torch.equal(weight.decode(), state[name])
+    with torch.inference_mode():
+        assert_close(done.model(cache.batch(cache.held_out)), done.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_the_model_is_not_modified(model: nn.Module, cache: ImageCache):
+    before = copy.deepcopy(model.state_dict())
+    compress(model, cache, QuantSpec(bits=2))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_statistics_are_corrected_only_if_that_helps(model: nn.Module, cache: ImageCache):
+    corrected = compress(model, cache, QuantSpec(bits=2))
+    assert corrected.bn_reestimated
+    trained = model.state_dict() | {name: weight.decode() for name, weight in corrected.quantized.items()}
+    plain = copy.deepcopy(model)
+    plain.load_state_dict(trained)
+    with torch.inference_mode():
+        logits = plain(cache.batch(cache.held_out))
+    assert relative_error(corrected) < float(
+        (logits - corrected.reference_logits).square().sum() / corrected.reference_logits.square().sum()
+    )
+
+
+def test_statistics_stay_as_trained_when_asked(model: nn.Module, cache: ImageCache):
+    done = compress(model, cache, QuantSpec(bits=2, bn_reestimation=False))
+    assert not done.bn_reestimated
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in done.rest.items())
+
+
+def test_a_seed_gives_the_same_codes(model: nn.Module, cache: ImageCache):
+    first, second = (compress(model, cache, QuantSpec(bits=3, seed=5)) for _ in range(2))
+    assert all(torch.equal(weight.codes, second.quantized[name].codes) for name, weight in first.quantized.items())
+
+
+def test_reports_cover_every_layer(model: nn.Module, cache: ImageCache):
+    done = compress(model, cache, QuantSpec(order=Order.HESSIAN))
+    assert [f"{layer.name}.weight" for layer in done.layers] == list(done.quantized)
+    for layer in done.layers:
+        assert layer.order == "hessian"
+        assert layer.bits == 4
+        assert 0 < layer.relative_loss < 0.2
+        assert 0 < layer.images <= len(cache.calibration)
+        assert layer.to_dict()["name"] == layer.name
+
+
+def test_progress_reaches_its_end(model: nn.Module, cache: ImageCache):
+    class Recorder:
+        def __init__(self) -> None:
+            self.seen: list[tuple[int, int]] = []
+
+        def stage(self, name: str):
+            from contextlib import nullcontext
+
+            return nullcontext()
+
+        def progress(self, done: int, total: int) -> None:
+            self.seen.append((done, total))
+
+    recorder = Recorder()
+    compress(model, cache, QuantSpec(), observer=recorder)
+    assert recorder.seen == [(done, 20) for done in range(1, 21)]
+
+
+def test_nothing_to_quantize_is_an_error(cache: ImageCache):
+    with pytest.raises(ArchitectureError, match="no convolution or linear layer"):
+        compress(nn.Sequential(nn.ReLU(), nn.Flatten()), cache, QuantSpec())
+
+
+def relative_error(done: Compressed) -> float:
+    difference = (done.logits - done.reference_logits).square().sum()
+    return float(difference / done.reference_logits.square().sum())

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.errors import UsageError
+from edged.spec import InputSpec, Method, Order, QuantSpec, Scheme
+
+SPECS = st.builds(
+    QuantSpec,
+    method=st.sampled_from(Method),
+    bits=st.integers(2, 8),
+    scheme=st.sampled_from(Scheme),
+    order=st.sampled_from(Order),
+    propagation=st.floats(0, 1),
+    seed=st.integers(0, 2**31),
+)
+
+
+@given(SPECS)
+def test_from_dict_inverts_to_dict(spec: QuantSpec):
+    assert QuantSpec.from_dict(spec.to_dict()) == spec
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"bits": 1}, "bits has value 1; choose 2 to 8"),
+        ({"bits": 9}, "bits has value 9; choose 2 to 8"),
+        ({"bit": 4}, "unknown quantization setting 'bit'; known: bits, .*"),
+        ({"order": "random"}, "order has value 'random'; choose one of sensitivity, error, weight, hessian, none"),
+        ({"method": "gptq"}, "method has value 'gptq'; choose one of fastobq, rtn"),
+    ],
+)
+def test_impossible_settings_are_named(data: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        QuantSpec.from_dict(data)
+
+
+def test_input_spec_round_trip():
+    spec = InputSpec(32, 36, (0.5,), (0.25,))
+    assert InputSpec.from_dict(spec.to_dict()) == spec
+    assert spec.channels == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((224, 200), "input size 224 with resize 200"),
+        ((0, 10), "input size 0"),
+        ((8, 8, (0.5,), (0.2, 0.2, 0.2)), "mean has 1 and std 3 values"),
+        ((8, 8, (0.5,), (0.0,)), "std has value"),
+    ],
+)
+def test_impossible_inputs_are_named(arguments: tuple, message: str):
+    with pytest.raises(UsageError, match=message):
+        InputSpec(*arguments)
