@@ -1,4 +1,4 @@
-"""A small real task that needs no download: the handwritten digits that scikit-learn ships, and a ResNet-18 for them."""
+"""A small real task without a download: the handwritten digits that scikit-learn ships, and a ResNet-18 for them."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ def _reports(model: nn.Module, done: Quantized, spec: QuantSpec) -> list[LayerRe
             bits=result.weight.bits,
             loss=result.loss,
             relative_loss=result.relative_loss,
-            order=spec.order.value,
+            order=result.order.value,
             damp_ratio=result.damp_ratio,
             retries=result.retries,
             dead_inputs=result.dead_inputs,

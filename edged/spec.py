@@ -17,6 +17,7 @@ class Method(str, enum.Enum):
     """How codes are chosen."""
 
     FASTOBQ = "fastobq"  # one column order and one inverse Hessian for all rows (arXiv 2509.05576)
+    OBQ = "obq"  # an order and an inverse Hessian for each row (arXiv 2208.11580): slow, for comparison
     RTN = "rtn"  # round to nearest
 
 
@@ -27,7 +28,19 @@ class Order(str, enum.Enum):
     ERROR = "error"  # descending sum over rows of |quant(w) - w|
     WEIGHT = "weight"  # descending sum over rows of |w|
     HESSIAN = "hessian"  # descending diag(H)
+    MIN_PIVOT = "min-pivot"  # so that, from the last column back, each elimination pivot is the least
+    BEST = "best"  # per layer, whichever of sensitivity, min-pivot and hessian gives the least loss
     NONE = "none"  # as stored
+
+
+class Search(str, enum.Enum):
+    """How each row's range is found."""
+
+    MINMAX = "minmax"  # the full range
+    MSE = "mse"  # least squared rounding error
+    WEIGHTED = "weighted"  # least squared rounding error weighted by diag(H)
+    LOSS = "loss"  # weighted, then refined by the true loss after compensation
+    GOLDEN = "golden"  # one clip factor per layer by golden-section search (arXiv 2510.04044), on the true loss
 
 
 class Scheme(str, enum.Enum):
@@ -46,6 +59,11 @@ class QuantSpec:
         bits: Bits per weight code, 2..8.
         scheme: Symmetric or asymmetric per-channel grid.
         order: Column order of FastOBQ.
+        descending: Whether the highest score of the order comes first.
+        search: How each row's range is found.
+        descent_passes: Passes of coordinate descent over the codes.
+        first_bits: Bits of the first layer, None for `bits`.
+        last_bits: Bits of the last layer, None for `bits`.
         damp_ratio: Share of mean(diag H) added to diag H.
         block_size: Columns per lazy update; changes speed, not codes.
         propagation: How far each layer corrects the errors of the layers before it, 0 (stands for itself) to 1.
@@ -57,6 +75,11 @@ class QuantSpec:
     bits: int = 4
     scheme: Scheme = Scheme.ASYMMETRIC
     order: Order = Order.SENSITIVITY
+    descending: bool = True
+    search: Search = Search.LOSS
+    descent_passes: int = 0
+    first_bits: int | None = None
+    last_bits: int | None = None
     damp_ratio: float = 0.01
     block_size: int = 128
     propagation: float = 1.0
@@ -64,8 +87,10 @@ class QuantSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not MIN_BITS <= self.bits <= MAX_BITS:
-            raise UsageError(f"bits has value {self.bits}; choose {MIN_BITS} to {MAX_BITS}")
+        for name in ("bits", "first_bits", "last_bits"):
+            bits = getattr(self, name)
+            if bits is not None and not MIN_BITS <= bits <= MAX_BITS:
+                raise UsageError(f"{name} has value {bits}; choose {MIN_BITS} to {MAX_BITS}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, enums as their values."""
@@ -74,7 +99,7 @@ class QuantSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantSpec:
         """Inverse of `to_dict`; unknown keys raise UsageError."""
-        kinds: dict[str, type[enum.Enum]] = {"method": Method, "scheme": Scheme, "order": Order}
+        kinds: dict[str, type[enum.Enum]] = {"method": Method, "scheme": Scheme, "order": Order, "search": Search}
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise UsageError(f"unknown quantization setting {unknown[0]!r}; known: {', '.join(sorted(known))}")

@@ -3,198 +3,175 @@
 A bound that stands here is one that no value beyond it could ever work; what is merely unwise is allowed.
 """
 
+# `setting` describes a field, as dataclasses.field does; it is called once, when the class is made.
+# ruff: noqa: RUF009
+
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationInfo,
-    model_validator,
-)
+from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import MAX_BITS, MIN_BITS, InputSpec, QuantSpec
-from service.units import parse_bytes
+from edged.spec import MAX_BITS, MIN_BITS, InputSpec, Method, Order, QuantSpec, Scheme
+from service.settings import (
+    Reader,
+    boolean,
+    choice,
+    file,
+    folder,
+    list_of,
+    number,
+    path,
+    setting,
+    size,
+    subsection,
+    text,
+    whole,
+)
+from service.yaml_source import Location
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
-
-def _size(value: object) -> int:
-    try:
-        return parse_bytes(value)  # type: ignore[arg-type]  # anything can stand in YAML; it refuses other types itself
-    except UsageError:
-        raise ValueError("write bytes as a number or for example 800MiB") from None
+_DEFAULT = QuantSpec()
 
 
-def _path(value: object, info: ValidationInfo) -> Path:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("must be a path")
-    base = info.context["base"] if info.context else Path.cwd()
-    return Path(base, value)
-
-
-def _existing_folder(path: Path) -> Path:
-    try:
-        if path.is_dir():
-            return path
-    except OSError as error:  # no access, or too long a name
-        raise ValueError(f"cannot be looked at: {error.strerror}") from None
-    raise ValueError("is no folder; create it or correct the path")
-
-
-def _existing_file(path: Path) -> Path:
-    try:
-        if path.is_file():
-            return path
-    except OSError as error:
-        raise ValueError(f"cannot be looked at: {error.strerror}") from None
-    raise ValueError("is no file; create it or correct the path")
-
-
-def _model_name(name: str) -> str:
-    if not MODEL_NAME.fullmatch(name):
+def _model_name(value: Any, reader: Reader, location: Location) -> str:
+    if not MODEL_NAME.fullmatch(text(value, reader, location)):
         raise ValueError("use letters, digits, '.', '_' and '-', at most 128, not starting with '.' or '-'")
-    return name
+    return str(value)
 
 
-ByteSize = Annotated[int, BeforeValidator(_size)]
-AnyPath = Annotated[Path, BeforeValidator(_path)]
-Folder = Annotated[Path, BeforeValidator(_path), AfterValidator(_existing_folder)]
-File = Annotated[Path, BeforeValidator(_path), AfterValidator(_existing_file)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-
-
-class Section(BaseModel):
-    """Strict: no unknown key, no silent conversion; never changed after it was read."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=False)
-
-
-class InputConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
     """How images become network inputs; what is not given follows the architecture."""
 
-    size: Annotated[int | None, Field(ge=1, le=4096)] = None
-    resize: Annotated[int | None, Field(ge=1, le=8192)] = None
-    mean: list[float] | None = None
-    std: list[float] | None = None
+    size: int | None = setting(whole(1, 4096), None)
+    resize: int | None = setting(whole(1, 8192), None)
+    mean: tuple[float, ...] | None = setting(list_of(number()), None)
+    std: tuple[float, ...] | None = setting(list_of(number(above=0)), None)
 
-    @model_validator(mode="after")
-    def _possible(self) -> InputConfig:
-        given = self.overrides()
-        given.setdefault("resize", given.get("size", InputSpec.resize))
-        given.setdefault("size", min(given["resize"], InputSpec.size))
-        if ("mean" in given) != ("std" in given):
+    def __post_init__(self) -> None:
+        if (self.mean is None) != (self.std is None):
             raise ValueError("give mean and std together, or neither")
+        # What is not given cannot contradict: a stand-in takes its place.
+        given = self.overrides()
+        resize = given.setdefault("resize", given.get("size", InputSpec.resize))
+        given.setdefault("size", min(resize, InputSpec.size))
         try:
             InputSpec.from_dict(InputSpec().to_dict() | given)
         except UsageError as error:
             raise ValueError(str(error)) from None
-        return self
 
     def overrides(self) -> dict[str, Any]:
-        """What was given, by the names of InputSpec."""
-        return self.model_dump(exclude_none=True)
+        """What was given, by the names of InputSpec, as plain JSON types."""
+        given = {key: value for key, value in vars(self).items() if value is not None}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
-class CalibrationConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class CalibrationConfig:
     """The images that quantization looks at."""
 
-    dir: Folder
-    images: Annotated[int, Field(ge=32)] = 1024
+    dir: Path = setting(folder)
+    images: int = setting(whole(32), 1024)
 
 
-class QuantizationConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class QuantizationConfig:
     """The fields of QuantSpec, with its defaults."""
 
-    method: Literal["fastobq", "rtn"] = "fastobq"
-    bits: Annotated[int, Field(ge=MIN_BITS, le=MAX_BITS)] = QuantSpec.bits
-    scheme: Literal["symmetric", "asymmetric"] = "asymmetric"
-    order: Literal["sensitivity", "error", "weight", "hessian", "none"] = "sensitivity"
-    damp_ratio: Annotated[float, Field(gt=0, le=1)] = QuantSpec.damp_ratio
-    block_size: Annotated[int, Field(ge=1)] = QuantSpec.block_size
-    propagation: Annotated[float, Field(ge=0, le=1)] = QuantSpec.propagation
-    bn_reestimation: bool = QuantSpec.bn_reestimation
-    seed: Annotated[int, Field(ge=0)] = QuantSpec.seed
+    method: str = setting(choice(*(m.value for m in Method)), _DEFAULT.method.value)
+    bits: int = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.bits)
+    scheme: str = setting(choice(*(s.value for s in Scheme)), _DEFAULT.scheme.value)
+    order: str = setting(choice(*(o.value for o in Order)), _DEFAULT.order.value)
+    damp_ratio: float = setting(number(0, 1, above=0), _DEFAULT.damp_ratio)
+    block_size: int = setting(whole(1), _DEFAULT.block_size)
+    propagation: float = setting(number(0, 1), _DEFAULT.propagation)
+    bn_reestimation: bool = setting(boolean, _DEFAULT.bn_reestimation)
+    seed: int = setting(whole(0), _DEFAULT.seed)
 
     def to_spec(self) -> QuantSpec:
         """As the library takes it."""
-        return QuantSpec.from_dict(self.model_dump())
+        return QuantSpec.from_dict(vars(self))
 
 
-class GatesConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class GatesConfig:
     """What a quantized model must reach before it gets traffic."""
 
-    min_agreement: Annotated[float, Field(ge=0, le=100)] = 50.0
-    max_drop: Annotated[float | None, Field(ge=0, le=100)] = None
+    min_agreement: float = setting(number(0, 100), 50.0)
+    max_drop: float | None = setting(number(0, 100), None)
 
 
-class ModelConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
     """One model: what is dropped for it, how it is quantized and served."""
 
-    name: Annotated[str, AfterValidator(_model_name)]
-    calibration: CalibrationConfig
-    arch: str | None = None
-    input: InputConfig = InputConfig()
-    quantization: QuantizationConfig = QuantizationConfig()
-    gates: GatesConfig = GatesConfig()
-    swap: Literal["auto", "availability", "resource"] = "auto"
-    runtime: Literal["auto", "torch"] = "auto"
-    keep: Annotated[int, Field(ge=2)] = 3
+    name: str = setting(_model_name)
+    calibration: CalibrationConfig = setting(subsection(CalibrationConfig))
+    arch: str | None = setting(text, None)
+    input: InputConfig = setting(subsection(InputConfig), InputConfig())
+    quantization: QuantizationConfig = setting(subsection(QuantizationConfig), QuantizationConfig())
+    gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
+    swap: str = setting(choice("auto", "availability", "resource"), "auto")
+    runtime: str = setting(choice("auto", "torch"), "auto")
+    keep: int = setting(whole(2), 3)
 
     def digest(self) -> str:
         """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
-        data = self.model_dump(mode="json", exclude={"swap", "runtime", "keep"})
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+        data = dataclasses.asdict(self)
+        for key in ("swap", "runtime", "keep"):
+            del data[key]
+        return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
     def key(self, sha256: str) -> str:
         """Idempotency key of an update: the same file under the same config."""
         return f"{sha256}:{self.digest()[:16]}"
 
 
-class WatchConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
     """The drop folder."""
 
-    mode: Literal["auto", "poll"] = "auto"
-    settle_s: Seconds = 2.0
-    rescan_s: Seconds = 30.0
-    max_bytes: ByteSize = 2 << 30
+    mode: str = setting(choice("auto", "poll"), "auto")
+    settle_s: float = setting(number(above=0), 2.0)
+    rescan_s: float = setting(number(above=0), 30.0)
+    max_bytes: int = setting(size, 2 << 30)
 
 
-class WorkerConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class WorkerConfig:
     """The child process that quantizes."""
 
-    memory_max: ByteSize | None = None
-    threads: Annotated[int | None, Field(ge=1)] = None
-    nice: Annotated[int, Field(ge=0, le=19)] = 19
-    deadline_s: Seconds = 3600.0
-    tries: Annotated[int, Field(ge=1)] = 3
-    retry_s: Seconds = 60.0
+    memory_max: int | None = setting(size, None)
+    threads: int | None = setting(whole(1), None)
+    nice: int = setting(whole(0, 19), 19)
+    deadline_s: float = setting(number(above=0), 3600.0)
+    tries: int = setting(whole(1), 3)
 
 
-class ServeConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
     """HTTP."""
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    socket: AnyPath | None = None
-    threads: Annotated[int | None, Field(ge=1)] = None
-    queue: Annotated[int, Field(ge=1)] = 64
-    deadline_ms: Annotated[int, Field(ge=1)] = 10_000
-    max_body_bytes: ByteSize = 64 << 20
-    token_file: File | None = None
+    host: str = setting(text, "127.0.0.1")
+    port: int = setting(whole(0, 65535), 8080)
+    socket: Path | None = setting(path, None)
+    threads: int | None = setting(whole(1), None)
+    queue: int = setting(whole(1), 64)
+    deadline_ms: int = setting(whole(1), 10_000)
+    max_body_bytes: int = setting(size, 64 << 20)
+    token_file: Path | None = setting(file, None)
 
 
-class LogConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class LogConfig:
     """What goes to stderr."""
 
-    format: Literal["auto", "human", "json"] = "auto"
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: str = setting(choice("auto", "human", "json"), "auto")
+    level: str = setting(choice("debug", "info", "warning", "error"), "info")

@@ -125,7 +125,8 @@ class Routes:
             code = error.status_code if isinstance(error, HTTPException) else error.status
             raise
         finally:
-            metrics.inference(service.name, code, time.monotonic() - start)
+            metrics.requests.labels(service.name, str(code)).inc()
+            metrics.request_duration.labels(service.name).observe(time.monotonic() - start)
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""

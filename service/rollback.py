@@ -7,6 +7,7 @@ from typing import Any
 
 from edged.errors import NotReadyError
 from service.context import Context
+from service.gauges import show_live
 from service.states import State
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ async def roll_back(context: Context, model: str) -> dict[str, Any]:
             raise
         before = service.route(generation)
         await _journal(context, model, current, target)
+        await show_live(context, model, target)
         if before is not None:
             await service.retire(before)
     log.warning("model %s rolled back from generation %d to %d", model, current, target)
@@ -45,8 +47,8 @@ async def roll_back(context: Context, model: str) -> dict[str, Any]:
 
 async def _journal(context: Context, model: str, current: int, target: int) -> None:
     """The update that brought `current` is rolled back now, if it was not before."""
-    for update in await context.disk(context.journal.history, model):
-        if update.generation == current and update.state in (State.COMMITTED, State.LIVE):
-            reason = f"rolled back to generation {target} on request"
-            await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
-            context.metrics.update_ended(model, "rolled_back", "rollback")
+    update = await context.disk(context.journal.for_generation, model, current)
+    if update is not None and update.state in (State.COMMITTED, State.LIVE):
+        reason = f"rolled back to generation {target} on request"
+        await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
+        context.metrics.updates.labels(model, "rolled_back", "rollback").inc()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,12 +15,13 @@ import psutil
 from edged.errors import EdgedError, RejectedError
 from service.config import ModelConfig
 from service.context import Context
+from service.gauges import show_live
 from service.generation import Generation
 from service.job import STAGES, Gates, Job
 from service.journal import Update
 from service.rejects import discard, reject
 from service.serving import ModelService
-from service.states import ENDS, State
+from service.states import State
 from service.units import iso_time
 from service.worker_process import Done, Failure, WorkerLimits, WorkerProcess
 
@@ -124,7 +125,7 @@ class UpdateRunner:
         elif not await context.disk(context.shares_claim, update):
             await context.disk(discard, claimed)
         await context.advance(update.id, state, code=failure.code, reason=failure.reason)
-        context.metrics.update_ended(update.model, state.name.lower(), failure.code)
+        context.metrics.updates.labels(update.model, state.name.lower(), failure.code).inc()
         level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
         log.log(level, "update %d of %s %s: %s", update.id, update.model, state.name.lower(), failure.reason)
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
@@ -141,6 +142,7 @@ class _Attempt:
         self._model = model
         self._progress = progress
         self._stages: dict[str, float] = dict(update.stages)
+        self._totals: dict[str, Any] = {}
 
     async def run(self) -> None:
         """Take the update to COMMITTED, wherever a restart found it.
@@ -157,7 +159,7 @@ class _Attempt:
             generation = await self._publish()
             state = State.PUBLISHED
         await self._go_live(generation, state)
-        await self._clean_up()
+        await self._clean_up(generation)
 
     async def _quantize(self) -> None:
         context, update = self._context, self._update
@@ -165,10 +167,11 @@ class _Attempt:
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
         worker = WorkerProcess(self._job(), self._limits(), self._on_event)
         outcome = await worker.run()
-        context.metrics.worker_peak(update.model, worker.peak_bytes)
         if isinstance(outcome, Failure):
+            context.metrics.worker_peak_memory.labels(update.model).set(worker.peak_bytes)
             raise StoppedError(outcome)
-        await self._note_result(outcome)
+        context.metrics.worker_peak_memory.labels(update.model).set(outcome.totals["peak_memory_bytes"])
+        self._totals = outcome.totals
 
     def _job(self) -> Job:
         context, model = self._context, self._model
@@ -201,11 +204,6 @@ class _Attempt:
         elif event["event"] == "stage" and stage in _STATE_AFTER:
             self._note(stage, event["seconds"])
             await self._advance(_STATE_AFTER[stage])
-
-    async def _note_result(self, outcome: Done) -> None:
-        totals = outcome.totals
-        self._context.metrics.worker_peak(self._update.model, totals["peak_memory_bytes"])
-        self._totals = totals
 
     async def _publish(self) -> int:
         context, update = self._context, self._update
@@ -257,21 +255,24 @@ class _Attempt:
                 await self._advance(State.LIVE)
             if before is not None:
                 await service.retire(before)
-        self._context.metrics.swapped(self._update.model, self._stages["swap"])
+        self._context.metrics.swap_duration.labels(self._update.model).observe(self._stages["swap"])
         await self._advance(State.COMMITTED)
 
-    async def _clean_up(self) -> None:
+    async def _clean_up(self, generation: int) -> None:
         context, update = self._context, self._update
-        ended = await context.get(update.id)
-        context.metrics.update_committed(ended, time.time())
-        log.info("update %d of %s is live as generation %s", update.id, update.model, ended.generation)
+        now, metrics = time.time(), context.metrics
+        metrics.updates.labels(update.model, "committed", "").inc()
+        metrics.update_duration.labels(update.model).observe(now - update.dropped_at)
+        metrics.last_success.labels(update.model).set(now)
+        await show_live(context, update.model, generation)
+        log.info("update %d of %s is live as generation %d", update.id, update.model, generation)
         if not await context.disk(context.shares_claim, update):
             await context.disk(discard, context.claimed_file(update))
         await context.disk(context.store.prune, update.model, self._model.keep)
 
     def _note(self, stage: str, seconds: float) -> None:
-        self._stages[stage] = seconds
-        self._context.metrics.stage(self._update.model, stage, seconds)
+        self._stages[stage] = round(seconds, 3)
+        self._context.metrics.stage_duration.labels(self._update.model, stage).observe(seconds)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

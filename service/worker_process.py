@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 _MEMORY_POLL_S = 0.2
 _LINE_LIMIT = 1 << 20
 
-EventHandler = Callable[[dict[str, Any]], None]
+EventHandler = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class WorkerProcess:
             except (ValueError, KeyError, TypeError):
                 log.warning("worker wrote a line that is no event: %.200r", line)
                 continue
-            self._on_event(event)
+            await self._on_event(event)
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None  # noqa: S101 - a pipe was asked for

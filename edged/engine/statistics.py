@@ -7,7 +7,8 @@ statistics by the difference that quantization made, and no further, does the fi
     running_var'  = a^2 running_var,   a^2 = Var[Y_hat] / Var[Y]
     running_mean' = E[Y_hat] - a (E[Y] - running_mean)
 
-so that outputs which were merely scaled and shifted normalize to what they were. Both sides follow from the layer's moments; no image has to be run for it.
+so that outputs which were merely scaled and shifted normalize to what they were. Both sides follow from the layer's
+moments; no image has to be run for it.
 """
 
 from __future__ import annotations

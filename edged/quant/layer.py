@@ -7,15 +7,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edged.quant.fastobq import QuantizedRows
-from edged.quant.grid import Grid, QuantizedWeight
+from edged.quant.descent import descend
+from edged.quant.fastobq import QuantizedRows, quantize_with_factor
+from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
 from edged.quant.linalg import Damped, damp_until_definite, upper_factor
 from edged.quant.objective import row_loss
+from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import column_order
 from edged.quant.rtn import round_to_nearest
-from edged.quant.search import quantize_with_search, weighted_grid
+from edged.quant.search import quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.quant.target import compensated_weights
-from edged.spec import Method, QuantSpec
+from edged.spec import Method, Order, QuantSpec, Search
+
+# Orders that Order.BEST tries.
+BEST_OF = (Order.SENSITIVITY, Order.MIN_PIVOT, Order.HESSIAN)
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class LayerResult:
         relative_loss: The loss as a share of the output's own energy tr(W H W^T) / 2.
         damp_ratio: Largest damping ratio that any conv group needed.
         retries: Tenfold increases of the damping, over all conv groups.
+        order: Column order in use, of the first conv group where they differ.
         dead_inputs: Inputs that were zero in every calibration image.
         target_power: Mean square of each output aimed at [rows], diag(W H W^T) / 2.
         power: Mean square of each output of the quantized weights [rows].
@@ -38,6 +44,7 @@ class LayerResult:
     relative_loss: float
     damp_ratio: float
     retries: int
+    order: Order
     dead_inputs: int
     target_power: Tensor
     power: Tensor
@@ -67,6 +74,7 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
         relative_loss=loss / energy if energy > 0 else 0.0,
         damp_ratio=max(group.damp_ratio for group in groups),
         retries=sum(group.retries for group in groups),
+        order=groups[0].order,
         dead_inputs=sum(group.dead_inputs for group in groups),
         target_power=target_power,
         power=torch.cat([group.power for group in groups]),
@@ -77,6 +85,7 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
 class _Group:
     grid: Grid
     codes: Tensor
+    order: Order
     loss: float
     damp_ratio: float
     retries: int
@@ -91,7 +100,7 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         W = compensated_weights(W, H, damped, cross, spec.propagation)
     # A dead input contributes nothing: its weights are best stored as zero.
     live = W.masked_fill(damped.dead, 0)
-    grid, quantized = _quantize_rows(live, damped, spec)
+    grid, quantized, order = _quantize_rows(live, damped, spec)
     # A scale is served as float32: the loss that is reported is that of the served weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
     product, loss = W @ H, row_loss(delta, H)
@@ -99,6 +108,7 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     return _Group(
         grid=grid,
         codes=quantized.codes,
+        order=order,
         loss=float(loss.sum()),
         damp_ratio=damped.damp_ratio,
         retries=damped.retries,
@@ -109,13 +119,39 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     )
 
 
-def _quantize_rows(W: Tensor, damped: Damped, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
-    """Choose grid and codes for W [rows, d]."""
+def _quantize_rows(W: Tensor, damped: Damped, spec: QuantSpec) -> tuple[Grid, QuantizedRows, Order]:
+    """Choose grid, codes and order for W [rows, d]."""
     H = damped.H
+    grid = _first_grid(W, H, spec)
     if spec.method is Method.RTN:
-        grid = weighted_grid(W, torch.ones_like(H.diagonal()), spec.bits, spec.scheme)
-        return grid, round_to_nearest(W, H, grid)
-    grid = weighted_grid(W, H.diagonal(), spec.bits, spec.scheme)
-    order = column_order(W, damped, grid, spec.order)
-    R = upper_factor(H[order][:, order])
-    return quantize_with_search(W, R, grid, order, spec.block_size)
+        return grid, round_to_nearest(W, H, grid), Order.NONE
+    if spec.method is Method.OBQ:
+        return grid, quantize_rows_greedily(W, H, grid), Order.NONE
+    orders = BEST_OF if spec.order is Order.BEST else (spec.order,)
+    tried = [(*_quantize_in_order(W, damped, grid, order, spec), order) for order in orders]
+    return min(tried, key=lambda entry: float(entry[1].loss.sum()))
+
+
+def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
+    if spec.search is Search.MINMAX:
+        return minmax_grid(W, spec.bits, spec.scheme)
+    # Without compensation the true loss of a grid is its rounding error; the plain one serves round-to-nearest.
+    plain = spec.search is Search.MSE or spec.method is Method.RTN
+    weight = torch.ones_like(H.diagonal()) if plain else H.diagonal()
+    return weighted_grid(W, weight, spec.bits, spec.scheme)
+
+
+def _quantize_in_order(
+    W: Tensor, damped: Damped, grid: Grid, order: Order, spec: QuantSpec
+) -> tuple[Grid, QuantizedRows]:
+    columns = column_order(W, damped, grid, order, spec.descending)
+    R = upper_factor(damped.H[columns][:, columns])
+    if spec.search is Search.LOSS:
+        grid, rows = quantize_with_search(W, R, grid, columns, spec.block_size)
+    elif spec.search is Search.GOLDEN:
+        grid, rows = quantize_with_golden_section(W, R, spec.bits, spec.scheme, columns, spec.block_size)
+    else:
+        rows = quantize_with_factor(W, R, grid, columns, spec.block_size)
+    if spec.descent_passes:
+        rows = descend(W, damped.H, grid, rows, spec.descent_passes)
+    return grid, rows

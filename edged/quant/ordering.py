@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -9,8 +11,10 @@ from edged.quant.grid import Grid
 from edged.quant.linalg import Damped, inverse_diagonal
 from edged.spec import Order
 
+PANEL = 128
 
-def column_order(W: Tensor, damped: Damped, grid: Grid, order: Order) -> Tensor:
+
+def column_order(W: Tensor, damped: Damped, grid: Grid, order: Order, descending: bool = True) -> Tensor:
     """The permutation of range(d) in which FastOBQ visits the columns.
 
     Args:
@@ -18,20 +22,23 @@ def column_order(W: Tensor, damped: Damped, grid: Grid, order: Order) -> Tensor:
         damped: Damped Hessian [d, d] with its factor. Not modified.
         grid: The rows' grid.
         order: The rule.
+        descending: Whether the highest score comes first.
 
     Returns:
         int64 [d]; equal scores keep their stored order, so the result is reproducible.
     """
     if order is Order.NONE:
         return torch.arange(W.shape[1], device=W.device)
-    return torch.sort(column_score(W, damped, grid, order), descending=True, stable=True).indices
+    return torch.sort(column_score(W, damped, grid, order), descending=descending, stable=True).indices
 
 
 def column_score(W: Tensor, damped: Damped, grid: Grid, order: Order) -> Tensor:
-    """Score of each column [d] under a rule other than Order.NONE.
+    """Score of each column [d] under a rule other than Order.NONE and Order.BEST.
 
     Sensitivity is S_j = sum_i (quant(w_ij) - w_ij)^2 / (2 [H^-1]_jj) (arXiv 2509.05576, Eq. 11).
     """
+    if order is Order.MIN_PIVOT:
+        return _min_pivot_score(damped.H)
     if order is Order.HESSIAN:
         return damped.H.diagonal()
     if order is Order.WEIGHT:
@@ -40,3 +47,25 @@ def column_score(W: Tensor, damped: Damped, grid: Grid, order: Order) -> Tensor:
     if order is Order.ERROR:
         return error.abs().sum(0)
     return error.square().sum(0) / (2 * inverse_diagonal(damped.L))
+
+
+def _min_pivot_score(H: Tensor) -> Tensor:
+    """Place of each column [d] when, from the last one visited to the first, the least pivot is always taken next.
+
+    The loss is sum_j R_jj^2 e_j^2 with rounding errors e_j, and R_jj^2 are the pivots of this elimination. Outer
+    products are gathered in panels, so that nearly all work is in products of PANEL x d matrices.
+    """
+    d = H.shape[0]
+    H, left = H.clone(), H.diagonal().clone()
+    place = torch.empty(d, device=H.device)
+    for start in range(0, d, PANEL):
+        panel = H.new_zeros(min(PANEL, d - start), d)
+        for k in range(panel.shape[0]):
+            least = int(left.argmin())
+            row = H[least] - panel[:k, least] @ panel[:k]
+            panel[k] = row / math.sqrt(max(float(left[least]), torch.finfo(H.dtype).tiny))
+            left -= panel[k].square()
+            left[least] = torch.inf
+            place[least] = start + k
+        H.addmm_(panel.t(), panel, alpha=-1)
+    return place

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from edged.quant.layer import quantize_layer
 from edged.quant.objective import row_loss
-from edged.spec import Method, Order, QuantSpec, Scheme
+from edged.spec import Method, Order, QuantSpec, Scheme, Search
 
 ALL_SETTINGS = [
     QuantSpec(method=method, bits=bits, scheme=scheme, order=order)
@@ -14,7 +14,7 @@ ALL_SETTINGS = [
     for bits in (2, 4, 8)
     for scheme in Scheme
     for order in (Order.SENSITIVITY, Order.HESSIAN, Order.NONE)
-]
+] + [QuantSpec(search=search, descent_passes=1, order=Order.BEST) for search in Search]
 
 
 def hessian_of(groups: int, d: int, n: int = 200) -> torch.Tensor:

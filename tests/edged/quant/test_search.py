@@ -4,9 +4,9 @@ import torch
 from torch.testing import assert_close
 
 from edged.quant.fastobq import quantize_columns
-from edged.quant.grid import Grid, minmax_grid
+from edged.quant.grid import Grid, minmax_grid, range_grid, row_range
 from edged.quant.linalg import upper_factor
-from edged.quant.search import REFINE, quantize_with_search, weighted_grid
+from edged.quant.search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.spec import Scheme
 from tests.edged.quant.conftest import make_layer
 
@@ -35,3 +35,16 @@ def test_search_keeps_each_rows_best_candidate():
     assert_close(quantized.loss, one_by_one.min(0).values)
     D = grid.decode(quantized.codes) - layer.W
     assert_close(((D @ layer.H) * D).sum(1) / 2, quantized.loss)
+
+
+def test_golden_section_beats_the_full_range_and_is_near_the_best_of_many():
+    layer = make_layer(rows=8, d=32, bits=2)
+    order, R = torch.arange(32), upper_factor(layer.H)
+    _, found = quantize_with_golden_section(layer.W, R, 2, Scheme.ASYMMETRIC, order)
+    low, high = row_range(layer.W, Scheme.ASYMMETRIC)
+    losses = [
+        float(quantize_columns(layer.W, layer.H, range_grid(low * f, high * f, 2, Scheme.ASYMMETRIC), order).loss.sum())
+        for f in torch.linspace(0.3, 1.0, 60).tolist()
+    ]
+    assert float(found.loss.sum()) < losses[-1]
+    assert float(found.loss.sum()) < 1.15 * min(losses)

@@ -1,0 +1,256 @@
+"""The main job, start to end, on a daemon of its own in a temporary folder. `make demo` runs it.
+
+A ResNet-18 is trained on handwritten digits and dropped; the quantized model goes live and answers over HTTP; a broken
+file is refused; a second checkpoint replaces the first under way. Where EDGED_DATA points to real checkpoints and
+images, those are dropped too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from benchmarks import digits
+
+CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+EDGED = str(Path(sys.executable).with_name("edged"))
+START_S, UPDATE_S = 60, 600
+ENDS = ("committed", "rejected", "failed", "superseded", "rolled_back")
+STAGES = (
+    *("settle", "claim", "verify", "load", "calibrate", "quantize", "evaluate"),
+    *("publish", "warm", "swap"),
+)
+# Checkpoint, folder of calibration images, input size, resize.
+REAL = {
+    "imagenette": ("resnet18-imagenette.pth", "imagenette/calib", 128, 144),
+    "cifar20": ("resnet20-12fca82f.th", "cifar10/calib", 32, 32),
+    "cifar56": ("resnet56-4bfd9763.th", "cifar10/calib", 32, 32),
+}
+
+
+def main() -> None:
+    """Run the demo; leaves with exit code 1 and a reason if anything is not as it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--keep", action="store_true", help="leave the daemon and its folder when done")
+    keep = parser.parse_args().keep
+    folder = Path(tempfile.mkdtemp(prefix="edged-demo-"))
+    data = digits.load()
+    digits.write_folders(data, digits.TRAIN, folder / "digits")
+    config = write_config(folder)
+    with daemon(config, keep) as address:
+        print(f"daemon   {address}, state in {folder}")
+        first = train(data, folder / "digits-1.pth", epochs=2, seed=0)
+        show_update(config, address, first, data)
+        show_rejection(config, folder)
+        second = train(data, folder / "digits-2.pth", epochs=3, seed=1)
+        show_update(config, address, second, data)
+        for name in real_models():
+            show_real(config, name)
+        print(f"\nmetrics  {address}/metrics")
+        if keep:
+            print(f"still running; look with: {EDGED} status --config {config}")
+
+
+def write_config(folder: Path) -> Path:
+    """configs/demo.yaml in the demo's folder, with the real models where there are any."""
+    config = yaml.safe_load(CONFIG.read_text())
+    root = os.environ.get("EDGED_DATA")
+    for name in real_models():
+        _, images, size, resize = REAL[name]
+        config["models"].append(
+            {
+                "name": name,
+                "calibration": {"dir": f"{root}/{images}"},
+                "input": {"size": size, "resize": resize},
+            }
+        )
+    path = folder / "edged.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def real_models() -> list[str]:
+    """The models of REAL whose files are there."""
+    root = os.environ.get("EDGED_DATA")
+    return [] if not root else [name for name, (file, *_) in REAL.items() if Path(root, "weights", file).is_file()]
+
+
+@contextmanager
+def daemon(config: Path, keep: bool) -> Iterator[str]:
+    """A running daemon; yields its address, and stops it and removes its folder unless it is to be kept."""
+    log = (config.parent / "edged.log").open("wb")
+    process = subprocess.Popen([EDGED, "run", "--config", str(config)], stderr=log, start_new_session=True)
+    finished = False
+    try:
+        deadline = time.monotonic() + START_S
+        while (status := command("status", "--config", str(config), check=False)) is None or not status["ready"]:
+            if process.poll() is not None or time.monotonic() > deadline:
+                sys.exit(f"the daemon did not start: {Path(log.name).read_text()[-2000:]}")
+            time.sleep(0.1)
+        yield status["address"]
+        finished = True
+    finally:
+        if not (keep and finished):
+            process.terminate()
+            code = process.wait(60)
+            log.close()
+            if finished:
+                shutil.rmtree(config.parent)
+                print(f"daemon   drained and stopped with exit code {code}")
+            else:
+                print(f"the log is {log.name}", file=sys.stderr)
+
+
+def train(data: digits.Digits, path: Path, epochs: int, seed: int) -> Path:
+    """Train on the digits and save a state dict, as a training script would."""
+    start = time.monotonic()
+    model = digits.train_resnet18(data, epochs, seed)
+    torch.save({"state_dict": model.state_dict(), "epoch": epochs}, path)
+    print(f"\ntrained  {path.name} on {len(data.labels[digits.TRAIN])} digits in {time.monotonic() - start:.0f} s")
+    return path
+
+
+def show_update(config: Path, address: str, checkpoint: Path, data: digits.Digits) -> None:
+    """Drop a checkpoint, wait until it is live, ask it about the test images, and print what came of it."""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    update = submit(config, "digits", checkpoint)
+    logits, generation = infer(address, "digits", data.images[digits.TEST])
+    if generation != str(update["generation"]):
+        sys.exit(f"generation {update['generation']} is committed, but generation {generation} answered")
+    labels = data.labels[digits.TEST]
+    full = full_precision(state, data)
+    seconds = " ".join(f"{stage} {update['stages'].get(stage, 0):.1f}" for stage in STAGES)
+    report = update["report"]
+    table(
+        f"{checkpoint.name} is live as generation {generation}",
+        {
+            "FP32 top-1": f"{100 * (full.argmax(1) == labels).mean():.2f} %  of {len(labels)} test images",
+            "quantized top-1": f"{100 * (logits.argmax(1) == labels).mean():.2f} %  at {report['bits']} bits",
+            "agreement": f"{100 * (logits.argmax(1) == full.argmax(1)).mean():.2f} %",
+            "checkpoint": f"{report['checkpoint_bytes'] / 1e6:.2f} MB",
+            "artifact": f"{report['artifact_bytes'] / 1e6:.2f} MB",
+            "drop to live": f"{sum(update['stages'].values()):.1f} s: {seconds}",
+            "worker's peak": f"{report['peak_memory_bytes'] / 1e6:.0f} MB",
+        },
+    )
+
+
+def show_rejection(config: Path, folder: Path) -> None:
+    """Drop a file that is no checkpoint; the live model must stay."""
+    broken = folder / "broken.pth"
+    broken.write_bytes(b"PK\x03\x04" + os.urandom(4096))
+    update = submit(config, "digits", broken, expected="rejected")
+    table("broken.pth", {"result": "rejected", "reason": update["reason"]})
+
+
+def show_real(config: Path, name: str) -> None:
+    """Drop a real checkpoint and print what came of it."""
+    file = Path(os.environ["EDGED_DATA"], "weights", REAL[name][0])
+    update = submit(config, name, file)
+    report = update["report"]
+    accuracy = {
+        f"{label} top-1": f"{report[key]['top1']:.2f} %  of {report['held_out_images']} held-out images"
+        for label, key in (("FP32", "fp32"), ("quantized", "quantized"))
+        if key in report
+    }
+    table(
+        f"{file.name} is live as generation {update['generation']} of {name}",
+        {
+            **accuracy,
+            "agreement": f"{report['agreement']:.2f} %",
+            "size": f"{report['checkpoint_bytes'] / 1e6:.2f} MB -> {report['artifact_bytes'] / 1e6:.2f} MB",
+            "drop to live": f"{sum(update['stages'].values()):.1f} s",
+            "worker's peak": f"{report['peak_memory_bytes'] / 1e6:.0f} MB",
+        },
+    )
+
+
+def submit(config: Path, model: str, file: Path, expected: str = "committed") -> dict[str, Any]:
+    """Drop a file as a user does and wait for its end."""
+    update = command("submit", str(file), "--model", model, "--wait", "--config", str(config), check=False)
+    if update is None or update.get("state") != expected:
+        sys.exit(f"{file.name} should have been {expected}, but: {update}")
+    return update
+
+
+def command(*arguments: str, check: bool = True) -> dict[str, Any] | None:
+    """Run an edged command with --json; None if it printed no JSON object."""
+    done = subprocess.run([EDGED, *arguments, "--json"], capture_output=True, text=True, timeout=UPDATE_S)
+    if check and done.returncode:
+        sys.exit(done.stderr)
+    try:
+        result = json.loads(done.stdout)
+    except ValueError:
+        return None
+    return result if isinstance(result, dict) else None
+
+
+def infer(address: str, model: str, images: np.ndarray) -> tuple[np.ndarray, str]:
+    """Logits [n, classes] of PNG-encoded images uint8 [n, side, side], and the generation that answered."""
+    logits, generations = [], set()
+    for start in range(0, len(images), 60):
+        encoded = [base64.b64encode(png(image)).decode() for image in images[start : start + 60]]
+        tensor = {
+            "name": "image",
+            "shape": [len(encoded)],
+            "datatype": "BYTES",
+            "parameters": {"content_type": "base64"},
+            "data": encoded,
+        }
+        request = urllib.request.Request(  # noqa: S310 - the demo's own daemon
+            f"{address}/v2/models/{model}/infer",
+            json.dumps({"inputs": [tensor]}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            answer = json.load(response)
+        output = answer["outputs"][0]
+        logits.append(np.array(output["data"], np.float32).reshape(output["shape"]))
+        generations.add(answer["model_version"])
+    if len(generations) != 1:
+        sys.exit(f"one generation should have answered, not {generations}")
+    return np.concatenate(logits), generations.pop()
+
+
+def png(image: np.ndarray) -> bytes:
+    """One encoded image."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def full_precision(state: dict[str, torch.Tensor], data: digits.Digits) -> np.ndarray:
+    """The dropped model's own logits on the test images."""
+    from edged.models.registry import load_model, recognize
+
+    with torch.inference_mode():
+        return load_model(state, recognize(state))(digits.tensors(data, digits.TEST)).numpy()
+
+
+def table(title: str, rows: dict[str, str]) -> None:
+    """Print a small table."""
+    print(title)
+    for name, value in rows.items():
+        print(f"    {name:16} {value}")
+
+
+if __name__ == "__main__":
+    main()

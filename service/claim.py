@@ -1,0 +1,206 @@
+"""Takes a file out of the drop folder: copied while it is hashed, so that nobody can change it any more.
+
+A rename would be cheaper, but it does not freeze the file: whoever has it open could still write to it after it was
+checked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from edged.atomic import as_state_error, fsync_directory, temporary_sibling
+from edged.errors import CheckpointError, DeferredError, TooLargeError
+from service.drop_folder import sidecar_of
+from service.stability import Fingerprint
+from service.units import format_bytes, printable
+
+log = logging.getLogger(__name__)
+
+CLAIMED_NAME = "file"  # as in rejected/<sha256>/file: names from outside are kept in the journal only
+
+_CHUNK_BYTES = 1 << 20
+_MAX_SIDECAR_BYTES = 4096
+# As sha256sum writes it, "<hex>  name", and as BSD does, "SHA256 (name) = <hex>".
+_DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
+
+
+class NotSettledError(DeferredError):
+    """The file is still being written, or was replaced; it is tried again once it is quiet."""
+
+    code = "not_settled"
+
+
+class GoneError(DeferredError):
+    """The file was taken away before it could be claimed."""
+
+    code = "gone"
+
+
+class ChecksumError(CheckpointError):
+    """The file is not the one that its .sha256 describes."""
+
+    code = "checksum"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A file that is ours.
+
+    Attributes:
+        sha256: Of its contents, hex.
+        path: claimed/<sha256>/file.
+        bytes: Its size.
+        source_removed: Whether it could be taken out of the drop folder.
+    """
+
+    sha256: str
+    path: Path
+    bytes: int
+    source_removed: bool
+
+
+def claim(source: Path, claimed_root: Path, *, max_bytes: int | None = None, quiet: bool = True) -> Claim:
+    """Copy a finished file to claimed/<sha256>/file and remove it, and its checksum, from the drop folder.
+
+    After a crash at any step, claiming the same file again gives the same result.
+
+    Args:
+        source: The file; a `.sha256` beside it is checked.
+        claimed_root: The folder claimed/, on the filesystem of the state folder.
+        max_bytes: Its size at most.
+        quiet: Whether it had settled by itself. If not, a wrong checksum means that the rest is still to come.
+
+    Raises:
+        NotSettledError: It changed while it was copied.
+        GoneError: It is not there any more.
+        ChecksumError: It is not what its `.sha256` says, or that holds no checksum.
+        TooLargeError: It is over `max_bytes`.
+        CheckpointError: It is no regular file, or may not be read.
+        StateError: The disk is full or `claimed_root` cannot be written.
+    """
+    descriptor = _open(source)
+    temporary = temporary_sibling(claimed_root / "claim")
+    try:
+        before = os.fstat(descriptor)
+        _check_kind(source, before, max_bytes)
+        with as_state_error(claimed_root):
+            claimed_root.mkdir(parents=True, exist_ok=True)
+            digest, size = _copy(descriptor, temporary, before.st_size)
+        _check_unchanged(source, descriptor, before, size)
+        _check_sidecar(source, digest, quiet)
+        path = _keep(temporary, claimed_root / digest)
+        return Claim(digest, path, size, _remove(source, before))
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def release(claimed_root: Path, sha256: str) -> None:
+    """Remove a claimed file that nobody needs any more; the caller makes sure of that."""
+    shutil.rmtree(claimed_root / sha256, ignore_errors=True)
+
+
+def sweep(claimed_root: Path) -> None:
+    """Remove what a crash in the middle of a claim left behind."""
+    for leftover in claimed_root.glob(".claim.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _open(source: Path) -> int:
+    try:
+        # No link is followed; a pipe must not make us wait for its other end.
+        return os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise GoneError(f"{printable(source.name)} is gone from the drop folder; drop it again") from None
+    except OSError as error:
+        name = printable(source.name)
+        raise CheckpointError(
+            f"{name} cannot be read: {error.strerror}; drop a file that the daemon may read"
+        ) from None
+
+
+def _check_kind(source: Path, status: os.stat_result, max_bytes: int | None) -> None:
+    name = printable(source.name)
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{name} is no regular file; drop the file itself")
+    if max_bytes is not None and status.st_size > max_bytes:
+        size, limit = format_bytes(status.st_size), format_bytes(max_bytes)
+        raise TooLargeError(f"{name} has {size}, watch.max_bytes is {limit}; drop a smaller file or raise the limit")
+
+
+def _copy(descriptor: int, target: Path, expected: int) -> tuple[str, int]:
+    """Copy to a new file and onto the disk; at most one chunk more than expected, so a file that grows ends this."""
+    digest, size = hashlib.sha256(), 0
+    with target.open("xb") as copy:
+        while size <= expected and (chunk := os.read(descriptor, _CHUNK_BYTES)):
+            digest.update(chunk)
+            copy.write(chunk)
+            size += len(chunk)
+        copy.flush()
+        os.fsync(copy.fileno())
+    return digest.hexdigest(), size
+
+
+def _check_unchanged(source: Path, descriptor: int, before: os.stat_result, size: int) -> None:
+    """The file we read and the file of this name are still the one we began with."""
+    expected = Fingerprint.of(before)
+    try:
+        same = Fingerprint.of(os.fstat(descriptor)) == expected == Fingerprint.of(source.lstat())
+    except FileNotFoundError:
+        raise GoneError(f"{printable(source.name)} was taken out of the drop folder; drop it again") from None
+    if not same or size != before.st_size:
+        raise NotSettledError(
+            f"{printable(source.name)} changed while it was copied; it is tried again once it is quiet"
+        )
+
+
+def _check_sidecar(source: Path, digest: str, quiet: bool) -> None:
+    sidecar = sidecar_of(source)
+    name = printable(sidecar.name)
+    try:
+        with sidecar.open("rb") as file:
+            text = file.read(_MAX_SIDECAR_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ChecksumError(f"{name} cannot be read: {error.strerror}; drop it again or leave it out") from None
+    match = _DIGEST.search(text)
+    if match is not None and match[0].lower() == digest:
+        return
+    if not quiet:
+        raise NotSettledError(f"{printable(source.name)} does not match {name} yet; it is tried again once it is quiet")
+    if match is None:
+        raise ChecksumError(f"{name} holds no sha256; write it with sha256sum or leave it out")
+    raise ChecksumError(f"the file has sha256 {digest}, {name} says {match[0].lower()}; transfer both again")
+
+
+def _keep(temporary: Path, folder: Path) -> Path:
+    """Give the copy its place; the same contents may be there already, claimed by another update."""
+    path = folder / CLAIMED_NAME
+    with as_state_error(path):
+        folder.mkdir(exist_ok=True)
+        temporary.replace(path)
+        fsync_directory(folder)
+        fsync_directory(folder.parent)
+    return path
+
+
+def _remove(source: Path, before: os.stat_result) -> bool:
+    """Take the file out of the drop folder, unless another has taken its name by now."""
+    try:
+        if Fingerprint.of(source.lstat()) == Fingerprint.of(before):
+            sidecar_of(source).unlink(missing_ok=True)  # first: alone it is ignored, while a file without it is not
+            source.unlink()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("cannot remove %s from the drop folder: %s", printable(source.name), error.strerror)
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""What lies in the drop folder: drop/<model>/<file>, or drop/<file> when there is only one model."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from service.stability import Fingerprint
+from service.units import format_bytes
+
+SIDECAR_SUFFIX = ".sha256"
+
+# What browsers, editors, rsync, Syncthing and the like write before they rename: .name.XXXXXX, .~tmp~/,
+# .syncthing.*.tmp, ~syncthing~*. Compared in lower case.
+_IGNORED = (
+    ".*",
+    "~syncthing~*",
+    "*~",
+    "*.part",
+    "*.partial",
+    "*.filepart",
+    "*.tmp",
+    "*.temp",
+    "*.crdownload",
+    "*.download",
+    "*.swp",
+    "*.rejected",
+    f"*{SIDECAR_SUFFIX}",
+)
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a file of this name is somebody's unfinished business, or a checksum that belongs to another file."""
+    return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _IGNORED)
+
+
+def sidecar_of(path: Path) -> Path:
+    """The file that may hold the checksum of `path`: NAME.sha256 beside it."""
+    return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A file that may be a checkpoint.
+
+    Attributes:
+        model: For which it was dropped.
+        path: Where it lies.
+        fingerprint: What it looks like.
+        sidecar: Whether a checksum lies beside it.
+    """
+
+    model: str
+    path: Path
+    fingerprint: Fingerprint
+    sidecar: bool
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Something in the drop folder that is not taken, whatever its contents.
+
+    Attributes:
+        model: For which it was dropped; "" if that cannot be told.
+        path: Where it lies, and stays.
+        size: Bytes.
+        code: "too_large", "not_a_file" or "no_model".
+        reason: One line that says what to do.
+    """
+
+    model: str
+    path: Path
+    size: int
+    code: str
+    reason: str
+
+
+@dataclass
+class Scan:
+    """One look at the drop folder.
+
+    Attributes:
+        candidates: In the order of their last change.
+        refusals: What is not taken.
+        missing: Folders that should be there and are not, or cannot be read.
+    """
+
+    candidates: list[Candidate] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+    missing: list[Path] = field(default_factory=list)
+
+
+class DropFolder:
+    """The drop folder.
+
+    Args:
+        root: Where it lies.
+        models: Names of the models; each has a folder of its own under `root`.
+        max_bytes: Larger files are refused.
+    """
+
+    def __init__(self, root: Path, models: Sequence[str], max_bytes: int) -> None:
+        self.root = root
+        self.models = tuple(models)
+        self._max_bytes = max_bytes
+
+    @property
+    def folders(self) -> list[Path]:
+        """All folders to look into."""
+        return [self.root, *(self.root / model for model in self.models)]
+
+    def make(self) -> None:
+        """Create the models' folders where they are missing; not the root: it may be a mount that is not there."""
+        for model in self.models:
+            (self.root / model).mkdir(exist_ok=True)
+
+    def scan(self) -> Scan:
+        """Look at everything."""
+        scan = Scan()
+        owner = self.models[0] if len(self.models) == 1 else ""
+        for folder, model in [(self.root, owner), *((self.root / model, model) for model in self.models)]:
+            try:
+                names = set(os.listdir(folder))
+            except OSError:
+                scan.missing.append(folder)
+                continue
+            for found in self._look(folder, model, names):
+                (scan.candidates if isinstance(found, Candidate) else scan.refusals).append(found)  # type: ignore[attr-defined]
+        scan.candidates.sort(key=lambda candidate: candidate.fingerprint.mtime_ns)
+        return scan
+
+    def _look(self, folder: Path, model: str, names: set[str]) -> Iterator[Candidate | Refusal]:
+        for name in sorted(names):
+            path = folder / name
+            if is_ignored(name):
+                continue
+            try:
+                status = path.lstat()
+            except OSError:  # gone again
+                continue
+            if stat.S_ISDIR(status.st_mode):
+                continue  # a model's folder, or one on its way in: its files are no checkpoints of this model
+            refused = self._refusal(status, model)
+            if refused is not None:
+                yield Refusal(model, path, status.st_size, *refused)
+            else:
+                yield Candidate(model, path, Fingerprint.of(status), name + SIDECAR_SUFFIX in names)
+
+    def _refusal(self, status: os.stat_result, model: str) -> tuple[str, str] | None:
+        if not model:
+            return "no_model", f"drop it into a model's folder: {', '.join(self.models)}"
+        if not stat.S_ISREG(status.st_mode):
+            # Followed, a link could make the daemon read what the one who dropped it may not.
+            return "not_a_file", "it is a link, a pipe or a device; drop the file itself"
+        if status.st_size > self._max_bytes:
+            size, limit = format_bytes(status.st_size), format_bytes(self._max_bytes)
+            return "too_large", f"it has {size}, watch.max_bytes is {limit}; drop a smaller file or raise the limit"
+        return None

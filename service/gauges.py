@@ -1,0 +1,64 @@
+"""Gauges that follow what is live, and those that are read when somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from edged.errors import ArtifactError
+from service.context import Context
+
+if TYPE_CHECKING:
+    from service.lanes import Lane
+
+log = logging.getLogger(__name__)
+
+
+async def show_live(context: Context, model: str, generation: int) -> None:
+    """Export what the manifest and the report of a live generation say."""
+    try:
+        manifest, report = await context.disk(_read, context, model, generation)
+        totals = report["totals"]
+        metrics = context.metrics
+        quantization, source = manifest["quantization"], manifest["source"]
+        metrics.show_model(model, generation, source["sha256"], quantization["bits"], "torch")
+        metrics.show_layers(model, [(layer["name"], layer["relative_loss"]) for layer in report["layers"]])
+        metrics.artifact_bytes.labels(model).set(totals["artifact_bytes"])
+        metrics.checkpoint_bytes.labels(model).set(totals["checkpoint_bytes"])
+        metrics.model_agreement.labels(model).set(totals["agreement"] / 100)
+        for precision in ("fp32", "quantized"):
+            if precision in totals:
+                metrics.model_accuracy.labels(model, precision).set(totals[precision]["top1"] / 100)
+    except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("model %s generation %d: cannot export its figures: %r", model, generation, error)
+
+
+def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
+    """Set the gauges that change all the time."""
+    metrics = context.metrics
+    for name, service in context.services.items():
+        live = service.live
+        metrics.model_ready.labels(name).set(live is not None and live.serving)
+        metrics.requests_in_flight.labels(name).set(0 if live is None else live.inflight)
+        metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))
+    for name, lane in lanes.items():
+        metrics.queue_length.labels(name).set(lane.waiting)
+
+
+def resident_bytes(pid: int | None) -> int:
+    """Resident memory of a process, 0 if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        if pid is not None:
+            return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def _read(context: Context, model: str, generation: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    report: Path = context.store.path(model, generation) / "report.json"
+    return context.store.manifest(model, generation), json.loads(report.read_bytes())

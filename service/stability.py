@@ -1,0 +1,89 @@
+"""When a file counts as finished. Pure: the caller brings the time and what stat(2) says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What changes when a file is written to, replaced, or given other rights.
+
+    Attributes:
+        size: Bytes.
+        mtime_ns: Last change of the contents, nanoseconds since 1970.
+        ctime_ns: Last change of contents or metadata, likewise.
+        inode: Identity on its filesystem.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Fingerprint:
+        """From the result of stat(2)."""
+        return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+@dataclass
+class _Seen:
+    fingerprint: Fingerprint
+    first: float
+    unchanged_since: float
+
+
+class StabilityTracker:
+    """Remembers how long each file has looked the same.
+
+    A file's own times are never compared with the clock: they may be copied from elsewhere, or lie in the future.
+
+    Args:
+        settle_s: Seconds without a change after which a file is finished.
+    """
+
+    def __init__(self, settle_s: float) -> None:
+        self.settle_s = settle_s
+        self._seen: dict[Path, _Seen] = {}
+
+    def observe(self, path: Path, fingerprint: Fingerprint, now: float) -> bool:
+        """Note what a file looks like.
+
+        Args:
+            path: Of the file.
+            fingerprint: What it looks like.
+            now: Monotonic seconds, never less than before.
+
+        Returns:
+            Whether it has looked like this for `settle_s`.
+        """
+        seen = self._seen.get(path)
+        if seen is None:
+            seen = self._seen[path] = _Seen(fingerprint, now, now)
+        elif seen.fingerprint != fingerprint:
+            seen.fingerprint, seen.unchanged_since = fingerprint, now
+        return now - seen.unchanged_since >= self.settle_s
+
+    def first_seen(self, path: Path) -> float | None:
+        """When a file was first observed, by the caller's clock; None if it was not."""
+        seen = self._seen.get(path)
+        return None if seen is None else seen.first
+
+    def restart(self, path: Path, now: float) -> None:
+        """Begin the wait for a file anew, because it turned out not to be finished."""
+        if (seen := self._seen.get(path)) is not None:
+            seen.unchanged_since = now
+
+    def keep_only(self, paths: Collection[Path]) -> None:
+        """Forget all files but these."""
+        for path in self._seen.keys() - set(paths):
+            del self._seen[path]
+
+    def next_due(self, paths: Collection[Path]) -> float | None:
+        """When the first of `paths` could be finished, by the caller's clock; None if none is tracked."""
+        dues = [self._seen[path].unchanged_since + self.settle_s for path in paths if path in self._seen]
+        return min(dues, default=None)

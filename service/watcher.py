@@ -1,0 +1,225 @@
+"""Finds finished files in the drop folder. Events only hasten the next look; the look itself is the truth.
+
+A file is finished when it has not changed for `settle_s`, at once when it was renamed into place, and at once when a
+checksum lies beside it (which is then checked by service.claim). No event is needed for any of this: what events
+miss (an overflow of their queue, hard links, another machine's writes) the next rescan finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from service.drop_folder import Candidate, DropFolder, Refusal, Scan
+from service.stability import Fingerprint, StabilityTracker
+from service.watches import Watches, is_network_folder
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CALM_S = 0.05  # looks are at least this far apart, however many events come
+_POLL_S = 2.0  # at most, between two looks without events
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A finished file.
+
+    Attributes:
+        model: For which it was dropped.
+        path: Where it lies.
+        size: Bytes.
+        seen_at: When it was first seen, seconds since 1970.
+        settled_by: "quiet", "rename" or "sidecar". Only after "quiet" is a wrong checksum final.
+    """
+
+    model: str
+    path: Path
+    size: int
+    seen_at: float
+    settled_by: str
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it had not changed for `settle_s`."""
+        return self.settled_by == "quiet"
+
+
+class Watcher:
+    """Looks into the drop folder until it is stopped.
+
+    Each file is reported once; again only after it changed or `release` was called.
+
+    Args:
+        folder: The drop folder.
+        settle_s: Seconds without a change after which a file is finished.
+        rescan_s: Seconds between two looks when no event comes.
+        mode: "auto" for events where they work, "poll" for none.
+        on_settled: Told of a finished file, in the event loop. Must not block.
+        on_refused: Told once of what is not taken, likewise.
+        on_health: Told after each look whether all folders exist and are watched, likewise.
+    """
+
+    def __init__(
+        self,
+        folder: DropFolder,
+        *,
+        settle_s: float,
+        rescan_s: float,
+        mode: str = "auto",
+        on_settled: Callable[[Drop], None],
+        on_refused: Callable[[Refusal], None] = lambda refusal: None,
+        on_health: Callable[[bool], None] = lambda up: None,
+    ) -> None:
+        self._folder = folder
+        self._rescan_s = rescan_s
+        self._mode = mode
+        self._on_settled = on_settled
+        self._on_refused = on_refused
+        self._on_health = on_health
+        self._tracker = StabilityTracker(settle_s)
+        self._reported: dict[Path, Fingerprint] = {}
+        self._refused: set[tuple[Path, int, str]] = set()
+        self._quiet_only: set[Path] = set()
+        self._renamed: set[Path] = set()
+        self._renamed_lock = threading.Lock()
+        self._poked = asyncio.Event()
+        self._watches: Watches | None = None
+        self._task: asyncio.Task[None] | None = None
+        self.up = False
+
+    @property
+    def rebuilds(self) -> int:
+        """How often a watch was set up anew because its folder had been replaced."""
+        return 0 if self._watches is None else self._watches.rebuilds
+
+    async def start(self) -> None:
+        """Look once, then go on in the background.
+
+        Raises:
+            OSError: A model's folder cannot be created.
+        """
+        await asyncio.to_thread(self._folder.make)
+        self._loop = asyncio.get_running_loop()
+        if self._mode == "auto":
+            self._watches = await asyncio.to_thread(self._open_watches)
+        self._task = asyncio.create_task(self._run())
+
+    async def stop(self) -> None:
+        """Stop looking; files not reported by now are found after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+        if self._watches is not None:
+            watches, self._watches = self._watches, None
+            await asyncio.to_thread(watches.close)
+
+    def poke(self) -> None:
+        """Look now, from the event loop."""
+        self._poked.set()
+
+    def release(self, path: Path) -> None:
+        """Take back a reported file: it turned out not to be finished. It is reported again once it is quiet."""
+        self._reported.pop(path, None)
+        self._quiet_only.add(path)
+        self._tracker.restart(path, time.monotonic())
+        self._poked.set()
+
+    async def _run(self) -> None:
+        while True:
+            self._poked.clear()
+            # What was renamed before this look is in it, unless it is gone again.
+            with self._renamed_lock:
+                renamed, self._renamed = self._renamed, set()
+            scan, self.up = await asyncio.to_thread(self._look)
+            due = self._consider(scan, renamed, time.monotonic())
+            self._call(self._on_health, self.up)
+            rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._poked.wait(), rest)
+            await asyncio.sleep(_CALM_S)
+
+    def _look(self) -> tuple[Scan, bool]:
+        """Mend the watches, then scan: in this order, so that nothing falls between the two."""
+        watched = True
+        if self._watches is not None:
+            try:
+                watched = self._watches.ensure(self._folder.folders)
+            except OSError as error:
+                log.warning("no more inotify watches (%s); looking every %.0f s instead", error, self._interval_s())
+                watched = False
+        scan = self._folder.scan()
+        return scan, watched and not scan.missing
+
+    def _consider(self, scan: Scan, renamed: set[Path], now: float) -> float:
+        """Report what is new; returns when to look again at the latest."""
+        for refusal in scan.refusals:
+            identity = (refusal.path, refusal.size, refusal.code)
+            if identity not in self._refused:
+                self._refused.add(identity)
+                self._call(self._on_refused, refusal)
+        self._forget_gone(scan)
+        waiting = [c for c in scan.candidates if self._reported.get(c.path) != c.fingerprint]
+        for candidate in waiting:
+            self._consider_one(candidate, candidate.path in renamed, now)
+        due = self._tracker.next_due([c.path for c in waiting if self._reported.get(c.path) != c.fingerprint])
+        return now + self._interval_s() if due is None else due
+
+    def _consider_one(self, candidate: Candidate, renamed: bool, now: float) -> None:
+        path = candidate.path
+        quiet = self._tracker.observe(path, candidate.fingerprint, now)
+        hasten = path not in self._quiet_only
+        if not quiet and not (hasten and (renamed or candidate.sidecar)):
+            return
+        settled_by = "quiet" if quiet else "rename" if renamed else "sidecar"
+        self._reported[path] = candidate.fingerprint
+        seen_at = time.time() - (now - (self._tracker.first_seen(path) or now))
+        drop = Drop(candidate.model, path, candidate.fingerprint.size, seen_at, settled_by)
+        self._call(self._on_settled, drop)
+
+    def _forget_gone(self, scan: Scan) -> None:
+        """A name that was free in between stands for another file."""
+        present = {candidate.path for candidate in scan.candidates}
+        self._tracker.keep_only(present)
+        self._quiet_only &= present
+        for path in self._reported.keys() - present:
+            del self._reported[path]
+        self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}
+
+    def _interval_s(self) -> float:
+        return self._rescan_s if self._watches is not None and self.up else min(self._rescan_s, _POLL_S)
+
+    def _open_watches(self) -> Watches | None:
+        if is_network_folder(self._folder.root):
+            log.info("drop folder %s is on a network filesystem; looking every %.0f s", self._folder.root, _POLL_S)
+            return None
+        try:
+            return Watches(self._on_event)
+        except (OSError, ImportError) as error:
+            log.warning("no inotify (%s); looking every %.0f s instead", error, _POLL_S)
+            return None
+
+    def _on_event(self, renamed: Path | None) -> None:
+        """In a thread of the observer."""
+        if renamed is not None:
+            with self._renamed_lock:
+                self._renamed.add(renamed)
+        if not self._poked.is_set():
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._poked.set)
+
+    def _call(self, callback: Callable[[T], None], value: T) -> None:
+        try:
+            callback(value)
+        except Exception:  # the watcher must outlive a mistake elsewhere
+            log.exception("the drop folder's listener failed")
