@@ -153,6 +153,7 @@ class WorkerConfig:
     nice: int = setting(whole(0, 19), 19)
     deadline_s: float = setting(number(above=0), 3600.0)
     tries: int = setting(whole(1), 3)
+    retry_s: float = setting(number(above=0), 30.0)
 
 
 @dataclass(frozen=True, kw_only=True)

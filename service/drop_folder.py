@@ -114,9 +114,13 @@ class DropFolder:
         return [self.root, *(self.root / model for model in self.models)]
 
     def make(self) -> None:
-        """Create the models' folders where they are missing; not the root: it may be a mount that is not there."""
-        for model in self.models:
-            (self.root / model).mkdir(exist_ok=True)
+        """Create what is missing.
+
+        Raises:
+            OSError: It cannot be created, or the folder around the root does not exist.
+        """
+        for folder in self.folders:
+            folder.mkdir(exist_ok=True)
 
     def scan(self) -> Scan:
         """Look at everything."""
@@ -124,12 +128,15 @@ class DropFolder:
         owner = self.models[0] if len(self.models) == 1 else ""
         for folder, model in [(self.root, owner), *((self.root / model, model) for model in self.models)]:
             try:
-                names = set(os.listdir(folder))
+                names = {path.name for path in folder.iterdir()}
             except OSError:
                 scan.missing.append(folder)
                 continue
             for found in self._look(folder, model, names):
-                (scan.candidates if isinstance(found, Candidate) else scan.refusals).append(found)  # type: ignore[attr-defined]
+                if isinstance(found, Candidate):
+                    scan.candidates.append(found)
+                else:
+                    scan.refusals.append(found)
         scan.candidates.sort(key=lambda candidate: candidate.fingerprint.mtime_ns)
         return scan
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from edged.errors import UsageError
 from service import states
 from service.database import Database
 from service.states import State
@@ -161,11 +162,17 @@ class Journal:
         rows = self._select("WHERE id = ?", (update_id,))
         return rows[0] if rows else None
 
-    def list(self, model: str | None = None, state: State | None = None, limit: int = 50) -> Updates:
-        """Updates, the newest first."""
+    def list(self, model: str | None = None, state: State | str | None = None, limit: int = 50) -> Updates:
+        """Updates, the newest first.
+
+        Raises:
+            UsageError: There is no such state.
+        """
+        if state is not None and state not in State.__members__.values():
+            raise UsageError(f"state has value {state!r}; choose one of {', '.join(State.__members__)}")
         return self._select(
             "WHERE (?1 IS NULL OR model = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id DESC LIMIT ?3",
-            (model, state.value if state else None, limit),
+            (model, None if state is None else State(state).value, limit),
         )
 
     def open_updates(self) -> Updates:

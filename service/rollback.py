@@ -7,16 +7,16 @@ from typing import Any
 
 from edged.errors import NotReadyError
 from service.context import Context
-from service.gauges import show_live
 from service.states import State
+from service.switching import go_live
 
 log = logging.getLogger(__name__)
 
 
 async def roll_back(context: Context, model: str) -> dict[str, Any]:
-    """Warm the previous generation, make it current, route to it, retire the other.
+    """Make the previous generation current and route to it.
 
-    The previous one then is the one rolled back from, so that a second rollback undoes the first.
+    What was current is the previous one then, so that a second rollback undoes the first.
 
     Returns:
         {"model", "from", "to"}: generation numbers.
@@ -29,26 +29,20 @@ async def roll_back(context: Context, model: str) -> dict[str, Any]:
     async with service.switching:
         current, target = store.current(model), store.previous(model)
         if current is None or target is None or not store.path(model, target).is_dir():
-            raise NotReadyError(f"model {model!r} has no generation before the current one ({current}) to go back to")
-        generation = await service.prepare(target)
-        try:
-            await context.disk(store.switch, model, target)
-        except BaseException:
-            await generation.stop()
-            raise
-        before = service.route(generation)
-        await _journal(context, model, current, target)
-        await show_live(context, model, target)
-        if before is not None:
-            await service.retire(before)
-    log.warning("model %s rolled back from generation %d to %d", model, current, target)
+            at = "none" if current is None else current
+            raise NotReadyError(f"model {model!r} has no generation to go back to; current: {at}")
+
+        async def warmed(_: float, __: str) -> None:
+            log.warning("model %s: rolling back from generation %d to %d", model, current, target)
+
+        async def live() -> None:
+            update = await context.disk(context.journal.for_generation, model, current)
+            if update is not None and update.state in (State.COMMITTED, State.LIVE):
+                reason = f"rolled back to generation {target} on request"
+                await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
+                context.metrics.updates.labels(model, "rolled_back", "rollback").inc()
+
+        configured = context.config.model(model)
+        policy = "auto" if configured is None else configured.swap
+        await go_live(context, model, target, policy, warmed, live)
     return {"model": model, "from": current, "to": target}
-
-
-async def _journal(context: Context, model: str, current: int, target: int) -> None:
-    """The update that brought `current` is rolled back now, if it was not before."""
-    update = await context.disk(context.journal.for_generation, model, current)
-    if update is not None and update.state in (State.COMMITTED, State.LIVE):
-        reason = f"rolled back to generation {target} on request"
-        await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
-        context.metrics.updates.labels(model, "rolled_back", "rollback").inc()

@@ -94,6 +94,7 @@ class Watcher:
         self._poked = asyncio.Event()
         self._watches: Watches | None = None
         self._task: asyncio.Task[None] | None = None
+        self._missing_since: float | None = None
         self.up = False
 
     @property
@@ -159,7 +160,21 @@ class Watcher:
                 log.warning("no more inotify watches (%s); looking every %.0f s instead", error, self._interval_s())
                 watched = False
         scan = self._folder.scan()
+        if scan.missing:
+            self._replace_missing()
+        else:
+            self._missing_since = None
         return scan, watched and not scan.missing
+
+    def _replace_missing(self) -> None:
+        """Create folders that were removed, but not at once: whoever removed them may be about to do it."""
+        now = time.monotonic()
+        if self._missing_since is None:
+            self._missing_since = now
+        elif now - self._missing_since >= self._rescan_s:
+            self._missing_since = None
+            with contextlib.suppress(OSError):  # told by on_health until it works
+                self._folder.make()
 
     def _consider(self, scan: Scan, renamed: set[Path], now: float) -> float:
         """Report what is new; returns when to look again at the latest."""

@@ -96,6 +96,7 @@ class Watches(FileSystemEventHandler):
         self._on_event = on_event
         self._observer = _start_observer()
         self._watched: dict[Path, _Watched] = {}
+        self._lost: set[Path] = set()
         self.rebuilds = 0
 
     def ensure(self, folders: list[Path]) -> bool:
@@ -109,7 +110,9 @@ class Watches(FileSystemEventHandler):
         """
         for folder in self._watched.keys() - set(folders):
             self._drop(folder)
-        return all([self._ensure(folder) for folder in folders])
+        self._lost &= set(folders)
+        watched = [self._ensure(folder) for folder in folders]  # every one of them, also after a failure
+        return all(watched)
 
     def close(self) -> None:
         """Stop all threads and wait for them."""
@@ -131,15 +134,16 @@ class Watches(FileSystemEventHandler):
         known = self._watched.get(folder)
         if known is not None and known.identity == identity and self._is_alive(known.watch):
             return True
-        if known is not None:
-            self._drop(folder)
-            self.rebuilds += 1
-            log.warning("drop folder %s was replaced; watching it anew", folder)
+        self._drop(folder)
         try:
             watch = self._observer.schedule(self, str(folder), event_filter=_EVENTS)
         except (FileNotFoundError, NotADirectoryError):  # gone since the stat
             return False
         self._watched[folder] = _Watched(watch, identity)
+        if folder in self._lost:
+            self._lost.remove(folder)
+            self.rebuilds += 1
+            log.warning("drop folder %s was replaced; watching it anew", folder)
         return True
 
     def _is_alive(self, watch: ObservedWatch) -> bool:
@@ -148,6 +152,7 @@ class Watches(FileSystemEventHandler):
     def _drop(self, folder: Path) -> None:
         known = self._watched.pop(folder, None)
         if known is not None:
+            self._lost.add(folder)
             with contextlib.suppress(KeyError, OSError):  # its thread has ended and taken it off the list
                 self._observer.unschedule(known.watch)
 

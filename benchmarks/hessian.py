@@ -1,0 +1,152 @@
+"""Layer Hessians against unfold + matmul, for every layer shape of ResNet-18, ResNet-50 and YOLOv5s.
+
+Both sides see the same images in the same order and are timed in turn; the figure is the ratio of the best of several
+runs, with the assembly of the matrix included. Usage: python -m benchmarks.hessian [--images 32] [--repeats 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.geometry import conv_columns, is_same_3x3
+from edged.calibration.moments import moments_for
+from edged.models.registry import Architecture, build
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A convolution and the map it reads. A linear layer is a 1x1 convolution on one pixel."""
+
+    channels: int
+    kernel: int
+    stride: int
+    side: int
+
+    def layer(self) -> nn.Conv2d:
+        """Such a convolution; its outputs do not matter here."""
+        padding = (self.kernel - 1) // 2
+        return nn.Conv2d(self.channels, 1, self.kernel, self.stride, padding, bias=False).requires_grad_(False)
+
+
+def resnet_shapes(name: str) -> Counter[Shape]:
+    """Layer shapes of a ResNet at 224 px with how often each occurs."""
+    model = build(Architecture(name, 1000)).to("meta")
+    shapes: Counter[Shape] = Counter()
+
+    def record(module: nn.Module, args: tuple[Tensor]) -> None:
+        if isinstance(module, nn.Conv2d):
+            shapes[Shape(module.in_channels, module.kernel_size[0], module.stride[0], args[0].shape[-1])] += 1
+        else:
+            shapes[Shape(args[0].shape[-1], 1, 1, 1)] += 1
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_pre_hook(record)
+    with torch.device("meta"):
+        model(torch.empty(1, 3, 224, 224))
+    return shapes
+
+
+def yolov5s_shapes() -> Counter[Shape]:
+    """Layer shapes of YOLOv5s (v6.0-v7.0) at 640 px."""
+    shapes: Counter[Shape] = Counter()
+
+    def c3(channels_in: int, channels_out: int, repeats: int, side: int) -> None:
+        hidden = channels_out // 2
+        shapes[Shape(channels_in, 1, 1, side)] += 2
+        shapes[Shape(hidden, 1, 1, side)] += repeats
+        shapes[Shape(hidden, 3, 1, side)] += repeats
+        shapes[Shape(2 * hidden, 1, 1, side)] += 1
+
+    shapes[Shape(3, 6, 2, 640)] += 1
+    for channels, side in ((32, 320), (64, 160), (128, 80), (256, 40), (128, 80), (256, 40)):
+        shapes[Shape(channels, 3, 2, side)] += 1
+    for arguments in ((64, 64, 1, 160), (128, 128, 2, 80), (256, 256, 3, 40), (512, 512, 1, 20)):
+        c3(*arguments)
+    for arguments in ((512, 256, 1, 40), (256, 128, 1, 80), (256, 256, 1, 40), (512, 512, 1, 20)):
+        c3(*arguments)
+    for channels, side in ((512, 20), (1024, 20), (512, 20), (256, 40), (128, 80), (256, 40), (512, 20)):
+        shapes[Shape(channels, 1, 1, side)] += 1
+    return shapes
+
+
+def unfolded(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
+    """The usual way: patches, then their product."""
+    width = layer.weight[0].numel()
+    total = torch.zeros(width, width)
+    for x in batches:
+        columns = conv_columns(layer, x)[0]
+        total.addmm_(columns, columns.t())
+    return total
+
+
+def ours(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
+    """The library's way for this geometry."""
+    moments = moments_for(layer)
+    for x in batches:
+        moments.update(x)
+    return moments.gram()[0]
+
+
+def seconds(call: Callable[[], Tensor]) -> float:
+    """Wall time of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    print(f"{torch.get_num_threads()} threads, {options.images} images in batches of {BATCH}, float32")
+    print(f"{'network':10} {'layer':>22} {'count':>5} {'unfold ms':>10} {'ours ms':>9} {'ratio':>6} {'rel. error':>10}")
+    networks = {
+        "resnet18": resnet_shapes("resnet18"),
+        "resnet50": resnet_shapes("resnet50"),
+        "yolov5s": yolov5s_shapes(),
+    }
+    for network, shapes in networks.items():
+        sums = {"3x3 stride 1": [0.0, 0.0], "all": [0.0, 0.0]}
+        slower = []
+        for shape, count in shapes.items():
+            usual, our = measure(network, shape, count, options.images, options.repeats)
+            for key in ["all"] + ["3x3 stride 1"] * is_same_3x3(shape.layer()):
+                sums[key][0] += count * usual
+                sums[key][1] += count * our
+            if our > 1.05 * usual:
+                slower.append(shape)
+        for key, (usual, our) in sums.items():
+            print(f"{network:10} {key:>22} {'':5} {1e3 * usual:10.1f} {1e3 * our:9.1f} {usual / our:6.2f}")
+        print(f"{network:10} layers slower than unfold + matmul by more than 5 %: {slower or 'none'}")
+
+
+def measure(network: str, shape: Shape, count: int, images: int, repeats: int) -> tuple[float, float]:
+    """Time one shape both ways, in turn; print its row. Returns seconds (unfold, ours)."""
+    layer = shape.layer()
+    batches = [
+        torch.randn(BATCH, shape.channels, shape.side, shape.side).to(memory_format=torch.channels_last)
+        for _ in range(images // BATCH)
+    ]
+    expected, found = unfolded(layer, batches).double(), ours(layer, batches).double()
+    error = float((found - expected).norm() / expected.norm())
+    times = [(seconds(lambda: unfolded(layer, batches)), seconds(lambda: ours(layer, batches))) for _ in range(repeats)]
+    usual, our = (min(column) for column in zip(*times, strict=True))
+    name = f"{shape.channels} {shape.kernel}x{shape.kernel}/{shape.stride} {shape.side}^2"
+    print(f"{network:10} {name:>22} {count:5} {1e3 * usual:10.1f} {1e3 * our:9.1f} {usual / our:6.2f} {error:10.1e}")
+    return usual, our
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""One try of one update, from the claimed file to the committed generation. Every step is journaled before the next."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from edged.errors import ArtifactError
+from service.config import ModelConfig
+from service.context import Context
+from service.job import STAGES, Gates, Job
+from service.journal import Update
+from service.rejects import discard
+from service.states import State
+from service.switching import go_live
+from service.worker_process import Failure, WorkerLimits, WorkerProcess
+
+log = logging.getLogger(__name__)
+
+_STATE_AFTER = dict(
+    zip(STAGES, (State.VERIFIED, State.LOADED, State.CALIBRATED, State.QUANTIZED, State.EVALUATED), strict=True)
+)
+_PUBLISHED = (State.PUBLISHED, State.WARMED, State.LIVE)
+
+
+class StoppedError(Exception):
+    """The update cannot go on; `failure` says why."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
+
+
+class Attempt:
+    """One try.
+
+    Args:
+        context: What the supervisor owns.
+        update: As journaled: CLAIMED, or PUBLISHED or LIVE after a restart.
+        model: Its model's configuration.
+        progress: Told by update id what the worker is doing.
+    """
+
+    def __init__(
+        self, context: Context, update: Update, model: ModelConfig, progress: dict[int, dict[str, Any]]
+    ) -> None:
+        self._context = context
+        self._update = update
+        self._model = model
+        self._progress = progress
+        self._stages: dict[str, float] = dict(update.stages)
+        self._totals: dict[str, Any] = {}
+
+    async def run(self) -> None:
+        """Take the update to COMMITTED.
+
+        Raises:
+            StoppedError: The file was refused before, or the worker failed.
+            EdgedError: Publishing or warming failed.
+        """
+        generation = self._update.generation if self._update.state in _PUBLISHED else await self._known_generation()
+        if generation is None:
+            async with self._context.worker_slot:
+                await self._quantize()
+            generation = await self._publish()
+        unchanged = not await self._go_live(generation)
+        await self._finish(generation, unchanged)
+
+    async def _known_generation(self) -> int | None:
+        """The generation that the same file under the same config became before, if it can be used again.
+
+        Raises:
+            StoppedError: It was refused before: a bad file is never tried twice.
+        """
+        context, update = self._context, self._update
+        before = await context.disk(context.journal.last_for_key, update.key or "", before=update.id)
+        if before is None:
+            return None
+        if before.state in (State.REJECTED, State.ROLLED_BACK):
+            how = "rejected" if before.state is State.REJECTED else "rolled back"
+            reason = f"{before.reason} (the same file was {how} before, as update {before.id})"
+            raise StoppedError(Failure(before.code or "rejected", reason, permanent=True))
+        generation = before.generation
+        if before.state is not State.COMMITTED or generation is None:
+            return None
+        if not context.store.path(update.model, generation).is_dir():
+            return None
+        log.info("update %d of %s: the same file became generation %d before", update.id, update.model, generation)
+        if context.store.current(update.model) != generation:
+            await self._advance(State.PUBLISHED, generation=generation, report=before.report)
+        return generation
+
+    async def _quantize(self) -> None:
+        context, update = self._context, self._update
+        await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
+        worker = WorkerProcess(self._job(), self._limits(), self._on_event)
+        outcome = await worker.run()
+        peak = context.metrics.worker_peak_memory.labels(update.model)
+        if isinstance(outcome, Failure):
+            peak.set(worker.peak_bytes)
+            raise StoppedError(outcome)
+        peak.set(outcome.totals["peak_memory_bytes"])
+        self._totals = outcome.totals
+
+    def _job(self) -> Job:
+        context, model, config = self._context, self._model, self._context.config
+        return Job(
+            checkpoint=context.claimed_file(self._update),
+            out=context.staged(self._update),
+            calibration_dir=model.calibration.dir,
+            cache_root=context.paths.calibration(model.name),
+            spec=model.quantization.to_spec(),
+            name=model.name,
+            source_name=self._update.file_name,
+            arch=model.arch,
+            input=model.input.overrides(),
+            images=model.calibration.images,
+            gates=Gates(model.gates.min_agreement, model.gates.max_drop),
+            threads=config.worker.threads,
+            memory_limit=config.worker.memory_max,
+            max_bytes=config.watch.max_bytes,
+        )
+
+    def _limits(self) -> WorkerLimits:
+        worker = self._context.config.worker
+        return WorkerLimits(worker.memory_max, worker.deadline_s, worker.nice)
+
+    async def _on_event(self, event: dict[str, Any]) -> None:
+        stage = event.get("stage")
+        if event["event"] == "progress":
+            self._progress[self._update.id] = {key: event[key] for key in ("stage", "done", "total")}
+        elif event["event"] == "stage" and event["state"] == "begin":
+            self._progress[self._update.id] = {"stage": stage, "done": 0, "total": None}
+        elif event["event"] == "stage" and stage in _STATE_AFTER:
+            self._note(stage, event["seconds"])
+            await self._advance(_STATE_AFTER[stage])
+
+    async def _publish(self) -> int:
+        context, update = self._context, self._update
+        with self._timed("publish"):
+            generation: int = await context.disk(context.store.publish, update.model, context.staged(update))
+        await self._advance(State.PUBLISHED, generation=generation, report=self._totals)
+        return generation
+
+    async def _go_live(self, generation: int) -> bool:
+        """Give the traffic to `generation`; False if it has it already."""
+        context, name = self._context, self._update.model
+        service = context.services[name]
+        async with service.switching:
+            if service.live is not None and service.live.number == generation == context.store.current(name):
+                await self._step(State.WARMED)
+                await self._step(State.LIVE)
+                return False
+            if not context.store.path(name, generation).is_dir():
+                raise ArtifactError(f"generation {generation} of {name} is gone from the disk; drop the file again")
+            seconds = await go_live(context, name, generation, self._model.swap, self._warmed, self._live)
+            self._note("swap", seconds)
+        return True
+
+    async def _warmed(self, seconds: float, policy: str) -> None:
+        log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, policy)
+        self._note("warm", seconds)
+        await self._step(State.WARMED)
+
+    async def _live(self) -> None:
+        await self._step(State.LIVE)
+
+    async def _step(self, state: State) -> None:
+        """Journal WARMED or LIVE, unless the update was beyond it before a restart or never left its generation."""
+        now = (await self._context.get(self._update.id)).state
+        if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
+            await self._advance(state)
+
+    async def _finish(self, generation: int, unchanged: bool) -> None:
+        context, update = self._context, self._update
+        await self._advance(State.COMMITTED, generation=generation)
+        now, metrics = time.time(), context.metrics
+        metrics.updates.labels(update.model, "committed", "unchanged" if unchanged else "").inc()
+        metrics.last_success.labels(update.model).set(now)
+        if not unchanged:
+            metrics.update_duration.labels(update.model).observe(now - update.dropped_at)
+        log.info("update %d of %s is live as generation %d", update.id, update.model, generation)
+        if not await context.disk(context.shares_claim, update):
+            await context.disk(discard, context.claimed_file(update))
+        await context.disk(context.store.prune, update.model, self._model.keep)
+
+    def _note(self, stage: str, seconds: float) -> None:
+        self._stages[stage] = round(seconds, 3)
+        self._context.metrics.stage_duration.labels(self._update.model, stage).observe(seconds)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._note(stage, time.monotonic() - start)
+
+    async def _advance(self, state: State, **fields: Any) -> None:
+        await self._context.advance(self._update.id, state, stages=self._stages, **fields)

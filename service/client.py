@@ -1,0 +1,97 @@
+"""Talks to the daemon through its UNIX socket. Light: `edged status` has 50 ms, Python's own start included.
+
+One request a connection, so the answer ends where the stream ends. (http.client takes 13 ms to import, measured.)
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+from edged.errors import AccessError, EdgedError, NotReadyError, UnavailableError, UsageError
+
+_CHUNK_BYTES = 1 << 16
+
+
+class DaemonError(EdgedError):
+    """The daemon answered with a fault of its own."""
+
+    code = "daemon"
+
+
+class DaemonClient:
+    """One daemon.
+
+    Args:
+        path: Of its UNIX socket.
+        timeout_s: Most seconds without a byte from it.
+    """
+
+    def __init__(self, path: str, timeout_s: float = 30.0) -> None:
+        self.path = path
+        self._timeout_s = timeout_s
+
+    def get(self, target: str) -> dict[str, Any]:
+        """GET, for example "/edged/v1/status".
+
+        Returns:
+            The JSON object of the answer.
+
+        Raises:
+            UnavailableError: No daemon answers.
+            EdgedError: It answers with an error; of the class that its code stands for.
+        """
+        return self._request("GET", target, self._timeout_s)
+
+    def post(self, target: str, timeout_s: float = 300.0) -> dict[str, Any]:
+        """POST without a body, like `get`."""
+        return self._request("POST", target, timeout_s)
+
+    def _request(self, method: str, target: str, timeout_s: float) -> dict[str, Any]:
+        head = f"{method} {target} HTTP/1.1\r\nHost: edged\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        try:
+            answer = _exchange(self.path, head.encode("ascii"), timeout_s)
+        except PermissionError:
+            raise AccessError(f"{self.path} may not be opened; run as the daemon's user") from None
+        except (FileNotFoundError, ConnectionRefusedError):
+            hint = "start it with `edged run --config FILE`, or say where it is with --socket or --config"
+            raise UnavailableError(f"no daemon answers at {self.path}; {hint}") from None
+        except OSError as error:
+            raise UnavailableError(f"no daemon answers at {self.path}: {error}; see its log") from None
+        return _result(answer, self.path)
+
+
+def _exchange(path: str, request: bytes, timeout_s: float) -> bytes:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(path)
+        connection.sendall(request)
+        chunks = []
+        while chunk := connection.recv(_CHUNK_BYTES):
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _result(answer: bytes, path: str) -> dict[str, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    status_line = head.split(b"\r\n", 1)[0].split(b" ")
+    try:
+        status, data = int(status_line[1]), json.loads(body)
+    except (IndexError, ValueError):
+        raise UnavailableError(f"what answers at {path} is no edged daemon; correct --socket") from None
+    if status < 400 and isinstance(data, dict):
+        return data
+    message = data.get("error") if isinstance(data, dict) else None
+    code = data.get("code") if isinstance(data, dict) else None
+    raise _error_class(str(code), status)(str(message or f"the daemon answers with HTTP {status}"))
+
+
+def _error_class(code: str, status: int) -> type[EdgedError]:
+    by_code = {kind.code: kind for kind in _subclasses(EdgedError)}
+    by_status = {403: AccessError, 404: UsageError, 409: NotReadyError, 503: NotReadyError}
+    return by_code.get(code) or by_status.get(status, DaemonError)
+
+
+def _subclasses(kind: type[EdgedError]) -> list[type[EdgedError]]:
+    return [kind, *(found for child in kind.__subclasses__() for found in _subclasses(child))]

@@ -1,0 +1,102 @@
+"""Answers of the daemon as text for people. Pure; every key may be missing, as an older daemon may have sent them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from service.units import format_seconds
+
+JSON = Mapping[str, Any]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Columns aligned to the left, two blanks apart."""
+    lines = [list(header), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def status(answer: JSON) -> str:
+    """`edged status`."""
+    state = "ready" if answer.get("ready") else "not ready"
+    lines = [f"edged is {state} since {answer.get('started_at', '?')}; drop folder {answer.get('drop_dir', '?')}", ""]
+    models = answer.get("models", [])
+    rows = [[m.get("name"), _model_state(m), _or_dash(m.get("generation")), _problem(m)] for m in models]
+    lines.append(table(["MODEL", "STATE", "GENERATION", "NOTE"], rows))
+    if answer.get("updates"):
+        lines += ["", updates(answer["updates"])]
+    return "\n".join(lines)
+
+
+def updates(listed: Sequence[JSON]) -> str:
+    """A table of updates."""
+    header = ["UPDATE", "MODEL", "FILE", "STATE", "GENERATION", "SECONDS", "NOTE"]
+    return table(header, [_update_row(update) for update in listed])
+
+
+def history(answer: JSON) -> str:
+    """`edged history`."""
+    current, previous = answer.get("current"), answer.get("previous")
+    first = f"{answer.get('model')}: generation {_or_dash(current)} is live, {_or_dash(previous)} was before it"
+    listed = answer.get("updates", [])
+    return first + ("\n\n" + updates(listed) if listed else "\n\nno updates yet")
+
+
+def outcome(update: JSON) -> str:
+    """How one update ended, with the seconds of its stages."""
+    lines = [f"update {update.get('id')} of {update.get('model')}: {update.get('state')}"]
+    if update.get("generation"):
+        lines[0] += f", generation {update['generation']}"
+    if update.get("reason"):
+        lines.append(f"  {update.get('code')}: {update['reason']}")
+    stages: JSON = update.get("stages") or {}
+    lines += [f"  {stage:10} {format_seconds(seconds)}" for stage, seconds in stages.items()]
+    return "\n".join(lines)
+
+
+def checks(listed: Sequence[JSON]) -> str:
+    """`edged doctor`."""
+    lines = []
+    for check in listed:
+        lines.append(f"{check['level']:4}  {check['name']}: {check['detail']}")
+        if check.get("fix"):
+            lines.append(f"      -> {check['fix']}")
+    return "\n".join(lines)
+
+
+def _update_row(update: JSON) -> list[object]:
+    stages: JSON = update.get("stages") or {}
+    seconds = f"{sum(stages.values()):.1f}" if stages else "-"
+    note = f"{update['code']}: {update.get('reason')}" if update.get("code") else _progress(update)
+    generation = _or_dash(update.get("generation"))
+    return [
+        update.get("id"),
+        update.get("model"),
+        update.get("file_name"),
+        update.get("state"),
+        generation,
+        seconds,
+        note,
+    ]
+
+
+def _progress(update: JSON) -> str:
+    progress: JSON = update.get("progress") or {}
+    if not progress:
+        return ""
+    total = progress.get("total")
+    return f"{progress.get('stage')} {progress.get('done')}/{total}" if total else str(progress.get("stage", ""))
+
+
+def _model_state(model: JSON) -> str:
+    state = model.get("state")
+    return str(state) if state else "serving" if model.get("ready") else "not serving"
+
+
+def _problem(model: JSON) -> str:
+    return str(model.get("problem") or "")
+
+
+def _or_dash(value: object) -> str:
+    return "-" if value is None else str(value)

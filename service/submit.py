@@ -1,0 +1,134 @@
+"""`edged submit`: put a file into the drop folder in one step, and follow what becomes of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from edged.errors import AccessError, NotReadyError, StateError, UnavailableError, UsageError
+from service.client import DaemonClient
+from service.drop_folder import is_ignored
+from service.states import State
+from service.units import printable
+
+_CHUNK_BYTES = 1 << 20
+_POLL_S = 0.2
+# What `--wait` leaves as exit code.
+EXIT_CODES = {
+    State.COMMITTED: 0,
+    State.REJECTED: 3,
+    State.FAILED: 1,
+    State.SUPERSEDED: 1,
+    State.ROLLED_BACK: 5,
+    State.DEFERRED: 75,
+}
+
+
+def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
+    """Copy `file` into the drop folder of `model`; it appears there complete, by a rename.
+
+    Returns:
+        {"model", "file_name", "sha256", "bytes", "after"}: `after` is the id of the model's newest update before.
+
+    Raises:
+        UsageError: There is no such file or model, or the daemon would ignore the name.
+        UnavailableError: No daemon answers.
+        AccessError: The drop folder may not be written.
+        StateError: It cannot be written.
+    """
+    if not file.is_file():
+        raise UsageError(f"{file} is no file; give the path of a checkpoint")
+    if is_ignored(file.name):
+        raise UsageError(f"{file.name} looks like an unfinished file, which the daemon ignores; rename it")
+    status = client.get("/edged/v1/status")
+    names = [known["name"] for known in status["models"]]
+    if model not in names:
+        raise UsageError(f"no model {model!r}; configured: {', '.join(names) or 'none'}")
+    newest = client.get(f"/edged/v1/updates?model={quote(model)}&limit=1")["updates"]
+    after = newest[0]["id"] if newest else 0
+    digest, size = _drop(file, Path(status["drop_dir"], model))
+    return {"model": model, "file_name": printable(file.name), "sha256": digest, "bytes": size, "after": after}
+
+
+def wait(
+    client: DaemonClient, submitted: dict[str, Any], timeout_s: float | None, show: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Follow a submitted file until its update ends or is put off.
+
+    Args:
+        client: The daemon.
+        submitted: What `submit` returned.
+        timeout_s: Most seconds to wait; None for no limit.
+        show: Told of the update whenever it was asked for.
+
+    Returns:
+        The update.
+
+    Raises:
+        NotReadyError: The time is over.
+        UnavailableError: The daemon has gone.
+    """
+    end = None if timeout_s is None else time.monotonic() + timeout_s
+    model = quote(submitted["model"])
+    while True:
+        listed = client.get(f"/edged/v1/updates?model={model}&limit=100")["updates"]
+        mine = [u for u in listed if u["id"] > submitted["after"] and _is_of(u, submitted)]
+        if mine:
+            update: dict[str, Any] = mine[-1]  # the first after the submission
+            show(update)
+            if State(update["state"]) in EXIT_CODES:
+                return update
+        if end is not None and time.monotonic() > end:
+            state = mine[-1]["state"] if mine else "not claimed"
+            raise NotReadyError(f"{submitted['file_name']} is {state} after {timeout_s:g} s; see `edged status`")
+        time.sleep(_POLL_S)
+
+
+def _is_of(update: dict[str, Any], submitted: dict[str, Any]) -> bool:
+    sha256 = update.get("sha256")
+    if sha256 is not None:
+        return bool(sha256 == submitted["sha256"])
+    return bool(update["file_name"] == submitted["file_name"])
+
+
+def _drop(file: Path, folder: Path) -> tuple[str, int]:
+    # Hidden, so that the daemon ignores it; the rename shows it complete.
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    digest, size = hashlib.sha256(), 0
+    try:
+        source = file.open("rb")
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}; give a file that you may read") from None
+    with source:
+        try:
+            with temporary.open("xb") as target:
+                while chunk := source.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                    target.write(chunk)
+                    size += len(chunk)
+                os.fchmod(target.fileno(), 0o644)  # the daemon may run as another user
+                os.fsync(target.fileno())
+            temporary.replace(folder / file.name)
+        except PermissionError:
+            raise AccessError(f"{folder} may not be written; run as a user that may write there") from None
+        except FileNotFoundError:
+            raise UnavailableError(f"{folder} does not exist here; run this where the daemon runs") from None
+        except OSError as error:
+            raise StateError(f"cannot write {folder}: {error.strerror}; free space there") from None
+        finally:
+            _remove(temporary)
+    return digest.hexdigest(), size
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        sys.stderr.write(f"edged: cannot remove {path}\n")

@@ -1,0 +1,80 @@
+"""A published generation gets the traffic; the one before answers what it was asked, and ends."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+import psutil
+
+from service.context import Context
+from service.gauges import resident_bytes, show_live
+from service.serving import ModelService
+
+log = logging.getLogger(__name__)
+
+_ROOM_FOR_TWO = 1.5  # a second generation fits if this many times the first one's memory is free
+
+Warmed = Callable[[float, str], Awaitable[None]]
+Live = Callable[[], Awaitable[None]]
+
+
+async def go_live(context: Context, model: str, number: int, policy: str, warmed: Warmed, live: Live) -> float:
+    """Warm a generation, commit to it on disk, route to it, retire the one before. Hold `service.switching`.
+
+    Args:
+        context: What the supervisor owns.
+        model: Model name.
+        number: Published generation.
+        policy: "availability": the new one is warm before the old one leaves. "resource": the old one leaves first,
+            so that there is never memory for two. "auto": by free memory.
+        warmed: Called with the seconds it took and the policy applied, before the commit point.
+        live: Called when new requests go to the generation.
+
+    Returns:
+        Seconds from the change of the route to the end of the generation before.
+
+    Raises:
+        EdgedError: It does not come up, or the disk refuses; the current generation goes on serving.
+    """
+    service = context.services[model]
+    policy = choose(policy, service)
+    start = time.monotonic()
+    try:
+        if policy == "resource":
+            await service.pause()
+        generation = await service.prepare(number)
+        try:
+            await warmed(time.monotonic() - start, policy)
+            await context.disk(context.store.switch, model, number)
+        except BaseException:
+            await generation.stop()
+            raise
+    except BaseException:
+        context.keep_current(model)
+        raise
+    start = time.monotonic()
+    before = service.route(generation)
+    try:
+        await live()
+    finally:
+        if before is not None:
+            await service.retire(before)
+    seconds = time.monotonic() - start
+    context.metrics.swap_duration.labels(model).observe(seconds)
+    await show_live(context, model, number)
+    return seconds
+
+
+def choose(policy: str, service: ModelService) -> str:
+    """What "auto" comes to, given the memory that is free now."""
+    if policy != "auto":
+        return policy
+    if service.live is None:
+        return "availability"
+    needed = _ROOM_FOR_TWO * resident_bytes(service.live.pid)
+    available = psutil.virtual_memory().available
+    chosen = "availability" if available > needed else "resource"
+    log.info("model %s: swap by %s, %d MiB are free", service.name, chosen, available >> 20)
+    return chosen
