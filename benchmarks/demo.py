@@ -33,10 +33,9 @@ from benchmarks import digits
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 EDGED = str(Path(sys.executable).with_name("edged"))
 START_S, UPDATE_S = 60, 600
-ENDS = ("committed", "rejected", "failed", "superseded", "rolled_back")
 STAGES = (
-    *("settle", "claim", "verify", "load", "calibrate", "quantize", "evaluate"),
-    *("publish", "warm", "swap"),
+    *("settle", "claim", "start", "verify", "load", "calibrate", "quantize", "evaluate"),
+    *("write", "publish", "warm", "swap"),
 )
 # Checkpoint, folder of calibration images, input size, resize.
 REAL = {
@@ -101,7 +100,7 @@ def daemon(config: Path, keep: bool) -> Iterator[str]:
     finished = False
     try:
         deadline = time.monotonic() + START_S
-        while (status := command("status", "--config", str(config), check=False)) is None or not status["ready"]:
+        while (status := command("status", "--config", str(config), check=False)) is None or not status.get("ready"):
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the daemon did not start: {Path(log.name).read_text()[-2000:]}")
             time.sleep(0.1)
@@ -157,7 +156,7 @@ def show_rejection(config: Path, folder: Path) -> None:
     """Drop a file that is no checkpoint; the live model must stay."""
     broken = folder / "broken.pth"
     broken.write_bytes(b"PK\x03\x04" + os.urandom(4096))
-    update = submit(config, "digits", broken, expected="rejected")
+    update = submit(config, "digits", broken, expected="REJECTED")
     table("broken.pth", {"result": "rejected", "reason": update["reason"]})
 
 
@@ -183,11 +182,11 @@ def show_real(config: Path, name: str) -> None:
     )
 
 
-def submit(config: Path, model: str, file: Path, expected: str = "committed") -> dict[str, Any]:
+def submit(config: Path, model: str, file: Path, expected: str = "COMMITTED") -> dict[str, Any]:
     """Drop a file as a user does and wait for its end."""
     update = command("submit", str(file), "--model", model, "--wait", "--config", str(config), check=False)
     if update is None or update.get("state") != expected:
-        sys.exit(f"{file.name} should have been {expected}, but: {update}")
+        sys.exit(f"{file.name} should have become {expected}, but: {update}")
     return update
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import uvicorn
@@ -35,7 +36,7 @@ def run(config_path: Path) -> int:
     """Run the daemon; returns its exit code."""
     try:
         config = load_config(config_path)
-        logs.configure(config.log.format, config.log.level)
+        _configure_logs(config)
         asyncio.run(_live(config_path, config))
     except EdgedError as error:
         sys.stderr.write(f"edged: {error}\n")
@@ -52,7 +53,8 @@ async def _live(config_path: Path, config: Config) -> None:
         tcp = held.enter_context(listen_tcp(config.serve.host, config.serve.port))
         unix = held.enter_context(listen_unix(config.socket))
         held.callback(config.socket.unlink, missing_ok=True)
-        supervisor = await Supervisor.open(config, Metrics(CollectorRegistry()), address_of(tcp))
+        metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
+        supervisor = await Supervisor.open(config, metrics, address_of(tcp))
         daemon = _Daemon(config_path, supervisor)
         await daemon.run(tcp, unix)
     log.info("stopped")
@@ -77,6 +79,7 @@ class _Daemon:
             for server, listener in zip(servers, (tcp, unix), strict=True)
         ]
         self._handle_signals()
+        self._supervisor.metrics.config_reload_success.set(1)
         try:
             log.info("listening on %s", self._supervisor.address)
             await self._supervisor.start()
@@ -112,8 +115,10 @@ class _Daemon:
                 needs_restart = await self._supervisor.reload(config)
             except EdgedError as error:
                 log.error("config not reloaded, the old one stays in force: %s", error)
+                self._supervisor.metrics.config_reload_success.set(0)
                 return
-            logs.configure(config.log.format, config.log.level)
+            self._supervisor.metrics.config_reload_success.set(1)
+            _configure_logs(config)
             for key in needs_restart:
                 log.warning("config reloaded, but %s only changes with a restart", key)
             log.info("config reloaded from %s", self._config_path)
@@ -123,6 +128,12 @@ class _Daemon:
         while interval_s is not None:
             sd_notify("WATCHDOG=1")
             await asyncio.sleep(interval_s)
+
+
+def _configure_logs(config: Config) -> None:
+    logs.configure(config.log.format, config.log.level)
+    if config.log.level != "debug":  # it tells of every server and connection
+        logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 class _Server(uvicorn.Server):

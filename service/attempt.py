@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edged.errors import ArtifactError
+from edged.errors import StateError
 from service.config import ModelConfig
 from service.context import Context
 from service.job import STAGES, Gates, Job
@@ -54,6 +54,7 @@ class Attempt:
         self._progress = progress
         self._stages: dict[str, float] = dict(update.stages)
         self._totals: dict[str, Any] = {}
+        self._worker_started = 0.0
 
     async def run(self) -> None:
         """Take the update to COMMITTED.
@@ -97,6 +98,7 @@ class Attempt:
     async def _quantize(self) -> None:
         context, update = self._context, self._update
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
+        self._worker_started = time.monotonic()
         worker = WorkerProcess(self._job(), self._limits(), self._on_event)
         outcome = await worker.run()
         peak = context.metrics.worker_peak_memory.labels(update.model)
@@ -135,9 +137,13 @@ class Attempt:
             self._progress[self._update.id] = {key: event[key] for key in ("stage", "done", "total")}
         elif event["event"] == "stage" and event["state"] == "begin":
             self._progress[self._update.id] = {"stage": stage, "done": 0, "total": None}
+            if stage == STAGES[0]:
+                self._note("start", time.monotonic() - self._worker_started)
         elif event["event"] == "stage" and stage in _STATE_AFTER:
             self._note(stage, event["seconds"])
             await self._advance(_STATE_AFTER[stage])
+        elif event["event"] == "stage" and stage == "write":
+            self._note(stage, event["seconds"])
 
     async def _publish(self) -> int:
         context, update = self._context, self._update
@@ -156,7 +162,7 @@ class Attempt:
                 await self._step(State.LIVE)
                 return False
             if not context.store.path(name, generation).is_dir():
-                raise ArtifactError(f"generation {generation} of {name} is gone from the disk; drop the file again")
+                raise StateError(f"generation {generation} of {name} is gone from the disk; it is made again")
             seconds = await go_live(context, name, generation, self._model.swap, self._warmed, self._live)
             self._note("swap", seconds)
         return True

@@ -34,6 +34,7 @@ def child_environment(threads: int | None, base: Mapping[str, str] | None = None
     environment.pop("NOTIFY_SOCKET", None)  # systemd hears from the supervisor alone
     count = str(threads or cores())
     environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    environment["PYTHONSAFEPATH"] = "1"  # a torch.py in the current folder is not the torch that is meant
     return environment
 
 

@@ -6,12 +6,14 @@ checked.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,7 +68,14 @@ class Claim:
     source_removed: bool
 
 
-def claim(source: Path, claimed_root: Path, *, max_bytes: int | None = None, quiet: bool = True) -> Claim:
+def claim(
+    source: Path,
+    claimed_root: Path,
+    *,
+    max_bytes: int | None = None,
+    quiet: bool = True,
+    journal: Callable[[str, int], object] = lambda sha256, size: None,
+) -> Claim:
     """Copy a finished file to claimed/<sha256>/file and remove it, and its checksum, from the drop folder.
 
     After a crash at any step, claiming the same file again gives the same result.
@@ -76,6 +85,8 @@ def claim(source: Path, claimed_root: Path, *, max_bytes: int | None = None, qui
         claimed_root: The folder claimed/, on the filesystem of the state folder.
         max_bytes: Its size at most.
         quiet: Whether it had settled by itself. If not, a wrong checksum means that the rest is still to come.
+        journal: Called with sha256 and size once the copy is ours, before the source goes: a crash in between must
+            not leave a file that nobody knows of.
 
     Raises:
         NotSettledError: It changed while it was copied.
@@ -96,10 +107,12 @@ def claim(source: Path, claimed_root: Path, *, max_bytes: int | None = None, qui
         _check_unchanged(source, descriptor, before, size)
         _check_sidecar(source, digest, quiet)
         path = _keep(temporary, claimed_root / digest)
+        journal(digest, size)
         return Claim(digest, path, size, _remove(source, before))
     finally:
         os.close(descriptor)
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell; `sweep` comes later
+            temporary.unlink(missing_ok=True)
 
 
 def release(claimed_root: Path, sha256: str) -> None:
@@ -139,13 +152,20 @@ def _copy(descriptor: int, target: Path, expected: int) -> tuple[str, int]:
     """Copy to a new file and onto the disk; at most one chunk more than expected, so a file that grows ends this."""
     digest, size = hashlib.sha256(), 0
     with target.open("xb") as copy:
-        while size <= expected and (chunk := os.read(descriptor, _CHUNK_BYTES)):
+        while size <= expected and (chunk := _read(descriptor)):
             digest.update(chunk)
             copy.write(chunk)
             size += len(chunk)
         copy.flush()
         os.fsync(copy.fileno())
     return digest.hexdigest(), size
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, _CHUNK_BYTES)
+    except OSError as error:  # a network share that went away, a bad disk: not the fault of what we write to
+        raise NotSettledError(f"reading the dropped file failed: {error.strerror}; it is tried again") from None
 
 
 def _check_unchanged(source: Path, descriptor: int, before: os.stat_result, size: int) -> None:

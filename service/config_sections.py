@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import MAX_BITS, MIN_BITS, InputSpec, Method, Order, QuantSpec, Scheme
+from edged.spec import MAX_BITS, MIN_BITS, InputSpec, Method, Order, QuantSpec, Scheme, Search
 from service.settings import (
     Reader,
     boolean,
@@ -89,11 +89,22 @@ class QuantizationConfig:
     bits: int = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.bits)
     scheme: str = setting(choice(*(s.value for s in Scheme)), _DEFAULT.scheme.value)
     order: str = setting(choice(*(o.value for o in Order)), _DEFAULT.order.value)
+    descending: bool = setting(boolean, _DEFAULT.descending)
+    search: str = setting(choice(*(s.value for s in Search)), _DEFAULT.search.value)
+    descent_passes: int = setting(whole(0), _DEFAULT.descent_passes)
+    first_bits: int | None = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.first_bits)
+    last_bits: int | None = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.last_bits)
     damp_ratio: float = setting(number(0, 1, above=0), _DEFAULT.damp_ratio)
     block_size: int = setting(whole(1), _DEFAULT.block_size)
     propagation: float = setting(number(0, 1), _DEFAULT.propagation)
     bn_reestimation: bool = setting(boolean, _DEFAULT.bn_reestimation)
     seed: int = setting(whole(0), _DEFAULT.seed)
+
+    def __post_init__(self) -> None:
+        try:
+            self.to_spec()
+        except UsageError as error:
+            raise ValueError(str(error)) from None
 
     def to_spec(self) -> QuantSpec:
         """As the library takes it."""

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from edged.artifacts.store import ModelStore
+from edged.errors import UsageError
+from service.claim import CLAIMED_NAME
 from service.config import Config
 from service.journal import Journal, Update
 from service.metrics import Metrics
@@ -61,6 +63,15 @@ class Context:
     services: dict[str, ModelService] = field(default_factory=dict)
     worker_slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
+    def require_model(self, name: str) -> None:
+        """Check that there is such a model.
+
+        Raises:
+            UsageError: There is none.
+        """
+        if name not in self.services:
+            raise UsageError(f"no model {name!r:.80}; configured: {', '.join(self.services) or 'none'}")
+
     def claimed_file(self, update: Update) -> Path:
         """Where the dropped file of `update` lies while it is worked on."""
         return self.paths.claimed / (update.sha256 or "none") / CLAIMED_NAME
@@ -85,5 +96,12 @@ class Context:
         return await self.disk(self.journal.advance, update, state, **fields)
 
     async def get(self, update: int) -> Update:
-        """An update as journaled."""
-        return await self.disk(self.journal.get, update)
+        """An update as journaled.
+
+        Raises:
+            UsageError: There is none.
+        """
+        found = await self.disk(self.journal.get, update)
+        if found is None:
+            raise UsageError(f"no update {update}; `edged history` lists them")
+        return found

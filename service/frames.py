@@ -1,15 +1,16 @@
 """Messages between the supervisor and a generation: a JSON header and raw bytes. Imports no numpy.
 
-    4 bytes   length of the header, big-endian
-    header    JSON object; "body_bytes" is the length of what follows
-    body      bytes that only the two ends understand
+4 bytes   length of the header, big-endian
+header    JSON object; "body_bytes" is the length of what follows
+body      bytes that only the two ends understand
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from typing import IO, Any
+from io import BufferedIOBase
+from typing import Any
 
 MAX_HEADER = 1 << 20
 
@@ -61,7 +62,7 @@ async def read(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes] | N
         raise FrameError("stream ends within a frame") from error
 
 
-def read_blocking(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
+def read_blocking(file: BufferedIOBase) -> tuple[dict[str, Any], bytes] | None:
     """`read` for a file object.
 
     Raises:
@@ -80,7 +81,7 @@ def read_blocking(file: IO[bytes]) -> tuple[dict[str, Any], bytes] | None:
     raise FrameError("stream ends within a frame")
 
 
-def write_blocking(file: IO[bytes], header: dict[str, Any], body: bytes = b"") -> None:
+def write_blocking(file: BufferedIOBase, header: dict[str, Any], body: bytes = b"") -> None:
     """Send one frame."""
     file.write(head(header, body))
     file.write(body)

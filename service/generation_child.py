@@ -8,8 +8,9 @@ import os
 import socket
 import sys
 import time
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class ServedModel:
         self._input = artifact.input
         self._classes = artifact.architecture.num_classes
         network: nn.Module = artifact.load_model()
-        self._network = network.to(memory_format=torch.channels_last)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         self.metadata = metadata(model, version, artifact.input, self._classes, artifact.manifest.classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ class ServedModel:
         return 200, format_response(logits, self._name, self._version, request.id)
 
 
-def serve(stream: IO[bytes], served: ServedModel) -> None:
+def serve(stream: BufferedIOBase, served: ServedModel) -> None:
     """Answer frames one after another until the supervisor closes the stream."""
     while (frame := frames.read_blocking(stream)) is not None:
         header, body = frame

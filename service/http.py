@@ -7,7 +7,7 @@ import logging
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edged.errors import AccessError, EdgedError, NotReadyError, UsageError
-from service.generation import ServingError
+from service.channel import ServingError
 
 if TYPE_CHECKING:
     from service.serving import ModelService
@@ -130,7 +130,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
-        body, content_type = self._supervisor.exposition()
+        body, content_type = self._supervisor.queries.exposition()
         return Response(body, media_type=content_type)
 
     async def status(self, _: Request) -> Response:
@@ -141,16 +141,16 @@ class Routes:
         """GET /edged/v1/updates?model=&state=&limit=: the newest first."""
         query = request.query_params
         limit = _limit(query.get("limit"))
-        listed = await self._supervisor.updates(query.get("model"), query.get("state"), limit)
+        listed = await self._supervisor.queries.updates(query.get("model"), query.get("state"), limit)
         return JSONResponse({"updates": listed})
 
     async def update(self, request: Request) -> Response:
         """GET /edged/v1/updates/{id}."""
-        return JSONResponse(await self._supervisor.update(request.path_params["id"]))
+        return JSONResponse(await self._supervisor.queries.update(request.path_params["id"]))
 
     async def history(self, request: Request) -> Response:
         """GET /edged/v1/models/{model}/history."""
-        return JSONResponse(await self._supervisor.history(request.path_params["model"]))
+        return JSONResponse(await self._supervisor.queries.history(request.path_params["model"]))
 
     async def rollback(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/rollback."""

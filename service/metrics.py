@@ -104,31 +104,6 @@ class Metrics:
             "model",
         )
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
-        """One stage of an update is over."""
-        self.stage_duration.labels(model, stage).observe(seconds)
-
-    def update_ended(self, model: str, result: str, reason: str = "") -> None:
-        """An update has ended, or was put off.
-
-        Args:
-            model: Model name.
-            result: Its state, in lower case.
-            reason: Error code, "" for none.
-        """
-        self.updates.labels(model, result, reason).inc()
-
-    def update_live(self, model: str, seconds: float, at: float) -> None:
-        """An update went live `seconds` after its file was first seen, `at` seconds since 1970."""
-        self.update_ended(model, "committed")
-        self.update_duration.labels(model).observe(seconds)
-        self.last_success.labels(model).set(at)
-
-    def inference(self, model: str, code: int, seconds: float) -> None:
-        """A request was answered with the HTTP status `code`."""
-        self.requests.labels(model, str(code)).inc()
-        self.request_duration.labels(model).observe(seconds)
-
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Say what is live; the labels of the generation before vanish.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
-from edged.errors import CalibrationError, GateError, UsageError
+from edged.errors import CalibrationError, GateError, RejectedError, UsageError
 from edged.evaluation.classification import accuracy
 from edged.evaluation.fidelity import fidelity
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
@@ -57,9 +58,9 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     started_at = _now()
     watch = TimingObserver(observer, job.memory_limit)
     set_up_torch(job.threads, job.device)
-    with watch.stage("verify"):
+    with watch.stage("verify"), _named(job):
         checkpoint = load_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
-    with watch.stage("load"):
+    with watch.stage("load"), _named(job):
         loaded = load(checkpoint.state, job.arch, job.input)
     with watch.stage("calibrate"):
         cache = calibrate(job.calibration_dir, job.cache_root, loaded.input, job.images, watch)
@@ -88,10 +89,21 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     }
     manifest = _manifest(job, checkpoint, loaded, cache, started_at)
     job.out.parent.mkdir(parents=True, exist_ok=True)
-    report = write_artifact(
-        job.out, quantized=compressed.quantized, rest=compressed.rest, manifest=manifest, report=report
-    )
+    with watch.stage("write"):
+        report = write_artifact(
+            job.out, quantized=compressed.quantized, rest=compressed.rest, manifest=manifest, report=report
+        )
     return {"out": str(job.out), "report": report}
+
+
+@contextmanager
+def _named(job: Job) -> Iterator[None]:
+    """Errors about the file name it as the user knows it: under claimed/ it has another name."""
+    try:
+        yield
+    except RejectedError as error:
+        told = str(error).removeprefix(f"{job.checkpoint.name}: ")
+        raise type(error)(f"{job.source_name or job.checkpoint.name}: {told}") from error
 
 
 def set_up_torch(threads: int | None, device: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, NoReturn
 
 from tqdm import tqdm
 
@@ -19,7 +19,7 @@ class BarObserver:
     def __init__(self, output: IO[str]) -> None:
         self._output = output
         self._stages: list[str] = []
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[NoReturn] | None = None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -34,11 +34,13 @@ class BarObserver:
 
     def progress(self, done: int, total: int) -> None:
         """Draw."""
-        if self._bar is None:
+        bar = self._bar
+        if bar is None:
             label = self._stages[-1] if self._stages else ""
-            self._bar = tqdm(total=total, desc=f"{label:>10}", file=self._output, leave=False, dynamic_ncols=True)
-        self._bar.total = total
-        self._bar.update(done - self._bar.n)
+            bar = tqdm(total=total, desc=f"{label:>10}", file=self._output, leave=False, dynamic_ncols=True)
+            self._bar = bar
+        bar.total = total
+        bar.update(done - bar.n)
 
     def _close(self) -> None:
         if self._bar is not None:

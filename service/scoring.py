@@ -53,7 +53,7 @@ def score(
     indices = torch.arange(len(cache))
     labels = cache.labels_of(indices)
     assert labels is not None  # noqa: S101 - there are classes
-    model = loaded.model.to(memory_format=torch.channels_last)
+    model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with observer.stage("predict"):
         result = accuracy(predict(model, cache, indices, observer=observer), labels)
     return {

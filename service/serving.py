@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.generation import Generation, Reply, ServingError
+from service.channel import Reply, ServingError
+from service.generation import Generation
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class ModelService:
         name: Model name.
         directory_of: Where the artifact of a generation lies.
         limits: How it may be served.
+        restarted: Called whenever a generation that died is started again.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -54,7 +56,13 @@ class ModelService:
         switching: Held by whoever changes the live generation.
     """
 
-    def __init__(self, name: str, directory_of: Callable[[int], Path], limits: ServingLimits) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory_of: Callable[[int], Path],
+        limits: ServingLimits,
+        restarted: Callable[[], None] = lambda: None,
+    ) -> None:
         self.name = name
         self.limits = limits
         self.live: Generation | None = None
@@ -62,6 +70,8 @@ class ModelService:
         self.restarts = 0
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
+        self._restarted = restarted
+        self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._backoff_s = limits.backoff_s
@@ -92,6 +102,11 @@ class ModelService:
         self._wanted = number
         self._keeper = asyncio.create_task(self._bring_up(number, 0.0))
 
+    async def first_try(self) -> None:
+        """Wait until what `keep` asked for is up, or did not come up at the first try."""
+        if self._wanted is not None:
+            await self._tried.wait()
+
     async def prepare(self, number: int) -> Generation:
         """Start and warm generation `number` beside the live one.
 
@@ -115,6 +130,7 @@ class ModelService:
         self._cancel_keeper()
         before, self.live = self.live, generation
         self._wanted, self._live_since, self.problem = generation.number, time.monotonic(), None
+        self._tried.set()
         if not generation.serving:  # it died since it was prepared
             self._exited(generation)
         return before
@@ -155,6 +171,7 @@ class ModelService:
         )
         self.live, self.problem = None, "has lost its process, which is being started again"
         self.restarts += 1
+        self._restarted()
         self._keeper = asyncio.create_task(self._bring_up(generation.number, self._next_backoff()))
 
     def _next_backoff(self) -> float:
@@ -171,6 +188,7 @@ class ModelService:
             except EdgedError as error:
                 self.problem = f"cannot start generation {number}: {error}"
                 log.error("model %s %s", self.name, self.problem)
+                self._tried.set()
             delay_s = self._next_backoff()
         self._keeper = None  # not to be cancelled by `route`
         self.route(generation)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -123,12 +123,6 @@ def _drop(file: Path, folder: Path) -> tuple[str, int]:
         except OSError as error:
             raise StateError(f"cannot write {folder}: {error.strerror}; free space there") from None
         finally:
-            _remove(temporary)
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
     return digest.hexdigest(), size
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        sys.stderr.write(f"edged: cannot remove {path}\n")

@@ -6,23 +6,29 @@ The only writer of state. Imports no torch.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import os
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 from edged.artifacts.store import ModelStore
-from edged.errors import EdgedError, NotReadyError, UsageError
+from edged.errors import StateError
+from service.claim import sweep
 from service.config import Config
 from service.context import Context, Disk
+from service.drop_folder import DropFolder
+from service.gauges import resident_bytes, show_live
 from service.intake import Intake
 from service.journal import Journal, Update
 from service.lanes import Lane
 from service.metrics import Metrics
 from service.paths import Paths
+from service.queries import Queries
 from service.rollback import roll_back
 from service.serving import ModelService, ServingLimits
+from service.states import State
 from service.units import iso_time
 from service.updates import UpdateRunner
 from service.watcher import Watcher
@@ -37,13 +43,19 @@ class Supervisor:
 
     Args:
         context: What it owns.
+        address: URL under which it answers.
+
+    Attributes:
+        queries: What it tells of itself.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, address: str = "") -> None:
+        self.address = address
         self._context = context
         self._runner = UpdateRunner(context)
         self._lanes: dict[str, Lane] = {}
-        self._intake = Intake(context, self._offer)
+        self.queries = Queries(context, self._lanes, self._runner.progress)
+        self._intake = Intake(context, self._offer, lambda drop: self._watcher.release(drop.path))
         self._watcher = self._make_watcher()
         self._checker: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -51,16 +63,15 @@ class Supervisor:
         self._stopping = False
 
     @classmethod
-    async def open(cls, config: Config, metrics: Metrics) -> Supervisor:
+    async def open(cls, config: Config, metrics: Metrics, address: str = "") -> Supervisor:
         """Open the state folder.
 
         Raises:
             StateError: It cannot be written.
         """
-        paths = Paths(config.state_dir)
-        disk = Disk()
-        journal = await disk(Journal, paths.journal, time.time)
-        return cls(Context(config, paths, journal, ModelStore(paths.models), metrics, disk))
+        paths, disk = Paths(config.state_dir), Disk()
+        journal = await disk(Journal, paths.journal)
+        return cls(Context(config, paths, journal, ModelStore(paths.models), metrics, disk), address)
 
     @property
     def config(self) -> Config:
@@ -83,23 +94,33 @@ class Supervisor:
         return self._booted and not self._stopping and all(service.ready for service in self.services.values())
 
     async def start(self) -> None:
-        """Serve first, then resume, then watch."""
+        """Serve what was published, then resume what was interrupted, then take what is dropped.
+
+        Raises:
+            EdgedError: The state folder or the drop folder cannot be used.
+        """
         for model in self.config.models:
             self._add_model(model.name)
         self._checker = asyncio.create_task(self._check())
-        for update in await self._context.disk(self._context.journal.open_updates):
-            self._offer(update)
-        await self._watcher.start()
+        for service in self.services.values():
+            await service.first_try()
+            if service.live is not None:
+                await show_live(self._context, service.name, service.live.number)
         self._booted = True
+        await self._context.disk(self._sweep)
+        for name in self.services:
+            await self._resume(name)
+        await self._start_watcher()
 
     def begin_stop(self) -> None:
         """From now on the daemon is not ready, so that clients go elsewhere."""
         self._stopping = True
 
     async def stop(self) -> None:
-        """End what was begun in the order of its dependence: intake, updates, serving, journal."""
+        """End everything in the order of its dependence: intake, updates, serving, journal."""
         self.begin_stop()
         await self._watcher.stop()
+        await self._intake.close()
         if self._checker is not None:
             self._checker.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
@@ -108,66 +129,46 @@ class Supervisor:
         self._context.disk.close()
 
     async def reload(self, config: Config) -> list[str]:
-        """Put a new configuration in force.
+        """Put a new configuration in force; models come and go, all others serve on.
 
         Returns:
-            What of it needs a restart.
+            The keys whose change needs a restart.
+
+        Raises:
+            StateError: The new drop folder cannot be made.
         """
         before, self._context.config = self.config, config
-        names = {model.name for model in config.models}
+        names = [model.name for model in config.models]
         for name in [name for name in self.services if name not in names]:
             log.info("model %s is not configured any more", name)
             await self._remove_model(name)
-        for name in names - set(self.services):
+        for name in [name for name in names if name not in self.services]:
             log.info("model %s is new", name)
             self._add_model(name)
+            await self._resume(name)
         await self._watcher.stop()
         self._watcher = self._make_watcher()
-        await self._watcher.start()
-        fixed = {"state_dir", "serve.host", "serve.port"}
-        return [key for key in sorted(fixed) if _dig(before, key) != _dig(config, key)]
+        await self._start_watcher()
+        fixed: dict[str, Callable[[Config], object]] = {
+            "state_dir": lambda c: c.state_dir,
+            "serve.host": lambda c: c.serve.host,
+            "serve.port": lambda c: c.serve.port,
+            "serve.socket": lambda c: c.serve.socket,
+        }
+        return [key for key, value in fixed.items() if value(before) != value(config)]
 
     async def status(self) -> dict[str, Any]:
         """Everything at a glance, JSON types."""
-        context = self._context
-        open_updates = await context.disk(context.journal.open_updates)
         return {
             "ready": self.ready,
             "started_at": iso_time(self._started_at),
-            "state_dir": str(context.paths.root),
+            "state_dir": str(self._context.paths.root),
             "drop_dir": str(self.config.drop),
-            "models": [self._model_status(service) for service in self.services.values()],
-            "updates": [self._update_dict(update) for update in open_updates],
-        }
-
-    async def updates(self, model: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """Updates, the newest first."""
-        listed = await self._context.disk(self._context.journal.list, model=model, state=state, limit=limit)
-        return [self._update_dict(update) for update in listed]
-
-    async def update(self, identity: int) -> dict[str, Any]:
-        """One update.
-
-        Raises:
-            UsageError: There is none.
-        """
-        return self._update_dict(await self._context.get(identity))
-
-    async def history(self, model: str) -> dict[str, Any]:
-        """What became of every file dropped for a model, and which generations exist.
-
-        Raises:
-            UsageError: There is no such model.
-        """
-        context = self._context
-        self._require(model)
-        listed = await context.disk(context.journal.history, model)
-        return {
-            "model": model,
-            "current": context.store.current(model),
-            "previous": context.store.previous(model),
-            "generations": context.store.generations(model),
-            "updates": [update.to_dict() for update in listed],
+            "address": self.address,
+            "rss_bytes": resident_bytes(os.getpid()),
+            "watching": self._watcher.up,
+            "models": await self.queries.models(),
+            "updates": await self.queries.open_updates(),
         }
 
     async def rollback(self, model: str) -> dict[str, Any]:
@@ -177,16 +178,14 @@ class Supervisor:
             UsageError: There is no such model.
             NotReadyError: There is no generation before.
         """
-        self._require(model)
+        self._context.require_model(model)
         return await roll_back(self._context, model)
-
-    def _require(self, model: str) -> None:
-        if model not in self.services:
-            raise UsageError(f"no model {model!r}; configured: {', '.join(self.services) or 'none'}")
 
     def _add_model(self, name: str) -> None:
         context, serve = self._context, self.config.serve
-        service = ModelService(name, lambda n: context.store.path(name, n), ServingLimits(queue=serve.queue))
+        limits = ServingLimits(threads=serve.threads, queue=serve.queue)
+        restarted = context.metrics.generation_restarts.labels(name)
+        service = ModelService(name, lambda number: context.store.path(name, number), limits, restarted.inc)
         context.services[name] = service
         self._lanes[name] = Lane(self._runner.drive, self._runner.supersede, self._runner.fail)
         current = context.store.current(name)
@@ -196,10 +195,53 @@ class Supervisor:
     async def _remove_model(self, name: str) -> None:
         await self._lanes.pop(name).close()
         await self._context.services.pop(name).close()
+        self.metrics.forget_model(name)
+
+    async def _resume(self, name: str) -> None:
+        """Go on with what a stop of the daemon interrupted."""
+        journal = self._context.journal
+        for update in await self._context.disk(journal.open_updates):
+            if update.model != name or update.state in (State.DROPPED, State.SETTLED):
+                continue  # the latter are still in the drop folder
+            resumed = await self._context.disk(journal.resume, update.id)
+            log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
+            self._offer(resumed)
+
+    def _sweep(self) -> None:
+        """Remove what a crash left behind."""
+        sweep(self._context.paths.claimed)
+        for leftover in self._context.paths.staging.iterdir():
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def _offer(self, update: Update) -> None:
         lane = self._lanes.get(update.model)
-        if lane is None:
-            log.warning("update %d waits: model %s is not configured", update.id, update.model)
-            return
-        lane.offer(update)
+        if lane is not None:
+            lane.offer(update)
+
+    def _make_watcher(self) -> Watcher:
+        config, metrics = self.config, self.metrics
+        folder = DropFolder(config.drop, [model.name for model in config.models], config.watch.max_bytes)
+        return Watcher(
+            folder,
+            settle_s=config.watch.settle_s,
+            rescan_s=config.watch.rescan_s,
+            mode=config.watch.mode,
+            on_settled=self._intake.put,
+            on_refused=self._intake.put,
+            on_health=metrics.watch_up.set,
+            on_rebuilt=metrics.watch_rebuilds.inc,
+        )
+
+    async def _start_watcher(self) -> None:
+        try:
+            await self._watcher.start()
+        except OSError as error:
+            reason = error.strerror or error
+            raise StateError(f"cannot make drop_dir {self.config.drop}: {reason}; make it or change it") from error
+
+    async def _check(self) -> None:
+        """Look after the generations, as long as the daemon lives."""
+        while True:
+            await asyncio.sleep(_CHECK_S)
+            for service in self.services.values():
+                service.check()

@@ -68,9 +68,8 @@ class UpdateRunner:
 
     async def _attempt(self, update: Update) -> None:
         model = self._context.config.model(update.model)
-        if model is None:
-            reason = f"model {update.model!r} is not configured any more; add it and drop the file again"
-            raise StoppedError(Failure("config", reason, permanent=True))
+        if model is None:  # removed from the config just now; its update waits in the journal
+            raise EdgedError(f"model {update.model!r} is not configured")
         if update.attempt > self._context.config.worker.tries + _MAX_INTERRUPTIONS:
             reason = f"the daemon was stopped {update.attempt - 1} times in the middle of it"
             raise StoppedError(Failure("interrupted", reason))

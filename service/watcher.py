@@ -66,6 +66,7 @@ class Watcher:
         on_settled: Told of a finished file, in the event loop. Must not block.
         on_refused: Told once of what is not taken, likewise.
         on_health: Told after each look whether all folders exist and are watched, likewise.
+        on_rebuilt: Told how many watches were set up anew because their folders had been replaced, likewise.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Watcher:
         on_settled: Callable[[Drop], None],
         on_refused: Callable[[Refusal], None] = lambda refusal: None,
         on_health: Callable[[bool], None] = lambda up: None,
+        on_rebuilt: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._folder = folder
         self._rescan_s = rescan_s
@@ -85,6 +87,8 @@ class Watcher:
         self._on_settled = on_settled
         self._on_refused = on_refused
         self._on_health = on_health
+        self._on_rebuilt = on_rebuilt
+        self._rebuilds_told = 0
         self._tracker = StabilityTracker(settle_s)
         self._reported: dict[Path, Fingerprint] = {}
         self._refused: set[tuple[Path, int, str]] = set()
@@ -96,11 +100,6 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self._missing_since: float | None = None
         self.up = False
-
-    @property
-    def rebuilds(self) -> int:
-        """How often a watch was set up anew because its folder had been replaced."""
-        return 0 if self._watches is None else self._watches.rebuilds
 
     async def start(self) -> None:
         """Look once, then go on in the background.
@@ -144,7 +143,7 @@ class Watcher:
                 renamed, self._renamed = self._renamed, set()
             scan, self.up = await asyncio.to_thread(self._look)
             due = self._consider(scan, renamed, time.monotonic())
-            self._call(self._on_health, self.up)
+            self._tell_health()
             rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._poked.wait(), rest)
@@ -210,6 +209,13 @@ class Watcher:
         for path in self._reported.keys() - present:
             del self._reported[path]
         self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}
+
+    def _tell_health(self) -> None:
+        self._call(self._on_health, self.up)
+        rebuilds = 0 if self._watches is None else self._watches.rebuilds
+        if rebuilds > self._rebuilds_told:
+            self._call(self._on_rebuilt, rebuilds - self._rebuilds_told)
+            self._rebuilds_told = rebuilds
 
     def _interval_s(self) -> float:
         return self._rescan_s if self._watches is not None and self.up else min(self._rescan_s, _POLL_S)

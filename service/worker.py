@@ -99,4 +99,6 @@ def _run(job: Job, observer: LineObserver) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(exit_code)  # taking torch apart would only cost time

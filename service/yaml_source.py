@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import yaml
 Location = tuple[str | int, ...]
 
 _MAX_DEPTH = 20
+_MAX_VALUES = 100_000
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ def key_name(location: Location) -> str:
 def parse_yaml(text: str) -> Source:
     """Read one YAML document. Syntax errors and repeated keys become problems instead of exceptions."""
     source = Source()
-    loader = yaml.SafeLoader(text)
     try:
+        loader = yaml.SafeLoader(text)
         node = loader.get_single_node()
         if node is not None:
             source.data = _value(loader, node, (), source)
@@ -76,15 +76,13 @@ def parse_yaml(text: str) -> Source:
         source.problems.append(Problem(line, "", f"not valid YAML: {error.problem or error.context}"))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         source.problems.append(Problem(1, "", f"not valid YAML: {str(error).splitlines()[0]}"))
-    finally:
-        loader.dispose()
     return source
 
 
 def _value(loader: yaml.SafeLoader, node: yaml.Node, location: Location, source: Source) -> Any:
     source.lines.setdefault(location, node.start_mark.line + 1)
-    if len(location) > _MAX_DEPTH:  # also ends an alias that contains itself
-        raise yaml.YAMLError("nested too deeply")
+    if len(location) > _MAX_DEPTH or len(source.lines) > _MAX_VALUES:  # aliases can contain themselves, or multiply
+        raise yaml.YAMLError("nested too deeply, or too much of it")
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, location, source)
     if isinstance(node, yaml.SequenceNode):
@@ -93,20 +91,26 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, location: Location, source:
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, location: Location, source: Source) -> dict[str, Any]:
-    loader.flatten_mapping(node)  # `<<: *defaults`
+    _find_repeated_keys(node, location, source)
+    loader.flatten_mapping(node)  # `<<: *defaults`; what it brings stands before, so that it can be overridden
     result: dict[str, Any] = {}
-    seen: dict[Hashable, int] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node)
-        line = key_node.start_mark.line + 1
         if not isinstance(key, str):
+            line = key_node.start_mark.line + 1
             source.problems.append(Problem(line, key_name(location), f"key {key!r:.40} is no text; put it in quotes"))
             continue
-        if seen.setdefault(key, line) != line:
-            message = f"given twice, first in line {seen[key]}; remove one"
-            source.problems.append(Problem(line, key_name((*location, key)), message))
-            continue
         place = (*location, key)
-        source.lines[place] = line
+        source.lines[place] = key_node.start_mark.line + 1
         result[key] = _value(loader, value_node, place, source)
     return result
+
+
+def _find_repeated_keys(node: yaml.MappingNode, location: Location, source: Source) -> None:
+    seen: dict[str, int] = {}
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:str":
+            key, line = key_node.value, key_node.start_mark.line + 1
+            if seen.setdefault(key, line) != line:
+                message = f"given twice, first in line {seen[key]}; remove one"
+                source.problems.append(Problem(line, key_name((*location, key)), message))

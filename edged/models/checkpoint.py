@@ -1,4 +1,4 @@
-"""An untrusted file becomes a state dict of float32 tensors. No code of the file runs; see pickle_reader."""
+"""An untrusted file becomes a state dict of float32 tensors. No code of the file runs; see pickle_scan."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import mmap
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edged.errors import AccessError, CheckpointError, NonFiniteError, TooLargeError, UnsafeCheckpointError
-from edged.models.containers import Contents, read_contents
-from edged.models.pickle_reader import Node
-from edged.models.refs import TensorRef, quoted
+from edged.models.allowlist import DTYPES, Stub
+from edged.models.containers import read_contents
+from edged.models.pickle_scan import quoted
 
 MAX_FILE_BYTES = 2 << 30
 MAX_TENSORS = 20_000
@@ -27,7 +28,7 @@ MAX_NAME_LENGTH = 512
 MAX_WRAPPERS = 4  # {"model": {"state_dict": {...}}} and the like
 WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
 PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
-ALIGNMENT = 64  # bytes; torch's own in new files
+MAX_DIMENSIONS = 8
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,9 @@ class Checkpoint:
 def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoint:
     """Read a .pt, .pth, .th or .safetensors file that may come from anywhere.
 
-    float32 tensors stay on disk, mapped copy-on-write, until they are used; so the file must not be overwritten in
-    place while they live. The others take at most four bytes a stored value.
+    float32 tensors of zip and safetensors files stay on disk, mapped copy-on-write, until they are used; so the file
+    must not be overwritten in place while they live. Others take memory: at most four bytes a stored value, and a
+    legacy file is read as a whole.
 
     Args:
         path: The file. Its format is told by its content.
@@ -65,16 +67,17 @@ def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoin
         AccessError: It may not be read.
     """
     try:
-        data = _map_file(path, max_bytes)
-        contents = read_contents(data)
-        refs = _checked_refs(strip_prefixes(find_state(contents.tree)), len(data))
-        state = _materialize(refs, contents, data)
+        with _opened(path, max_bytes) as descriptor, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+            # By descriptor: the libraries read the very file that was checked, whatever its name is by then.
+            contents = read_contents(data, f"/proc/self/fd/{descriptor}")
+            tensors = _checked_tensors(strip_prefixes(find_state(contents.tree)), len(data))
+            return Checkpoint(_as_float32(tensors), hashlib.sha256(data).hexdigest(), len(data), contents.format)
     except CheckpointError as error:
         raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
-    return Checkpoint(state, hashlib.sha256(data).hexdigest(), len(data), contents.format)
 
 
-def _map_file(path: Path, max_bytes: int) -> mmap.mmap:
+@contextmanager
+def _opened(path: Path, max_bytes: int) -> Iterator[int]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO must not block
     except PermissionError:
@@ -89,7 +92,7 @@ def _map_file(path: Path, max_bytes: int) -> mmap.mmap:
             raise CheckpointError("the file is empty; copy it again")
         if status.st_size > max_bytes:
             raise TooLargeError(f"the file has {status.st_size} bytes, the limit is {max_bytes}")
-        return mmap.mmap(descriptor, status.st_size, access=mmap.ACCESS_COPY)
+        yield descriptor
     finally:
         os.close(descriptor)
 
@@ -108,9 +111,8 @@ def find_state(tree: Any) -> dict[Any, Any]:
             break
         tree = inner
     if not isinstance(tree, dict):
-        kind = tree.name if isinstance(tree, Node) else "tensor" if isinstance(tree, TensorRef) else type(tree).__name__
-        raise CheckpointError(f"it holds a {kind}, not a dict of tensors; save model.state_dict()")
-    if not any(isinstance(value, TensorRef) for value in tree.values()):
+        raise CheckpointError(f"it holds a {_kind(tree)}, not a dict of tensors; save model.state_dict()")
+    if not any(isinstance(value, Tensor) for value in tree.values()):
         found = ", ".join(quoted(key, 40) for key in list(tree)[:5]) or "nothing"
         raise CheckpointError(f"no state dict in it, neither bare nor under {' or '.join(WRAPPER_KEYS)}; found {found}")
     return tree
@@ -126,41 +128,57 @@ def strip_prefixes(state: Mapping[Any, Any]) -> dict[Any, Any]:
     return stripped
 
 
-def _checked_refs(state: Mapping[Any, Any], file_bytes: int) -> dict[str, TensorRef]:
+def _kind(value: object) -> str:
+    return value.name if isinstance(value, Stub) else "tensor" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _checked_tensors(state: Mapping[Any, Any], file_bytes: int) -> dict[str, Tensor]:
     """`state`, after checking that it holds named tensors only and is no larger than the file."""
     if len(state) > MAX_TENSORS:
         raise TooLargeError(f"the state dict has {len(state)} entries, the limit is {MAX_TENSORS}")
-    total = 0
     for name, value in state.items():
         if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
             raise CheckpointError(f"{quoted(name)} is no name of a tensor")
-        if not isinstance(value, TensorRef):
-            kind = value.name if isinstance(value, Node) else type(value).__name__
-            raise CheckpointError(f"entry {quoted(name)} of the state dict is a {kind}, not a tensor; remove it")
-        if value.numel == 0:
-            raise CheckpointError(f"tensor {quoted(name)} has no values (shape {list(value.shape)})")
-        total += value.nbytes
+        if not isinstance(value, Tensor):
+            raise CheckpointError(
+                f"entry {quoted(name)} of the state dict is a {_kind(value)}, not a tensor; remove it"
+            )
+        _check_tensor(name, value)
+    # Each is no larger than its storage, so the sum tells how much they share.
+    total = sum(tensor.nbytes for tensor in state.values())
     if total > file_bytes:
         raise UnsafeCheckpointError(f"its tensors share storage and claim {total} bytes, the file has {file_bytes}")
-    return dict(state)
+    return {name: tensor.detach() for name, tensor in state.items()}
 
 
-def _materialize(refs: Mapping[str, TensorRef], contents: Contents, data: mmap.mmap) -> dict[str, Tensor]:
-    users = Counter(ref.storage.key for ref in refs.values())
+def _check_tensor(name: str, tensor: Tensor) -> None:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.layout is torch.strided and not tensor.is_neg()
+    if not plain or tensor.dtype not in DTYPES or tensor.device.type != "cpu":
+        raise CheckpointError(f"tensor {quoted(name)} is of a kind that edged does not know; save it as float32")
+    if tensor.dim() > MAX_DIMENSIONS:
+        raise CheckpointError(f"tensor {quoted(name)} has {tensor.dim()} dimensions, the limit is {MAX_DIMENSIONS}")
+    if tensor.numel() == 0:
+        raise CheckpointError(f"tensor {quoted(name)} has no values (shape {list(tensor.shape)})")
+    stored = tensor.untyped_storage().nbytes() // tensor.itemsize
+    if tensor.numel() > stored:
+        raise UnsafeCheckpointError(
+            f"tensor {quoted(name)} of shape {list(tensor.shape)} expands a storage of {stored} values; "
+            "save it with .contiguous()"
+        )
+
+
+def _as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
     state = {}
-    for name, ref in refs.items():
-        tensor = _read_tensor(ref, contents.starts[ref.storage.key], data)
+    for name, stored in tensors.items():
+        # A zip that torch did not write may hold values at addresses that are no multiple of their size.
+        aligned = stored if stored.data_ptr() % stored.itemsize == 0 else stored.clone()
+        tensor = aligned.contiguous()
         if tensor.is_floating_point():
             tensor = tensor.to(torch.float32)
             if not np.isfinite(tensor.numpy()).all():  # one thread: waking torch's costs more than small tensors do
                 raise NonFiniteError(f"tensor {quoted(name)} holds NaN or infinity; its training diverged")
         # Tensors of one storage get memory of their own: changing one must not change another.
-        state[name] = tensor.clone() if users[ref.storage.key] > 1 else tensor
+        shared = users[stored.untyped_storage().data_ptr()] > 1
+        state[name] = tensor.clone() if shared else tensor
     return state
-
-
-def _read_tensor(ref: TensorRef, start: int, data: mmap.mmap) -> Tensor:
-    """A contiguous tensor of the stored type; a view of the mapped file where alignment allows."""
-    storage = memoryview(data)[start : start + ref.storage.nbytes]
-    raw = torch.frombuffer(bytearray(storage) if start % ALIGNMENT else storage, dtype=torch.uint8)
-    return raw.view(ref.storage.dtype).as_strided(ref.shape, ref.stride, ref.offset).contiguous()

@@ -1,65 +1,51 @@
-"""The file formats of checkpoints: where each tensor's bytes lie. Detected by content, never by the file's name."""
+"""The file formats of checkpoints, told by content: checked as a whole, then read by torch or by safetensors."""
 
 from __future__ import annotations
 
 import io
-import json
 import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
-from edged.models.pickle_reader import MAX_PICKLE_BYTES, read_pickle
-from edged.models.refs import StorageRef, non_negative, quoted, tensor_ref
+from edged.models.allowlist import stubs
+from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_key_list, scan_pickle
 
 MAX_DIRECTORY_BYTES = 4 << 20  # of a zip: room for 40,000 entries
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_PROTOCOL = 1001
-
+_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # pickles of its magic and version
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
 _CLOSED_WRONGLY = "it is cut off or damaged; copy it again"
-_SAFETENSORS_DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True)
 class Contents:
-    """A file taken apart.
+    """What a file holds.
 
     Attributes:
         format: "torch-zip", "torch-legacy" or "safetensors".
-        tree: What was saved: plain data with `TensorRef` leaves.
-        starts: Where each storage begins in the file, bytes, by storage key. Each storage is known to fit.
+        tree: What was saved: plain data with tensors and `Stub`s. Tensors are mapped from the file where it can be.
     """
 
     format: str
     tree: Any
-    starts: Mapping[str, int]
 
 
-def read_contents(data: mmap.mmap) -> Contents:
-    """Take a checkpoint file apart without running anything of it.
+def read_contents(data: mmap.mmap, path: str, extra_names: Collection[str] = ()) -> Contents:
+    """Check a checkpoint file and read it.
 
     Args:
         data: The whole file. Only headers, the pickle and (for checksums) the entries of a zip are read.
+        path: The same file, for the libraries that read it.
+        extra_names: Dotted names that its pickle may mention besides those of `allowlist`; each becomes a `Stub`.
 
     Raises:
         CheckpointError: It is none of the formats, or damaged.
@@ -67,12 +53,14 @@ def read_contents(data: mmap.mmap) -> Contents:
         TooLargeError: A header is over its limit.
     """
     head = data[:16]
+    if head[8:9] == b"{":  # after a length, whose first byte may be that of a pickle
+        return Contents("safetensors", _read_safetensors(data, path))
     if head.startswith(b"PK\x03\x04"):
-        return _read_zip(data)
+        _check_zip(data, extra_names)
+        return Contents("torch-zip", _torch_load(path, extra_names, mapped=True))
     if head.startswith(b"\x80"):
-        return _read_legacy(data)
-    if head[8:9] == b"{":
-        return _read_safetensors(data)
+        _check_legacy(data, extra_names)
+        return Contents("torch-legacy", _torch_load(path, extra_names, mapped=False))
     raise CheckpointError(f"{_guess(head)}; give a file of torch.save(model.state_dict()) or a .safetensors file")
 
 
@@ -84,6 +72,16 @@ def _guess(head: bytes) -> str:
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "it is a text file"
     return f"it is no checkpoint (it starts with the bytes {head[:4].hex(' ')})"
+
+
+def _torch_load(path: str, extra_names: Collection[str], *, mapped: bool) -> Any:
+    """The only place where a pickle is read; the caller has scanned it."""
+    try:
+        with torch.serialization.safe_globals([*stubs(extra_names)]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch raises whatever its steps raise: a damaged pickle can end in any of them
+        # torch's own text gives advice that is wrong here: to load the file with weights_only=False.
+        raise CheckpointError(f"its pickle is damaged: torch cannot read it ({type(error).__name__})") from None
 
 
 class _DirectoryFile(io.RawIOBase):
@@ -115,12 +113,12 @@ class _DirectoryFile(io.RawIOBase):
         return piece
 
 
-def _read_zip(data: mmap.mmap) -> Contents:
+def _check_zip(data: mmap.mmap, extra_names: Collection[str]) -> None:
     entries = _checked_entries(data)
-    pickles = [name for name in entries if name.endswith("/data.pkl")]
+    pickles = [name for name in entries if name.lower().endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError(f"it is a zip with {len(pickles)} entries */data.pkl; torch.save writes exactly one")
-    prefix = pickles[0].removesuffix("data.pkl")
+    prefix = pickles[0][: -len("data.pkl")]
     if f"{prefix}constants.pkl" in entries:
         raise CheckpointError("it is a TorchScript archive; save model.state_dict() instead")
     order = entries.get(f"{prefix}byteorder")
@@ -129,25 +127,21 @@ def _read_zip(data: mmap.mmap) -> Contents:
     start, size = entries[pickles[0]]
     if size > MAX_PICKLE_BYTES:
         raise TooLargeError(f"its pickle has {size} bytes, the limit is {MAX_PICKLE_BYTES}; save only the state dict")
-    tree, storages = read_pickle(io.BytesIO(data[start : start + size]))
-    starts = {}
-    for key, storage in storages.items():
+    for key, needed in scan_pickle(io.BytesIO(data[start : start + size]), extra_names).items():
         entry = entries.get(f"{prefix}data/{key}")
-        if entry is None or entry[1] < storage.nbytes:
-            raise CheckpointError(
-                f"storage {quoted(key)} needs {storage.nbytes} bytes, the zip has {entry and entry[1]}"
-            )
-        starts[key] = entry[0]
-    return Contents("torch-zip", tree, starts)
+        if entry is None or entry[1] < needed:
+            raise CheckpointError(f"storage {quoted(key)} needs {needed} bytes, the zip has {entry and entry[1]}")
 
 
-def _checked_entries(data: mmap.mmap) -> dict[str, tuple[int, int]]:
+def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
     """Start and size of each entry; all are known to be stored as they are, inside the file, and true to their CRC."""
     try:
         with zipfile.ZipFile(_DirectoryFile(data)) as archive:
-            infos = archive.infolist()
+            infos, start = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error, EOFError, OverflowError):
         raise CheckpointError(f"its zip directory cannot be read: {_CLOSED_WRONGLY}") from None
+    if not _is_plain(data, start) or any(info.filename != info.orig_filename for info in infos):
+        raise UnsafeCheckpointError("its zip directory is laid out in a way that torch.save never writes")
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             raise UnsafeCheckpointError(
@@ -155,16 +149,26 @@ def _checked_entries(data: mmap.mmap) -> dict[str, tuple[int, int]]:
             )
     if sum(info.file_size for info in infos) > len(data):
         raise UnsafeCheckpointError("its zip entries overlap: together they are larger than the file")
-    view = memoryview(data)
+    if len({info.filename.lower() for info in infos}) < len(infos):
+        raise UnsafeCheckpointError("a zip entry is there twice; torch.save writes each once")
     entries: dict[str, tuple[int, int]] = {}
     for info in infos:
         start = _data_start(data, info)
-        if info.filename in entries:
-            raise UnsafeCheckpointError(f"zip entry {quoted(info.filename)} is there twice")
-        if zlib.crc32(view[start : start + info.file_size]) != info.CRC:
-            raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
+        with memoryview(data) as view, view[start : start + info.file_size] as piece:
+            if zlib.crc32(piece) != info.CRC:
+                raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
         entries[info.filename] = (start, info.file_size)
     return entries
+
+
+def _is_plain(data: mmap.mmap, start: int) -> bool:
+    """Whether a zip's end is such that torch's zip library, too, must find the directory at `start`."""
+    if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":  # the end record, without a comment
+        return False
+    if data[-42:-38] != b"PK\x06\x07":  # the locator of a 64-bit end record
+        return int.from_bytes(data[-6:-2], "little") == start
+    located, offset = int.from_bytes(data[-34:-26], "little"), int.from_bytes(data[-50:-42], "little")
+    return located == len(data) - 98 and data[-98:-94] == b"PK\x06\x06" and offset == start
 
 
 def _data_start(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
@@ -177,68 +181,33 @@ def _data_start(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
     raise CheckpointError(f"zip entry {quoted(info.filename)} lies outside the file: {_CLOSED_WRONGLY}")
 
 
-def _read_legacy(data: mmap.mmap) -> Contents:
+def _check_legacy(data: mmap.mmap, extra_names: Collection[str]) -> None:
     """The format before torch 1.6.
 
-    Five pickles (magic, protocol, machine, object, storage keys), then count and bytes of each storage.
+    Five pickles (magic, version, machine, object, storage keys), then count and bytes of each storage.
     """
     stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
-    if read_pickle(stream)[0] != LEGACY_MAGIC or read_pickle(stream)[0] != LEGACY_PROTOCOL:
+    scan_pickle(stream)  # names what is wrong with a plain pickle
+    if data[: len(_LEGACY_START)] != _LEGACY_START:
         raise CheckpointError("it is a pickle, but not one of torch.save; save model.state_dict() with torch.save")
-    machine, _ = read_pickle(stream)
-    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
-        raise CheckpointError("it was saved on a big-endian machine; save it again on a little-endian one")
-    tree, storages = read_pickle(stream)
-    keys, _ = read_pickle(stream)
-    if not isinstance(keys, list):
-        raise CheckpointError("its list of storages is damaged; save it again with a current torch")
-    position = stream.tell()
-    starts: dict[str, int] = {}
-    for key in keys:
-        storage = storages.get(key) if isinstance(key, str) else None
-        if storage is None or key in starts:
-            raise CheckpointError(
-                f"its list of storages names {quoted(key)}, which no tensor uses or which is there twice"
-            )
-        count = int.from_bytes(data[position : position + 8], "little", signed=True)
-        starts[key] = position + 8
-        position += 8 + storage.nbytes
-        if count != storage.numel or position > len(data):
-            raise CheckpointError(f"storage {quoted(key)} lacks values: {_CLOSED_WRONGLY}")
-    if missing := sorted(storages.keys() - starts.keys()):
-        raise CheckpointError(f"storage {quoted(missing[0])} has no data: {_CLOSED_WRONGLY}")
-    return Contents("torch-legacy", tree, starts)
+    for _ in ("version", "machine"):
+        scan_pickle(stream)
+    storages = scan_pickle(stream, extra_names)
+    keys = scan_key_list(stream)
+    if sorted(keys) != sorted(storages):
+        raise CheckpointError("its list of storages is not that of its tensors; save it again with a current torch")
+    if stream.tell() + sum(8 + size for size in storages.values()) > len(data):
+        raise CheckpointError(f"its storages need {sum(storages.values())} bytes, more than it has: {_CLOSED_WRONGLY}")
 
 
-def _read_safetensors(data: mmap.mmap) -> Contents:
+def _read_safetensors(data: mmap.mmap, path: str) -> dict[str, torch.Tensor]:
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
         raise TooLargeError(f"its safetensors header claims {length} bytes, the limit is {MAX_HEADER_BYTES}")
     if 8 + length > len(data):
         raise CheckpointError(f"its safetensors header has {length} bytes, the file {len(data)}: {_CLOSED_WRONGLY}")
     try:
-        header = json.loads(data[8 : 8 + length])
-    except (ValueError, RecursionError):
-        raise CheckpointError("its safetensors header is not JSON: it is no checkpoint, or damaged") from None
-    header.pop("__metadata__", None)
-    tree, starts, total = {}, {}, 0
-    for name, entry in header.items():
-        kind = entry.get("dtype") if isinstance(entry, dict) else None
-        dtype = _SAFETENSORS_DTYPES.get(kind) if isinstance(kind, str) else None
-        if dtype is None:
-            raise CheckpointError(f"tensor {quoted(name)} has no type that edged knows; save it as F32 or F16")
-        shape, offsets = non_negative(entry.get("shape")), non_negative(entry.get("data_offsets"))
-        begin, end = offsets if len(offsets) == 2 else (0, -1)
-        stride = [1]
-        for size in reversed(shape[1:]):
-            stride.insert(0, stride[0] * max(size, 1))
-        numel = (end - begin) // dtype.itemsize
-        ref = tensor_ref(StorageRef(name, dtype, max(numel, 0)), 0, shape, stride[: len(shape)])
-        if ref.nbytes != end - begin or 8 + length + end > len(data):
-            raise CheckpointError(f"tensor {quoted(name)} lies outside the file or has another size: {_CLOSED_WRONGLY}")
-        tree[name], starts[name], total = ref, 8 + length + begin, max(total, end)
-    if 8 + length + total != len(data):
-        raise CheckpointError(
-            f"its tensors take {8 + length + total} bytes, the file has {len(data)}: {_CLOSED_WRONGLY}"
-        )
-    return Contents("safetensors", tree, starts)
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"its safetensors header is damaged ({quoted(error)}): {_CLOSED_WRONGLY}") from None

@@ -40,7 +40,14 @@ def images(*encoded: bytes, **changes: Any) -> bytes:
     return json.dumps({"inputs": [tensor]}).encode()
 
 
-@given(hnp.arrays(np.float32, (2, 3, 4, 4), elements=st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32)), st.booleans())
+@given(
+    hnp.arrays(
+        np.float32,
+        (2, 3, 4, 4),
+        elements=st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False, width=32),
+    ),
+    st.booleans(),
+)
 def test_numbers_arrive_as_they_were_sent(values: Any, nested: bool) -> None:
     data = values.tolist() if nested else values.flatten().tolist()
     parsed = parse_request(request(shape=[2, 3, 4, 4], data=data), SPEC)
@@ -114,9 +121,7 @@ JSON = st.recursive(
 
 
 @given(
-    st.fixed_dictionaries(
-        {}, optional={key: JSON for key in ("id", "inputs", "outputs", "parameters")}
-    ),
+    st.fixed_dictionaries({}, optional={key: JSON for key in ("id", "inputs", "outputs", "parameters")}),
     st.fixed_dictionaries(
         {"name": st.sampled_from(["input", "image"]), "datatype": st.sampled_from(["FP32", "BYTES"])},
         optional={key: JSON for key in ("shape", "data", "parameters")},

@@ -1,0 +1,174 @@
+"""Requests to one generation over its socket: bounded, with deadlines, answered in any order. Imports no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from edged.errors import EdgedError
+from service import frames
+
+# At the child at once: while it computes the first, the second already lies in its socket.
+_AT_THE_CHILD = 2
+
+
+class ServingError(EdgedError):
+    """A request cannot be answered now."""
+
+    code = "serving"
+    status = 503
+
+
+class BusyError(ServingError):
+    """The queue is full."""
+
+    code = "busy"
+    status = 429
+
+
+class DeadlineError(ServingError):
+    """The deadline passed first."""
+
+    code = "deadline"
+    status = 504
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the child answers.
+
+    Attributes:
+        status: HTTP status.
+        body: HTTP body.
+        seconds: Time the child took.
+    """
+
+    status: int
+    body: bytes
+    seconds: float
+
+
+@dataclass
+class _Pending:
+    id: int
+    body: bytes
+    reply: asyncio.Future[Reply]
+    sent_at: float = field(default=0.0)
+
+
+class Channel:
+    """One socket to one child.
+
+    Args:
+        name: Of the model, for messages.
+        reader: From the child.
+        writer: To the child.
+        queue: Requests that may wait or run at once.
+    """
+
+    def __init__(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, queue: int) -> None:
+        self._name = name
+        self._reader = reader
+        self._writer = writer
+        self._queue = queue
+        self._ids = itertools.count(1)
+        self._waiting: deque[_Pending] = deque()
+        self._sent: dict[int, _Pending] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._closed = False
+        self.inflight = 0
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the oldest request has been with the child."""
+        now = time.monotonic()
+        return now - min((pending.sent_at for pending in self._sent.values()), default=now)
+
+    async def receive(self) -> dict[str, Any] | None:
+        """The next header that is no reply, before the first request; None if the child ended.
+
+        Raises:
+            FrameError: It is damaged.
+        """
+        frame = await frames.read(self._reader)
+        return None if frame is None else frame[0]
+
+    async def request(self, body: bytes, deadline_s: float) -> Reply:
+        """Have the child answer one request.
+
+        Raises:
+            BusyError: The queue is full.
+            DeadlineError: No answer within `deadline_s`.
+            ServingError: The child ended.
+        """
+        if self._closed:
+            raise self._gone()
+        if self.inflight >= self._queue:
+            raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
+        pending = _Pending(next(self._ids), body, asyncio.get_running_loop().create_future())
+        self._waiting.append(pending)
+        self.inflight += 1
+        self._idle.clear()
+        try:
+            self._send_more()
+            await asyncio.wait({pending.reply}, timeout=deadline_s)
+            if not pending.reply.done():
+                raise DeadlineError(f"model {self._name!r} gave no answer within {deadline_s:g} s")
+            return pending.reply.result()
+        finally:
+            # One that waits is forgotten; one that is with the child keeps its place there until it is answered.
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(pending)
+            pending.reply.cancel()
+            self.inflight -= 1
+            if self.inflight == 0:
+                self._idle.set()
+
+    async def pump(self) -> None:
+        """Hand out replies until the child ends.
+
+        Raises:
+            FrameError, OSError: The stream broke.
+        """
+        try:
+            while (frame := await frames.read(self._reader)) is not None:
+                header, body = frame
+                pending = self._sent.pop(header["id"])
+                if not pending.reply.done():
+                    pending.reply.set_result(Reply(header["status"], body, header["seconds"]))
+                self._send_more()
+        finally:
+            self.close()
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Wait until every request is answered; False if that takes longer than `timeout_s`."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), timeout_s)
+        return self.inflight == 0
+
+    def close(self) -> None:
+        """Show the child the end of the stream; requests still there get a ServingError."""
+        self._closed = True
+        self._writer.close()
+        for pending in [*self._sent.values(), *self._waiting]:
+            if not pending.reply.done():
+                pending.reply.set_exception(self._gone())
+        self._sent.clear()
+        self._waiting.clear()
+
+    def _send_more(self) -> None:
+        while self._waiting and len(self._sent) < _AT_THE_CHILD:
+            pending = self._waiting.popleft()
+            pending.sent_at = time.monotonic()
+            self._sent[pending.id] = pending
+            self._writer.write(frames.head({"id": pending.id}, pending.body))
+            self._writer.write(pending.body)
+
+    def _gone(self) -> ServingError:
+        return ServingError(f"model {self._name!r} has lost its process; try again in some seconds")

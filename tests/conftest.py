@@ -1,0 +1,56 @@
+"""What several test modules need."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import trained
+
+
+@dataclass(frozen=True)
+class Task:
+    """Real images and two networks trained on them.
+
+    Attributes:
+        digits: The images.
+        calibration: 200 of them, a folder per class.
+        test: 297 others, likewise.
+        first: A checkpoint.
+        second: Another one.
+    """
+
+    digits: trained.Digits
+    calibration: Path
+    test: Path
+    first: Path
+    second: Path
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """Made once a session."""
+    folder = tmp_path_factory.mktemp("task")
+    digits = trained.load()
+    paths = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # such small layers only lose by more, above all on a machine that is busy
+    for seed, name in enumerate(("first.pt", "second.pt")):
+        model = trained.train(digits, epochs=4, seed=seed)
+        torch.save(model.state_dict(), folder / name)
+        paths.append(folder / name)
+    torch.set_num_threads(threads)
+    test = digits.write_folders(folder / "test", trained.TEST)
+    return Task(digits, digits.write_folders(folder / "calib"), test, *paths)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real checkpoints and images."""
+    if not os.environ.get("EDGED_DATA"):
+        pytest.skip("EDGED_DATA is not set: no real checkpoints and images here")
+    return Path(os.environ["EDGED_DATA"])

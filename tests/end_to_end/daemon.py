@@ -1,0 +1,193 @@
+"""The real daemon as a process of its own, driven through its files, its signals and HTTP."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import yaml
+
+T = TypeVar("T")
+
+ENDS = {"COMMITTED", "REJECTED", "FAILED", "SUPERSEDED", "ROLLED_BACK"}
+TIMEOUT_S = 120.0  # for what takes a second or two on a machine that is not busy
+
+
+def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
+    """The first result of `look` that is true; errors of the connection count as false."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        with contextlib.suppress(httpx.TransportError):
+            if result := look():
+                return result
+        time.sleep(0.02)
+    raise AssertionError(f"{what} did not happen within {timeout_s} s")
+
+
+class Daemon:
+    """One state folder with its config; the process can be started and ended again and again."""
+
+    def __init__(self, folder: Path, calibration: Path, **settings: Any) -> None:
+        self.folder = folder
+        self.state = folder / "state"
+        self.log = folder / "log"
+        model = {
+            "name": "digits",
+            "calibration": {"dir": str(calibration)},
+            "input": {"size": 8, "resize": 8},
+            "quantization": {"bits": 4},
+        }
+        self.config: dict[str, Any] = {
+            "state_dir": str(self.state),
+            "models": [model],
+            "watch": {"settle_s": 0.1, "rescan_s": 1},
+            "serve": {"port": 0},
+            "worker": {"retry_s": 0.1},
+            "log": {"level": "debug", "format": "human"},
+            **settings,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write_config(self) -> Path:
+        path = self.folder / "edged.yaml"
+        path.write_text(yaml.safe_dump(self.config))
+        return path
+
+    def start(self) -> Daemon:
+        """Start it and wait until it is ready."""
+        self.spawn()
+        eventually(lambda: self.get("/v2/health/ready").status_code == 200, "ready")
+        return self
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "service.cli", "run", "--config", str(self.write_config())]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+        return self.process
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(TIMEOUT_S)
+
+    def reload(self, outcome: str = "config reloaded from") -> None:
+        """Write the config and send SIGHUP; wait until the log tells the outcome once more."""
+        assert self.process is not None
+        before = self.log.read_text().count(outcome)
+        self.write_config()
+        self.process.send_signal(signal.SIGHUP)
+        eventually(lambda: self.log.read_text().count(outcome) > before, outcome)
+
+    def kill(self) -> None:
+        """kill -9, and wait until its children are gone too."""
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.kill()
+        self.process.wait(TIMEOUT_S)
+        _, alive = psutil.wait_procs(children, TIMEOUT_S)
+        assert not alive
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(TIMEOUT_S)
+
+    def get(self, target: str) -> httpx.Response:
+        """Through the UNIX socket."""
+        return self._local("GET", target)
+
+    def post(self, target: str, **options: Any) -> httpx.Response:
+        return self._local("POST", target, **options)
+
+    def _local(self, method: str, target: str, **options: Any) -> httpx.Response:
+        # httpx leaves a socket open that it cannot connect.
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.state / "edged.sock"))
+            except OSError as error:
+                raise httpx.ConnectError(str(error)) from error
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.state / "edged.sock")), timeout=60) as client:
+            return client.request(method, f"http://edged{target}", **options)
+
+    def tcp(self) -> httpx.Client:
+        return httpx.Client(base_url=self.status()["address"], timeout=60)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.get("/edged/v1/status").json()
+        return found
+
+    def updates(self) -> list[dict[str, Any]]:
+        """The newest first."""
+        found: list[dict[str, Any]] = self.get("/edged/v1/updates").json()["updates"]
+        return found
+
+    def drop(self, source: Path, name: str | None = None, model: str = "digits") -> None:
+        """Copy a file into the drop folder and rename it into place."""
+        folder = self.state / "drop" / model
+        target = folder / (name or source.name)
+        shutil.copy(source, folder / f".{target.name}")
+        (folder / f".{target.name}").rename(target)
+
+    def update_of(self, name: str, *states: str) -> dict[str, Any]:
+        """The newest update of a file, once it is in one of `states`; without any, once it has ended."""
+        wanted = set(states) or ENDS
+
+        def look() -> dict[str, Any] | None:
+            newest = next((u for u in self.updates() if u["file_name"] == name), None)
+            return newest if newest is not None and newest["state"] in wanted else None
+
+        return eventually(look, f"{name} in {wanted}")
+
+    def put_live(self, source: Path, name: str | None = None) -> dict[str, Any]:
+        """Drop a good file and wait until it is committed."""
+        self.drop(source, name)
+        update = self.update_of(name or source.name)
+        assert update["state"] == "COMMITTED", update
+        return update
+
+    def generation(self) -> int | None:
+        """What answers now."""
+        found: int | None = self.status()["models"][0]["generation"]
+        return found
+
+    def infer(self, *images: Path) -> httpx.Response:
+        """Send encoded images."""
+        data = [base64.b64encode(path.read_bytes()).decode() for path in images]
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}
+        return self.post("/v2/models/digits/infer", json={"inputs": [tensor]})
+
+    def metric(self, line: str) -> float | None:
+        """The value of one line of /metrics, None if it is not there."""
+        for found in self.get("/metrics").text.splitlines():
+            if found.startswith(f"{line} "):
+                return float(found.rsplit(" ", 1)[1])
+        return None
+
+    def rss_bytes(self) -> int:
+        assert self.process is not None
+        return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+@contextlib.contextmanager
+def running(folder: Path, calibration: Path, **settings: Any) -> Iterator[Daemon]:
+    """A daemon that is ready; ended whatever happens, its log shown when something goes wrong."""
+    daemon = Daemon(folder, calibration, **settings)
+    try:
+        yield daemon.start()
+    except BaseException:
+        sys.stderr.write(daemon.log.read_text(errors="replace") if daemon.log.exists() else "no log")
+        raise
+    finally:
+        daemon.close()

@@ -1,0 +1,83 @@
+"""kill -9 at any moment: the last published generation serves again first, and the update ends exactly once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Task
+from tests.end_to_end.daemon import Daemon, eventually, running
+
+
+def states(daemon: Daemon, update: int) -> list[str]:
+    return [event["state"] for event in daemon.get(f"/edged/v1/updates/{update}").json()["events"]]
+
+
+def serves(daemon: Daemon, task: Task, generation: int) -> None:
+    answer = daemon.infer(next(task.test.rglob("*.png")))
+    assert (answer.status_code, answer.json()["model_version"]) == (200, str(generation))
+
+
+@pytest.mark.parametrize(
+    ("at", "tries"),
+    [
+        (("CLAIMED", "VERIFIED", "LOADED", "CALIBRATED"), 2),  # the worker quantizes: it does so again
+        (("PUBLISHED",), 1),  # the new generation loads, `current` is the old one: it is loaded again
+    ],
+    ids=["quantize", "publish"],
+)
+def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)
+        daemon.drop(task.second)
+        killed = daemon.update_of("second.pt", *at)
+        daemon.kill()
+
+        daemon.start()
+        assert daemon.generation() == 1  # before anything else
+        serves(daemon, task, 1)
+        ended = daemon.update_of("second.pt")
+        assert (ended["id"], ended["state"], ended["generation"]) == (killed["id"], "COMMITTED", 2)
+        seen = states(daemon, ended["id"])
+        assert seen.count("CLAIMED") == tries
+        assert seen.count("QUANTIZED") == seen.count("COMMITTED") == 1
+        assert len(daemon.updates()) == 2
+        serves(daemon, task, 2)
+        assert sorted(path.name for path in (daemon.state / "models/digits/gen").iterdir()) == ["1", "2"]
+        assert not list((daemon.state / "claimed").iterdir())
+        assert not list((daemon.state / "staging").iterdir())
+        assert daemon.stop() == 0
+
+
+@pytest.mark.slow
+def test_kill_9_over_and_over(task: Task, tmp_path: Path) -> None:
+    """One kill for every state that an update can be seen in, on the same update."""
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.drop(task.first)
+        for state in ("CLAIMED", "LOADED", "QUANTIZED", "PUBLISHED", "LIVE", "COMMITTED"):
+            # Where it is missed, it has come further: that is killed then.
+            daemon.update_of("first.pt", state, "PUBLISHED", "WARMED", "LIVE", "COMMITTED")
+            daemon.kill()
+            daemon.start()
+        ended = daemon.update_of("first.pt")
+        assert (ended["state"], ended["generation"]) == ("COMMITTED", daemon.generation())
+        assert states(daemon, ended["id"]).count("COMMITTED") == 1
+        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is removed")
+
+
+def test_a_file_that_was_dropped_while_nobody_looked(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        assert daemon.stop() == 0
+        daemon.drop(task.first)
+        daemon.start()
+        assert daemon.update_of("first.pt")["state"] == "COMMITTED"
+
+
+def test_sigterm_in_the_middle_of_an_update(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.drop(task.first)
+        daemon.update_of("first.pt", "CLAIMED", "VERIFIED", "LOADED", "CALIBRATED")
+        assert daemon.stop() == 0
+        daemon.start()
+        assert daemon.update_of("first.pt")["state"] == "COMMITTED"

@@ -1,0 +1,127 @@
+"""Requests while generations change: none is lost, none fails, the connection stays."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.conftest import Task
+from tests.end_to_end.daemon import Daemon, eventually, running
+
+
+class Client(threading.Thread):
+    """Sends requests over one connection, which it never opens a second time."""
+
+    def __init__(self, address: str, body: bytes) -> None:
+        super().__init__()
+        parts = urlsplit(address)
+        assert parts.hostname is not None
+        self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+        self._connection.connect()
+        self._connection.auto_open = 0
+        self._body = body
+        self._over = threading.Event()
+        self.answers: list[tuple[int, str]] = []
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            while not self._over.is_set():
+                self._connection.request("POST", "/v2/models/digits/infer", self._body)
+                response = self._connection.getresponse()
+                answer: dict[str, Any] = json.loads(response.read())
+                self.answers.append((response.status, answer.get("model_version", answer.get("error"))))
+        except BaseException as error:  # shown by `end`
+            self.error = error
+        finally:
+            self._connection.close()
+
+    def end(self) -> list[tuple[int, str]]:
+        self._over.set()
+        self.join()
+        if self.error is not None:
+            raise self.error
+        return self.answers
+
+
+def image_request(task: Task) -> bytes:
+    data = base64.b64encode(next(task.test.rglob("*.png")).read_bytes()).decode()
+    return json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [data]}]}).encode()
+
+
+@pytest.mark.parametrize("swap", ["availability", "resource"])
+def test_a_swap_under_traffic(task: Task, tmp_path: Path, swap: str) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.config["models"][0]["swap"] = swap
+        assert daemon.stop() == 0
+        daemon.start()
+        daemon.put_live(task.first)
+        clients = [Client(daemon.status()["address"], image_request(task)) for _ in range(2)]
+        for client in clients:
+            client.start()
+        eventually(lambda: all(len(client.answers) > 20 for client in clients), "traffic")
+        daemon.put_live(task.second)
+        counts = [len(client.answers) for client in clients]
+        eventually(lambda: all(len(c.answers) > n + 20 for c, n in zip(clients, counts, strict=True)), "more traffic")
+        for client in clients:
+            answers = client.end()
+            good = [version for status, version in answers if status == 200]
+            assert set(good) == {"1", "2"}
+            assert good == sorted(good)  # never back to the old one
+            if swap == "availability":
+                assert len(good) == len(answers)
+            else:
+                assert {status for status, _ in answers} == {200, 503}
+        assert daemon.metric('edged_swap_duration_seconds_count{model="digits"}') == 2
+
+
+def test_sigterm_answers_what_was_asked(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)
+        body = json.loads(image_request(task))
+        body["inputs"][0] |= {"shape": [128], "data": body["inputs"][0]["data"] * 128}
+        answers: list[int] = []
+        address = daemon.status()["address"]
+
+        def ask() -> None:
+            parts = urlsplit(address)
+            assert parts.hostname is not None
+            connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+            connection.request("POST", "/v2/models/digits/infer", json.dumps(body))
+            answers.append(connection.getresponse().status)
+            connection.close()
+
+        askers = [threading.Thread(target=ask) for _ in range(8)]
+        for asker in askers:
+            asker.start()
+        eventually(lambda: (daemon.metric('edged_inference_requests_in_flight{model="digits"}') or 0) > 0, "a request")
+        assert daemon.stop() == 0
+        for asker in askers:
+            asker.join()
+        assert answers == [200] * 8
+
+
+def test_too_many_and_too_slow(task: Task, tmp_path: Path) -> None:
+    serve = {"port": 0, "queue": 1, "deadline_ms": 10_000}
+    with running(tmp_path, task.calibration, serve=serve) as daemon:
+        daemon.put_live(task.first)
+        clients = [Client(daemon.status()["address"], image_request(task)) for _ in range(4)]
+        for client in clients:
+            client.start()
+        eventually(lambda: all(any(status == 429 for status, _ in c.answers) for c in clients), "too many", 60)
+        answers = [answer for client in clients for answer in client.end()]
+        assert {status for status, _ in answers} == {200, 429}
+
+        daemon.config["serve"]["deadline_ms"] = 1
+        daemon.reload()
+        body = json.loads(image_request(task))
+        body["inputs"][0] |= {"shape": [128], "data": body["inputs"][0]["data"] * 128}
+        answer = daemon.post("/v2/models/digits/infer", json=body)
+        assert (answer.status_code, "within 0.001 s" in answer.json()["error"]) == (504, True)

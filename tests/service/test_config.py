@@ -1,0 +1,318 @@
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.errors import ConfigError
+from edged.spec import QuantSpec
+from service.config import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+MINIMAL = "models: [{name: m, calibration: {dir: images}}]\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+def load(folder, text):
+    path = folder / "edged.yaml"
+    path.write_text(text)
+    return load_config(path)
+
+
+def problems(folder, text):
+    with pytest.raises(InvalidConfigError) as caught:
+        load(folder, text)
+    assert caught.value.exit_code == 78
+    return [(p.line, p.key, p.message) for p in caught.value.problems]
+
+
+def model(text):
+    return f"models:\n  - name: m\n    calibration: {{dir: images}}\n    {text}\n"
+
+
+def test_two_keys_are_enough(folder):
+    config = load(folder, MINIMAL)
+    assert config == Config(models=(ModelConfig(name="m", calibration=config.models[0].calibration),))
+    assert config.models[0].calibration.dir == folder / "images"
+    assert (config.state_dir, config.drop) == (Path("/var/lib/edged"), Path("/var/lib/edged/drop"))
+    assert config.socket == Path("/var/lib/edged/edged.sock")
+    assert config.models[0].quantization.to_spec() == QuantSpec()
+
+
+def test_the_keys_of_quantization_are_the_fields_of_its_spec():
+    fields = {field.name: field.default for field in dataclasses.fields(QuantizationConfig)}
+    assert fields == QuantSpec().to_dict()
+
+
+def test_values_arrive(folder):
+    config = load(
+        folder,
+        """
+state_dir: state
+drop_dir: images
+models:
+  - name: a
+    calibration: {dir: images, images: 64}
+    quantization: {method: rtn, bits: 8, scheme: symmetric}
+    input: {size: 32, mean: [0.5], std: [1]}
+  - {name: b, calibration: {dir: images}, keep: 5}
+watch: {mode: poll, settle_s: 1, max_bytes: 100MB}
+worker: {memory_max: 1.5GiB}
+serve: {port: 0, socket: /run/e.sock}
+log: {format: json}
+""",
+    )
+    assert (config.state_dir, config.drop) == (folder / "state", folder / "images")
+    first = config.model("a")
+    assert first.calibration.images == 64
+    spec = first.quantization.to_spec().to_dict()
+    assert (spec["method"], spec["bits"], spec["scheme"]) == ("rtn", 8, "symmetric")
+    assert first.input.overrides() == {"size": 32, "mean": [0.5], "std": [1.0]}
+    assert config.model("b").keep == 5
+    assert config.model("c") is None
+    assert config.watch.settle_s == 1.0
+    assert (config.watch.max_bytes, config.worker.memory_max) == (100_000_000, 3 << 29)
+    assert (config.socket, config.log.format) == (Path("/run/e.sock"), "json")
+
+
+def test_a_section_whose_keys_are_all_commented_out_is_empty(folder):
+    assert load(folder, MINIMAL + "watch:\n# settle_s: 1\nserve:\n") == load(folder, MINIMAL)
+
+
+def test_all_mistakes_are_told_at_once_with_their_lines(folder):
+    text = """modles: []
+models:
+  - name: a/b
+    calibration: {dir: nowhere, images: "12"}
+    quantization: {bits: 9, method: magic}
+  - name: m
+    keep: 1
+  - {name: m, calibration: {dir: images}}
+watch: {settle_s: -1, max_bytes: 3 parsecs}
+serve:
+  port: 99999
+  token_file: nowhere
+log: loud
+"""
+    found = problems(folder, text)
+    assert [(line, key) for line, key, _ in found] == [
+        (1, "modles"),
+        (3, "models[0].name"),
+        (4, "models[0].calibration.dir"),
+        (4, "models[0].calibration.images"),
+        (5, "models[0].quantization.bits"),
+        (5, "models[0].quantization.method"),
+        (6, "models[1].calibration"),
+        (7, "models[1].keep"),
+        (8, "models[2].name"),
+        (9, "watch.max_bytes"),
+        (9, "watch.settle_s"),
+        (11, "serve.port"),
+        (12, "serve.token_file"),
+        (13, "log"),
+    ]
+
+
+def test_the_message_is_one_line_a_mistake(folder):
+    with pytest.raises(InvalidConfigError) as caught:
+        load(folder, MINIMAL + "log: {level: loud}\nwatch: {mode: 1}\n")
+    assert str(caught.value).splitlines() == [
+        f"{folder}/edged.yaml:2: log.level has value 'loud'; choose one of debug, info, warning, error",
+        f"{folder}/edged.yaml:3: watch.mode has value 1; choose one of auto, poll",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("watch: {settle_sec: 1}", "is unknown; did you mean 'settle_s'?"),
+        ("watch: {zzz: 1}", "is unknown; known here: max_bytes, mode, rescan_s, settle_s"),
+        ("watch: {settle_s: '1'}", "has value '1'; it must be a number"),
+        ("watch: {settle_s: .nan}", "has value nan; it must be a number"),
+        ("watch: {settle_s: 0}", "has value 0; it must be more than 0"),
+        ("watch: [1]", "has a list as value; it must be a mapping of keys to values"),
+        ("worker: {tries: true}", "has value True; it must be a whole number"),
+        ("worker: {tries: 1.5}", "has value 1.5; it must be a whole number"),
+        ("worker: {tries:}", "has no value; it must be a whole number"),
+        ("worker: {nice: 20}", "has value 20; it must be at most 19"),
+        ("worker: {nice: -1}", "has value -1; it must be at least 0"),
+        ("worker: {memory_max: lots}", "has value 'lots'; write bytes as a number or for example 800MiB"),
+        ("serve: {host: 1}", "has value 1; it must be text; put it in quotes"),
+        ("serve: {token_file: nowhere}", "has value 'nowhere'; there is no such file; create it or correct the path"),
+        ("drop_dir: nowhere", "has value 'nowhere'; there is no such folder; create it or correct the path"),
+        ("drop_dir: 1", "has value 1; it must be a path"),
+        ("1: 2", "key 1 is no text; put it in quotes"),
+        ("watch: {}\nwatch: {}", "given twice, first in line 2; remove one"),
+        ("log: {format: " + "x" * 100 + "}", "has value '" + "x" * 56 + "...; choose one of auto, human, json"),
+    ],
+)
+def test_each_kind_of_mistake(folder, text, message):
+    assert [found for _, _, found in problems(folder, MINIMAL + text)] == [message]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("input: {size: 10, resize: 5}", "is impossible: input size 10 with resize 5: need 1 <= size <= resize"),
+        ("input: {mean: [1, 2, 3]}", "is impossible: give mean and std together, or neither"),
+        ("input: {mean: [1, 2], std: [1, 2]}", "is impossible: mean has 2 and std 2 values; give both 3"),
+        ("input: {mean: [], std: [1]}", "has a list as value; it must be a list of at least one entry"),
+        ("input: {mean: [0], std: [0]}", "has value 0; it must be more than 0"),
+        ("quantization: {bn_reestimation: 1}", "has value 1; it must be true or false"),
+        ("trust: {}", "is unknown; known here: arch, calibration"),
+        ("arch: ''", "has value ''; it must be text"),
+    ],
+)
+def test_mistakes_in_a_model(folder, text, message):
+    [(line, key, found)] = problems(folder, model(text))
+    assert line == 4
+    assert key.startswith("models[0].")
+    assert found.startswith(message)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", "a\n", "x" * 129])
+def test_a_name_that_is_no_folder_is_refused(folder, name):
+    text = yaml.safe_dump({"models": [{"name": name, "calibration": {"dir": "images"}}]})
+    [(_, key, _)] = problems(folder, text)
+    assert key == "models[0].name"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "message"),
+    [
+        ("", 1, "is empty"),
+        ("# nothing\n", 1, "is empty"),
+        ("- 1\n", 1, "is no mapping"),
+        ("just text", 1, "is no mapping"),
+        ("a: [1,\nb: 2", 2, "not valid YAML"),
+        ("a: 1\nb: {c: *nowhere}", 2, "not valid YAML: found undefined alias"),
+        ("a: &a [*a]", 1, "not valid YAML"),
+        ("".join(f"a{i}: &a{i} [{f'*a{i - 1},' * 9}]\n" for i in range(1, 9)).replace("*a0", "1"), 1, "not valid YAML"),
+        ("a: !!python/name:os.system", 1, "not valid YAML: could not determine a constructor"),
+        ("state_dir: !!python/object/apply:os.system [ls]\nmodels: 1", 1, "has a list as value; it must be a path"),
+        ("\0", 1, "not valid YAML"),
+        ("a: 2020-99-99", 1, "not valid YAML"),
+        ("models: []", 1, "has a list as value; it must be a list of at least one entry"),
+        ("models: {}", 1, "has a mapping as value; it must be a list of at least one entry"),
+        ("state_dir: x", 1, "is missing; it has no default"),
+    ],
+)
+def test_files_that_are_no_config(folder, text, line, message):
+    found = problems(folder, text)
+    assert found[0][0] == line
+    assert found[0][2].startswith(message)
+
+
+def test_files_that_cannot_be_read(folder):
+    for path, message in ((folder / "none.yaml", "No such file"), (folder, "Is a directory")):
+        with pytest.raises(ConfigError, match=message):
+            load_config(path)
+    (folder / "latin").write_bytes(b"state_dir: \xe9")
+    with pytest.raises(ConfigError, match="no UTF-8 text: byte 11"):
+        load_config(folder / "latin")
+    (folder / "huge").write_bytes(b"#" * (1 << 20) + b"#")
+    with pytest.raises(ConfigError, match="over 1 MiB"):
+        load_config(folder / "huge")
+
+
+def test_a_socket_path_that_cannot_be_bound_is_told(folder):
+    [(line, key, message)] = problems(folder, MINIMAL + f"state_dir: {'x' * 100}\n")
+    assert (line, key) == (2, "state_dir")
+    assert "at most 107 work; set serve.socket" in message
+    assert load(folder, MINIMAL + f"state_dir: {'x' * 100}\nserve: {{socket: /run/e.sock}}\n")
+
+
+def test_the_drop_folder_is_not_the_state_folder(folder):
+    assert problems(folder, MINIMAL + "state_dir: images\ndrop_dir: images/../images\n") == [
+        (3, "drop_dir", "is the state_dir; choose another folder")
+    ]
+
+
+def test_the_key_follows_what_shapes_the_outcome(folder):
+    base = load(folder, model("keep: 3")).models[0]
+    same = load(folder, model("keep: 9\n    swap: resource")).models[0]
+    assert base.key("ab") == same.key("ab")
+    assert base.key("ab").startswith("ab:")
+    for change in ("arch: resnet18", "quantization: {bits: 3}", "gates: {max_drop: 1}", "input: {size: 32}"):
+        assert load(folder, model(change)).models[0].key("ab") != base.key("ab")
+
+
+def test_merge_keys_and_anchors_work(folder):
+    text = """
+models:
+  - &first {name: a, calibration: {dir: images}, quantization: {bits: 3}}
+  - {<<: *first, name: b}
+"""
+    assert [m.quantization.bits for m in load(folder, text).models] == [3, 3]
+
+
+KEYS = st.text() | st.sampled_from(["models", "watch", "name", "calibration", "dir"])
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+
+
+@given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
+def test_any_yaml_gives_a_config_or_mistakes_and_nothing_else(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "any.yaml"
+    path.write_bytes(yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError):  # no calibration folder can be guessed
+        load_config(path)
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_give_mistakes_and_nothing_else(tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    path.write_bytes(data)
+    with pytest.raises(ConfigError):
+        load_config(path)
+
+
+def sections(section, name=""):
+    """All keys, with their defaults."""
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(field.default):
+            yield from sections(type(field.default), f"{name}{field.name}.")
+        elif field.name != "models":
+            yield f"{name}{field.name}", field.default
+
+
+ALL_KEYS = [*sections(Config), *sections(ModelConfig)]
+
+
+def test_the_annotated_config_holds_every_key_and_every_default(folder):
+    text = (CONFIGS / "edged.yaml").read_text()
+    written = load(folder, text.replace("/srv/calibration/classifier", "images"))
+    calibration = written.models[0].calibration
+    assert written == Config(models=(ModelConfig(name="classifier", calibration=calibration),))
+    assert calibration.images == 1024
+    for key, default in ALL_KEYS:
+        name = key.rpartition(".")[2]
+        optional = default is None
+        assert re.search(rf"^ *(- )?{'# ' if optional else ''}{name}:", text, re.MULTILINE), key
+
+
+def test_every_commented_key_of_the_annotated_config_is_right(folder):
+    text = (CONFIGS / "edged.yaml").read_text().replace("/srv/calibration/classifier", "images")
+    optional = "|".join(key.rpartition(".")[2] for key, default in ALL_KEYS if default is None)
+    text = re.sub(rf"^( *)# ((?:{optional}): \S.*)$", r"\1\2", text, flags=re.MULTILINE)
+    for path in ("/srv/checkpoints", "/etc/edged/token"):
+        assert path in text
+    (folder / "token").touch()
+    config = load(folder, text.replace("/srv/checkpoints", "images").replace("/etc/edged/token", "token"))
+    assert (config.models[0].input, config.worker.memory_max) == (
+        InputConfig(size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        1 << 30,
+    )
+
+
+def test_the_demo_config_is_right(folder):
+    (folder / "digits").mkdir()
+    config = load(folder, (CONFIGS / "demo.yaml").read_text())
+    assert (config.models[0].name, config.serve.port, config.state_dir) == ("digits", 0, folder / "state")

@@ -1,0 +1,281 @@
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from edged.errors import StateError, UsageError
+from service.journal import Journal
+from service.states import ENDS, NEXT, IllegalTransition, State, resume
+
+
+@pytest.fixture
+def journal(tmp_path):
+    times = iter(range(1000, 100_000))
+    opened = Journal(tmp_path / "journal.db", clock=lambda: float(next(times)))
+    yield opened
+    opened.close()
+
+
+def claimed(journal, model="m", name="a.pth", **fields):
+    update = journal.create(model, name, 10)
+    journal.advance(update.id, State.SETTLED)
+    return journal.advance(update.id, State.CLAIMED, **fields)
+
+
+def test_an_update_keeps_what_it_was_told(journal):
+    update = journal.create("m", "a.pth", 10, dropped_at=5.5)
+    assert (update.state, update.dropped_at, update.attempt, update.sha256) == (State.DROPPED, 5.5, 0, None)
+    journal.advance(update.id, State.SETTLED)
+    update = journal.advance(update.id, State.CLAIMED, sha256="ab", key="ab:1")
+    assert (update.sha256, update.key, update.attempt, update.generation) == ("ab", "ab:1", 1, None)
+    journal.record_stage(update.id, "verify", 0.12345)
+    update = journal.annotate(update.id, report={"bits": 4, "layers": [1.5]})
+    assert (update.stages, update.report) == ({"verify": 0.123}, {"bits": 4, "layers": [1.5]})
+    assert journal.get(update.id) == update
+
+
+def test_a_dictionary_of_it_is_json(journal):
+    update = claimed(journal)
+    shown = update.to_dict()
+    assert shown["state"] == "CLAIMED"
+    assert shown["dropped_at"] == "1970-01-01T00:16:40.000Z"
+
+
+def test_a_step_forward_clears_the_trouble_before(journal):
+    update = claimed(journal)
+    update = journal.advance(update.id, State.DEFERRED, code="memory", reason="too little")
+    assert (update.code, update.reason) == ("memory", "too little")
+    update = journal.advance(update.id, State.CLAIMED)
+    assert (update.code, update.reason, update.attempt) == (None, None, 2)
+
+
+def test_an_illegal_step_changes_nothing(journal):
+    update = journal.create("m", "a.pth", 10)
+    with pytest.raises(IllegalTransition, match="DROPPED -> LIVE"):
+        journal.advance(update.id, State.LIVE, sha256="ab")
+    assert journal.get(update.id) == update
+    assert len(journal.events(update.id)) == 1
+
+
+def test_an_unknown_field_changes_nothing(journal):
+    update = claimed(journal)
+    with pytest.raises(TypeError, match="model"):
+        journal.advance(update.id, State.VERIFIED, model="other")
+    assert journal.get(update.id) == update
+
+
+def test_a_file_that_was_not_claimed_is_the_same_update_after_a_restart(journal):
+    first = journal.create("m", "a.pth", 10, dropped_at=1.0)
+    journal.advance(first.id, State.SETTLED)
+    again = journal.create("m", "a.pth", 12, dropped_at=2.0)
+    assert (again.id, again.state, again.file_bytes, again.dropped_at) == (first.id, State.DROPPED, 12, 1.0)
+    assert journal.create("n", "a.pth", 12).id != first.id
+    assert journal.create("m", "b.pth", 12).id != first.id
+
+
+def test_a_claimed_name_is_free_for_a_new_update(journal):
+    assert journal.create("m", claimed(journal).file_name, 10).id == 2
+
+
+def test_lists_are_newest_first_and_filtered(journal):
+    one, two = claimed(journal, "m", "a"), claimed(journal, "n", "b")
+    journal.advance(two.id, State.REJECTED, code="checkpoint", reason="bad")
+    three = journal.create("m", "c", 1)
+    assert [u.id for u in journal.list()] == [three.id, two.id, one.id]
+    assert [u.id for u in journal.list(limit=1)] == [three.id]
+    assert [u.id for u in journal.list(model="m")] == [three.id, one.id]
+    assert [u.id for u in journal.list(state=State.REJECTED)] == [two.id]
+    assert [u.id for u in journal.list(model="m", state="CLAIMED")] == [one.id]
+    assert [u.id for u in journal.open_updates()] == [one.id, three.id]
+    with pytest.raises(UsageError, match="choose one of DROPPED, "):
+        journal.list(state="GONE")
+
+
+def test_the_newest_of_a_key_before_an_update(journal):
+    one, two = claimed(journal, name="a", key="k"), claimed(journal, name="b", key="k")
+    assert journal.last_for_key("k").id == two.id
+    assert journal.last_for_key("k", before=two.id).id == one.id
+    assert journal.last_for_key("k", before=one.id) is None
+
+
+def test_history_tells_what_was_published(journal):
+    update, other = claimed(journal, name="a"), claimed(journal, name="b")
+    journal.advance(update.id, State.PUBLISHED, generation=7)
+    assert [u.generation for u in journal.history("m")] == [7]
+    assert journal.for_generation("m", 7).id == update.id
+    assert journal.for_generation("m", 8) is None
+    assert other.generation is None
+
+
+def test_events_tell_the_way(journal):
+    update = claimed(journal, sha256="ab")
+    journal.advance(update.id, State.REJECTED, code="unsafe_checkpoint", reason="it wants to run os.system")
+    events = journal.events(update.id)
+    assert [event.state for event in events] == [State.DROPPED, State.SETTLED, State.CLAIMED, State.REJECTED]
+    assert events[-1].detail == {"code": "unsafe_checkpoint", "reason": "it wants to run os.system"}
+    assert [event.at for event in events] == sorted(event.at for event in events)
+
+
+def test_names_from_outside_cannot_break_it(journal):
+    name = b"a\xff'; DROP TABLE updates; --\n.pth".decode("utf-8", "surrogateescape")
+    update = journal.create("m", name, 1)
+    assert update.file_name == "a\\xff'; DROP TABLE updates; --\\n.pth"
+    assert journal.create("m", name, 1).id == update.id
+
+
+def test_a_missing_update_is_told(journal):
+    assert journal.get(99) is None
+    with pytest.raises(KeyError):
+        journal.advance(99, State.SETTLED)
+
+
+def test_it_survives_kill_9_in_the_middle_of_writing(tmp_path):
+    """Whatever the writer said it had written is there, and nothing is half there."""
+    script = """
+import sys
+from pathlib import Path
+from service.journal import Journal
+from service.states import State
+journal = Journal(Path(sys.argv[1]))
+while True:
+    update = journal.create("m", f"file-{journal.list(limit=1)[0].id if journal.list(limit=1) else 0}", 1)
+    journal.advance(update.id, State.SETTLED)
+    journal.advance(update.id, State.CLAIMED, sha256="ab")
+    print(update.id, flush=True)
+"""
+    path = tmp_path / "journal.db"
+    writer = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True)
+    told = [int(next(writer.stdout)) for _ in range(20)]
+    writer.kill()
+    told += [int(line) for line in writer.stdout if line.endswith("\n")]
+    writer.stdout.close()
+    writer.wait()
+    journal = Journal(path)
+    for update_id in told:
+        assert journal.get(update_id).state is State.CLAIMED
+        assert len(journal.events(update_id)) == 3
+    journal.close()
+
+
+def test_a_damaged_file_is_put_aside(tmp_path, caplog):
+    path = tmp_path / "journal.db"
+    path.write_bytes(b"no database" * 1000)
+    journal = Journal(path)
+    assert journal.list() == []
+    journal.create("m", "a", 1)
+    journal.close()
+    assert (tmp_path / "journal.db.damaged").read_bytes().startswith(b"no database")
+    assert "is damaged" in caplog.text
+
+
+def test_a_file_of_a_newer_edged_is_left_alone(tmp_path):
+    path = tmp_path / "journal.db"
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StateError, match="newer edged"):
+        Journal(path)
+    assert path.exists()
+
+
+def test_a_folder_that_is_missing_is_a_state_error(tmp_path):
+    with pytest.raises(StateError, match="cannot write the journal"):
+        Journal(tmp_path / "missing" / "journal.db")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small filesystem needs root")
+def test_a_full_disk_is_a_state_error_and_what_was_written_stays(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"cannot mount: {mounted.stderr.decode()}")
+    try:
+        journal = Journal(disk / "journal.db")
+        first = claimed(journal)
+        fill(disk / "filler")
+        with pytest.raises(StateError, match="free space"):
+            write_until_it_fails(journal)
+        (disk / "filler").unlink()
+        assert journal.get(first.id) == first
+        assert journal.advance(first.id, State.VERIFIED).state is State.VERIFIED
+        journal.close()
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def write_until_it_fails(journal):
+    for index in range(1000):
+        journal.create("m", f"{index}" * 50, 1)
+
+
+def fill(path):
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(b"x" * 4096)
+
+
+class JournalMachine(RuleBasedStateMachine):
+    """Random lives of updates, with restarts of the daemon in between, against a dictionary."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name, "journal.db")
+        self.journal = Journal(self.path)
+        self.expected = {}
+        self.attempts = {}
+
+    def teardown(self):
+        self.journal.close()
+        self.folder.cleanup()
+
+    @rule(model=st.sampled_from("mn"), name=st.sampled_from("abc"))
+    def drop(self, model, name):
+        update = self.journal.create(model, name, 1)
+        if update.id in self.expected:
+            assert self.expected[update.id] in (State.DROPPED, State.SETTLED)
+        self.expected[update.id] = State.DROPPED
+        self.attempts.setdefault(update.id, 0)
+
+    @precondition(lambda self: self.expected)
+    @rule(data=st.data(), to=st.sampled_from(State))
+    def move(self, data, to):
+        update_id = data.draw(st.sampled_from(sorted(self.expected)))
+        before = self.expected[update_id]
+        if to in NEXT[before]:
+            assert self.journal.advance(update_id, to).state is to
+            self.expected[update_id] = to
+            self.attempts[update_id] += to is State.CLAIMED
+        else:
+            with pytest.raises(IllegalTransition):
+                self.journal.advance(update_id, to)
+
+    @rule()
+    def restart(self):
+        self.journal.close()
+        self.journal = Journal(self.path)
+        for update in self.journal.open_updates():
+            target = resume(update.state)
+            assert self.journal.resume(update.id).state is target
+            self.expected[update.id] = target
+            self.attempts[update.id] += target is State.CLAIMED
+
+    @invariant()
+    def the_journal_knows(self):
+        found = {update.id: update for update in self.journal.list(limit=1000)}
+        assert {key: update.state for key, update in found.items()} == self.expected
+        assert {key: update.attempt for key, update in found.items()} == self.attempts
+        assert {u.id for u in self.journal.open_updates()} == {i for i, s in self.expected.items() if s not in ENDS}
+
+
+TestJournalMachine = JournalMachine.TestCase
+TestJournalMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)

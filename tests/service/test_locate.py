@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import pytest
+
+from edged.errors import ConfigError
+from service.locate import find_config, find_socket
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    monkeypatch.delenv("EDGED_SOCKET", raising=False)
+    monkeypatch.delenv("EDGED_CONFIG", raising=False)
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_config_is_given_or_known_or_the_default(monkeypatch):
+    assert find_config(None) == Path("/etc/edged/edged.yaml")
+    monkeypatch.setenv("EDGED_CONFIG", "/known.yaml")
+    assert find_config(None) == Path("/known.yaml")
+    assert find_config("given.yaml") == Path("given.yaml")
+
+
+def test_the_order_in_which_the_socket_is_found(tmp_path, monkeypatch):
+    given = write(tmp_path / "given.yaml", "state_dir: /given")
+    known = write(tmp_path / "known.yaml", "state_dir: /known")
+    assert find_socket(None, None) == "/var/lib/edged/edged.sock"
+    monkeypatch.setenv("EDGED_CONFIG", known)
+    assert find_socket(None, None) == "/known/edged.sock"
+    monkeypatch.setenv("EDGED_SOCKET", "/run/known.sock")
+    assert find_socket(None, None) == "/run/known.sock"
+    assert find_socket(None, given) == "/given/edged.sock"
+    assert find_socket("/run/given.sock", given) == "/run/given.sock"
+
+
+@pytest.mark.parametrize(
+    ("text", "socket"),
+    [
+        ("models: []", "/var/lib/edged/edged.sock"),
+        ("state_dir: state", "{folder}/state/edged.sock"),
+        ("state_dir: /s\nserve:", "/s/edged.sock"),
+        ("state_dir: /s\nserve: {port: 1}", "/s/edged.sock"),
+        ("state_dir: /s\nserve: {socket: run/e.sock}", "{folder}/run/e.sock"),
+        ("serve: {socket: /run/e.sock}", "/run/e.sock"),
+    ],
+)
+def test_it_is_the_one_that_the_daemon_uses(tmp_path, text, socket):
+    assert find_socket(None, write(tmp_path / "c.yaml", text)) == socket.format(folder=tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "{", "serve: 1", "just text"])
+def test_a_config_that_is_none_is_told(tmp_path, text):
+    with pytest.raises(ConfigError, match="see `edged check-config --config"):
+        find_socket(None, write(tmp_path / "c.yaml", text))
+
+
+def test_a_config_that_is_missing_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        find_socket(None, str(tmp_path / "none.yaml"))

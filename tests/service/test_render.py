@@ -1,0 +1,63 @@
+from service import render
+
+
+def test_columns_are_aligned_and_lines_end_where_their_text_ends():
+    assert render.table(["A", "LONG"], [["xyz", 1], ["", ""]]) == "A    LONG\nxyz  1\n"
+
+
+STATUS = {
+    "ready": True,
+    "started_at": "2026-01-01T00:00:00.000Z",
+    "drop_dir": "/srv/drop",
+    "models": [
+        {"name": "m", "ready": True, "generation": 3, "problem": None},
+        {"name": "n", "ready": False, "generation": None, "problem": "has no generation yet"},
+    ],
+    "updates": [
+        {
+            "id": 12,
+            "model": "m",
+            "file_name": "a.pth",
+            "state": "CALIBRATED",
+            "stages": {"verify": 1.0, "load": 0.5},
+            "progress": {"stage": "quantize", "done": 3, "total": 21},
+        }
+    ],
+}
+
+
+def test_status_shows_what_serves_and_what_is_on_its_way():
+    assert render.status(STATUS).splitlines() == [
+        "edged is ready since 2026-01-01T00:00:00.000Z; drop folder /srv/drop",
+        "",
+        "MODEL  STATE        GENERATION  NOTE",
+        "m      serving      3",
+        "n      not serving  -           has no generation yet",
+        "",
+        "UPDATE  MODEL  FILE   STATE       GENERATION  SECONDS  NOTE",
+        "12      m      a.pth  CALIBRATED  -           1.5      quantize 3/21",
+    ]
+
+
+def test_an_answer_with_nothing_in_it_can_be_shown():
+    assert "not ready" in render.status({})
+    assert render.history({"model": "m"}) == "m: generation - is live, - was before it\n\nno updates yet"
+    assert render.outcome({}) == "update None of None: None"
+
+
+def test_history_shows_reasons():
+    update = {"id": 1, "model": "m", "file_name": "a", "state": "REJECTED", "code": "gate", "reason": "lost 5 points"}
+    shown = render.history({"model": "m", "current": 2, "previous": 1, "updates": [update]})
+    assert shown.startswith("m: generation 2 is live, 1 was before it\n\n")
+    assert shown.endswith("gate: lost 5 points")
+
+
+def test_the_outcome_shows_the_stages():
+    update = {"id": 1, "model": "m", "state": "COMMITTED", "generation": 2, "stages": {"quantize": 75.0}}
+    assert render.outcome(update) == "update 1 of m: COMMITTED, generation 2\n  quantize   1 min 15 s"
+
+
+def test_checks_show_what_to_do():
+    checks = [{"level": "ok", "name": "a", "detail": "fine", "fix": ""},
+              {"level": "fail", "name": "b", "detail": "broken", "fix": "mend it"}]  # fmt: skip
+    assert render.checks(checks) == "ok    a: fine\nfail  b: broken\n      -> mend it"
