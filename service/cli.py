@@ -85,7 +85,8 @@ class _Version(argparse.Action):
         """Print and leave."""
         from importlib.metadata import version
 
-        parser.exit(0, f"edged {version('edged')}\n")
+        sys.stdout.write(f"edged {version('edged')}\n")
+        parser.exit()
 
 
 def _parser() -> argparse.ArgumentParser:

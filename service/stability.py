@@ -62,7 +62,7 @@ class StabilityTracker:
             Whether it has looked like this for `settle_s`.
         """
         seen = self._seen.get(path)
-        if seen is None:
+        if seen is None or seen.fingerprint.inode != fingerprint.inode:  # another file has taken the name
             seen = self._seen[path] = _Seen(fingerprint, now, now)
         elif seen.fingerprint != fingerprint:
             seen.fingerprint, seen.unchanged_since = fingerprint, now
@@ -73,10 +73,9 @@ class StabilityTracker:
         seen = self._seen.get(path)
         return None if seen is None else seen.first
 
-    def restart(self, path: Path, now: float) -> None:
-        """Begin the wait for a file anew, because it turned out not to be finished."""
-        if (seen := self._seen.get(path)) is not None:
-            seen.unchanged_since = now
+    def forget(self, path: Path) -> None:
+        """Begin with a file anew: the next one of this name is another, or it turned out not to be finished."""
+        self._seen.pop(path, None)
 
     def keep_only(self, paths: Collection[Path]) -> None:
         """Forget all files but these."""

@@ -132,7 +132,6 @@ class Watcher:
         """Take back a reported file: it turned out not to be finished. It is reported again once it is quiet."""
         self._reported.pop(path, None)
         self._quiet_only.add(path)
-        self._tracker.restart(path, time.monotonic())
         self._poked.set()
 
     async def _run(self) -> None:
@@ -198,6 +197,7 @@ class Watcher:
         settled_by = "quiet" if quiet else "rename" if renamed else "sidecar"
         self._reported[path] = candidate.fingerprint
         seen_at = time.time() - (now - (self._tracker.first_seen(path) or now))
+        self._tracker.forget(path)
         drop = Drop(candidate.model, path, candidate.fingerprint.size, seen_at, settled_by)
         self._call(self._on_settled, drop)
 

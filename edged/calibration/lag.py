@@ -57,8 +57,8 @@ class LagMoments:
             for total, (dr, dc) in zip(cross, _OFFSETS, strict=True):
                 _add_product(total, y, pixels, dr, dc)
 
-    def gram(self) -> Tensor:
-        """X X^T, float32 [1, d, d]."""
+    def gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [1, d, d]."""
         C = self._channels
         out = self._lags.new_empty(C, 9, C, 9)
         for i, o in enumerate(_OFFSETS):
@@ -67,7 +67,7 @@ class LagMoments:
                 out[:, i, :, j] = block
                 if i != j:
                     out[:, j, :, i] = block.t()
-        return out.reshape(1, 9 * C, 9 * C)
+        return out.mul_(scale).reshape(1, 9 * C, 9 * C)
 
     def total(self) -> Tensor:
         """X 1, float32 [1, d]."""

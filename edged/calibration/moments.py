@@ -37,8 +37,8 @@ class Moments(Protocol):
             targets: Outputs Y for this batch, of the layer's output shape; the same number in every batch.
         """
 
-    def gram(self) -> Tensor:
-        """X X^T, float32 [conv_groups, d, d]. Not to be modified."""
+    def gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [conv_groups, d, d], in new memory."""
 
     def total(self) -> Tensor:
         """X 1, float32 [conv_groups, d]."""
@@ -61,7 +61,7 @@ def moments_for(layer: QuantizableLayer) -> Moments:
 
 def hessian(moments: Moments) -> Tensor:
     """H = 2/n X X^T, float32 [conv_groups, d, d], in squared input units."""
-    return moments.gram() * (2 / max(moments.positions, 1))
+    return moments.gram(2 / max(moments.positions, 1))
 
 
 def add_gram(upper: Tensor, columns: Tensor) -> None:
@@ -114,9 +114,9 @@ class DenseMoments:
         for cross, y in zip(self._cross, outputs, strict=True):
             cross.addmm_(y.t(), columns)
 
-    def gram(self) -> Tensor:
-        """X X^T, float32 [1, d, d]."""
-        return mirror(self._gram)[None]
+    def gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [1, d, d]."""
+        return mirror(self._gram)[None] * scale
 
     def total(self) -> Tensor:
         """X 1, float32 [1, d]."""
@@ -160,11 +160,11 @@ class UnfoldMoments:
         for cross, y in zip(self._cross, outputs, strict=True):
             cross.baddbmm_(y, columns.transpose(1, 2))
 
-    def gram(self) -> Tensor:
-        """X X^T, float32 [conv_groups, d, d]."""
+    def gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [conv_groups, d, d]."""
         for upper in self._gram:
             mirror(upper)
-        return self._gram
+        return self._gram * scale
 
     def total(self) -> Tensor:
         """X 1, float32 [conv_groups, d]."""

@@ -55,7 +55,7 @@ def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size
     Raises:
         CalibrationError: H is not positive definite.
     """
-    R = upper_factor(H[order][:, order])
+    R = upper_factor(H, order)
     return quantize_with_factor(W, R, grid, order, block_size)
 
 

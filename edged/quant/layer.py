@@ -10,7 +10,7 @@ from torch import Tensor
 from edged.quant.descent import descend
 from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
-from edged.quant.linalg import Damped, damp_until_definite, upper_factor
+from edged.quant.linalg import damp_in_place, upper_factor
 from edged.quant.objective import row_loss
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import column_order
@@ -55,7 +55,8 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
 
     Args:
         weight: [rows, ...] of any shape. Not modified.
-        H: Undamped Hessian 2/n X X^T [conv_groups, d, d]; rows are divided among the groups in order. Not modified.
+        H: Undamped Hessian 2/n X X^T [conv_groups, d, d]; rows are divided among the groups in order. Its diagonal is
+            damped meanwhile and restored.
         spec: Method, bits, grid and damping.
         cross: 2/n Y X^T [conv_groups, rows / conv_groups, d] where the layer should compute Y; None for Y = W X.
 
@@ -95,12 +96,18 @@ class _Group:
 
 
 def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
-    damped = damp_until_definite(H, spec.damp_ratio)
-    if cross is not None:
-        W = compensated_weights(W, H, damped, cross, spec.propagation)
-    # A dead input contributes nothing: its weights are best stored as zero.
-    live = W.masked_fill(damped.dead, 0)
-    grid, quantized, order = _quantize_rows(live, damped, spec)
+    damping, L = damp_in_place(H, spec.damp_ratio)
+    try:
+        if cross is not None:
+            W = compensated_weights(W, H, L, H.diagonal() - damping.diagonal, cross, spec.propagation)
+        # A dead input contributes nothing: its weights are best stored as zero.
+        live = W.masked_fill(damping.dead, 0)
+        grid = _first_grid(live, H, spec)
+        orders = _orders(live, H, L, grid, spec)
+        del L  # d x d, and no longer needed
+        grid, quantized, order = _quantize_rows(live, H, grid, orders, spec)
+    finally:
+        damping.undo(H)
     # A scale is served as float32: the loss that is reported is that of the served weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
     product, loss = W @ H, row_loss(delta, H)
@@ -110,25 +117,32 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         codes=quantized.codes,
         order=order,
         loss=float(loss.sum()),
-        damp_ratio=damped.damp_ratio,
-        retries=damped.retries,
-        dead_inputs=int(damped.dead.sum()),
+        damp_ratio=damping.damp_ratio,
+        retries=damping.retries,
+        dead_inputs=int(damping.dead.sum()),
         target_power=target_power,
         # (W + Δ) H (W + Δ)^T / 2, expanded: two of its three terms are known
         power=target_power + (product * delta).sum(1) + loss,
     )
 
 
-def _quantize_rows(W: Tensor, damped: Damped, spec: QuantSpec) -> tuple[Grid, QuantizedRows, Order]:
-    """Choose grid, codes and order for W [rows, d]."""
-    H = damped.H
-    grid = _first_grid(W, H, spec)
+def _orders(W: Tensor, H: Tensor, L: Tensor, grid: Grid, spec: QuantSpec) -> dict[Order, Tensor]:
+    """The column orders to try, by rule; none for methods that have no shared order."""
+    if spec.method is not Method.FASTOBQ:
+        return {}
+    rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
+    return {rule: column_order(W, H, L, grid, rule, spec.descending) for rule in rules}
+
+
+def _quantize_rows(
+    W: Tensor, H: Tensor, grid: Grid, orders: dict[Order, Tensor], spec: QuantSpec
+) -> tuple[Grid, QuantizedRows, Order]:
+    """Choose grid, codes and order for W [rows, d] under the damped H [d, d]."""
     if spec.method is Method.RTN:
         return grid, round_to_nearest(W, H, grid), Order.NONE
     if spec.method is Method.OBQ:
         return grid, quantize_rows_greedily(W, H, grid), Order.NONE
-    orders = BEST_OF if spec.order is Order.BEST else (spec.order,)
-    tried = [(*_quantize_in_order(W, damped, grid, order, spec), order) for order in orders]
+    tried = [(*_quantize_in_order(W, H, grid, columns, spec), rule) for rule, columns in orders.items()]
     return min(tried, key=lambda entry: float(entry[1].loss.sum()))
 
 
@@ -142,10 +156,9 @@ def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
 
 
 def _quantize_in_order(
-    W: Tensor, damped: Damped, grid: Grid, order: Order, spec: QuantSpec
+    W: Tensor, H: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec
 ) -> tuple[Grid, QuantizedRows]:
-    columns = column_order(W, damped, grid, order, spec.descending)
-    R = upper_factor(damped.H[columns][:, columns])
+    R = upper_factor(H, columns)
     if spec.search is Search.LOSS:
         grid, rows = quantize_with_search(W, R, grid, columns, spec.block_size)
     elif spec.search is Search.GOLDEN:
@@ -153,5 +166,5 @@ def _quantize_in_order(
     else:
         rows = quantize_with_factor(W, R, grid, columns, spec.block_size)
     if spec.descent_passes:
-        rows = descend(W, damped.H, grid, rows, spec.descent_passes)
+        rows = descend(W, H, grid, rows, spec.descent_passes)
     return grid, rows

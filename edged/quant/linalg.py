@@ -13,31 +13,28 @@ DAMP_GROWTH = 10.0
 MAX_RETRIES = 6
 
 
-def damped(H: Tensor, damp_ratio: float) -> Tensor:
-    """H + damp_ratio * mean(diag H) * I, with dead inputs (H_jj == 0) given H_jj = 1.
+def damped_diagonal(diagonal: Tensor, damp_ratio: float) -> Tensor:
+    """diag(H) + damp_ratio * mean(diag H), and 1 for dead inputs (H_jj == 0).
 
     Args:
-        H: Symmetric positive semi-definite [d, d]. Not modified.
+        diagonal: diag(H) [d]. Not modified.
         damp_ratio: Relative damping, dimensionless.
     """
-    diagonal = H.diagonal()
-    dead = diagonal == 0
-    damping = damp_ratio * diagonal.mean()
-    out = H.clone()
-    out.diagonal().copy_(torch.where(dead, torch.ones_like(diagonal), diagonal + damping))
-    return out
+    return torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal + damp_ratio * diagonal.mean())
 
 
-def upper_factor(H: Tensor) -> Tensor:
-    """R upper triangular with H = R R^T: the Cholesky factor of the reversed matrix, reversed back.
+def upper_factor(H: Tensor, order: Tensor) -> Tensor:
+    """R upper triangular with P H P^T = R R^T: the Cholesky factor of the reversed matrix, reversed back.
 
     Args:
         H: Positive definite [d, d]. Not modified.
+        order: Permutation of range(d); row i of P H P^T is row order[i] of H.
 
     Raises:
         CalibrationError: A pivot is not positive.
     """
-    L, info = torch.linalg.cholesky_ex(H.flip(0, 1))
+    backwards = order.flip(0)
+    L, info = torch.linalg.cholesky_ex(H[backwards[:, None], backwards])
     if info.item():
         raise CalibrationError(f"pivot {H.shape[0] - int(info.item())} of {H.shape[0]} of the Hessian is not positive")
     factor: Tensor = L.flip(0, 1)
@@ -67,43 +64,55 @@ def inverse_diagonal(L: Tensor, block_size: int = 256) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Damped:
-    """A Hessian made positive definite, and what that took.
+class Damping:
+    """What was added to a Hessian's diagonal to make it positive definite.
 
     Attributes:
-        H: Damped Hessian [d, d].
-        L: Its Cholesky factor, lower triangular [d, d].
+        diagonal: The diagonal before [d].
         damp_ratio: Ratio in use after retries.
         retries: How many times the damping had to grow tenfold.
-        dead: Inputs that were zero in every calibration image, bool [d].
     """
 
-    H: Tensor
-    L: Tensor
+    diagonal: Tensor
     damp_ratio: float
     retries: int
-    dead: Tensor
+
+    @property
+    def dead(self) -> Tensor:
+        """Inputs that were zero in every calibration image, bool [d]."""
+        return self.diagonal == 0
+
+    def undo(self, H: Tensor) -> None:
+        """Give H the diagonal that it had."""
+        H.diagonal().copy_(self.diagonal)
 
 
-def damp_until_definite(H: Tensor, damp_ratio: float) -> Damped:
+def damp_in_place(H: Tensor, damp_ratio: float) -> tuple[Damping, Tensor]:
     """Damp H, growing the ratio tenfold until a Cholesky factorization exists.
 
+    In place, because a second d x d matrix would be the largest thing in memory.
+
     Args:
-        H: Symmetric [d, d], positive semi-definite up to rounding. Not modified.
+        H: Symmetric [d, d], positive semi-definite up to rounding. Only its diagonal is changed.
         damp_ratio: First ratio to try.
 
+    Returns:
+        What was done, and L lower triangular with H = L L^T for the damped H.
+
     Raises:
-        CalibrationError: H is not finite, or no ratio up to damp_ratio * 10**MAX_RETRIES suffices.
+        CalibrationError: H is not finite, or no ratio up to damp_ratio * 10**MAX_RETRIES suffices. H is as it was.
     """
-    if not bool(torch.isfinite(H.diagonal()).all()):
+    diagonal = H.diagonal().clone()
+    if not bool(torch.isfinite(diagonal).all()):
         raise CalibrationError("the layer's inputs overflow: its Hessian is not finite; check the checkpoint")
     ratio = damp_ratio
     for retries in range(MAX_RETRIES + 1):
-        candidate = damped(H, ratio)
-        L, info = torch.linalg.cholesky_ex(candidate)
+        H.diagonal().copy_(damped_diagonal(diagonal, ratio))
+        L, info = torch.linalg.cholesky_ex(H)
         if not info.item():
-            return Damped(candidate, L, ratio, retries, H.diagonal() == 0)
+            return Damping(diagonal, ratio, retries), L
         ratio = max(ratio, 1e-6) * DAMP_GROWTH
+    H.diagonal().copy_(diagonal)
     raise CalibrationError(
         f"the Hessian stays indefinite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images"
     )

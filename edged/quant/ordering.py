@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 
 from edged.quant.grid import Grid
-from edged.quant.linalg import Damped, inverse_diagonal
+from edged.quant.linalg import inverse_diagonal
 from edged.spec import Order
 
 PANEL = 128
 
 
-def column_order(W: Tensor, damped: Damped, grid: Grid, order: Order, descending: bool = True) -> Tensor:
+def column_order(W: Tensor, H: Tensor, L: Tensor, grid: Grid, order: Order, descending: bool = True) -> Tensor:
     """The permutation of range(d) in which FastOBQ visits the columns.
 
     Args:
         W: Weights [rows, d]. Not modified.
-        damped: Damped Hessian [d, d] with its factor. Not modified.
+        H: Damped Hessian [d, d]. Not modified.
+        L: Its lower triangular factor, H = L L^T. Not modified.
         grid: The rows' grid.
         order: The rule.
         descending: Whether the highest score comes first.
@@ -29,24 +30,24 @@ def column_order(W: Tensor, damped: Damped, grid: Grid, order: Order, descending
     """
     if order is Order.NONE:
         return torch.arange(W.shape[1], device=W.device)
-    return torch.sort(column_score(W, damped, grid, order), descending=descending, stable=True).indices
+    return torch.sort(column_score(W, H, L, grid, order), descending=descending, stable=True).indices
 
 
-def column_score(W: Tensor, damped: Damped, grid: Grid, order: Order) -> Tensor:
+def column_score(W: Tensor, H: Tensor, L: Tensor, grid: Grid, order: Order) -> Tensor:
     """Score of each column [d] under a rule other than Order.NONE and Order.BEST.
 
     Sensitivity is S_j = sum_i (quant(w_ij) - w_ij)^2 / (2 [H^-1]_jj) (arXiv 2509.05576, Eq. 11).
     """
     if order is Order.MIN_PIVOT:
-        return _min_pivot_score(damped.H)
+        return _min_pivot_score(H)
     if order is Order.HESSIAN:
-        return damped.H.diagonal()
+        return H.diagonal()
     if order is Order.WEIGHT:
         return W.abs().sum(0)
     error = grid.nearest(W) - W
     if order is Order.ERROR:
         return error.abs().sum(0)
-    return error.square().sum(0) / (2 * inverse_diagonal(damped.L))
+    return error.square().sum(0) / (2 * inverse_diagonal(L))
 
 
 def _min_pivot_score(H: Tensor) -> Tensor:

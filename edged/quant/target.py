@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edged.quant.linalg import Damped
 
-
-def compensated_weights(W: Tensor, H: Tensor, damped: Damped, cross: Tensor, share: float) -> Tensor:
+def compensated_weights(W: Tensor, H: Tensor, L: Tensor, damping: Tensor, cross: Tensor, share: float) -> Tensor:
     """The weights that give the full-precision outputs from the inputs that the layer really gets.
 
     With full-precision outputs Y = W X and inputs X_hat, the least squares solution drawn towards W is
@@ -20,8 +18,9 @@ def compensated_weights(W: Tensor, H: Tensor, damped: Damped, cross: Tensor, sha
 
     Args:
         W: Full-precision weights [rows, d]. Not modified.
-        H: Undamped Hessian [d, d] of X_hat. Not modified.
-        damped: H with its damping and factor. Not modified.
+        H: Damped Hessian H + D [d, d] of X_hat. Not modified.
+        L: Its lower triangular factor.
+        damping: diag(D) [d].
         cross: 2/n Y X_hat^T [rows, d].
         share: How far to go from W (0) to W* (1).
 
@@ -29,5 +28,5 @@ def compensated_weights(W: Tensor, H: Tensor, damped: Damped, cross: Tensor, sha
         W + share * (W* - W), [rows, d].
     """
     # (W* - W) (H + D) = cross - W H: solving for the difference keeps W exact where there is nothing to correct.
-    residual = cross - W @ H
-    return W + share * torch.cholesky_solve(residual.t(), damped.L).t()
+    residual = cross - W @ H + W * damping
+    return W + share * torch.cholesky_solve(residual.t(), L).t()

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import httpx
 import psutil
+import torch
 
+from tests import trained
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon, eventually, running
 
@@ -57,15 +59,17 @@ def test_a_deferred_update_is_tried_again_after_a_restart(task: Task, tmp_path: 
 
 
 def test_a_gate_that_is_not_passed(task: Task, tmp_path: Path) -> None:
+    untrained = tmp_path / "untrained.pt"  # its outputs are so close to each other that two bits mix them up
+    torch.save(trained.train(task.digits, epochs=0, seed=0).state_dict(), untrained)
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
         daemon.config["models"][0] |= {
-            "quantization": {"bits": 2, "method": "rtn", "bn_reestimation": False},
+            "quantization": {"bits": 2, "method": "rtn", "propagation": 0.0, "bn_reestimation": False},
             "gates": {"min_agreement": 100.0},
         }
         daemon.reload()
-        daemon.drop(task.second)
-        update = daemon.update_of("second.pt")
+        daemon.drop(untrained)
+        update = daemon.update_of("untrained.pt")
         assert (update["state"], update["code"]) == ("REJECTED", "gate")
         assert "gates.min_agreement is 100 %" in update["reason"]
         assert serves(daemon, task) == "1"

@@ -167,7 +167,7 @@ def test_check_config(capsys, config, tmp_path):
 
 
 def test_doctor_fails_when_something_fails(capsys, config, monkeypatch):
-    monkeypatch.setattr("service.doctor.check_packages", lambda: [])  # it takes seconds; see test_doctor
+    monkeypatch.setattr("service.doctor.check_packages", list)  # it takes seconds; see test_doctor
     code, out, _ = call(capsys, "doctor", "--config", config, "--json")
     found = json.loads(out)
     assert (code, found["ok"]) == (1, False)

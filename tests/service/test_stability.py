@@ -8,8 +8,8 @@ from service.stability import Fingerprint, StabilityTracker
 A, B = Path("a"), Path("b")
 
 
-def looks(size, mtime_ns=0):
-    return Fingerprint(size, mtime_ns, 0, 1)
+def looks(size, mtime_ns=0, inode=1):
+    return Fingerprint(size, mtime_ns, 0, inode)
 
 
 def test_a_file_is_finished_after_the_wait_and_not_before():
@@ -33,7 +33,7 @@ def test_files_do_not_disturb_each_other():
     tracker.observe(B, looks(1), 1.0)
     assert tracker.next_due([A, B]) == 2.0
     assert tracker.next_due([B]) == 3.0
-    tracker.restart(A, 1.5)
+    tracker.forget(A)
     assert tracker.next_due([A, B]) == 3.0
 
 
@@ -43,8 +43,15 @@ def test_what_is_gone_is_forgotten():
     tracker.keep_only([B])
     assert tracker.first_seen(A) is None
     assert tracker.next_due([A]) is None
-    tracker.restart(A, 1.0)  # nothing to restart
+    tracker.forget(A)  # nothing to forget
     assert not tracker.observe(A, looks(1), 5.0)
+
+
+def test_another_file_of_the_same_name_is_seen_for_the_first_time():
+    tracker = StabilityTracker(2.0)
+    tracker.observe(A, looks(1), 0.0)
+    assert not tracker.observe(A, looks(1, inode=2), 5.0)
+    assert tracker.first_seen(A) == 5.0
 
 
 @given(

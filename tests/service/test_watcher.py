@@ -152,9 +152,11 @@ async def test_a_changed_or_released_file_is_told_again(tmp_path):
     async with watching(tmp_path) as (told, watcher):
         path = tmp_path / "m" / "a.pt"
         path.write_bytes(b"x")
-        await told.drop()
+        first = await told.drop()
         path.write_bytes(b"xy")
-        assert (await told.drop()).size == 2
+        second = await told.drop()
+        assert second.size == 2
+        assert second.seen_at >= first.seen_at + SETTLE_S
         watcher.release(path)
         assert (await told.drop()).size == 2
 

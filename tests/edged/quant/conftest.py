@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from edged.quant.grid import Grid, minmax_grid
-from edged.quant.linalg import damped
+from edged.quant.linalg import damped_diagonal
 from edged.spec import Scheme
 
 
@@ -26,6 +26,13 @@ def make_layer(rows: int, d: int, bits: int = 4, seed: int = 0, scheme: Scheme =
     X = mixing @ torch.randn(d, 4 * d, generator=generator, dtype=torch.float64)
     W = torch.randn(rows, d, generator=generator, dtype=torch.float64)
     return Layer(W, damped(2 * X @ X.T / X.shape[1], 0.01), minmax_grid(W, bits, scheme))
+
+
+def damped(H: Tensor, damp_ratio: float) -> Tensor:
+    """A damped copy of H."""
+    H = H.clone()
+    H.diagonal().copy_(damped_diagonal(H.diagonal().clone(), damp_ratio))
+    return H
 
 
 @pytest.fixture

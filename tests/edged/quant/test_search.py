@@ -25,7 +25,7 @@ def test_weighted_grid_is_never_worse_than_the_full_range():
 def test_search_keeps_each_rows_best_candidate():
     layer = make_layer(rows=5, d=16, bits=3)
     order = torch.arange(16)
-    grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H), layer.grid, order)
+    grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H, order), layer.grid, order)
     one_by_one = torch.stack(
         [
             quantize_columns(layer.W, layer.H, Grid(layer.grid.scale * factor, layer.grid.zero_point, 3), order).loss
@@ -39,7 +39,8 @@ def test_search_keeps_each_rows_best_candidate():
 
 def test_golden_section_beats_the_full_range_and_is_near_the_best_of_many():
     layer = make_layer(rows=8, d=32, bits=2)
-    order, R = torch.arange(32), upper_factor(layer.H)
+    order = torch.arange(32)
+    R = upper_factor(layer.H, order)
     _, found = quantize_with_golden_section(layer.W, R, 2, Scheme.ASYMMETRIC, order)
     low, high = row_range(layer.W, Scheme.ASYMMETRIC)
     losses = [
