@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.evaluation.classification import predict
@@ -17,7 +18,7 @@ from edged.evaluation.fidelity import fidelity
 from edged.models.layers import quantizable_layers
 from edged.observer import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
-from edged.spec import QuantSpec
+from edged.spec import QuantSpec, Statistics
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Compressed:
         quantized: Codes by parameter name, such as "conv1.weight".
         rest: All other entries of the state dict.
         layers: A report for each quantized layer, in network order.
-        bn_reestimated: Whether corrected BatchNorm statistics and biases were accepted.
+        bn_reestimated: Whether other BatchNorm statistics and biases than the trained ones were accepted.
         reference_logits: Full-precision outputs on the held-out images.
         logits: Outputs of `model` on the held-out images.
         plan: How the work was divided.
@@ -120,19 +121,24 @@ def compress(
 def _best_statistics(
     full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, reference: Tensor
 ) -> tuple[nn.Module, Tensor, bool]:
-    """The quantized network with corrected statistics, or with the trained ones where those come closer.
+    """The quantized network with other statistics, or with the trained ones where those come closer.
 
     Returns:
-        The network, its outputs on the held-out images, and whether the correction was accepted.
+        The network, its outputs on the held-out images, and whether the other statistics were accepted.
     """
-    logits = predict(quantized, cache, cache.held_out, batch_size=batch_size)
-    if not spec.bn_reestimation:
-        return quantized, logits, False
-    plain = _with_trained_statistics(full, quantized)
-    plain_logits = predict(plain, cache, cache.held_out, batch_size=batch_size)
-    if fidelity(reference, logits).relative_error < fidelity(reference, plain_logits).relative_error:
-        return quantized, logits, True
-    return plain, plain_logits, False
+    plain, changed = quantized, quantized
+    if spec.statistics is Statistics.MATCH:
+        plain = _with_trained_statistics(full, quantized)
+    elif spec.statistics is Statistics.REESTIMATE:
+        changed = copy.deepcopy(quantized)
+        reestimate_batchnorm(changed, cache.batches(cache.calibration, batch_size))
+    logits = predict(plain, cache, cache.held_out, batch_size=batch_size)
+    if changed is plain:
+        return plain, logits, False
+    changed_logits = predict(changed, cache, cache.held_out, batch_size=batch_size)
+    if fidelity(reference, changed_logits).relative_error < fidelity(reference, logits).relative_error:
+        return changed, changed_logits, True
+    return plain, logits, False
 
 
 def _with_trained_statistics(full: nn.Module, quantized: nn.Module) -> nn.Module:

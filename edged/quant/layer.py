@@ -96,7 +96,7 @@ class _Group:
 
 
 def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
-    damping, L = damp_in_place(H, spec.damp_ratio)
+    damping, L = damp_in_place(H, spec.damp_ratio, spec.damp_absolute)
     try:
         if cross is not None:
             W = compensated_weights(W, H, L, H.diagonal() - damping.diagonal, cross, spec.propagation)

@@ -13,14 +13,16 @@ DAMP_GROWTH = 10.0
 MAX_RETRIES = 6
 
 
-def damped_diagonal(diagonal: Tensor, damp_ratio: float) -> Tensor:
-    """diag(H) + damp_ratio * mean(diag H), and 1 for dead inputs (H_jj == 0).
+def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> Tensor:
+    """diag(H) + damp_ratio * mean(diag H) + damp_absolute, and 1 for dead inputs (H_jj == 0).
 
     Args:
         diagonal: diag(H) [d]. Not modified.
         damp_ratio: Relative damping, dimensionless.
+        damp_absolute: Absolute damping, in squared input units.
     """
-    return torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal + damp_ratio * diagonal.mean())
+    damping = damp_ratio * diagonal.mean() + damp_absolute
+    return torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal + damping)
 
 
 def upper_factor(H: Tensor, order: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class Damping:
         H.diagonal().copy_(self.diagonal)
 
 
-def damp_in_place(H: Tensor, damp_ratio: float) -> tuple[Damping, Tensor]:
+def damp_in_place(H: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> tuple[Damping, Tensor]:
     """Damp H, growing the ratio tenfold until a Cholesky factorization exists.
 
     In place, because a second d x d matrix would be the largest thing in memory.
@@ -95,6 +97,7 @@ def damp_in_place(H: Tensor, damp_ratio: float) -> tuple[Damping, Tensor]:
     Args:
         H: Symmetric [d, d], positive semi-definite up to rounding. Only its diagonal is changed.
         damp_ratio: First ratio to try.
+        damp_absolute: Added besides, in squared input units.
 
     Returns:
         What was done, and L lower triangular with H = L L^T for the damped H.
@@ -107,7 +110,7 @@ def damp_in_place(H: Tensor, damp_ratio: float) -> tuple[Damping, Tensor]:
         raise CalibrationError("the layer's inputs overflow: its Hessian is not finite; check the checkpoint")
     ratio = damp_ratio
     for retries in range(MAX_RETRIES + 1):
-        H.diagonal().copy_(damped_diagonal(diagonal, ratio))
+        H.diagonal().copy_(damped_diagonal(diagonal, ratio, damp_absolute))
         L, info = torch.linalg.cholesky_ex(H)
         if not info.item():
             return Damping(diagonal, ratio, retries), L

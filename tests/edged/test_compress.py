@@ -12,7 +12,7 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError
 from edged.models.resnet import CifarResNet
-from edged.spec import InputSpec, Method, Order, QuantSpec
+from edged.spec import RECIPES, InputSpec, Method, Order, QuantSpec, Statistics, recipe
 from tests.edged.pictures import write_folder
 
 
@@ -78,7 +78,7 @@ def test_statistics_are_corrected_only_if_that_helps(model: nn.Module, cache: Im
 
 
 def test_statistics_stay_as_trained_when_asked(model: nn.Module, cache: ImageCache):
-    done = compress(model, cache, QuantSpec(bits=2, bn_reestimation=False))
+    done = compress(model, cache, QuantSpec(bits=2, statistics=Statistics.NONE))
     assert not done.bn_reestimated
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in done.rest.items())
 
@@ -97,6 +97,24 @@ def test_reports_cover_every_layer(model: nn.Module, cache: ImageCache):
         assert 0 < layer.relative_loss < 0.2
         assert 0 < layer.images <= len(cache.calibration)
         assert layer.to_dict()["name"] == layer.name
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_comes_close(model: nn.Module, cache: ImageCache, name: str):
+    done = compress(model, cache, recipe(name, bits=4))
+    assert relative_error(done) < 0.1
+    assert {layer.images for layer in done.layers} <= set(range(10 * len(cache.calibration) + 1))
+
+
+def test_first_and_last_layer_can_have_their_own_bits(model: nn.Module, cache: ImageCache):
+    done = compress(model, cache, QuantSpec(bits=3, first_bits=8, last_bits=6))
+    assert [layer.bits for layer in done.layers] == [8, *[3] * 18, 6]
+
+
+def test_the_full_model_keeps_its_statistics_when_they_are_reestimated(model: nn.Module, cache: ImageCache):
+    before = copy.deepcopy(model.state_dict())
+    compress(model, cache, QuantSpec(statistics=Statistics.REESTIMATE))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_progress_reaches_its_end(model: nn.Module, cache: ImageCache):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import UsageError
-from edged.spec import InputSpec, Method, Order, QuantSpec, Scheme
+from edged.spec import InputSpec, Method, Order, QuantSpec, Scheme, recipe
 
 SPECS = st.builds(
     QuantSpec,
@@ -28,7 +28,7 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
     [
         ({"bits": 1}, "bits has value 1; choose 2 to 8"),
         ({"bits": 9}, "bits has value 9; choose 2 to 8"),
-        ({"bit": 4}, "unknown quantization setting 'bit'; known: bits, .*"),
+        ({"bit": 4}, "unknown quantization setting 'bit'; known: augmentation, bits, .*"),
         ({"order": "random"}, "order has value 'random'; choose one of sensitivity, error, weight, hessian, "),
         ({"method": "gptq"}, "method has value 'gptq'; choose one of fastobq, obq, rtn"),
     ],
@@ -36,6 +36,14 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
 def test_impossible_settings_are_named(data: dict, message: str):
     with pytest.raises(UsageError, match=message):
         QuantSpec.from_dict(data)
+
+
+def test_a_recipe_is_a_spec_with_its_name_and_overrides_win():
+    assert recipe("balanced") == QuantSpec()
+    assert recipe("fast", bits=2, order=None).propagation == 0
+    assert recipe("paper", damp_absolute=0.5).damp_absolute == 0.5
+    with pytest.raises(UsageError, match="recipe has value 'slow'; choose one of fast, balanced, best, paper"):
+        recipe("slow")
 
 
 def test_input_spec_round_trip():

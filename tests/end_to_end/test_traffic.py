@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.daemon import eventually, running
 
 
 class Client(threading.Thread):

@@ -29,12 +29,38 @@ def first(daemon: Daemon, task: Task) -> dict[str, object]:
 def test_the_first_update_goes_all_the_way(daemon: Daemon, first: dict[str, object]) -> None:
     events = daemon.get(f"/edged/v1/updates/{first['id']}").json()["events"]
     assert [event["state"] for event in events] == (
-        "DROPPED SETTLED CLAIMED VERIFIED LOADED CALIBRATED QUANTIZED EVALUATED PUBLISHED WARMED LIVE COMMITTED".split()
+        [
+            "DROPPED",
+            "SETTLED",
+            "CLAIMED",
+            "VERIFIED",
+            "LOADED",
+            "CALIBRATED",
+            "QUANTIZED",
+            "EVALUATED",
+            "PUBLISHED",
+            "WARMED",
+            "LIVE",
+            "COMMITTED",
+        ]
     )
     stages = first["stages"]
     assert isinstance(stages, dict)
     assert set(stages) == set(
-        "settle claim start verify load calibrate quantize evaluate write publish warm swap".split()
+        [
+            "settle",
+            "claim",
+            "start",
+            "verify",
+            "load",
+            "calibrate",
+            "quantize",
+            "evaluate",
+            "write",
+            "publish",
+            "warm",
+            "swap",
+        ]
     )
     assert all(seconds >= 0 for seconds in stages.values())
     assert not list((daemon.state / "claimed").iterdir())

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError
-from edged.spec import QuantSpec
+from edged.spec import DEFAULT_RECIPE, QuantSpec, recipe
 from service.config import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -47,9 +47,15 @@ def test_two_keys_are_enough(folder):
     assert config.models[0].quantization.to_spec() == QuantSpec()
 
 
-def test_the_keys_of_quantization_are_the_fields_of_its_spec():
-    fields = {field.name: field.default for field in dataclasses.fields(QuantizationConfig)}
-    assert fields == QuantSpec().to_dict()
+def test_the_keys_of_quantization_are_the_fields_of_its_spec_and_the_recipe():
+    fields = {field.name for field in dataclasses.fields(QuantizationConfig)}
+    assert fields == {"recipe", *QuantSpec().to_dict()}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_can_be_changed_in_parts(folder, name):
+    spec = load(folder, model(f"quantization: {{recipe: {name}, bits: 3}}")).models[0].quantization.to_spec()
+    assert spec == recipe(name, bits=3)
 
 
 def test_values_arrive(folder):
@@ -166,7 +172,7 @@ def test_each_kind_of_mistake(folder, text, message):
         ("input: {mean: [1, 2], std: [1, 2]}", "is impossible: mean has 2 and std 2 values; give both 3"),
         ("input: {mean: [], std: [1]}", "has a list as value; it must be a list of at least one entry"),
         ("input: {mean: [0], std: [0]}", "has value 0; it must be more than 0"),
-        ("quantization: {bn_reestimation: 1}", "has value 1; it must be true or false"),
+        ("quantization: {descending: 1}", "has value 1; it must be true or false"),
         ("trust: {}", "is unknown; known here: arch, calibration"),
         ("arch: ''", "has value ''; it must be text"),
     ],

@@ -121,10 +121,10 @@ JSON = st.recursive(
 
 
 @given(
-    st.fixed_dictionaries({}, optional={key: JSON for key in ("id", "inputs", "outputs", "parameters")}),
+    st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "inputs", "outputs", "parameters"), JSON)),
     st.fixed_dictionaries(
         {"name": st.sampled_from(["input", "image"]), "datatype": st.sampled_from(["FP32", "BYTES"])},
-        optional={key: JSON for key in ("shape", "data", "parameters")},
+        optional=dict.fromkeys(("shape", "data", "parameters"), JSON),
     ),
 )
 def test_any_json_is_refused_or_read(body: dict[str, Any], tensor: dict[str, Any]) -> None:

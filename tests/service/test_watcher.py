@@ -262,7 +262,7 @@ def test_an_overflow_of_the_queue_loses_no_file(tmp_path):
     if limit > 20_000:
         pytest.skip(f"the queue of this machine holds {limit} events, too many to overflow in a test")
     script = [sys.executable, "-c", WATCH_SCRIPT, tmp_path]
-    with subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as watcher:
+    with subprocess.Popen(script, stdout=subprocess.PIPE, text=True) as watcher:
         try:
             assert watcher.stdout.readline() == "up\n"
             watcher.send_signal(signal.SIGSTOP)  # nobody reads the queue
@@ -273,11 +273,8 @@ def test_an_overflow_of_the_queue_loses_no_file(tmp_path):
                 two.rename(one)
             (tmp_path / "m" / "lost.pt").touch()  # its events find no room
             watcher.send_signal(signal.SIGCONT)
-            expected = ["lost.pt", "overflowed"]  # in any order
-            while expected:
-                line = watcher.stdout.readline()
+            while (line := watcher.stdout.readline()) != "lost.pt\n":
                 assert line, "the watcher ended"
-                expected = [words for words in expected if words not in line]
         finally:
             watcher.kill()
 

@@ -1,0 +1,53 @@
+"""The section models[].quantization: a recipe, and any field of QuantSpec that is to differ from it.
+
+Its keys are made from QuantSpec itself, so that a new field there is a key here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import typing
+from typing import Any
+
+from edged.errors import UsageError
+from edged.spec import DEFAULT_RECIPE, MAX_BITS, MIN_BITS, RECIPES, QuantSpec, recipe
+from service.settings import Check, boolean, choice, number, setting, whole
+
+
+class Quantization:
+    """What was given; None for what the recipe says."""
+
+    def __post_init__(self) -> None:
+        try:
+            self.to_spec()
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+
+    def to_spec(self) -> QuantSpec:
+        """As the library takes it."""
+        given = dict(vars(self))
+        return recipe(given.pop("recipe"), **given)
+
+
+def _check(name: str, hint: Any) -> Check[Any]:
+    """How a field of QuantSpec is read, by its name and type."""
+    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
+    if name.endswith("bits"):
+        return whole(MIN_BITS, MAX_BITS)
+    if issubclass(kinds[0], enum.Enum):
+        return choice(*(member.value for member in kinds[0]))
+    checks: dict[type, Check[Any]] = {bool: boolean, int: whole(0), float: number(0)}
+    return checks[kinds[0]]
+
+
+QuantizationConfig: type[Quantization] = dataclasses.make_dataclass(
+    "QuantizationConfig",
+    [
+        ("recipe", str, setting(choice(*RECIPES), DEFAULT_RECIPE)),
+        *((name, Any, setting(_check(name, hint), None)) for name, hint in typing.get_type_hints(QuantSpec).items()),
+    ],
+    bases=(Quantization,),
+    frozen=True,
+    kw_only=True,
+)

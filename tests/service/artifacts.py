@@ -1,0 +1,45 @@
+"""Small published models without any training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edged.artifacts.manifest import Manifest
+from edged.artifacts.writer import write_artifact
+from edged.models.registry import Architecture, build
+from edged.spec import QuantSpec
+from tests.trained import INPUT
+
+ARCHITECTURE = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
+
+
+def write_untrained(directory: Path, seed: int = 0, poison: bool = False) -> dict[str, torch.Tensor]:
+    """An artifact that holds a ResNet-20 with random weights, none of them quantized; returns its tensors."""
+    torch.manual_seed(seed)
+    model = build(ARCHITECTURE)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    state = dict(model.state_dict())
+    if poison:
+        state["linear.bias"][3] = float("nan")
+    source: dict[str, Any] = {"sha256": "0" * 64, "bytes": 1000, "name": "none.pt", "format": "torch-zip"}
+    calibration = {"digest": "0" * 64, "images": 0, "held_out": 0, "skipped": 0, "folder_labels": False}
+    manifest = Manifest(
+        name="digits",
+        architecture=ARCHITECTURE.to_dict(),
+        input=INPUT.to_dict(),
+        quantization=QuantSpec().to_dict(),
+        source=source,
+        calibration=calibration,
+        classes=None,
+        versions={"edged": "0"},
+        started_at="2026-01-01T00:00:00+00:00",
+        finished_at="2026-01-01T00:00:00+00:00",
+    )
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    write_artifact(directory, quantized={}, rest=state, manifest=manifest, report={"totals": {}})
+    return state

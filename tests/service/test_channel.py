@@ -1,0 +1,156 @@
+"""The request queue of one generation, against a child that is scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from service import frames
+from service.channel import BusyError, Channel, DeadlineError, Reply, ServingError
+
+
+class Child:
+    """The other end of the socket: answers when the test says so."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def next(self) -> tuple[int, bytes]:
+        frame = await asyncio.wait_for(frames.read(self.reader), 5)
+        assert frame is not None
+        return frame[0]["id"], frame[1]
+
+    def answer(self, identity: int, body: bytes, status: int = 200) -> None:
+        self.writer.write(frames.head({"id": identity, "status": status, "seconds": 0.5}, body) + body)
+
+
+def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8) -> None:
+    async def main() -> None:
+        ours, theirs = socket.socketpair()
+        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), queue)
+        child = Child(*(await asyncio.open_unix_connection(sock=theirs)))
+        pump = asyncio.create_task(channel.pump())
+        try:
+            await test(channel, child)
+        finally:
+            channel.close()
+            child.writer.close()
+            await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), 5)
+
+    asyncio.run(main())
+
+
+def ask(channel: Channel, body: bytes, deadline_s: float = 5) -> asyncio.Task[Reply]:
+    return asyncio.create_task(channel.request(body, deadline_s))
+
+
+def test_answers_find_their_requests_in_any_order() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        first, second = ask(channel, b"first"), ask(channel, b"second")
+        (id_1, body_1), (id_2, body_2) = await child.next(), await child.next()
+        assert (body_1, body_2) == (b"first", b"second")
+        child.answer(id_2, b"to the second", 400)
+        child.answer(id_1, b"to the first")
+        assert await first == Reply(200, b"to the first", 0.5)
+        assert await second == Reply(400, b"to the second", 0.5)
+        assert channel.inflight == 0
+
+    run(test)
+
+
+def test_only_a_few_are_with_the_child_at_once() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        tasks = [ask(channel, str(n).encode()) for n in range(4)]
+        sent = [await child.next(), await child.next()]
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(frames.read(child.reader), 0.05)
+        child.answer(*sent[0])
+        sent.append(await child.next())
+        for identity, body in sent[1:]:
+            child.answer(identity, body)
+        child.answer(*await child.next())
+        assert [reply.body for reply in await asyncio.gather(*tasks)] == [b"0", b"1", b"2", b"3"]
+
+    run(test)
+
+
+def test_a_full_queue() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        tasks = [ask(channel, b"x") for _ in range(3)]
+        await child.next()
+        with pytest.raises(BusyError, match="3 requests waiting"):
+            await channel.request(b"one too many", 5)
+        channel.close()
+        assert all(isinstance(error, ServingError) for error in await asyncio.gather(*tasks, return_exceptions=True))
+
+    run(test, queue=3)
+
+
+def test_a_deadline_frees_the_queue_but_not_the_child() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        tasks = [ask(channel, bytes([n]), 0.05) for n in range(3)]
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(error, DeadlineError) for error in errors)
+        assert channel.inflight == 0
+        assert channel.stalled_s > 0.04
+        (id_1, body_1), (id_2, body_2) = await child.next(), await child.next()
+        assert (body_1, body_2) == (b"\0", b"\1")  # the third never left the queue
+        late = ask(channel, b"late")
+        child.answer(id_1, b"nobody waits for this")
+        child.answer(id_2, b"nor for this")
+        identity, body = await child.next()
+        assert body == b"late"
+        child.answer(identity, b"in time")
+        assert (await late).body == b"in time"
+        assert channel.stalled_s == 0
+
+    run(test)
+
+
+def test_draining() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        assert await channel.drain(0.01)
+        task = ask(channel, b"x")
+        identity, _ = await child.next()
+        assert not await channel.drain(0.01)
+        draining = asyncio.create_task(channel.drain(5))
+        child.answer(identity, b"y")
+        assert await draining
+        assert (await task).body == b"y"
+
+    run(test)
+
+
+def test_a_child_that_ends() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        tasks = [ask(channel, b"x") for _ in range(3)]
+        await child.next()
+        child.writer.close()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, ServingError)
+            assert "has lost its process" in str(result)
+        with pytest.raises(ServingError):
+            await channel.request(b"x", 5)
+
+    run(test)
+
+
+@pytest.mark.parametrize("junk", [b"\0\0\0\2{}", b"\xff\xff\xff\xff", frames.head({"id": 1}, b"12")])
+def test_a_child_that_talks_nonsense(junk: bytes) -> None:
+    async def test() -> Any:
+        ours, theirs = socket.socketpair()
+        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), 8)
+        task = ask(channel, b"x")
+        with theirs:
+            theirs.sendall(junk)
+        with pytest.raises((frames.FrameError, OSError)):
+            await channel.pump()
+        with pytest.raises(ServingError):
+            await task
+
+    asyncio.run(test())

@@ -1,0 +1,47 @@
+"""What all children have in common."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import psutil
+
+from service.children import child_environment, cores
+
+SLEEPER = "import os, sys, time; from service.children import die_with_parent; die_with_parent(int(sys.argv[1]))\n"
+SLEEPER += "print(os.getpid(), flush=True); time.sleep(600)"
+PARENT = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())]).wait()"
+
+
+def test_openmp_is_told_to_wait_quietly() -> None:
+    base = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/x", "OMP_NUM_THREADS": "64"}
+    made = child_environment(3, base)
+    assert (made["OMP_WAIT_POLICY"], made["OMP_NUM_THREADS"], made["MKL_NUM_THREADS"]) == ("PASSIVE", "3", "3")
+    assert made["PATH"] == "/bin"
+    assert "NOTIFY_SOCKET" not in made
+    assert child_environment(None, {})["OMP_NUM_THREADS"] == str(cores())
+    assert base["OMP_NUM_THREADS"] == "64"
+
+
+def test_a_child_dies_with_its_parent_even_after_kill_9() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, SLEEPER], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+        # Nobody waits for an orphan but init, which this machine may not have: dead and unburied will do.
+        psutil.wait_procs([child], timeout=10)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
+    done = subprocess.run([sys.executable, "-c", SLEEPER, str(os.getpid() + 1)], capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_stepping_back() -> None:
+    code = "import os; from service.children import step_back; step_back(19); print(os.nice(0), os.sched_getscheduler(0))\n"
+    code += "print(open('/proc/self/oom_score_adj').read())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["19", str(os.SCHED_IDLE), "1000"]

@@ -1,0 +1,104 @@
+"""quantize, evaluate and calib as a user runs them, without a daemon."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Task
+
+SIZE = ["--input-size", "8"]
+
+
+def edged(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_quantize_then_evaluate(task: Task, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = edged(tmp_path, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert result["out"] == str(out)
+    assert result["totals"]["bits"] == 4
+    assert len(result["layers"]) == 20
+    assert result == {"out": str(out), **json.loads((out / "report.json").read_text())}
+
+    scores = {}
+    for model, options in ((task.first, SIZE), (out, [])):
+        done = edged(tmp_path, "evaluate", model, "--data", task.test, *options, "--json")
+        assert done.returncode == 0, done.stderr
+        scores[model] = json.loads(done.stdout)
+        assert (scores[model]["images"], scores[model]["input"]["size"]) == (297, 8)
+    assert scores[task.first]["top1"] > 95
+    assert abs(scores[task.first]["top1"] - scores[out]["top1"]) < 5
+
+
+def test_tables_for_people(task: Task, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--bits", "8", "--method", "rtn", "--images", "64"]
+    done = edged(tmp_path, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, *options)
+    assert done.returncode == 0, done.stderr
+    for expected in ("artifact", "top-1", "agreement", "peak memory", "largest relative loss", "at 8 bits"):
+        assert expected in done.stdout
+    assert done.stderr == ""  # no bar without a terminal
+    done = edged(tmp_path, "calib", task.calibration, *SIZE)
+    assert "200: 180 calibrate, 20 are held out" in done.stdout
+    done = edged(tmp_path, "evaluate", out, "--data", task.test)
+    assert "top-5" in done.stdout
+
+
+def test_calib_lists_what_it_skips(task: Task, tmp_path: Path) -> None:
+    folder = task.digits.write_folders(tmp_path / "images", slice(0, 60))
+    (folder / "0" / "broken.png").write_bytes(b"\x89PNG broken")
+    result = json.loads(edged(tmp_path, "calib", folder, *SIZE, "--json").stdout)
+    assert (result["images"], result["calibration"], result["held_out"]) == (60, 52, 8)
+    assert result["classes"] == list("0123456789")
+    assert [entry["path"] for entry in result["skipped"]] == ["0/broken.png"]
+    assert Path(result["cache"]).is_relative_to(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["quantize"], 2, "required: CHECKPOINT"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--bits", "9"], 2, "--bits"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "CALIB"], 2, "exists already"),
+        (["quantize", "MISSING", "--calib", "CALIB", "--out", "OUT"], 3, "missing.pt"),
+        (["quantize", "FIRST", "--calib", "MISSING", "--out", "OUT"], 3, "missing.pt"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--arch", "vgg"], 3, "'vgg'"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--memory-limit", "1MiB"], 75, "1 MiB"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--memory-limit", "lots"], 2, "lots"),
+        (["evaluate", "FIRST", "--data", "FLAT"], 2, "0 class folders, the model has 10"),
+        (["evaluate", "CALIB", "--data", "CALIB"], 3, "is no artifact"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_what_is_wrong_is_said_in_one_line(
+    task: Task, tmp_path: Path, arguments: list[str], code: int, reason: str
+) -> None:
+    flat = tmp_path / "flat"
+    for index in range(40):
+        task.digits.png(index, flat / f"{index}.png")
+    names = {
+        "FIRST": task.first,
+        "CALIB": task.calibration,
+        "MISSING": tmp_path / "missing.pt",
+        "OUT": tmp_path / "out",
+        "FLAT": flat,
+    }
+    done = edged(tmp_path, *(names.get(argument, argument) for argument in arguments), *SIZE, "--json")
+    assert done.returncode == code, done.stderr
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+    if code != 2:
+        assert reason in json.loads(done.stdout)["error"]
+    assert not (tmp_path / "out").exists()

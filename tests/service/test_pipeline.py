@@ -1,0 +1,143 @@
+"""One checkpoint to one artifact, stage by stage, with real images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from edged.artifacts.reader import read_artifact
+from edged.errors import (
+    ArchitectureError,
+    CalibrationError,
+    CheckpointError,
+    GateError,
+    MemoryLimitError,
+    UsageError,
+)
+from edged.models.checkpoint import load_checkpoint
+from edged.observer import SilentObserver
+from edged.spec import Method, QuantSpec
+from service.job import STAGES, Gates, Job
+from service.pipeline import check_gates, run_job
+from tests.conftest import Task
+from tests.trained import INPUT
+
+
+class Stages:
+    """Notes the outermost stages."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.names: list[str] = []
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        if self.depth == 0:
+            self.names.append(name)
+        self.depth += 1
+        yield
+        self.depth -= 1
+
+    def progress(self, done: int, total: int) -> None:
+        assert 0 < done <= total
+
+
+def job_of(task: Task, folder: Path) -> Job:
+    return Job(
+        checkpoint=task.first,
+        out=folder / "out",
+        calibration_dir=task.calibration,
+        cache_root=folder / "cache",
+        spec=QuantSpec(bits=4),
+        name="digits",
+        source_name="mine.pt",
+        input={"size": 8, "resize": 8},
+    )
+
+
+def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
+    stages = Stages()
+    result = run_job(job_of(task, tmp_path), stages)
+    assert stages.names == [*STAGES, "write"]
+    artifact = read_artifact(tmp_path / "out")
+    assert artifact.report == result["report"]
+    assert artifact.input == INPUT
+    assert artifact.manifest.name == "digits"
+    assert artifact.manifest.source["name"] == "mine.pt"
+    assert artifact.manifest.source["sha256"] == load_checkpoint(task.first).sha256
+    assert artifact.manifest.calibration["folder_labels"]
+    assert artifact.manifest.classes == tuple("0123456789")
+    totals = artifact.report["totals"]
+    assert set(totals["stage_seconds"]) >= set(STAGES)
+    assert totals["peak_memory_bytes"] > 50e6
+    assert totals["held_out_images"] == 20
+    inputs, labels = task.digits.tensors(slice(1500, None))
+    assert (artifact.load_model()(inputs).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_the_same_job_gives_the_same_weights(task: Task, tmp_path: Path) -> None:
+    job = job_of(task, tmp_path)
+    threads = torch.get_num_threads()
+    first = run_job(job, SilentObserver())
+    again = run_job(replace(job, out=tmp_path / "again"), SilentObserver())
+    assert first["report"]["layers"] == again["report"]["layers"]
+    digests = [read_artifact(tmp_path / name).manifest.weights["sha256"] for name in ("out", "again")]
+    assert digests[0] == digests[1]
+    assert torch.get_num_threads() == threads
+
+
+def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: Path) -> None:
+    bad = tmp_path / "file"
+    bad.write_bytes(b"this is no checkpoint")
+    job = replace(job_of(task, tmp_path), checkpoint=bad)
+    with pytest.raises(CheckpointError, match=r"^mine\.pt: it is a text file"):
+        run_job(job, SilentObserver())
+    with pytest.raises(ArchitectureError, match=r"^mine\.pt: "):
+        run_job(replace(job, checkpoint=task.first, arch="resnet18"), SilentObserver())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        ({"input": {"size": 8, "mean": [0.5], "std": [0.5]}}, UsageError, "give one value a channel"),
+        ({"gates": Gates(min_agreement=100.1)}, GateError, "gates.min_agreement is 100.1 %"),
+        ({"gates": Gates(max_drop=-101.0)}, GateError, "gates.max_drop is -101"),
+        ({"device": "tpu"}, UsageError, "device has value 'tpu'"),
+        ({"memory_limit": 1 << 20}, MemoryLimitError, "needs more than the 1 MiB"),
+        ({"calibration_dir": Path("/nowhere")}, CalibrationError, "/nowhere"),
+    ],
+)
+def test_what_stops_a_job(
+    task: Task, tmp_path: Path, change: dict[str, object], error: type[Exception], reason: str
+) -> None:
+    job = replace(job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN), **change)
+    with pytest.raises(error, match=reason):
+        run_job(job, SilentObserver())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_on_accuracy_needs_labels(task: Task, tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    for index in range(40):
+        task.digits.png(index, flat / f"{index}.png")
+    job = replace(job_of(task, tmp_path), calibration_dir=flat, gates=Gates(max_drop=5.0))
+    with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels"):
+        run_job(job, SilentObserver())
+    result = run_job(replace(job, gates=Gates()), SilentObserver())
+    assert "fp32" not in result["report"]["totals"]
+
+
+def test_gates_compare_points_and_percent() -> None:
+    totals = {"agreement": 90.0, "fp32": {"top1": 80.0}, "quantized": {"top1": 78.5}}
+    check_gates(totals, Gates(min_agreement=90.0, max_drop=1.5))
+    check_gates({"agreement": 90.0}, Gates(max_drop=0.0))
+    with pytest.raises(GateError, match="90.0 % of the held-out"):
+        check_gates(totals, Gates(min_agreement=90.1))
+    with pytest.raises(GateError, match="top-1 falls by 1.50 points to 78.50 %"):
+        check_gates(totals, Gates(max_drop=1.4))

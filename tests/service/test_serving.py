@@ -1,0 +1,178 @@
+"""Generations as real processes, and the routing between them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from edged.errors import GateError
+from edged.models.registry import load_model
+from service.channel import ServingError
+from service.generation import Generation, StartError
+from service.serving import ModelService, ServingLimits
+from tests.service.artifacts import ARCHITECTURE, write_untrained
+
+BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
+REQUEST = json.dumps(BODY).encode()
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    write_untrained(folder / "1", seed=1)
+    write_untrained(folder / "2", seed=2)
+    write_untrained(folder / "3", poison=True)
+    return folder
+
+
+def run(published: Path, test: Callable[[ModelService], Awaitable[None]], **limits: float) -> None:
+    async def main() -> None:
+        settings = ServingLimits(threads=1, backoff_s=0.01, **limits)  # type: ignore[arg-type]  # all of them are floats
+        service = ModelService("digits", lambda number: published / str(number), settings)
+        try:
+            await asyncio.wait_for(test(service), 120)
+        finally:
+            await service.close()
+
+    asyncio.run(main())
+
+
+async def until(look: Callable[[], object]) -> None:
+    while not look():
+        await asyncio.sleep(0.01)
+
+
+def test_a_generation_computes_what_its_artifact_says(tmp_path: Path) -> None:
+    state = write_untrained(tmp_path / "artifact")
+
+    async def main() -> None:
+        generation = Generation("digits", 7, tmp_path / "artifact", threads=1)
+        with pytest.raises(ServingError, match="starting"):
+            await generation.infer(REQUEST, 5)
+        await generation.start(60)
+        try:
+            reply = await generation.infer(REQUEST, 30)
+            answer = json.loads(reply.body)
+            expected = load_model(state, ARCHITECTURE)(torch.full((1, 3, 8, 8), 0.25))
+            got = torch.tensor(answer["outputs"][0]["data"]).reshape(1, 10)
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+            assert (reply.status, answer["model_version"]) == (200, "7")
+            assert (await generation.infer(b"{}", 30)).status == 400
+            assert generation.metadata["inputs"][0]["shape"] == [-1, 3, 8, 8]
+        finally:
+            pid = generation.pid
+            await generation.stop()
+        assert pid is not None
+        assert not psutil.pid_exists(pid)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "reason"),
+    [("3", GateError, "NaN or infinity"), ("nowhere", StartError, "no artifact|cannot read")],
+)
+def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: type[Exception], reason: str) -> None:
+    async def main() -> None:
+        generation = Generation("digits", 3, published / name, threads=1)
+        with pytest.raises(error, match=reason):
+            await generation.start(60)
+        assert not generation.serving
+
+    asyncio.run(main())
+
+
+def test_a_generation_that_takes_too_long_is_ended(published: Path) -> None:
+    async def main() -> None:
+        generation = Generation("digits", 1, published / "1", threads=1)
+        with pytest.raises(StartError, match="not ready after 0.01 s"):
+            await generation.start(0.01)
+        assert generation.pid is not None
+        assert not psutil.pid_exists(generation.pid)
+
+    asyncio.run(main())
+
+
+def test_routing_from_one_generation_to_the_next(published: Path) -> None:
+    async def version(service: ModelService) -> str:
+        return str(json.loads((await service.infer(REQUEST, 30)).body)["model_version"])
+
+    async def test(service: ModelService) -> None:
+        assert service.ready  # nothing was promised
+        with pytest.raises(ServingError, match="no generation in service yet"):
+            await service.infer(REQUEST, 30)
+        service.keep(1)
+        assert not service.ready
+        await service.first_try()
+        assert service.ready
+        assert await version(service) == "1"
+
+        second = await service.prepare(2)
+        assert await version(service) == "1"  # warm beside it, but not in service
+        under_way = [asyncio.create_task(version(service)) for _ in range(5)]
+        await asyncio.sleep(0)  # they are with the first one now
+        first = service.route(second)
+        assert await version(service) == "2"
+        assert first is not None
+        await service.retire(first)
+        assert await asyncio.gather(*under_way) == ["1"] * 5
+        assert first.pid is not None
+        assert not psutil.pid_exists(first.pid)
+
+    run(published, test)
+
+
+def test_a_killed_generation_comes_back(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        service.keep(1)
+        await service.first_try()
+        assert service.live is not None
+        assert service.live.pid is not None
+        task = asyncio.create_task(service.infer(REQUEST, 30))
+        os.kill(service.live.pid, signal.SIGKILL)
+        with pytest.raises(ServingError):
+            await task
+            await service.infer(REQUEST, 30)
+        await until(lambda: service.restarts == 1 and service.live is not None)
+        assert (await service.infer(REQUEST, 30)).status == 200
+
+    run(published, test)
+
+
+def test_a_hung_generation_is_replaced(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        service.keep(1)
+        await service.first_try()
+        hung = service.live
+        assert hung is not None
+        assert hung.pid is not None
+        os.kill(hung.pid, signal.SIGSTOP)
+        with pytest.raises(ServingError, match="within 0.1 s"):
+            await service.infer(REQUEST, 0.1)
+        service.check()
+        await until(lambda: service.live not in (None, hung))
+        assert (await service.infer(REQUEST, 30)).status == 200
+
+    run(published, test, hang_s=0.05)
+
+
+def test_what_cannot_come_up_is_tried_again_and_says_why(published: Path, tmp_path: Path) -> None:
+    async def test(service: ModelService) -> None:
+        service.keep(9)
+        await service.first_try()
+        assert not service.ready
+        assert service.problem is not None
+        assert "cannot start generation 9" in service.problem
+        write_untrained(published / "9")  # repaired
+        await until(lambda: service.live is not None)
+        assert service.ready
+
+    run(published, test)

@@ -1,0 +1,120 @@
+"""A real worker process: what it tells, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from edged.artifacts.reader import read_artifact
+from service.job import STAGES, Job
+from service.worker_process import Done, Failure, WorkerLimits, WorkerProcess
+from tests.conftest import Task
+
+LIMITS = WorkerLimits(deadline_s=120)
+
+
+@pytest.fixture
+def job(task: Task, tmp_path: Path) -> Job:
+    size = {"size": 8, "resize": 8}
+    return Job(task.first, tmp_path / "out", task.calibration, tmp_path / "cache", input=size, threads=1)
+
+
+def run(
+    job: Job, limits: WorkerLimits = LIMITS, at: Callable[[WorkerProcess, dict[str, Any]], None] = lambda w, e: None
+) -> tuple[Done | Failure, list[dict[str, Any]], WorkerProcess]:
+    events: list[dict[str, Any]] = []
+
+    async def told(event: dict[str, Any]) -> None:
+        events.append(event)
+        at(worker, event)
+
+    worker = WorkerProcess(job, limits, told)
+    outcome = asyncio.run(worker.run())
+    assert worker.pid is not None
+    assert not psutil.pid_exists(worker.pid)
+    return outcome, events, worker
+
+
+def test_a_good_job(job: Job) -> None:
+    outcome, events, _ = run(job)
+    assert isinstance(outcome, Done)
+    assert outcome.totals == read_artifact(job.out).report["totals"]
+    ended = [e["stage"] for e in events if e["event"] == "stage" and e["state"] == "end"]
+    assert [stage for stage in ended if stage in STAGES] == list(STAGES)
+    assert any(e["event"] == "progress" and e["stage"] != "" and e["done"] <= e["total"] for e in events)
+
+
+def test_a_bad_file_is_permanent_and_missing_images_are_not(job: Job, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(b"")
+    outcome, _, _ = run(replace(job, checkpoint=bad))
+    assert outcome == Failure("checkpoint", "bad.pt: the file is empty; copy it again", permanent=True)
+    outcome, _, _ = run(replace(job, calibration_dir=tmp_path / "nowhere"))
+    assert isinstance(outcome, Failure)
+    assert (outcome.code, outcome.permanent) == ("calibration", False)
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "reason"),
+    [(signal.SIGSEGV, "crash", "died of SIGSEGV"), (signal.SIGKILL, "memory", "by the kernel for lack of memory")],
+)
+def test_a_worker_that_dies(job: Job, number: int, code: str, reason: str) -> None:
+    def shoot(worker: WorkerProcess, _: dict[str, Any]) -> None:
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+
+    outcome, _, _ = run(job, at=shoot)
+    assert isinstance(outcome, Failure)
+    assert (outcome.code, outcome.permanent) == (code, False)
+    assert reason in outcome.reason
+
+
+def test_a_worker_that_hangs(job: Job) -> None:
+    def freeze(worker: WorkerProcess, _: dict[str, Any]) -> None:
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSTOP)
+
+    outcome, _, _ = run(job, WorkerLimits(deadline_s=4), at=freeze)
+    assert outcome == Failure("timeout", "not done after worker.deadline_s = 4 s; raise it")
+
+
+def test_a_worker_that_takes_too_much(job: Job) -> None:
+    outcome, _, worker = run(job, WorkerLimits(memory_max=40 << 20))
+    assert isinstance(outcome, Failure)
+    assert outcome.code == "memory"
+    assert worker.peak_bytes > 40 << 20
+
+
+def test_a_full_disk_is_no_fault_of_the_file(job: Job, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "plain"
+    in_the_way.write_text("")
+    outcome, _, _ = run(replace(job, cache_root=in_the_way / "cache"))
+    assert isinstance(outcome, Failure)
+    assert (outcome.code, outcome.permanent) == ("state", False)
+
+
+def test_cancelling_ends_the_process(job: Job) -> None:
+    async def main() -> int:
+        begun = asyncio.Event()
+
+        async def told(_: dict[str, Any]) -> None:
+            begun.set()
+
+        worker = WorkerProcess(job, LIMITS, told)
+        task = asyncio.create_task(worker.run())
+        await asyncio.wait_for(begun.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert worker.pid is not None
+        return worker.pid
+
+    assert not psutil.pid_exists(asyncio.run(main()))
