@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import ConfigError
+from service.config_quantization import Quantization, QuantizationConfig
 from service.config_sections import (
     MODEL_NAME,
     CalibrationConfig,
@@ -19,7 +20,6 @@ from service.config_sections import (
     InputConfig,
     LogConfig,
     ModelConfig,
-    QuantizationConfig,
     ServeConfig,
     WatchConfig,
     WorkerConfig,
@@ -36,6 +36,7 @@ __all__ = [
     "InvalidConfigError",
     "LogConfig",
     "ModelConfig",
+    "Quantization",
     "QuantizationConfig",
     "ServeConfig",
     "WatchConfig",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from edged.errors import UsageError
@@ -30,15 +31,25 @@ class Quantization:
         return recipe(given.pop("recipe"), **given)
 
 
+_BOUNDED: Mapping[str, Check[Any]] = {
+    "bits": whole(MIN_BITS, MAX_BITS),
+    "first_bits": whole(MIN_BITS, MAX_BITS),
+    "last_bits": whole(MIN_BITS, MAX_BITS),
+    "block_size": whole(1),
+    "augmentation": whole(1),
+    "damp_ratio": number(0, 1),
+    "propagation": number(0, 1),
+}
+_BY_TYPE: Mapping[type, Check[Any]] = {bool: boolean, int: whole(0), float: number(0)}
+
+
 def _check(name: str, hint: Any) -> Check[Any]:
-    """How a field of QuantSpec is read, by its name and type."""
-    kinds = [kind for kind in typing.get_args(hint) or (hint,) if kind is not type(None)]
-    if name.endswith("bits"):
-        return whole(MIN_BITS, MAX_BITS)
-    if issubclass(kinds[0], enum.Enum):
-        return choice(*(member.value for member in kinds[0]))
-    checks: dict[type, Check[Any]] = {bool: boolean, int: whole(0), float: number(0)}
-    return checks[kinds[0]]
+    """How a field of QuantSpec is read, by its name or else its type."""
+    if name in _BOUNDED:
+        return _BOUNDED[name]
+    if issubclass(hint, enum.Enum):
+        return choice(*(member.value for member in hint))
+    return _BY_TYPE[hint]
 
 
 QuantizationConfig: type[Quantization] = dataclasses.make_dataclass(

@@ -17,23 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import (
-    DEFAULT_RECIPE,
-    MAX_BITS,
-    MIN_BITS,
-    RECIPES,
-    InputSpec,
-    Method,
-    Order,
-    QuantSpec,
-    Scheme,
-    Search,
-    Statistics,
-    recipe,
-)
+from edged.spec import InputSpec
+from service.config_quantization import Quantization, QuantizationConfig
 from service.settings import (
     Reader,
-    boolean,
     choice,
     file,
     folder,

@@ -134,7 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     for command in (quantizing, evaluating, looking):
         _add_common(command)
     for command in (quantizing, looking):
-        command.add_argument("--images", type=int, metavar="N", help="use at most N images, balanced over classes")
+        command.add_argument(
+            "--images", type=int, default=1024, metavar="N", help="use at most N images, balanced over classes (1024)"
+        )
     for command in (quantizing, evaluating):
         command.add_argument("--arch", metavar="NAME", help="expect this architecture instead of recognizing it")
     return parser

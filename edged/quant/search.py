@@ -41,7 +41,7 @@ def weighted_grid(W: Tensor, weight: Tensor, bits: int, scheme: Scheme) -> Grid:
 
 
 def quantize_with_search(
-    W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 128
+    W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 128, rows_at_once: int = 256
 ) -> tuple[Grid, QuantizedRows]:
     """Quantize every row on several scalings of its grid and keep, per row, the one of least loss.
 
@@ -53,10 +53,21 @@ def quantize_with_search(
         grid: Where the search starts.
         order: Permutation of range(d) that R is in.
         block_size: Columns per lazy update.
+        rows_at_once: Rows whose copies are worked on together; bounds memory, does not change the result.
 
     Returns:
         The chosen grid and the codes on it.
     """
+    parts = [
+        _search_rows(W[part], R, Grid(grid.scale[part], grid.zero_point[part], grid.bits), order, block_size)
+        for part in (slice(start, start + rows_at_once) for start in range(0, len(W), rows_at_once))
+    ]
+    scale, zero_point = (torch.cat([getattr(found, name) for found, _ in parts]) for name in ("scale", "zero_point"))
+    codes, loss = (torch.cat([getattr(rows, name) for _, rows in parts]) for name in ("codes", "loss"))
+    return Grid(scale, zero_point, grid.bits), QuantizedRows(codes, loss)
+
+
+def _search_rows(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int) -> tuple[Grid, QuantizedRows]:
     rows = W.shape[0]
     factors = W.new_tensor(REFINE).repeat_interleave(rows)
     stacked = Grid(grid.scale.repeat(len(REFINE)) * factors, grid.zero_point.repeat(len(REFINE)), grid.bits)

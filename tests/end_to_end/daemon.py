@@ -66,8 +66,9 @@ class Daemon:
 
     def start(self) -> Daemon:
         """Start it and wait until it is ready."""
-        self.spawn()
-        eventually(lambda: self.get("/v2/health/ready").status_code == 200, "ready")
+        process = self.spawn()
+        eventually(lambda: process.poll() is not None or self.get("/v2/health/ready").status_code == 200, "ready")
+        assert process.poll() is None, "the daemon ended"
         return self
 
     def spawn(self) -> subprocess.Popen[bytes]:

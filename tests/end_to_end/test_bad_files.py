@@ -79,7 +79,7 @@ def check_rejected(daemon: Daemon, name: str, content: bytes, code: str, reason:
     before = daemon.metric(f'edged_updates_total{{model="digits",reason="{code}",result="rejected"}}') or 0
     daemon.drop(source)
     update = daemon.update_of(name)
-    print(update["code"], "|", update["reason"])  # noqa: T201 - for whoever judges the wording
+    print(update["code"], "|", update["reason"])
     assert (update["state"], update["code"]) == ("REJECTED", code), update
     assert "\n" not in update["reason"]
     assert name in update["reason"]

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -76,7 +77,7 @@ def test_what_is_served_is_what_was_published(daemon: Daemon, first: dict[str, o
     served = torch.tensor(output["data"]).reshape(output["shape"])
     artifact = read_artifact(daemon.state / "models" / "digits" / "current")
     indices = [int(path.stem) for path in images]
-    inputs, labels = trained.normalize(torch.from_numpy(task.digits.images[indices]), artifact.input), None
+    inputs = trained.normalize(torch.from_numpy(task.digits.images[indices]), artifact.input)
     expected = artifact.load_model()(inputs)
     torch.testing.assert_close(served, expected, rtol=1e-4, atol=1e-4)
     labels = torch.from_numpy(task.digits.labels[indices])
@@ -117,6 +118,9 @@ def test_wrong_requests_are_answered_with_a_reason(daemon: Daemon, first: dict[s
         assert (answer.status_code, "no JSON" in answer.json()["error"]) == (400, True)
         answer = client.post("/v2/models/digits/infer", content=bytes(65 << 20))
         assert (answer.status_code, "max_body_bytes" in answer.json()["error"]) == (413, True)
+        # Without a Content-Length the body counts as it comes.
+        answer = client.post("/v2/models/digits/infer", content=(bytes(1 << 20) for _ in range(65)))
+        assert answer.status_code == 413
         answer = client.post("/edged/v1/models/digits/rollback")
         assert (answer.status_code, "UNIX socket" in answer.json()["error"]) == (403, True)
 
@@ -181,14 +185,12 @@ def test_the_second_update_takes_over_and_a_rollback_undoes_it(
 
 def test_the_supervisor_stays_small(daemon: Daemon, first: dict[str, object]) -> None:
     rss = daemon.rss_bytes()
-    print(f"supervisor: {rss / 2**20:.1f} MiB")  # noqa: T201 - the figure is asked for
+    print(f"supervisor: {rss / 2**20:.1f} MiB")
     assert rss < 60 * 2**20
     assert abs(daemon.status()["rss_bytes"] - rss) < 8 * 2**20
 
 
 def test_a_generation_that_dies_comes_back(daemon: Daemon, first: dict[str, object], task: Task) -> None:
-    import psutil
-
     assert daemon.process is not None
     (child,) = psutil.Process(daemon.process.pid).children()
     generation = daemon.generation()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError
-from edged.spec import DEFAULT_RECIPE, QuantSpec, recipe
+from edged.spec import RECIPES, QuantSpec, recipe
 from service.config import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"

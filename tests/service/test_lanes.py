@@ -21,7 +21,7 @@ class Script:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.started: asyncio.Queue[int] = asyncio.Queue()
-        self.outcomes: asyncio.Queue[float | None | Exception] = asyncio.Queue()
+        self.outcomes: asyncio.Queue[float | Exception | None] = asyncio.Queue()
         self.lane = Lane(self.drive, self.supersede, self.fail)
 
     async def drive(self, update: Update) -> float | None:

@@ -25,7 +25,7 @@ def test_weighted_grid_is_never_worse_than_the_full_range():
 def test_search_keeps_each_rows_best_candidate():
     layer = make_layer(rows=5, d=16, bits=3)
     order = torch.arange(16)
-    grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H, order), layer.grid, order)
+    grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H, order), layer.grid, order, rows_at_once=2)
     one_by_one = torch.stack(
         [
             quantize_columns(layer.W, layer.H, Grid(layer.grid.scale * factor, layer.grid.zero_point, 3), order).loss

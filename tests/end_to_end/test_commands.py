@@ -1,0 +1,58 @@
+"""The commands against the real daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Task
+from tests.end_to_end.daemon import Daemon, running
+
+
+@pytest.fixture(scope="module")
+def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with running(tmp_path_factory.mktemp("commands"), task.calibration) as daemon:
+        yield daemon
+
+
+def edged(daemon: Daemon, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "service.cli", *map(str, arguments), "--json"]
+    done = subprocess.run([*command, "--config", daemon.folder / "edged.yaml"], capture_output=True, timeout=120)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_from_submission_to_rollback(daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    code, update = edged(daemon, "submit", task.first, "--model", "digits", "--wait")
+    assert (code, update["state"], update["generation"]) == (0, "COMMITTED", 1)
+
+    bad = tmp_path / "bad.pt"
+    bad.write_bytes(b"")
+    code, update = edged(daemon, "submit", bad, "--model", "digits", "--wait")
+    assert (code, update["state"], update["code"]) == (3, "REJECTED", "checkpoint")
+
+    code, answer = edged(daemon, "rollback", "digits")
+    assert (code, answer["code"]) == (4, "not_ready")
+    assert "no generation to go back to" in answer["error"]
+
+    code, update = edged(daemon, "submit", task.second, "--model", "digits", "--wait")
+    assert (code, update["generation"]) == (0, 2)
+    assert edged(daemon, "rollback", "digits") == (0, {"model": "digits", "from": 2, "to": 1})
+
+    code, status = edged(daemon, "status")
+    assert (code, status["ready"]) == (0, True)
+    assert status["models"][0]["generation"] == 1
+    code, history = edged(daemon, "history", "digits")
+    assert [(u["generation"], u["state"]) for u in history["updates"]] == [(2, "ROLLED_BACK"), (1, "COMMITTED")]
+    assert edged(daemon, "rollback", "cats")[0] == 2
+
+
+def test_nobody_there(daemon: Daemon) -> None:
+    assert daemon.stop() == 0
+    code, answer = edged(daemon, "status")
+    assert (code, answer["code"]) == (69, "unavailable")
