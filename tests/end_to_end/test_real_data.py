@@ -62,9 +62,9 @@ def test_three_models_one_after_another(real_data: Path, tmp_path: Path, capsys:
 def show(name: str, update: dict[str, Any], before: float, after: float) -> None:
     report = update["report"]
     stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in update["stages"].items())
+    whole, packed = report["checkpoint_bytes"], report["artifact_bytes"]
     print(
-        f"\n{name}: top-1 {before:.2f} -> {after:.2f} %, {report['checkpoint_bytes']} -> {report['artifact_bytes']} bytes"
-        f" ({report['artifact_bytes'] / report['checkpoint_bytes']:.3f}),"
+        f"\n{name}: top-1 {before:.2f} -> {after:.2f} %, {whole} -> {packed} bytes ({packed / whole:.3f}),"
         f" worker peak {report['peak_memory_bytes'] / 2**20:.0f} MiB\n  seconds: {stages}"
     )
 

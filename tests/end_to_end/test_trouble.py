@@ -64,7 +64,7 @@ def test_a_gate_that_is_not_passed(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
         daemon.config["models"][0] |= {
-            "quantization": {"bits": 2, "method": "rtn", "propagation": 0.0, "bn_reestimation": False},
+            "quantization": {"bits": 2, "method": "rtn", "propagation": 0.0, "statistics": "none"},
             "gates": {"min_agreement": 100.0},
         }
         daemon.reload()

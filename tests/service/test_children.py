@@ -41,7 +41,8 @@ def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
 
 
 def test_stepping_back() -> None:
-    code = "import os; from service.children import step_back; step_back(19); print(os.nice(0), os.sched_getscheduler(0))\n"
+    code = "import os; from service.children import step_back; step_back(19)\n"
+    code += "print(os.nice(0), os.sched_getscheduler(0))\n"
     code += "print(open('/proc/self/oom_score_adj').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["19", str(os.SCHED_IDLE), "1000"]
