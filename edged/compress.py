@@ -20,6 +20,10 @@ from edged.observer import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
 
+# Pixels of a batch: larger tensors take fresh pages from the system at every step, which costs more than it saves.
+BATCH_PIXELS, MIN_BATCH, MAX_BATCH = 800_000, 4, 64
+ACTIVATION_MEMORY = 128 << 20
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -88,7 +92,8 @@ def compress(
     cache: ImageCache,
     spec: QuantSpec,
     *,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    activation_memory: int = ACTIVATION_MEMORY,
     observer: Observer | None = None,
 ) -> Compressed:
     """Quantize all convolutions and linear layers of `model`.
@@ -97,7 +102,8 @@ def compress(
         model: Full precision, eval mode. Its numbers are not modified.
         cache: Calibration and held-out images.
         spec: How to quantize.
-        batch_size: Images per forward pass; changes speed and memory only.
+        batch_size: Images per forward pass; changes speed and memory only. None follows the image size.
+        activation_memory: Bytes of activations that may stay in memory; the rest goes to the cache's disk.
         observer: Told of the stages "layers" and "compare".
 
     Raises:
@@ -105,16 +111,17 @@ def compress(
         CalibrationError: A layer's Hessian cannot be used.
     """
     watcher: Observer = observer or SilentObserver()
+    batch_size = batch_size or max(MIN_BATCH, min(MAX_BATCH, BATCH_PIXELS // cache.input.size**2))
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with watcher.stage("layers"):
-        done = quantize_network(full, cache, spec, batch_size, watcher)
+        done = quantize_network(full, cache, spec, batch_size, activation_memory, watcher)
     with watcher.stage("compare"):
         reference = predict(full, cache, cache.held_out, batch_size=batch_size)
         served, logits, accepted = _best_statistics(full, done.model, cache, spec, batch_size, reference)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
-    plan = {"batch_size": batch_size, "images": len(cache.calibration)}
+    plan = {"batch_size": batch_size, "activation_memory": activation_memory, "images": len(cache.calibration)}
     return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, plan)
 
 

@@ -55,7 +55,7 @@ class Quantized:
 
 
 def quantize_network(
-    model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, observer: Observer
+    model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, activation_memory: int, observer: Observer
 ) -> Quantized:
     """Quantize every convolution and linear layer.
 
@@ -64,23 +64,26 @@ def quantize_network(
         cache: Its calibration images are used.
         spec: How to quantize.
         batch_size: Images per step; changes speed and memory only.
+        activation_memory: Bytes of activations that may stay in memory; the rest goes to the cache's disk.
         observer: Told of layers done.
 
     Raises:
         ArchitectureError: There is nothing to quantize.
         CalibrationError: A layer's Hessian cannot be used.
     """
-    work = _Work(model, cache, spec, batch_size)
-    with torch.inference_mode():
-        for done, cut in enumerate(work.program.cuts):
-            work.quantize_at(done)
-            observer.progress(done + 1, len(work.program.cuts))
-            del cut
+    # What does not fit the memory lies beside the cache meanwhile, where there is room for images.
+    with ActivationStore(activation_memory, cache.directory) as store, torch.inference_mode():
+        work = _Work(model, cache, spec, batch_size, store)
+        for index in range(len(work.program.cuts)):
+            work.quantize_at(index)
+            observer.progress(index + 1, len(work.program.cuts))
     return Quantized(work.quantized, work.results, work.images)
 
 
 class _Work:
-    def __init__(self, model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int) -> None:
+    def __init__(
+        self, model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, store: ActivationStore
+    ) -> None:
         self.program = Program(model)
         self.quantized = _shared_copy(model)
         self.results: dict[str, LayerResult] = {}
@@ -91,7 +94,7 @@ class _Work:
         self._quantized_modules = dict(self.quantized.named_modules())
         self._images = AugmentedImages(cache, spec.augmentation, spec.seed)
         self._counts = images_per_cut(self.program, model, self._layers, self._images.batch(0, 1), len(self._images))
-        self._store = ActivationStore()
+        self._store = store
         self._bits = _bits_by_layer(self.program, spec)
 
     def quantize_at(self, index: int) -> None:
