@@ -99,6 +99,7 @@ class Supervisor:
         Raises:
             EdgedError: The state folder or the drop folder cannot be used.
         """
+        await self._make_drop_folder(self.config)
         for model in self.config.models:
             self._add_model(model.name)
         self._checker = asyncio.create_task(self._check())
@@ -110,7 +111,7 @@ class Supervisor:
         await self._context.disk(self._sweep)
         for name in self.services:
             await self._resume(name)
-        await self._start_watcher()
+        await self._watcher.start()
 
     def begin_stop(self) -> None:
         """From now on the daemon is not ready, so that clients go elsewhere."""
@@ -137,6 +138,7 @@ class Supervisor:
         Raises:
             StateError: The new drop folder cannot be made.
         """
+        await self._make_drop_folder(config)
         before, self._context.config = self.config, config
         names = [model.name for model in config.models]
         for name in [name for name in self.services if name not in names]:
@@ -148,7 +150,7 @@ class Supervisor:
             await self._resume(name)
         await self._watcher.stop()
         self._watcher = self._make_watcher()
-        await self._start_watcher()
+        await self._watcher.start()
         fixed: dict[str, Callable[[Config], object]] = {
             "state_dir": lambda c: c.state_dir,
             "serve.host": lambda c: c.serve.host,
@@ -219,25 +221,25 @@ class Supervisor:
             lane.offer(update)
 
     def _make_watcher(self) -> Watcher:
-        config, metrics = self.config, self.metrics
-        folder = DropFolder(config.drop, [model.name for model in config.models], config.watch.max_bytes)
+        watch = self.config.watch
         return Watcher(
-            folder,
-            settle_s=config.watch.settle_s,
-            rescan_s=config.watch.rescan_s,
-            mode=config.watch.mode,
+            _drop_folder(self.config),
+            settle_s=watch.settle_s,
+            rescan_s=watch.rescan_s,
+            mode=watch.mode,
             on_settled=self._intake.put,
             on_refused=self._intake.put,
-            on_health=metrics.watch_up.set,
-            on_rebuilt=metrics.watch_rebuilds.inc,
+            on_health=self.metrics.watch_up.set,
+            on_rebuilt=self.metrics.watch_rebuilds.inc,
         )
 
-    async def _start_watcher(self) -> None:
+    async def _make_drop_folder(self, config: Config) -> None:
+        """Before anything says ready: whoever sees that may drop a file."""
         try:
-            await self._watcher.start()
+            await self._context.disk(_drop_folder(config).make)
         except OSError as error:
             reason = error.strerror or error
-            raise StateError(f"cannot make drop_dir {self.config.drop}: {reason}; make it or change it") from error
+            raise StateError(f"cannot make drop_dir {config.drop}: {reason}; make it or change it") from error
 
     async def _check(self) -> None:
         """Look after the generations, as long as the daemon lives."""
@@ -245,3 +247,7 @@ class Supervisor:
             await asyncio.sleep(_CHECK_S)
             for service in self.services.values():
                 service.check()
+
+
+def _drop_folder(config: Config) -> DropFolder:
+    return DropFolder(config.drop, [model.name for model in config.models], config.watch.max_bytes)
