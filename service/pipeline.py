@@ -107,17 +107,17 @@ def _named(job: Job) -> Iterator[None]:
 
 
 def set_up_torch(threads: int | None, device: str) -> None:
-    """Set the number of threads and check that `device` can be had.
+    """Set the number of threads and check that `device` can be had. The work runs on the CPU in this version.
 
     Raises:
-        UsageError: There is no such device.
+        UsageError: There is no such device, or it is not supported.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"device has value {device!r}; choose auto, cpu or cuda")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device has value 'cuda', but torch finds no CUDA device; choose cpu or auto")
+    if device == "cuda":
+        raise UsageError("device has value 'cuda', which this version cannot quantize on; choose cpu or auto")
 
 
 def load(state: Mapping[str, Tensor], arch: str | None, overrides: Mapping[str, Any]) -> Loaded:

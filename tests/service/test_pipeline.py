@@ -109,6 +109,7 @@ def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: P
         ({"gates": Gates(min_agreement=100.1)}, GateError, "gates.min_agreement is 100.1 %"),
         ({"gates": Gates(max_drop=-101.0)}, GateError, "gates.max_drop is -101"),
         ({"device": "tpu"}, UsageError, "device has value 'tpu'"),
+        ({"device": "cuda"}, UsageError, "cannot quantize on; choose cpu or auto"),
         ({"memory_limit": 1 << 20}, MemoryLimitError, "needs more than the 1 MiB"),
         ({"calibration_dir": Path("/nowhere")}, CalibrationError, "/nowhere"),
     ],
