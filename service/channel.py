@@ -12,6 +12,7 @@ from typing import Any
 
 from edged.errors import EdgedError
 from service import frames
+from service.waiting import within
 
 # At the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
@@ -149,7 +150,7 @@ class Channel:
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), timeout_s)
+            await within(timeout_s, self._idle.wait())
         return self.inflight == 0
 
     def close(self) -> None:

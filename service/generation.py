@@ -19,6 +19,7 @@ from edged.errors import DeferredError, GateError
 from service.channel import Channel, Reply, ServingError
 from service.children import child_environment
 from service.frames import FrameError
+from service.waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class Generation:
         """
         try:
             channel = self._channel = await self._spawn()
-            header = await asyncio.wait_for(channel.receive(), timeout_s)
+            header = await within(timeout_s, channel.receive())
             self._check_ready(header)
         except BaseException as error:
             await self.stop()
@@ -124,7 +125,7 @@ class Generation:
             self._channel.close()
         if self._process is not None:
             try:
-                await asyncio.wait_for(self._process.wait(), _STOP_S)
+                await within(_STOP_S, self._process.wait())
             except asyncio.TimeoutError:
                 log.warning("model %s generation %d does not end by itself; killed", self.model, self.number)
             finally:

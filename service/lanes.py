@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from edged.errors import EdgedError
 from service.journal import Update
+from service.waiting import within
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class Lane:
         if not self._waiting:
             self._offered.clear()
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._offered.wait(), delay_s)
+                await within(delay_s, self._offered.wait())
         return await self._newest() if self._waiting else None
 
     async def _drive_safely(self, update: Update) -> float | None:

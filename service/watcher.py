@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from service.drop_folder import Candidate, DropFolder, Refusal, Scan
 from service.stability import Fingerprint, StabilityTracker
+from service.waiting import within
 from service.watches import Watches, is_network_folder
 
 log = logging.getLogger(__name__)
@@ -145,7 +146,7 @@ class Watcher:
             self._tell_health()
             rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._poked.wait(), rest)
+                await within(rest, self._poked.wait())
             await asyncio.sleep(_CALM_S)
 
     def _look(self) -> tuple[Scan, bool]:

@@ -1,0 +1,34 @@
+"""Waiting with a limit, without losing a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work` if it comes in time.
+
+    Before Python 3.12, asyncio.wait_for forgets a cancellation that arrives in the same moment as the result: whoever
+    cancelled the task and waits for its end then waits forever.
+
+    Args:
+        timeout_s: Seconds.
+        work: Cancelled when the time is over or this is cancelled itself.
+
+    Raises:
+        asyncio.TimeoutError: The time is over.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=timeout_s)
+        if not task.done():
+            raise asyncio.TimeoutError
+        return task.result()
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
