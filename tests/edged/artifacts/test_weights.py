@@ -10,6 +10,10 @@ from safetensors.torch import save_file
 
 from edged.artifacts.weights import decoded_state, load_weights, save_weights
 from edged.errors import ArtifactError
+from edged.models.layers import quantizable_layers
+from edged.models.torchvision_shim import import_torchvision
+from edged.quant.grid import minmax_grid
+from edged.spec import Scheme
 from tests.edged.artifacts.samples import quantized
 
 REST = {
@@ -121,3 +125,17 @@ def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ArtifactError, match="cannot read"):
         load_weights(path)
+
+
+def test_a_resnet18_at_four_bits_takes_a_seventh_of_its_bytes(tmp_path: Path):
+    torch.manual_seed(0)
+    model = import_torchvision().models.resnet18()
+    codes = {}
+    for name, layer in quantizable_layers(model).items():
+        W = layer.weight.detach().flatten(1)
+        grid = minmax_grid(W, 4, Scheme.ASYMMETRIC)
+        codes[f"{name}.weight"] = grid.quantized(grid.encode(W), tuple(layer.weight.shape))
+    state = model.state_dict()
+    save_weights(tmp_path / "weights", codes, {k: v for k, v in state.items() if k not in codes})
+    full = sum(tensor.nbytes for tensor in state.values())
+    assert (tmp_path / "weights").stat().st_size <= 0.14 * full
