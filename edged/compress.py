@@ -15,7 +15,7 @@ from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import fidelity
-from edged.models.layers import quantizable_layers
+from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
@@ -150,8 +150,7 @@ def _best_statistics(
 
 def _with_trained_statistics(full: nn.Module, quantized: nn.Module) -> nn.Module:
     """A copy of `quantized` that has its weights, and everything else from `full`; tensors are shared."""
-    tensors = [*full.parameters(), *full.buffers()]
-    plain = copy.deepcopy(full, {id(tensor): tensor for tensor in tensors})
+    plain = shared_copy(full)
     weights = quantizable_layers(quantized)
     for name, layer in quantizable_layers(plain).items():
         layer.weight = weights[name].weight

@@ -15,7 +15,6 @@ images enter at a cut by running through everything before it.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from edged.engine.images import AugmentedImages
 from edged.engine.schedule import images_per_cut
 from edged.engine.statistics import OutputStatistics, correct_bias, match_batchnorm, statistics_of_weight
 from edged.models.graph import Cut, Program, Values
-from edged.models.layers import quantizable_layers
+from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer
 from edged.quant.layer import LayerResult, quantize_layer
 from edged.spec import QuantSpec, Statistics
@@ -85,7 +84,7 @@ class _Work:
         self, model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, store: ActivationStore
     ) -> None:
         self.program = Program(model)
-        self.quantized = _shared_copy(model)
+        self.quantized = shared_copy(model)
         self.results: dict[str, LayerResult] = {}
         self.images: dict[str, int] = {}
         self._spec, self._batch_size = spec, batch_size
@@ -203,9 +202,3 @@ def _without_bias(y: Tensor, bias: Tensor | None) -> Tensor:
 
 def _format_of(weight: Tensor) -> torch.memory_format:
     return torch.channels_last if weight.dim() == 4 else torch.contiguous_format
-
-
-def _shared_copy(model: nn.Module) -> nn.Module:
-    """A copy whose parameters and buffers are the model's own, to be replaced one by one."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
