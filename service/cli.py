@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
+from service.failing import fail
 
 _OFFLINE = {
     "quantize": "quantize a checkpoint into an artifact folder, without a daemon",
@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except EdgedError as error:
-        return _fail(options, str(error), error.code, error.exit_code)
+        return fail(options.json, str(error), error.code, error.exit_code)
     except KeyboardInterrupt:
-        return _fail(options, "interrupted", "interrupted", 130)
+        return fail(options.json, "interrupted", "interrupted", 130)
     except BrokenPipeError:  # `edged history | head`: nobody reads on; nothing may be written at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("EDGED_DEBUG"):
             raise
         message = f"unexpected {type(error).__name__}: {error}; please report it, with the output under EDGED_DEBUG=1"
-        return _fail(options, message, EdgedError.code, EdgedError.exit_code)
+        return fail(options.json, message, EdgedError.code, EdgedError.exit_code)
     return code
 
 
@@ -209,13 +209,6 @@ def _rollback(options: argparse.Namespace) -> int:
     from service.commands import rollback
 
     return rollback(options)
-
-
-def _fail(options: argparse.Namespace, message: str, code: str, exit_code: int) -> int:
-    if options.json:
-        sys.stdout.write(json.dumps({"error": message, "code": code}) + "\n")
-    sys.stderr.write(f"edged: {message}\n")
-    return exit_code
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from edged.spec import (
     Statistics,
     recipe,
 )
+from service.failing import fail
 from service.job import Gates, Job, input_spec
 from service.offline_tables import calibration_table, evaluation_table, quantization_table
 from service.units import parse_bytes
@@ -37,11 +38,11 @@ def main(arguments: list[str]) -> int:
     try:
         result = options.run(options)
     except EdgedError as error:
-        return _fail(options, str(error), error.code, error.exit_code)
+        return fail(options.json, str(error), error.code, error.exit_code)
     except MemoryError:
-        return _fail(options, "ran out of memory; use fewer images or free memory", "memory", 75)
+        return fail(options.json, "ran out of memory; use fewer images or free memory", "memory", 75)
     except KeyboardInterrupt:
-        return _fail(options, "interrupted", "interrupted", 130)
+        return fail(options.json, "interrupted", "interrupted", 130)
     sys.stdout.write((json.dumps(result) if options.json else options.table(result)) + "\n")
     return 0
 
@@ -198,13 +199,6 @@ def _observer(options: argparse.Namespace) -> Observer:
     from service.progress import BarObserver
 
     return BarObserver(sys.stderr)
-
-
-def _fail(options: argparse.Namespace, message: str, code: str, exit_code: int) -> int:
-    if options.json:
-        sys.stdout.write(json.dumps({"error": message, "code": code}) + "\n")
-    sys.stderr.write(f"edged: {message}\n")
-    return exit_code
 
 
 if __name__ == "__main__":
