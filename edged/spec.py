@@ -92,7 +92,7 @@ class QuantSpec:
     last_bits: int | None = None
     damp_ratio: float = 0.01
     damp_absolute: float = 0.0
-    block_size: int = 128
+    block_size: int = 256
     propagation: float = 1.0
     statistics: Statistics = Statistics.MATCH
     augmentation: int = 1
