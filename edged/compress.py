@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import Quantized, quantize_network
+from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import fidelity
 from edged.models.layers import quantizable_layers, shared_copy
@@ -134,7 +135,7 @@ def _best_statistics(
         The network, its outputs on the held-out images, and whether the other statistics were accepted.
     """
     plain, changed = quantized, quantized
-    if spec.statistics is Statistics.MATCH:
+    if spec.statistics in CORRECTED:
         plain = _with_trained_statistics(full, quantized)
     elif spec.statistics is Statistics.REESTIMATE:
         changed = copy.deepcopy(quantized)

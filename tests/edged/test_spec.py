@@ -28,7 +28,7 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
     [
         ({"bits": 1}, "bits has value 1; choose 2 to 8"),
         ({"bits": 9}, "bits has value 9; choose 2 to 8"),
-        ({"bit": 4}, "unknown quantization setting 'bit'; known: augmentation, bits, .*"),
+        ({"bit": 4}, "unknown quantization setting 'bit'; known: augmentation, beam, bits, .*"),
         ({"order": "random"}, "order has value 'random'; choose one of sensitivity, error, weight, hessian, "),
         ({"method": "gptq"}, "method has value 'gptq'; choose one of fastobq, obq, rtn"),
     ],
