@@ -100,7 +100,7 @@ def compress(
     """Quantize all convolutions and linear layers of `model`.
 
     Args:
-        model: Full precision, eval mode. Its numbers are not modified.
+        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified.
         cache: Calibration and held-out images.
         spec: How to quantize.
         batch_size: Images per forward pass; changes speed and memory only. None follows the image size.
@@ -114,7 +114,7 @@ def compress(
     watcher: Observer = observer or SilentObserver()
     batch_size = batch_size or max(MIN_BATCH, min(MAX_BATCH, BATCH_PIXELS // cache.input.size**2))
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
-    full = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, batch_size, activation_memory, watcher)
     with watcher.stage("compare"):
@@ -124,6 +124,12 @@ def compress(
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
     plan = {"batch_size": batch_size, "activation_memory": activation_memory, "images": len(cache.calibration)}
     return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, plan)
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    """The model itself, or a float32 copy where any of its numbers have another precision."""
+    tensors = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return model if all(tensor.dtype is torch.float32 for tensor in tensors) else copy.deepcopy(model).float()
 
 
 def _best_statistics(
