@@ -172,7 +172,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     # Each layer makes up for those before it.
     "balanced": {},
     # Likewise, trying several orders and improving the codes afterwards.
-    "best": {"order": Order.BEST, "descent_passes": 2},
+    "best": {"order": Order.BEST, "beam": 4, "descent_passes": 2},
     # arXiv 2509.05576 as published.
     "paper": {
         "propagation": 0.0,
