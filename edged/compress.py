@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import Quantized, quantize_network
+from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import fidelity
 from edged.models.layers import quantizable_layers, shared_copy
@@ -99,7 +100,7 @@ def compress(
     """Quantize all convolutions and linear layers of `model`.
 
     Args:
-        model: Full precision, eval mode. Its numbers are not modified.
+        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified.
         cache: Calibration and held-out images.
         spec: How to quantize.
         batch_size: Images per forward pass; changes speed and memory only. None follows the image size.
@@ -113,7 +114,7 @@ def compress(
     watcher: Observer = observer or SilentObserver()
     batch_size = batch_size or max(MIN_BATCH, min(MAX_BATCH, BATCH_PIXELS // cache.input.size**2))
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
-    full = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, batch_size, activation_memory, watcher)
     with watcher.stage("compare"):
@@ -125,6 +126,12 @@ def compress(
     return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, plan)
 
 
+def _in_float32(model: nn.Module) -> nn.Module:
+    """The model itself, or a float32 copy where any of its numbers have another precision."""
+    tensors = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
+    return model if all(tensor.dtype is torch.float32 for tensor in tensors) else copy.deepcopy(model).float()
+
+
 def _best_statistics(
     full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, reference: Tensor
 ) -> tuple[nn.Module, Tensor, bool]:
@@ -134,7 +141,7 @@ def _best_statistics(
         The network, its outputs on the held-out images, and whether the other statistics were accepted.
     """
     plain, changed = quantized, quantized
-    if spec.statistics is Statistics.MATCH:
+    if spec.statistics in CORRECTED:
         plain = _with_trained_statistics(full, quantized)
     elif spec.statistics is Statistics.REESTIMATE:
         changed = copy.deepcopy(quantized)

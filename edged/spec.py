@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,24 @@ from typing import Any
 from edged.errors import UsageError
 
 MIN_BITS, MAX_BITS = 2, 8
+MAX_BEAM = 64
+MAX_SEED = 2**63 - 1
+# Least and most value of each numeric field of QuantSpec.
+_WHOLE_NUMBERS: Mapping[str, tuple[int, int]] = {
+    "bits": (MIN_BITS, MAX_BITS),
+    "first_bits": (MIN_BITS, MAX_BITS),
+    "last_bits": (MIN_BITS, MAX_BITS),
+    "beam": (1, MAX_BEAM),
+    "descent_passes": (0, MAX_SEED),
+    "block_size": (1, MAX_SEED),
+    "augmentation": (1, MAX_SEED),
+    "seed": (0, MAX_SEED),
+}
+_REAL_NUMBERS: Mapping[str, tuple[float, float]] = {
+    "damp_ratio": (0, math.inf),
+    "damp_absolute": (0, math.inf),
+    "propagation": (0, 1),
+}
 
 
 class Method(str, enum.Enum):
@@ -47,7 +66,8 @@ class Statistics(str, enum.Enum):
     """What becomes of BatchNorm statistics and biases. Kept only if it lowers the held-out error."""
 
     NONE = "none"  # as trained
-    MATCH = "match"  # moved by what quantization changed (edged.engine.statistics)
+    BIAS = "bias"  # means moved by what quantization changed, variances as trained (edged.engine.statistics)
+    MATCH = "match"  # means and variances moved likewise
     REESTIMATE = "reestimate"  # replaced by those of the calibration images, as in the paper
 
 
@@ -69,6 +89,7 @@ class QuantSpec:
         order: Column order of FastOBQ.
         descending: Whether the highest score of the order comes first.
         search: How each row's range is found.
+        beam: Partial assignments that are kept in each row, 1..64; 1 is the greedy choice.
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
@@ -87,6 +108,7 @@ class QuantSpec:
     order: Order = Order.SENSITIVITY
     descending: bool = True
     search: Search = Search.LOSS
+    beam: int = 1
     descent_passes: int = 0
     first_bits: int | None = None
     last_bits: int | None = None
@@ -99,10 +121,15 @@ class QuantSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("bits", "first_bits", "last_bits"):
-            bits = getattr(self, name)
-            if bits is not None and not MIN_BITS <= bits <= MAX_BITS:
-                raise UsageError(f"{name} has value {bits}; choose {MIN_BITS} to {MAX_BITS}")
+        for name, (least, most) in _WHOLE_NUMBERS.items():
+            value = getattr(self, name)
+            optional = value is None and name in ("first_bits", "last_bits")
+            if not optional and (not _is_number(value, int) or not least <= value <= most):
+                raise UsageError(f"{name} has value {value!r}; choose {_between(least, most)}")
+        for name, (low, high) in _REAL_NUMBERS.items():
+            value = getattr(self, name)
+            if not _is_number(value, (int, float)) or not low <= value <= high or math.isinf(value):
+                raise UsageError(f"{name} has value {value!r}; choose {_between(low, high)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, enums as their values."""
@@ -131,13 +158,21 @@ class QuantSpec:
         return cls(**values)
 
 
+def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _between(least: float, most: float) -> str:
+    return f"{least} to {most}" if most < MAX_SEED else f"a number from {least} on"
+
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # Each layer stands for itself: one pass over the images.
     "fast": {"propagation": 0.0},
     # Each layer makes up for those before it.
     "balanced": {},
     # Likewise, trying several orders and improving the codes afterwards.
-    "best": {"order": Order.BEST, "descent_passes": 2},
+    "best": {"order": Order.BEST, "beam": 4, "descent_passes": 2},
     # arXiv 2509.05576 as published.
     "paper": {
         "propagation": 0.0,

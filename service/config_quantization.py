@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import DEFAULT_RECIPE, MAX_BITS, MIN_BITS, RECIPES, QuantSpec, recipe
+from edged.spec import DEFAULT_RECIPE, MAX_BEAM, MAX_BITS, MIN_BITS, RECIPES, QuantSpec, recipe
 from service.settings import Check, boolean, choice, number, setting, whole
 
 
@@ -35,6 +35,7 @@ _BOUNDED: Mapping[str, Check[Any]] = {
     "bits": whole(MIN_BITS, MAX_BITS),
     "first_bits": whole(MIN_BITS, MAX_BITS),
     "last_bits": whole(MIN_BITS, MAX_BITS),
+    "beam": whole(1, MAX_BEAM),
     "block_size": whole(1),
     "augmentation": whole(1),
     "damp_ratio": number(0, 1),

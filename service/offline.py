@@ -54,7 +54,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
     out: Path = options.out
     if out.exists():
         raise UsageError(f"--out {out} exists already; remove it or choose another folder")
-    settings = ("method", "bits", "scheme", "order", "damp_ratio", "propagation", "statistics", "seed")
+    settings = ("method", "bits", "scheme", "order", "beam", "damp_ratio", "propagation", "statistics", "seed")
     spec = recipe(options.recipe, **{name: getattr(options, name) for name in settings})
     job = Job(
         checkpoint=options.checkpoint,
@@ -149,6 +149,7 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
     command.add_argument("--bits", type=int, choices=bits, metavar=f"{MIN_BITS}..{MAX_BITS}")
     for name, kind in (("--method", Method), ("--order", Order), ("--scheme", Scheme), ("--statistics", Statistics)):
         command.add_argument(name, choices=[member.value for member in kind])
+    command.add_argument("--beam", type=int, metavar="N", help="partial assignments kept in each row (1: greedy)")
     command.add_argument("--damp-ratio", type=float, metavar="X")
     command.add_argument("--propagation", type=float, metavar="0..1")
     command.add_argument("--seed", type=int, metavar="N")

@@ -28,12 +28,12 @@ from edged.calibration.moments import Moments, hessian, moments_for
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
 from edged.engine.schedule import images_per_cut
-from edged.engine.statistics import OutputStatistics, correct_bias, match_batchnorm, statistics_of_weight
+from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer
 from edged.quant.layer import LayerResult, quantize_layer
-from edged.spec import QuantSpec, Statistics
+from edged.spec import QuantSpec
 
 FULL, QUANTIZED = "full", "quantized"
 
@@ -137,7 +137,7 @@ class _Work:
         installed = self._quantized_modules[name]
         decoded = result.weight.decode()
         installed.weight = nn.Parameter(decoded.to(memory_format=_format_of(decoded)), requires_grad=False)
-        if self._spec.statistics is not Statistics.MATCH:
+        if self._spec.statistics not in CORRECTED:
             return
         before = (
             sums.outputs[name].result()
@@ -146,10 +146,7 @@ class _Work:
         )
         after = statistics_of_weight(decoded, moments, result.power)
         norm = self._quantized_modules.get(self.program.followers.get(name, ""))
-        if isinstance(norm, nn.BatchNorm2d):
-            match_batchnorm(norm, before, after)
-        else:
-            correct_bias(installed, before, after)
+        correct_statistics(installed, norm, before, after, self._spec.statistics)
 
 
 class _CutSums:
@@ -191,7 +188,10 @@ class _CutSums:
 def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     names = [name for cut in program.cuts for name in cut.layers]
     bits = dict.fromkeys(names, spec.bits)
-    return bits | {names[0]: spec.first_bits or spec.bits} | {names[-1]: spec.last_bits or spec.bits}
+    # A single layer is the first and the last: what was given for either counts.
+    bits[names[0]] = spec.first_bits or spec.bits
+    bits[names[-1]] = spec.last_bits or bits[names[-1]]
+    return bits
 
 
 def _without_bias(y: Tensor, bias: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from edged.quant.accept import better_rows
 from edged.quant.fastobq import QuantizedRows
 from edged.quant.grid import Grid
 from edged.quant.objective import row_loss
@@ -12,7 +13,8 @@ from edged.quant.objective import row_loss
 def descend(W: Tensor, H: Tensor, grid: Grid, start: QuantizedRows, passes: int) -> QuantizedRows:
     """Visit all columns `passes` times, setting q_j <- Q(q_j - [(Q - W) H]_j / H_jj).
 
-    With all other codes fixed that is the best code for column j, so no step raises a row's loss.
+    With all other codes fixed that is the best code for column j, so no step raises a row's loss but by rounding; a
+    row that ends higher than it began keeps its codes.
 
     Args:
         W: Weights [rows, d]. Not modified.
@@ -34,4 +36,7 @@ def descend(W: Tensor, H: Tensor, grid: Grid, start: QuantizedRows, passes: int)
             gradient.addr_(H[j], step)
             delta[j] += step
             codes[j] = code
-    return QuantizedRows(codes.t().contiguous(), row_loss(delta.t(), H))
+    # Both losses by the same formula: a difference between two ways of summing must not decide.
+    before = QuantizedRows(start.codes, row_loss(grid.decode(start.codes) - W, H))
+    after = codes.t().contiguous()
+    return better_rows(before, QuantizedRows(after, row_loss(grid.decode(after) - W, H)))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edged.quant.accept import better_rows
+from edged.quant.beam import quantize_with_beam
 from edged.quant.descent import descend
 from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
@@ -127,10 +129,13 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
 
 
 def _orders(W: Tensor, H: Tensor, L: Tensor, grid: Grid, spec: QuantSpec) -> dict[Order, Tensor]:
-    """The column orders to try, by rule; none for methods that have no shared order."""
-    if spec.method is not Method.FASTOBQ:
+    """The column orders to try, by rule; none where nothing is compensated column by column."""
+    refined = spec.search in (Search.LOSS, Search.GOLDEN)
+    if spec.method is Method.RTN or (spec.method is Method.OBQ and not refined):
         return {}
-    rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
+    # OBQ has an order for each row; a shared one serves to find its grid.
+    shared = BEST_OF if spec.order is Order.BEST else (spec.order,)
+    rules = (Order.SENSITIVITY,) if spec.method is Method.OBQ else shared
     return {rule: column_order(W, H, L, grid, rule, spec.descending) for rule in rules}
 
 
@@ -141,6 +146,8 @@ def _quantize_rows(
     if spec.method is Method.RTN:
         return grid, round_to_nearest(W, H, grid), Order.NONE
     if spec.method is Method.OBQ:
+        for columns in orders.values():
+            grid, _ = _search_grid(W, upper_factor(H, columns), grid, columns, spec)
         return grid, quantize_rows_greedily(W, H, grid), Order.NONE
     tried = [(*_quantize_in_order(W, H, grid, columns, spec), rule) for rule, columns in orders.items()]
     return min(tried, key=lambda entry: float(entry[1].loss.sum()))
@@ -159,12 +166,21 @@ def _quantize_in_order(
     W: Tensor, H: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec
 ) -> tuple[Grid, QuantizedRows]:
     R = upper_factor(H, columns)
-    if spec.search is Search.LOSS:
-        grid, rows = quantize_with_search(W, R, grid, columns, spec.block_size)
-    elif spec.search is Search.GOLDEN:
-        grid, rows = quantize_with_golden_section(W, R, spec.bits, spec.scheme, columns, spec.block_size)
-    else:
-        rows = quantize_with_factor(W, R, grid, columns, spec.block_size)
+    grid, rows = _search_grid(W, R, grid, columns, spec)
+    if spec.beam > 1:
+        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size))
     if spec.descent_passes:
         rows = descend(W, H, grid, rows, spec.descent_passes)
     return grid, rows
+
+
+def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
+    """The grid that `spec.search` finds from `grid`, never one of higher loss, and the codes on it."""
+    if spec.search is Search.LOSS:
+        return quantize_with_search(W, R, grid, columns, spec.block_size)
+    start = grid, quantize_with_factor(W, R, grid, columns, spec.block_size)
+    if spec.search is not Search.GOLDEN:
+        return start
+    # One clip factor for all rows may be worse than the factor of each row that it would replace.
+    clipped = quantize_with_golden_section(W, R, spec.bits, spec.scheme, columns, spec.block_size)
+    return min(start, clipped, key=lambda entry: float(entry[1].loss.sum()))

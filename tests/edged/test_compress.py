@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
 
 @pytest.fixture(scope="module")
 def model(cache: ImageCache) -> nn.Module:
+    return network(cache)
+
+
+def network(cache: ImageCache) -> nn.Module:
     """Random weights, with the BatchNorm statistics that training on these images would have left."""
     torch.manual_seed(0)
     model = CifarResNet(3)
@@ -77,6 +84,23 @@ def test_statistics_are_corrected_only_if_that_helps(model: nn.Module, cache: Im
     )
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("statistics", [Statistics.BIAS, Statistics.MATCH, Statistics.REESTIMATE])
+def test_whatever_is_done_to_statistics_the_held_out_error_does_not_rise(
+    model: nn.Module, cache: ImageCache, statistics: Statistics, bits: int
+):
+    done = compress(model, cache, QuantSpec(bits=bits, statistics=statistics, propagation=0))
+    trained = compress(model, cache, QuantSpec(bits=bits, statistics=Statistics.NONE, propagation=0))
+    assert all(torch.equal(done.quantized[name].codes, trained.quantized[name].codes) for name in done.quantized)
+    changed = [name for name, value in done.rest.items() if not torch.equal(value, trained.rest[name])]
+    assert done.bn_reestimated == bool(changed) == (relative_error(done) < relative_error(trained))
+    if done.bn_reestimated and statistics is Statistics.BIAS:
+        assert {name.rsplit(".", 1)[1] for name in changed} == {"running_mean", "bias"}
+        assert [name for name in changed if name.endswith("bias")] == ["linear.bias"]
+    if not done.bn_reestimated:
+        assert torch.equal(done.logits, trained.logits)
+
+
 def test_statistics_stay_as_trained_when_asked(model: nn.Module, cache: ImageCache):
     done = compress(model, cache, QuantSpec(bits=2, statistics=Statistics.NONE))
     assert not done.bn_reestimated
@@ -86,6 +110,29 @@ def test_statistics_stay_as_trained_when_asked(model: nn.Module, cache: ImageCac
 def test_a_seed_gives_the_same_codes(model: nn.Module, cache: ImageCache):
     first, second = (compress(model, cache, QuantSpec(bits=3, seed=5)) for _ in range(2))
     assert all(torch.equal(weight.codes, second.quantized[name].codes) for name, weight in first.quantized.items())
+
+
+CODES_OF_A_PROCESS = """
+import sys
+from pathlib import Path
+from edged.calibration.dataset import ImageCache
+from edged.spec import InputSpec
+from tests.edged.test_compress import digest_of_codes, network
+cache = ImageCache(Path(sys.argv[1]), InputSpec(16, 16))
+print(digest_of_codes(network(cache), cache))
+"""
+
+
+def test_a_seed_gives_the_same_codes_in_every_process(model: nn.Module, cache: ImageCache):
+    command = [sys.executable, "-c", CODES_OF_A_PROCESS, str(cache.directory)]
+    root = Path(__file__).parent.parent.parent
+    digests = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert digests == [f"{digest_of_codes(model, cache)}\n"] * 2
+
+
+def digest_of_codes(model: nn.Module, cache: ImageCache) -> str:
+    done = compress(model, cache, QuantSpec(bits=3, seed=5, beam=2, descent_passes=1))
+    return hashlib.sha256(b"".join(weight.codes.numpy().tobytes() for weight in done.quantized.values())).hexdigest()
 
 
 def test_reports_cover_every_layer(model: nn.Module, cache: ImageCache):

@@ -14,7 +14,9 @@ SPECS = st.builds(
     scheme=st.sampled_from(Scheme),
     order=st.sampled_from(Order),
     propagation=st.floats(0, 1),
-    seed=st.integers(0, 2**31),
+    beam=st.integers(1, 64),
+    damp_ratio=st.floats(0, allow_infinity=False),
+    seed=st.integers(0, 2**63 - 1),
 )
 
 
@@ -28,14 +30,43 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
     [
         ({"bits": 1}, "bits has value 1; choose 2 to 8"),
         ({"bits": 9}, "bits has value 9; choose 2 to 8"),
-        ({"bit": 4}, "unknown quantization setting 'bit'; known: augmentation, bits, .*"),
+        ({"bit": 4}, "unknown quantization setting 'bit'; known: augmentation, beam, bits, .*"),
         ({"order": "random"}, "order has value 'random'; choose one of sensitivity, error, weight, hessian, "),
         ({"method": "gptq"}, "method has value 'gptq'; choose one of fastobq, obq, rtn"),
+        ({"bits": True}, "bits has value True; choose 2 to 8"),
+        ({"bits": None}, "bits has value None; choose 2 to 8"),
+        ({"bits": "4"}, "bits has value '4'; choose 2 to 8"),
+        ({"first_bits": 1}, "first_bits has value 1; choose 2 to 8"),
+        ({"last_bits": 4.0}, "last_bits has value 4.0; choose 2 to 8"),
+        ({"beam": 0}, "beam has value 0; choose 1 to 64"),
+        ({"beam": 65}, "beam has value 65; choose 1 to 64"),
+        ({"descent_passes": -1}, "descent_passes has value -1; choose a number from 0 on"),
+        ({"block_size": 0}, "block_size has value 0; choose a number from 1 on"),
+        ({"augmentation": 0}, "augmentation has value 0; choose a number from 1 on"),
+        ({"augmentation": 1.5}, r"augmentation has value 1\.5; choose a number from 1 on"),
+        ({"seed": -1}, "seed has value -1; choose a number from 0 on"),
+        ({"seed": 2**63}, "seed has value 9223372036854775808; choose a number from 0 on"),
+        ({"seed": 0.0}, r"seed has value 0\.0; choose a number from 0 on"),
+        ({"damp_ratio": -0.1}, r"damp_ratio has value -0\.1; choose a number from 0 on"),
+        ({"damp_ratio": float("inf")}, "damp_ratio has value inf; choose a number from 0 on"),
+        ({"damp_ratio": float("nan")}, "damp_ratio has value nan; choose a number from 0 on"),
+        ({"damp_absolute": -1}, "damp_absolute has value -1; choose a number from 0 on"),
+        ({"damp_absolute": "0.1"}, r"damp_absolute has value '0\.1'; choose a number from 0 on"),
+        ({"propagation": 1.01}, r"propagation has value 1\.01; choose 0 to 1"),
+        ({"propagation": -0.01}, r"propagation has value -0\.01; choose 0 to 1"),
     ],
 )
 def test_impossible_settings_are_named(data: dict, message: str):
     with pytest.raises(UsageError, match=message):
         QuantSpec.from_dict(data)
+
+
+def test_every_number_is_bounded():
+    # A new numeric field without a bound would be passed on unchecked.
+    for name, value in QuantSpec().to_dict().items():
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            with pytest.raises(UsageError, match=f"{name} has value -1"):
+                QuantSpec.from_dict({name: -1})
 
 
 def test_a_recipe_is_a_spec_with_its_name_and_overrides_win():

@@ -2,23 +2,29 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
+from torch.testing import assert_close
 
 from edged.quant.fastobq import quantize_columns
 from edged.quant.grid import Grid
+from edged.quant.layer import quantize_layer
+from edged.quant.objective import row_loss
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.rtn import round_to_nearest
-from tests.edged.quant.conftest import make_layer
+from edged.spec import RECIPES, Method, Order, QuantSpec, Scheme, Search, recipe
+from tests.edged.quant.conftest import damped, make_layer
 
 
-def literal_obq(w: Tensor, H: Tensor, grid: Grid) -> list[int]:
-    """One row: re-invert the Hessian of the free weights before each choice."""
+def literal_obq(w: Tensor, H: Tensor, grid: Grid, outlier_rule: bool = True) -> list[int]:
+    """One row (arXiv 2208.11580, Algorithm 3): re-invert the Hessian of the free weights before each choice."""
     w, codes, free = w.clone(), [0] * len(w), list(range(len(w)))
     while free:
         inverse = torch.linalg.inv(H[free][:, free])
         errors = [float((grid.nearest(w[None, j : j + 1])[0, 0] - w[j]) ** 2) for j in free]
         threshold = float(grid.scale[0] ** 2) / 4 * (1 + 1e-6)
-        if max(errors) > threshold:
+        if outlier_rule and max(errors) > threshold:
             k = errors.index(max(errors))
         else:
             costs = [error / float(inverse[i, i]) for i, error in enumerate(errors)]
@@ -31,14 +37,57 @@ def literal_obq(w: Tensor, H: Tensor, grid: Grid) -> list[int]:
     return codes
 
 
-@pytest.mark.parametrize("bits", [2, 3, 4])
-@pytest.mark.parametrize("rows_at_once", [1, 4])
-def test_codes_equal_the_literal_method(bits: int, rows_at_once: int):
-    layer = make_layer(rows=5, d=16, bits=bits, seed=bits)
-    found = quantize_rows_greedily(layer.W, layer.H, layer.grid, rows_at_once).codes
-    for row in range(5):
-        grid = Grid(layer.grid.scale[row : row + 1], layer.grid.zero_point[row : row + 1], bits)
-        assert found[row].tolist() == literal_obq(layer.W[row], layer.H, grid)
+def row_grid(grid: Grid, row: int) -> Grid:
+    return Grid(grid.scale[row : row + 1], grid.zero_point[row : row + 1], grid.bits)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    rows=st.integers(1, 5),
+    d=st.integers(1, 14),
+    bits=st.integers(2, 6),
+    seed=st.integers(0, 10_000),
+    scheme=st.sampled_from(Scheme),
+    rows_at_once=st.integers(1, 6),
+)
+def test_codes_equal_the_literal_method(rows: int, d: int, bits: int, seed: int, scheme: Scheme, rows_at_once: int):
+    layer = make_layer(rows, d, bits, seed, scheme)
+    found = quantize_rows_greedily(layer.W, layer.H, layer.grid, rows_at_once)
+    for row in range(rows):
+        assert found.codes[row].tolist() == literal_obq(layer.W[row], layer.H, row_grid(layer.grid, row))
+    assert_close(found.loss, row_loss(layer.grid.decode(found.codes) - layer.W, layer.H))
+
+
+def test_weights_off_the_grid_go_first_and_that_pays():
+    layer = make_layer(rows=16, d=24, bits=2, seed=5)
+    grid = Grid(layer.grid.scale * 0.6, layer.grid.zero_point, 2)  # many weights lie beyond its ends
+    found = quantize_rows_greedily(layer.W, layer.H, grid)
+    without = [literal_obq(layer.W[row], layer.H, row_grid(grid, row), outlier_rule=False) for row in range(16)]
+    with_rule = [literal_obq(layer.W[row], layer.H, row_grid(grid, row)) for row in range(16)]
+    assert found.codes.tolist() == with_rule
+    assert with_rule != without
+    late = row_loss(grid.decode(torch.tensor(without, dtype=torch.uint8)) - layer.W, layer.H)
+    assert found.loss.sum() < 0.9 * late.sum()
+
+
+@pytest.mark.parametrize("search", Search)
+@pytest.mark.parametrize("name", RECIPES)
+def test_it_runs_on_the_grid_that_fastobq_would_use(name: str, search: Search):
+    layer = make_layer(rows=5, d=20, bits=3)
+    spec = recipe(name, bits=3, search=search, order=Order.SENSITIVITY)
+    ours = quantize_layer(layer.W, layer.H[None], spec)
+    obq = quantize_layer(layer.W, layer.H[None], recipe(name, bits=3, search=search, method=Method.OBQ))
+    assert torch.equal(obq.weight.scale, ours.weight.scale)
+    assert torch.equal(obq.weight.zero_point, ours.weight.zero_point)
+    assert obq.order is Order.NONE
+
+
+def test_through_a_layer_it_is_the_literal_method_on_the_damped_hessian():
+    layer = make_layer(rows=4, d=12, bits=3)
+    result = quantize_layer(layer.W, layer.H[None], QuantSpec(bits=3, method=Method.OBQ, search=Search.MINMAX))
+    for row in range(4):
+        grid = row_grid(layer.grid, row)
+        assert result.weight.codes[row].tolist() == literal_obq(layer.W[row], damped(layer.H, 0.01), grid)
 
 
 def test_an_order_for_each_row_beats_a_shared_one_and_both_beat_rounding():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -20,6 +21,19 @@ def test_full_share_is_the_ridge_solution_around_the_weights():
     # The gradient of |W X - W* X_hat|^2 / n + tr((W* - W) D (W* - W)^T) vanishes at the minimum.
     objective = (W @ X - found @ X_hat).square().sum() * 2 / 80 + (((found - W) @ D) * (found - W)).sum()
     assert_close(torch.autograd.grad(objective, found)[0], torch.zeros_like(W), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("n", [4, 60])  # fewer and more images than inputs
+def test_no_row_is_further_from_its_outputs_than_before(n: int, share: float):
+    torch.manual_seed(0)
+    W, X = torch.randn(5, 12, dtype=torch.float64), torch.randn(12, n, dtype=torch.float64)
+    X_hat = X + 0.3 * torch.randn(12, n, dtype=torch.float64)
+    H = 2 / n * X_hat @ X_hat.T
+    damping, L = damp_in_place(H, 0.01)
+    added = H.diagonal() - damping.diagonal
+    found = compensated_weights(W, H, L, added, 2 / n * (W @ X) @ X_hat.T, share)
+    assert bool(((W @ X - found @ X_hat).square().sum(1) < (W @ X - W @ X_hat).square().sum(1)).all())
 
 
 def test_share_is_the_way_from_the_weights_to_the_solution():
