@@ -22,7 +22,7 @@ from torch import Tensor
 
 from edged.products import matmul_nt
 from edged.quant.grid import Grid, nearest_codes_
-from edged.quant.linalg import upper_factor
+from edged.quant.linalg import factorize
 
 _COLUMNS = 16  # that are quantized before the rest of their block hears of it
 
@@ -58,8 +58,7 @@ def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size
     Raises:
         CalibrationError: H is not positive definite.
     """
-    R = upper_factor(H, order)
-    return quantize_with_factor(W, R, grid, order, block_size)
+    return quantize_with_factor(W, factorize(H, order).upper(), grid, order, block_size)
 
 
 def quantize_with_factor(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 256) -> QuantizedRows:
