@@ -105,6 +105,12 @@ class LagMoments:
         return product.t() if lag < 0 else product
 
 
+def lag_elements(channels: int) -> int:
+    """Numbers that the sums over inputs consist of."""
+    extents = [(3, 5), *(_extent(side) for side in (*_SIDES, *_CORNERS))]
+    return channels**2 * sum(down * across for down, across in extents)
+
+
 def _zeros(channels: int, height: int, width: int, device: torch.device | None) -> Tensor:
     zeros = torch.zeros(channels, channels, height, width, device=device)
     return zeros.to(memory_format=torch.channels_last)  # the layout in which weight gradients come

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, padded, strided
-from edged.calibration.lag import LagMoments
+from edged.calibration.lag import LagMoments, lag_elements
 from edged.products import matmul_nt, shifted_products
 
 
@@ -60,6 +60,17 @@ def moments_for(layer: QuantizableLayer) -> Moments:
     if is_same_3x3(layer):
         return LagMoments(layer.in_channels, layer.weight.device)
     return UnfoldMoments(layer)
+
+
+def moments_bytes(layer: QuantizableLayer) -> int:
+    """Memory that the sums of a layer take, with those of a batch that are added to them."""
+    columns, rows = layer.weight[0].numel(), layer.weight.shape[0]
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    gram, cross = groups * columns**2, rows * columns
+    if isinstance(layer, nn.Conv2d) and is_same_3x3(layer):
+        gram = lag_elements(layer.in_channels)
+    patches = 2 * MAX_PATCH_BYTES if isinstance(layer, nn.Conv2d) and not is_pointwise(layer) else 0
+    return 4 * 2 * (gram + cross) + patches
 
 
 def hessian(moments: Moments) -> Tensor:

@@ -15,10 +15,11 @@ from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
 from edged.quant.linalg import Factor, damp_in_place, factorize
 from edged.quant.objective import row_loss
+from edged.quant.obq import ROWS_AT_ONCE as OBQ_ROWS
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import KNOWN_BEFOREHAND, column_order, order_beforehand
 from edged.quant.rtn import round_to_nearest
-from edged.quant.search import quantize_with_golden_section, quantize_with_search, weighted_grid
+from edged.quant.search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.quant.target import compensated_weights
 from edged.spec import Method, Order, QuantSpec, Search
 
@@ -51,6 +52,27 @@ class LayerResult:
     dead_inputs: int
     target_power: Tensor
     power: Tensor
+
+
+def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
+    """Memory that `quantize_layer` takes, its Hessians included.
+
+    Args:
+        weight: [rows, ...].
+        groups: Conv groups.
+        spec: How to quantize.
+    """
+    rows, d = weight.shape[0] // groups, weight[0].numel()
+    if spec.method is Method.OBQ:
+        return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
+    # The Hessian, its permuted copy and the factor of that; the best of several orders keeps the first factor too.
+    matrices = groups + 2 + (spec.order is Order.BEST)
+    candidates = len(REFINE) if spec.search is Search.LOSS else 1
+    # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
+    at_once = min(rows, spec.rows_at_once)
+    searched = at_once * d * candidates * 6
+    beam = at_once * d * spec.beam * 8 if spec.beam > 1 else 0
+    return 4 * matrices * d**2 + max(searched, beam) + 4 * 5 * rows * d
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:
@@ -169,7 +191,7 @@ def _quantize_in_order(
 ) -> tuple[Grid, QuantizedRows]:
     grid, rows = _search_grid(W, R, grid, columns, spec)
     if spec.beam > 1:
-        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size))
+        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size, spec.rows_at_once))
     if spec.descent_passes:
         rows = descend(W, H, grid, rows, spec.descent_passes)
     return grid, rows
@@ -178,7 +200,7 @@ def _quantize_in_order(
 def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
     """The grid that `spec.search` finds from `grid`, never one of higher loss, and the codes on it."""
     if spec.search is Search.LOSS:
-        return quantize_with_search(W, R, grid, columns, spec.block_size)
+        return quantize_with_search(W, R, grid, columns, spec.block_size, spec.rows_at_once)
     start = grid, quantize_with_factor(W, R, grid, columns, spec.block_size)
     if spec.search is not Search.GOLDEN:
         return start
