@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -31,14 +31,12 @@ class HeldOutLoss:
     sum_ratio: float
 
 
-def layer_moments(model: nn.Module, images: ImageCache, indices: Tensor, batch_size: int) -> dict[str, Moments]:
-    """Moments of every layer's full-precision inputs, in one pass.
+def layer_moments(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Moments]:
+    """Moments of every layer's full-precision inputs by layer name, in one pass.
 
     Args:
         model: Full precision, eval mode.
-        images: Where the images are.
-        indices: Which of them, int64 [n].
-        batch_size: Images per step.
+        batches: Network inputs [b, C, H, W].
     """
     layers = quantizable_layers(model)
     sums = {name: moments_for(layer) for name, layer in layers.items()}
@@ -47,7 +45,7 @@ def layer_moments(model: nn.Module, images: ImageCache, indices: Tensor, batch_s
             # A hook sees what the layer really gets, whatever lies before it.
             hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: sums[name].update(inputs[0]))
             stack.callback(hook.remove)
-        for batch in images.batches(indices, batch_size):
+        for batch in batches:
             model(batch.to(memory_format=torch.channels_last))
     return sums
 
@@ -63,7 +61,7 @@ def held_out_loss(
         cache: Its held-out images are used.
         batch_size: Images per step.
     """
-    moments = layer_moments(model, cache, cache.held_out, batch_size)
+    moments = layer_moments(model, cache.batches(cache.held_out, batch_size))
     return summarize(
         {
             name: layer_loss(layer.weight.detach(), decoded[name], hessian(moments.pop(name)))
