@@ -26,7 +26,7 @@ from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.fidelity import fidelity
 from edged.spec import RECIPES, Method, QuantSpec, Statistics, recipe
 
-METHODS = ("rtn", "obq", *RECIPES, *PEERS)
+METHODS = ("rtn", "obq", "paper", *(name for name in RECIPES if name != "paper"), *PEERS)
 
 
 def main() -> None:

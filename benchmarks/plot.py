@@ -51,7 +51,7 @@ def draw(results: Results) -> str:
     methods = results.names(LOOKS, 2)
     lines = -(-max(len(networks), 1) // 2)
     width = 2 * (LEFT + PANEL_WIDTH) + GAP_X - LEFT + 24
-    height = TOP + lines * (PANEL_HEIGHT + GAP_Y) - 8
+    height = TOP + lines * (PANEL_HEIGHT + GAP_Y)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">',
         "<title>Points of top-1 lost against full precision, by bits per weight</title>",
