@@ -68,7 +68,15 @@ def document(results: Results, machine: str, figure: str = "") -> str:
         parts.append(f"## {TITLES[network]}\n\n" + network_table(results, network))
     parts += ["## Notes\n\n" + NOTES.strip()]
     if peers := _peer_rows(results):
-        header = ("network", "bits", "peer", f"`{OURS}` - peer, top-1", "seconds, peer / ours", "memory, peer / ours")
+        header = (
+            "network",
+            "bits",
+            "peer",
+            f"`{OURS}` - peer, top-1",
+            "seconds, peer / ours",
+            "CPU time",
+            "added memory",
+        )
         parts.insert(-1, f"## Brevitas against `{OURS}`\n\n" + _markdown(header, peers))
     return "\n\n".join(parts) + "\n"
 
@@ -110,7 +118,12 @@ def _peer_rows(results: Results) -> list[tuple[str, ...]]:
         if row.method not in PEERS or ours is None:
             continue
         difference = "{:+.2f} ± {:.2f}".format(*paired_difference(ours, row))
-        ratios = f"{row.seconds / ours.seconds:.1f}", f"{row.added_mib / ours.added_mib:.1f}"
+        measures = (
+            (row.seconds, ours.seconds),
+            (row.cpu_seconds, ours.cpu_seconds),  # hardly depends on what else the machine does
+            (row.added_mib, ours.added_mib),
+        )
+        ratios = [f"{theirs / mine:.1f}" for theirs, mine in measures]
         lines.append((row.network, str(row.bits), row.method, difference, *ratios))
     return lines
 
