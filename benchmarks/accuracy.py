@@ -77,7 +77,7 @@ def measure_all(options: argparse.Namespace, methods: list[str], results: Result
     for network in options.networks:
         for method in methods:
             if (network, method) in TOO_SLOW:
-                print(f"{network} {method} left out: it would take days (benchmarks.solve extrapolates its time)")
+                print(f"{network} {method} left out: see the notes below (benchmarks.solve extrapolates its time)")
                 continue
             for bits in options.bits:
                 if not (options.missing and (network, bits, method) in results.rows):
