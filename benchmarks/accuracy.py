@@ -1,117 +1,98 @@
-"""Accuracy of every recipe on real networks: CIFAR ResNet-20/32/56 and a ResNet-18 on imagenette.
+"""Accuracy, held-out layer loss, seconds and memory of every recipe and comparator on real networks.
 
-Needs EDGED_DATA with weights/, cifar10/ and imagenette/. Prints a line per network, width and recipe: top-1 on the test
-images, agreement with full precision, relative layer loss (mean over layers) and seconds. Usage:
+CIFAR ResNet-20/32/56 on 10,000 test images and a ResNet-18 on imagenette, all layers at the same width. Needs
+EDGED_DATA with weights/, cifar10/ and imagenette/. Each measurement runs in a process of its own. Rows are kept in a
+file, so that parts can be measured again; the tables and the plot are made from all rows of that file.
 
-    python -m benchmarks.accuracy [--bits 4 3 2] [--recipes rtn fast balanced best paper] [--networks resnet20 ...]
+    python -m benchmarks.accuracy                                            # recipes, rtn and obq: some hours
+    python -m benchmarks.accuracy --peers                                    # Brevitas' GPTQ and Qronos too
+    python -m benchmarks.accuracy --networks resnet20 --bits 2 --methods balanced --out docs/accuracy
+    python -m benchmarks.accuracy --render --out docs/accuracy               # measure nothing
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import json
+import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
-from edged.calibration.dataset import ImageCache, build_cache
-from edged.compress import compress
-from edged.evaluation.classification import accuracy, predict
-from edged.evaluation.fidelity import fidelity
-from edged.models.checkpoint import load_checkpoint
-from edged.models.registry import load_model, recognize
-from edged.spec import RECIPES, InputSpec, QuantSpec, recipe
+from benchmarks.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, is_installed
+from benchmarks.measure import METHODS
+from benchmarks.networks import NETWORKS, data_root
+from benchmarks.plot import draw
+from benchmarks.results import Results, Row
+from benchmarks.tables import document, network_table
+from edged.errors import UsageError
 
-CALIBRATION_IMAGES = 1024
-
-
-@dataclass(frozen=True)
-class Network:
-    """A checkpoint with its images."""
-
-    file: str
-    calibration: str
-    test: str
-    input: InputSpec
-
-
-NETWORKS = {
-    "resnet20": Network("resnet20-12fca82f.th", "cifar10/calib", "cifar10/test", InputSpec(32, 32)),
-    "resnet32": Network("resnet32-d509ac18.th", "cifar10/calib", "cifar10/test", InputSpec(32, 32)),
-    "resnet56": Network("resnet56-4bfd9763.th", "cifar10/calib", "cifar10/test", InputSpec(32, 32)),
-    "resnet18": Network("resnet18-imagenette.pth", "imagenette/calib", "imagenette/val", InputSpec(128, 144)),
-}
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A network ready to be quantized and measured."""
-
-    model: nn.Module
-    calibration: ImageCache
-    test: ImageCache
-    reference: Tensor
+OWN_METHODS = tuple(method for method in METHODS if method not in PEERS)
+# OBQ downdates an inverse for every row, rows * d^3 work: 1.7e14 multiplications over ResNet-18's 3x3 layers.
+TOO_SLOW = {("resnet18", "obq")}
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure what is asked for, then print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
-    parser.add_argument("--recipes", nargs="+", choices=["rtn", *RECIPES], default=["rtn", *RECIPES])
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(OWN_METHODS))
+    parser.add_argument("--peers", action="store_true", help="Brevitas' methods too (extra `bench`)")
+    parser.add_argument("--scale", choices=SCALES, default=DEFAULT_SCALE, help="Brevitas' kind of scale")
+    parser.add_argument("--missing", action="store_true", help="measure only what the results lack")
+    parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--results", type=Path, default=Path("build/accuracy.json"), help="where rows are kept")
+    parser.add_argument("--cache", type=Path, default=Path("build/accuracy-cache"), help="decoded images")
+    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.svg")
+    parser.add_argument("--machine", default="", help="what to call this machine in OUT.md")
     options = parser.parse_args()
-    root = os.environ.get("EDGED_DATA")
-    if not root:
-        sys.exit("set EDGED_DATA to the folder that holds weights/, cifar10/ and imagenette/")
-    print(f"{torch.get_num_threads()} threads, {CALIBRATION_IMAGES} images, a tenth of them held out")
-    print("| network | bits | recipe | top-1 % | drop | agreement % | layer loss | seconds |")
-    print("|---|---|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as cache_root:
-        for name in options.networks:
-            loaded = load(NETWORKS[name], Path(root), Path(cache_root))
+    methods = [*options.methods, *(peer for peer in PEERS if options.peers and peer not in options.methods)]
+    results = Results(options.results)
+    if not options.render:
+        require(methods)
+        measure_all(options, methods, results)
+    print(document(results, options.machine or f"{torch.get_num_threads()} threads"))
+    if options.out:
+        options.out.with_suffix(".md").write_text(document(results, options.machine, options.out.name))
+        options.out.with_suffix(".svg").write_text(draw(results))
+
+
+def require(methods: list[str]) -> None:
+    """End the program, saying why, if something is not there."""
+    try:
+        data_root()
+    except UsageError as error:
+        sys.exit(str(error))
+    if any(method in PEERS for method in methods) and not is_installed():
+        print("Brevitas is not installed: pip install 'edged[bench]', or leave out --peers", file=sys.stderr)
+        sys.exit(2)
+
+
+def measure_all(options: argparse.Namespace, methods: list[str], results: Results) -> None:
+    """Measure one after the other; a row is kept as soon as it is there."""
+    options.cache.mkdir(parents=True, exist_ok=True)
+    for network in options.networks:
+        for method in methods:
+            if (network, method) in TOO_SLOW:
+                print(f"{network} {method} left out: see the notes below (benchmarks.solve extrapolates its time)")
+                continue
             for bits in options.bits:
-                for label in options.recipes:
-                    measure(name, loaded, bits, label)
+                if not (options.missing and (network, bits, method) in results.rows):
+                    results.add(measure(network, bits, method, options))
+                    print(network_table(results, network, [(network, bits, method)]).splitlines()[-1], flush=True)
 
 
-def load(network: Network, root: Path, cache_root: Path) -> Loaded:
-    """Checkpoint and images."""
-    state = load_checkpoint(root / "weights" / network.file).state
-    model = load_model(state, recognize(state)).to(memory_format=torch.channels_last)
-    calibration = build_cache(root / network.calibration, cache_root, network.input, limit=CALIBRATION_IMAGES)
-    test = build_cache(root / network.test, cache_root, network.input)
-    return Loaded(model, calibration, test, predict(model, test, torch.arange(len(test)), batch_size=128))
-
-
-def measure(name: str, loaded: Loaded, bits: int, label: str) -> None:
-    """Quantize once and print a line."""
-    start = time.perf_counter()
-    done = compress(loaded.model, loaded.calibration, spec_of(label, bits))
-    seconds = time.perf_counter() - start
-    logits = predict(done.model, loaded.test, torch.arange(len(loaded.test)), batch_size=128)
-    labels = loaded.test.labels
-    if labels is None:
-        sys.exit(f"the test images of {name} have no class folders")
-    before, after = accuracy(loaded.reference, labels).top1, accuracy(logits, labels).top1
-    agreement = fidelity(loaded.reference, logits).agreement
-    loss = sum(layer.relative_loss for layer in done.layers) / len(done.layers)
-    print(
-        f"| {name} | {bits} | {label} | {after:.2f} | {before - after:+.2f} | {agreement:.2f} | {loss:.2e} |"
-        f" {seconds:.1f} |",
-        flush=True,
-    )
-
-
-def spec_of(label: str, bits: int) -> QuantSpec:
-    """A recipe, or plain rounding to nearest with nothing else."""
-    if label == "rtn":
-        return recipe("fast", method="rtn", statistics="none", bits=bits)
-    return recipe(label, bits=bits)
+def measure(network: str, bits: int, method: str, options: argparse.Namespace) -> Row:
+    """Run one measurement in a fresh process."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "row.json"
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.measure"]
+        command += ["--network", network, "--bits", str(bits), "--method", method, "--scale", options.scale]
+        subprocess.run([*command, "--cache", options.cache, "--out", out], check=True)
+        return Row(**json.loads(out.read_text()))
 
 
 if __name__ == "__main__":
