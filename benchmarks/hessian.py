@@ -94,7 +94,7 @@ def ours(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
     moments = moments_for(layer)
     for x in batches:
         moments.update(x)
-    return moments.gram()[0]
+    return moments.take_gram()[0]
 
 
 def seconds(call: Callable[[], Tensor]) -> float:

@@ -116,7 +116,7 @@ class QuantSpec:
     damp_ratio: float = 0.01
     damp_absolute: float = 0.0
     block_size: int = 256
-    rows_at_once: int = 512
+    rows_at_once: int = 256
     propagation: float = 1.0
     statistics: Statistics = Statistics.MATCH
     augmentation: int = 1

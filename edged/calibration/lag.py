@@ -59,8 +59,8 @@ class LagMoments:
             total += new
         self._cross = self._cross or sums
 
-    def gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [1, d, d]."""
+    def take_gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [1, d, d]. Only once: the sums behind it are given up."""
         C = self._channels
         out = self._lags.new_empty(C, 9, C, 9)
         for i, o in enumerate(_OFFSETS):
@@ -69,7 +69,8 @@ class LagMoments:
                 out[:, i, :, j] = block
                 if i != j:
                     out[:, j, :, i] = block.t()
-        return out.mul_(scale).reshape(1, 9 * C, 9 * C)
+        self._lags, self._edges = self._lags.new_empty(0), {}
+        return out.mul_(scale).view(1, 9 * C, 9 * C)
 
     def total(self) -> Tensor:
         """X 1, float32 [1, d]."""

@@ -39,8 +39,8 @@ class Moments(Protocol):
             targets: Outputs Y for this batch, of the layer's output shape; the same number in every batch.
         """
 
-    def gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [conv_groups, d, d], in new memory."""
+    def take_gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [conv_groups, d, d]. Only once: the sums behind it are given up."""
 
     def total(self) -> Tensor:
         """X 1, float32 [conv_groups, d]."""
@@ -74,8 +74,8 @@ def moments_bytes(layer: QuantizableLayer) -> int:
 
 
 def hessian(moments: Moments) -> Tensor:
-    """H = 2/n X X^T, float32 [conv_groups, d, d], in squared input units."""
-    return moments.gram(2 / max(moments.positions, 1))
+    """H = 2/n X X^T, float32 [conv_groups, d, d], in squared input units. Takes the Gram matrix out of `moments`."""
+    return moments.take_gram(2 / max(moments.positions, 1))
 
 
 def add_gram(upper: Tensor, columns: Tensor) -> None:
@@ -125,9 +125,10 @@ class DenseMoments:
         outputs = [self._positions_by_channels(y).t() for y in targets]
         self._cross = _summed(self._cross, [matmul_nt(y, columns) for y in outputs])
 
-    def gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [1, d, d]."""
-        return mirror(self._gram)[None] * scale
+    def take_gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [1, d, d]. Only once: the sums behind it are given up."""
+        gram, self._gram = self._gram, self._gram.new_empty(0)
+        return mirror(gram).mul_(scale)[None]
 
     def total(self) -> Tensor:
         """X 1, float32 [1, d]."""
@@ -170,11 +171,12 @@ class UnfoldMoments:
         ]
         self._cross = _summed(self._cross, [total.reshape(layer.groups, -1, self._gram.shape[1]) for total in sums])
 
-    def gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [conv_groups, d, d]."""
-        for upper in self._gram:
+    def take_gram(self, scale: float = 1.0) -> Tensor:
+        """Scale * X X^T, float32 [conv_groups, d, d]. Only once: the sums behind it are given up."""
+        gram, self._gram = self._gram, self._gram.new_empty(0)
+        for upper in gram:
             mirror(upper)
-        return self._gram * scale
+        return gram.mul_(scale)
 
     def total(self) -> Tensor:
         """X 1, float32 [conv_groups, d]."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from edged.atomic import as_state_error
+from edged.memory import apart
 from edged.models.graph import Values
 
 HALF_MAX = 65504.0
@@ -119,7 +120,7 @@ class ActivationStore:
     def _keep(self, value: Tensor) -> Tensor | _OnDisk:
         if self._in_memory + value.nbytes <= self._budget:
             self._in_memory += value.nbytes
-            return value
+            return apart(value)
         return self._spill.write(value)
 
     def _free(self, value: Tensor | _OnDisk) -> None:
@@ -132,4 +133,4 @@ class ActivationStore:
 def _compact(value: Tensor) -> Tensor:
     if value.dtype is torch.float32 and float(value.abs().max()) < HALF_MAX:
         return value.half()
-    return value.clone()
+    return value

@@ -30,6 +30,7 @@ from edged.engine.images import AugmentedImages
 from edged.engine.plan import Plan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
+from edged.memory import give_back_free_memory
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer
@@ -114,9 +115,14 @@ class _Work:
         sums = _CutSums(cut, self._layers, self._spec.propagation > 0 and index > 0)
         for first in range(0, step.images, step.batch):
             self._accumulate(sums, step, first, cut, following)
-        for name in cut.layers:
-            self._install(name, sums)
-            self.images[name] = step.images
+        give_back_free_memory()
+        for names in sums.sharing:
+            H = hessian(sums.moments[names[0]])
+            for name in names:
+                self._install(name, H, sums)
+                self.images[name] = step.images
+            del H
+        give_back_free_memory()
         if following is not None and self._spec.propagation > 0:
             for first in range(0, step.images, step.batch):
                 values = self._values(QUANTIZED, step, first, cut)
@@ -162,11 +168,11 @@ class _Work:
         pixels = self._images.batch(first, min(first + self._plan.steps[0].batch, stop))
         return self._program.run({self._program.input: pixels}, 0, cut, modules)
 
-    def _install(self, name: str, sums: _CutSums) -> None:
+    def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
         """Quantize one layer and put it, with the statistics behind it, into the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
         spec = dataclasses.replace(self._spec, bits=self._bits[name], rows_at_once=self._plan.rows_at_once)
-        result = quantize_layer(layer.weight, hessian(moments), spec, sums.cross(name))
+        result = quantize_layer(layer.weight, H, spec, sums.cross(name))
         self.results[name] = result
         installed = self._quantized_modules[name]
         decoded = result.weight.decode()
@@ -197,6 +203,11 @@ class _CutSums:
         for names in self._sharing.values():
             shared = moments_for(self._layers[names[0]])
             self.moments |= dict.fromkeys(names, shared)
+
+    @property
+    def sharing(self) -> list[list[str]]:
+        """The layers, those with the same Hessian together."""
+        return list(self._sharing.values())
 
     def update(self, inputs: Tensor, full: Tensor | None = None) -> dict[str, Tensor]:
         """Add a batch of layer inputs, and the outputs that the layers give for `full` as targets.

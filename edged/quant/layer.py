@@ -65,14 +65,12 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     rows, d = weight.shape[0] // groups, weight[0].numel()
     if spec.method is Method.OBQ:
         return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
-    # The Hessian, its permuted copy and the factor of that; the best of several orders keeps the first factor too.
-    matrices = groups + 2 + (spec.order is Order.BEST)
+    # The Hessian, its permuted copy and the factor of that; then the Hessian, the factor and what is searched.
     candidates = len(REFINE) if spec.search is Search.LOSS else 1
-    # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
     at_once = min(rows, spec.rows_at_once)
-    searched = at_once * d * candidates * 6
-    beam = at_once * d * spec.beam * 8 if spec.beam > 1 else 0
-    return 4 * matrices * d**2 + max(searched, beam) + 4 * 5 * rows * d
+    # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
+    searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
+    return 4 * (groups + 1) * d**2 + max(4 * d**2, searched) + 4 * 5 * rows * d
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:
@@ -129,7 +127,10 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         # A dead input contributes nothing: its weights are best stored as zero.
         live = W.masked_fill(damping.dead, 0)
         grid = _first_grid(live, H, spec)
-        grid, quantized, order = _quantize_rows(live, H, factor, grid, spec)
+        orders = _orders(live, H, factor, grid, spec)
+        R = factor.upper() if spec.order in KNOWN_BEFOREHAND else None
+        del factor  # d x d, and no longer needed
+        grid, quantized, order = _quantize_rows(live, H, R, grid, orders, spec)
     finally:
         damping.undo(H)
     # A scale is served as float32: the loss that is reported is that of the served weights.
@@ -150,31 +151,35 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     )
 
 
+def _orders(W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec) -> dict[Order, Tensor]:
+    """The column orders to try, by rule; none where nothing is compensated column by column."""
+    if spec.method is Method.OBQ and spec.search in (Search.LOSS, Search.GOLDEN):
+        # OBQ has an order for each row; a shared one serves to find its grid.
+        return {Order.SENSITIVITY: column_order(W, H, factor, grid, Order.SENSITIVITY)}
+    if spec.method is not Method.FASTOBQ:
+        return {}
+    rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
+    return {rule: column_order(W, H, factor, grid, rule, spec.descending) for rule in rules}
+
+
 def _quantize_rows(
-    W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec
+    W: Tensor, H: Tensor, R: Tensor | None, grid: Grid, orders: dict[Order, Tensor], spec: QuantSpec
 ) -> tuple[Grid, QuantizedRows, Order]:
-    """Choose grid, codes and order for W [rows, d] under the damped H [d, d]."""
+    """Choose grid, codes and order for W [rows, d] under the damped H [d, d].
+
+    R is the upper factor in the order that was known beforehand, None for any other.
+    """
     if spec.method is Method.RTN:
         return grid, round_to_nearest(W, H, grid), Order.NONE
     if spec.method is Method.OBQ:
-        return *_quantize_greedily(W, H, factor, grid, spec), Order.NONE
-    if spec.order in KNOWN_BEFOREHAND:
-        return *_quantize_in_order(W, H, factor.upper(), grid, factor.backwards.flip(0), spec), spec.order
-    rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
-    orders = [(rule, column_order(W, H, factor, grid, rule, spec.descending)) for rule in rules]
-    tried = [
-        (*_quantize_in_order(W, H, factorize(H, columns).upper(), grid, columns, spec), rule)
-        for rule, columns in orders
-    ]
+        for columns in orders.values():
+            grid, _ = _search_grid(W, factorize(H, columns).upper(), grid, columns, spec)
+        return grid, quantize_rows_greedily(W, H, grid), Order.NONE
+    tried = []
+    for rule, columns in orders.items():
+        factor = factorize(H, columns).upper() if R is None else R
+        tried.append((*_quantize_in_order(W, H, factor, grid, columns, spec), rule))
     return min(tried, key=lambda entry: float(entry[1].loss.sum()))
-
-
-def _quantize_greedily(W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
-    """OBQ has an order for each row; a shared one serves to find its grid."""
-    if spec.search in (Search.LOSS, Search.GOLDEN):
-        columns = column_order(W, H, factor, grid, Order.SENSITIVITY)
-        grid, _ = _search_grid(W, factorize(H, columns).upper(), grid, columns, spec)
-    return grid, quantize_rows_greedily(W, H, grid)
 
 
 def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
