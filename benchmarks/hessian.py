@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edged.calibration.geometry import conv_columns, is_same_3x3
+from edged.calibration.geometry import conv_columns, is_same_3x3, padded
 from edged.calibration.moments import moments_for
 from edged.models.registry import Architecture, build
 
@@ -84,7 +84,7 @@ def unfolded(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
     width = layer.weight[0].numel()
     total = torch.zeros(width, width)
     for x in batches:
-        columns = conv_columns(layer, x)[0]
+        columns = conv_columns(layer, padded(layer, x))[0]
         total.addmm_(columns, columns.t())
     return total
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edged.quant.fastobq import quantize_columns, quantize_with_factor
 from edged.quant.grid import Grid, minmax_grid
-from edged.quant.linalg import damp_in_place, upper_factor
+from edged.quant.linalg import damp_in_place, factorize
 from edged.quant.obq import quantize_rows_greedily
 from edged.spec import Scheme
 
@@ -46,7 +46,7 @@ def layer(rows: int, d: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor
     X[1:] += 0.5 * X[:-1]
     W = torch.randn(rows, d, generator=generator, dtype=dtype)
     H = X @ X.t() / d
-    damp_in_place(H, 0.01)
+    damp_in_place(H, torch.arange(len(H)), 0.01)
     return W, H, minmax_grid(W, 4, Scheme.ASYMMETRIC)
 
 
@@ -93,7 +93,7 @@ def against_building_blocks() -> None:
     for rows, d, _ in RESNET18:
         W, H, grid = layer(rows, d)
         order = torch.arange(d)
-        R = upper_factor(H, order)
+        R = factorize(H, order).upper()
         cholesky_s, product_s, whole_s, rest_s = (
             min(timed(call)[0] for _ in range(3))
             for call in (

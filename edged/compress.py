@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import Quantized, quantize_network
+from edged.engine.plan import Plan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import fidelity
@@ -20,10 +21,6 @@ from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
-
-# Pixels of a batch: larger tensors take fresh pages from the system at every step, which costs more than it saves.
-BATCH_PIXELS, MIN_BATCH, MAX_BATCH = 800_000, 4, 64
-ACTIVATION_MEMORY = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -85,7 +82,7 @@ class Compressed:
     bn_reestimated: bool
     reference_logits: Tensor
     logits: Tensor
-    plan: dict[str, Any]
+    plan: Plan
 
 
 def compress(
@@ -93,8 +90,7 @@ def compress(
     cache: ImageCache,
     spec: QuantSpec,
     *,
-    batch_size: int | None = None,
-    activation_memory: int = ACTIVATION_MEMORY,
+    resources: Resources | None = None,
     observer: Observer | None = None,
 ) -> Compressed:
     """Quantize all convolutions and linear layers of `model`.
@@ -103,27 +99,26 @@ def compress(
         model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified.
         cache: Calibration and held-out images.
         spec: How to quantize.
-        batch_size: Images per forward pass; changes speed and memory only. None follows the image size.
-        activation_memory: Bytes of activations that may stay in memory; the rest goes to the cache's disk.
-        observer: Told of the stages "layers" and "compare".
+        resources: Memory to work in; changes speed only.
+        observer: Told of the plan and of the stages "layers" and "compare".
 
     Raises:
         ArchitectureError: The model has no layer to quantize.
         CalibrationError: A layer's Hessian cannot be used.
+        MemoryLimitError: The memory limit is too low for this model.
     """
     watcher: Observer = observer or SilentObserver()
-    batch_size = batch_size or max(MIN_BATCH, min(MAX_BATCH, BATCH_PIXELS // cache.input.size**2))
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with watcher.stage("layers"):
-        done = quantize_network(full, cache, spec, batch_size, activation_memory, watcher)
+        done = quantize_network(full, cache, spec, resources or Resources(), watcher)
+    batch_size = done.plan.steps[0].batch
     with watcher.stage("compare"):
         reference = predict(full, cache, cache.held_out, batch_size=batch_size)
         served, logits, accepted = _best_statistics(full, done.model, cache, spec, batch_size, reference)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
-    plan = {"batch_size": batch_size, "activation_memory": activation_memory, "images": len(cache.calibration)}
-    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, plan)
+    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, done.plan)
 
 
 def _in_float32(model: nn.Module) -> nn.Module:

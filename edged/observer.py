@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Observer(Protocol):
@@ -15,6 +16,9 @@ class Observer(Protocol):
     def progress(self, done: int, total: int) -> None:
         """`done` of `total` steps of the current stage are over."""
 
+    def planned(self, plan: Mapping[str, Any]) -> None:
+        """How the work of the current stage will be divided, in plain JSON types."""
+
 
 class SilentObserver:
     """An observer that ignores everything."""
@@ -24,4 +28,7 @@ class SilentObserver:
         return nullcontext()
 
     def progress(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def planned(self, plan: Mapping[str, Any]) -> None:
         """Do nothing."""

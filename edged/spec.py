@@ -96,6 +96,7 @@ class QuantSpec:
         damp_ratio: Share of mean(diag H) added to diag H.
         damp_absolute: Added to diag H besides, in squared input units; the paper's way.
         block_size: Columns per lazy update; changes speed, not codes.
+        rows_at_once: Rows that are searched together; changes memory and speed, not codes.
         propagation: How far each layer corrects the errors of the layers before it, 0 (stands for itself) to 1.
         statistics: What becomes of BatchNorm statistics and biases.
         augmentation: Versions of each calibration image that are used: itself, then random flips and crops.
@@ -114,7 +115,8 @@ class QuantSpec:
     last_bits: int | None = None
     damp_ratio: float = 0.01
     damp_absolute: float = 0.0
-    block_size: int = 128
+    block_size: int = 256
+    rows_at_once: int = 512
     propagation: float = 1.0
     statistics: Statistics = Statistics.MATCH
     augmentation: int = 1

@@ -133,7 +133,9 @@ class Attempt:
 
     async def _on_event(self, event: dict[str, Any]) -> None:
         stage = event.get("stage")
-        if event["event"] == "progress":
+        if event["event"] == "plan":
+            log.info("%s: quantizing is planned to take %d MiB", self._update.model, event["peak_bytes"] >> 20)
+        elif event["event"] == "progress":
             self._progress[self._update.id] = {key: event[key] for key in ("stage", "done", "total")}
         elif event["event"] == "stage" and event["state"] == "begin":
             self._progress[self._update.id] = {"stage": stage, "done": 0, "total": None}

@@ -153,7 +153,7 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
     command.add_argument("--damp-ratio", type=float, metavar="X")
     command.add_argument("--propagation", type=float, metavar="0..1")
     command.add_argument("--seed", type=int, metavar="N")
-    command.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help="give up beyond this, for example 1GiB")
+    command.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help="memory to work in, for example 1GiB")
     command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     command.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help="fail below this")
     command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 to lose")
@@ -195,7 +195,7 @@ def _cache(options: argparse.Namespace) -> Path:
 
 
 def _observer(options: argparse.Namespace) -> Observer:
-    if options.json or not sys.stderr.isatty():
+    if options.json:
         return SilentObserver()
     from service.progress import BarObserver
 

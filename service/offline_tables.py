@@ -21,13 +21,26 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     rows += [
         ("agreement", f"{totals['agreement']:.2f} % of {totals['held_out_images']} held-out images"),
         ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),
-        ("peak memory", format_bytes(totals["peak_memory_bytes"])),
+        (
+            "peak memory",
+            f"{format_bytes(totals['peak_memory_bytes'])} (planned {format_bytes(result['plan']['peak_bytes'])})",
+        ),
     ]
     rows += [(f"  {stage}", format_seconds(seconds)) for stage, seconds in totals["stage_seconds"].items()]
     worst = sorted(result["layers"], key=lambda layer: -layer["relative_loss"])[:_WORST_LAYERS]
     rows.append(("largest relative loss", ""))
     rows += [(f"  {layer['name']}", f"{layer['relative_loss']:.2e} at {layer['bits']} bits") for layer in worst]
     return _table([*rows, *_skipped(result["skipped_images"])])
+
+
+def plan_line(plan: Mapping[str, Any]) -> str:
+    """What quantizing will need."""
+    first, last = (min(plan["batch_sizes"][i], plan["images"]) for i in (0, -1))
+    return (
+        f"plan: {plan['images']} images in batches of {first} to {last},"
+        f" {format_bytes(plan['activation_memory'])} of activations in memory,"
+        f" {format_bytes(plan['peak_bytes'])} in all"
+    )
 
 
 def evaluation_table(result: Mapping[str, Any]) -> str:

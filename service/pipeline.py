@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import math
 import platform
@@ -20,15 +21,17 @@ from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
+from edged.engine.plan import Resources
 from edged.errors import CalibrationError, GateError, RejectedError, UsageError
 from edged.evaluation.classification import accuracy
 from edged.evaluation.fidelity import fidelity
+from edged.memory import peak_bytes
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
 from edged.observer import Observer
 from edged.spec import InputSpec
 from service.job import Gates, Job, input_spec
-from service.timing import TimingObserver, peak_bytes
+from service.timing import TimingObserver
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         checkpoint = load_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
     with watch.stage("load"), _named(job):
         loaded = load(checkpoint.state, job.arch, job.input)
+        # The file stays mapped, and its pages count as memory in use, for as long as a tensor refers to it.
+        checkpoint = dataclasses.replace(checkpoint, state={})
     with watch.stage("calibrate"):
         cache = calibrate(job.calibration_dir, job.cache_root, loaded.input, job.images, watch)
         if job.gates.max_drop is not None and not has_labels(cache, loaded.architecture):
@@ -70,7 +75,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
                 f" {loaded.architecture.num_classes} classes; sort the images into one folder a class or drop the gate"
             )
     with watch.stage("quantize"):
-        compressed = compress(loaded.model, cache, job.spec, observer=watch)
+        compressed = compress(loaded.model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
     with watch.stage("evaluate"):
         totals = evaluate(compressed, cache, loaded.architecture)
         check_gates(totals, job.gates)
@@ -84,7 +89,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     report = {
         "totals": totals,
         "layers": [layer.to_dict() for layer in compressed.layers],
-        "plan": compressed.plan,
+        "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
     }
     manifest = _manifest(job, checkpoint, loaded, cache, started_at)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from tqdm import tqdm
+
+from service.offline_tables import plan_line
 
 
 class BarObserver:
     """An Observer that draws one bar for each stage that counts its steps.
 
     Args:
-        output: A terminal.
+        output: A terminal; anything else gets the plan only.
     """
 
     def __init__(self, output: IO[str]) -> None:
@@ -37,10 +39,16 @@ class BarObserver:
         bar = self._bar
         if bar is None:
             label = self._stages[-1] if self._stages else ""
-            bar = tqdm(total=total, desc=f"{label:>10}", file=self._output, leave=False, dynamic_ncols=True)
+            bar = tqdm(
+                total=total, desc=f"{label:>10}", file=self._output, leave=False, dynamic_ncols=True, disable=None
+            )
             self._bar = bar
         bar.total = total
         bar.update(done - bar.n)
+
+    def planned(self, plan: Mapping[str, Any]) -> None:
+        """Write the plan above the bars."""
+        tqdm.write(plan_line(plan), file=self._output)
 
     def _close(self) -> None:
         if self._bar is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 from edged.errors import MemoryLimitError
+from edged.memory import resident_bytes
 from edged.observer import Observer
 
 
@@ -50,19 +51,6 @@ class TimingObserver:
                 " raise the memory limit or use fewer calibration images"
             )
 
-
-def resident_bytes() -> int:
-    """Resident memory of this process now."""
-    return _status("VmRSS")
-
-
-def peak_bytes() -> int:
-    """Largest resident memory that this process ever had."""
-    return _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024  # "VmRSS:   1234 kB"
-    return 0
+    def planned(self, plan: Mapping[str, Any]) -> None:
+        """Pass on."""
+        self._inner.planned(plan)

@@ -4,6 +4,7 @@ Tells on stdout, a JSON object a line:
     {"event": "stage", "stage": "load", "state": "begin"}
     {"event": "stage", "stage": "load", "state": "end", "seconds": 0.2}
     {"event": "progress", "stage": "load", "done": 3, "total": 21}
+    {"event": "plan", "peak_bytes": 900000000, ...}
     {"event": "result", "totals": {...}, "out": "..."}
     {"event": "error", "code": "checkpoint", "message": "...", "exit_code": 3}
 """
@@ -15,7 +16,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any
 
@@ -57,6 +58,10 @@ class LineObserver:
         if now >= self._next_progress or done == total:
             self._next_progress = now + _PROGRESS_INTERVAL_S
             self.tell("progress", stage=self._stages[-1] if self._stages else "", done=done, total=total)
+
+    def planned(self, plan: Mapping[str, Any]) -> None:
+        """Tell the plan."""
+        self.tell("plan", **plan)
 
 
 def main(arguments: list[str]) -> int:

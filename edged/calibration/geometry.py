@@ -39,17 +39,21 @@ def strided(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return x[:, :, ::vertical, ::horizontal]
 
 
+def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """Inputs [b, C, H, W] with the padding that the layer gives them."""
+    return functional.pad(x, _padding(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+
+
 def conv_columns(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """The patches that a convolution multiplies, such that W @ columns == conv(x) for each conv group.
 
     Args:
         layer: The convolution.
-        x: Inputs [b, C, H, W].
+        x: Padded inputs [b, C, H, W].
 
     Returns:
         [conv_groups, d, b * positions] with d = C / conv_groups * kh * kw, in the order of weight.reshape(rows, d).
     """
-    x = functional.pad(x, _padding(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
     patches = functional.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride)
     b, _, positions = patches.shape
     grouped = patches.reshape(b, layer.groups, -1, positions)

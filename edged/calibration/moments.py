@@ -5,7 +5,8 @@
     B = Y X^T      with target outputs Y [rows, n]: what the layer should compute from these inputs
 
 There are three ways to the same sums: `DenseMoments` for linear layers and 1x1 convolutions, `LagMoments` (lag.py) for
-plain 3x3 convolutions, `UnfoldMoments` for every other convolution.
+plain 3x3 convolutions, `UnfoldMoments` for every other convolution. Y X^T of a convolution is its weight gradient for
+output gradients Y, which needs no patches whatever the geometry.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, strided
-from edged.calibration.lag import LagMoments
+from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, padded, strided
+from edged.calibration.lag import LagMoments, lag_elements
+from edged.products import matmul_nt, shifted_products
 
 
 class Moments(Protocol):
@@ -48,6 +50,7 @@ class Moments(Protocol):
 
 
 BLOCK = 512  # rows per product
+MAX_PATCH_BYTES = 16 << 20  # of patches at a time: larger ones fall out of the processor's cache
 
 
 def moments_for(layer: QuantizableLayer) -> Moments:
@@ -55,8 +58,19 @@ def moments_for(layer: QuantizableLayer) -> Moments:
     if isinstance(layer, nn.Linear) or is_pointwise(layer):
         return DenseMoments(layer)
     if is_same_3x3(layer):
-        return LagMoments(layer.in_channels)
+        return LagMoments(layer.in_channels, layer.weight.device)
     return UnfoldMoments(layer)
+
+
+def moments_bytes(layer: QuantizableLayer) -> int:
+    """Memory that the sums of a layer take, with those of a batch that are added to them."""
+    columns, rows = layer.weight[0].numel(), layer.weight.shape[0]
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    gram, cross = groups * columns**2, rows * columns
+    if isinstance(layer, nn.Conv2d) and is_same_3x3(layer):
+        gram = lag_elements(layer.in_channels)
+    patches = 2 * MAX_PATCH_BYTES if isinstance(layer, nn.Conv2d) and not is_pointwise(layer) else 0
+    return 4 * 2 * (gram + cross) + patches
 
 
 def hessian(moments: Moments) -> Tensor:
@@ -73,7 +87,7 @@ def add_gram(upper: Tensor, columns: Tensor) -> None:
     """
     d = columns.shape[0]
     for rows in _row_blocks(d):
-        upper[rows, rows.start :].addmm_(columns[rows], columns[rows.start :].t())
+        upper[rows, rows.start :] += matmul_nt(columns[rows], columns[rows.start :])
 
 
 def mirror(upper: Tensor) -> Tensor:
@@ -95,7 +109,7 @@ class DenseMoments:
     def __init__(self, layer: QuantizableLayer) -> None:
         self.positions = 0
         self._layer = layer
-        width = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+        width = layer.weight.shape[1]
         self._gram = torch.zeros(width, width, device=layer.weight.device)
         self._total = torch.zeros(width, device=layer.weight.device)
         self._cross: list[Tensor] = []
@@ -104,15 +118,12 @@ class DenseMoments:
         """Add inputs [b, d, H, W] or [b, ..., d]."""
         if isinstance(self._layer, nn.Conv2d):
             x = strided(self._layer, x)
-        columns = self._positions_by_channels(x)
-        self.positions += columns.shape[0]
-        add_gram(self._gram, columns.t())
-        self._total += columns.sum(0)
-        outputs = [self._positions_by_channels(target) for target in targets]
-        if not self._cross:
-            self._cross = [columns.new_zeros(y.shape[1], columns.shape[1]) for y in outputs]
-        for cross, y in zip(self._cross, outputs, strict=True):
-            cross.addmm_(y.t(), columns)
+        columns = self._positions_by_channels(x).t()
+        self.positions += columns.shape[1]
+        add_gram(self._gram, columns)
+        self._total += columns.sum(1)
+        outputs = [self._positions_by_channels(y).t() for y in targets]
+        self._cross = _summed(self._cross, [matmul_nt(y, columns) for y in outputs])
 
     def gram(self, scale: float = 1.0) -> Tensor:
         """Scale * X X^T, float32 [1, d, d]."""
@@ -138,27 +149,26 @@ class UnfoldMoments:
     def __init__(self, layer: nn.Conv2d) -> None:
         self.positions = 0
         self._layer = layer
-        width = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+        width = layer.weight[0].numel()
         self._gram = torch.zeros(layer.groups, width, width, device=layer.weight.device)
         self._total = torch.zeros(layer.groups, width, device=layer.weight.device)
         self._cross: list[Tensor] = []
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
         """Add inputs [b, C, H, W]."""
-        x = x.float()
-        columns = conv_columns(self._layer, x)
-        self.positions += columns.shape[2]
-        for upper, group in zip(self._gram, columns, strict=True):
-            add_gram(upper, group)
+        x, layer = padded(self._layer, x.float()), self._layer
+        for image in torch.split(x, self._images_at_once(x)):
+            columns = conv_columns(layer, image)
+            self.positions += columns.shape[2]
+            for upper, group in zip(self._gram, columns, strict=True):
+                add_gram(upper, group)
         # Patches are linear in the image: those of the summed image have the same sum and are b times fewer.
-        self._total += conv_columns(self._layer, x.sum(0, keepdim=True)).sum(2)
-        groups, d, n = columns.shape
-        # [b, rows, H, W] -> [conv_groups, rows / conv_groups, b * positions]
-        outputs = [y.float().flatten(2).transpose(0, 1).reshape(groups, -1, n) for y in targets]
-        if not self._cross:
-            self._cross = [columns.new_zeros(groups, y.shape[1], d) for y in outputs]
-        for cross, y in zip(self._cross, outputs, strict=True):
-            cross.baddbmm_(y, columns.transpose(1, 2))
+        self._total += conv_columns(layer, x.sum(0, keepdim=True)).sum(2)
+        sums = [
+            shifted_products(y.float(), x, layer.kernel_size, layer.stride, (0, 0), layer.dilation, layer.groups)
+            for y in targets
+        ]
+        self._cross = _summed(self._cross, [total.reshape(layer.groups, -1, self._gram.shape[1]) for total in sums])
 
     def gram(self, scale: float = 1.0) -> Tensor:
         """Scale * X X^T, float32 [conv_groups, d, d]."""
@@ -173,3 +183,12 @@ class UnfoldMoments:
     def cross(self, target: int) -> Tensor:
         """Y X^T, float32 [conv_groups, rows / conv_groups, d]."""
         return self._cross[target]
+
+    def _images_at_once(self, x: Tensor) -> int:
+        strides = self._layer.stride[0] * self._layer.stride[1]
+        patches = self._gram.shape[:2].numel() * x.shape[2] * x.shape[3] // strides
+        return max(1, MAX_PATCH_BYTES // (4 * patches))
+
+
+def _summed(totals: list[Tensor], new: list[Tensor]) -> list[Tensor]:
+    return [total.add_(part) for total, part in zip(totals, new, strict=True)] if totals else new

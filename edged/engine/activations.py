@@ -65,7 +65,7 @@ class _Spill:
 
 
 class ActivationStore:
-    """Values by stream and batch.
+    """Values by stream and by the first image of their batch.
 
     They are kept as float16: half the memory, and a rounding error of 0.05 %, far below that of any quantized layer.
     A value that does not fit float16 keeps its own type. What does not fit the memory budget goes to a file, read and
@@ -79,7 +79,7 @@ class ActivationStore:
     def __init__(self, memory_budget: int, folder: Path) -> None:
         self._budget = memory_budget
         self._spill = _Spill(folder)
-        self._values: dict[tuple[str, int], dict[str, Tensor | _OnDisk]] = {}
+        self._kept: dict[tuple[str, int], dict[str, Tensor | _OnDisk]] = {}
         self._in_memory = 0
 
     def __enter__(self) -> ActivationStore:
@@ -88,28 +88,33 @@ class ActivationStore:
     def __exit__(self, *_: object) -> None:
         self._spill.close()
 
-    def put(self, stream: str, batch: int, values: Values) -> None:
+    def put(self, stream: str, first: int, values: Values) -> None:
         """Replace what is kept for a batch. A value that was there before under the same name is not stored again.
 
         Raises:
             StateError: The disk is full.
         """
-        kept = self._values.pop((stream, batch), {})
+        kept = self._kept.pop((stream, first), {})
         for name in kept.keys() - values.keys():
-            self._drop(kept.pop(name))
+            self._free(kept.pop(name))
         for name in values.keys() - kept.keys():
             kept[name] = self._keep(_compact(values[name]))
-        self._values[stream, batch] = kept
+        self._kept[stream, first] = kept
 
-    def get(self, stream: str, batch: int) -> Values:
+    def get(self, stream: str, first: int) -> Values:
         """The values of a batch as float32, in new tensors."""
         return {
             name: self._spill.read(value).float() if isinstance(value, _OnDisk) else value.to(torch.float32, copy=True)
-            for name, value in self._values[stream, batch].items()
+            for name, value in self._kept[stream, first].items()
         }
 
+    def discard(self, stream: str, first: int) -> None:
+        """Forget a batch if it is kept."""
+        for value in self._kept.pop((stream, first), {}).values():
+            self._free(value)
+
     def __contains__(self, key: tuple[str, int]) -> bool:
-        return key in self._values
+        return key in self._kept
 
     def _keep(self, value: Tensor) -> Tensor | _OnDisk:
         if self._in_memory + value.nbytes <= self._budget:
@@ -117,7 +122,7 @@ class ActivationStore:
             return value
         return self._spill.write(value)
 
-    def _drop(self, value: Tensor | _OnDisk) -> None:
+    def _free(self, value: Tensor | _OnDisk) -> None:
         if isinstance(value, _OnDisk):
             self._spill.free(value)
         else:

@@ -27,7 +27,8 @@ from edged.calibration.geometry import Geometry, QuantizableLayer, geometry_of
 from edged.calibration.moments import Moments, hessian, moments_for
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.engine.schedule import images_per_cut
+from edged.engine.plan import Plan, Resources, plan_work
+from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
@@ -46,15 +47,17 @@ class Quantized:
         model: Decoded weights and corrected statistics.
         results: By layer name, in order of execution.
         images: Calibration images that each layer saw.
+        plan: How the work was divided.
     """
 
     model: nn.Module
     results: dict[str, LayerResult]
     images: dict[str, int]
+    plan: Plan
 
 
 def quantize_network(
-    model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, activation_memory: int, observer: Observer
+    model: nn.Module, cache: ImageCache, spec: QuantSpec, resources: Resources, observer: Observer
 ) -> Quantized:
     """Quantize every convolution and linear layer.
 
@@ -62,76 +65,107 @@ def quantize_network(
         model: Full precision, eval mode. Not modified; what does not change is shared with the result.
         cache: Its calibration images are used.
         spec: How to quantize.
-        batch_size: Images per step; changes speed and memory only.
-        activation_memory: Bytes of activations that may stay in memory; the rest goes to the cache's disk.
-        observer: Told of layers done.
+        resources: Memory to work in; changes speed only.
+        observer: Told of the plan and of layers done.
 
     Raises:
         ArchitectureError: There is nothing to quantize.
         CalibrationError: A layer's Hessian cannot be used.
+        MemoryLimitError: No plan fits the memory limit.
     """
+    images = AugmentedImages(cache, spec.augmentation, spec.seed)
+    program = Program(model)
+    plan = plan_work(program, model, images, spec, resources)
+    observer.planned(plan.to_dict())
     # What does not fit the memory lies beside the cache meanwhile, where there is room for images.
-    with ActivationStore(activation_memory, cache.directory) as store, torch.inference_mode():
-        work = _Work(model, cache, spec, batch_size, store)
-        for index in range(len(work.program.cuts)):
+    with ActivationStore(plan.activation_memory, cache.directory) as store, torch.inference_mode():
+        work = _Work(model, program, images, spec, plan, store)
+        for index in range(len(program.cuts)):
             work.quantize_at(index)
-            observer.progress(index + 1, len(work.program.cuts))
-    return Quantized(work.quantized, work.results, work.images)
+            observer.progress(index + 1, len(program.cuts))
+    return Quantized(work.quantized, work.results, work.images, plan)
 
 
 class _Work:
     def __init__(
-        self, model: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, store: ActivationStore
+        self,
+        model: nn.Module,
+        program: Program,
+        images: AugmentedImages,
+        spec: QuantSpec,
+        plan: Plan,
+        store: ActivationStore,
     ) -> None:
-        self.program = Program(model)
         self.quantized = shared_copy(model)
         self.results: dict[str, LayerResult] = {}
         self.images: dict[str, int] = {}
-        self._spec, self._batch_size = spec, batch_size
+        self._program, self._spec, self._plan = program, spec, plan
         self._layers = quantizable_layers(model)
         self._full_modules = dict(model.named_modules())
         self._quantized_modules = dict(self.quantized.named_modules())
-        self._images = AugmentedImages(cache, spec.augmentation, spec.seed)
-        self._counts = images_per_cut(self.program, model, self._layers, self._images.batch(0, 1), len(self._images))
+        self._images = images
         self._store = store
-        self._bits = _bits_by_layer(self.program, spec)
+        self._bits = _bits_by_layer(program, spec)
 
     def quantize_at(self, index: int) -> None:
         """Quantize the layers at a cut and move all streams to the next."""
-        cut, count = self.program.cuts[index], self._counts[index]
-        following = self.program.cuts[index + 1] if index + 1 < len(self.program.cuts) else None
-        batches = range(-(-count // self._batch_size))
+        cuts, step = self._program.cuts, self._plan.steps[index]
+        cut, following = cuts[index], cuts[index + 1] if index + 1 < len(cuts) else None
         sums = _CutSums(cut, self._layers, self._spec.propagation > 0 and index > 0)
-        for batch in batches:
-            full = self._values(FULL, batch, cut)
-            inputs = self._values(QUANTIZED, batch, cut)[cut.source] if sums.has_targets else full[cut.source]
-            outputs = sums.update(inputs, full[cut.source])
-            if following is not None:
-                known = {self.program.value_of(name): y for name, y in outputs.items()}
-                self._store.put(FULL, batch, self.program.run(full | known, cut.index, following, self._full_modules))
+        for first in range(0, step.images, step.batch):
+            self._accumulate(sums, step, first, cut, following)
         for name in cut.layers:
             self._install(name, sums)
-            self.images[name] = count
+            self.images[name] = step.images
         if following is not None and self._spec.propagation > 0:
-            for batch in batches:
-                values = self._values(QUANTIZED, batch, cut)
-                self._store.put(
-                    QUANTIZED, batch, self.program.run(values, cut.index, following, self._quantized_modules)
-                )
+            for first in range(0, step.images, step.batch):
+                values = self._values(QUANTIZED, step, first, cut)
+                moved = self._program.run(values, cut.index, following, self._quantized_modules)
+                self._store.put(QUANTIZED, first, moved)
 
-    def _values(self, stream: str, batch: int, cut: Cut) -> Values:
-        """What is live at the cut; images that enter here run through the layers before it."""
-        if (stream, batch) in self._store:
-            return self._store.get(stream, batch)
+    def _accumulate(self, sums: _CutSums, step: Step, first: int, cut: Cut, following: Cut | None) -> None:
+        """Add a batch to the sums and move its full-precision values on."""
+        full = self._values(FULL, step, first, cut)
+        if sums.has_targets:
+            values = self._values(QUANTIZED, step, first, cut)
+            inputs = values[cut.source]
+            if following is not None:  # needed again as soon as the layers are quantized
+                self._store.put(QUANTIZED, first, values)
+            del values
+            full |= {self._program.value_of(name): y for name, y in sums.update(inputs, full[cut.source]).items()}
+            del inputs
+        else:
+            sums.update(full[cut.source])
+        if following is not None:
+            self._store.put(FULL, first, self._program.run(full, cut.index, following, self._full_modules))
+
+    def _values(self, stream: str, step: Step, first: int, cut: Cut) -> Values:
+        """What is live at the cut for images first..first + batch; those that are new run through what lies before."""
+        stop, parts = min(first + step.batch, step.images), []
+        position = first
+        while position < stop:
+            if (stream, position) in self._store:
+                part = self._store.get(stream, position)
+            else:
+                part = self._enter(stream, position, stop, cut)
+            parts.append(part)
+            taken, position = position, position + part[cut.source].shape[0]
+            if position < stop or taken > first:  # part of a larger batch from now on
+                self._store.discard(stream, taken)
+        if len(parts) == 1:
+            return parts[0]
+        return {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
+
+    def _enter(self, stream: str, first: int, stop: int, cut: Cut) -> Values:
+        """Run images that no earlier cut has seen up to this one."""
         modules = self._full_modules if stream == FULL else self._quantized_modules
-        start = batch * self._batch_size
-        pixels = self._images.batch(start, start + self._batch_size)
-        return self.program.run({self.program.input: pixels}, 0, cut, modules)
+        pixels = self._images.batch(first, min(first + self._plan.steps[0].batch, stop))
+        return self._program.run({self._program.input: pixels}, 0, cut, modules)
 
     def _install(self, name: str, sums: _CutSums) -> None:
         """Quantize one layer and put it, with the statistics behind it, into the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
-        spec = dataclasses.replace(self._spec, bits=self._bits[name])
+        spec = dataclasses.replace(self._spec, bits=self._bits[name], rows_at_once=self._plan.rows_at_once)
         result = quantize_layer(layer.weight, hessian(moments), spec, sums.cross(name))
         self.results[name] = result
         installed = self._quantized_modules[name]
@@ -145,7 +179,7 @@ class _Work:
             else statistics_of_weight(layer.weight, moments, result.target_power)
         )
         after = statistics_of_weight(decoded, moments, result.power)
-        norm = self._quantized_modules.get(self.program.followers.get(name, ""))
+        norm = self._quantized_modules.get(self._program.followers.get(name, ""))
         correct_statistics(installed, norm, before, after, self._spec.statistics)
 
 
@@ -164,10 +198,14 @@ class _CutSums:
             shared = moments_for(self._layers[names[0]])
             self.moments |= dict.fromkeys(names, shared)
 
-    def update(self, inputs: Tensor, full: Tensor) -> dict[str, Tensor]:
-        """Add a batch of layer inputs. Returns the full-precision outputs by layer when they are targets, else none."""
+    def update(self, inputs: Tensor, full: Tensor | None = None) -> dict[str, Tensor]:
+        """Add a batch of layer inputs, and the outputs that the layers give for `full` as targets.
+
+        Returns:
+            Those outputs by layer.
+        """
         outputs: dict[str, Tensor] = {}
-        if self.has_targets:
+        if full is not None:
             for name, layer in self._layers.items():
                 outputs[name] = layer(full)
                 self.outputs[name].update(outputs[name], layer.bias)

@@ -7,7 +7,7 @@ resuming from them costs one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,27 +72,36 @@ class Program:
         }
 
     def run(
-        self, values: Mapping[str, Tensor], start: int, stop: Cut | None, modules: Mapping[str, nn.Module]
+        self,
+        values: Values,
+        start: int,
+        stop: Cut | None,
+        modules: Mapping[str, nn.Module],
+        watch: Callable[[Values], None] | None = None,
     ) -> Values:
         """Run the steps from `start` to a cut.
 
         Args:
             values: What is live at `start`, by name. Values of later steps may be given too: those steps are skipped.
+                Emptied on the way, so that the memory of what is not needed any more is free.
             start: Index of the first step.
             stop: Where to end; None runs to the network's output.
             modules: The network's modules by name; layers may be replaced.
+            watch: Told of the values that are alive after each step, before those that nobody reads again are dropped.
 
         Returns:
             What is live at `stop`, or {"output": ...}.
         """
         end = len(self._nodes) if stop is None else stop.index
-        alive: Values = dict(values)
+        alive = values
         for index in range(start, end):
             node = self._nodes[index]
             if node.op == "output":
                 return {"output": alive[node.all_input_nodes[0].name]}
             if node.name not in alive:
                 alive[node.name] = _run_step(node, alive, modules)
+            if watch is not None:
+                watch(alive)
             for read in node.all_input_nodes:
                 if self._last_reader[read.name] == index:
                     alive.pop(read.name, None)

@@ -20,8 +20,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edged.quant.grid import Grid
-from edged.quant.linalg import upper_factor
+from edged.products import matmul_nt
+from edged.quant.grid import Grid, nearest_codes_
+from edged.quant.linalg import factorize
+
+_COLUMNS = 16  # that are quantized before the rest of their block hears of it
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class QuantizedRows:
     loss: Tensor
 
 
-def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size: int = 128) -> QuantizedRows:
+def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size: int = 256) -> QuantizedRows:
     """Quantize columns in `order`, pushing each error onto those left.
 
     Minimizes tr((W_hat - W) H (W_hat - W)^T) / 2 greedily (arXiv 2509.05576, Eq. 10-13).
@@ -55,55 +58,61 @@ def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size
     Raises:
         CalibrationError: H is not positive definite.
     """
-    R = upper_factor(H, order)
-    return quantize_with_factor(W, R, grid, order, block_size)
+    return quantize_with_factor(W, factorize(H, order).upper(), grid, order, block_size)
 
 
-def quantize_with_factor(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 128) -> QuantizedRows:
+def quantize_with_factor(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 256) -> QuantizedRows:
     """`quantize_columns` with P H P^T = R R^T already factored: candidates that share an order share R.
+
+    Everything is done in steps of each row's grid, because the recursion acts on rows of any scale alike: the wanted
+    real code is w / scale + zero_point plus what is carried over, and rounding it is all there is to a column.
 
     Args:
         W: Weights [rows, d]. Not modified.
         R: Upper triangular [d, d], columns in `order`.
-        grid: One scale per row.
+        grid: One scale per row. With k times as many scales as rows, W is quantized k times over: [k * rows, d].
         order: Permutation of range(d).
         block_size: Columns per lazy update.
     """
-    rows, d = W.shape
+    d, copies, candidates = W.shape[1], grid.scale.shape[0] // W.shape[0], grid.scale.shape[0]
     # Columns are visited one by one: as rows of the transpose they are contiguous.
     targets = W.t()[order]
-    delta = torch.empty_like(targets)
-    codes = torch.empty(d, rows, dtype=torch.uint8, device=W.device)
-    loss = torch.zeros(rows, dtype=W.dtype, device=W.device)
+    delta = W.new_empty(d, candidates)
+    codes = torch.empty(d, candidates, dtype=torch.uint8, device=W.device)
+    loss = W.new_zeros(candidates)
     for start in range(0, d, block_size):
         block = slice(start, min(start + block_size, d))
-        carried = R[:start, block].t() @ delta[:start]
-        loss += _quantize_block(targets[block], R[block, block], carried, grid, codes[block], delta[block])
-    unpermuted = torch.empty_like(codes)
-    unpermuted[order] = codes
-    return QuantizedRows(unpermuted.t().contiguous(), loss / 2)
+        wanted = targets[block].repeat(1, copies).div_(grid.scale).add_(grid.zero_point)
+        carried = matmul_nt(R[:start, block].t(), delta[:start].t()) if start else torch.zeros_like(wanted)
+        _quantize_block(wanted, R[block, block], carried, grid.max_code, delta[block])
+        codes[order[block]] = wanted.sub_(delta[block]).round_().to(torch.uint8)
+        loss += carried.square_().sum(0)
+    return QuantizedRows(codes.t().contiguous(), loss * grid.scale.square() / 2)
 
 
-def _quantize_block(targets: Tensor, R: Tensor, carried: Tensor, grid: Grid, codes: Tensor, delta: Tensor) -> Tensor:
-    """Quantize one block of columns, one after the other.
+def _quantize_block(wanted: Tensor, R: Tensor, carried: Tensor, max_code: int, delta: Tensor) -> None:
+    """Quantize one block of columns: a few one after the other, then their effect on the block's others at once.
 
     Args:
-        targets: Weights of the block [block, rows].
+        wanted: Weights of the block in steps of the grid [block, rows].
         R: Diagonal block of the factor [block, block].
-        carried: sum over earlier blocks of Δ_i R_ij [block, rows]. Overwritten.
-        grid: One scale per row.
-        codes: Receives the codes [block, rows].
+        carried: sum over earlier blocks of Δ_i R_ij [block, rows]. Becomes (Δ R)_j, whose square is column j's loss.
+        max_code: Largest code.
         delta: Receives Δ = W - Q [block, rows].
-
-    Returns:
-        sum over the block's columns of (Δ R)_j^2 [rows].
     """
+    block = R.shape[0]
+    for start in range(0, block, _COLUMNS):
+        stop = min(start + _COLUMNS, block)
+        part = slice(start, stop)
+        _quantize_one_by_one(wanted[part], R[part, part], carried[part], max_code, delta[part])
+        carried[stop:].addmm_(R[part, stop:].t(), delta[part])
+
+
+def _quantize_one_by_one(wanted: Tensor, R: Tensor, carried: Tensor, max_code: int, delta: Tensor) -> None:
+    """`_quantize_block` without any grouping."""
+    code = torch.empty_like(wanted[0])
     pivots = R.diagonal().tolist()
-    for j, pivot in enumerate(pivots):
-        wanted = torch.add(targets[j], carried[j], alpha=1 / pivot)
-        code = wanted.div_(grid.scale).round_().add_(grid.zero_point).clamp_(0, grid.max_code)
-        codes[j] = code
-        torch.sub(targets[j], code.sub_(grid.zero_point).mul_(grid.scale), out=delta[j])
-        # carried[j] becomes (Δ R)_j, whose square is the loss of column j.
-        carried[j:].addr_(R[j, j:], delta[j])
-    return carried.square().sum(0)
+    for j, (target, pivot, error) in enumerate(zip(wanted.unbind(), pivots, delta.unbind(), strict=True)):
+        torch.add(target, carried[j], alpha=1 / pivot, out=code)
+        torch.sub(target, nearest_codes_(code, max_code), out=error)
+        carried[j:].addr_(R[j, j:], error)

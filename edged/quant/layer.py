@@ -7,17 +7,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from edged.products import matmul_nt
 from edged.quant.accept import better_rows
 from edged.quant.beam import quantize_with_beam
 from edged.quant.descent import descend
 from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
-from edged.quant.linalg import damp_in_place, upper_factor
+from edged.quant.linalg import Factor, damp_in_place, factorize
 from edged.quant.objective import row_loss
+from edged.quant.obq import ROWS_AT_ONCE as OBQ_ROWS
 from edged.quant.obq import quantize_rows_greedily
-from edged.quant.ordering import column_order
+from edged.quant.ordering import KNOWN_BEFOREHAND, column_order, order_beforehand
 from edged.quant.rtn import round_to_nearest
-from edged.quant.search import quantize_with_golden_section, quantize_with_search, weighted_grid
+from edged.quant.search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.quant.target import compensated_weights
 from edged.spec import Method, Order, QuantSpec, Search
 
@@ -50,6 +52,27 @@ class LayerResult:
     dead_inputs: int
     target_power: Tensor
     power: Tensor
+
+
+def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
+    """Memory that `quantize_layer` takes, its Hessians included.
+
+    Args:
+        weight: [rows, ...].
+        groups: Conv groups.
+        spec: How to quantize.
+    """
+    rows, d = weight.shape[0] // groups, weight[0].numel()
+    if spec.method is Method.OBQ:
+        return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
+    # The Hessian, its permuted copy and the factor of that; the best of several orders keeps the first factor too.
+    matrices = groups + 2 + (spec.order is Order.BEST)
+    candidates = len(REFINE) if spec.search is Search.LOSS else 1
+    # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
+    at_once = min(rows, spec.rows_at_once)
+    searched = at_once * d * candidates * 6
+    beam = at_once * d * spec.beam * 8 if spec.beam > 1 else 0
+    return 4 * matrices * d**2 + max(searched, beam) + 4 * 5 * rows * d
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:
@@ -98,21 +121,20 @@ class _Group:
 
 
 def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
-    damping, L = damp_in_place(H, spec.damp_ratio, spec.damp_absolute)
+    first = order_beforehand(H, spec.order, spec.descending)
+    damping, factor = damp_in_place(H, first, spec.damp_ratio, spec.damp_absolute)
     try:
         if cross is not None:
-            W = compensated_weights(W, H, L, H.diagonal() - damping.diagonal, cross, spec.propagation)
+            W = compensated_weights(W, H, factor, H.diagonal() - damping.diagonal, cross, spec.propagation)
         # A dead input contributes nothing: its weights are best stored as zero.
         live = W.masked_fill(damping.dead, 0)
         grid = _first_grid(live, H, spec)
-        orders = _orders(live, H, L, grid, spec)
-        del L  # d x d, and no longer needed
-        grid, quantized, order = _quantize_rows(live, H, grid, orders, spec)
+        grid, quantized, order = _quantize_rows(live, H, factor, grid, spec)
     finally:
         damping.undo(H)
     # A scale is served as float32: the loss that is reported is that of the served weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
-    product, loss = W @ H, row_loss(delta, H)
+    product, loss = matmul_nt(W, H), row_loss(delta, H)
     target_power = (product * W).sum(1) / 2
     return _Group(
         grid=grid,
@@ -128,29 +150,31 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     )
 
 
-def _orders(W: Tensor, H: Tensor, L: Tensor, grid: Grid, spec: QuantSpec) -> dict[Order, Tensor]:
-    """The column orders to try, by rule; none where nothing is compensated column by column."""
-    refined = spec.search in (Search.LOSS, Search.GOLDEN)
-    if spec.method is Method.RTN or (spec.method is Method.OBQ and not refined):
-        return {}
-    # OBQ has an order for each row; a shared one serves to find its grid.
-    shared = BEST_OF if spec.order is Order.BEST else (spec.order,)
-    rules = (Order.SENSITIVITY,) if spec.method is Method.OBQ else shared
-    return {rule: column_order(W, H, L, grid, rule, spec.descending) for rule in rules}
-
-
 def _quantize_rows(
-    W: Tensor, H: Tensor, grid: Grid, orders: dict[Order, Tensor], spec: QuantSpec
+    W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec
 ) -> tuple[Grid, QuantizedRows, Order]:
     """Choose grid, codes and order for W [rows, d] under the damped H [d, d]."""
     if spec.method is Method.RTN:
         return grid, round_to_nearest(W, H, grid), Order.NONE
     if spec.method is Method.OBQ:
-        for columns in orders.values():
-            grid, _ = _search_grid(W, upper_factor(H, columns), grid, columns, spec)
-        return grid, quantize_rows_greedily(W, H, grid), Order.NONE
-    tried = [(*_quantize_in_order(W, H, grid, columns, spec), rule) for rule, columns in orders.items()]
+        return *_quantize_greedily(W, H, factor, grid, spec), Order.NONE
+    if spec.order in KNOWN_BEFOREHAND:
+        return *_quantize_in_order(W, H, factor.upper(), grid, factor.backwards.flip(0), spec), spec.order
+    rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
+    orders = [(rule, column_order(W, H, factor, grid, rule, spec.descending)) for rule in rules]
+    tried = [
+        (*_quantize_in_order(W, H, factorize(H, columns).upper(), grid, columns, spec), rule)
+        for rule, columns in orders
+    ]
     return min(tried, key=lambda entry: float(entry[1].loss.sum()))
+
+
+def _quantize_greedily(W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
+    """OBQ has an order for each row; a shared one serves to find its grid."""
+    if spec.search in (Search.LOSS, Search.GOLDEN):
+        columns = column_order(W, H, factor, grid, Order.SENSITIVITY)
+        grid, _ = _search_grid(W, factorize(H, columns).upper(), grid, columns, spec)
+    return grid, quantize_rows_greedily(W, H, grid)
 
 
 def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
@@ -163,12 +187,11 @@ def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
 
 
 def _quantize_in_order(
-    W: Tensor, H: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec
+    W: Tensor, H: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec
 ) -> tuple[Grid, QuantizedRows]:
-    R = upper_factor(H, columns)
     grid, rows = _search_grid(W, R, grid, columns, spec)
     if spec.beam > 1:
-        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size))
+        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size, spec.rows_at_once))
     if spec.descent_passes:
         rows = descend(W, H, grid, rows, spec.descent_passes)
     return grid, rows
@@ -177,7 +200,7 @@ def _quantize_in_order(
 def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
     """The grid that `spec.search` finds from `grid`, never one of higher loss, and the codes on it."""
     if spec.search is Search.LOSS:
-        return quantize_with_search(W, R, grid, columns, spec.block_size)
+        return quantize_with_search(W, R, grid, columns, spec.block_size, spec.rows_at_once)
     start = grid, quantize_with_factor(W, R, grid, columns, spec.block_size)
     if spec.search is not Search.GOLDEN:
         return start

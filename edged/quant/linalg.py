@@ -25,44 +25,74 @@ def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 
     return torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal + damping)
 
 
-def upper_factor(H: Tensor, order: Tensor) -> Tensor:
-    """R upper triangular with P H P^T = R R^T: the Cholesky factor of the reversed matrix, reversed back.
+@dataclass(frozen=True)
+class Factor:
+    """A factored Hessian.
+
+    Attributes:
+        L: Lower triangular [d, d] with H[backwards][:, backwards] = L L^T.
+        backwards: Permutation of range(d): the column order from its last entry to its first.
+    """
+
+    L: Tensor
+    backwards: Tensor
+
+    def upper(self) -> Tensor:
+        """R upper triangular [d, d] with P H P^T = R R^T, columns in order; in new memory."""
+        R: Tensor = self.L.flip(0, 1)
+        return R
+
+    def solve(self, B: Tensor) -> Tensor:
+        """B H^-1 for B [rows, d]."""
+        solution = torch.empty_like(B)
+        solution[:, self.backwards] = torch.cholesky_solve(B[:, self.backwards].t(), self.L).t()
+        return solution
+
+    def inverse_diagonal(self, block_size: int = 256) -> Tensor:
+        """diag(H^-1) [d]: the squared column norms of L^-1.
+
+        L^-1 is built block row by block row, so that nearly all work is in large products and the upper half is left
+        out:
+
+            (L^-1)[b, :b] = -L_bb^-1 L[b, :b] (L^-1)[:b, :b]
+
+        Args:
+            block_size: Rows per block; changes speed only.
+        """
+        L, d = self.L, self.L.shape[0]
+        inverse = torch.zeros_like(L)
+        for start in range(0, d, block_size):
+            done, block = slice(0, start), slice(start, min(start + block_size, d))
+            eye = torch.eye(block.stop - start, dtype=L.dtype, device=L.device)
+            corner = torch.linalg.solve_triangular(L[block, block], eye, upper=False)
+            inverse[block, block] = corner
+            inverse[block, done] = -corner @ (L[block, done] @ inverse[done, done])
+        diagonal = torch.empty_like(L[0])
+        diagonal[self.backwards] = inverse.square_().sum(0)
+        return diagonal
+
+
+def factorize(H: Tensor, order: Tensor) -> Factor:
+    """Factor H with its columns in `order`.
 
     Args:
         H: Positive definite [d, d]. Not modified.
-        order: Permutation of range(d); row i of P H P^T is row order[i] of H.
+        order: Permutation of range(d).
 
     Raises:
         CalibrationError: A pivot is not positive.
     """
-    backwards = order.flip(0)
-    L, info = torch.linalg.cholesky_ex(H[backwards[:, None], backwards])
-    if info.item():
-        raise CalibrationError(f"pivot {H.shape[0] - int(info.item())} of {H.shape[0]} of the Hessian is not positive")
-    factor: Tensor = L.flip(0, 1)
+    factor, info = _try_to_factorize(H, order)
+    if info:
+        raise CalibrationError(f"pivot {H.shape[0] - info} of {H.shape[0]} of the Hessian is not positive")
     return factor
 
 
-def inverse_diagonal(L: Tensor, block_size: int = 256) -> Tensor:
-    """diag(H^-1) [d]: the squared column norms of L^-1, where H = L L^T.
-
-    L^-1 is built block row by block row, so that nearly all work is in large products and the upper half is left out:
-
-        (L^-1)[b, :b] = -L_bb^-1 L[b, :b] (L^-1)[:b, :b]
-
-    Args:
-        L: Lower triangular factor [d, d]. Not modified.
-        block_size: Rows per block; changes speed only.
-    """
-    d = L.shape[0]
-    inverse = torch.zeros_like(L)
-    for start in range(0, d, block_size):
-        done, block = slice(0, start), slice(start, min(start + block_size, d))
-        eye = torch.eye(block.stop - start, dtype=L.dtype, device=L.device)
-        corner = torch.linalg.solve_triangular(L[block, block], eye, upper=False)
-        inverse[block, block] = corner
-        inverse[block, done] = -corner @ (L[block, done] @ inverse[done, done])
-    return inverse.square_().sum(0)
+def _try_to_factorize(H: Tensor, order: Tensor) -> tuple[Factor, int]:
+    """A factor, and 0 or the number of the first pivot that is not positive, counted from the order's end."""
+    backwards = order.flip(0)
+    L, info = torch.linalg.cholesky_ex(H[backwards[:, None], backwards])
+    return Factor(L, backwards), int(info)
 
 
 @dataclass(frozen=True)
@@ -89,18 +119,19 @@ class Damping:
         H.diagonal().copy_(self.diagonal)
 
 
-def damp_in_place(H: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> tuple[Damping, Tensor]:
+def damp_in_place(H: Tensor, order: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> tuple[Damping, Factor]:
     """Damp H, growing the ratio tenfold until a Cholesky factorization exists.
 
-    In place, because a second d x d matrix would be the largest thing in memory.
+    In place, because a further d x d matrix would be the largest thing in memory.
 
     Args:
         H: Symmetric [d, d], positive semi-definite up to rounding. Only its diagonal is changed.
+        order: Column order to factor it in.
         damp_ratio: First ratio to try.
         damp_absolute: Added besides, in squared input units.
 
     Returns:
-        What was done, and L lower triangular with H = L L^T for the damped H.
+        What was done, and the factor of the damped H.
 
     Raises:
         CalibrationError: H is not finite, or no ratio up to damp_ratio * 10**MAX_RETRIES suffices. H is as it was.
@@ -111,9 +142,9 @@ def damp_in_place(H: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> t
     ratio = damp_ratio
     for retries in range(MAX_RETRIES + 1):
         H.diagonal().copy_(damped_diagonal(diagonal, ratio, damp_absolute))
-        L, info = torch.linalg.cholesky_ex(H)
-        if not info.item():
-            return Damping(diagonal, ratio, retries), L
+        factor, info = _try_to_factorize(H, order)
+        if not info:
+            return Damping(diagonal, ratio, retries), factor
         ratio = max(ratio, 1e-6) * DAMP_GROWTH
     H.diagonal().copy_(diagonal)
     raise CalibrationError(

@@ -9,8 +9,10 @@ from edged.quant.fastobq import QuantizedRows
 from edged.quant.grid import Grid
 from edged.quant.objective import row_loss
 
+ROWS_AT_ONCE = 16
 
-def quantize_rows_greedily(W: Tensor, H: Tensor, grid: Grid, rows_at_once: int = 16) -> QuantizedRows:
+
+def quantize_rows_greedily(W: Tensor, H: Tensor, grid: Grid, rows_at_once: int = ROWS_AT_ONCE) -> QuantizedRows:
     """Quantize each row in its own greedy order.
 
     In each row the next weight is the one with the least (quant(w) - w)^2 / [H^-1]_jj, except that a weight whose

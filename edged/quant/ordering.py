@@ -8,19 +8,30 @@ import torch
 from torch import Tensor
 
 from edged.quant.grid import Grid
-from edged.quant.linalg import inverse_diagonal
+from edged.quant.linalg import Factor
 from edged.spec import Order
 
 PANEL = 128
 
 
-def column_order(W: Tensor, H: Tensor, L: Tensor, grid: Grid, order: Order, descending: bool = True) -> Tensor:
+# These need neither weights nor a factor: the Hessian can be factored in this order right away.
+KNOWN_BEFOREHAND = (Order.NONE, Order.HESSIAN)
+
+
+def order_beforehand(H: Tensor, order: Order, descending: bool = True) -> Tensor:
+    """`column_order` of a rule in KNOWN_BEFOREHAND, from the undamped or damped H [d, d]; as stored for any other."""
+    if order is Order.HESSIAN:
+        return _visit(H.diagonal(), descending)
+    return torch.arange(H.shape[0], device=H.device)
+
+
+def column_order(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order, descending: bool = True) -> Tensor:
     """The permutation of range(d) in which FastOBQ visits the columns.
 
     Args:
         W: Weights [rows, d]. Not modified.
         H: Damped Hessian [d, d]. Not modified.
-        L: Its lower triangular factor, H = L L^T. Not modified.
+        factor: Of H, in any order.
         grid: The rows' grid.
         order: The rule.
         descending: Whether the highest score comes first.
@@ -28,12 +39,16 @@ def column_order(W: Tensor, H: Tensor, L: Tensor, grid: Grid, order: Order, desc
     Returns:
         int64 [d]; equal scores keep their stored order, so the result is reproducible.
     """
-    if order is Order.NONE:
-        return torch.arange(W.shape[1], device=W.device)
-    return torch.sort(column_score(W, H, L, grid, order), descending=descending, stable=True).indices
+    if order in KNOWN_BEFOREHAND:
+        return order_beforehand(H, order, descending)
+    return _visit(column_score(W, H, factor, grid, order), descending)
 
 
-def column_score(W: Tensor, H: Tensor, L: Tensor, grid: Grid, order: Order) -> Tensor:
+def _visit(score: Tensor, descending: bool) -> Tensor:
+    return torch.sort(score, descending=descending, stable=True).indices
+
+
+def column_score(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order) -> Tensor:
     """Score of each column [d] under a rule other than Order.NONE and Order.BEST.
 
     Sensitivity is S_j = sum_i (quant(w_ij) - w_ij)^2 / (2 [H^-1]_jj) (arXiv 2509.05576, Eq. 11).
@@ -47,7 +62,7 @@ def column_score(W: Tensor, H: Tensor, L: Tensor, grid: Grid, order: Order) -> T
     error = grid.nearest(W) - W
     if order is Order.ERROR:
         return error.abs().sum(0)
-    return error.square().sum(0) / (2 * inverse_diagonal(L))
+    return error.square().sum(0) / (2 * factor.inverse_diagonal())
 
 
 def _min_pivot_score(H: Tensor) -> Tensor:

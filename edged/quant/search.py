@@ -41,7 +41,7 @@ def weighted_grid(W: Tensor, weight: Tensor, bits: int, scheme: Scheme) -> Grid:
 
 
 def quantize_with_search(
-    W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 128, rows_at_once: int = 256
+    W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 256, rows_at_once: int = 512
 ) -> tuple[Grid, QuantizedRows]:
     """Quantize every row on several scalings of its grid and keep, per row, the one of least loss.
 
@@ -70,18 +70,18 @@ def quantize_with_search(
 def _search_rows(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int) -> tuple[Grid, QuantizedRows]:
     rows = W.shape[0]
     factors = W.new_tensor(REFINE).repeat_interleave(rows)
-    stacked = Grid(grid.scale.repeat(len(REFINE)) * factors, grid.zero_point.repeat(len(REFINE)), grid.bits)
-    tried = quantize_with_factor(W.repeat(len(REFINE), 1), R, stacked, order, block_size)
+    scaled = Grid(grid.scale.repeat(len(REFINE)) * factors, grid.zero_point.repeat(len(REFINE)), grid.bits)
+    tried = quantize_with_factor(W, R, scaled, order, block_size)
     loss, best = tried.loss.view(len(REFINE), rows).min(0)
     chosen = best * rows + torch.arange(rows, device=W.device)
     return (
-        Grid(stacked.scale[chosen], stacked.zero_point[chosen], grid.bits),
+        Grid(scaled.scale[chosen], scaled.zero_point[chosen], grid.bits),
         QuantizedRows(tried.codes[chosen], loss),
     )
 
 
 def quantize_with_golden_section(
-    W: Tensor, R: Tensor, bits: int, scheme: Scheme, order: Tensor, block_size: int = 128
+    W: Tensor, R: Tensor, bits: int, scheme: Scheme, order: Tensor, block_size: int = 256
 ) -> tuple[Grid, QuantizedRows]:
     """Quantize with one clip factor for all rows, found by golden-section search on the true loss (arXiv 2510.04044).
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from edged.products import matmul_nt
+from edged.quant.linalg import Factor
 
-def compensated_weights(W: Tensor, H: Tensor, L: Tensor, damping: Tensor, cross: Tensor, share: float) -> Tensor:
+
+def compensated_weights(W: Tensor, H: Tensor, factor: Factor, damping: Tensor, cross: Tensor, share: float) -> Tensor:
     """The weights that give the full-precision outputs from the inputs that the layer really gets.
 
     With full-precision outputs Y = W X and inputs X_hat, the least squares solution drawn towards W is
@@ -19,7 +21,7 @@ def compensated_weights(W: Tensor, H: Tensor, L: Tensor, damping: Tensor, cross:
     Args:
         W: Full-precision weights [rows, d]. Not modified.
         H: Damped Hessian H + D [d, d] of X_hat. Not modified.
-        L: Its lower triangular factor.
+        factor: Of H.
         damping: diag(D) [d].
         cross: 2/n Y X_hat^T [rows, d].
         share: How far to go from W (0) to W* (1).
@@ -28,5 +30,5 @@ def compensated_weights(W: Tensor, H: Tensor, L: Tensor, damping: Tensor, cross:
         W + share * (W* - W), [rows, d].
     """
     # (W* - W) (H + D) = cross - W H: solving for the difference keeps W exact where there is nothing to correct.
-    residual = cross - W @ H + W * damping
-    return W + share * torch.cholesky_solve(residual.t(), L).t()
+    residual = cross - matmul_nt(W, H) + W * damping
+    return W + share * factor.solve(residual)

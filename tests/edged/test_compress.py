@@ -15,6 +15,7 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError
 from edged.models.resnet import CifarResNet
+from edged.observer import SilentObserver
 from edged.spec import RECIPES, InputSpec, Method, Order, QuantSpec, Statistics, recipe
 from tests.edged.pictures import write_folder
 
@@ -165,14 +166,9 @@ def test_the_full_model_keeps_its_statistics_when_they_are_reestimated(model: nn
 
 
 def test_progress_reaches_its_end(model: nn.Module, cache: ImageCache):
-    class Recorder:
+    class Recorder(SilentObserver):
         def __init__(self) -> None:
             self.seen: list[tuple[int, int]] = []
-
-        def stage(self, name: str):
-            from contextlib import nullcontext
-
-            return nullcontext()
 
         def progress(self, done: int, total: int) -> None:
             self.seen.append((done, total))

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
+from edged.engine.plan import Resources
 from edged.models.layers import quantizable_layers
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
 from tests.edged.pictures import write_folder
@@ -185,12 +186,14 @@ def test_outlier_weights(cache: ImageCache, method: Method, search: Search, laye
     assert relative_error(done) < 0.05
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_the_batch_size_changes_nothing_but_rounding(cache: ImageCache, batch_size: int):
+@pytest.mark.parametrize("batch_bytes", [1, 200_000, 1 << 30])
+def test_the_batch_size_changes_nothing_but_rounding(cache: ImageCache, batch_bytes: int):
     model = small_network()
     # 8 bits with the plain range: nothing is searched, so that rounding cannot tip a choice of grid.
     spec = QuantSpec(bits=8, search=Search.MINMAX, order=Order.NONE)
-    whole, batched = (compress(model, cache, spec, batch_size=size) for size in (64, batch_size))
+    whole, batched = (
+        compress(model, cache, spec, resources=Resources(batch_bytes=size)) for size in (1 << 22, batch_bytes)
+    )
     assert_close(batched.logits, whole.logits, rtol=1e-2, atol=2e-3)
     assert_sound(batched)
 

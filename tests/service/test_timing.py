@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from edged.errors import MemoryLimitError
+from edged.memory import peak_bytes, resident_bytes
 from edged.observer import SilentObserver
-from service.timing import TimingObserver, peak_bytes, resident_bytes
+from service.timing import TimingObserver
 
 
 class Recorder:

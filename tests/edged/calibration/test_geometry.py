@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from edged.calibration.geometry import conv_columns, geometry_of
+from edged.calibration.geometry import conv_columns, geometry_of, padded
 from tests.edged.calibration.test_moments import GEOMETRIES
 
 
@@ -14,7 +14,7 @@ def test_weights_times_columns_are_the_convolution(geometry: dict):
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 16, bias=False, dtype=torch.float64, **geometry)
     x = torch.randn(2, 8, 9, 7, dtype=torch.float64)
-    columns = conv_columns(conv, x)
+    columns = conv_columns(conv, padded(conv, x))
     rows = conv.weight.reshape(conv.groups, 16 // conv.groups, -1)
     expected = conv(x)
     products = (rows @ columns).reshape(16, 2, *expected.shape[2:]).transpose(0, 1)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from edged.calibration.geometry import conv_columns
+from edged.calibration.geometry import conv_columns, padded
 from edged.calibration.lag import LagMoments
 from edged.calibration.moments import DenseMoments, UnfoldMoments, hessian, moments_for
 
@@ -33,7 +33,7 @@ def test_moments_are_those_of_the_columns(geometry: dict):
         x = torch.randn(3, 8, 9, 7)
         y = torch.randn_like(conv(x))
         moments.update(x, [conv(x), y])
-        X.append(conv_columns(conv, x))
+        X.append(conv_columns(conv, padded(conv, x)))
         Y.append(y.transpose(0, 1).reshape(conv.groups, 16 // conv.groups, -1))
     columns, outputs = torch.cat(X, 2), torch.cat(Y, 2)
     assert moments.positions == columns.shape[2]

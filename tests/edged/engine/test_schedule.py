@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import itertools
+
+import pytest
 import torch
 
-from edged.engine.schedule import images_per_cut
+from edged.engine.schedule import Step, schedule
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.models.resnet import CifarResNet
 
 
-def counts(available: int, oversampling: float, min_images: int) -> list[int]:
+def steps(
+    available: int = 100, batch_bytes: int = 1 << 24, oversampling: float = 32, min_images: int = 1
+) -> list[Step]:
     model = CifarResNet(3).eval()
-    layers = quantizable_layers(model)
-    return images_per_cut(Program(model), model, layers, torch.zeros(1, 3, 32, 32), available, oversampling, min_images)
+    layers, image = quantizable_layers(model), torch.zeros(1, 3, 32, 32)
+    return schedule(Program(model), model, layers, image, available, batch_bytes, oversampling, min_images)
+
+
+def counts(available: int, oversampling: float, min_images: int) -> list[int]:
+    return [step.images for step in steps(available, oversampling=oversampling, min_images=min_images)]
 
 
 def test_each_layer_sees_enough_columns_per_input():
@@ -30,3 +39,22 @@ def test_never_fewer_than_the_minimum_nor_more_than_there_are():
 def test_later_layers_never_see_fewer_images():
     found = counts(available=10_000, oversampling=8, min_images=2)
     assert found == sorted(found)
+
+
+@pytest.mark.parametrize("batch_bytes", [1, 1 << 20, 1 << 23, 1 << 30])
+def test_batches_grow_by_doubling_and_stay_within_their_bytes(batch_bytes: int):
+    found = steps(batch_bytes=batch_bytes)
+    for step, following in itertools.pairwise(found):
+        assert following.batch % step.batch == 0
+    assert all(step.batch == 1 or step.batch * step.peak_bytes <= batch_bytes for step in found)
+    assert found[-1].batch == (128 if batch_bytes > 1 << 22 else found[-1].batch)
+
+
+def test_bytes_of_one_image():
+    first, second = steps()[:2]
+    image, map_16 = 3 * 32 * 32 * 4, 16 * 32 * 32 * 4
+    assert (first.live_bytes, first.output_bytes) == (image, map_16)
+    # Before the stem's inputs go its outputs are there; then BatchNorm and ReLU have two maps at a time.
+    assert first.peak_bytes == 2 * map_16
+    # The block's input stays for the shortcut.
+    assert (second.live_bytes, second.output_bytes, second.peak_bytes) == (map_16, map_16, 3 * map_16)

@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from edged.quant.fastobq import quantize_columns
 from edged.quant.grid import Grid, minmax_grid, range_grid, row_range
-from edged.quant.linalg import upper_factor
+from edged.quant.linalg import factorize
 from edged.quant.search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.spec import Scheme
 from tests.edged.quant.conftest import make_layer
@@ -25,7 +25,9 @@ def test_weighted_grid_is_never_worse_than_the_full_range():
 def test_search_keeps_each_rows_best_candidate():
     layer = make_layer(rows=5, d=16, bits=3)
     order = torch.arange(16)
-    grid, quantized = quantize_with_search(layer.W, upper_factor(layer.H, order), layer.grid, order, rows_at_once=2)
+    grid, quantized = quantize_with_search(
+        layer.W, factorize(layer.H, order).upper(), layer.grid, order, rows_at_once=2
+    )
     one_by_one = torch.stack(
         [
             quantize_columns(layer.W, layer.H, Grid(layer.grid.scale * factor, layer.grid.zero_point, 3), order).loss
@@ -40,7 +42,7 @@ def test_search_keeps_each_rows_best_candidate():
 def test_golden_section_beats_the_full_range_and_is_near_the_best_of_many():
     layer = make_layer(rows=8, d=32, bits=2)
     order = torch.arange(32)
-    R = upper_factor(layer.H, order)
+    R = factorize(layer.H, order).upper()
     _, found = quantize_with_golden_section(layer.W, R, 2, Scheme.ASYMMETRIC, order)
     low, high = row_range(layer.W, Scheme.ASYMMETRIC)
     losses = [
