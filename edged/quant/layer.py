@@ -65,8 +65,8 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     rows, d = weight.shape[0] // groups, weight[0].numel()
     if spec.method is Method.OBQ:
         return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
-    # The Hessian, its permuted copy and the factor of that; the best of several orders keeps the first factor too.
-    matrices = groups + 2 + (spec.order is Order.BEST)
+    # The Hessian, its permuted copy and the factor of that; further orders and a beam factor again beside the first.
+    matrices = groups + 2 + (spec.order is Order.BEST or spec.beam > 1)
     candidates = len(REFINE) if spec.search is Search.LOSS else 1
     # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
     at_once = min(rows, spec.rows_at_once)
@@ -159,14 +159,18 @@ def _quantize_rows(
     if spec.method is Method.OBQ:
         return *_quantize_greedily(W, H, factor, grid, spec), Order.NONE
     if spec.order in KNOWN_BEFOREHAND:
-        return *_quantize_in_order(W, H, factor.upper(), grid, factor.backwards.flip(0), spec), spec.order
-    rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
-    orders = [(rule, column_order(W, H, factor, grid, rule, spec.descending)) for rule in rules]
-    tried = [
-        (*_quantize_in_order(W, H, factorize(H, columns).upper(), grid, columns, spec), rule)
-        for rule, columns in orders
-    ]
-    return min(tried, key=lambda entry: float(entry[1].loss.sum()))
+        columns, rule = factor.backwards.flip(0), spec.order
+        grid, rows = _search_grid(W, factor.upper(), grid, columns, spec)
+    else:
+        rules = BEST_OF if spec.order is Order.BEST else (spec.order,)
+        orders = [(rule, column_order(W, H, factor, grid, rule, spec.descending)) for rule in rules]
+        tried = [
+            (*_search_grid(W, factorize(H, columns).upper(), grid, columns, spec), columns, rule)
+            for rule, columns in orders
+        ]
+        grid, rows, columns, rule = min(tried, key=lambda entry: float(entry[1].loss.sum()))
+    # A beam and descent cost more than a solve: they are for the best order alone.
+    return grid, _improved(W, H, grid, rows, columns, spec), rule
 
 
 def _quantize_greedily(W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
@@ -186,15 +190,15 @@ def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
     return weighted_grid(W, weight, spec.bits, spec.scheme)
 
 
-def _quantize_in_order(
-    W: Tensor, H: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec
-) -> tuple[Grid, QuantizedRows]:
-    grid, rows = _search_grid(W, R, grid, columns, spec)
+def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Tensor, spec: QuantSpec) -> QuantizedRows:
+    """Codes on the same grid, of no higher loss in any row."""
     if spec.beam > 1:
-        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size, spec.rows_at_once))
+        R = factorize(H, columns).upper()
+        wide = quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size, spec.rows_at_once)
+        rows = better_rows(rows, wide)
     if spec.descent_passes:
         rows = descend(W, H, grid, rows, spec.descent_passes)
-    return grid, rows
+    return rows
 
 
 def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
