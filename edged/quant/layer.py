@@ -194,7 +194,8 @@ def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Te
     """Codes on the same grid, of no higher loss in any row."""
     if spec.beam > 1:
         R = factorize(H, columns).upper()
-        wide = quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size, spec.rows_at_once)
+        # Its own block size: paths change places within a block, so narrow ones pay here.
+        wide = quantize_with_beam(W, R, grid, columns, spec.beam, rows_at_once=spec.rows_at_once)
         rows = better_rows(rows, wide)
     if spec.descent_passes:
         rows = descend(W, H, grid, rows, spec.descent_passes)
