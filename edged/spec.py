@@ -22,6 +22,7 @@ _WHOLE_NUMBERS: Mapping[str, tuple[int, int]] = {
     "beam": (1, MAX_BEAM),
     "descent_passes": (0, MAX_SEED),
     "block_size": (1, MAX_SEED),
+    "rows_at_once": (1, MAX_SEED),
     "augmentation": (1, MAX_SEED),
     "seed": (0, MAX_SEED),
 }

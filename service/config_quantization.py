@@ -37,6 +37,7 @@ _BOUNDED: Mapping[str, Check[Any]] = {
     "last_bits": whole(MIN_BITS, MAX_BITS),
     "beam": whole(1, MAX_BEAM),
     "block_size": whole(1),
+    "rows_at_once": whole(1),
     "augmentation": whole(1),
     "damp_ratio": number(0, 1),
     "propagation": number(0, 1),

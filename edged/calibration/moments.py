@@ -164,6 +164,7 @@ class UnfoldMoments:
             for upper, group in zip(self._gram, columns, strict=True):
                 add_gram(upper, group)
         # Patches are linear in the image: those of the summed image have the same sum and are b times fewer.
+        del columns  # the last of them would stay beside what follows
         self._total += conv_columns(layer, x.sum(0, keepdim=True)).sum(2)
         sums = [
             shifted_products(y.float(), x, layer.kernel_size, layer.stride, (0, 0), layer.dilation, layer.groups)

@@ -178,8 +178,11 @@ def _quantize_rows(
     tried = []
     for rule, columns in orders.items():
         factor = factorize(H, columns).upper() if R is None else R
-        tried.append((*_quantize_in_order(W, H, factor, grid, columns, spec), rule))
-    return min(tried, key=lambda entry: float(entry[1].loss.sum()))
+        tried.append((*_search_grid(W, factor, grid, columns, spec), columns, rule))
+        del factor
+    grid, rows, columns, rule = min(tried, key=lambda entry: float(entry[1].loss.sum()))
+    # A beam and descent cost more than a solve: they are for the best order alone.
+    return grid, _improved(W, H, grid, rows, columns, spec), rule
 
 
 def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
@@ -191,15 +194,16 @@ def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
     return weighted_grid(W, weight, spec.bits, spec.scheme)
 
 
-def _quantize_in_order(
-    W: Tensor, H: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec
-) -> tuple[Grid, QuantizedRows]:
-    grid, rows = _search_grid(W, R, grid, columns, spec)
+def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Tensor, spec: QuantSpec) -> QuantizedRows:
+    """Codes on the same grid, of no higher loss in any row."""
     if spec.beam > 1:
-        rows = better_rows(rows, quantize_with_beam(W, R, grid, columns, spec.beam, spec.block_size, spec.rows_at_once))
+        R = factorize(H, columns).upper()
+        # Its own block size: paths change places within a block, so narrow ones pay here.
+        wide = quantize_with_beam(W, R, grid, columns, spec.beam, rows_at_once=spec.rows_at_once)
+        rows = better_rows(rows, wide)
     if spec.descent_passes:
         rows = descend(W, H, grid, rows, spec.descent_passes)
-    return grid, rows
+    return rows
 
 
 def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:

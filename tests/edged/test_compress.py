@@ -32,10 +32,10 @@ def model(cache: ImageCache) -> nn.Module:
     return network(cache)
 
 
-def network(cache: ImageCache) -> nn.Module:
+def network(cache: ImageCache, blocks: int = 3) -> nn.Module:
     """Random weights, with the BatchNorm statistics that training on these images would have left."""
     torch.manual_seed(0)
-    model = CifarResNet(3)
+    model = CifarResNet(blocks)
     with torch.no_grad():
         for _ in range(30):
             model(cache.batch(torch.arange(64)))
@@ -120,15 +120,15 @@ from edged.calibration.dataset import ImageCache
 from edged.spec import InputSpec
 from tests.edged.test_compress import digest_of_codes, network
 cache = ImageCache(Path(sys.argv[1]), InputSpec(16, 16))
-print(digest_of_codes(network(cache), cache))
+print(digest_of_codes(network(cache, blocks=1), cache))
 """
 
 
-def test_a_seed_gives_the_same_codes_in_every_process(model: nn.Module, cache: ImageCache):
+def test_a_seed_gives_the_same_codes_in_another_process(cache: ImageCache):
     command = [sys.executable, "-c", CODES_OF_A_PROCESS, str(cache.directory)]
     root = Path(__file__).parent.parent.parent
-    digests = [subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert digests == [f"{digest_of_codes(model, cache)}\n"] * 2
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{digest_of_codes(network(cache, blocks=1), cache)}\n"
 
 
 def digest_of_codes(model: nn.Module, cache: ImageCache) -> str:

@@ -72,6 +72,7 @@ def test_calib_lists_what_it_skips(task: Task, tmp_path: Path) -> None:
     [
         (["quantize"], 2, "required: CHECKPOINT"),
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--bits", "9"], 2, "--bits"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--beam", "65"], 2, "beam has value 65"),
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "CALIB"], 2, "exists already"),
         (["quantize", "MISSING", "--calib", "CALIB", "--out", "OUT"], 3, "missing.pt"),
         (["quantize", "FIRST", "--calib", "MISSING", "--out", "OUT"], 3, "missing.pt"),
