@@ -29,7 +29,7 @@ from edged.evaluation.classification import accuracy, predict
 from edged.models.layers import quantizable_layers
 from edged.quant.fastobq import quantize_columns
 from edged.quant.grid import Grid
-from edged.quant.linalg import damp_in_place, inverse_diagonal
+from edged.quant.linalg import Factor, damp_in_place
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import column_order
 from edged.quant.search import weighted_grid
@@ -39,8 +39,8 @@ SHARED = (Order.NONE, Order.ERROR, Order.WEIGHT, Order.HESSIAN, Order.MIN_PIVOT,
 OWN = (Order.ERROR, Order.WEIGHT, Order.SENSITIVITY)
 HEADER = ("order", "first", "rows")
 
-# Codes [rows, d] from W [rows, d], damped H [d, d], its factor L and the grid.
-Solve = Callable[[Tensor, Tensor, Tensor, Grid], Tensor]
+# Codes [rows, d] from W [rows, d], damped H [d, d], its factor and the grid.
+Solve = Callable[[Tensor, Tensor, Factor, Grid], Tensor]
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,16 @@ def variants(greedy: bool) -> Iterator[Variant]:
 
 def shared_order(order: Order, descending: bool) -> Solve:
     """FastOBQ: one order for all rows."""
-    return lambda W, H, L, grid: quantize_columns(W, H, grid, column_order(W, H, L, grid, order, descending)).codes
+    return lambda W, H, factor, grid: (
+        quantize_columns(W, H, grid, column_order(W, H, factor, grid, order, descending)).codes
+    )
 
 
 def own_orders(order: Order, descending: bool) -> Solve:
     """Each row in the order of its own scores, all rows side by side."""
 
-    def solve(W: Tensor, H: Tensor, L: Tensor, grid: Grid) -> Tensor:
-        scores = _weight_scores(W, L, grid, order)
+    def solve(W: Tensor, H: Tensor, factor: Factor, grid: Grid) -> Tensor:
+        scores = _weight_scores(W, factor, grid, order)
         orders = torch.sort(scores, dim=1, descending=descending, stable=True).indices
         return quantize_rows_in_orders(W, H, grid, orders)
 
@@ -164,11 +166,11 @@ def quantize_rows_in_orders(W: Tensor, H: Tensor, grid: Grid, orders: Tensor) ->
     return torch.zeros_like(codes).scatter_(1, orders, codes).to(torch.uint8)
 
 
-def _weight_scores(W: Tensor, L: Tensor, grid: Grid, order: Order) -> Tensor:
+def _weight_scores(W: Tensor, factor: Factor, grid: Grid, order: Order) -> Tensor:
     if order is Order.WEIGHT:
         return W.abs()
     error = grid.nearest(W) - W
-    return error.abs() if order is Order.ERROR else error.square() / inverse_diagonal(L)
+    return error.abs() if order is Order.ERROR else error.square() / factor.take_inverse_diagonal()
 
 
 def measure(layers: Layers, solve: Solve, bits: int) -> tuple[float, float]:
@@ -191,10 +193,10 @@ def quantize(weight: Tensor, H: Tensor, spec: QuantSpec, solve: Solve, bits: int
     if H.shape[0] != 1:
         raise NotImplementedError("a convolution in groups has no single order; choose a network without")
     W, matrix = weight.flatten(1), H[0].clone()
-    damping, L = damp_in_place(matrix, spec.damp_ratio, spec.damp_absolute)
+    damping, factor = damp_in_place(matrix, torch.arange(len(matrix)), spec.damp_ratio, spec.damp_absolute)
     live = W.masked_fill(damping.dead, 0)
     grid = weighted_grid(live, torch.ones_like(matrix.diagonal()), bits, spec.scheme)
-    return grid.decode(solve(live, matrix, L, grid)).reshape(weight.shape)
+    return grid.decode(solve(live, matrix, factor, grid)).reshape(weight.shape)
 
 
 def _notes() -> str:

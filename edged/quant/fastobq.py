@@ -58,7 +58,7 @@ def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size
     Raises:
         CalibrationError: H is not positive definite.
     """
-    return quantize_with_factor(W, factorize(H, order).upper(), grid, order, block_size)
+    return quantize_with_factor(W, factorize(H, order).take_upper(), grid, order, block_size)
 
 
 def quantize_with_factor(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 256) -> QuantizedRows:

@@ -65,12 +65,12 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     rows, d = weight.shape[0] // groups, weight[0].numel()
     if spec.method is Method.OBQ:
         return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
-    # The Hessian, its permuted copy and the factor of that; then the Hessian, the factor and what is searched.
+    # The Hessian and its factor, which is made in place of a permuted copy.
     candidates = len(REFINE) if spec.search is Search.LOSS else 1
     at_once = min(rows, spec.rows_at_once)
     # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
     searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
-    return 4 * (groups + 1) * d**2 + max(4 * d**2, searched) + 4 * 5 * rows * d
+    return 4 * (groups + 1) * d**2 + searched + 4 * 5 * rows * d
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:
@@ -128,7 +128,7 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         live = W.masked_fill(damping.dead, 0)
         grid = _first_grid(live, H, spec)
         orders = _orders(live, H, factor, grid, spec)
-        R = factor.upper() if spec.order in KNOWN_BEFOREHAND else None
+        R = factor.take_upper() if spec.order in KNOWN_BEFOREHAND else None
         del factor  # d x d, and no longer needed
         grid, quantized, order = _quantize_rows(live, H, R, grid, orders, spec)
     finally:
@@ -173,11 +173,11 @@ def _quantize_rows(
         return grid, round_to_nearest(W, H, grid), Order.NONE
     if spec.method is Method.OBQ:
         for columns in orders.values():
-            grid, _ = _search_grid(W, factorize(H, columns).upper(), grid, columns, spec)
+            grid, _ = _search_grid(W, factorize(H, columns).take_upper(), grid, columns, spec)
         return grid, quantize_rows_greedily(W, H, grid), Order.NONE
     tried = []
     for rule, columns in orders.items():
-        factor = factorize(H, columns).upper() if R is None else R
+        factor = factorize(H, columns).take_upper() if R is None else R
         tried.append((*_search_grid(W, factor, grid, columns, spec), columns, rule))
         del factor
     grid, rows, columns, rule = min(tried, key=lambda entry: float(entry[1].loss.sum()))
@@ -197,7 +197,7 @@ def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
 def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Tensor, spec: QuantSpec) -> QuantizedRows:
     """Codes on the same grid, of no higher loss in any row."""
     if spec.beam > 1:
-        R = factorize(H, columns).upper()
+        R = factorize(H, columns).take_upper()
         # Its own block size: paths change places within a block, so narrow ones pay here.
         wide = quantize_with_beam(W, R, grid, columns, spec.beam, rows_at_once=spec.rows_at_once)
         rows = better_rows(rows, wide)

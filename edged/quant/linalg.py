@@ -25,30 +25,33 @@ def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 
     return torch.where(diagonal == 0, torch.ones_like(diagonal), diagonal + damping)
 
 
-@dataclass(frozen=True)
 class Factor:
-    """A factored Hessian.
+    """A factored Hessian: H[backwards][:, backwards] = L L^T, L lower triangular.
 
-    Attributes:
-        L: Lower triangular [d, d] with H[backwards][:, backwards] = L L^T.
+    At the sizes that matter each d x d matrix is a good part of all memory in use. So what is made from L takes its
+    place: after `take_upper` or `take_inverse_diagonal` the factor is used up.
+
+    Args:
+        L: [d, d]. Owned from now on.
         backwards: Permutation of range(d): the column order from its last entry to its first.
     """
 
-    L: Tensor
-    backwards: Tensor
-
-    def upper(self) -> Tensor:
-        """R upper triangular [d, d] with P H P^T = R R^T, columns in order; in new memory."""
-        R: Tensor = self.L.flip(0, 1)
-        return R
+    def __init__(self, L: Tensor, backwards: Tensor) -> None:
+        self._L, self._backwards = L, backwards
 
     def solve(self, B: Tensor) -> Tensor:
         """B H^-1 for B [rows, d]."""
         solution = torch.empty_like(B)
-        solution[:, self.backwards] = torch.cholesky_solve(B[:, self.backwards].t(), self.L).t()
+        solution[:, self._backwards] = torch.cholesky_solve(B[:, self._backwards].t(), self._L).t()
         return solution
 
-    def inverse_diagonal(self, block_size: int = 256) -> Tensor:
+    def take_upper(self) -> Tensor:
+        """R upper triangular [d, d] with P H P^T = R R^T, columns in order: L with rows and columns reversed."""
+        R, self._L = self._L, self._L.new_empty(0)
+        _reverse_in_place(R.view(-1))
+        return R
+
+    def take_inverse_diagonal(self, block_size: int = 256) -> Tensor:
         """diag(H^-1) [d]: the squared column norms of L^-1.
 
         L^-1 is built block row by block row, so that nearly all work is in large products and the upper half is left
@@ -59,17 +62,28 @@ class Factor:
         Args:
             block_size: Rows per block; changes speed only.
         """
-        L, d = self.L, self.L.shape[0]
-        inverse = torch.zeros_like(L)
+        rows, self._L = self._L, self._L.new_empty(0)
+        d = rows.shape[0]
         for start in range(0, d, block_size):
             done, block = slice(0, start), slice(start, min(start + block_size, d))
-            eye = torch.eye(block.stop - start, dtype=L.dtype, device=L.device)
-            corner = torch.linalg.solve_triangular(L[block, block], eye, upper=False)
-            inverse[block, block] = corner
-            inverse[block, done] = -corner @ (L[block, done] @ inverse[done, done])
-        diagonal = torch.empty_like(L[0])
-        diagonal[self.backwards] = inverse.square_().sum(0)
+            eye = torch.eye(block.stop - start, dtype=rows.dtype, device=rows.device)
+            corner = torch.linalg.solve_triangular(rows[block, block], eye, upper=False)
+            # Rows of L are read for the last time as those of its inverse take their place.
+            rows[block, done] = -corner @ (rows[block, done] @ rows[done, done])
+            rows[block, block] = corner
+        diagonal = torch.empty_like(rows[0])
+        diagonal[self._backwards] = rows.square_().sum(0)
         return diagonal
+
+
+def _reverse_in_place(flat: Tensor, chunk: int = 1 << 20) -> None:
+    n = flat.shape[0]
+    for start in range(0, n // 2, chunk):
+        stop = min(start + chunk, n // 2)
+        front, back = flat[start:stop], flat[n - stop : n - start]
+        swapped = front.flip(0)
+        front.copy_(back.flip(0))
+        back.copy_(swapped)
 
 
 def factorize(H: Tensor, order: Tensor) -> Factor:
@@ -91,7 +105,9 @@ def factorize(H: Tensor, order: Tensor) -> Factor:
 def _try_to_factorize(H: Tensor, order: Tensor) -> tuple[Factor, int]:
     """A factor, and 0 or the number of the first pivot that is not positive, counted from the order's end."""
     backwards = order.flip(0)
-    L, info = torch.linalg.cholesky_ex(H[backwards[:, None], backwards])
+    L = H[backwards[:, None], backwards]
+    info = torch.empty((), dtype=torch.int32, device=H.device)
+    torch.linalg.cholesky_ex(L, out=(L, info))
     return Factor(L, backwards), int(info)
 
 

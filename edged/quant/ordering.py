@@ -31,7 +31,7 @@ def column_order(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order,
     Args:
         W: Weights [rows, d]. Not modified.
         H: Damped Hessian [d, d]. Not modified.
-        factor: Of H, in any order.
+        factor: Of H, in any order. Used up by Order.SENSITIVITY.
         grid: The rows' grid.
         order: The rule.
         descending: Whether the highest score comes first.
@@ -62,7 +62,7 @@ def column_score(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order)
     error = grid.nearest(W) - W
     if order is Order.ERROR:
         return error.abs().sum(0)
-    return error.square().sum(0) / (2 * factor.inverse_diagonal())
+    return error.square().sum(0) / (2 * factor.take_inverse_diagonal())
 
 
 def _min_pivot_score(H: Tensor) -> Tensor:

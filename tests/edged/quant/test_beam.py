@@ -31,7 +31,7 @@ LAYERS = st.builds(
 def beam(layer: Layer, width: int, order: Tensor | None = None, block_size: int = 7, **options: int) -> QuantizedRows:
     order = torch.arange(layer.W.shape[1]) if order is None else order
     return quantize_with_beam(
-        layer.W, factorize(layer.H, order).upper(), layer.grid, order, width, block_size, **options
+        layer.W, factorize(layer.H, order).take_upper(), layer.grid, order, width, block_size, **options
     )
 
 
@@ -79,7 +79,7 @@ def test_a_full_beam_is_nearly_always_the_best_of_all_codes():
 @given(layer=LAYERS, seed=st.integers(0, 1000))
 def test_width_one_is_the_greedy_choice(layer: Layer, seed: int):
     order = torch.randperm(layer.W.shape[1], generator=torch.Generator().manual_seed(seed))
-    greedy = quantize_with_factor(layer.W, factorize(layer.H, order).upper(), layer.grid, order)
+    greedy = quantize_with_factor(layer.W, factorize(layer.H, order).take_upper(), layer.grid, order)
     found = beam(layer, 1, order)
     assert torch.equal(found.codes, greedy.codes)
     assert_close(found.loss, greedy.loss)
@@ -121,7 +121,7 @@ def test_four_paths_lose_less_than_one_on_the_whole():
 
 def test_inputs_are_not_modified(layer: Layer):
     order = torch.arange(24)
-    R = factorize(layer.H, order).upper()
+    R = factorize(layer.H, order).take_upper()
     before = layer.W.clone(), R.clone()
     quantize_with_beam(layer.W, R, layer.grid, order, 3)
     assert torch.equal(layer.W, before[0])

@@ -37,11 +37,11 @@ Solver = Callable[[Tensor, Tensor, Grid, Tensor], QuantizedRows]
 
 
 def searched(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> QuantizedRows:
-    return quantize_with_search(W, factorize(H, order).upper(), grid, order)[1]
+    return quantize_with_search(W, factorize(H, order).take_upper(), grid, order)[1]
 
 
 def beamed(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> QuantizedRows:
-    return quantize_with_beam(W, factorize(H, order).upper(), grid, order, width=3, block_size=5)
+    return quantize_with_beam(W, factorize(H, order).take_upper(), grid, order, width=3, block_size=5)
 
 
 def descended(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> QuantizedRows:
@@ -171,7 +171,7 @@ def test_whatever_is_asked_for_the_loss_is_that_of_the_codes_and_blocks_do_not_m
 def test_a_beam_is_accepted_row_by_row(seed: int):
     layer = make_layer(rows=8, d=12, bits=2, seed=seed)
     order = torch.arange(12)
-    R = factorize(layer.H, order).upper()
+    R = factorize(layer.H, order).take_upper()
     greedy = quantize_with_factor(layer.W, R, layer.grid, order)
     pair = quantize_with_beam(layer.W, R, layer.grid, order, 2)
     spec = QuantSpec(bits=2, damp_ratio=0.0, order=Order.NONE, search=Search.MINMAX, beam=2)

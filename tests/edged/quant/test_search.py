@@ -26,7 +26,7 @@ def test_search_keeps_each_rows_best_candidate():
     layer = make_layer(rows=5, d=16, bits=3)
     order = torch.arange(16)
     grid, quantized = quantize_with_search(
-        layer.W, factorize(layer.H, order).upper(), layer.grid, order, rows_at_once=2
+        layer.W, factorize(layer.H, order).take_upper(), layer.grid, order, rows_at_once=2
     )
     one_by_one = torch.stack(
         [
@@ -42,7 +42,7 @@ def test_search_keeps_each_rows_best_candidate():
 def test_golden_section_beats_the_full_range_and_is_near_the_best_of_many():
     layer = make_layer(rows=8, d=32, bits=2)
     order = torch.arange(32)
-    R = factorize(layer.H, order).upper()
+    R = factorize(layer.H, order).take_upper()
     _, found = quantize_with_golden_section(layer.W, R, 2, Scheme.ASYMMETRIC, order)
     low, high = row_range(layer.W, Scheme.ASYMMETRIC)
     losses = [
