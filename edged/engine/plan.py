@@ -27,7 +27,7 @@ from edged.quant.layer import solve_bytes
 from edged.spec import QuantSpec
 
 # Larger tensors fall out of the processor's caches and take fresh pages from the system at every step.
-BATCH_BYTES = 64 << 20
+BATCH_BYTES = 32 << 20
 ACTIVATION_MEMORY = 32 << 20  # the disk's cache is hardly slower
 SHRINK_STEPS = 5  # halvings of the batch and of the rows before a limit is given up
 
