@@ -17,6 +17,7 @@ from edged.engine.plan import Plan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import fidelity
+from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
@@ -110,6 +111,7 @@ def compress(
     watcher: Observer = observer or SilentObserver()
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher)
     batch_size = done.plan.steps[0].batch

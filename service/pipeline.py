@@ -27,6 +27,7 @@ from edged.evaluation.classification import accuracy
 from edged.evaluation.fidelity import fidelity
 from edged.memory import peak_bytes
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
+from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
 from edged.observer import Observer
 from edged.spec import InputSpec
@@ -139,7 +140,7 @@ def load(state: Mapping[str, Tensor], arch: str | None, overrides: Mapping[str, 
             f"mean and std have {spec.channels} values, {architecture.name} reads {architecture.in_channels} channels;"
             " give one value a channel"
         )
-    return Loaded(load_model(state, architecture), architecture, spec)
+    return Loaded(own_memory(load_model(state, architecture)), architecture, spec)
 
 
 def calibrate(folder: Path, cache_root: Path, spec: InputSpec, images: int | None, observer: Observer) -> ImageCache:

@@ -12,6 +12,7 @@ output gradients Y, which needs no patches whatever the geometry.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -62,15 +63,32 @@ def moments_for(layer: QuantizableLayer) -> Moments:
     return UnfoldMoments(layer)
 
 
-def moments_bytes(layer: QuantizableLayer) -> int:
-    """Memory that the sums of a layer take, with those of a batch that are added to them."""
-    columns, rows = layer.weight[0].numel(), layer.weight.shape[0]
-    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
-    gram, cross = groups * columns**2, rows * columns
+@dataclass(frozen=True)
+class MomentsBytes:
+    """Memory that the moments of a layer take.
+
+    Attributes:
+        gram: Sums that `take_gram` gives up.
+        cross: Sums against the outputs.
+        scratch: What adding a batch takes besides.
+    """
+
+    gram: int
+    cross: int
+    scratch: int
+
+
+def moments_bytes(layer: QuantizableLayer) -> MomentsBytes:
+    """What `moments_for` this layer will take."""
+    d, rows = layer.weight[0].numel(), layer.weight.shape[0]
+    cross = 4 * rows * d
     if isinstance(layer, nn.Conv2d) and is_same_3x3(layer):
-        gram = lag_elements(layer.in_channels)
-    patches = 2 * MAX_PATCH_BYTES if isinstance(layer, nn.Conv2d) and not is_pointwise(layer) else 0
-    return 4 * 2 * (gram + cross) + patches
+        gram = 4 * lag_elements(layer.in_channels)
+        return MomentsBytes(gram, cross, gram + cross)
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    patches = 0 if isinstance(layer, nn.Linear) or is_pointwise(layer) else 2 * MAX_PATCH_BYTES
+    product = 4 * d * (d if d < 2 * BLOCK else BLOCK)
+    return MomentsBytes(4 * groups * d**2, cross, product + cross + patches)
 
 
 def hessian(moments: Moments) -> Tensor:

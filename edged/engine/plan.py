@@ -21,7 +21,7 @@ from edged.engine.images import AugmentedImages
 from edged.engine.schedule import Step, schedule
 from edged.errors import MemoryLimitError
 from edged.memory import resident_bytes
-from edged.models.graph import Cut, Program
+from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.quant.layer import solve_bytes
 from edged.spec import QuantSpec
@@ -131,8 +131,7 @@ def _waiting_bytes(spec: QuantSpec, steps: list[Step]) -> int:
 
 def _work_bytes(program: Program, layers: dict[str, QuantizableLayer], spec: QuantSpec, steps: list[Step]) -> int:
     """The larger of what a batch and what solving a layer takes, at the worst cut."""
-    entering = 0
-    most = 0
+    entering, most = 0, 0
     for cut, step in zip(program.cuts, steps, strict=True):
         batch = step.batch * step.peak_bytes
         if spec.propagation > 0:
@@ -140,14 +139,16 @@ def _work_bytes(program: Program, layers: dict[str, QuantizableLayer], spec: Qua
         # Images that enter run through everything before this cut, as many at a time as at the first.
         batch = max(batch, entering + step.batch * step.live_bytes)
         entering = max(entering, steps[0].batch * step.peak_bytes)
-        sums = _sums_bytes(cut, layers)
-        solving = max(solve_bytes(layers[name].weight, _groups(layers[name]), spec) for name in cut.layers)
-        most = max(most, sums + max(batch, solving))
+        sums = [moments_bytes(layers[name]) for name in cut.layers]
+        kept = sum(each.gram + each.cross for each in sums)
+        summing = batch + kept + max(each.scratch for each in sums)
+        # The Hessian takes the place of the Gram matrix that it comes from.
+        solving = kept + max(
+            solve_bytes(layers[name].weight, _groups(layers[name]), spec) - each.gram
+            for name, each in zip(cut.layers, sums, strict=True)
+        )
+        most = max(most, summing, solving)
     return most
-
-
-def _sums_bytes(cut: Cut, layers: dict[str, QuantizableLayer]) -> int:
-    return sum(moments_bytes(layers[name]) for name in cut.layers)
 
 
 def _groups(layer: QuantizableLayer) -> int:

@@ -1,9 +1,10 @@
-"""Which layers of a model are quantized."""
+"""Which layers of a model are quantized, and who owns their tensors."""
 
 from __future__ import annotations
 
 import copy
 
+import torch
 from torch import nn
 
 from edged.calibration.geometry import QuantizableLayer
@@ -18,3 +19,17 @@ def shared_copy(model: nn.Module) -> nn.Module:
     """A copy whose parameters and buffers are the model's own, to be replaced one by one."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def own_memory(model: nn.Module) -> nn.Module:
+    """Copy all parameters and buffers of `model`, in place, convolutions in channels-last layout. Returns it.
+
+    As long as one small vector lies in a mapped checkpoint, all pages of the file that were read count as in use.
+    """
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            layout = torch.channels_last if parameter.dim() == 4 else torch.contiguous_format
+            parameter.data = parameter.detach().clone(memory_format=layout)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.clone())
+    return model

@@ -1,0 +1,180 @@
+"""Seconds and memory of quantizing ResNets at 224 px, as multiples of one plain forward pass over the same images.
+
+The forward pass is torch's own: eager, contiguous tensors, batches of 16, in the same process and threads, right before
+and right after. Quantizing is calibration, solve and statistics together; decoding images is neither's. Each
+measurement has a process of its own, so that peaks of memory are its own too. Usage:
+
+    python -m benchmarks.quantize [--networks resnet18 resnet50] [--recipes fast balanced] [--images 1024]
+    python -m benchmarks.quantize --scaling      # seconds against images, and against width
+
+Images come from EDGED_DATA/imagenette where that is set and has enough of them, else they are made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import edged.compress
+import edged.engine.layerwise
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.engine.activations import ActivationStore
+from edged.engine.images import AugmentedImages
+from edged.memory import peak_bytes, resident_bytes
+from edged.models.graph import Program
+from edged.models.torchvision_shim import import_torchvision
+from edged.spec import InputSpec, recipe
+
+FORWARD_BATCH = 16
+# What is timed inside, as (owner, function, label); a function inside another counts for itself only.
+PARTS = [
+    (edged.engine.layerwise._CutSums, "update", "moments"),
+    (Program, "run", "forward"),
+    (AugmentedImages, "batch", "images"),
+    (ActivationStore, "put", "keep"),
+    (ActivationStore, "get", "keep"),
+    (edged.engine.layerwise, "hessian", "solve"),
+    (edged.engine.layerwise, "quantize_layer", "solve"),
+    (edged.compress, "predict", "held-out"),
+]
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--recipes", nargs="+", default=["fast", "balanced"])
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        print(json.dumps(measure(**json.loads(options.child))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        if options.scaling:
+            scale(Path(folder), options.recipes)
+            return
+        print(f"{torch.get_num_threads()} threads, {options.images} images at 224 px, W4")
+        for network in options.networks:
+            for name in options.recipes:
+                show(apart(network, name, options.images, folder))
+
+
+def scale(folder: Path, recipes: list[str]) -> None:
+    """Seconds against the number of images, then against width at a fixed number."""
+    for name in recipes:
+        for images in (256, 512, 1024, 2048):
+            show(apart("resnet18", name, images, str(folder)))
+        for network in ("resnet18", "resnet50", "resnet101"):
+            show(apart(network, name, 512, str(folder)))
+
+
+def apart(network: str, recipe_name: str, images: int, folder: str) -> dict[str, Any]:
+    """`measure` in a fresh process."""
+    job = json.dumps({"network": network, "recipe_name": recipe_name, "images": images, "folder": folder})
+    command = [sys.executable, "-m", "benchmarks.quantize", "--child", job]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
+
+
+def measure(network: str, recipe_name: str, images: int, folder: str) -> dict[str, Any]:
+    """Quantize once."""
+    torch.manual_seed(0)
+    cache = _cache(Path(folder), images)
+    model = getattr(import_torchvision().models, network)().eval()
+    seconds: Counter[str] = Counter()
+    _time_parts(seconds)
+    before_bytes, start = resident_bytes(), time.perf_counter()
+    done = edged.compress.compress(model, cache, recipe(recipe_name))
+    total = time.perf_counter() - start
+    peak = peak_bytes()
+    passes = [_forward_seconds(model.to(memory_format=torch.contiguous_format), cache) for _ in range(2)]
+    return {
+        "network": network,
+        "recipe": recipe_name,
+        "images": images,
+        "seconds": total,
+        "forward": sum(passes) / len(passes),
+        "parts": dict(seconds),
+        "added": peak - before_bytes,
+        "peak": peak,
+        "planned": done.plan.peak_bytes,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """One line, then where the time goes."""
+    ratio = result["seconds"] / result["forward"]
+    print(
+        f"{result['network']:9} {result['recipe']:8} {result['images']:5} images: {result['seconds']:6.1f} s ="
+        f" {ratio:.2f} forward passes of {result['forward']:.1f} s; peak {result['peak'] >> 20} MiB,"
+        f" planned {result['planned'] >> 20}, added {result['added'] >> 20}"
+    )
+    shares = sorted(((100 * s / result["seconds"], label) for label, s in result["parts"].items()), reverse=True)
+    print(f"{'':9} {', '.join(f'{label} {share:.0f} %' for share, label in shares)}", flush=True)
+
+
+def _forward_seconds(model: torch.nn.Module, cache: ImageCache) -> float:
+    with torch.inference_mode():
+        model(cache.batch(torch.arange(FORWARD_BATCH)))
+        start = time.perf_counter()
+        for batch in cache.batches(torch.arange(len(cache)), FORWARD_BATCH):
+            model(batch)
+    return time.perf_counter() - start
+
+
+def _time_parts(seconds: Counter[str]) -> None:
+    inner: list[float] = []
+
+    def timed(call: Callable[..., Any], label: str) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            inner.append(0.0)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                spent = time.perf_counter() - start
+                seconds[label] += spent - inner.pop()
+                if inner:
+                    inner[-1] += spent
+
+        return wrapper
+
+    for owner, name, label in PARTS:
+        setattr(owner, name, timed(getattr(owner, name), label))
+
+
+def _cache(folder: Path, images: int) -> ImageCache:
+    data = os.environ.get("EDGED_DATA")
+    photos = Path(data) / "imagenette" / "calib" if data else None
+    if photos is None or sum(1 for _ in photos.rglob("*.JPEG")) < images:
+        photos = folder / "made"
+        _make_photos(photos, images)
+    return build_cache(photos, folder / "cache", InputSpec(), limit=images)
+
+
+def _make_photos(folder: Path, count: int) -> None:
+    """Smooth random pictures: neighbouring pixels resemble each other, as in photos."""
+    folder.mkdir(exist_ok=True)
+    for index in range(len(list(folder.iterdir())), count):
+        coarse = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((256, 256), Image.Resampling.BICUBIC).save(folder / f"{index:05}.jpg")
+
+
+if __name__ == "__main__":
+    main()
