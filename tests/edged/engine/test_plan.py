@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.engine.images import AugmentedImages
+from edged.engine.plan import Plan, Resources, plan_work
+from edged.errors import MemoryLimitError
+from edged.models.graph import Program
+from edged.models.resnet import CifarResNet
+from edged.spec import InputSpec, QuantSpec
+from tests.edged.pictures import write_folder
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    root: Path = tmp_path_factory.mktemp("calibration")
+    write_folder(root / "images", classes=2, images=24)
+    return build_cache(root / "images", root / "cache", InputSpec(32, 32))
+
+
+def planned(cache: ImageCache, spec: QuantSpec, resources: Resources) -> Plan:
+    model = CifarResNet(3).eval()
+    return plan_work(Program(model), model, AugmentedImages(cache, 1, 0), spec, resources)
+
+
+def test_a_generous_limit_changes_nothing(cache: ImageCache):
+    free = planned(cache, QuantSpec(), Resources())
+    limited = planned(cache, QuantSpec(), Resources(memory_limit=free.peak_bytes + 64 * MIB))
+    assert limited.steps == free.steps
+    assert limited.activation_memory == free.activation_memory
+
+
+def test_values_go_to_the_disk_before_batches_shrink(cache: ImageCache):
+    free = planned(cache, QuantSpec(), Resources())
+    assert free.activation_memory > 4 * MIB
+    tight = planned(cache, QuantSpec(), Resources(memory_limit=free.peak_bytes - 3 * MIB))
+    assert tight.steps == free.steps
+    assert tight.activation_memory < free.activation_memory
+    assert tight.peak_bytes <= free.peak_bytes - 3 * MIB
+
+
+def test_batches_shrink_when_values_on_the_disk_do_not_suffice(cache: ImageCache):
+    free = planned(cache, QuantSpec(), Resources())
+    limit = free.peak_bytes - free.activation_memory - 4 * MIB
+    tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
+    assert tight.steps[0].batch < free.steps[0].batch
+    assert tight.peak_bytes <= limit
+
+
+def test_too_little_is_refused_with_the_least_that_would_do(cache: ImageCache):
+    with pytest.raises(MemoryLimitError, match=r"memory limit of 1 MiB is too little .* at least (\d+) MiB") as caught:
+        planned(cache, QuantSpec(), Resources(memory_limit=MIB))
+    least = int(str(caught.value).split()[-2])
+    # A little more, because the process itself grows a little from call to call.
+    assert planned(cache, QuantSpec(), Resources(memory_limit=(least + 16) * MIB)).peak_bytes <= (least + 16) * MIB
+
+
+def test_independent_layers_need_room_for_one_stream(cache: ImageCache):
+    both = planned(cache, QuantSpec(), Resources())
+    one = planned(cache, QuantSpec(propagation=0.0), Resources())
+    assert one.activation_memory * 2 == both.activation_memory
+
+
+def test_the_plan_is_plain_data(cache: ImageCache):
+    plan = planned(cache, QuantSpec(), Resources())
+    told = json.loads(json.dumps(plan.to_dict()))
+    assert told["batch_sizes"] == [step.batch for step in plan.steps]
+    assert told["peak_bytes"] > told["present_bytes"] > 0
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from edged.calibration.dataset import build_cache
+from edged.compress import compress
+from edged.engine.plan import Resources
+from edged.memory import peak_bytes
+from edged.models.registry import Architecture, build
+from edged.models.torchvision_shim import import_torchvision
+from edged.spec import InputSpec, QuantSpec
+
+torch.manual_seed(0)
+model = import_torchvision().models.resnet18().eval()
+cache = build_cache(Path(sys.argv[1]), Path(sys.argv[2]), InputSpec(224, 224))
+done = compress(model, cache, QuantSpec(), resources=Resources(memory_limit=int(sys.argv[3]) or None))
+print(peak_bytes(), done.plan.peak_bytes)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [0, 640 * MIB])
+def test_the_measured_peak_is_the_planned_one(tmp_path: Path, limit: int):
+    write_folder(tmp_path / "images", classes=4, images=200)
+    command = [sys.executable, "-c", MEASURE, tmp_path / "images", tmp_path / "cache", str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    measured, planned_bytes = map(int, done.stdout.split())
+    assert measured == pytest.approx(planned_bytes, rel=0.1)
+    assert not limit or measured <= 1.05 * limit
