@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edged.errors import CalibrationError
+from edged.products import matmul_nt
 
 DAMP_GROWTH = 10.0
 MAX_RETRIES = 6
@@ -42,7 +43,8 @@ class Factor:
     def solve(self, B: Tensor) -> Tensor:
         """B H^-1 for B [rows, d]."""
         solution = torch.empty_like(B)
-        solution[:, self._backwards] = torch.cholesky_solve(B[:, self._backwards].t(), self._L).t()
+        half = torch.linalg.solve_triangular(self._L, B[:, self._backwards].t(), upper=False)
+        solution[:, self._backwards] = torch.linalg.solve_triangular(self._L.t(), half, upper=True).t()
         return solution
 
     def take_upper(self) -> Tensor:
@@ -86,6 +88,32 @@ def _reverse_in_place(flat: Tensor, chunk: int = 1 << 20) -> None:
         back.copy_(swapped)
 
 
+def cholesky_in_place(A: Tensor, block_size: int = 256) -> int:
+    """Replace A by L, lower triangular with A = L L^T, a block of columns after the other.
+
+    LAPACK's routine, as torch calls it, works on a copy, and for float32 it is slower than these products.
+
+    Args:
+        A: Symmetric [d, d], contiguous.
+        block_size: Columns per block; changes speed only.
+
+    Returns:
+        0, or the number of the first pivot that is not positive, from 1 on; A is of no use then.
+    """
+    d = A.shape[0]
+    for start in range(0, d, block_size):
+        done, block, below = slice(0, start), slice(start, min(start + block_size, d)), slice(start + block_size, d)
+        if start:
+            A[start:, block] -= matmul_nt(A[start:, done], A[block, done])
+        L, info = torch.linalg.cholesky_ex(A[block, block])
+        if info:
+            return start + int(info)
+        A[block, block] = L
+        A[below, block] = torch.linalg.solve_triangular(L, A[below, block].t(), upper=False).t()
+        A[block, below] = 0
+    return 0
+
+
 def factorize(H: Tensor, order: Tensor) -> Factor:
     """Factor H with its columns in `order`.
 
@@ -106,9 +134,8 @@ def _try_to_factorize(H: Tensor, order: Tensor) -> tuple[Factor, int]:
     """A factor, and 0 or the number of the first pivot that is not positive, counted from the order's end."""
     backwards = order.flip(0)
     L = H[backwards[:, None], backwards]
-    info = torch.empty((), dtype=torch.int32, device=H.device)
-    torch.linalg.cholesky_ex(L, out=(L, info))
-    return Factor(L, backwards), int(info)
+    info = cholesky_in_place(L)
+    return Factor(L, backwards), info
 
 
 @dataclass(frozen=True)

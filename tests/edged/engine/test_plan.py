@@ -98,7 +98,7 @@ print(peak_bytes(), done.plan.peak_bytes)
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 640 * MIB])
 def test_the_measured_peak_is_the_planned_one(tmp_path: Path, limit: int):
-    write_folder(tmp_path / "images", classes=4, images=200)
+    write_folder(tmp_path / "images", classes=4, images=40)
     command = [sys.executable, "-c", MEASURE, tmp_path / "images", tmp_path / "cache", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured, planned_bytes = map(int, done.stdout.split())

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from torch.testing import assert_close
 
 from edged.errors import CalibrationError
-from edged.quant.linalg import damp_in_place, damped_diagonal, factorize
+from edged.quant.linalg import cholesky_in_place, damp_in_place, damped_diagonal, factorize
 from tests.edged.quant.conftest import Layer, damped
 
 
@@ -14,6 +15,26 @@ def test_upper_factor(layer: Layer):
     R = factorize(layer.H, order).take_upper()
     assert_close(R @ R.T, layer.H[order][:, order])
     assert torch.equal(R, R.triu())
+
+
+@pytest.mark.parametrize("block_size", [1, 5, 24, 256])
+def test_cholesky_in_place(layer: Layer, block_size: int):
+    A = layer.H.clone()
+    assert cholesky_in_place(A, block_size) == 0
+    assert_close(A, torch.linalg.cholesky(layer.H))
+
+
+def test_cholesky_names_the_pivot_that_is_not_positive(layer: Layer):
+    for pivot in (1, 13, 24):
+        A = layer.H.clone()
+        A[pivot - 1, pivot - 1] = -1
+        assert cholesky_in_place(A, block_size=5) == pivot == int(torch.linalg.cholesky_ex(_with(layer, pivot)).info)
+
+
+def _with(layer: Layer, pivot: int) -> Tensor:
+    H = layer.H.clone()
+    H[pivot - 1, pivot - 1] = -1
+    return H
 
 
 def test_solve(layer: Layer):
