@@ -20,7 +20,7 @@ from edged.calibration.moments import moments_bytes
 from edged.engine.images import AugmentedImages
 from edged.engine.schedule import Step, schedule
 from edged.errors import MemoryLimitError
-from edged.memory import resident_bytes
+from edged.memory import give_back_free_memory, resident_bytes
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.quant.layer import solve_bytes
@@ -29,6 +29,8 @@ from edged.spec import QuantSpec
 # Larger tensors fall out of the processor's caches and take fresh pages from the system at every step.
 BATCH_BYTES = 32 << 20
 ACTIVATION_MEMORY = 32 << 20  # the disk's cache is hardly slower
+# What the work is found to take for each byte that is counted: freed blocks between used ones, oneDNN's own buffers.
+OVERHEAD = 1.6
 SHRINK_STEPS = 5  # halvings of the batch and of the rows before a limit is given up
 
 
@@ -98,8 +100,9 @@ def plan_work(
     for batch_bytes, rows_at_once in _settings(spec, resources):
         spec = dataclasses.replace(spec, rows_at_once=rows_at_once)
         steps = schedule(program, model, layers, images.batch(0, 1), len(images), batch_bytes)
+        give_back_free_memory()
         present = resident_bytes()  # after a first pass, which brings torch's code into memory
-        work = _weights_bytes(layers) + _work_bytes(program, layers, spec, steps)
+        work = int(OVERHEAD * (_weights_bytes(layers) + _work_bytes(program, layers, spec, steps)))
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
             waiting = min(waiting, resources.memory_limit - present - work)

@@ -65,12 +65,12 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     rows, d = weight.shape[0] // groups, weight[0].numel()
     if spec.method is Method.OBQ:
         return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
-    # The Hessian, a permuted copy, and what making that copy its own factor takes: panels of up to half of it.
+    # The Hessian, a permuted copy, and what making that copy its own factor takes.
     candidates = len(REFINE) if spec.search is Search.LOSS else 1
     at_once = min(rows, spec.rows_at_once)
     # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
     searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
-    return 4 * (groups + 1) * d**2 + max(2 * d**2, searched) + 4 * 5 * rows * d
+    return 4 * (groups + 1) * d**2 + max(4 * 1024 * d, searched) + 4 * 4 * rows * d
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:

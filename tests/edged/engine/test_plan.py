@@ -49,7 +49,7 @@ def test_values_go_to_the_disk_before_batches_shrink(cache: ImageCache):
 
 def test_batches_shrink_when_values_on_the_disk_do_not_suffice(cache: ImageCache):
     free = planned(cache, QuantSpec(), Resources())
-    limit = free.peak_bytes - free.activation_memory - 4 * MIB
+    limit = free.peak_bytes - free.activation_memory - 6 * MIB
     tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
     assert tight.steps[0].batch < free.steps[0].batch
     assert tight.peak_bytes <= limit
@@ -79,11 +79,13 @@ def test_the_plan_is_plain_data(cache: ImageCache):
 MEASURE = """
 import sys
 from pathlib import Path
+
+import torch
+
 from edged.calibration.dataset import build_cache
 from edged.compress import compress
 from edged.engine.plan import Resources
 from edged.memory import peak_bytes
-from edged.models.registry import Architecture, build
 from edged.models.torchvision_shim import import_torchvision
 from edged.spec import InputSpec, QuantSpec
 
@@ -96,7 +98,7 @@ print(peak_bytes(), done.plan.peak_bytes)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("limit", [0, 640 * MIB])
+@pytest.mark.parametrize("limit", [0, 850 * MIB])
 def test_the_measured_peak_is_the_planned_one(tmp_path: Path, limit: int):
     write_folder(tmp_path / "images", classes=4, images=40)
     command = [sys.executable, "-c", MEASURE, tmp_path / "images", tmp_path / "cache", str(limit)]
