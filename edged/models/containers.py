@@ -45,7 +45,8 @@ def read_contents(data: mmap.mmap, path: str, extra_names: Collection[str] = ())
     Args:
         data: The whole file. Only headers, the pickle and (for checksums) the entries of a zip are read.
         path: The same file, for the libraries that read it.
-        extra_names: Dotted names that its pickle may mention besides those of `allowlist`; each becomes a `Stub`.
+        extra_names: Dotted names that the pickle of a zip may mention besides those of `allowlist`; each becomes a
+            `Stub`. Legacy files are for state dicts alone.
 
     Raises:
         CheckpointError: It is none of the formats, or damaged.
@@ -59,8 +60,8 @@ def read_contents(data: mmap.mmap, path: str, extra_names: Collection[str] = ())
         _check_zip(data, extra_names)
         return Contents("torch-zip", _torch_load(path, extra_names, mapped=True))
     if head.startswith(b"\x80"):
-        _check_legacy(data, extra_names)
-        return Contents("torch-legacy", _torch_load(path, extra_names, mapped=False))
+        _check_legacy(data)
+        return Contents("torch-legacy", _torch_load(path, (), mapped=False))
     raise CheckpointError(f"{_guess(head)}; give a file of torch.save(model.state_dict()) or a .safetensors file")
 
 
@@ -69,6 +70,8 @@ def _guess(head: bytes) -> str:
     for start, reason in known.items():
         if head.startswith(start):
             return reason
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # fields 1 (version) and 2 (producer) of a ModelProto
+        return "it is an ONNX file, which holds no training checkpoint"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "it is a text file"
     return f"it is no checkpoint (it starts with the bytes {head[:4].hex(' ')})"
@@ -181,7 +184,7 @@ def _data_start(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
     raise CheckpointError(f"zip entry {quoted(info.filename)} lies outside the file: {_CLOSED_WRONGLY}")
 
 
-def _check_legacy(data: mmap.mmap, extra_names: Collection[str]) -> None:
+def _check_legacy(data: mmap.mmap) -> None:
     """The format before torch 1.6.
 
     Five pickles (magic, version, machine, object, storage keys), then count and bytes of each storage.
@@ -192,7 +195,7 @@ def _check_legacy(data: mmap.mmap, extra_names: Collection[str]) -> None:
         raise CheckpointError("it is a pickle, but not one of torch.save; save model.state_dict() with torch.save")
     for _ in ("version", "machine"):
         scan_pickle(stream)
-    storages = scan_pickle(stream, extra_names)
+    storages = scan_pickle(stream)
     keys = scan_key_list(stream)
     if sorted(keys) != sorted(storages):
         raise CheckpointError("its list of storages is not that of its tensors; save it again with a current torch")
