@@ -1,7 +1,7 @@
 """The labels of a detector's images: YOLO text files beside the images, a line a box.
 
-    <class> <x centre> <y centre> <width> <height>      as shares of the image's sides; or
-    <class> <x> <y> <x> <y> <x> <y> ...                 an outline, whose extent is the box
+<class> <x centre> <y centre> <width> <height>      as shares of the image's sides; or
+<class> <x> <y> <x> <y> <x> <y> ...                 an outline, whose extent is the box
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def read_labels(folder: Path, files: Sequence[str]) -> list[Boxes] | None:
     found = [path.is_file() for path in paths]
     if not any(found):
         return None
-    return [parse_labels(_read(path), path.name) if there else _boxes([]) for path, there in zip(paths, found, strict=True)]
+    return [
+        parse_labels(_read(path), path.name) if there else _boxes([]) for path, there in zip(paths, found, strict=True)
+    ]
 
 
 def parse_labels(text: str, name: str) -> Boxes:

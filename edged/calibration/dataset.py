@@ -24,9 +24,9 @@ from torch import Tensor
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.calibration.folder import SkippedImage, deal, scan, select
 from edged.calibration.images import Decoded, decode, normalize, read_image
+from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, ImageError
 from edged.observer import Observer, SilentObserver
-from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
 
 MIN_IMAGES = 32  # fewer say too little of the layers' inputs

@@ -191,7 +191,8 @@ class _CutSums:
 def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     names = [name for cut in program.cuts for name in cut.layers]
     bits = dict.fromkeys(names, spec.bits)
-    return bits | {names[0]: spec.first_bits or spec.bits} | {names[-1]: spec.last_bits or spec.bits}
+    last = dict.fromkeys(program.last_layers, spec.last_bits or spec.bits)
+    return bits | {names[0]: spec.first_bits or spec.bits} | last
 
 
 def _without_bias(y: Tensor, bias: Tensor | None) -> Tensor:

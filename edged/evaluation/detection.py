@@ -8,15 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from edged.calibration.boxes import Boxes
 from edged.calibration.dataset import ImageCache
 from edged.errors import CalibrationError
+from edged.evaluation.classification import predict
 from edged.models.detections import Detections
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import detect
 from edged.models.yolov5.plan import Plan
+from edged.observer import Observer, SilentObserver
 from edged.spec import EVALUATION, DetectionSpec
 
 Floats = npt.NDArray[np.float64]
@@ -47,7 +49,7 @@ class Precision:
 
 @dataclass(frozen=True)
 class _Matched:
-    """One class in one image: scores [n], descending, hits [thresholds, n], and how many boxes there are to be found."""
+    """One class in one image: scores [n], descending, hits [thresholds, n], and how many boxes there are to find."""
 
     scores: Floats
     hits: Flags
@@ -73,8 +75,42 @@ def detections_of(
     ]
 
 
-def average_precision(found: Sequence[Detections], labels: Sequence[Boxes], sizes: Sequence[tuple[int, int]]) -> Precision:
-    """mAP of detections against labels.
+def detect_all(
+    model: nn.Module,
+    plan: Plan,
+    cache: ImageCache,
+    indices: Tensor,
+    spec: DetectionSpec = EVALUATION,
+    batch_size: int = 8,
+    observer: Observer | None = None,
+) -> list[Detections]:
+    """Run a detector over images. The raw outputs of a batch, 9 MB an image, are in memory at a time.
+
+    Args:
+        model: Gives raw outputs.
+        plan: Of the model.
+        cache: Of letterboxed images.
+        indices: Which of them, int64 [n].
+        spec: Which predictions count.
+        batch_size: Images per forward pass.
+        observer: Told of images done.
+
+    Returns:
+        Boxes in pixels of the original images.
+    """
+    observer = observer or SilentObserver()
+    found: list[Detections] = []
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        found += detections_of(predict(model, cache, part, batch_size), plan, cache, part, spec)
+        observer.progress(len(found), len(indices))
+    return found
+
+
+def average_precision(
+    found: Sequence[Detections], labels: Sequence[Boxes], sizes: Sequence[tuple[int, int]]
+) -> Precision:
+    """Score detections against labels.
 
     Args:
         found: Boxes in pixels of each image.
@@ -102,9 +138,9 @@ def average_precision(found: Sequence[Detections], labels: Sequence[Boxes], size
 def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> float:
     """How many boxes two detectors share: 2 m / (a + b), in percent, over all images.
 
-    m counts pairs of boxes of one class that overlap by at least MATCH_IOU, each box in one pair at most: the reference's
-    boxes choose by descending score, each the box that it overlaps most. a and b are the two detectors' boxes. 100 is
-    the same boxes (or none on both sides), 0 none in common.
+    m counts pairs of boxes of one class that overlap by at least MATCH_IOU, each box in one pair at most: the
+    reference's boxes choose by descending score, each the box that it overlaps most. a and b count the two detectors'
+    boxes. 100 is the same boxes (or none on both sides), 0 none in common.
 
     Args:
         reference: Of the full-precision network, an entry an image.

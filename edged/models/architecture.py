@@ -126,18 +126,16 @@ def checked(architecture: Architecture) -> Architecture:
     Raises:
         ArchitectureError: An attribute has an impossible value.
     """
-    if architecture.name in CIFAR:
-        stems, shortcuts = ("cifar",), ("pad", "projection")
-    elif architecture.plan is not None:
-        stems, shortcuts = ("plan",), ("plan",)
-    else:
-        stems, shortcuts = ("imagenet", "small"), ("projection",)
     choices: dict[str, tuple[Any, ...]] = {
         "name": CLASSIFIERS if architecture.plan is None else (name_of(architecture.plan),),
-        "stem": stems,
-        "shortcut": shortcuts,
+        "stem": ("imagenet", "small"),
+        "shortcut": ("projection",),
         "in_channels": (1, 3),
     }
+    if architecture.name in CIFAR:
+        choices |= {"stem": ("cifar",), "shortcut": ("pad", "projection")}
+    elif architecture.plan is not None:
+        choices |= {"stem": ("plan",), "shortcut": ("plan",)}
     for key, allowed in choices.items():
         if (value := getattr(architecture, key)) not in allowed:
             raise ArchitectureError(

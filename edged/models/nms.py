@@ -38,7 +38,8 @@ def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
 
 def _greedily(boxes: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
     """Ranks of the boxes kept; ends early, since boxes come by descending score."""
-    left, kept = torch.arange(len(boxes)), []
+    kept: list[int] = []
+    left = torch.arange(len(boxes))
     while len(left) and len(kept) < limit:
         best, left = left[0], left[1:]
         kept.append(int(best))
@@ -51,7 +52,7 @@ def _with_torchvision(boxes: Tensor, classes: Tensor, iou: float) -> Tensor:
     nms = import_torchvision().ops.nms
     falling = torch.arange(len(boxes), 0, -1, dtype=torch.float32)  # the rank as a score: ties are settled already
     kept = []
-    for kind in classes.unique():
+    for kind in set(classes.tolist()):
         members = (classes == kind).nonzero().flatten()
         kept.append(members[nms(boxes[members], falling[members], iou)])
     return torch.cat(kept).sort().values if kept else torch.zeros(0, dtype=torch.int64)

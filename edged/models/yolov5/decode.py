@@ -1,6 +1,8 @@
-"""What the raw outputs of a YOLOv5 mean: with s = sigmoid(raw), in a cell (column, row) of a level,
+"""What the raw outputs of a YOLOv5 mean.
 
-    centre = (2 s_xy - 0.5 + cell) * stride      size = (2 s_wh)^2 * anchor      score = s_objectness * s_class
+With s = sigmoid(raw), in a cell (column, row) of a level:
+
+centre = (2 s_xy - 0.5 + cell) * stride      size = (2 s_wh)^2 * anchor      score = s_objectness * s_class
 """
 
 from __future__ import annotations

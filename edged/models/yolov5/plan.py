@@ -207,7 +207,9 @@ def parse_names(value: object) -> tuple[str, ...]:
 
 def _row(index: int, entry: object, absolute: bool) -> Row:
     if not isinstance(entry, list) or len(entry) != 4:
-        raise ArchitectureError(f"row {index} of the yaml is {_kind(entry)}; it must be [from, number, block, arguments]")
+        raise ArchitectureError(
+            f"row {index} of the yaml is {_kind(entry)}; it must be [from, number, block, arguments]"
+        )
     reads, repeats, block, arguments = entry
     if not isinstance(block, str) or block not in BLOCKS:
         raise ArchitectureError(

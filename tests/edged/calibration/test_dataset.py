@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.calibration.images import decode_image, normalize
+from edged.calibration.images import Decoded, decode_image, normalize
 from edged.errors import CalibrationError, StateError
 from edged.observer import SilentObserver
 from edged.spec import InputSpec
@@ -215,7 +215,7 @@ def test_results_in_flight_are_bounded(tmp_path: Path) -> None:
 
     def eager_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         results = [function(item) for item in items]
-        if isinstance(results[0], np.ndarray):
+        if isinstance(results[0], Decoded):
             batches.append(len(results))
         return results
 
@@ -274,6 +274,7 @@ READ_ALL = """
 import resource, sys
 from pathlib import Path
 from edged.calibration.dataset import build_cache
+from edged.calibration.images import Decoded
 from edged.spec import InputSpec
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 spec = InputSpec(512, 512)
