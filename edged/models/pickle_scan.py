@@ -22,7 +22,7 @@ from edged.models.allowlist import BUILT_BY_TORCH, STORAGES, STUBBED, YOLOV5
 # A ResNet-152 takes 0.15 MB and 30,000 steps, a YOLOv5x 100,000; with an optimizer's state about three times that.
 MAX_PICKLE_BYTES = 16 << 20
 MAX_PICKLE_STEPS = 1_000_000
-MAX_PATHS = 1 << 14  # to one object, over all others that share it; a YOLOv5's activation is shared 170 times
+MAX_PATHS = 1 << 14  # to one object, over all others that share it
 MAX_TUPLES = 20_000  # beside those of tensors; as a dict's key, 150,000 in each other overflow the stack of the hash
 
 # All that torch.save writes, besides the memo's instructions. An object from the memo is "o", a text from it "m".
@@ -53,6 +53,10 @@ _FIRST_ARGUMENT: Mapping[str, str] = {
 # gives a tensor any other.
 _ODD_STATE = re.compile(r"(?<![{su])(?<!it)b")
 _BYTES_STATE = re.compile(r"(c)[xm][xm]2Rtb")
+# What a path of shared objects goes no further than: the hash of a made object follows nothing inside it, and a tuple
+# of numbers holds nothing to follow. Training shares one activation among 170 modules, and between the model and its
+# averaged copy the sizes of every kernel.
+_ENDS_A_PATH = re.compile(r"([RN]|[iv]1|[iv]{2}2|[iv]{3}3|\([iv]{4}t)$")
 # Names that say what a file is instead. The first start that fits counts.
 _YOLOV5_ONLY = "edged reads detectors of YOLOv5 v6.0 to v7.0"
 _KNOWN_REFUSALS: Mapping[str, str] = {
@@ -134,6 +138,7 @@ def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
     arguments: list[Any] = []
     memo: dict[Any, tuple[str, Any]] = {}
     shared: Counter[Any] = Counter()
+    ends: set[Any] = set()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pickletools: backslashes in a damaged name
@@ -144,6 +149,8 @@ def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
                     if argument in memo or symbols[-1] == "Q":
                         raise UnsafeCheckpointError("its pickle uses the memo in a way that torch.save does not")
                     memo[argument] = _KEPT.get(symbols[-1], "o"), arguments[-1]
+                    if _ENDS_A_PATH.search("".join(symbols[-6:])):
+                        ends.add(argument)
                     continue
                 if opcode.name in ("BINGET", "LONG_BINGET"):
                     symbol, value = memo[argument]
@@ -154,7 +161,8 @@ def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
                 arguments.append(value)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise CheckpointError(f"its pickle is damaged or cut off ({quoted(error)})") from None
-    if sum(math.log2(1 + count) for count in shared.values()) > math.log2(MAX_PATHS):
+    paths = [math.log2(1 + count) for key, count in shared.items() if key not in ends]
+    if sum(paths) > math.log2(MAX_PATHS):
         raise UnsafeCheckpointError("its pickle nests shared objects, which grow without bound; save only the tensors")
     return _Spelling("".join(symbols), arguments)
 
