@@ -31,7 +31,9 @@ def test_padding_may_be_given():
     assert Conv(3, 8, 6, 2, 2)(torch.zeros(1, 3, 32, 32)).shape == (1, 8, 16, 16)
 
 
-@pytest.mark.parametrize(("c1", "c2", "shortcut", "added"), [(8, 8, True, True), (8, 8, False, False), (8, 4, True, False)])
+@pytest.mark.parametrize(
+    ("c1", "c2", "shortcut", "added"), [(8, 8, True, True), (8, 8, False, False), (8, 4, True, False)]
+)
 def test_bottleneck_adds_its_input_where_it_may(c1, c2, shortcut, added):
     block = filled(Bottleneck(c1, c2, shortcut))
     x = torch.randn(1, c1, 6, 6)

@@ -282,7 +282,10 @@ def test_the_state_of_a_tensor_is_never_bytes(tmp_path):
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
     tensor += b"X\x03\x00\x00\x00cpuK\x06tQK\x00K\x06\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
     size = b"ctorch\nSize\n(K\x06tR"
-    for tail, kind in ((b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x06\x00\x00\x00latin1\x86R", CheckpointError), (size, None)):
+    for tail, kind in (
+        (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x06\x00\x00\x00latin1\x86R", CheckpointError),
+        (size, None),
+    ):
         body = b"\x80\x02}X\x01\x00\x00\x00w" + tensor + b"(K\x01" + tail + b"tbs."
         with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
             archive.writestr("m/data.pkl", body)

@@ -125,7 +125,9 @@ def test_impossible_multiples_are_refused(multiple):
         Plan(1.0, multiple, tiny_plan().rows, tiny_plan().anchors, ("a",))
 
 
-@pytest.mark.parametrize(("value", "names"), [(["a", "b"], ("a", "b")), ({1: "b", 0: "a"}, ("a", "b")), ([0, 1], ("0", "1"))])
+@pytest.mark.parametrize(
+    ("value", "names"), [(["a", "b"], ("a", "b")), ({1: "b", 0: "a"}, ("a", "b")), ([0, 1], ("0", "1"))]
+)
 def test_names_come_as_a_list_or_a_dict(value, names):
     assert parse_names(value) == names
 
