@@ -65,9 +65,10 @@ _KNOWN_REFUSALS: Mapping[str, str] = {
     "models.common.Classify": f"it is a YOLOv5 classification model; {_YOLOV5_ONLY}",
     "ultralytics.": f"it is a YOLOv8 or later model; {_YOLOV5_ONLY}",
     **dict.fromkeys(
-        ("models.common.", "models.experimental.", "models.yolo.", "torch.nn.modules."),
+        ("models.common.", "models.experimental.", "models.yolo."),
         f"it holds a block that edged does not know; {_YOLOV5_ONLY} with their published blocks",
     ),
+    "torch.nn.modules.": f"it holds a module that edged does not know; {_YOLOV5_ONLY}, of others save model.state_dict()",
 }
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -14,9 +15,10 @@ import torch
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.calibration.images import Decoded, decode_image, normalize
+from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, StateError
 from edged.observer import SilentObserver
-from edged.spec import InputSpec
+from edged.spec import Fit, InputSpec
 from tests.edged.pictures import write_folder, write_png
 
 SPEC = InputSpec(size=16, resize=18)
@@ -191,6 +193,23 @@ def test_too_few_usable_images_are_an_error_that_counts_them(tmp_path: Path) -> 
     assert list((tmp_path / "caches").iterdir()) == []
     write_png(folder / "one_more.png", seed=1)
     assert len(build(folder)) == 32
+
+
+def test_a_letterbox_has_its_own_cache_and_knows_the_sizes(folder: Path) -> None:
+    letterbox = InputSpec(16, 16, fit=Fit.LETTERBOX)
+    cropped, whole = build_cache(folder, folder.parent / "cache", InputSpec(16, 16)), build(folder, letterbox)
+    assert whole.digest != cropped.digest
+    assert cropped.sizes == ()
+    assert set(whole.sizes) == {(20, 20)}
+    assert whole.letterbox(3) == Letterbox(20, 20, 16)
+    assert build(folder, letterbox).sizes == whole.sizes
+    assert np.array_equal(whole.images[2], decode_image(folder / whole.files[2], letterbox))
+
+
+def test_digests_of_crops_are_what_they_were_before_there_were_letterboxes(folder: Path) -> None:
+    files = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in build(folder).files}
+    parts = [[1, SPEC.size, SPEC.resize, 3], list(build(folder).classes), list(files), list(files.values())]
+    assert build(folder).digest == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def test_an_empty_and_a_missing_folder_are_errors(tmp_path: Path) -> None:

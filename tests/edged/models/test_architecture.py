@@ -19,8 +19,11 @@ def test_detectors_survive_json(size):
 
 def test_a_classifier_has_no_plan_in_its_json():
     assert Architecture("resnet18", 3).to_dict() == {
-        **{"name": "resnet18", "num_classes": 3, "stem": "imagenet"},
-        **{"in_channels": 3, "shortcut": "projection"},
+        "name": "resnet18",
+        "num_classes": 3,
+        "stem": "imagenet",
+        "in_channels": 3,
+        "shortcut": "projection",
     }
 
 

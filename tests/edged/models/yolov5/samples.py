@@ -1,4 +1,4 @@
-"""Small detectors, and checkpoints of them as YOLOv5's training writes them: pickled modules of classes named models.*."""
+"""Small detectors, and checkpoints of them as YOLOv5's training writes them: pickled modules of its classes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """Checkpoints as YOLOv5's training writes them, through load_checkpoint."""
 
 import os
-import pickle
-import resource
 import subprocess
 import sys
 import textwrap
@@ -38,6 +36,11 @@ def refused(path: Path, kind: type[Exception]) -> str:
     assert reason.isprintable()
     assert len(reason) < 400
     return reason
+
+
+def architecture_of(path: Path) -> Architecture:
+    checkpoint = load_checkpoint(path)
+    return recognize(checkpoint.state, None, checkpoint.plan)
 
 
 def save(path: Path, **entries: object) -> Path:
@@ -131,7 +134,7 @@ def test_anchors_are_those_of_the_tensors(tmp_path):
         ("models.yolo.ClassificationModel", "it is a YOLOv5 classification model"),
         ("ultralytics.nn.tasks.DetectionModel", "it is a YOLOv8 or later model"),
         ("models.common.C3x", "it holds a block that edged does not know"),
-        ("torch.nn.modules.activation.Hardswish", "it holds a block that edged does not know"),
+        ("torch.nn.modules.activation.Hardswish", "it holds a module that edged does not know"),
     ],
 )
 def test_other_models_are_refused_by_name(tmp_path, name, reason):
@@ -244,8 +247,7 @@ def test_odd_trees_are_refused(tmp_path, damage, message):
         damage(whole)
         save(tmp_path / "m.pt", model=whole)
     with pytest.raises((CheckpointError, ArchitectureError), match=message):
-        checkpoint = load_checkpoint(tmp_path / "m.pt")
-        recognize(checkpoint.state, None, checkpoint.plan)
+        architecture_of(tmp_path / "m.pt")
 
 
 # ---- what is built to harm
@@ -335,7 +337,8 @@ def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
         plan = standard("x", [str(i) for i in range(80)])
         anchors = [[side for pair in level for side in pair] for level in plan.anchors]
         rows = _rows([128, 256, 512, 1024])
-        yaml = dict(nc=80, depth_multiple=1.33, width_multiple=1.25, anchors=anchors, backbone=rows[:10], head=rows[10:])
+        yaml = dict(nc=80, depth_multiple=1.33, width_multiple=1.25, anchors=anchors)
+        yaml |= dict(backbone=rows[:10], head=rows[10:])
         with classes_of_yolov5() as classes:
             one = pickled(YoloV5(plan), plan, classes, yaml=yaml)
             torch.save({{"model": one, "ema": pickled(YoloV5(plan), plan, classes, yaml=yaml),
