@@ -1,12 +1,13 @@
 """mAP of a quantized YOLOv5 by recipe and width: Table 2 of arXiv 2509.05576 on a model of ours.
 
-Needs EDGED_DATA with weights/ and coco/. All 128 images of coco/calib calibrate (a tenth of them is held out to choose
-the statistics), without augmentation; coco/val (128 images) measures. A line per width and recipe: mAP@.5 and mAP@.5:.95
-in percent and their drop, agreement with full precision at serving thresholds (matched boxes, percent), seconds, seconds
-as a multiple of one forward pass over the calibration images, and peak memory of the process that quantizes. The time of
-OBQ is extrapolated from a few rows of each size of layer. "4+8" is 4 bits with the first layer and the heads at 8. Usage:
+Needs EDGED_DATA with weights/ and coco/. The 128 images of coco/calib calibrate (a tenth of them is held out to
+choose the statistics), without augmentation; the 128 of coco/val measure. A line per width and recipe: mAP@.5 and
+mAP@.5:.95 in percent, the drop of the latter, agreement with full precision at serving thresholds (matched boxes,
+percent), seconds, seconds as a multiple of one forward pass over the calibration images, and peak memory of the process
+that quantizes. The time of OBQ is extrapolated from a few rows of each size of layer. "4+8" is 4 bits with the first
+layer and the heads at 8. Usage:
 
-    python -m benchmarks.detection [--bits 8 6 4 4+8] [--recipes rtn paper fast balanced best] [--weights yolov5n.pt]
+    python -m benchmarks.detection [--bits 8 6 4 4+8] [--recipes rtn paper fast ...] [--weights yolov5n.pt]
 """
 
 from __future__ import annotations
@@ -80,10 +81,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         loaded = load(Path(root), options.weights, Path(cache))
         score, forward_s = full_precision(loaded)
-        columns = HEADING.count("|") - 1
-        print(
-            f"{torch.get_num_threads()} threads; a forward pass takes {forward_s:.1f} s\n{HEADING}\n{'|---' * columns}|"
-        )
+        print(f"{torch.get_num_threads()} threads; a forward pass takes {forward_s:.1f} s")
+        print(f"{HEADING}\n{'|---' * (HEADING.count('|') - 1)}|")
         print(f"| 32 | FP32 | {score.map50:.2f} | {score.map50_95:.2f} | | | | | |")
         command = [sys.executable, "-m", "benchmarks.detection", "--weights", options.weights, "--cache", cache]
         for bits in options.bits:
@@ -127,10 +126,8 @@ def measure(loaded: Loaded, bits: str, name: str, reference: float, forward_s: f
     score = average_precision(found(loaded, done.model, EVALUATION), loaded.labels, loaded.test.sizes)
     serving = DetectionSpec()
     same = agreement(found(loaded, loaded.model, serving), found(loaded, done.model, serving))
-    print(
-        f"| {bits} | {name} | {score.map50:.2f} | {score.map50_95:.2f} | {reference - score.map50_95:+.2f} | {same:.1f} |"
-        f" {seconds:.0f} | {seconds / forward_s:.1f} | {peak:.0f} |"
-    )
+    quality = f"{score.map50:.2f} | {score.map50_95:.2f} | {reference - score.map50_95:+.2f} | {same:.1f}"
+    print(f"| {bits} | {name} | {quality} | {seconds:.0f} | {seconds / forward_s:.1f} | {peak:.0f} |")
 
 
 def found(loaded: Loaded, model: nn.Module, spec: DetectionSpec) -> list[Detections]:

@@ -26,7 +26,7 @@ from edged.errors import (
     UnsafeCheckpointError,
 )
 from edged.models.allowlist import DTYPES, YOLOV5, Stub
-from edged.models.containers import read_contents
+from edged.models.containers import pieces, read_contents
 from edged.models.pickle_scan import quoted
 from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
@@ -85,11 +85,16 @@ def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoin
             contents = read_contents(data, f"/proc/self/fd/{descriptor}", YOLOV5)
             state, plan = _read(contents.tree)
             tensors = _checked_tensors(state, len(data))
-            sha256 = hashlib.sha256(data).hexdigest()
-            data.madvise(mmap.MADV_DONTNEED)  # read as a whole by now; mapped, it counts as this process's memory
-            return Checkpoint(_as_float32(tensors), sha256, len(data), contents.format, plan)
+            return Checkpoint(_as_float32(tensors), _sha256(data), len(data), contents.format, plan)
     except (CheckpointError, ArchitectureError) as error:
         raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
+
+
+def _sha256(data: mmap.mmap) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(data, 0, len(data)):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_key_list, sc
 
 MAX_DIRECTORY_BYTES = 4 << 20  # of a zip: room for 40,000 entries
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file
+PIECE_BYTES = 8 << 20  # of a file that is read as a whole
 
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # pickles of its magic and version
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
@@ -116,6 +117,14 @@ class _DirectoryFile(io.RawIOBase):
         return piece
 
 
+def pieces(data: mmap.mmap, start: int, stop: int) -> Iterator[memoryview]:
+    """The bytes start..stop of a mapped file, a piece at a time; a piece is let go of before the next is read."""
+    for offset in range(start, stop, PIECE_BYTES):
+        with memoryview(data) as view, view[offset : min(offset + PIECE_BYTES, stop)] as piece:
+            yield piece
+        data.madvise(mmap.MADV_DONTNEED)  # what stays mapped counts as this process's memory
+
+
 def _check_zip(data: mmap.mmap, extra_names: Collection[str]) -> None:
     entries = _checked_entries(data)
     pickles = [name for name in entries if name.lower().endswith("/data.pkl")]
@@ -156,10 +165,11 @@ def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
         raise UnsafeCheckpointError("a zip entry is there twice; torch.save writes each once")
     entries: dict[str, tuple[int, int]] = {}
     for info in infos:
-        start = _data_start(data, info)
-        with memoryview(data) as view, view[start : start + info.file_size] as piece:
-            if zlib.crc32(piece) != info.CRC:
-                raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
+        start, crc = _data_start(data, info), 0
+        for piece in pieces(data, start, start + info.file_size):
+            crc = zlib.crc32(piece, crc)
+        if crc != info.CRC:
+            raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
         entries[info.filename] = (start, info.file_size)
     return entries
 

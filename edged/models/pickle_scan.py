@@ -68,7 +68,7 @@ _KNOWN_REFUSALS: Mapping[str, str] = {
         ("models.common.", "models.experimental.", "models.yolo."),
         f"it holds a block that edged does not know; {_YOLOV5_ONLY} with their published blocks",
     ),
-    "torch.nn.modules.": f"it holds a module that edged does not know; {_YOLOV5_ONLY}, of others save model.state_dict()",
+    "torch.nn.modules.": f"it holds an unknown module; save model.state_dict(), except that {_YOLOV5_ONLY}",
 }
 
 

@@ -215,8 +215,8 @@ def test_other_contents_get_a_reason(tmp_path, value, reason, form):
 def test_whole_modules_and_torchscript_are_refused_with_advice(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
     reason = refused(save(model, tmp_path / "whole.pt"), UnsafeCheckpointError)
-    assert "save model.state_dict() (it names 'torch.nn.modules.linear.Linear')" in reason
-    assert "save model.state_dict() instead" in reason
+    assert "save model.state_dict()" in reason
+    assert "(it names 'torch.nn.modules.linear.Linear')" in reason
 
 
 def test_torchscript_is_refused_with_advice(tmp_path):
