@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -122,12 +121,18 @@ def measure(loaded: Loaded, bits: str, name: str, reference: float, forward_s: f
     start = time.perf_counter()
     done = compress(loaded.model, loaded.calibration, spec_of(name, bits))
     seconds = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mebibytes()
     score = average_precision(found(loaded, done.model, EVALUATION), loaded.labels, loaded.test.sizes)
     serving = DetectionSpec()
     same = agreement(found(loaded, loaded.model, serving), found(loaded, done.model, serving))
     quality = f"{score.map50:.2f} | {score.map50_95:.2f} | {reference - score.map50_95:+.2f} | {same:.1f}"
     print(f"| {bits} | {name} | {quality} | {seconds:.0f} | {seconds / forward_s:.1f} | {peak:.0f} |")
+
+
+def peak_mebibytes() -> float:
+    """Largest resident memory of this process; ru_maxrss would start with that of the process that started it."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
 
 def found(loaded: Loaded, model: nn.Module, spec: DetectionSpec) -> list[Detections]:
