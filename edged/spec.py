@@ -206,21 +206,30 @@ def recipe(name: str, **overrides: Any) -> QuantSpec:
     return QuantSpec.from_dict({**RECIPES[name], **given})
 
 
+class Fit(str, enum.Enum):
+    """How an image of any shape becomes a square."""
+
+    CROP = "crop"  # shorter side to `resize`, then the middle: classifiers
+    LETTERBOX = "letterbox"  # longer side to `size`, then grey borders: detectors, which must see everything
+
+
 @dataclass(frozen=True)
 class InputSpec:
-    """How an image becomes a network input: shorter side to `resize`, centre crop to `size`, then normalization.
+    """How an image becomes a network input: scaled (bilinear, antialiased), cropped or bordered, then normalized.
 
     Attributes:
         size: Side of the square input, pixels.
-        resize: Length that the shorter side is scaled to before the crop (bilinear, antialiased), pixels.
+        resize: Length that the shorter side is scaled to before the crop, pixels; plays no part in a letterbox.
         mean: Per-channel mean that is subtracted, in units of 0..1 intensity.
         std: Per-channel divisor, same units.
+        fit: How the image becomes a square.
     """
 
     size: int = 224
     resize: int = 256
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    fit: Fit = Fit.CROP
 
     def __post_init__(self) -> None:
         if self.size < 1 or self.resize < self.size:
@@ -237,9 +246,41 @@ class InputSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"size": self.size, "resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
+        plain = {"size": self.size, "resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
+        return plain | {"fit": self.fit.value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`."""
-        return cls(int(data["size"]), int(data["resize"]), tuple(data["mean"]), tuple(data["std"]))
+        """Inverse of `to_dict`; manifests from before there was a letterbox have no key "fit"."""
+        given = data.get("fit", Fit.CROP.value)
+        if given not in [fit.value for fit in Fit]:
+            raise UsageError(f"input fit has value {given!r}; choose crop or letterbox")
+        return cls(int(data["size"]), int(data["resize"]), tuple(data["mean"]), tuple(data["std"]), Fit(given))
+
+
+@dataclass(frozen=True)
+class DetectionSpec:
+    """Which of a detector's predictions count as boxes.
+
+    Attributes:
+        confidence: Least score, objectness times class, 0 to 1.
+        iou: Of two boxes of one class that overlap by more, the weaker goes.
+        max_detections: Most boxes an image.
+        multi_label: Whether a prediction gives a box for every class above `confidence`, or for its best class only.
+    """
+
+    confidence: float = 0.25
+    iou: float = 0.45
+    max_detections: int = 300
+    multi_label: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("confidence", "iou"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} has value {getattr(self, name)}; choose 0 to 1")
+        if self.max_detections < 1:
+            raise UsageError(f"max_detections has value {self.max_detections}; choose at least 1")
+
+
+# How mAP is measured: every box that could still count.
+EVALUATION = DetectionSpec(confidence=0.001, iou=0.6, max_detections=300, multi_label=True)

@@ -2,7 +2,7 @@
 
 A cache is the folder <cache_root>/<first 16 digits of its digest> with two files:
     images.u8    uint8 [n, channels, size, size], C order
-    meta.json    digest, files, labels, classes, skipped
+    meta.json    digest, files, labels, classes, skipped; for letterboxes also sizes
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.calibration.folder import SkippedImage, deal, scan, select
-from edged.calibration.images import decode_bytes, normalize, read_image
+from edged.calibration.images import Decoded, decode, normalize, read_image
+from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, ImageError
 from edged.observer import Observer, SilentObserver
-from edged.spec import InputSpec
+from edged.spec import Fit, InputSpec
 
 MIN_IMAGES = 32  # fewer say too little of the layers' inputs
 MIN_HELD_OUT = 8
@@ -46,6 +47,7 @@ class ImageCache:
         files: Path of each image relative to its folder.
         labels: Class index of each image, int64 [n]; None where the folder gives no labels.
         classes: Names by class index; empty without labels.
+        sizes: Width and height of each image before it was scaled, for letterboxes; otherwise empty.
         skipped: Image files that could not be used.
         images: uint8 [n, channels, size, size], read-only, mapped from the disk.
         held_out: Indices kept for evaluation, ascending: a tenth, at least MIN_HELD_OUT, balanced over classes.
@@ -60,6 +62,7 @@ class ImageCache:
         self.files: tuple[str, ...] = tuple(meta["files"])
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.labels = torch.tensor(meta["labels"], dtype=torch.int64) if self.classes else None
+        self.sizes: tuple[tuple[int, int], ...] = tuple((wide, high) for wide, high in meta.get("sizes", ()))
         self.skipped = (*skipped, *(SkippedImage(**entry) for entry in meta["skipped"]))
         shape = (len(self.files), spec.channels, spec.size, spec.size)
         with (directory / "images.u8").open("rb") as file:
@@ -85,6 +88,10 @@ class ImageCache:
         """`batch` of each run of `batch_size` indices; the last may be smaller."""
         for start in range(0, len(indices), batch_size):
             yield self.batch(indices[start : start + batch_size])
+
+    def letterbox(self, index: int) -> Letterbox:
+        """Where an image lies in its square; for caches of letterboxes only."""
+        return Letterbox(*self.sizes[index], self.input.size)
 
     def labels_of(self, indices: Tensor) -> Tensor | None:
         """Class indices int64 [len(indices)], None without labels."""
@@ -126,7 +133,7 @@ def build_cache(
     with as_state_error(cache_root):
         temporary.mkdir(parents=True)
         try:
-            kept, skipped = _decode_all(folder, files, hashes, temporary / "images.u8", spec, map_fn, observer)
+            kept, sizes, skipped = _decode_all(folder, files, hashes, temporary / "images.u8", spec, map_fn, observer)
             _require_enough(folder, len(kept), [*found.skipped, *skipped])
             meta = {
                 "digest": digest,
@@ -134,6 +141,7 @@ def build_cache(
                 "labels": [found.label(file) if found.classes else 0 for file in kept],
                 "classes": found.classes,
                 "skipped": [vars(entry) for entry in skipped],
+                **({"sizes": sizes} if spec.fit is Fit.LETTERBOX else {}),
             }
             (temporary / "meta.json").write_text(json.dumps(meta))
             fsync_tree(temporary)
@@ -155,7 +163,9 @@ def _split(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _digest(spec: InputSpec, classes: Sequence[str], files: Sequence[str], hashes: Sequence[str]) -> str:
-    preprocessing = [_LAYOUT, spec.size, spec.resize, spec.channels]
+    preprocessing: list[int | str] = [_LAYOUT, spec.size, spec.resize, spec.channels]
+    if spec.fit is Fit.LETTERBOX:
+        preprocessing[2] = spec.fit.value  # caches of crops keep the digest that they had before there was another fit
     return hashlib.sha256(json.dumps([preprocessing, classes, files, hashes]).encode()).hexdigest()
 
 
@@ -170,14 +180,14 @@ def _hash_file(folder: Path, file: str) -> str:
         return str(error)  # decoding will say the same and skip the file
 
 
-def _load(folder: Path, spec: InputSpec, job: tuple[str, str]) -> npt.NDArray[np.uint8] | str:
-    """Pixels of one file, or the reason why there are none."""
+def _load(folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str:
+    """One file, or the reason why it cannot be used."""
     file, expected = job
     try:
         data = read_image(folder / file)
         if hashlib.sha256(data).hexdigest() != expected:
             return "changed while it was read"
-        return decode_bytes(data, spec)
+        return decode(data, spec)
     except ImageError as error:
         return str(error)
 
@@ -190,22 +200,24 @@ def _decode_all(
     spec: InputSpec,
     map_fn: MapFn,
     observer: Observer,
-) -> tuple[list[str], list[SkippedImage]]:
-    """Write the pixels of each usable file to `target`, one after another; returns who is in and who is not."""
+) -> tuple[list[str], list[tuple[int, int]], list[SkippedImage]]:
+    """Write the pixels of each usable file to `target`, one after another; returns who is in, its size, who is not."""
     kept: list[str] = []
+    sizes: list[tuple[int, int]] = []
     skipped: list[SkippedImage] = []
     jobs = list(zip(files, hashes, strict=True))
     with target.open("xb") as output:
         for start in range(0, len(jobs), _CHUNK):
             chunk = jobs[start : start + _CHUNK]
-            for (file, _), pixels in zip(chunk, map_fn(partial(_load, folder, spec), chunk), strict=True):
-                if isinstance(pixels, str):
-                    skipped.append(SkippedImage(file, pixels))
+            for (file, _), decoded in zip(chunk, map_fn(partial(_load, folder, spec), chunk), strict=True):
+                if isinstance(decoded, str):
+                    skipped.append(SkippedImage(file, decoded))
                 else:
-                    output.write(pixels.data)
+                    output.write(decoded.pixels.data)
                     kept.append(file)
+                    sizes.append((decoded.width, decoded.height))
                 observer.progress(len(kept) + len(skipped), len(jobs))
-    return kept, skipped
+    return kept, sizes, skipped
 
 
 def _require_enough(folder: Path, usable: int, skipped: Sequence[SkippedImage]) -> None:

@@ -1,11 +1,13 @@
 """One encoded image to the uint8 pixels of a network input. Used for calibration and for serving alike.
 
-The geometry is torchvision's `Resize(resize)` + `CenterCrop(size)` on PIL images with bilinear, antialiased filtering.
+The geometry is torchvision's `Resize(resize)` + `CenterCrop(size)` on PIL images with bilinear, antialiased filtering,
+or for detectors a `Letterbox`.
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +16,37 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from edged.calibration.letterbox import BORDER, Letterbox
 from edged.errors import ImageError
-from edged.spec import InputSpec
+from edged.spec import Fit, InputSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 64 * 2**20  # of one encoded image: 192 MiB once decoded to RGB
 MAX_FILE_BYTES = 128 * 2**20
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """An image as a network input.
+
+    Attributes:
+        pixels: uint8 [channels, size, size], contiguous.
+        width: Of the image, upright, before it was scaled; pixels.
+        height: Likewise.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    width: int
+    height: int
+
+
 def decode_bytes(data: bytes, spec: InputSpec) -> npt.NDArray[np.uint8]:
-    """Decode, turn upright (EXIF), scale and crop one encoded image.
+    """The pixels of `decode`."""
+    return decode(data, spec).pixels
+
+
+def decode(data: bytes, spec: InputSpec) -> Decoded:
+    """Decode, turn upright (EXIF), scale and crop or letterbox one encoded image.
 
     Greyscale, palette, CMYK and 16-bit images become RGB (or greyscale for a one-channel spec); alpha is dropped, as
     torchvision's ImageFolder does when it reads training images. The first frame of an animation counts.
@@ -32,9 +55,6 @@ def decode_bytes(data: bytes, spec: InputSpec) -> npt.NDArray[np.uint8]:
         data: A whole JPEG, PNG, WebP or BMP file.
         spec: Sizes and channels; mean and std play no part.
 
-    Returns:
-        Array of shape [channels, size, size], contiguous.
-
     Raises:
         ImageError: `data` is no such image, is damaged, or needs more than MAX_PIXELS.
     """
@@ -42,7 +62,9 @@ def decode_bytes(data: bytes, spec: InputSpec) -> npt.NDArray[np.uint8]:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(*image.size)
             upright = ImageOps.exif_transpose(image)
-            return _to_array(_fit(_to_mode(upright, "RGB" if spec.channels == 3 else "L"), spec))
+            fit = _letterbox if spec.fit is Fit.LETTERBOX else _crop
+            fitted = fit(_to_mode(upright, "RGB" if spec.channels == 3 else "L"), spec)
+            return Decoded(_to_array(fitted), *upright.size)
     except (ImageError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -103,7 +125,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _fit(image: Image.Image, spec: InputSpec) -> Image.Image:
+def _crop(image: Image.Image, spec: InputSpec) -> Image.Image:
     """Scale the shorter side to `spec.resize`, then cut `spec.size` squared out of the middle."""
     width, height = image.size
     short = min(width, height)
@@ -114,6 +136,16 @@ def _fit(image: Image.Image, spec: InputSpec) -> Image.Image:
         image = image.resize((wide, high), Image.Resampling.BILINEAR)
     left, top = (round((side - spec.size) / 2.0) for side in (wide, high))
     return image.crop((left, top, left + spec.size, top + spec.size))
+
+
+def _letterbox(image: Image.Image, spec: InputSpec) -> Image.Image:
+    """Scale the longer side to `spec.size` and put it in the middle of a grey square."""
+    box = Letterbox(*image.size, spec.size)
+    if box.inner != image.size:
+        image = image.resize(box.inner, Image.Resampling.BILINEAR)
+    square = Image.new(image.mode, (spec.size, spec.size), (BORDER,) * spec.channels if spec.channels > 1 else BORDER)
+    square.paste(image, box.corner)
+    return square
 
 
 def _check_pixels(width: int, height: int) -> None:

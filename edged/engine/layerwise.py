@@ -239,7 +239,8 @@ def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     bits = dict.fromkeys(names, spec.bits)
     # A single layer is the first and the last: what was given for either counts.
     bits[names[0]] = spec.first_bits or spec.bits
-    bits[names[-1]] = spec.last_bits or bits[names[-1]]
+    for name in program.last_layers:
+        bits[name] = spec.last_bits or bits[name]
     return bits
 
 

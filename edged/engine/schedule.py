@@ -68,18 +68,18 @@ def schedule(
     steps: list[Step] = []
     start, needed, peaks = 0, min(min_images, available), []
     with torch.inference_mode():
-        for cut in [*program.cuts, None]:
+        for cut in program.cuts:
             peak = _Peak()
             values = program.run(values, start, cut, modules, peak.watch)
             peaks.append(peak.bytes)
-            if cut is None:
-                break
             start = cut.index
             here = [(layers[name], _positions(layers[name], values[cut.source])) for name in cut.layers]
             wanted = max(math.ceil(oversampling * _inputs(layer) / positions) for layer, positions in here)
             needed = min(max(needed, wanted), available)
             outputs = sum(4 * layer.weight.shape[0] * positions for layer, positions in here)
             steps.append(Step(needed, 1, _bytes(values), outputs, 0))
+    # Nothing is run beyond the last cut but its layers.
+    peaks.append(steps[-1].live_bytes + steps[-1].output_bytes)
     steps = [replace(step, peak_bytes=peak) for step, peak in zip(steps, peaks[1:], strict=True)]
     return _with_batches(steps, batch_bytes)
 

@@ -31,8 +31,19 @@ BUILT_BY_TORCH = frozenset(
 STUBBED = frozenset(
     {f"{module}.multiarray.scalar" for module in ("numpy.core", "numpy._core")}
     | {f"{m}.{name}" for m in ("builtins", "__builtin__") for name in ("dict", "list", "int", "float", "bool", "bytes")}
-    | {"__builtin__.long", "numpy.dtype", "argparse.Namespace", "collections.defaultdict"}
+    | {f"{module}.multiarray._reconstruct" for module in ("numpy.core", "numpy._core")}
+    | {f"pathlib.{part}{kind}Path" for part in ("", "_local.") for kind in ("Posix", "Windows")}
+    | {"__builtin__.long", "numpy.dtype", "numpy.ndarray", "argparse.Namespace", "collections.defaultdict"}
 )
+# The classes of a YOLOv5 detector of v6.0 to v7.0, whose training saves modules instead of a state dict.
+YOLOV5_MODELS = frozenset({"models.yolo.Model", "models.yolo.DetectionModel"})
+YOLOV5_BLOCKS = frozenset(
+    {f"models.common.{name}" for name in ("Conv", "C3", "Bottleneck", "SPP", "SPPF", "Focus", "Concat")}
+    | {f"torch.nn.modules.container.{name}" for name in ("Sequential", "ModuleList")}
+    | {"torch.nn.modules.conv.Conv2d", "torch.nn.modules.batchnorm.BatchNorm2d", "torch.nn.modules.activation.SiLU"}
+    | {"torch.nn.modules.pooling.MaxPool2d", "torch.nn.modules.upsampling.Upsample", "models.yolo.Detect"}
+)
+YOLOV5 = YOLOV5_MODELS | YOLOV5_BLOCKS
 
 
 class Stub:

@@ -17,10 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edged.errors import AccessError, CheckpointError, NonFiniteError, TooLargeError, UnsafeCheckpointError
-from edged.models.allowlist import DTYPES, Stub
-from edged.models.containers import read_contents
+from edged.errors import (
+    AccessError,
+    ArchitectureError,
+    CheckpointError,
+    NonFiniteError,
+    TooLargeError,
+    UnsafeCheckpointError,
+)
+from edged.models.allowlist import DTYPES, YOLOV5, Stub
+from edged.models.containers import pieces, read_contents
 from edged.models.pickle_scan import quoted
+from edged.models.yolov5.pickled import pickled_model, read_model
+from edged.models.yolov5.plan import Plan
 
 MAX_FILE_BYTES = 2 << 30
 MAX_TENSORS = 20_000
@@ -40,12 +49,14 @@ class Checkpoint:
         sha256: Of the whole file, hex.
         file_bytes: Size of the file.
         format: "torch-zip", "torch-legacy" or "safetensors".
+        plan: What a YOLOv5 checkpoint says of its network; None in all others.
     """
 
     state: dict[str, Tensor]
     sha256: str
     file_bytes: int
     format: str
+    plan: Plan | None = None
 
 
 def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoint:
@@ -53,7 +64,8 @@ def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoin
 
     float32 tensors of zip and safetensors files stay on disk, mapped copy-on-write, until they are used; so the file
     must not be overwritten in place while they live. Others take memory: at most four bytes a stored value, and a
-    legacy file is read as a whole.
+    legacy file is read as a whole. Of a YOLOv5 checkpoint, the averaged model (`ema`) is read where there is one;
+    its optimizer and the other model stay on disk.
 
     Args:
         path: The file. Its format is told by its content.
@@ -64,16 +76,25 @@ def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoin
         UnsafeCheckpointError: It names code, or is built to exhaust the machine.
         TooLargeError: It is over `max_bytes`, or has too many tensors.
         NonFiniteError: A tensor holds NaN or infinity.
+        ArchitectureError: It is a YOLOv5 whose yaml describes no network that edged knows, or another one.
         AccessError: It may not be read.
     """
     try:
         with _opened(path, max_bytes) as descriptor, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
             # By descriptor: the libraries read the very file that was checked, whatever its name is by then.
-            contents = read_contents(data, f"/proc/self/fd/{descriptor}")
-            tensors = _checked_tensors(strip_prefixes(find_state(contents.tree)), len(data))
-            return Checkpoint(_as_float32(tensors), hashlib.sha256(data).hexdigest(), len(data), contents.format)
-    except CheckpointError as error:
+            contents = read_contents(data, f"/proc/self/fd/{descriptor}", YOLOV5)
+            state, plan = _read(contents.tree)
+            tensors = _checked_tensors(state, len(data))
+            return Checkpoint(_as_float32(tensors), _sha256(data), len(data), contents.format, plan)
+    except (CheckpointError, ArchitectureError) as error:
         raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
+
+
+def _sha256(data: mmap.mmap) -> str:
+    digest = hashlib.sha256()
+    for piece in pieces(data, 0, len(data)):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -95,6 +116,11 @@ def _opened(path: Path, max_bytes: int) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _read(tree: Any) -> tuple[Mapping[Any, Any], Plan | None]:
+    model = pickled_model(tree)
+    return (strip_prefixes(find_state(tree)), None) if model is None else read_model(model)
 
 
 def find_state(tree: Any) -> dict[Any, Any]:

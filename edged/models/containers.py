@@ -7,7 +7,7 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_key_list, sc
 
 MAX_DIRECTORY_BYTES = 4 << 20  # of a zip: room for 40,000 entries
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file
+PIECE_BYTES = 8 << 20  # of a file that is read as a whole
 
 _LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # pickles of its magic and version
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
@@ -45,7 +46,8 @@ def read_contents(data: mmap.mmap, path: str, extra_names: Collection[str] = ())
     Args:
         data: The whole file. Only headers, the pickle and (for checksums) the entries of a zip are read.
         path: The same file, for the libraries that read it.
-        extra_names: Dotted names that its pickle may mention besides those of `allowlist`; each becomes a `Stub`.
+        extra_names: Dotted names that the pickle of a zip may mention besides those of `allowlist`; each becomes a
+            `Stub`. Legacy files are for state dicts alone.
 
     Raises:
         CheckpointError: It is none of the formats, or damaged.
@@ -59,8 +61,8 @@ def read_contents(data: mmap.mmap, path: str, extra_names: Collection[str] = ())
         _check_zip(data, extra_names)
         return Contents("torch-zip", _torch_load(path, extra_names, mapped=True))
     if head.startswith(b"\x80"):
-        _check_legacy(data, extra_names)
-        return Contents("torch-legacy", _torch_load(path, extra_names, mapped=False))
+        _check_legacy(data)
+        return Contents("torch-legacy", _torch_load(path, (), mapped=False))
     raise CheckpointError(f"{_guess(head)}; give a file of torch.save(model.state_dict()) or a .safetensors file")
 
 
@@ -69,6 +71,8 @@ def _guess(head: bytes) -> str:
     for start, reason in known.items():
         if head.startswith(start):
             return reason
+    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # fields 1 (version) and 2 (producer) of a ModelProto
+        return "it is an ONNX file, which holds no training checkpoint"
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "it is a text file"
     return f"it is no checkpoint (it starts with the bytes {head[:4].hex(' ')})"
@@ -113,6 +117,14 @@ class _DirectoryFile(io.RawIOBase):
         return piece
 
 
+def pieces(data: mmap.mmap, start: int, stop: int) -> Iterator[memoryview]:
+    """The bytes start..stop of a mapped file, a piece at a time; a piece is let go of before the next is read."""
+    for offset in range(start, stop, PIECE_BYTES):
+        with memoryview(data) as view, view[offset : min(offset + PIECE_BYTES, stop)] as piece:
+            yield piece
+        data.madvise(mmap.MADV_DONTNEED)  # what stays mapped counts as this process's memory
+
+
 def _check_zip(data: mmap.mmap, extra_names: Collection[str]) -> None:
     entries = _checked_entries(data)
     pickles = [name for name in entries if name.lower().endswith("/data.pkl")]
@@ -153,10 +165,11 @@ def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
         raise UnsafeCheckpointError("a zip entry is there twice; torch.save writes each once")
     entries: dict[str, tuple[int, int]] = {}
     for info in infos:
-        start = _data_start(data, info)
-        with memoryview(data) as view, view[start : start + info.file_size] as piece:
-            if zlib.crc32(piece) != info.CRC:
-                raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
+        start, crc = _data_start(data, info), 0
+        for piece in pieces(data, start, start + info.file_size):
+            crc = zlib.crc32(piece, crc)
+        if crc != info.CRC:
+            raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
         entries[info.filename] = (start, info.file_size)
     return entries
 
@@ -181,7 +194,7 @@ def _data_start(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
     raise CheckpointError(f"zip entry {quoted(info.filename)} lies outside the file: {_CLOSED_WRONGLY}")
 
 
-def _check_legacy(data: mmap.mmap, extra_names: Collection[str]) -> None:
+def _check_legacy(data: mmap.mmap) -> None:
     """The format before torch 1.6.
 
     Five pickles (magic, version, machine, object, storage keys), then count and bytes of each storage.
@@ -192,7 +205,7 @@ def _check_legacy(data: mmap.mmap, extra_names: Collection[str]) -> None:
         raise CheckpointError("it is a pickle, but not one of torch.save; save model.state_dict() with torch.save")
     for _ in ("version", "machine"):
         scan_pickle(stream)
-    storages = scan_pickle(stream, extra_names)
+    storages = scan_pickle(stream)
     keys = scan_key_list(stream)
     if sorted(keys) != sorted(storages):
         raise CheckpointError("its list of storages is not that of its tensors; save it again with a current torch")

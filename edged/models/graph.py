@@ -29,7 +29,8 @@ class Cut:
         index: Steps that lie before the cut.
         source: Name of the value that the layers read.
         layers: Their module names, in order.
-        live: Names of all values that this point and later steps still need.
+        live: Names of all values that layers at this point or later still need. What only the network's output needs is
+            not among them: nobody waits for it, and the raw outputs of a detector are large.
     """
 
     index: int
@@ -48,6 +49,7 @@ class Program:
         cuts: A cut before every group of layers that share an input, in order of execution.
         input: Name of the value that the network's input gets.
         followers: For each layer whose only reader is a BatchNorm, that BatchNorm's module name.
+        last_layers: Layers that no other layer follows: the head of a classifier, the heads of a detector.
 
     Raises:
         ArchitectureError: The network has no layer to quantize.
@@ -59,6 +61,12 @@ class Program:
         self._nodes = _layers_together(list(graph.nodes), self._layers)
         self.input: str = next(node.name for node in self._nodes if node.op == "placeholder")
         self._last_reader = {read.name: i for i, node in enumerate(self._nodes) for read in node.all_input_nodes}
+        self._before_layers = _before_layers(self._nodes, self._layers)
+        self.last_layers = tuple(
+            str(node.target)
+            for node in self._nodes
+            if _is_layer(node, self._layers) and not any(user in self._before_layers for user in node.users)
+        )
         self.cuts = self._find_cuts()
         if not self.cuts:
             raise ArchitectureError("the model has no convolution or linear layer to quantize")
@@ -79,13 +87,13 @@ class Program:
         modules: Mapping[str, nn.Module],
         watch: Callable[[Values], None] | None = None,
     ) -> Values:
-        """Run the steps from `start` to a cut.
+        """Run the steps from `start` to a cut, except those that no layer needs.
 
         Args:
             values: What is live at `start`, by name. Values of later steps may be given too: those steps are skipped.
                 Emptied on the way, so that the memory of what is not needed any more is free.
             start: Index of the first step.
-            stop: Where to end; None runs to the network's output.
+            stop: Where to end; None runs to the network's output, which needs what no cut keeps: start at 0.
             modules: The network's modules by name; layers may be replaced.
             watch: Told of the values that are alive after each step, before those that nobody reads again are dropped.
 
@@ -98,6 +106,8 @@ class Program:
             node = self._nodes[index]
             if node.op == "output":
                 return {"output": alive[node.all_input_nodes[0].name]}
+            if stop is not None and node not in self._before_layers:
+                continue
             if node.name not in alive:
                 alive[node.name] = _run_step(node, alive, modules)
             if watch is not None:
@@ -105,7 +115,7 @@ class Program:
             for read in node.all_input_nodes:
                 if self._last_reader[read.name] == index:
                     alive.pop(read.name, None)
-        return alive
+        return alive if stop is None else {name: alive[name] for name in stop.live}
 
     def value_of(self, layer: str) -> str:
         """Name of the value that a layer computes."""
@@ -123,8 +133,9 @@ class Program:
         return cuts
 
     def _live_at(self, index: int) -> tuple[str, ...]:
-        before = [node.name for node in self._nodes[:index]]
-        return tuple(name for name in before if self._last_reader.get(name, -1) >= index)
+        later = [node for node in self._nodes[index:] if node in self._before_layers]
+        read = {source.name for node in later for source in node.all_input_nodes}
+        return tuple(node.name for node in self._nodes[:index] if node.name in read)
 
 
 def _layers_together(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableLayer]) -> list[fx.Node]:
@@ -139,6 +150,15 @@ def _layers_together(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableL
             ordered.append(item)
             placed.add(item)
     return ordered
+
+
+def _before_layers(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableLayer]) -> set[fx.Node]:
+    """The layers and every step whose value reaches one of them."""
+    found: set[fx.Node] = set()
+    for node in reversed(nodes):
+        if _is_layer(node, layers) or any(user in found for user in node.users):
+            found.add(node)
+    return found
 
 
 def _group_at(nodes: Sequence[fx.Node], index: int, layers: Mapping[str, QuantizableLayer]) -> list[fx.Node]:

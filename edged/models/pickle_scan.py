@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
-from edged.models.allowlist import BUILT_BY_TORCH, STORAGES, STUBBED
+from edged.models.allowlist import BUILT_BY_TORCH, STORAGES, STUBBED, YOLOV5
 
 # A ResNet-152 takes 0.15 MB and 30,000 steps, a YOLOv5x 100,000; with an optimizer's state about three times that.
 MAX_PICKLE_BYTES = 16 << 20
 MAX_PICKLE_STEPS = 1_000_000
-MAX_PATHS = 1 << 14  # to one object, over all others that share it; a YOLOv5's activation is shared 170 times
+MAX_PATHS = 1 << 14  # to one object, over all others that share it
 MAX_TUPLES = 20_000  # beside those of tensors; as a dict's key, 150,000 in each other overflow the stack of the hash
 
 # All that torch.save writes, besides the memo's instructions. An object from the memo is "o", a text from it "m".
@@ -49,8 +49,27 @@ _FIRST_ARGUMENT: Mapping[str, str] = {
     "_codecs.encode": "x",
     "torch.Size": ")i",
 }
-# The state of an object is a dict, or a tuple that ends in an integer (numpy.dtype): torch gives a tensor any other.
+# The state of an object is a dict, or a tuple that ends in an integer (numpy.dtype) or in bytes (numpy.ndarray): torch
+# gives a tensor any other.
 _ODD_STATE = re.compile(r"(?<![{su])(?<!it)b")
+_BYTES_STATE = re.compile(r"(c)[xm][xm]2Rtb")
+# What a path of shared objects goes no further than: the hash of a made object follows nothing inside it, and a tuple
+# of numbers holds nothing to follow. Training shares one activation among 170 modules, and between the model and its
+# averaged copy the sizes of every kernel.
+_ENDS_A_PATH = re.compile(r"([RN]|[iv]1|[iv]{2}2|[iv]{3}3|\([iv]{4}t)$")
+# Names that say what a file is instead. The first start that fits counts.
+_YOLOV5_ONLY = "edged reads detectors of YOLOv5 v6.0 to v7.0"
+_KNOWN_REFUSALS: Mapping[str, str] = {
+    "models.yolo.Segment": f"it is a YOLOv5 segmentation model; {_YOLOV5_ONLY}",
+    "models.yolo.Classif": f"it is a YOLOv5 classification model; {_YOLOV5_ONLY}",
+    "models.common.Classify": f"it is a YOLOv5 classification model; {_YOLOV5_ONLY}",
+    "ultralytics.": f"it is a YOLOv8 or later model; {_YOLOV5_ONLY}",
+    **dict.fromkeys(
+        ("models.common.", "models.experimental.", "models.yolo."),
+        f"it holds a block that edged does not know; {_YOLOV5_ONLY} with their published blocks",
+    ),
+    "torch.nn.modules.": f"it holds an unknown module; save model.state_dict(), except that {_YOLOV5_ONLY}",
+}
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,7 @@ def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
     arguments: list[Any] = []
     memo: dict[Any, tuple[str, Any]] = {}
     shared: Counter[Any] = Counter()
+    ends: set[Any] = set()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pickletools: backslashes in a damaged name
@@ -130,6 +150,8 @@ def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
                     if argument in memo or symbols[-1] == "Q":
                         raise UnsafeCheckpointError("its pickle uses the memo in a way that torch.save does not")
                     memo[argument] = _KEPT.get(symbols[-1], "o"), arguments[-1]
+                    if _ENDS_A_PATH.search("".join(symbols[-6:])):
+                        ends.add(argument)
                     continue
                 if opcode.name in ("BINGET", "LONG_BINGET"):
                     symbol, value = memo[argument]
@@ -140,7 +162,8 @@ def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
                 arguments.append(value)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise CheckpointError(f"its pickle is damaged or cut off ({quoted(error)})") from None
-    if sum(math.log2(1 + count) for count in shared.values()) > math.log2(MAX_PATHS):
+    paths = [math.log2(1 + count) for key, count in shared.items() if key not in ends]
+    if sum(paths) > math.log2(MAX_PATHS):
         raise UnsafeCheckpointError("its pickle nests shared objects, which grow without bound; save only the tensors")
     return _Spelling("".join(symbols), arguments)
 
@@ -159,15 +182,20 @@ def _checked(opcode: str, argument: Any, extra_names: Collection[str]) -> tuple[
 
 
 def _refusal(name: str) -> str:
-    if name.startswith(("models.yolo.", "models.common.")):
+    if name in YOLOV5:  # allowed in a zip: this is the format before
         return (
-            f"it is a pickled YOLOv5 model (it names {quoted(name)}), which is not supported; use a ResNet's state dict"
+            f"it is a YOLOv5 model (it names {quoted(name)}) in the format before torch 1.6; load and save it once with"
+            " the YOLOv5 that wrote it and a current torch"
         )
+    for start, reason in _KNOWN_REFUSALS.items():
+        if name.startswith(start):
+            return f"{reason} (it names {quoted(name)})"
     return f"it names {quoted(name)}, which tensors do not need and edged never loads; save model.state_dict() instead"
 
 
 def _check_calls(spelling: _Spelling) -> None:
-    if _ODD_STATE.search(spelling.symbols):
+    plain = _BYTES_STATE.sub(lambda match: _plain_state(match, spelling.arguments), spelling.symbols)
+    if _ODD_STATE.search(plain):
         raise UnsafeCheckpointError("its pickle sets an object's state in a way that torch.save does not write")
     for match in re.finditer(r"c(?=\(*([^(]))", spelling.symbols):
         name, first = spelling.arguments[match.start()], match[1]
@@ -175,6 +203,11 @@ def _check_calls(spelling: _Spelling) -> None:
             raise UnsafeCheckpointError(f"its pickle calls {quoted(name)} in a way that torch.save does not write")
         if name == "_codecs.encode" and spelling.arguments[match.end() + 1] != "latin1":
             raise UnsafeCheckpointError("its pickle holds bytes in an unknown encoding")
+
+
+def _plain_state(match: re.Match[str], arguments: list[Any]) -> str:
+    """A state that ends in bytes as one that passes; any other call's result as it is."""
+    return "itb" if arguments[match.start(1)] == "_codecs.encode" else match[0]
 
 
 def _check_inside(key: str, numel: int, offset: int, shape: list[int], strides: list[int]) -> None:

@@ -2,105 +2,46 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edged.errors import ArchitectureError
+from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
 from edged.models.resnet import CifarResNet
 from edged.models.torchvision_shim import import_torchvision
-from edged.spec import InputSpec
+from edged.models.yolov5.network import YoloV5, check_sizes
+from edged.models.yolov5.plan import Plan
 
-# Name -> (kind of block, blocks per stage). A bottleneck block has a third convolution.
-_TORCHVISION: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
-}
-_CIFAR: Mapping[str, int] = {f"cifar_resnet{6 * blocks + 2}": blocks for blocks in (3, 5, 7, 9, 18)}
-_CIFAR_NAMES: Mapping[tuple[int, ...], str] = {(blocks,) * 3: name for name, blocks in _CIFAR.items()}
+__all__ = ["ARCHITECTURES", "Architecture", "build", "load_model", "recognize"]
 
-ARCHITECTURES = (*_TORCHVISION, *_CIFAR)
-MAX_CLASSES = 100_000
-_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the mean over RGB of ImageNet's
+_CIFAR_NAMES: Mapping[tuple[int, ...], str] = {(blocks,) * 3: name for name, blocks in CIFAR.items()}
+# The first convolution of a YOLOv5, and of one of v5.0 and before.
+_YOLOV5_STEMS = ("model.0.conv.weight", "model.0.conv.conv.weight")
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """A network, up to its weights.
-
-    Attributes:
-        name: One of `ARCHITECTURES`.
-        num_classes: Outputs.
-        stem: "imagenet" (7x7 stride 2, then max-pooling), "small" (3x3 stride 1, none) or "cifar".
-        in_channels: 3 for RGB, 1 for greyscale.
-        shortcut: "projection" (1x1 convolution) or "pad" (option A of the CIFAR ResNets).
-    """
-
-    name: str
-    num_classes: int
-    stem: str = "imagenet"
-    in_channels: int = 3
-    shortcut: str = "projection"
-
-    @property
-    def task(self) -> str:
-        """What the outputs are."""
-        return "classification"
-
-    @property
-    def default_input(self) -> InputSpec:
-        """How images are prepared unless the user says otherwise."""
-        size, resize = (224, 256) if self.stem == "imagenet" else (32, 32)
-        if self.in_channels == 1:
-            return InputSpec(size, resize, _GREY_MEAN, _GREY_STD)
-        return InputSpec(size, resize)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
-        """Inverse of `to_dict`.
-
-        Raises:
-            ArchitectureError: A key is missing, unknown, or has an impossible value.
-        """
-        kinds = {
-            field.name: int if field.name in ("num_classes", "in_channels") else str
-            for field in dataclasses.fields(cls)
-        }
-        if different := sorted(kinds.keys() ^ data.keys()):
-            raise ArchitectureError(
-                f"architecture has a missing or unknown key {different[0]!r}; it needs {', '.join(kinds)}"
-            )
-        for key, kind in kinds.items():
-            if type(data[key]) is not kind:
-                raise ArchitectureError(f"architecture key {key!r} has value {data[key]!r}; it must be {kind.__name__}")
-        return _checked(cls(**data))
-
-
-def recognize(state: Mapping[str, Tensor], pinned: str | None = None) -> Architecture:
+def recognize(state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan | None = None) -> Architecture:
     """The network that `state` belongs to, from the names and shapes of its tensors.
 
     Args:
         state: Tensors by name. Not modified.
-        pinned: The name that the user expects, or None.
+        pinned: The name that the user expects, or None; `yolov5` stands for any of its sizes.
+        plan: What the checkpoint says of its network, if it is a detector (`Checkpoint.plan`).
 
     Raises:
         ArchitectureError: It fits no supported network, or not the pinned one; names the first tensor that differs.
     """
     if pinned is not None and pinned not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {pinned!r}; choose one of {', '.join(ARCHITECTURES)}")
+    if plan is not None:
+        return _recognize_detector(state, pinned, plan)
+    if pinned in DETECTORS or any(stem in state for stem in _YOLOV5_STEMS):
+        raise ArchitectureError(
+            "a YOLOv5 is known by its yaml, which the file does not hold; give the .pt that its training saved"
+        )
     name = pinned or _name_of(state)
-    cifar = name in _CIFAR
+    cifar = name in CIFAR
     stem = _tensor(state, "conv1.weight", 4, name)
     head = _tensor(state, "linear.weight" if cifar else "fc.weight", 2, name)
     projected = not cifar or "layer2.0.shortcut.0.weight" in state
@@ -111,7 +52,21 @@ def recognize(state: Mapping[str, Tensor], pinned: str | None = None) -> Archite
         in_channels=stem.shape[1],
         shortcut="projection" if projected else "pad",
     )
-    _compare(state, _skeleton(_checked(architecture)), name)
+    _compare(state, _skeleton(checked(architecture)), name)
+    return architecture
+
+
+def _recognize_detector(state: Mapping[str, Tensor], pinned: str | None, plan: Plan) -> Architecture:
+    stem = next((state[name] for name in _YOLOV5_STEMS if name in state), None)
+    if stem is None or stem.dim() != 4:
+        raise ArchitectureError(f"yolov5 needs tensor {_YOLOV5_STEMS[0]!r}, which is missing; found {_some(state)}")
+    focus = plan.rows[0].block == "Focus"
+    architecture = checked(Architecture.detector(plan, stem.shape[1] // (4 if focus else 1)))
+    if pinned not in (None, "yolov5", architecture.name):
+        raise ArchitectureError(f"the file holds a {architecture.name}, not the {pinned} that was asked for")
+    model = _skeleton(architecture)
+    _compare(state, model, architecture.name)
+    check_sizes(model, plan, architecture.in_channels)
     return architecture
 
 
@@ -130,7 +85,7 @@ def load_model(state: Mapping[str, Tensor], architecture: Architecture) -> nn.Mo
     Raises:
         ArchitectureError: A tensor is missing, unexpected, misshapen or of the wrong type.
     """
-    model = _skeleton(_checked(architecture))
+    model = _skeleton(checked(architecture))
     expected = _compare(state, model, architecture.name)
     # Checkpoints from before torch 0.4.1 lack the counters; inference does not use them.
     complete = {
@@ -145,7 +100,7 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
     if stages[3] == 0 and stages[:3] in _CIFAR_NAMES:
         return _CIFAR_NAMES[stages[:3]]
     block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
-    for name, layout in _TORCHVISION.items():
+    for name, layout in TORCHVISION.items():
         if layout == (block, stages):
             return name
     found = (
@@ -153,7 +108,7 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
         if any(stages)
         else f"no layer1.0.conv1.weight but {_some(state)}"
     )
-    raise ArchitectureError(f"the tensors fit no supported network ({', '.join(ARCHITECTURES)}): found {found}")
+    raise ArchitectureError(f"the tensors fit no supported network ({', '.join(CLASSIFIERS)}): found {found}")
 
 
 def _blocks(state: Mapping[str, Tensor], stage: int) -> int:
@@ -195,30 +150,13 @@ def _compare(state: Mapping[str, Tensor], model: nn.Module, name: str) -> dict[s
     return expected
 
 
-def _checked(architecture: Architecture) -> Architecture:
-    cifar = architecture.name in _CIFAR
-    stems, shortcuts = (("cifar",), ("pad", "projection")) if cifar else (("imagenet", "small"), ("projection",))
-    choices: dict[str, tuple[Any, ...]] = {
-        "name": ARCHITECTURES,
-        "stem": stems,
-        "shortcut": shortcuts,
-        "in_channels": (1, 3),
-    }
-    for key, allowed in choices.items():
-        if (value := getattr(architecture, key)) not in allowed:
-            raise ArchitectureError(
-                f"{key} has value {value!r}; {architecture.name} takes {', '.join(map(str, allowed))}"
-            )
-    if not 1 <= architecture.num_classes <= MAX_CLASSES:
-        raise ArchitectureError(f"num_classes has value {architecture.num_classes}; it must be 1 to {MAX_CLASSES}")
-    return architecture
-
-
 def _skeleton(architecture: Architecture) -> nn.Module:
     """The network on the meta device: names and shapes without memory."""
     with torch.device("meta"):
-        if architecture.name in _CIFAR:
-            blocks, shortcut = _CIFAR[architecture.name], architecture.shortcut
+        if architecture.plan is not None:
+            return YoloV5(architecture.plan, architecture.in_channels).eval()
+        if architecture.name in CIFAR:
+            blocks, shortcut = CIFAR[architecture.name], architecture.shortcut
             return CifarResNet(blocks, architecture.num_classes, architecture.in_channels, shortcut).eval()
         maker = getattr(import_torchvision().models, architecture.name)
         model: nn.Module = maker(weights=None, num_classes=architecture.num_classes)

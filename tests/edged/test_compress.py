@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +15,12 @@ from torch.testing import assert_close
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError
+from edged.models.architecture import Architecture
+from edged.models.registry import load_model
 from edged.models.resnet import CifarResNet
 from edged.observer import SilentObserver
-from edged.spec import RECIPES, InputSpec, Method, Order, QuantSpec, Statistics, recipe
+from edged.spec import RECIPES, Fit, InputSpec, Method, Order, QuantSpec, Statistics, recipe
+from tests.edged.models.yolov5.samples import tiny_model, tiny_plan
 from tests.edged.pictures import write_folder
 
 
@@ -176,6 +180,39 @@ def test_progress_reaches_its_end(model: nn.Module, cache: ImageCache):
     recorder = Recorder()
     compress(model, cache, QuantSpec(), observer=recorder)
     assert recorder.seen == [(done, 20) for done in range(1, 21)]
+
+
+@pytest.fixture(scope="module")
+def letterboxes(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    root: Path = tmp_path_factory.mktemp("letterboxes")
+    write_folder(root / "images", classes=0, images=48)
+    spec = InputSpec(32, 32, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), Fit.LETTERBOX)
+    return build_cache(root / "images", root / "cache", spec)
+
+
+def test_a_detector_comes_closer_with_more_bits(letterboxes: ImageCache):
+    model = tiny_model()
+    errors = [relative_error(compress(model, letterboxes, QuantSpec(bits=bits))) for bits in (2, 4, 8)]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 1e-3
+
+
+def test_all_heads_of_a_detector_are_last(letterboxes: ImageCache):
+    done = compress(tiny_model(), letterboxes, QuantSpec(bits=4, first_bits=8, last_bits=6))
+    bits = {layer.name: layer.bits for layer in done.layers}
+    assert bits.pop("model.0.conv") == 8
+    assert (bits.pop("model.9.m.0"), bits.pop("model.9.m.1")) == (6, 6)
+    assert set(bits.values()) == {4}
+
+
+def test_a_quantized_detector_is_rebuilt_from_its_artifact_data(letterboxes: ImageCache):
+    done = compress(tiny_model(), letterboxes, QuantSpec())
+    architecture = Architecture.from_dict(json.loads(json.dumps(Architecture.detector(tiny_plan()).to_dict())))
+    state = {name: weight.decode() for name, weight in done.quantized.items()}
+    state |= {name: value.clone() for name, value in done.rest.items()}  # as files hold them
+    served = load_model(state, architecture)
+    with torch.inference_mode():
+        assert_close(served(letterboxes.batch(letterboxes.held_out)), done.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_nothing_to_quantize_is_an_error(cache: ImageCache):

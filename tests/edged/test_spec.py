@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import UsageError
-from edged.spec import InputSpec, Method, Order, QuantSpec, Scheme, recipe
+from edged.spec import DetectionSpec, Fit, InputSpec, Method, Order, QuantSpec, Scheme, recipe
 
 SPECS = st.builds(
     QuantSpec,
@@ -81,6 +81,28 @@ def test_input_spec_round_trip():
     spec = InputSpec(32, 36, (0.5,), (0.25,))
     assert InputSpec.from_dict(spec.to_dict()) == spec
     assert spec.channels == 1
+
+
+def test_how_an_image_fits_is_part_of_the_input():
+    spec = InputSpec(640, 640, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
+    assert InputSpec.from_dict(spec.to_dict()) == spec
+    before = {key: value for key, value in InputSpec().to_dict().items() if key != "fit"}
+    assert InputSpec.from_dict(before) == InputSpec()
+    with pytest.raises(UsageError, match="input fit has value 'stretch'; choose crop or letterbox"):
+        InputSpec.from_dict(before | {"fit": "stretch"})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"confidence": 1.1}, "confidence has value 1.1; choose 0 to 1"),
+        ({"iou": -0.1}, "iou has value -0.1; choose 0 to 1"),
+        ({"max_detections": 0}, "max_detections has value 0; choose at least 1"),
+    ],
+)
+def test_impossible_detections_are_named(settings: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        DetectionSpec(**settings)
 
 
 @pytest.mark.parametrize(

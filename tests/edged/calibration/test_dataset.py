@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -13,10 +14,11 @@ import pytest
 import torch
 
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.calibration.images import decode_image, normalize
+from edged.calibration.images import Decoded, decode_image, normalize
+from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, StateError
 from edged.observer import SilentObserver
-from edged.spec import InputSpec
+from edged.spec import Fit, InputSpec
 from tests.edged.pictures import write_folder, write_png
 
 SPEC = InputSpec(size=16, resize=18)
@@ -193,6 +195,23 @@ def test_too_few_usable_images_are_an_error_that_counts_them(tmp_path: Path) -> 
     assert len(build(folder)) == 32
 
 
+def test_a_letterbox_has_its_own_cache_and_knows_the_sizes(folder: Path) -> None:
+    letterbox = InputSpec(16, 16, fit=Fit.LETTERBOX)
+    cropped, whole = build_cache(folder, folder.parent / "cache", InputSpec(16, 16)), build(folder, letterbox)
+    assert whole.digest != cropped.digest
+    assert cropped.sizes == ()
+    assert set(whole.sizes) == {(20, 20)}
+    assert whole.letterbox(3) == Letterbox(20, 20, 16)
+    assert build(folder, letterbox).sizes == whole.sizes
+    assert np.array_equal(whole.images[2], decode_image(folder / whole.files[2], letterbox))
+
+
+def test_digests_of_crops_are_what_they_were_before_there_were_letterboxes(folder: Path) -> None:
+    files = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in build(folder).files}
+    parts = [[1, SPEC.size, SPEC.resize, 3], list(build(folder).classes), list(files), list(files.values())]
+    assert build(folder).digest == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 def test_an_empty_and_a_missing_folder_are_errors(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="has 0 usable images, 0 skipped; put at least 32"):
@@ -215,7 +234,7 @@ def test_results_in_flight_are_bounded(tmp_path: Path) -> None:
 
     def eager_map(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         results = [function(item) for item in items]
-        if isinstance(results[0], np.ndarray):
+        if isinstance(results[0], Decoded):
             batches.append(len(results))
         return results
 
@@ -274,6 +293,7 @@ READ_ALL = """
 import resource, sys
 from pathlib import Path
 from edged.calibration.dataset import build_cache
+from edged.calibration.images import Decoded
 from edged.spec import InputSpec
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 spec = InputSpec(512, 512)

@@ -8,9 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from edged.calibration.boxes import read_labels
+from edged.calibration.dataset import build_cache
 from edged.errors import UnsafeCheckpointError
+from edged.evaluation.detection import average_precision, detect_all
 from edged.models.checkpoint import load_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
+from edged.models.yolov5 import standard
 
 DATA = Path(os.environ.get("EDGED_DATA", "/nonexistent"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="EDGED_DATA names no folder")]
@@ -36,10 +40,41 @@ def test_genuine_resnets_load_as_torch_loads_them(file, form, architecture):
     assert all(torch.equal(tensor, checkpoint.state[name]) for name, tensor in saved.items())
 
 
-@pytest.mark.parametrize("file", ["yolov5n.pt", "fixtures/custom_yolov5n_v6_nc1_face.pt"])
-def test_genuine_yolov5_is_named(file):
-    with pytest.raises(UnsafeCheckpointError, match=r"YOLOv5 model \(it names 'models.yolo.Model'\)"):
-        load_checkpoint(DATA / "weights" / file)
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("yolov5n.pt", 80),
+        ("fixtures/custom_yolov5n_v6_nc1_face.pt", ("face",)),
+        ("fixtures/custom_yolov5n_v7_nc3_animals.pt", 3),
+    ],
+)
+def test_genuine_yolov5_loads(file, names):
+    checkpoint = load_checkpoint(DATA / "weights" / file)
+    architecture = recognize(checkpoint.state, None, checkpoint.plan)
+    assert architecture.name == "yolov5n"
+    assert names in (architecture.num_classes, architecture.plan.names)
+    assert architecture.plan.anchors == standard("n", architecture.plan.names).anchors
+    model = load_model(checkpoint.state, architecture)
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 3 * (96 + 24 + 6), 5 + architecture.num_classes)
+
+
+def test_a_variant_with_other_blocks_is_refused_by_name():
+    with pytest.raises(UnsafeCheckpointError, match=r"block that edged does not know.*'models.common.C3x'"):
+        load_checkpoint(DATA / "weights" / "fixtures" / "yolov5n_variant_c3x_dwconvtranspose_nc80.pt")
+
+
+def test_yolov5n_reaches_its_precision(tmp_path):
+    checkpoint = load_checkpoint(DATA / "weights" / "yolov5n.pt")
+    architecture = recognize(checkpoint.state, None, checkpoint.plan)
+    model = load_model(checkpoint.state, architecture).to(memory_format=torch.channels_last)
+    cache = build_cache(DATA / "coco" / "val", tmp_path, architecture.default_input)
+    labels = read_labels(DATA / "coco" / "val", cache.files)
+    found = detect_all(model, architecture.plan, cache, torch.arange(len(cache)))
+    score = average_precision(found, labels, cache.sizes)
+    assert (score.images, score.boxes) == (128, 898)
+    assert score.map50 == pytest.approx(53.0, abs=1.0)
+    assert score.map50_95 == pytest.approx(34.0, abs=0.2)
 
 
 def test_resnet20_reaches_its_accuracy():

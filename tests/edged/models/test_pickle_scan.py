@@ -161,6 +161,16 @@ def test_exponential_sharing_is_refused():
         scan(nested_doubling(60))
 
 
+def test_what_training_shares_passes():
+    """Sizes of kernels and made objects, each any number of times: a hash goes no further than them."""
+    sizes = [(index, index + 1) for index in range(1000, 1300)]
+    made = [OrderedDict() for _ in range(100)]
+    scan(pickle.dumps([sizes, sizes[:], [(0.9, 0.999, True)] * 2, made * 30], 2))
+    lists = [[index] for index in range(1000, 1300)]
+    with pytest.raises(UnsafeCheckpointError, match="nests shared objects"):
+        scan(pickle.dumps([lists, lists[:]], 2))
+
+
 def test_deep_tuples_are_refused():
     scan(b"\x80\x02)" + b"\x85" * MAX_TUPLES + b".")
     with pytest.raises(TooLargeError, match="tuples"):

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from edged.errors import ArchitectureError
-from edged.models.registry import ARCHITECTURES, Architecture, build, load_model, recognize
+from edged.models.architecture import CLASSIFIERS, Architecture
+from edged.models.registry import build, load_model, recognize
 from edged.models.resnet import CifarResNet
 from edged.models.torchvision_shim import import_torchvision
 from edged.spec import InputSpec
@@ -153,7 +154,7 @@ def test_default_input(architecture, expected):
     assert architecture.in_channels == expected.channels
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_dict_and_back(name):
     cifar = name in CIFAR
     architecture = Architecture(name, 3, "cifar" if cifar else "small", 1, "pad" if cifar else "projection")

@@ -1,0 +1,170 @@
+"""mAP of a quantized YOLOv5 by recipe and width: Table 2 of arXiv 2509.05576 on a model of ours.
+
+Needs EDGED_DATA with weights/ and coco/. The 128 images of coco/calib calibrate (a tenth of them is held out to
+choose the statistics), without augmentation; the 128 of coco/val measure. A line per width and recipe: mAP@.5 and
+mAP@.5:.95 in percent, the drop of the latter, agreement with full precision at serving thresholds (matched boxes,
+percent), seconds, seconds as a multiple of one forward pass over the calibration images, and peak memory of the process
+that quantizes. The time of OBQ is extrapolated from a few rows of each size of layer. "4+8" is 4 bits with the first
+layer and the heads at 8. Usage:
+
+    python -m benchmarks.detection [--bits 8 6 4 4+8] [--recipes rtn paper fast ...] [--weights yolov5n.pt]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from edged.calibration.boxes import Boxes, read_labels
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.compress import compress
+from edged.evaluation.classification import predict
+from edged.evaluation.detection import Precision, agreement, average_precision, detect_all
+from edged.models.architecture import Architecture
+from edged.models.checkpoint import load_checkpoint
+from edged.models.detections import Detections
+from edged.models.layers import quantizable_layers
+from edged.models.registry import load_model, recognize
+from edged.models.yolov5.plan import Plan
+from edged.quant.grid import minmax_grid
+from edged.quant.obq import quantize_rows_greedily
+from edged.spec import EVALUATION, RECIPES, DetectionSpec, QuantSpec, Scheme, recipe
+
+OBQ_ROWS = 2
+HEADING = "| bits | recipe | mAP@.5 | mAP@.5:.95 | drop | agreement % | seconds | / forward | MiB |"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A detector with its images."""
+
+    model: nn.Module
+    architecture: Architecture
+    calibration: ImageCache
+    test: ImageCache
+    labels: list[Boxes]
+
+    @property
+    def plan(self) -> Plan:
+        """Of the detector."""
+        if self.architecture.plan is None:
+            sys.exit(f"the weights are a {self.architecture.name}, not a detector")
+        return self.architecture.plan
+
+
+def main() -> None:
+    """Print the table, each line from a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", default="yolov5n.pt")
+    parser.add_argument("--bits", nargs="+", default=["8", "6", "4", "4+8"])
+    parser.add_argument("--recipes", nargs="+", choices=["rtn", *RECIPES], default=["rtn", "paper", "balanced", "best"])
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
+    parser.add_argument("--reference", type=float, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    root = os.environ.get("EDGED_DATA")
+    if not root:
+        sys.exit("set EDGED_DATA to the folder that holds weights/ and coco/")
+    if options.cache:
+        loaded = load(Path(root), options.weights, Path(options.cache))
+        measure(loaded, options.bits[0], options.recipes[0], *options.reference)
+        return
+    with tempfile.TemporaryDirectory() as cache:
+        loaded = load(Path(root), options.weights, Path(cache))
+        score, forward_s = full_precision(loaded)
+        print(f"{torch.get_num_threads()} threads; a forward pass takes {forward_s:.1f} s")
+        print(f"{HEADING}\n{'|---' * (HEADING.count('|') - 1)}|")
+        print(f"| 32 | FP32 | {score.map50:.2f} | {score.map50_95:.2f} | | | | | |")
+        command = [sys.executable, "-m", "benchmarks.detection", "--weights", options.weights, "--cache", cache]
+        for bits in options.bits:
+            for name in options.recipes:
+                extra = ["--bits", bits, "--recipes", name, "--reference", str(score.map50_95), str(forward_s)]
+                sys.stdout.flush()
+                subprocess.run([*command, *extra], check=True)
+        seconds = obq_seconds(loaded.model)
+        print(f"| any | obq, extrapolated | | | | | {seconds:.0f} | {seconds / forward_s:.0f} | |")
+
+
+def load(root: Path, weights: str, cache_root: Path) -> Loaded:
+    """Checkpoint, images and labels."""
+    checkpoint = load_checkpoint(root / "weights" / weights)
+    architecture = recognize(checkpoint.state, None, checkpoint.plan)
+    model = load_model(checkpoint.state, architecture)
+    calibration, test = (
+        build_cache(root / "coco" / part, cache_root, architecture.default_input) for part in ("calib", "val")
+    )
+    labels = read_labels(root / "coco" / "val", test.files)
+    if labels is None:
+        sys.exit("coco/val has no labels")
+    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels)  # type: ignore[call-overload]  # torch's stub lacks it
+
+
+def full_precision(loaded: Loaded) -> tuple[Precision, float]:
+    """Full precision's score, and seconds of a forward pass over the calibration images."""
+    score = average_precision(found(loaded, loaded.model, EVALUATION), loaded.labels, loaded.test.sizes)
+    start = time.perf_counter()
+    for part in loaded.calibration.calibration.split(4):
+        predict(loaded.model, loaded.calibration, part)
+    return score, time.perf_counter() - start
+
+
+def measure(loaded: Loaded, bits: str, name: str, reference: float, forward_s: float) -> None:
+    """Quantize once and print a line."""
+    start = time.perf_counter()
+    done = compress(loaded.model, loaded.calibration, spec_of(name, bits))
+    seconds = time.perf_counter() - start
+    peak = peak_mebibytes()
+    score = average_precision(found(loaded, done.model, EVALUATION), loaded.labels, loaded.test.sizes)
+    serving = DetectionSpec()
+    same = agreement(found(loaded, loaded.model, serving), found(loaded, done.model, serving))
+    quality = f"{score.map50:.2f} | {score.map50_95:.2f} | {reference - score.map50_95:+.2f} | {same:.1f}"
+    print(f"| {bits} | {name} | {quality} | {seconds:.0f} | {seconds / forward_s:.1f} | {peak:.0f} |")
+
+
+def peak_mebibytes() -> float:
+    """Largest resident memory of this process; ru_maxrss would start with that of the process that started it."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
+
+
+def found(loaded: Loaded, model: nn.Module, spec: DetectionSpec) -> list[Detections]:
+    """Boxes in the test images."""
+    return detect_all(model, loaded.plan, loaded.test, torch.arange(len(loaded.test)), spec)
+
+
+def spec_of(name: str, bits: str) -> QuantSpec:
+    """A recipe without augmentation, or plain rounding to nearest with nothing else."""
+    width, _, ends = bits.partition("+")
+    chosen = {"bits": int(width), "first_bits": int(ends) if ends else None, "last_bits": int(ends) if ends else None}
+    if name == "rtn":
+        return recipe("fast", method="rtn", statistics="none", **chosen)
+    return recipe(name, augmentation=1, **chosen)
+
+
+def obq_seconds(model: nn.Module) -> float:
+    """What OBQ would take: a few rows of each size of layer are timed, all of them cost the same."""
+    layers = list(quantizable_layers(model).values())
+    row_s = {d: _row_seconds(d) for d in sorted({layer.weight[0].numel() for layer in layers})}
+    return sum(layer.weight.shape[0] * row_s[layer.weight[0].numel()] for layer in layers)
+
+
+def _row_seconds(d: int) -> float:
+    generator = torch.Generator().manual_seed(d)
+    X = torch.randn(d, 2 * d, generator=generator)
+    W, H = torch.randn(OBQ_ROWS, d, generator=generator), X @ X.t() / d
+    grid = minmax_grid(W, 4, Scheme.ASYMMETRIC)
+    start = time.perf_counter()
+    quantize_rows_greedily(W, H, grid)
+    return (time.perf_counter() - start) / OBQ_ROWS
+
+
+if __name__ == "__main__":
+    main()

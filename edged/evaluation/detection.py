@@ -1,0 +1,203 @@
+"""How well a detector finds what is there (mAP), and how far two detectors see the same (agreement)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.boxes import Boxes
+from edged.calibration.dataset import ImageCache
+from edged.errors import CalibrationError
+from edged.evaluation.classification import predict
+from edged.models.detections import Detections
+from edged.models.nms import pairwise_iou
+from edged.models.yolov5.decode import detect
+from edged.models.yolov5.plan import Plan
+from edged.observer import Observer, SilentObserver
+from edged.spec import EVALUATION, DetectionSpec
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
+RECALLS: Floats = np.linspace(0, 1, 101)
+MAX_PER_CLASS = 100  # boxes of one class in one image that count, as in COCO's evaluation
+MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Mean average precision as COCO defines it: over 101 recalls, then over the classes that occur.
+
+    Attributes:
+        map50: At an overlap of 0.5, percent.
+        map50_95: Mean over overlaps 0.5, 0.55, ..., 0.95, percent.
+        images: Number of images.
+        boxes: Labelled boxes in them.
+    """
+
+    map50: float
+    map50_95: float
+    images: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class _Matched:
+    """One class in one image: scores [n], descending, hits [thresholds, n], and how many boxes there are to find."""
+
+    scores: Floats
+    hits: Flags
+    total: int
+
+
+def detections_of(
+    raw: Tensor, plan: Plan, cache: ImageCache, indices: Tensor, spec: DetectionSpec = EVALUATION
+) -> list[Detections]:
+    """Boxes in pixels of the original images.
+
+    Args:
+        raw: Outputs for these images [n, predictions, 5 + classes], as `predict` gives them.
+        plan: Of the network.
+        cache: Of letterboxed images.
+        indices: Which of them, int64 [n].
+        spec: Which predictions count.
+    """
+    side = cache.input.size
+    return [
+        detect(outputs, plan, side, side, spec).in_original(cache.letterbox(index))
+        for outputs, index in zip(raw, indices.tolist(), strict=True)
+    ]
+
+
+def detect_all(
+    model: nn.Module,
+    plan: Plan,
+    cache: ImageCache,
+    indices: Tensor,
+    spec: DetectionSpec = EVALUATION,
+    batch_size: int = 8,
+    observer: Observer | None = None,
+) -> list[Detections]:
+    """Run a detector over images. The raw outputs of a batch, 9 MB an image, are in memory at a time.
+
+    Args:
+        model: Gives raw outputs.
+        plan: Of the model.
+        cache: Of letterboxed images.
+        indices: Which of them, int64 [n].
+        spec: Which predictions count.
+        batch_size: Images per forward pass.
+        observer: Told of images done.
+
+    Returns:
+        Boxes in pixels of the original images.
+    """
+    observer = observer or SilentObserver()
+    found: list[Detections] = []
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        found += detections_of(predict(model, cache, part, batch_size), plan, cache, part, spec)
+        observer.progress(len(found), len(indices))
+    return found
+
+
+def average_precision(
+    found: Sequence[Detections], labels: Sequence[Boxes], sizes: Sequence[tuple[int, int]]
+) -> Precision:
+    """Score detections against labels.
+
+    Args:
+        found: Boxes in pixels of each image.
+        labels: What is there to be found in each.
+        sizes: Width and height of each, pixels.
+
+    Raises:
+        CalibrationError: There are no labelled boxes, or not as many entries of one as of the others.
+    """
+    if not len(found) == len(labels) == len(sizes):
+        raise CalibrationError(f"cannot score {len(found)} images against {len(labels)} labels; give one for each")
+    classes = sorted({int(kind) for entry in labels for kind in entry.classes})
+    if not classes:
+        raise CalibrationError("the labels name no box; label some images to measure mAP")
+    matched: dict[int, list[_Matched]] = {kind: [] for kind in classes}
+    for seen, truth, size in zip(found, labels, sizes, strict=True):
+        boxes = truth.in_pixels(*size)
+        for kind in {*truth.classes.tolist(), *seen.classes.tolist()} & matched.keys():
+            matched[kind].append(_match(seen, boxes[truth.classes == kind], kind))
+    average = np.mean([_averages(matched[kind]) for kind in classes], axis=0) * 100
+    total = sum(len(entry.classes) for entry in labels)
+    return Precision(float(average[0]), float(average.mean()), len(found), total)
+
+
+def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> float:
+    """How many boxes two detectors share: 2 m / (a + b), in percent, over all images.
+
+    m counts pairs of boxes of one class that overlap by at least MATCH_IOU, each box in one pair at most: the
+    reference's boxes choose by descending score, each the box that it overlaps most. a and b count the two detectors'
+    boxes. 100 is the same boxes (or none on both sides), 0 none in common.
+
+    Args:
+        reference: Of the full-precision network, an entry an image.
+        found: Of the quantized network on the same images.
+
+    Raises:
+        CalibrationError: The two are not of the same images.
+    """
+    if len(reference) != len(found) or not found:
+        raise CalibrationError(f"cannot compare {len(found)} images with {len(reference)}; give both the same images")
+    pairs = sum(_pairs(a, b) for a, b in zip(reference, found, strict=True))
+    boxes = sum(map(len, reference)) + sum(map(len, found))
+    return 100.0 * 2 * pairs / boxes if boxes else 100.0
+
+
+def _pairs(reference: Detections, found: Detections) -> int:
+    overlaps = pairwise_iou(reference.boxes, found.boxes)
+    overlaps = overlaps.masked_fill(reference.classes[:, None] != found.classes[None], 0)
+    pairs = 0
+    for row in range(len(reference) if len(found) else 0):
+        best, column = overlaps[row].max(0)
+        if best >= MATCH_IOU:
+            pairs += 1
+            overlaps[:, column] = 0
+    return pairs
+
+
+def _match(seen: Detections, truth: Tensor, kind: int) -> _Matched:
+    """Give each detection, by descending score, the free box that it overlaps most, if by the threshold."""
+    members = (seen.classes == kind).nonzero().flatten()
+    scores = seen.scores[members].double()
+    order = torch.sort(scores, descending=True, stable=True).indices[:MAX_PER_CLASS]
+    overlaps = pairwise_iou(seen.boxes[members[order]].double(), truth.double()).numpy()
+    hits = np.zeros((len(THRESHOLDS), len(order)), dtype=np.bool_)
+    taken = np.zeros((len(THRESHOLDS), len(truth)), dtype=np.bool_)
+    rows = np.arange(len(THRESHOLDS))
+    for index in range(len(order) if len(truth) else 0):
+        free = np.where(taken, -1.0, overlaps[index])
+        best = free.shape[1] - 1 - free[:, ::-1].argmax(1)  # of equal overlaps the last, as COCO's evaluation has it
+        hits[:, index] = free[rows, best] >= THRESHOLDS
+        taken[rows[hits[:, index]], best[hits[:, index]]] = True
+    return _Matched(scores[order].numpy(), hits, len(truth))
+
+
+def _averages(images: Sequence[_Matched]) -> Floats:
+    """Average precision of one class at each threshold [thresholds]."""
+    order = np.argsort(-np.concatenate([image.scores for image in images]), kind="mergesort")
+    hits = np.concatenate([image.hits for image in images], axis=1)[:, order]
+    right = np.cumsum(hits, axis=1, dtype=np.float64)
+    recall = right / sum(image.total for image in images)
+    precision = right / np.arange(1, hits.shape[1] + 1)
+    # The best precision that any later, larger recall still has.
+    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    return np.array([_sampled(recall[t], precision[t]) for t in range(len(THRESHOLDS))])
+
+
+def _sampled(recall: Floats, precision: Floats) -> float:
+    places = np.searchsorted(recall, RECALLS, side="left")
+    reached = places < len(recall)
+    return float(precision[places[reached]].sum() / len(RECALLS))

@@ -1,0 +1,149 @@
+"""What network a model is, up to its weights, as data that a manifest can hold."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from edged.errors import ArchitectureError, UsageError
+from edged.models.yolov5.plan import Plan
+from edged.models.yolov5.standard import SIZES, name_of
+from edged.spec import Fit, InputSpec
+
+# Name -> (kind of block, blocks per stage). A bottleneck block has a third convolution.
+TORCHVISION: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+CIFAR: Mapping[str, int] = {f"cifar_resnet{6 * blocks + 2}": blocks for blocks in (3, 5, 7, 9, 18)}
+CLASSIFIERS = (*TORCHVISION, *CIFAR)
+DETECTORS = ("yolov5", *(f"yolov5{size}" for size in SIZES))  # the first has rows of its own
+ARCHITECTURES = (*CLASSIFIERS, *DETECTORS)
+MAX_CLASSES = 100_000
+_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the mean over RGB of ImageNet's
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network, up to its weights.
+
+    Attributes:
+        name: One of `ARCHITECTURES`.
+        num_classes: Classes.
+        stem: "imagenet" (7x7 stride 2, then max-pooling), "small" (3x3 stride 1, none), "cifar", or "plan" (a
+            detector's follows from its plan).
+        in_channels: 3 for RGB, 1 for greyscale.
+        shortcut: "projection" (1x1 convolution) or "pad" (option A of the CIFAR ResNets); "plan" for a detector.
+        plan: Rows, anchors and class names of a detector; None for a classifier.
+    """
+
+    name: str
+    num_classes: int
+    stem: str = "imagenet"
+    in_channels: int = 3
+    shortcut: str = "projection"
+    plan: Plan | None = None
+
+    @classmethod
+    def detector(cls, plan: Plan, in_channels: int = 3) -> Architecture:
+        """The architecture of a detector."""
+        return cls(name_of(plan), len(plan.names), "plan", in_channels, "plan", plan)
+
+    @property
+    def task(self) -> str:
+        """What the outputs are: "classification" or "detection"."""
+        return "classification" if self.plan is None else "detection"
+
+    @property
+    def default_input(self) -> InputSpec:
+        """How images are prepared unless the user says otherwise."""
+        if self.plan is not None:
+            size = 1280 if len(self.plan.anchors) > 3 else 640
+            return InputSpec(size, size, (0.0,) * self.in_channels, (1.0,) * self.in_channels, Fit.LETTERBOX)
+        size, resize = (224, 256) if self.stem == "imagenet" else (32, 32)
+        if self.in_channels == 1:
+            return InputSpec(size, resize, _GREY_MEAN, _GREY_STD)
+        return InputSpec(size, resize)
+
+    def check_input(self, spec: InputSpec) -> None:
+        """See that images prepared as `spec` says fit the network.
+
+        Raises:
+            UsageError: They have other channels, or a detector's size is no multiple of its largest stride.
+        """
+        if spec.channels != self.in_channels:
+            raise UsageError(
+                f"mean and std have {spec.channels} values, {self.name} reads {self.in_channels} channels;"
+                " give one value a channel"
+            )
+        if self.plan is None:
+            return
+        largest = max(self.plan.strides(self.in_channels))
+        if spec.size % largest:
+            raise UsageError(f"input size has value {spec.size}; {self.name} needs a multiple of {largest}")
+        if spec.fit is not Fit.LETTERBOX:
+            raise UsageError(f"input fit has value {spec.fit.value!r}; {self.name} needs 'letterbox'")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; a classifier has no key "plan"."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "plan"}
+        return data if self.plan is None else data | {"plan": self.plan.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ArchitectureError: A key is missing, unknown, or has an impossible value.
+        """
+        kinds = {
+            field.name: int if field.name in ("num_classes", "in_channels") else str
+            for field in dataclasses.fields(cls)
+            if field.name != "plan"
+        }
+        if different := sorted(kinds.keys() ^ (data.keys() - {"plan"})):
+            raise ArchitectureError(
+                f"architecture has a missing or unknown key {different[0]!r}; it needs {', '.join(kinds)}"
+            )
+        for key, kind in kinds.items():
+            if type(data[key]) is not kind:
+                raise ArchitectureError(f"architecture key {key!r} has value {data[key]!r}; it must be {kind.__name__}")
+        plan = data.get("plan")
+        if plan is not None and not isinstance(plan, Mapping):
+            raise ArchitectureError(f"architecture key 'plan' is a {type(plan).__name__}; it must be an object")
+        values = {**data, "plan": None if plan is None else Plan.from_dict(plan)}
+        return checked(cls(**values))
+
+
+def checked(architecture: Architecture) -> Architecture:
+    """The same, after checking that there is such a network.
+
+    Raises:
+        ArchitectureError: An attribute has an impossible value.
+    """
+    choices: dict[str, tuple[Any, ...]] = {
+        "name": CLASSIFIERS if architecture.plan is None else (name_of(architecture.plan),),
+        "stem": ("imagenet", "small"),
+        "shortcut": ("projection",),
+        "in_channels": (1, 3),
+    }
+    if architecture.name in CIFAR:
+        choices |= {"stem": ("cifar",), "shortcut": ("pad", "projection")}
+    elif architecture.plan is not None:
+        choices |= {"stem": ("plan",), "shortcut": ("plan",)}
+    for key, allowed in choices.items():
+        if (value := getattr(architecture, key)) not in allowed:
+            raise ArchitectureError(
+                f"{key} has value {value!r}; {architecture.name} takes {', '.join(map(str, allowed))}"
+            )
+    classes = (1, MAX_CLASSES) if architecture.plan is None else (len(architecture.plan.names),) * 2
+    if not classes[0] <= architecture.num_classes <= classes[1]:
+        raise ArchitectureError(
+            f"num_classes has value {architecture.num_classes}; it must be {' to '.join(map(str, sorted({*classes})))}"
+        )
+    return architecture

@@ -1,0 +1,31 @@
+"""What a detector sees in an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from edged.calibration.letterbox import Letterbox
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one image by descending score.
+
+    Attributes:
+        boxes: x1, y1, x2, y2 in pixels, float32 [n, 4].
+        scores: 0 to 1, float32 [n].
+        classes: int64 [n].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def in_original(self, letterbox: Letterbox) -> Detections:
+        """The same boxes in pixels of the image before it was letterboxed, cut off at its borders."""
+        return Detections(letterbox.to_original(self.boxes), self.scores, self.classes)

@@ -1,0 +1,251 @@
+"""A YOLOv5 network as data: the rows of its yaml, checked, with what else it takes to rebuild and to decode it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edged.errors import ArchitectureError
+from edged.models.pickle_scan import quoted
+from edged.models.yolov5.arguments import BLOCKS, Argument, checked_arguments
+
+MAX_ROWS = 200
+MAX_REPEATS = 100
+MAX_CLASSES = 10_000
+MAX_NAME_LENGTH = 200
+MAX_MULTIPLE = 8.0
+MAX_LEVELS, MAX_ANCHORS = 8, 32
+Anchors = tuple[tuple[tuple[float, float], ...], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the network.
+
+    Attributes:
+        sources: Rows that it reads; -1 is the image.
+        repeats: How often the block occurs, before the depth multiple.
+        block: One of `BLOCKS`.
+        arguments: Of the block, as in the yaml; channels before the width multiple.
+    """
+
+    sources: tuple[int, ...]
+    repeats: int
+    block: str
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a row gives: its channels, and how many input pixels one of its pixels is wide."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A detector up to its weights.
+
+    Attributes:
+        depth: Multiple of the repeats.
+        width: Multiple of the channels.
+        rows: Backbone and head, in order; the last is Detect.
+        anchors: Width and height in pixels of each anchor of each level.
+        names: Of the classes.
+    """
+
+    depth: float
+    width: float
+    rows: tuple[Row, ...]
+    anchors: Anchors
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("depth", "width"):
+            if not 0 < getattr(self, name) <= MAX_MULTIPLE:
+                raise ArchitectureError(f"{name}_multiple has value {getattr(self, name)!r}; it must be 0 to 8")
+        if not 1 <= len(self.names) <= MAX_CLASSES:
+            raise ArchitectureError(f"the detector has {len(self.names)} classes; it must be 1 to {MAX_CLASSES}")
+        detects = [index for index, row in enumerate(self.rows) if row.block == "Detect"]
+        if detects != [len(self.rows) - 1]:
+            raise ArchitectureError(f"the yaml has Detect in rows {detects} of {len(self.rows)}; it must be the last")
+        if len(self.anchors) != len(self.rows[-1].sources) or len({len(level) for level in self.anchors}) != 1:
+            raise ArchitectureError(
+                f"the anchors are for {len(self.anchors)} levels, Detect reads {len(self.rows[-1].sources)};"
+                " every level needs the same number of anchors"
+            )
+
+    @property
+    def outputs_per_anchor(self) -> int:
+        """Box, objectness and classes."""
+        return 5 + len(self.names)
+
+    def strides(self, in_channels: int = 3) -> tuple[int, ...]:
+        """Pixels per cell of each level."""
+        shapes = self.shapes(in_channels)
+        return tuple(shapes[source].stride for source in self.rows[-1].sources)
+
+    def repeats(self, row: Row) -> int:
+        """How often a row's block occurs, depth multiple applied."""
+        return max(round(row.repeats * self.depth), 1) if row.repeats > 1 else row.repeats
+
+    def channels(self, row: Row) -> int:
+        """Output channels of a row whose first argument names them, width multiple applied."""
+        asked = row.arguments[0]
+        assert isinstance(asked, int)  # noqa: S101 - checked_arguments saw to it
+        if asked == len(self.anchors[0]) * self.outputs_per_anchor:
+            return asked  # as YOLOv5 does: a row as wide as a head is taken for one
+        return math.ceil(asked * self.width / 8) * 8
+
+    def shapes(self, in_channels: int = 3) -> list[Shape]:
+        """What each row gives, Detect left out.
+
+        Raises:
+            ArchitectureError: Maps of different sizes are to be joined, or a size is no whole number.
+        """
+        shapes: list[Shape] = []
+        for index, row in enumerate(self.rows[:-1]):
+            inputs = [shapes[source] if source >= 0 else Shape(in_channels, 1) for source in row.sources]
+            shapes.append(self._shape(index, row, inputs))
+        return shapes
+
+    def _shape(self, index: int, row: Row, inputs: Sequence[Shape]) -> Shape:
+        stride = inputs[0].stride
+        if row.block == "Concat":
+            if any(shape.stride != stride for shape in inputs):
+                raise ArchitectureError(f"row {index} of the yaml joins maps of strides {[s.stride for s in inputs]}")
+            return Shape(sum(shape.channels for shape in inputs), stride)
+        if row.block == "nn.Upsample":
+            scale = row.arguments[1]
+            if not isinstance(scale, int) or stride % scale:
+                raise ArchitectureError(f"row {index} of the yaml scales a map of stride {stride} by {scale}")
+            return Shape(inputs[0].channels, stride // scale)
+        if row.block in ("Conv", "Focus"):
+            steps = row.arguments[2] if len(row.arguments) > 2 else 1
+            assert isinstance(steps, int)  # noqa: S101 - checked_arguments saw to it
+            stride *= steps ** self.repeats(row) * (2 if row.block == "Focus" else 1)
+        return Shape(self.channels(row), stride)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types; the strides are there to be read and follow from the rest."""
+        return {
+            "depth_multiple": self.depth,
+            "width_multiple": self.width,
+            "rows": [[list(row.sources), row.repeats, row.block, _listed(row.arguments)] for row in self.rows],
+            "anchors": _listed(self.anchors),
+            "strides": list(self.strides()),
+            "names": list(self.names),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Plan:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ArchitectureError: A key is missing, unknown, or has an impossible value.
+        """
+        known = ("depth_multiple", "width_multiple", "rows", "anchors", "strides", "names")
+        if different := sorted(set(known) ^ set(data)):
+            raise ArchitectureError(f"detector has a missing or unknown key {quoted(different[0])}")
+        return cls(
+            depth=_number("depth_multiple", data["depth_multiple"]),
+            width=_number("width_multiple", data["width_multiple"]),
+            rows=parse_rows(data["rows"], absolute=True),
+            anchors=parse_anchors(data["anchors"]),
+            names=parse_names(data["names"]),
+        )
+
+
+def parse_rows(value: object, *, absolute: bool = False) -> tuple[Row, ...]:
+    """The rows of a yaml, each [from, number, block, arguments].
+
+    Args:
+        value: What was read.
+        absolute: Whether `from` counts from the start (-1 is the image) rather than, where negative, back from the row.
+
+    Raises:
+        ArchitectureError: Anything is not as it must be; names the row.
+    """
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
+        raise ArchitectureError(f"the yaml's rows are {_kind(value)}; give a list of 1 to {MAX_ROWS} rows")
+    return tuple(_row(index, entry, absolute) for index, entry in enumerate(value))
+
+
+def parse_anchors(value: object) -> Anchors:
+    """Anchors as nested lists: levels of [width, height] in pixels.
+
+    Raises:
+        ArchitectureError: They are anything else, or not positive.
+    """
+    levels = value if isinstance(value, list) and 1 <= len(value) <= MAX_LEVELS else []
+    flat = [side for level in levels if isinstance(level, list) for pair in level for side in _pair(pair)]
+    counts = {len(level) for level in levels if isinstance(level, list)}
+    if not flat or len(counts) != 1 or counts.pop() > MAX_ANCHORS or not all(0 < side < 1e5 for side in flat):
+        raise ArchitectureError(f"the anchors are {_kind(value)} that cannot be; give positive pixels for every level")
+    return tuple(tuple(_pair(pair) for pair in level) for level in levels)
+
+
+def parse_names(value: object) -> tuple[str, ...]:
+    """Class names from a list (v6) or a dict by index (v7).
+
+    Raises:
+        ArchitectureError: They are anything else, or a dict that leaves out an index.
+    """
+    if isinstance(value, dict):
+        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+            raise ArchitectureError("the class names are a dict whose keys are not 0, 1, 2, ...")
+        value = [value[index] for index in range(len(value))]
+    if not isinstance(value, list | tuple) or len(value) > MAX_CLASSES:
+        raise ArchitectureError(f"the class names are {_kind(value)}; give a list or a dict by index")
+    if any(not isinstance(name, str | int) or len(str(name)) > MAX_NAME_LENGTH for name in value):
+        raise ArchitectureError(f"a class name is no text of at most {MAX_NAME_LENGTH} characters")
+    return tuple(str(name) for name in value)
+
+
+def _row(index: int, entry: object, absolute: bool) -> Row:
+    if not isinstance(entry, list) or len(entry) != 4:
+        raise ArchitectureError(
+            f"row {index} of the yaml is {_kind(entry)}; it must be [from, number, block, arguments]"
+        )
+    reads, repeats, block, arguments = entry
+    if not isinstance(block, str) or block not in BLOCKS:
+        raise ArchitectureError(
+            f"row {index} of the yaml has the block {quoted(block)}, which edged does not know; it knows"
+            f" {', '.join(BLOCKS)}"
+        )
+    if type(repeats) is not int or not 1 <= repeats <= MAX_REPEATS:
+        raise ArchitectureError(f"row {index} of the yaml repeats its block {quoted(repeats)} times")
+    listed = reads if isinstance(reads, list) else [reads]
+    if not listed or len(listed) > MAX_LEVELS or any(type(source) is not int for source in listed):
+        raise ArchitectureError(f"row {index} of the yaml reads {quoted(reads)}; give the numbers of rows")
+    sources = tuple(source if absolute or source >= 0 else index + source for source in listed)
+    lowest = -1 if index == 0 or absolute else 0
+    if any(not lowest <= source < index for source in sources) or (len(sources) > 1 and block not in _JOINS):
+        raise ArchitectureError(f"row {index} of the yaml ({block}) cannot read rows {list(sources)}")
+    return Row(sources, repeats, block, checked_arguments(index, block, arguments))
+
+
+_JOINS = ("Concat", "Detect")
+
+
+def _pair(value: object) -> tuple[float, float]:
+    if isinstance(value, list) and len(value) == 2 and all(type(side) in (int, float) for side in value):
+        return float(value[0]), float(value[1])
+    raise ArchitectureError(f"an anchor is {_kind(value)}; give [width, height] in pixels")
+
+
+def _number(key: str, value: object) -> float:
+    if type(value) not in (int, float):
+        raise ArchitectureError(f"{key} is {_kind(value)}; give a number")
+    return float(value)  # type: ignore[arg-type]  # the line above checked it
+
+
+def _listed(value: object) -> Any:
+    return [_listed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _kind(value: object) -> str:
+    return f"a {type(value).__name__}"

@@ -1,0 +1,81 @@
+"""The published networks, n/s/m/l/x and their variants of four levels (n6..x6), without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from edged.errors import ArchitectureError
+from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
+
+# Size -> depth and width multiples.
+MULTIPLES: Mapping[str, tuple[float, float]] = {
+    "n": (0.33, 0.25),
+    "s": (0.33, 0.50),
+    "m": (0.67, 0.75),
+    "l": (1.0, 1.0),
+    "x": (1.33, 1.25),
+}
+SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))
+
+_ANCHORS_3 = [
+    [[10, 13], [16, 30], [33, 23]],
+    [[30, 61], [62, 45], [59, 119]],
+    [[116, 90], [156, 198], [373, 326]],
+]
+_ANCHORS_4 = [
+    [[19, 27], [44, 40], [38, 94]],
+    [[96, 68], [86, 152], [180, 137]],
+    [[140, 301], [303, 264], [238, 542]],
+    [[436, 615], [739, 380], [925, 792]],
+]
+
+
+def standard(size: str, names: Sequence[str]) -> Plan:
+    """The plan of a published network, with COCO's anchors.
+
+    Args:
+        size: One of `SIZES`.
+        names: Of the classes.
+
+    Raises:
+        ArchitectureError: There is no such size.
+    """
+    if size not in SIZES:
+        raise ArchitectureError(f"YOLOv5 has no size {size!r}; choose one of {', '.join(SIZES)}")
+    depth, width = MULTIPLES[size[0]]
+    widths = [128, 256, 512, 768, 1024] if size.endswith("6") else [128, 256, 512, 1024]
+    anchors = parse_anchors(_ANCHORS_4 if size.endswith("6") else _ANCHORS_3)
+    return Plan(depth, width, parse_rows(_rows(widths)), anchors, tuple(names))
+
+
+def name_of(plan: Plan) -> str:
+    """`yolov5n` and the like where the rows and multiples are the published ones, otherwise `yolov5`."""
+    for size in SIZES:
+        known = standard(size, ("",))
+        if (known.depth, known.width, known.rows) == (plan.depth, plan.width, plan.rows):
+            return f"yolov5{size}"
+    return "yolov5"
+
+
+def _rows(widths: Sequence[int]) -> list[Any]:
+    """Down through the stages of the backbone, up again to the finest level, and down once more."""
+    rows: list[Any] = [[-1, 1, "Conv", [64, 6, 2, 2]]]
+    ends = []  # the last row of each stage
+    for width, repeats in zip(widths, [3, 6, 9, *[3] * (len(widths) - 3)], strict=True):
+        rows += [[-1, 1, "Conv", [width, 3, 2]], [-1, repeats, "C3", [width]]]
+        ends.append(len(rows) - 1)
+    rows.append([-1, 1, "SPPF", [widths[-1], 5]])
+    lateral = []
+    for width, end in zip(widths[-2:0:-1], ends[-2:0:-1], strict=True):
+        lateral.append(len(rows))
+        rows += [[-1, 1, "Conv", [width, 1, 1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]]
+        rows += [[[-1, end], 1, "Concat", [1]], [-1, 3, "C3", [width, False]]]
+    levels = [len(rows) - 1]
+    # What the first way up ended with narrows the next level: its 256 channels for the finest.
+    for width, joined in zip(widths[1:-1], reversed(lateral), strict=True):
+        rows += [[-1, 1, "Conv", [width, 3, 2]], [[-1, joined], 1, "Concat", [1]]]
+        rows.append([-1, 3, "C3", [widths[widths.index(width) + 1], False]])
+        levels.append(len(rows) - 1)
+    rows.append([levels, 1, "Detect", ["nc", "anchors"]])
+    return rows

@@ -1,0 +1,359 @@
+"""Checkpoints as YOLOv5's training writes them, through load_checkpoint."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import zipfile
+from pathlib import Path, PosixPath
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edged.errors import ArchitectureError, CheckpointError, NonFiniteError, UnsafeCheckpointError
+from edged.models.architecture import Architecture
+from edged.models.checkpoint import load_checkpoint
+from edged.models.registry import load_model, recognize
+from tests.edged.models.yolov5.samples import (
+    BACKBONE,
+    HEAD,
+    classes_of_yolov5,
+    pickled,
+    save_tiny,
+    tiny_model,
+    tiny_plan,
+    yaml_of,
+)
+
+
+def refused(path: Path, kind: type[Exception]) -> str:
+    with pytest.raises(kind) as caught:
+        load_checkpoint(path)
+    reason = str(caught.value)
+    assert reason.startswith(f"{path.name}: ")
+    assert reason.isprintable()
+    assert len(reason) < 400
+    return reason
+
+
+def architecture_of(path: Path) -> Architecture:
+    checkpoint = load_checkpoint(path)
+    return recognize(checkpoint.state, None, checkpoint.plan)
+
+
+def save(path: Path, **entries: object) -> Path:
+    torch.save(entries, path)
+    return path
+
+
+# ---- what must load
+
+
+def test_a_trained_detector_loads_with_its_plan(tmp_path):
+    model = tiny_model()
+    checkpoint = load_checkpoint(save_tiny(tmp_path / "best.pt", model))
+    assert checkpoint.plan == tiny_plan()
+    state = model.state_dict()
+    assert checkpoint.state.keys() == state.keys()
+    for name, tensor in checkpoint.state.items():
+        assert torch.equal(tensor, state[name].half().float() if tensor.is_floating_point() else state[name])
+        assert tensor.dtype in (torch.float32, torch.int64)
+
+
+def test_the_network_is_rebuilt(tmp_path):
+    model = tiny_model().half().float()
+    checkpoint = load_checkpoint(save_tiny(tmp_path / "best.pt", model))
+    architecture = recognize(checkpoint.state, None, checkpoint.plan)
+    assert architecture == Architecture("yolov5", 3, "plan", 3, "plan", tiny_plan())
+    assert architecture.task == "detection"
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_model(checkpoint.state, architecture)(x), model(x))
+
+
+@pytest.mark.parametrize("root", ["Model", "DetectionModel"])
+@pytest.mark.parametrize("names", [["cat", "dog", "cow"], {0: "cat", 1: "dog", 2: "cow"}])
+def test_both_ways_of_naming_classes(tmp_path, root, names):
+    with classes_of_yolov5() as classes:
+        save(tmp_path / "m.pt", model=pickled(tiny_model(), tiny_plan(), classes, root, names=names))
+    assert load_checkpoint(tmp_path / "m.pt").plan.names == ("cat", "dog", "cow")
+
+
+def test_the_averaged_model_is_preferred(tmp_path):
+    trained, averaged = tiny_model(seed=1), tiny_model(seed=2)
+    with classes_of_yolov5() as classes:
+        both = {"model": pickled(trained, tiny_plan(), classes), "ema": pickled(averaged, tiny_plan(), classes)}
+        save(tmp_path / "last.pt", **both)
+    key = "model.0.conv.weight"
+    assert torch.equal(load_checkpoint(tmp_path / "last.pt").state[key], averaged.state_dict()[key].half().float())
+
+
+def test_what_training_puts_beside_the_model_is_ignored(tmp_path):
+    model = tiny_model()
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(5))], lr=0.1, momentum=0.9)
+    optimizer.param_groups[0]["params"][0].grad = torch.ones(5)
+    optimizer.step()
+    with classes_of_yolov5() as classes:
+        save(
+            tmp_path / "last.pt",
+            epoch=np.int64(3),
+            best_fitness=np.array([0.375]),
+            model=pickled(model, tiny_plan(), classes),
+            ema=pickled(model, tiny_plan(), classes),
+            updates=17,
+            optimizer=optimizer.state_dict(),
+            wandb_id=None,
+            opt={"save_dir": PosixPath("runs/train/exp"), "weights": "yolov5n.pt"},
+            git={"remote": None},
+            date="2022-02-08T18:24:20.515893",
+        )
+    assert load_checkpoint(tmp_path / "last.pt").plan == tiny_plan()
+
+
+def test_a_bare_model_loads(tmp_path):
+    with classes_of_yolov5() as classes:
+        torch.save(pickled(tiny_model(), tiny_plan(), classes), tmp_path / "m.pt")
+    assert load_checkpoint(tmp_path / "m.pt").plan == tiny_plan()
+
+
+def test_anchors_are_those_of_the_tensors(tmp_path):
+    """Training may have replaced the yaml's by others that fit its images better, and leaves the yaml as it was."""
+    yaml = yaml_of(tiny_plan(), anchors=2)
+    assert load_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml)).plan.anchors == tiny_plan().anchors
+
+
+# ---- what is something else
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("models.yolo.SegmentationModel", "it is a YOLOv5 segmentation model; edged reads detectors of YOLOv5 v6.0 to"),
+        ("models.yolo.ClassificationModel", "it is a YOLOv5 classification model"),
+        ("ultralytics.nn.tasks.DetectionModel", "it is a YOLOv8 or later model"),
+        ("models.common.C3x", "it holds a block that edged does not know"),
+        ("torch.nn.modules.activation.Hardswish", "it holds an unknown module; save model.state_dict()"),
+    ],
+)
+def test_other_models_are_refused_by_name(tmp_path, name, reason):
+    with classes_of_yolov5(*([] if name.startswith("torch") else [name])) as classes:
+        block = classes[name]() if name in classes else nn.Hardswish()
+        whole = pickled(tiny_model(), tiny_plan(), classes)
+        whole.model.add_module("10", block)
+        save(tmp_path / "m.pt", model=whole)
+    message = refused(tmp_path / "m.pt", UnsafeCheckpointError)
+    assert reason in message
+    assert f"(it names '{name}')" in message
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+def test_the_format_before_torch_1_6_is_refused_with_advice(tmp_path):
+    with classes_of_yolov5() as classes:
+        whole = {"model": pickled(tiny_model(), tiny_plan(), classes)}
+        torch.save(whole, tmp_path / "m.pt", _use_new_zipfile_serialization=False)
+    message = refused(tmp_path / "m.pt", UnsafeCheckpointError)
+    assert "in the format before torch 1.6; load and save it once" in message
+
+
+def test_onnx_is_named(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x07\x12\x07pytorch\x1a\x061.12.0" + bytes(100))
+    assert "it is an ONNX file" in refused(tmp_path / "m.onnx", CheckpointError)
+
+
+def test_half_a_file_is_refused(tmp_path):
+    path = save_tiny(tmp_path / "m.pt")
+    whole = path.read_bytes()
+    for share in (0.1, 0.5, 0.9, 0.999):
+        path.write_bytes(whole[: int(share * len(whole))])
+        assert "cut off or damaged; copy it again" in refused(path, CheckpointError)
+
+
+def test_weights_without_their_yaml_are_refused():
+    with pytest.raises(ArchitectureError, match="a YOLOv5 is known by its yaml, which the file does not hold"):
+        recognize(tiny_model().state_dict())
+
+
+def test_a_pinned_name_must_fit():
+    state = tiny_model().state_dict()
+    assert recognize(state, "yolov5", tiny_plan()).name == "yolov5"
+    with pytest.raises(ArchitectureError, match="the file holds a yolov5, not the yolov5s that was asked for"):
+        recognize(state, "yolov5s", tiny_plan())
+
+
+# ---- what contradicts itself
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"yaml": yaml_of(tiny_plan(), nc=4)}, "its yaml has '4' classes, but 3 names"),
+        ({"names": ["a", "b"]}, "its yaml has '3' classes, but 2 names"),
+        ({"names": None}, "the class names are a NoneType"),
+        (
+            {"yaml": yaml_of(tiny_plan(), head=[*HEAD[:-2], [[7, 4], 1, "Detect", []]])},
+            "its yaml has 9 rows, but the file holds 10 modules",
+        ),
+        (
+            {"yaml": yaml_of(tiny_plan(), backbone=[*BACKBONE[:2], [-1, 1, "Conv", [32]], *BACKBONE[3:]])},
+            "row 2 of its yaml is Conv, but the file holds 'models.common.C3'",
+        ),
+        ({"yaml": yaml_of(tiny_plan(), head=[])}, "rows, but the file holds|must be the last"),
+        ({"yaml": yaml_of(tiny_plan(), head=None)}, "its yaml has no list 'head'"),
+        ({"yaml": yaml_of(tiny_plan(), depth_multiple="0.33")}, "its yaml has the depth_multiple '0.33'"),
+        ({"yaml": yaml_of(tiny_plan(), activation="nn.ReLU()")}, r"its yaml has the activation 'nn.ReLU\(\)'"),
+        (
+            {"yaml": yaml_of(tiny_plan(), backbone=[[-1, 1, "Conv", [32, 6, 4, 2]], *BACKBONE[1:]])},
+            r"its yaml makes strides \[8, 16\], but the file says \[4.0, 8.0\]",
+        ),
+        ({"yaml": yaml_of(tiny_plan(), head=[*HEAD[:-1], [[8], 1, "Detect", []]])}, "2 levels, Detect reads 1"),
+    ],
+)
+def test_a_yaml_that_contradicts_the_file_is_refused(tmp_path, attributes, message):
+    save_tiny(tmp_path / "m.pt", **attributes)
+    with pytest.raises(ArchitectureError, match=message):
+        load_checkpoint(tmp_path / "m.pt")
+
+
+def test_tensors_of_other_shapes_are_named(tmp_path):
+    checkpoint = load_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml_of(tiny_plan(), width_multiple=0.75)))
+    with pytest.raises(ArchitectureError, match=r"needs tensor 'model.0.conv.weight' of shape \[24, 3, 6, 6\]; it has"):
+        recognize(checkpoint.state, None, checkpoint.plan)
+
+
+def test_non_finite_weights_are_named(tmp_path):
+    model = tiny_model()
+    model.model[0].conv.weight[0, 0, 0, 0] = float("nan")
+    assert "'model.0.conv.weight' holds NaN" in refused(save_tiny(tmp_path / "m.pt", model), NonFiniteError)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda whole: whole.__dict__.pop("yaml"), "its model has no yaml"),
+        (lambda whole: whole.model[-1].__dict__.pop("stride"), "its Detect has no stride"),
+        (lambda whole: whole.model[-1]._buffers.clear(), "its Detect has no anchors"),
+        (lambda whole: whole.model[0]._modules.update(conv="conv"), "holds 'str', which is no block"),
+        (lambda whole: whole.model[0]._modules.update(conv=whole.model[-1].m), "needs tensor|nest"),
+        (lambda whole: whole.model[0].__dict__.pop("_parameters"), "has no _parameters; save the model again"),
+        (lambda whole: whole.model[0]._parameters.update(weight=3), "'model.0.weight' of its model is no tensor"),
+        (lambda whole: whole.model[0]._modules.update(loop=whole.model[0]), "its modules nest deeper than 16|shared"),
+    ],
+)
+def test_odd_trees_are_refused(tmp_path, damage, message):
+    with classes_of_yolov5() as classes:
+        whole = pickled(tiny_model(), tiny_plan(), classes)
+        damage(whole)
+        save(tmp_path / "m.pt", model=whole)
+    with pytest.raises((CheckpointError, ArchitectureError), match=message):
+        architecture_of(tmp_path / "m.pt")
+
+
+# ---- what is built to harm
+
+
+class Evil:
+    def __init__(self, canary: Path) -> None:
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.canary}",)
+
+
+@pytest.mark.parametrize("place", ["beside", "in the model", "in the yaml", "as a module"])
+def test_a_malicious_reduce_is_named_and_not_run(tmp_path, place):
+    path, canary = tmp_path / "best.pt", tmp_path / "canary"
+    with classes_of_yolov5() as classes:
+        whole = pickled(tiny_model(), tiny_plan(), classes)
+        if place == "in the model":
+            whole.hyp = Evil(canary)
+        elif place == "in the yaml":
+            whole.yaml["nc"] = Evil(canary)
+        elif place == "as a module":
+            whole.model._modules["3"] = Evil(canary)
+        save(path, model=whole, **({"opt": Evil(canary)} if place == "beside" else {}))
+        assert "'posix.system'" in refused(path, UnsafeCheckpointError)
+        assert not canary.exists()
+        torch.load(path, weights_only=False)
+    assert canary.exists()  # the file is as dangerous as it was meant to be
+
+
+def test_the_state_of_a_tensor_is_never_bytes(tmp_path):
+    """numpy's arrays have a state that ends in bytes; the way to that must not open one to tensors."""
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000"
+    tensor += b"X\x03\x00\x00\x00cpuK\x06tQK\x00K\x06\x85K\x01\x85\x89ccollections\nOrderedDict\n)RtR"
+    size = b"ctorch\nSize\n(K\x06tR"
+    for tail, kind in (
+        (b"c_codecs\nencode\nX\x01\x00\x00\x00aX\x06\x00\x00\x00latin1\x86R", CheckpointError),
+        (size, None),
+    ):
+        body = b"\x80\x02}X\x01\x00\x00\x00w" + tensor + b"(K\x01" + tail + b"tbs."
+        with zipfile.ZipFile(tmp_path / "m.pt", "w") as archive:
+            archive.writestr("m/data.pkl", body)
+            archive.writestr("m/data/0", bytes(24))
+        refused(tmp_path / "m.pt", kind or UnsafeCheckpointError)
+
+
+def test_no_class_of_the_file_is_left_behind(tmp_path):
+    load_checkpoint(save_tiny(tmp_path / "m.pt"))
+    assert not any(name.startswith("models.") for _, name in _safe_names())
+    assert "models.yolo" not in sys.modules
+
+
+def _safe_names():
+    return [entry for entry in torch.serialization.get_safe_globals() if isinstance(entry, tuple)]
+
+
+# ---- how much memory it takes
+
+MEASURE = """
+    import sys
+    from pathlib import Path
+    from edged.models.checkpoint import load_checkpoint
+    from edged.models.registry import load_model, recognize
+    import torch
+
+    def peak():  # not ru_maxrss: a child starts with its parent's
+        status = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
+
+    before = peak()
+    checkpoint = load_checkpoint(Path(sys.argv[1]))
+    architecture = recognize(checkpoint.state, None, checkpoint.plan)
+    model = load_model(checkpoint.state, architecture)
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / 2**20
+    print(architecture.name, round(weights), round(peak() - before))
+"""
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
+    """170 MB of half precision, twice (trained and averaged) with a momentum beside it, as training leaves it."""
+    code = f"""
+        import torch
+        from edged.models.yolov5 import YoloV5, standard
+        from edged.models.yolov5.standard import _rows
+        from tests.edged.models.yolov5.samples import classes_of_yolov5, pickled
+        plan = standard("x", [str(i) for i in range(80)])
+        anchors = [[side for pair in level for side in pair] for level in plan.anchors]
+        rows = _rows([128, 256, 512, 1024])
+        yaml = dict(nc=80, depth_multiple=1.33, width_multiple=1.25, anchors=anchors)
+        yaml |= dict(backbone=rows[:10], head=rows[10:])
+        with classes_of_yolov5() as classes:
+            one = pickled(YoloV5(plan), plan, classes, yaml=yaml)
+            torch.save({{"model": one, "ema": pickled(YoloV5(plan), plan, classes, yaml=yaml),
+                        "optimizer": {{"momentum": torch.zeros(86_000_000)}}}}, {str(tmp_path / "last.pt")!r})
+    """
+    run = {"check": True, "capture_output": True, "text": True, "cwd": Path(__file__).parents[4]}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], **run)
+    size = (tmp_path / "last.pt").stat().st_size / 2**20
+    assert size > 650
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(MEASURE), tmp_path / "last.pt"], **run)
+    name, weights, peak = done.stdout.split()
+    print(done.stdout)
+    assert name == "yolov5x"
+    assert int(weights) == 331
+    assert int(peak) > 331  # the measure itself works
+    # The weights in float32, the pages of their half precision, and nothing of the other two thirds of the file.
+    assert int(peak) < 331 + 170 + 120
