@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ class Stages:
     def __init__(self) -> None:
         self.depth = 0
         self.names: list[str] = []
+        self.plan: Mapping[str, Any] = {}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -45,6 +47,9 @@ class Stages:
 
     def progress(self, done: int, total: int) -> None:
         assert 0 < done <= total
+
+    def planned(self, plan: Mapping[str, Any]) -> None:
+        self.plan = plan
 
 
 def job_of(task: Task, folder: Path) -> Job:
@@ -66,6 +71,7 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     assert stages.names == [*STAGES, "write"]
     artifact = read_artifact(tmp_path / "out")
     assert artifact.report == result["report"]
+    assert artifact.report["plan"] == stages.plan
     assert artifact.input == INPUT
     assert artifact.manifest.name == "digits"
     assert artifact.manifest.source["name"] == "mine.pt"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,15 @@ class Recorder:
 
     def progress(self, done: int, total: int) -> None:
         self.seen.append((done, total))
+
+    def planned(self, plan: Mapping[str, Any]) -> None:
+        self.seen.append(plan)
+
+
+def test_a_plan_is_passed_on() -> None:
+    inner = Recorder()
+    TimingObserver(inner).planned({"peak_bytes": 1})
+    assert inner.seen == [{"peak_bytes": 1}]
 
 
 def test_passes_on_and_adds_up() -> None:
