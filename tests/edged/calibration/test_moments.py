@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -38,6 +40,7 @@ def test_moments_are_those_of_the_columns(geometry: dict):
     columns, outputs = torch.cat(X, 2), torch.cat(Y, 2)
     assert moments.positions == columns.shape[2]
     gram = columns @ columns.mT
+    assert_close(copy.deepcopy(moments).take_gram(), gram, rtol=1e-4, atol=1e-3)
     assert_close(moments.total(), columns.sum(2), rtol=1e-4, atol=1e-3)
     assert_close(moments.cross(1), outputs @ columns.mT, rtol=1e-4, atol=1e-3)
     weight = conv.weight.reshape(conv.groups, 16 // conv.groups, -1)
