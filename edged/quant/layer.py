@@ -119,6 +119,7 @@ class _Group:
 
 
 def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None) -> _Group:
+    known = spec.method is Method.FASTOBQ and spec.order in KNOWN_BEFOREHAND
     first = order_beforehand(H, spec.order, spec.descending)
     damping, factor = damp_in_place(H, first, spec.damp_ratio, spec.damp_absolute)
     try:
@@ -127,8 +128,9 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         # A dead input contributes nothing: its weights are best stored as zero.
         live = W.masked_fill(damping.dead, 0)
         grid = _first_grid(live, H, spec)
-        orders = _orders(live, H, factor, grid, spec)
-        R = factor.take_upper() if spec.order in KNOWN_BEFOREHAND else None
+        # Damping may change the order by diag H: what the factor is in counts.
+        orders = {spec.order: first} if known else _orders(live, H, factor, grid, spec)
+        R = factor.take_upper() if known else None
         del factor  # d x d, and no longer needed
         grid, quantized, order = _quantize_rows(live, H, R, grid, orders, spec)
     finally:

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from edged.quant.layer import quantize_layer
 from edged.quant.objective import row_loss
 from edged.spec import Method, Order, QuantSpec, Scheme, Search
+from tests.edged.quant.conftest import make_layer
 
 ALL_SETTINGS = [
     QuantSpec(method=method, bits=bits, scheme=scheme, order=order)
@@ -66,3 +67,20 @@ def test_a_constant_or_zero_channel_is_harmless():
     stored = quantize_layer(weight, hessian_of(1, 10), QuantSpec()).weight.decode()
     assert torch.equal(stored[0], torch.zeros(10))
     assert_close(stored[1], weight[1], rtol=0.07, atol=0)
+
+
+@pytest.mark.parametrize("order", list(Order))
+def test_a_dead_input_changes_no_other_code(order: Order):
+    torch.manual_seed(0)
+    layer = make_layer(rows=6, d=24)
+    # Diagonals on both sides of 1, which is what a dead input's becomes.
+    H = layer.H / layer.H.diagonal().median()
+    alive = torch.arange(25) != 3
+    with_dead, W = torch.zeros(25, 25, dtype=torch.float64), torch.randn(6, 25, dtype=torch.float64)
+    with_dead[alive[:, None] & alive] = H.flatten()
+    # Absolute damping: a mean over all diagonals would differ by the dead one.
+    spec = QuantSpec(order=order, damp_ratio=0.0, damp_absolute=0.01)
+    expected = quantize_layer(W[:, alive], H[None], spec)
+    found = quantize_layer(W, with_dead[None], spec)
+    assert torch.equal(found.weight.codes[:, alive], expected.weight.codes)
+    assert found.dead_inputs == 1
