@@ -18,7 +18,7 @@ from torch import nn
 from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import moments_bytes
 from edged.engine.images import AugmentedImages
-from edged.engine.schedule import Step, schedule
+from edged.engine.schedule import Step, schedule, with_batches
 from edged.errors import MemoryLimitError
 from edged.memory import give_back_free_memory, resident_bytes
 from edged.models.graph import Program
@@ -96,12 +96,13 @@ def plan_work(
         MemoryLimitError: Not even the slowest plan fits; names the least limit that would do.
     """
     layers = quantizable_layers(model)
+    single = schedule(program, model, layers, images.batch(0, 1), len(images))
+    give_back_free_memory()
+    present = resident_bytes()  # after a first pass, which brings torch's code into memory
     least = 0
     for batch_bytes, rows_at_once in _settings(spec, resources):
         spec = dataclasses.replace(spec, rows_at_once=rows_at_once)
-        steps = schedule(program, model, layers, images.batch(0, 1), len(images), batch_bytes)
-        give_back_free_memory()
-        present = resident_bytes()  # after a first pass, which brings torch's code into memory
+        steps = with_batches(single, batch_bytes)
         work = int(OVERHEAD * (_weights_bytes(layers) + _work_bytes(program, layers, spec, steps)))
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:

@@ -44,14 +44,12 @@ def schedule(
     layers: Mapping[str, QuantizableLayer],
     image: Tensor,
     available: int,
-    batch_bytes: int,
     oversampling: float = OVERSAMPLING,
     min_images: int = MIN_IMAGES,
 ) -> list[Step]:
-    """A step for each cut.
+    """A step for each cut, with one image at a time.
 
-    Early layers have few inputs and large maps, so that few images give them n/d >= oversampling. Maps shrink towards
-    the end, and there more images go together: products of small matrices are slow.
+    Early layers have few inputs and large maps, so that few images give them n/d >= oversampling.
 
     Args:
         program: The steps of `model`.
@@ -59,7 +57,6 @@ def schedule(
         layers: Its layers by name.
         image: One network input [1, C, H, W].
         available: Images there are.
-        batch_bytes: Most bytes of values that a batch may have alive at once; one image is always taken.
         oversampling: Wanted n/d, columns of X per input.
         min_images: Fewest images a layer sees.
     """
@@ -80,12 +77,18 @@ def schedule(
             steps.append(Step(needed, 1, _bytes(values), outputs, 0))
     # Nothing is run beyond the last cut but its layers.
     peaks.append(steps[-1].live_bytes + steps[-1].output_bytes)
-    steps = [replace(step, peak_bytes=peak) for step, peak in zip(steps, peaks[1:], strict=True)]
-    return _with_batches(steps, batch_bytes)
+    return [replace(step, peak_bytes=peak) for step, peak in zip(steps, peaks[1:], strict=True)]
 
 
-def _with_batches(steps: list[Step], batch_bytes: int) -> list[Step]:
-    """The steps with powers of two as batches that grow towards the end and all stay within `batch_bytes`."""
+def with_batches(steps: list[Step], batch_bytes: int) -> list[Step]:
+    """The steps with as many images together as fit, in powers of two.
+
+    Maps shrink towards the end, and there more images go together: products of small matrices are slow.
+
+    Args:
+        steps: In order of execution.
+        batch_bytes: Most bytes of values that a batch may have alive at once; one image is always taken.
+    """
     batch, sized = MAX_BATCH, []
     for step in reversed(steps):
         while batch > 1 and batch * step.peak_bytes > batch_bytes:

@@ -12,7 +12,7 @@ from edged.products import matmul_nt
 
 DAMP_GROWTH = 10.0
 MAX_RETRIES = 6
-_ROWS = 1024  # per product: its operands are copied
+FACTOR_ROWS = 1024  # per product of a factorization: its operands are copied
 
 
 def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> Tensor:
@@ -104,8 +104,8 @@ def cholesky_in_place(A: Tensor, block_size: int = 256) -> int:
     d = A.shape[0]
     for start in range(0, d, block_size):
         done, block, below = slice(0, start), slice(start, min(start + block_size, d)), slice(start + block_size, d)
-        for top in range(start, d if start else 0, _ROWS):
-            rows = slice(top, min(top + _ROWS, d))
+        for top in range(start, d if start else 0, FACTOR_ROWS):
+            rows = slice(top, min(top + FACTOR_ROWS, d))
             A[rows, block] -= matmul_nt(A[rows, done], A[block, done])
         L, info = torch.linalg.cholesky_ex(A[block, block])
         if info:

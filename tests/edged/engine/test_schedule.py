@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from edged.engine.schedule import Step, schedule
+from edged.engine.schedule import Step, schedule, with_batches
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.models.resnet import CifarResNet
@@ -16,7 +16,8 @@ def steps(
 ) -> list[Step]:
     model = CifarResNet(3).eval()
     layers, image = quantizable_layers(model), torch.zeros(1, 3, 32, 32)
-    return schedule(Program(model), model, layers, image, available, batch_bytes, oversampling, min_images)
+    single = schedule(Program(model), model, layers, image, available, oversampling, min_images)
+    return with_batches(single, batch_bytes)
 
 
 def counts(available: int, oversampling: float, min_images: int) -> list[int]:
