@@ -34,9 +34,11 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
 from edged.memory import peak_bytes, resident_bytes
+from edged.models.architecture import TORCHVISION
 from edged.models.graph import Program
-from edged.models.torchvision_shim import import_torchvision
+from edged.models.resnet import BLOCKS, ResNet
 from edged.spec import InputSpec, recipe
+from service.children import FEW_KERNELS, child_environment
 
 FORWARD_BATCH = 16
 # What is timed inside, as (owner, function, label); a function inside another counts for itself only.
@@ -87,7 +89,8 @@ def apart(network: str, recipe_name: str, images: int, folder: str) -> dict[str,
     """`measure` in a fresh process."""
     job = json.dumps({"network": network, "recipe_name": recipe_name, "images": images, "folder": folder})
     command = [sys.executable, "-m", "benchmarks.quantize", "--child", job]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    environment = child_environment(None, kernels=FEW_KERNELS)  # that of `edged quantize`
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -96,7 +99,8 @@ def measure(network: str, recipe_name: str, images: int, folder: str) -> dict[st
     """Quantize once."""
     torch.manual_seed(0)
     cache = _cache(Path(folder), images)
-    model = getattr(import_torchvision().models, network)().eval()
+    block, layout = TORCHVISION[network]
+    model = ResNet(BLOCKS[block], layout).eval()
     seconds: Counter[str] = Counter()
     _time_parts(seconds)
     before_bytes, start = resident_bytes(), time.perf_counter()
