@@ -90,6 +90,7 @@ def apart(network: str, recipe_name: str, images: int, folder: str) -> dict[str,
     job = json.dumps({"network": network, "recipe_name": recipe_name, "images": images, "folder": folder})
     command = [sys.executable, "-m", "benchmarks.quantize", "--child", job]
     environment = child_environment(None, kernels=FEW_KERNELS)  # that of `edged quantize`
+    environment.pop("PYTHONSAFEPATH")  # this module is not installed
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
