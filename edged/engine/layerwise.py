@@ -219,9 +219,11 @@ class _CutSums:
         if full is not None:
             for name, layer in self._layers.items():
                 outputs[name] = layer(full)
-                self.outputs[name].update(outputs[name], layer.bias)
+                y = outputs[name]
+                # A linear layer may read any number of dimensions; its channels are the last.
+                self.outputs[name].update(y.flatten(0, -2) if isinstance(layer, nn.Linear) else y, layer.bias)
         for names in self._sharing.values():
-            targets = [_without_bias(outputs[name], self._layers[name].bias) for name in names if name in outputs]
+            targets = [_without_bias(outputs[name], self._layers[name]) for name in names if name in outputs]
             self.moments[names[0]].update(inputs, targets)
         return outputs
 
@@ -244,10 +246,10 @@ def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     return bits
 
 
-def _without_bias(y: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is None:
+def _without_bias(y: Tensor, layer: QuantizableLayer) -> Tensor:
+    if layer.bias is None:
         return y
-    return y - (bias if y.dim() == 2 else bias[:, None, None])
+    return y - (layer.bias if isinstance(layer, nn.Linear) else layer.bias[:, None, None])
 
 
 def _format_of(weight: Tensor) -> torch.memory_format:

@@ -60,7 +60,7 @@ class OutputStatistics:
         self._squares: Tensor | float = 0.0
 
     def update(self, y: Tensor, bias: Tensor | None) -> None:
-        """Add outputs [b, rows, H, W] or [b, rows]; `bias` is what the layer added to them."""
+        """Add outputs [b, rows, H, W] of a convolution or [n, rows]; `bias` is what the layer added to them."""
         channels = y if y.dim() == 2 else y.permute(0, 2, 3, 1).flatten(0, 2)
         if bias is not None:
             channels = channels - bias
