@@ -9,6 +9,8 @@ from torch.testing import assert_close
 
 from edged.artifacts.weights import load_weights, save_weights
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.calibration.geometry import QuantizableLayer
+from edged.calibration.moments import hessian, moments_for
 from edged.compress import compress
 from edged.device import CPU, choose_device, device_name, device_of, exact_float32, moved, synchronize
 from edged.engine.plan import Resources
@@ -120,3 +122,38 @@ def test_the_work_is_done_where_the_model_is(cache: ImageCache, spec: QuantSpec,
     for name, value in expected.rest.items():
         assert_close(rest[name], value)
     assert_close(found.logits, expected.logits)
+
+
+@on_gpu
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.Conv2d(64, 32, 3, padding=1), (64, 28, 28)),
+        (nn.Conv2d(32, 32, 3, stride=2, padding=1), (32, 28, 28)),
+        (nn.Conv2d(256, 32, 1), (256, 14, 14)),
+        (nn.Linear(512, 10), (512,)),
+    ],
+    ids=["3x3", "stride 2", "1x1", "linear"],
+)
+def test_a_gpu_gives_the_same_hessian(layer: QuantizableLayer, shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    images, found = torch.randn(32, *shape), []
+    for device in (CPU, torch.device("cuda")):
+        moments = moments_for(layer.requires_grad_(False).to(device))
+        with exact_float32(device):
+            for batch in images.split(8):
+                moments.update(moved(batch, device))
+        found.append(hessian(moments).cpu().double())
+    assert float((found[1] - found[0]).norm() / found[0].norm()) < 1e-5
+    assert float(torch.linalg.eigvalsh(found[1][0]).min()) > -1e-5 * float(found[1].diagonal(dim1=1, dim2=2).mean())
+
+
+@on_gpu
+@pytest.mark.parametrize("spec", [QuantSpec(), QuantSpec(propagation=0.0, bits=3)], ids=["balanced", "one stream"])
+def test_a_gpu_gives_the_same_codes_but_for_rounding(cache: ImageCache, spec: QuantSpec):
+    expected, found = compress(network(), cache, spec), compress(network().to("cuda"), cache, spec)
+    equal = [(found.quantized[name].codes.cpu() == weight.codes) for name, weight in expected.quantized.items()]
+    assert float(torch.cat([codes.flatten() for codes in equal]).double().mean()) > 0.95
+    assert_close(found.reference_logits, expected.reference_logits, rtol=1e-4, atol=1e-4)
+    again = compress(network().to("cuda"), cache, spec)
+    assert all(torch.equal(again.quantized[name].codes, found.quantized[name].codes) for name in found.quantized)
