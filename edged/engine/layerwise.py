@@ -28,10 +28,10 @@ from edged.calibration.moments import Moments, hessian, moments_for
 from edged.device import device_of, exact_float32, synchronize
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import Plan, Resources, plan_work
+from edged.engine.plan import SPARED_BLOCK, Plan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
-from edged.memory import give_back_free_memory
+from edged.memory import give_back_blocks_of, give_back_free_memory
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer
@@ -81,6 +81,8 @@ def quantize_network(
     program = Program(model)
     plan = plan_work(program, model, images, spec, resources)
     observer.planned(plan.to_dict())
+    if plan.sparing:
+        give_back_blocks_of(SPARED_BLOCK)
     # What does not fit the memory lies beside the cache meanwhile, where there is room for images.
     store = ActivationStore(plan.activation_memory, cache.directory)
     with store, exact_float32(device), torch.inference_mode():
