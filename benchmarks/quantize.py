@@ -36,9 +36,11 @@ from edged.device import DEVICES, choose_device, device_of, exact_float32, moved
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
 from edged.memory import device_peak_bytes, present_bytes
+from edged.models.architecture import TORCHVISION
 from edged.models.graph import Program
-from edged.models.torchvision_shim import import_torchvision
+from edged.models.resnet import BLOCKS, ResNet
 from edged.spec import InputSpec, recipe
+from service.children import FEW_KERNELS, child_environment
 
 FORWARD_BATCH = 16
 # What is timed inside, as (owner, function, label); a function inside another counts for itself only.
@@ -92,7 +94,8 @@ def apart(network: str, recipe_name: str, images: int, folder: str, device: str)
         {"network": network, "recipe_name": recipe_name, "images": images, "folder": folder, "device_name": device}
     )
     command = [sys.executable, "-m", "benchmarks.quantize", "--child", job]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    environment = child_environment(None, kernels=FEW_KERNELS)  # that of `edged quantize`
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
@@ -102,7 +105,8 @@ def measure(network: str, recipe_name: str, images: int, folder: str, device_nam
     device = choose_device(device_name)
     torch.manual_seed(0)
     cache = _cache(Path(folder), images)
-    model = getattr(import_torchvision().models, network)().eval().to(device)
+    block, layout = TORCHVISION[network]
+    model = ResNet(BLOCKS[block], layout).eval().to(device)
     seconds: Counter[str] = Counter()
     _time_parts(seconds, device)
     before_bytes, start = present_bytes(device), time.perf_counter()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edged.errors import ArchitectureError
 from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
-from edged.models.resnet import BasicBlock, Bottleneck, CifarResNet, ResNet
+from edged.models.resnet import BLOCKS, CifarResNet, ResNet
 from edged.models.yolov5.network import YoloV5, check_sizes
 from edged.models.yolov5.plan import Plan
 
@@ -158,6 +158,7 @@ def _skeleton(architecture: Architecture) -> nn.Module:
         if architecture.name in CIFAR:
             blocks, shortcut = CIFAR[architecture.name], architecture.shortcut
             return CifarResNet(blocks, architecture.num_classes, architecture.in_channels, shortcut).eval()
-        kind, layout = TORCHVISION[architecture.name]
-        block = Bottleneck if kind == "bottleneck" else BasicBlock
-        return ResNet(block, layout, architecture.num_classes, architecture.in_channels, architecture.stem).eval()
+        block, layout = TORCHVISION[architecture.name]
+        return ResNet(
+            BLOCKS[block], layout, architecture.num_classes, architecture.in_channels, architecture.stem
+        ).eval()

@@ -7,7 +7,7 @@ out here because importing torchvision costs 80 MB, in the worker and in every g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,9 @@ class Bottleneck(nn.Module):
         out += x if self.downsample is None else self.downsample(x)
         activated: Tensor = self.relu(out)
         return activated
+
+
+BLOCKS: Mapping[str, type[BasicBlock | Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
 
 
 class ResNet(nn.Module):
