@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
+from edged.device import device_of, exact_float32, moved
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.plan import Plan, Resources
 from edged.engine.statistics import CORRECTED
@@ -71,8 +72,8 @@ class Compressed:
         rest: All other entries of the state dict.
         layers: A report for each quantized layer, in network order.
         bn_reestimated: Whether other BatchNorm statistics and biases than the trained ones were accepted.
-        reference_logits: Full-precision outputs on the held-out images.
-        logits: Outputs of `model` on the held-out images.
+        reference_logits: Full-precision outputs on the held-out images, on the CPU.
+        logits: Outputs of `model` on the held-out images, on the CPU.
         plan: How the work was divided.
     """
 
@@ -97,7 +98,8 @@ def compress(
     """Quantize all convolutions and linear layers of `model`.
 
     Args:
-        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified.
+        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified. The
+            work is done on the device of its parameters, where those of the result lie.
         cache: Calibration and held-out images.
         spec: How to quantize.
         resources: Memory to work in; changes speed only.
@@ -115,7 +117,7 @@ def compress(
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher)
     batch_size = done.plan.steps[0].batch
-    with watcher.stage("compare"):
+    with watcher.stage("compare"), exact_float32(device_of(full)):
         reference = predict(full, cache, cache.held_out, batch_size=batch_size)
         served, logits, accepted = _best_statistics(full, done.model, cache, spec, batch_size, reference)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
@@ -142,7 +144,8 @@ def _best_statistics(
         plain = _with_trained_statistics(full, quantized)
     elif spec.statistics is Statistics.REESTIMATE:
         changed = copy.deepcopy(quantized)
-        reestimate_batchnorm(changed, cache.batches(cache.calibration, batch_size))
+        batches = cache.batches(cache.calibration, batch_size)
+        reestimate_batchnorm(changed, (moved(batch, device_of(full)) for batch in batches))
     logits = predict(plain, cache, cache.held_out, batch_size=batch_size)
     if changed is plain:
         return plain, logits, False

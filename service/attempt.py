@@ -123,6 +123,7 @@ class Attempt:
             images=model.calibration.images,
             gates=Gates(model.gates.min_agreement, model.gates.max_drop),
             threads=config.worker.threads,
+            device=config.worker.device,
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
         )

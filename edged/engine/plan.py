@@ -17,10 +17,11 @@ from torch import nn
 
 from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import moments_bytes
+from edged.device import device_of
 from edged.engine.images import AugmentedImages
 from edged.engine.schedule import Step, schedule, with_batches
 from edged.errors import MemoryLimitError
-from edged.memory import give_back_free_memory, resident_bytes
+from edged.memory import give_back_free_memory, limit_bytes, present_bytes
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.quant.layer import solve_bytes
@@ -41,7 +42,8 @@ class Resources:
     """Memory to work in.
 
     Attributes:
-        memory_limit: Bytes of resident memory that the process may have, None for no limit.
+        memory_limit: Bytes of resident memory that the process may have, None for no limit. On a CUDA device bytes of
+            its memory, never more than are free.
         batch_bytes: Most bytes of values that a batch may have alive at once.
         activation_memory: Bytes of values that may wait in memory; the others wait on the disk.
     """
@@ -60,8 +62,8 @@ class Plan:
         activation_memory: Bytes of values that wait in memory.
         rows_at_once: Rows of a layer whose ranges are searched together.
         sparing: Whether free memory is given back at once, which costs time.
-        present_bytes: Resident memory before the work.
-        peak_bytes: Resident memory that the work is expected to reach.
+        present_bytes: Resident memory before the work; on a CUDA device what tensors take there.
+        peak_bytes: Likewise, what the work is expected to reach.
     """
 
     steps: list[Step]
@@ -103,7 +105,9 @@ def plan_work(
     layers = quantizable_layers(model)
     single = schedule(program, model, layers, images.batch(0, 1), len(images))
     give_back_free_memory()
-    present = resident_bytes()  # after a first pass, which brings torch's code into memory
+    device = device_of(model)
+    resources = dataclasses.replace(resources, memory_limit=limit_bytes(device, resources.memory_limit))
+    present = present_bytes(device)  # after a first pass, which brings torch's code into memory
     least = 0
     for halvings, sparing in _settings(resources):
         rows_at_once = max(spec.rows_at_once >> halvings, 1)
