@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edged.errors import StateError
+from edged.errors import EdgedError, StateError
 from service.config import ModelConfig
 from service.context import Context
 from service.job import STAGES, Gates, Job
 from service.journal import Update
+from service.probation import watch
 from service.rejects import discard
+from service.rollback import roll_back
 from service.states import State
 from service.switching import go_live
+from service.update import PINNED
 from service.worker_process import Failure, WorkerLimits, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,10 @@ class StoppedError(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.reason)
         self.failure = failure
+
+
+class RolledBackError(StoppedError):
+    """The update was live and is not any more; the journal says so already."""
 
 
 class Attempt:
@@ -61,15 +68,18 @@ class Attempt:
 
         Raises:
             StoppedError: The file was refused before, or the worker failed.
-            EdgedError: Publishing or warming failed.
+            RolledBackError: It went live and was taken out of service again.
+            EdgedError: Publishing or warming failed, or a gate is shut.
         """
+        await self._notice_rollback()
         generation = self._update.generation if self._update.state in _PUBLISHED else await self._known_generation()
         if generation is None:
             async with self._context.worker_slot:
                 await self._quantize()
             generation = await self._publish()
         unchanged = not await self._go_live(generation)
-        await self._finish(generation, unchanged)
+        problem = await self._probation(generation)
+        await self._finish(generation, unchanged, problem)
 
     async def _known_generation(self) -> int | None:
         """The generation that the same file under the same config became before, if it can be used again.
@@ -159,16 +169,32 @@ class Attempt:
         """Give the traffic to `generation`; False if it has it already."""
         context, name = self._context, self._update.model
         service = context.services[name]
-        async with service.switching:
-            if service.live is not None and service.live.number == generation == context.store.current(name):
-                await self._step(State.WARMED)
-                await self._step(State.LIVE)
-                return False
-            if not context.store.path(name, generation).is_dir():
-                raise StateError(f"generation {generation} of {name} is gone from the disk; it is made again")
-            seconds = await go_live(context, name, generation, self._model.swap, self._warmed, self._live)
-            self._note("swap", seconds)
-        return True
+        while True:
+            async with service.switching:
+                if service.live is not None and service.live.number == generation == context.store.current(name):
+                    await self._step(State.WARMED)
+                    await self._step(State.LIVE)
+                    return False
+                if not context.holds.of(name).pinned:
+                    await self._switch(generation)
+                    return True
+            await self._wait_until_unpinned()
+
+    async def _switch(self, generation: int) -> None:
+        context, model = self._context, self._model
+        if not context.store.path(model.name, generation).is_dir():
+            raise StateError(f"generation {generation} of {model.name} is gone from the disk; it is made again")
+        steps = (self._warmed, self._live)
+        seconds = await go_live(context, model.name, generation, model.swap, *steps, gates=model.gates)
+        self._note("swap", seconds)
+
+    async def _wait_until_unpinned(self) -> None:
+        context, update = self._context, self._update
+        reason = context.holds.pinned_reason(update.model)
+        log.warning("update %d of %s waits: %s", update.id, update.model, reason)
+        await context.disk(context.journal.annotate, update.id, code=PINNED, reason=reason)
+        await context.holds.until_unpinned(update.model)
+        await context.disk(context.journal.annotate, update.id, code=None, reason=None)
 
     async def _warmed(self, seconds: float, policy: str) -> None:
         log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, policy)
@@ -177,6 +203,9 @@ class Attempt:
 
     async def _live(self) -> None:
         await self._step(State.LIVE)
+        now, metrics, name = time.time(), self._context.metrics, self._update.model
+        metrics.last_success.labels(name).set(now)
+        metrics.update_duration.labels(name).observe(now - self._update.dropped_at)
 
     async def _step(self, state: State) -> None:
         """Journal WARMED or LIVE, unless the update was beyond it before a restart or never left its generation."""
@@ -184,14 +213,54 @@ class Attempt:
         if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
             await self._advance(state)
 
-    async def _finish(self, generation: int, unchanged: bool) -> None:
+    async def _probation(self, generation: int) -> str | None:
+        """Let the generation prove itself under traffic.
+
+        Returns:
+            Why it did not and stays all the same, because there is nothing to go back to; None if all is well.
+
+        Raises:
+            RolledBackError: It did not, and the one before is in service again.
+        """
+        context, model = self._context, self._model
+        update = await context.get(self._update.id)
+        # Measured from the switch, so that a restart of the daemon does not begin it anew.
+        left_s = min(model.probation_s - (time.time() - update.updated_at), model.probation_s)
+        if update.state is not State.LIVE or left_s <= 0:
+            return None
+        with self._timed("probation"), context.metrics.model_probation.labels(model.name).track_inprogress():
+            why = await watch(context.services[model.name], generation, left_s, model.gates)
+        await self._notice_rollback()
+        if why is None:
+            return None
+        reason = f"generation {generation} failed its probation: {why}"
+        log.error("update %d of %s: %s", update.id, model.name, reason)
+        try:
+            await roll_back(context, model.name, code="probation", why=reason, expected=generation)
+        except EdgedError as error:
+            await self._notice_rollback()  # an operator may have been faster
+            return f"{reason}; it stays in service: {error}"
+        await self._notice_rollback()
+        return None
+
+    async def _notice_rollback(self) -> None:
+        """Stop here if the generation that this update put in service was taken out of it again."""
+        context, update = self._context, await self._context.get(self._update.id)
+        current = context.store.current(update.model)
+        if (
+            update.state is State.LIVE and current != update.generation
+        ):  # the daemon was stopped before it was journaled
+            reason = f"rolled back to generation {current}"
+            update = await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
+        if update.state is State.ROLLED_BACK:
+            raise RolledBackError(Failure(update.code or "rollback", update.reason or "rolled back", permanent=True))
+
+    async def _finish(self, generation: int, unchanged: bool, problem: str | None) -> None:
         context, update = self._context, self._update
-        await self._advance(State.COMMITTED, generation=generation)
-        now, metrics = time.time(), context.metrics
-        metrics.updates.labels(update.model, "committed", "unchanged" if unchanged else "").inc()
-        metrics.last_success.labels(update.model).set(now)
-        if not unchanged:
-            metrics.update_duration.labels(update.model).observe(now - update.dropped_at)
+        trouble = {} if problem is None else {"code": "probation", "reason": problem}
+        await self._advance(State.COMMITTED, generation=generation, **trouble)
+        reason = "probation" if problem is not None else "unchanged" if unchanged else ""
+        context.metrics.updates.labels(update.model, "committed", reason).inc()
         log.info("update %d of %s is live as generation %d", update.id, update.model, generation)
         if not await context.disk(context.shares_claim, update):
             await context.disk(discard, context.claimed_file(update))

@@ -16,6 +16,13 @@ _OFFLINE = {
     "evaluate": "measure a checkpoint or an artifact on labelled images",
     "calib": "decode a folder of calibration images and say what is in it",
 }
+_ADMINISTRATION = {
+    "rollback": "put the generation before back in service",
+    "pin": "let no other generation of a model go live",
+    "unpin": "let other generations go live again",
+    "pause": "leave what is dropped in the drop folder",
+    "resume": "take what was dropped meanwhile",
+}
 _EXIT_CODES = """\
 exit codes:
   0 ok; 1 fault; 2 usage; 3 rejected; 4 not ready; 5 rolled back; 69 unavailable; 73 cannot write state;
@@ -134,11 +141,15 @@ def _add_client_commands(commands: Any) -> None:
     status.add_argument("model", nargs="?", metavar="MODEL", help="exit code 4 if this model is not in service")
     history = _command(commands, "history", _history, "what became of dropped files", "edged history classifier")
     history.add_argument("model", nargs="?", metavar="MODEL", help="of one model, with its generations; default: all")
-    rollback = _command(
-        commands, "rollback", _rollback, "put the generation before back in service", "edged rollback classifier"
-    )
-    rollback.add_argument("model", metavar="MODEL")
-    for command in (submit, status, history, rollback):
+    administration = [
+        _command(commands, name, _administer, text, f"edged {name} classifier")
+        for name, text in _ADMINISTRATION.items()
+    ]
+    for command in administration:
+        command.add_argument("model", metavar="MODEL")
+    gc = _command(commands, "gc", _gc, "remove what nobody needs any more", "edged gc --dry-run")
+    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    for command in (submit, status, history, *administration, gc):
         command.add_argument("--socket", metavar="PATH", help="of the daemon; default: $EDGED_SOCKET, or by the config")
         _add_config(command)
         _add_json(command)
@@ -154,7 +165,7 @@ def _command(
         epilog=f"example:\n  {example}\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.set_defaults(run=run, json=False)
+    command.set_defaults(run=run, command=name, json=False)
     return command
 
 
@@ -204,10 +215,16 @@ def _history(options: argparse.Namespace) -> int:
     return history(options)
 
 
-def _rollback(options: argparse.Namespace) -> int:
-    from service.commands import rollback
+def _administer(options: argparse.Namespace) -> int:
+    from service.commands import administer
 
-    return rollback(options)
+    return administer(options)
+
+
+def _gc(options: argparse.Namespace) -> int:
+    from service.commands import collect_garbage
+
+    return collect_garbage(options)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,6 @@ def submit(options: Namespace) -> int:
     from pathlib import Path
 
     from service import submit as submission
-    from service.states import State
 
     if options.timeout is not None and not options.wait:
         raise UsageError("--timeout only means something with --wait; add it")
@@ -72,7 +71,7 @@ def submit(options: Namespace) -> int:
         return render.outcome(result)
 
     _print(options, update, text)
-    return submission.EXIT_CODES[State(update["state"])]
+    return submission.exit_code(update)
 
 
 def status(options: Namespace) -> int:
@@ -112,12 +111,23 @@ def history(options: Namespace) -> int:
     return 0
 
 
-def rollback(options: Namespace) -> int:
-    """`edged rollback MODEL`."""
+def administer(options: Namespace) -> int:
+    """`edged rollback|pin|unpin|pause|resume MODEL`."""
     from urllib.parse import quote
 
-    answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/rollback")
-    _print(options, answer, lambda r: f"{r['model']}: generation {r['to']} is live again, {r['from']} was before")
+    from service import render
+
+    answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/{options.command}")
+    _print(options, answer, render.rollback if options.command == "rollback" else render.hold)
+    return 0
+
+
+def collect_garbage(options: Namespace) -> int:
+    """`edged gc`."""
+    from service import render
+
+    answer = _client(options).post(f"/edged/v1/gc?dry_run={'true' if options.dry_run else 'false'}")
+    _print(options, answer, render.garbage)
     return 0
 
 

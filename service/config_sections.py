@@ -21,6 +21,7 @@ from edged.spec import InputSpec
 from service.config_quantization import Quantization, QuantizationConfig
 from service.settings import (
     Reader,
+    boolean,
     choice,
     file,
     folder,
@@ -81,10 +82,15 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GatesConfig:
-    """What a quantized model must reach before it gets traffic."""
+    """What a quantized model must reach before it gets the traffic, and in probation to keep it."""
 
     min_agreement: float = setting(number(0, 100), 50.0)
     max_drop: float | None = setting(number(0, 100), None)
+    same_interface: bool = setting(boolean, True)
+    max_latency_ratio: float | None = setting(number(above=0), None)
+    max_memory: int | None = setting(size, None)
+    max_error_rate: float = setting(number(0, 100), 5.0)
+    max_p99_ratio: float | None = setting(number(above=0), None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +106,12 @@ class ModelConfig:
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
     runtime: str = setting(choice("auto", "torch"), "auto")
     keep: int = setting(whole(2), 3)
+    probation_s: float = setting(number(0), 10.0)
 
     def digest(self) -> str:
         """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
-        for key in ("swap", "runtime", "keep"):
+        for key in ("swap", "runtime", "keep", "probation_s"):
             del data[key]
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 

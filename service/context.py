@@ -14,6 +14,7 @@ from edged.artifacts.store import ModelStore
 from edged.errors import UsageError
 from service.claim import CLAIMED_NAME
 from service.config import Config
+from service.holds import Holds
 from service.journal import Journal, Update
 from service.metrics import Metrics
 from service.paths import Paths
@@ -50,6 +51,7 @@ class Context:
         store: Published generations.
         metrics: Of this daemon.
         disk: The thread for disk work.
+        holds: Pinned and paused models.
         services: By model name.
         worker_slot: Held by the one worker that may run.
     """
@@ -60,8 +62,12 @@ class Context:
     store: ModelStore
     metrics: Metrics
     disk: Disk
+    holds: Holds = field(init=False)
     services: dict[str, ModelService] = field(default_factory=dict)
     worker_slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    def __post_init__(self) -> None:
+        self.holds = Holds(self.journal, self.disk)
 
     def require_model(self, name: str) -> None:
         """Check that there is such a model.

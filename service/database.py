@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,23 @@ class Database:
         path: The file; its folder must exist.
         schema: SQL that makes the tables.
         version: Of the schema, 1 or more.
+        migrations: By version: SQL that turns its tables into those of the next one.
 
     Raises:
         StateError: It cannot be opened or created, or was written by a newer version.
     """
 
-    def __init__(self, path: Path, schema: str, version: int) -> None:
+    def __init__(self, path: Path, schema: str, version: int, migrations: Mapping[int, str] | None = None) -> None:
         self.path = path
         self._lock = threading.RLock()
         with self._as_state_error():
             try:
-                self._connection = _connect(path, schema, version)
+                self._connection = _connect(path, schema, version, migrations or {})
             except sqlite3.OperationalError:  # no access, no space: nothing wrong with the contents
                 raise
             except sqlite3.DatabaseError as error:
                 _put_aside(path, error)
-                self._connection = _connect(path, schema, version)
+                self._connection = _connect(path, schema, version, {})
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -84,7 +85,7 @@ class Database:
             raise StateError(message) from error
 
 
-def _connect(path: Path, schema: str, version: int) -> sqlite3.Connection:
+def _connect(path: Path, schema: str, version: int, migrations: Mapping[int, str]) -> sqlite3.Connection:
     # Transactions are begun and ended by Database.transaction alone; its lock keeps other threads out.
     connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
     try:
@@ -97,6 +98,8 @@ def _connect(path: Path, schema: str, version: int) -> sqlite3.Connection:
             connection.executescript(f"BEGIN IMMEDIATE; {schema} PRAGMA user_version = {version}; COMMIT;")
         elif (verdict := connection.execute("PRAGMA quick_check(1)").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(verdict)
+        for older in range(found or version, version):
+            connection.executescript(f"BEGIN IMMEDIATE; {migrations[older]} PRAGMA user_version = {older + 1}; COMMIT;")
     except BaseException:
         connection.close()
         raise

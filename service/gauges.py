@@ -44,6 +44,9 @@ def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
     metrics = context.metrics
     for name, service in context.services.items():
         live = service.live
+        hold = context.holds.of(name)
+        metrics.model_pinned.labels(name).set(hold.pinned)
+        metrics.model_paused.labels(name).set(hold.paused)
         metrics.model_ready.labels(name).set(live is not None and live.serving)
         metrics.requests_in_flight.labels(name).set(0 if live is None else live.inflight)
         metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))

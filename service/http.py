@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _LOCAL = "edged.local"
 _STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409}
 _MAX_LISTED = 1000
+ADMINISTRATION = ("rollback", "pin", "unpin", "pause", "resume")  # methods of Administration
 
 
 class LocalOnly:
@@ -64,7 +65,11 @@ def create_app(supervisor: Supervisor) -> Starlette:
             Route("/edged/v1/updates", routes.updates),
             Route("/edged/v1/updates/{id:int}", routes.update),
             Route("/edged/v1/models/{model}/history", routes.history),
-            Route("/edged/v1/models/{model}/rollback", routes.rollback, methods=["POST"]),
+            *(
+                Route(f"/edged/v1/models/{{model}}/{action}", routes.administer, methods=["POST"])
+                for action in ADMINISTRATION
+            ),
+            Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
         exception_handlers={
             HTTPException: _http_error,
@@ -152,10 +157,19 @@ class Routes:
         """GET /edged/v1/models/{model}/history."""
         return JSONResponse(await self._supervisor.queries.history(request.path_params["model"]))
 
-    async def rollback(self, request: Request) -> Response:
-        """POST /edged/v1/models/{model}/rollback."""
+    async def administer(self, request: Request) -> Response:
+        """POST /edged/v1/models/{model}/{rollback,pin,unpin,pause,resume}."""
         self._check_admin(request)
-        return JSONResponse(await self._supervisor.rollback(request.path_params["model"]))
+        action = request.url.path.rpartition("/")[2]
+        return JSONResponse(await getattr(self._supervisor.administration, action)(request.path_params["model"]))
+
+    async def collect_garbage(self, request: Request) -> Response:
+        """POST /edged/v1/gc?dry_run=true|false."""
+        self._check_admin(request)
+        given = request.query_params.get("dry_run", "false")
+        if given not in ("true", "false"):
+            raise HTTPException(400, f"dry_run has value {given!r:.80}; choose true or false")
+        return JSONResponse(await self._supervisor.administration.collect_garbage(given == "true"))
 
     def _service(self, request: Request) -> ModelService:
         name = request.path_params["model"]

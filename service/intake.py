@@ -7,9 +7,11 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 
 from edged.errors import DeferredError, EdgedError, RejectedError
-from service.claim import NotSettledError, claim
+from service.claim import GoneError, NotSettledError, claim
 from service.config import ModelConfig
 from service.context import Context
 from service.drop_folder import Refusal
@@ -20,6 +22,19 @@ from service.watcher import Drop
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 200  # refusals that are not journaled a second time
+
+
+@dataclass(frozen=True)
+class Held:
+    """A file that stays in the drop folder because its model is paused or pinned.
+
+    Attributes:
+        drop: As it was found.
+        update: Its journaled update, DROPPED.
+    """
+
+    drop: Drop
+    update: Update
 
 
 class Intake:
@@ -37,6 +52,22 @@ class Intake:
         self._not_settled = not_settled
         self._queue: asyncio.Queue[Drop | Refusal] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
+        self._held: dict[Path, Held] = {}
+
+    def held(self, model: str) -> int:
+        """Files of a model that wait in the drop folder for an operator."""
+        return sum(held.drop.model == model for held in self._held.values())
+
+    async def release(self, model: str) -> None:
+        """Have the files looked at again that were held back, now that they need not be."""
+        for held in [held for held in self._held.values() if held.drop.model == model]:
+            del self._held[held.drop.path]
+            if await asyncio.to_thread(held.drop.path.exists):
+                self._not_settled(held.drop)
+            else:
+                reason = f"{held.drop.path.name} was taken out of the drop folder while it waited"
+                await self._journal_end(held.update, State.FAILED, GoneError.code, reason)
+        self._count_held(model)
 
     def put(self, found: Drop | Refusal) -> None:
         """Queue what the watcher found."""
@@ -70,6 +101,9 @@ class Intake:
         model = context.config.model(drop.model)
         if model is None:
             return
+        if (held := context.holds.why(drop.model)) is not None:
+            await self._hold_back(drop, *held)
+            return
         update = await context.disk(context.journal.create, drop.model, drop.path.name, drop.size, drop.seen_at)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
         context.metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
@@ -84,6 +118,18 @@ class Intake:
         else:
             log.info("update %d of %s claimed: %s, %d bytes", update.id, drop.model, update.file_name, drop.size)
             self._offer(update)
+
+    async def _hold_back(self, drop: Drop, code: str, reason: str) -> None:
+        """Leave the file where it is, and say why where a user looks for it."""
+        context = self._context
+        update = await context.disk(context.journal.create, drop.model, drop.path.name, drop.size, drop.seen_at)
+        await context.disk(context.journal.annotate, update.id, code=code, reason=reason)
+        self._held[drop.path] = Held(drop, update)
+        self._count_held(drop.model)
+        log.warning("update %d of %s waits in the drop folder: %s", update.id, drop.model, reason)
+
+    def _count_held(self, model: str) -> None:
+        self._context.metrics.drops_held.labels(model).set(self.held(model))
 
     async def _claim(self, drop: Drop, model: ModelConfig, update: Update, stages: dict[str, float]) -> Update:
         context, start = self._context, time.monotonic()

@@ -15,41 +15,13 @@ from typing import Any
 from edged.errors import UsageError
 from service import states
 from service.database import Database
+from service.journal_schema import MIGRATIONS, SCHEMA, VERSION
 from service.states import State
 from service.units import printable
-from service.update import Event, Update
+from service.update import Event, Hold, Update
 
-__all__ = ["Event", "Journal", "Update"]
+__all__ = ["Event", "Hold", "Journal", "Update"]
 
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE updates (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
-    model TEXT NOT NULL,
-    state TEXT NOT NULL,
-    file_name TEXT NOT NULL,
-    file_bytes INTEGER NOT NULL,
-    sha256 TEXT,
-    key TEXT,
-    generation INTEGER,
-    attempt INTEGER NOT NULL DEFAULT 0,
-    code TEXT,
-    reason TEXT,
-    dropped_at REAL NOT NULL,
-    updated_at REAL NOT NULL,
-    stages TEXT NOT NULL DEFAULT '{}',
-    report TEXT NOT NULL DEFAULT '{}'
-);
-CREATE INDEX updates_model ON updates (model, id);
-CREATE INDEX updates_key ON updates (key, id);
-CREATE TABLE events (
-    update_id INTEGER NOT NULL REFERENCES updates (id),
-    at REAL NOT NULL,
-    state TEXT NOT NULL,
-    detail TEXT NOT NULL DEFAULT '{}'
-);
-CREATE INDEX events_update ON events (update_id);
-"""
 _COLUMNS = (
     "id, model, state, file_name, file_bytes, sha256, key, generation, attempt, code, reason, "
     "dropped_at, updated_at, stages, report"
@@ -78,7 +50,7 @@ class Journal:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._db = Database(path, _SCHEMA, _VERSION)
+        self._db = Database(path, SCHEMA, VERSION, MIGRATIONS)
 
     def create(self, model: str, file_name: str, file_bytes: int, dropped_at: float | None = None) -> Update:
         """Begin an update in DROPPED.
@@ -198,15 +170,33 @@ class Journal:
         """Updates of a model that were published, the newest first."""
         return self._select("WHERE model = ? AND generation IS NOT NULL ORDER BY id DESC LIMIT ?", (model, limit))
 
-    def for_generation(self, model: str, generation: int) -> Update | None:
-        """The update that made a generation; None if the journal does not know."""
-        rows = self._select("WHERE model = ? AND generation = ? ORDER BY id LIMIT 1", (model, generation))
+    def brought_live(self, model: str, generation: int) -> Update | None:
+        """The newest update that put a generation in service and was not undone; None if the journal knows of none.
+
+        The newest: when the same file was dropped again, that is the one by which the file is known.
+        """
+        states_in_service = (State.LIVE.value, State.COMMITTED.value)
+        rows = self._select(
+            "WHERE model = ? AND generation = ? AND state IN (?, ?) ORDER BY id DESC LIMIT 1",
+            (model, generation, *states_in_service),
+        )
         return rows[0] if rows else None
 
     def events(self, update_id: int) -> builtins.list[Event]:
         """What happened to an update, in order."""
         rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))
         return [Event(at, State(state), json.loads(detail)) for at, state, detail in rows]
+
+    def holds(self) -> dict[str, Hold]:
+        """What is held, by model name."""
+        rows = self._db.select("SELECT model, pinned, paused FROM holds")
+        return {model: Hold(bool(pinned), bool(paused)) for model, pinned, paused in rows}
+
+    def put_hold(self, model: str, hold: Hold) -> None:
+        """Set what is held of one model."""
+        row = (model, hold.pinned, hold.paused)
+        with self._db.transaction():
+            self._db.execute("INSERT OR REPLACE INTO holds (model, pinned, paused) VALUES (?, ?, ?)", row)
 
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""

@@ -46,6 +46,7 @@ class Metrics:
         self.build_info = self._gauge("build_info", "Always 1; the version is in the label.", "version")
         self.build_info.labels(version).set(1)
         self.config_reload_success = self._gauge("config_reload_success", "1 if the last reading of the config worked.")
+        self.garbage_removed = self._counter("garbage_removed_bytes_total", "What `edged gc` removed.")
         self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
         self.watch_rebuilds = self._counter("watch_rebuilds_total", "Watches set up anew after a folder had vanished.")
 
@@ -70,6 +71,10 @@ class Metrics:
         )
 
     def _describe_models(self) -> None:
+        self.model_pinned = self._gauge("model_pinned", "1 while no other generation may go live.", "model")
+        self.model_paused = self._gauge("model_paused", "1 while nothing is taken out of the drop folder.", "model")
+        self.model_probation = self._gauge("model_probation", "1 while the live generation is on probation.", "model")
+        self.drops_held = self._gauge("drops_held", "Dropped files that wait for an operator.", "model")
         self.model_info = self._gauge(
             "model_info", "Always 1; what is live is in the labels.", "model", "generation", "digest", "bits", "runtime"
         )

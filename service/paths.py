@@ -48,9 +48,14 @@ class Paths:
         """Held by the one daemon that may write here."""
         return self.root / "lock"
 
+    @property
+    def calibrations(self) -> Path:
+        """Decoded calibration images: <model>/<digest>/."""
+        return self.root / "calib"
+
     def calibration(self, model: str) -> Path:
-        """Decoded calibration images of a model."""
-        return self.root / "calib" / model
+        """Those of one model."""
+        return self.calibrations / model
 
     def make(self) -> None:
         """Make the folders.
@@ -59,7 +64,7 @@ class Paths:
             StateError: They cannot be made or written.
         """
         try:
-            for folder in (self.root, self.claimed, self.staging, self.rejected, self.models, self.root / "calib"):
+            for folder in (self.root, self.claimed, self.staging, self.rejected, self.models, self.calibrations):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".writable"
             probe.write_bytes(b"")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -23,12 +23,20 @@ class Queries:
         context: What the supervisor owns.
         lanes: By model name.
         progress: By update id: what its worker is doing now.
+        held: Files of a model that wait in the drop folder for an operator.
     """
 
-    def __init__(self, context: Context, lanes: Mapping[str, Lane], progress: Mapping[int, Mapping[str, Any]]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        lanes: Mapping[str, Lane],
+        progress: Mapping[int, Mapping[str, Any]],
+        held: Callable[[str], int],
+    ) -> None:
         self._context = context
         self._lanes = lanes
         self._progress = progress
+        self._held = held
 
     async def models(self) -> list[dict[str, Any]]:
         """How each model is served."""
@@ -96,6 +104,8 @@ class Queries:
             "restarts": service.restarts,
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),
             "waiting": lane.waiting,
+            "held": self._held(service.name),
+            **vars(self._context.holds.of(service.name)),
         }
 
     def _update(self, update: Update) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from service.units import format_seconds
+from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
 
@@ -41,6 +41,29 @@ def history(answer: JSON) -> str:
     first = f"{answer.get('model')}: generation {_or_dash(current)} is live, {_or_dash(previous)} was before it"
     listed = answer.get("updates", [])
     return first + ("\n\n" + updates(listed) if listed else "\n\nno updates yet")
+
+
+def rollback(answer: JSON) -> str:
+    """`edged rollback`."""
+    return f"{answer.get('model')}: generation {answer.get('to')} is live again, {answer.get('from')} was before"
+
+
+def hold(answer: JSON) -> str:
+    """`edged pin`, `unpin`, `pause` and `resume`: what holds now."""
+    generation = _or_dash(answer.get("generation"))
+    pinned = f"pinned to generation {generation}" if answer.get("pinned") else "not pinned"
+    return f"{answer.get('model')}: {pinned}, {'paused' if answer.get('paused') else 'not paused'}"
+
+
+def garbage(answer: JSON) -> str:
+    """`edged gc`: one line for each thing that went, or would."""
+    listed = answer.get("removed", [])
+    lines = [f"{format_bytes(entry['bytes']):>10}  {entry['kind']:11}  {entry['path']}" for entry in listed]
+    verb = "would go" if answer.get("dry_run") else "removed"
+    lines.append(f"{verb}: {len(listed)}, {format_bytes(answer.get('bytes', 0))}")
+    if answer.get("skipped"):
+        lines.append(f"skipped {answer['skipped']}")
+    return "\n".join(lines)
 
 
 def outcome(update: JSON) -> str:
@@ -95,7 +118,10 @@ def _model_state(model: JSON) -> str:
 
 
 def _problem(model: JSON) -> str:
-    return str(model.get("problem") or "")
+    notes = [key for key in ("pinned", "paused") if model.get(key)]
+    if model.get("held"):
+        notes.append(f"{model['held']} in the drop folder")
+    return ", ".join([*notes, *filter(None, [model.get("problem")])])
 
 
 def _or_dash(value: object) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from edged.errors import EdgedError
 from service.channel import Reply, ServingError
 from service.generation import Generation
+from service.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +54,10 @@ class ModelService:
         live: The generation that answers, None while there is none.
         problem: Why there is none, for a person; None if nothing went wrong.
         restarts: How often a generation died and was started again.
+        failed_starts: How often one that died did not come up again.
+        traffic: The requests of the generation in service.
+        traffic_before: Of the one before it.
+        recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
     """
 
@@ -68,11 +73,16 @@ class ModelService:
         self.live: Generation | None = None
         self.problem: str | None = None
         self.restarts = 0
+        self.failed_starts = 0
+        self.traffic = Traffic()
+        self.traffic_before = Traffic()
+        self.recent = Traffic()
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
         self._restarted = restarted
         self._tried = asyncio.Event()
         self._wanted: int | None = None
+        self._counted: int | None = None  # the generation that `traffic` is about
         self._keeper: asyncio.Task[None] | None = None
         self._backoff_s = limits.backoff_s
         self._live_since = 0.0
@@ -93,12 +103,23 @@ class ModelService:
         Raises:
             ServingError: None is live, it is too busy or too slow, or it died.
         """
-        if self.live is None:
-            raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
-        return await self.live.infer(body, deadline_s)
+        traffic, start, status = self.traffic, time.monotonic(), ServingError.status
+        try:
+            if self.live is None:
+                raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
+            reply = await self.live.infer(body, deadline_s)
+            status = reply.status
+            return reply
+        except ServingError as error:
+            status = error.status
+            raise
+        finally:
+            for counted in (traffic, self.recent):
+                counted.note(status, time.monotonic() - start)
 
     def keep(self, number: int) -> None:
         """Have generation `number` answer as soon as it is up; whenever it dies, start it again."""
+        self._cancel_keeper()
         self._wanted = number
         self._keeper = asyncio.create_task(self._bring_up(number, 0.0))
 
@@ -129,6 +150,9 @@ class ModelService:
         """From now on `generation` answers new requests; returns the one that did so far."""
         self._cancel_keeper()
         before, self.live = self.live, generation
+        if self._counted != generation.number:
+            self.traffic_before, self.traffic = self.traffic, Traffic()
+            self._counted = generation.number
         self._wanted, self._live_since, self.problem = generation.number, time.monotonic(), None
         self._tried.set()
         if not generation.serving:  # it died since it was prepared
@@ -186,6 +210,7 @@ class ModelService:
                 generation = await self.prepare(number)
                 break
             except EdgedError as error:
+                self.failed_starts += 1
                 self.problem = f"cannot start generation {number}: {error}"
                 log.error("model %s %s", self.name, self.problem)
                 self._tried.set()

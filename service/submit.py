@@ -17,6 +17,7 @@ from service.client import DaemonClient
 from service.drop_folder import is_ignored
 from service.states import State
 from service.units import printable
+from service.update import PAUSED, PINNED
 
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.2
@@ -53,6 +54,9 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
         raise UsageError(f"no model {model!r}; configured: {', '.join(names) or 'none'}")
     newest = client.get(f"/edged/v1/updates?model={quote(model)}&limit=1")["updates"]
     after = newest[0]["id"] if newest else 0
+    # A file of the same name that waits in the drop folder is replaced, and its update goes on with this one.
+    if newest and newest[0].get("state") == State.DROPPED and newest[0]["file_name"] == printable(file.name):
+        after -= 1
     digest, size = _drop(file, Path(status["drop_dir"], model))
     return {"model": model, "file_name": printable(file.name), "sha256": digest, "bytes": size, "after": after}
 
@@ -83,12 +87,17 @@ def wait(
         if mine:
             update: dict[str, Any] = mine[-1]  # the first after the submission
             show(update)
-            if State(update["state"]) in EXIT_CODES:
+            if State(update["state"]) in EXIT_CODES or update.get("code") in (PINNED, PAUSED):
                 return update
         if end is not None and time.monotonic() > end:
             state = mine[-1]["state"] if mine else "not claimed"
             raise NotReadyError(f"{submitted['file_name']} is {state} after {timeout_s:g} s; see `edged status`")
         time.sleep(_POLL_S)
+
+
+def exit_code(update: dict[str, Any]) -> int:
+    """Of a command that waited for `update`; one that waits for an operator counts as put off."""
+    return EXIT_CODES.get(State(update["state"]), EXIT_CODES[State.DEFERRED])
 
 
 def _is_of(update: dict[str, Any], submitted: dict[str, Any]) -> bool:

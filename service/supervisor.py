@@ -15,6 +15,7 @@ from typing import Any
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError
+from service.administration import Administration
 from service.claim import sweep
 from service.config import Config
 from service.context import Context, Disk
@@ -26,7 +27,6 @@ from service.lanes import Lane
 from service.metrics import Metrics
 from service.paths import Paths
 from service.queries import Queries
-from service.rollback import roll_back
 from service.serving import ModelService, ServingLimits
 from service.states import State
 from service.units import iso_time
@@ -47,6 +47,7 @@ class Supervisor:
 
     Attributes:
         queries: What it tells of itself.
+        administration: What it does when an operator says so.
     """
 
     def __init__(self, context: Context, address: str = "") -> None:
@@ -54,8 +55,9 @@ class Supervisor:
         self._context = context
         self._runner = UpdateRunner(context)
         self._lanes: dict[str, Lane] = {}
-        self.queries = Queries(context, self._lanes, self._runner.progress)
         self._intake = Intake(context, self._offer, lambda drop: self._watcher.release(drop.path))
+        self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held)
+        self.administration = Administration(context, self._intake.release)
         self._watcher = self._make_watcher()
         self._checker: asyncio.Task[None] | None = None
         self._started_at = time.time()
@@ -100,6 +102,7 @@ class Supervisor:
             EdgedError: The state folder or the drop folder cannot be used.
         """
         await self._make_drop_folder(self.config)
+        await self._context.holds.load()
         for model in self.config.models:
             self._add_model(model.name)
         self._checker = asyncio.create_task(self._check())
@@ -172,16 +175,6 @@ class Supervisor:
             "models": await self.queries.models(),
             "updates": await self.queries.open_updates(),
         }
-
-    async def rollback(self, model: str) -> dict[str, Any]:
-        """Put the generation before the current one back in service.
-
-        Raises:
-            UsageError: There is no such model.
-            NotReadyError: There is no generation before.
-        """
-        self._context.require_model(model)
-        return await roll_back(self._context, model)
 
     def _add_model(self, name: str) -> None:
         context, serve = self._context, self.config.serve

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable
 
 import psutil
 
+from service.config_sections import GatesConfig
 from service.context import Context
 from service.gauges import resident_bytes, show_live
+from service.live_gates import check, observe
 from service.serving import ModelService
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,15 @@ Warmed = Callable[[float, str], Awaitable[None]]
 Live = Callable[[], Awaitable[None]]
 
 
-async def go_live(context: Context, model: str, number: int, policy: str, warmed: Warmed, live: Live) -> float:
+async def go_live(
+    context: Context,
+    model: str,
+    number: int,
+    policy: str,
+    warmed: Warmed,
+    live: Live,
+    gates: GatesConfig | None = None,
+) -> float:
     """Warm a generation, commit to it on disk, route to it, retire the one before. Hold `service.switching`.
 
     Args:
@@ -31,21 +41,26 @@ async def go_live(context: Context, model: str, number: int, policy: str, warmed
             so that there is never memory for two. "auto": by free memory.
         warmed: Called with the seconds it took and the policy applied, before the commit point.
         live: Called when new requests go to the generation.
+        gates: What the generation must show once it is warm; None on the way back to one that has served before.
 
     Returns:
         Seconds from the change of the route to the end of the generation before.
 
     Raises:
-        EdgedError: It does not come up, or the disk refuses; the current generation goes on serving.
+        GateError: It is not as `gates` want it; the current generation goes on serving.
+        EdgedError: It does not come up, or the disk refuses; likewise.
     """
     service = context.services[model]
     policy = choose(policy, service)
     start = time.monotonic()
+    incumbent = None if gates is None else await observe(service.live, gates)
     try:
         if policy == "resource":
             await service.pause()
         generation = await service.prepare(number)
         try:
+            if gates is not None:
+                await check(generation, incumbent, gates)
             await warmed(time.monotonic() - start, policy)
             await context.disk(context.store.switch, model, number)
         except BaseException:

@@ -8,6 +8,8 @@ from typing import Any
 from service.states import State
 from service.units import iso_time
 
+PINNED, PAUSED = "pinned", "paused"  # codes of updates that wait for an operator
+
 _TIMES = ("dropped_at", "updated_at")
 
 
@@ -52,6 +54,19 @@ class Update:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; times as ISO 8601."""
         return {**vars(self), "state": self.state.value} | {name: iso_time(getattr(self, name)) for name in _TIMES}
+
+
+@dataclass(frozen=True)
+class Hold:
+    """What an operator has told the daemon to leave as it is.
+
+    Attributes:
+        pinned: No other generation goes live.
+        paused: Nothing is taken out of the drop folder.
+    """
+
+    pinned: bool = False
+    paused: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from edged.errors import EdgedError, RejectedError
-from service.attempt import Attempt, StoppedError
+from service.attempt import Attempt, RolledBackError, StoppedError
 from service.context import Context
 from service.journal import Update
 from service.rejects import discard, reject
@@ -48,6 +48,9 @@ class UpdateRunner:
             update = await context.advance(update.id, State.CLAIMED)
         try:
             await self._attempt(update)
+        except RolledBackError as rolled_back:
+            await self._put_aside(update, State.ROLLED_BACK, rolled_back.failure)
+            return None
         except StoppedError as stopped:
             failure = stopped.failure
         except EdgedError as error:
@@ -92,8 +95,17 @@ class UpdateRunner:
 
     async def _end(self, update: Update, state: State, failure: Failure) -> None:
         context, result = self._context, state.value.lower()
-        shared = await context.disk(context.shares_claim, update)
         # The folder first: a crash in between repeats the update, and so ends here again.
+        await self._put_aside(update, state, failure)
+        await context.advance(update.id, state, code=failure.code, reason=failure.reason)
+        context.metrics.updates.labels(update.model, result, failure.code).inc()
+        level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
+        log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
+
+    async def _put_aside(self, update: Update, state: State, failure: Failure) -> None:
+        """Keep the file of an update that will not be served, with the reason; drop that of a superseded one."""
+        context = self._context
+        shared = await context.disk(context.shares_claim, update)
         if state is State.SUPERSEDED:
             if not shared:
                 await context.disk(discard, context.claimed_file(update))
@@ -104,7 +116,7 @@ class UpdateRunner:
                 "file_name": update.file_name,
                 "file_bytes": update.file_bytes,
                 "sha256": update.sha256,
-                "result": result,
+                "result": state.value.lower(),
                 "code": failure.code,
                 "reason": failure.reason,
                 "at": iso_time(time.time()),
@@ -112,7 +124,3 @@ class UpdateRunner:
             folder = context.paths.rejected / update.sha256
             await context.disk(reject, context.claimed_file(update), folder, reason, keep_source=shared)
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
-        await context.advance(update.id, state, code=failure.code, reason=failure.reason)
-        context.metrics.updates.labels(update.model, result, failure.code).inc()
-        level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
-        log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)

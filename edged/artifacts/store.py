@@ -109,8 +109,14 @@ class ModelStore:
             return []
         return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
 
+    def outdated(self, model: str, keep: int) -> list[int]:
+        """All generations but the newest `keep`, the current and the previous one, ascending."""
+        generations = self.generations(model)
+        kept = {*generations[max(0, len(generations) - keep) :], self.current(model), self.previous(model)}
+        return [generation for generation in generations if generation not in kept]
+
     def prune(self, model: str, keep: int) -> list[int]:
-        """Remove all but the newest `keep` generations, the current and the previous one.
+        """Remove the generations that `outdated` names.
 
         Returns:
             The generations removed, ascending.
@@ -119,9 +125,7 @@ class ModelStore:
             StateError: A folder cannot be removed.
         """
         folder = self._model(model) / "gen"
-        generations = self.generations(model)
-        kept = {*generations[max(0, len(generations) - keep) :], self.current(model), self.previous(model)}
-        removed = [generation for generation in generations if generation not in kept]
+        removed = self.outdated(model, keep)
         with as_state_error(folder):
             for generation in removed:
                 # Renamed first: half a generation must never be seen under its number.

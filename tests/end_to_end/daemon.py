@@ -57,6 +57,8 @@ class Daemon:
             "log": {"level": "debug", "format": "human"},
             **settings,
         }
+        for configured in self.config["models"]:
+            configured.setdefault("probation_s", 0)  # or every update would wait for its end
         self.process: subprocess.Popen[bytes] | None = None
 
     def write_config(self) -> Path:

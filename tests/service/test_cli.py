@@ -12,7 +12,9 @@ from service import cli, locate
 from tests.service.fake_daemon import fake_daemon
 
 EDGED = Path(sys.executable).with_name("edged")
-COMMANDS = ["run", "check-config", "doctor", "submit", "status", "history", "rollback", "quantize", "evaluate", "calib"]
+DAEMON_COMMANDS = ["run", "check-config", "doctor"]
+CLIENT_COMMANDS = ["submit", "status", "history", "rollback", "pin", "unpin", "pause", "resume", "gc"]
+COMMANDS = [*DAEMON_COMMANDS, *CLIENT_COMMANDS, "quantize", "evaluate", "calib"]
 STATUS = {"ready": True, "models": [{"name": "m", "ready": True, "generation": 3},
                                     {"name": "n", "ready": False, "generation": None}],
           "updates": [{"id": 5, "model": "m", "file_name": "a", "state": "CLAIMED"}]}  # fmt: skip
@@ -44,7 +46,7 @@ def call(capsys, *arguments):
     return code, written.out, written.err
 
 
-@pytest.mark.parametrize("command", COMMANDS[:7])
+@pytest.mark.parametrize("command", [*DAEMON_COMMANDS, *CLIENT_COMMANDS])
 def test_every_command_has_help_with_an_example_and_the_exit_codes(capsys, command):
     code, out, _ = call(capsys, command, "--help")
     assert code == 0
@@ -108,6 +110,33 @@ def test_history(capsys, daemon):
     assert "generation 3 is live, 2 was before it" in out
     assert call(capsys, "history") == (0, "no updates yet\n", "")
     assert json.loads(call(capsys, "history", "m", "--json")[1])["updates"] == [update]
+
+
+@pytest.mark.parametrize(
+    ("command", "hold", "told"),
+    [
+        ("pin", {"pinned": True, "paused": False}, "m: pinned to generation 3, not paused\n"),
+        ("unpin", {"pinned": False, "paused": True}, "m: not pinned, paused\n"),
+        ("pause", {"pinned": False, "paused": True}, "m: not pinned, paused\n"),
+        ("resume", {"pinned": False, "paused": False}, "m: not pinned, not paused\n"),
+    ],
+)
+def test_holds(capsys, daemon, command, hold, told):
+    answer = {"model": "m", "generation": 3, **hold}
+    daemon.answer(f"POST /edged/v1/models/m/{command}", answer)
+    assert call(capsys, command, "m") == (0, told, "")
+    code, out, _ = call(capsys, command, "m", "--json")
+    assert (code, json.loads(out)) == (0, answer)
+
+
+def test_gc_lists_what_went_or_would(capsys, daemon):
+    removed = [{"kind": "generation", "model": "m", "path": "models/m/gen/1", "bytes": 3 << 20}]
+    answer = {"dry_run": True, "removed": removed, "bytes": 3 << 20, "skipped": None}
+    daemon.answer("POST /edged/v1/gc?dry_run=true", answer)
+    daemon.answer("POST /edged/v1/gc?dry_run=false", {**answer, "dry_run": False, "skipped": "this: because"})
+    code, out, _ = call(capsys, "gc", "--dry-run")
+    assert (code, out.splitlines()) == (0, ["   3.0 MiB  generation   models/m/gen/1", "would go: 1, 3.0 MiB"])
+    assert call(capsys, "gc")[1].splitlines()[1:] == ["removed: 1, 3.0 MiB", "skipped this: because"]
 
 
 def test_rollback(capsys, daemon):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.errors import StateError, UsageError
-from service.journal import Journal
+from service.journal import Hold, Journal
 from service.states import ENDS, NEXT, IllegalTransition, State, resume
 
 
@@ -110,9 +110,54 @@ def test_history_tells_what_was_published(journal):
     update, other = claimed(journal, name="a"), claimed(journal, name="b")
     journal.advance(update.id, State.PUBLISHED, generation=7)
     assert [u.generation for u in journal.history("m")] == [7]
-    assert journal.for_generation("m", 7).id == update.id
-    assert journal.for_generation("m", 8) is None
     assert other.generation is None
+
+
+def live(journal, generation, **fields):
+    update = claimed(journal, **fields)
+    for state in (State.PUBLISHED, State.WARMED, State.LIVE, State.COMMITTED):
+        journal.advance(update.id, state, generation=generation)
+    return update.id
+
+
+def test_a_generation_is_known_by_the_newest_update_that_put_it_in_service(journal):
+    first = live(journal, 7, name="a")
+    again = live(journal, 7, name="b")
+    failed = claimed(journal, name="c")
+    journal.advance(failed.id, State.PUBLISHED, generation=7)
+    journal.advance(failed.id, State.FAILED)
+    assert journal.brought_live("m", 7).id == again
+    assert journal.brought_live("m", 8) is None
+    journal.advance(again, State.ROLLED_BACK)
+    assert journal.brought_live("m", 7).id == first
+
+
+def test_holds_outlive_the_journal_object(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    journal.put_hold("m", Hold(pinned=True))
+    journal.put_hold("n", Hold(paused=True))
+    journal.put_hold("n", Hold())
+    journal.close()
+    journal = Journal(path)
+    assert journal.holds() == {"m": Hold(pinned=True), "n": Hold()}
+    journal.close()
+
+
+def test_a_journal_of_the_first_version_is_taken_over(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    update = journal.create("m", "a.pt", 1)
+    journal.close()
+    with contextlib.closing(sqlite3.connect(path)) as old:  # version 1 had no table of holds
+        old.executescript("DROP TABLE holds; PRAGMA user_version = 1;")
+    journal = Journal(path)
+    assert journal.get(update.id) == update
+    journal.put_hold("m", Hold(paused=True))
+    journal.close()
+    journal = Journal(path)
+    assert journal.holds() == {"m": Hold(paused=True)}
+    journal.close()
 
 
 def test_events_tell_the_way(journal):

@@ -1,0 +1,62 @@
+"""What an operator has told the daemon to leave as it is: pinned and paused models. Durable in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from service.update import PAUSED, PINNED, Hold
+
+if TYPE_CHECKING:
+    from service.context import Disk
+    from service.journal import Journal
+
+
+class Holds:
+    """By model name.
+
+    Args:
+        journal: Keeps them across restarts.
+        disk: The thread for it.
+    """
+
+    def __init__(self, journal: Journal, disk: Disk) -> None:
+        self._journal = journal
+        self._disk = disk
+        self._holds: dict[str, Hold] = {}
+        self._changed = asyncio.Event()
+
+    async def load(self) -> None:
+        """Read them, once, at the start."""
+        self._holds = await self._disk(self._journal.holds)
+
+    def of(self, model: str) -> Hold:
+        """The hold of one model."""
+        return self._holds.get(model, Hold())
+
+    def why(self, model: str) -> tuple[str, str] | None:
+        """Code and reason for which nothing is taken out of the model's drop folder; None if it is."""
+        hold = self.of(model)
+        if hold.paused:
+            return PAUSED, f"model {model} is paused; `edged resume {model}` lets it go on"
+        return (PINNED, self.pinned_reason(model)) if hold.pinned else None
+
+    def pinned_reason(self, model: str) -> str:
+        """Why no other generation goes live."""
+        return f"model {model} is pinned to its generation; `edged unpin {model}` lets others go live"
+
+    async def put(self, model: str, hold: Hold) -> None:
+        """Change one; it is on the disk when this returns.
+
+        Raises:
+            StateError: The journal cannot be written.
+        """
+        await self._disk(self._journal.put_hold, model, hold)
+        self._holds[model] = hold
+        self._changed.set()
+        self._changed = asyncio.Event()  # whoever waits has the old one
+
+    async def until_unpinned(self, model: str) -> None:
+        """Wait until the model is not pinned."""
+        while self.of(model).pinned:
+            await self._changed.wait()

@@ -1,0 +1,83 @@
+"""The first seconds of a generation under real traffic, in which it must prove itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from service.config_sections import GatesConfig
+from service.serving import ModelService
+from service.traffic import Traffic
+
+# Fewer requests say nothing: one failure of five is no error rate, and the p99 of ten requests is their maximum.
+ENOUGH_FOR_ERRORS = 20
+ENOUGH_FOR_P99 = 100
+MAX_CRASHES = 2
+
+_LOOK_S = 0.2
+
+
+async def watch(service: ModelService, generation: int, seconds: float, gates: GatesConfig) -> str | None:
+    """Wait until the probation of the live generation is over.
+
+    Args:
+        service: Routes to it.
+        generation: Its number.
+        seconds: How long the probation lasts.
+        gates: What it must reach.
+
+    Returns:
+        Why it failed, as soon as that is certain; None if it passed, or if another generation took its place meanwhile.
+    """
+    end, crashes_before = time.monotonic() + seconds, _crashes(service)
+    while service.wanted == generation:
+        crashes = _crashes(service) - crashes_before
+        if (left_s := end - time.monotonic()) <= 0:
+            return failure_at_end(service, crashes, gates)
+        if (reason := failure(service.traffic, service.traffic_before, crashes, gates)) is not None:
+            return reason
+        await asyncio.sleep(min(_LOOK_S, left_s))
+    return None
+
+
+def failure(now: Traffic, before: Traffic, crashes: int, gates: GatesConfig) -> str | None:
+    """Why the generation has failed already, whatever comes; None if it has not.
+
+    Args:
+        now: Its requests.
+        before: Those of the generation before it.
+        crashes: How often its process ended by itself or did not come up again.
+        gates: What it must reach.
+    """
+    if crashes >= MAX_CRASHES:
+        return f"its process ended {crashes} times by itself"
+    # A service whose clients already met errors, say because it is overloaded, must not get worse; that is all.
+    allowed = max(gates.max_error_rate, before.error_rate if before.requests >= ENOUGH_FOR_ERRORS else 0.0)
+    if now.requests >= ENOUGH_FOR_ERRORS and now.error_rate > allowed:
+        return (
+            f"{now.failures} of {now.requests} requests failed ({now.error_rate:.1f} %), gates.max_error_rate is"
+            f" {gates.max_error_rate:g} % and {before.error_rate:.1f} % failed before"
+        )
+    return None
+
+
+def failure_at_end(service: ModelService, crashes: int, gates: GatesConfig) -> str | None:
+    """Why the generation failed, judged when its probation is over; None if it passed."""
+    now, before = service.traffic, service.traffic_before
+    if (reason := failure(now, before, crashes, gates)) is not None:
+        return reason
+    if not service.ready:
+        return f"it does not answer: {service.problem or 'its process is not up'}"
+    if gates.max_p99_ratio is None or min(now.successes, before.successes) < ENOUGH_FOR_P99:
+        return None
+    p99_s, p99_before_s = now.quantile_s(0.99), before.quantile_s(0.99)
+    if p99_s is None or p99_before_s is None or p99_s <= gates.max_p99_ratio * p99_before_s:
+        return None
+    return (
+        f"p99 latency is {1000 * p99_s:.1f} ms, {p99_s / p99_before_s:.2f} times the {1000 * p99_before_s:.1f} ms"
+        f" before; gates.max_p99_ratio is {gates.max_p99_ratio:g}"
+    )
+
+
+def _crashes(service: ModelService) -> int:
+    return service.restarts + service.failed_starts
