@@ -90,6 +90,12 @@ class NotReadyError(EdgedError):
     exit_code = 4
 
 
+class PinnedError(NotReadyError):
+    """An operator wants the model to stay at its generation."""
+
+    code = "pinned"
+
+
 class UnavailableError(EdgedError):
     """No daemon answers."""
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from edged.errors import NotReadyError
+from edged.errors import NotReadyError, PinnedError
 from service.context import Context
 from service.states import State
 from service.switching import go_live
-from service.update import PINNED
 
 log = logging.getLogger(__name__)
-
-
-class PinnedError(NotReadyError):
-    """An operator has pinned the model to its generation."""
-
-    code = PINNED
 
 
 async def roll_back(

@@ -1,0 +1,134 @@
+"""A generation that does badly under traffic is taken out of service again, and the file is remembered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.conftest import Task
+from tests.end_to_end.daemon import Daemon, eventually, running
+
+# Overflows inside the network, so that its outputs are not finite: the daemon answers 500.
+TOO_LARGE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [3e38] * 192}]}
+
+
+def on_probation(task: Task, daemon: Daemon, probation_s: float, **gates: Any) -> dict[str, Any]:
+    """`first` committed, `second` live and on probation."""
+    daemon.put_live(task.first)
+    daemon.config["models"][0] |= {"probation_s": probation_s, "gates": gates}
+    daemon.reload()
+    daemon.drop(task.second)
+    update = daemon.update_of("second.pt", "LIVE")
+    eventually(lambda: daemon.metric('edged_model_probation{model="digits"}') == 1, "the probation")
+    return update
+
+
+def failed(daemon: Daemon) -> dict[str, Any]:
+    """The update of `second` once its generation has been taken out of service."""
+    update = daemon.update_of("second.pt")
+    assert (update["state"], update["code"], update["generation"]) == ("ROLLED_BACK", "probation", 2)
+    eventually(lambda: daemon.generation() == 1, "the generation before")
+    assert daemon.metric('edged_updates_total{model="digits",reason="probation",result="rolled_back"}') == 1
+    eventually(lambda: daemon.metric('edged_model_probation{model="digits"}') == 0, "the end of the probation")
+    return update
+
+
+def remembered(daemon: Daemon, task: Task, update: dict[str, Any]) -> None:
+    """The same file is not tried again, and lies where refused files lie."""
+    daemon.drop(task.second, "again.pt")
+    again = daemon.update_of("again.pt")
+    assert (again["state"], again["code"]) == ("REJECTED", "probation")
+    assert f"the same file was rolled back before, as update {update['id']}" in again["reason"]
+    folder = daemon.state / "rejected" / update["sha256"]
+    assert (folder / "file").read_bytes() == task.second.read_bytes()
+    assert json.loads((folder / "reason.json").read_text())["code"] == "probation"
+    assert not list((daemon.state / "claimed").iterdir())
+
+
+def test_too_many_errors_bring_the_generation_before_back(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        update = on_probation(task, daemon, 600.0)
+        for _ in range(20):
+            answer = daemon.post("/v2/models/digits/infer", json=TOO_LARGE)
+            assert (answer.status_code, "NaN or infinity" in answer.text) == (500, True)
+        update = failed(daemon)
+        assert "20 of 20 requests failed (100.0 %), gates.max_error_rate is 5 %" in update["reason"]
+        assert daemon.infer(next(task.test.rglob("*.png"))).json()["model_version"] == "1"
+        remembered(daemon, task, update)
+        # ... nor after a restart.
+        assert daemon.stop() == 0
+        daemon.start()
+        assert daemon.generation() == 1
+        daemon.drop(task.second, "and-again.pt")
+        assert daemon.update_of("and-again.pt")["state"] == "REJECTED"
+
+
+def test_a_process_that_ends_twice_brings_the_generation_before_back(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        on_probation(task, daemon, 600.0)
+        for crashes in (1, 2):
+            eventually(lambda: daemon.status()["models"][0]["ready"], "the generation")
+            kill_generation(daemon)
+            eventually(lambda n=crashes: daemon.status()["models"][0]["restarts"] >= n, "the crash")  # type: ignore[misc]
+        assert "its process ended 2 times by itself" in failed(daemon)["reason"]
+
+
+def kill_generation(daemon: Daemon) -> None:
+    assert daemon.process is not None
+    for child in psutil.Process(daemon.process.pid).children():
+        if "service.generation_child" in child.cmdline():
+            os.kill(child.pid, signal.SIGKILL)
+
+
+def test_a_probation_that_is_passed_and_one_that_a_restart_interrupts(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        update = on_probation(task, daemon, 600.0)
+        assert daemon.stop() == 0
+        daemon.config["models"][0]["probation_s"] = 3
+        daemon.start()
+        assert daemon.generation() == 2
+        ended = daemon.update_of("second.pt")
+        assert (ended["id"], ended["state"], ended["code"]) == (update["id"], "COMMITTED", None)
+
+
+def test_an_operator_may_be_faster(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        update = on_probation(task, daemon, 600.0)
+        assert daemon.post("/edged/v1/models/digits/rollback").json() == {"model": "digits", "from": 2, "to": 1}
+        ended = daemon.update_of("second.pt")
+        assert (ended["id"], ended["state"], ended["code"]) == (update["id"], "ROLLED_BACK", "rollback")
+        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is put aside")
+        assert daemon.generation() == 1
+
+
+def test_the_first_generation_stays_for_want_of_another(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.config["models"][0]["probation_s"] = 600
+        daemon.reload()
+        daemon.drop(task.first)
+        daemon.update_of("first.pt", "LIVE")
+        for _ in range(20):
+            daemon.post("/v2/models/digits/infer", json=TOO_LARGE)
+        update = daemon.update_of("first.pt")
+        assert (update["state"], update["code"]) == ("COMMITTED", "probation")
+        assert "it stays in service: model 'digits' has no generation to go back to" in update["reason"]
+        assert daemon.generation() == 1
+
+
+def test_a_gate_before_the_switch_rejects_with_the_figures(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)
+        daemon.config["models"][0]["gates"] = {"max_memory": "1MiB"}
+        daemon.reload()
+        daemon.drop(task.second)
+        update = daemon.update_of("second.pt")
+        assert (update["state"], update["code"]) == ("REJECTED", "gate")
+        assert "gates.max_memory is 1.0 MiB" in update["reason"]
+        assert daemon.generation() == 1
+        daemon.drop(task.second, "again.pt")
+        assert "the same file was rejected before" in daemon.update_of("again.pt")["reason"]

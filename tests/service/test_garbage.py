@@ -1,0 +1,110 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from edged.artifacts.store import ModelStore
+from service.config import load_config
+from service.garbage import find, remove
+from service.journal import Journal
+from service.paths import Paths
+from service.states import State
+
+DIGESTS = [letter * 64 for letter in "abcd"]
+
+
+@pytest.fixture
+def device(tmp_path):
+    """A state folder with a bit of everything."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "edged.yaml").write_text(
+        "state_dir: state\nmodels: [{name: m, calibration: {dir: images}, keep: 2}]\n", encoding="utf-8"
+    )
+    made = Device(tmp_path)
+    yield made
+    made.journal.close()
+
+
+class Device:
+    def __init__(self, folder: Path) -> None:
+        self.config = load_config(folder / "edged.yaml")
+        self.paths = Paths(self.config.state_dir)
+        self.paths.make()
+        self.store = ModelStore(self.paths.models)
+        self.journal = Journal(self.paths.journal)
+
+    def publish(self, digest: str, model: str = "m") -> None:
+        staged = self.paths.staging / "made"
+        staged.mkdir()
+        (staged / "manifest.json").write_text(json.dumps({"calibration": {"digest": digest}}))
+        self.store.switch(model, self.store.publish(model, staged))
+
+    def cache(self, name: str, model: str = "m", age_s: float = 0.0, size: int = 10) -> Path:
+        folder = self.paths.calibration(model) / name
+        folder.mkdir(parents=True)
+        (folder / "images.u8").write_bytes(bytes(size))
+        return aged(folder, age_s)
+
+    def find(self, caches: bool = True) -> list[tuple[str, str, int]]:
+        found = find(self.config, self.paths, self.store, self.journal, caches=caches)
+        self.found = found
+        return sorted((entry.kind, str(entry.path.relative_to(self.paths.root)), entry.bytes) for entry in found)
+
+    def remove(self) -> None:
+        remove(self.found, self.config, self.store)
+
+
+def aged(path: Path, age_s: float) -> Path:
+    changed = path.stat().st_mtime - age_s
+    os.utime(path, (changed, changed))
+    return path
+
+
+def test_a_fresh_device_has_none(device):
+    assert device.find() == []
+    device.remove()
+
+
+def test_generations_beyond_keep(device):
+    for _ in range(4):
+        device.publish(DIGESTS[0])
+    size = len(json.dumps({"calibration": {"digest": DIGESTS[0]}}))
+    assert device.find() == [("generation", "models/m/gen/1", size), ("generation", "models/m/gen/2", size)]
+    assert device.store.generations("m") == [1, 2, 3, 4]  # finding changes nothing
+    device.remove()
+    assert device.store.generations("m") == [3, 4]
+    assert device.find() == []
+
+
+def test_images_that_no_generation_was_made_with(device):
+    device.publish(DIGESTS[0])
+    used = device.cache(DIGESTS[0][:16], age_s=300)
+    old = device.cache(DIGESTS[1][:16], age_s=200)
+    newest = device.cache(DIGESTS[2][:16], age_s=100)
+    half = device.cache(f".{DIGESTS[3][:16]}.0123.tmp")
+    gone = device.cache(DIGESTS[0][:16], model="not-configured")
+    assert device.find(caches=False) == []
+    expected = [("calibration", str(path.relative_to(device.paths.root)), 10) for path in (half, old, gone)]
+    assert device.find() == sorted(expected)
+    device.remove()
+    assert [path.exists() for path in (used, old, newest, half, gone)] == [True, False, True, False, False]
+
+
+def test_what_no_open_update_needs(device):
+    update = device.journal.create("m", "a.pt", 1)
+    device.journal.advance(update.id, State.SETTLED)
+    device.journal.advance(update.id, State.CLAIMED, sha256=DIGESTS[0])
+    kept = [device.paths.staging / str(update.id), device.paths.claimed / DIGESTS[0], device.paths.claimed / DIGESTS[1]]
+    dropped = [device.paths.staging / "99", device.paths.claimed / DIGESTS[2]]
+    for folder in (*kept, *dropped):
+        folder.mkdir()
+    aged(kept[1], 7200)  # old, and needed
+    aged(dropped[1], 7200)
+    half = device.paths.claimed / ".claim.0123.tmp"
+    half.write_bytes(b"12345")
+    aged(half, 7200)
+    assert [path for _, path, _ in device.find()] == ["claimed/.claim.0123.tmp", f"claimed/{DIGESTS[2]}", "staging/99"]
+    device.remove()
+    assert all(folder.exists() for folder in kept)
+    assert not any(path.exists() for path in (*dropped, half))

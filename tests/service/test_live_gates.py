@@ -1,0 +1,64 @@
+"""Gates of a warm generation, with real processes."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edged.errors import GateError
+from service.config import GatesConfig
+from service.generation import Generation
+from service.live_gates import Incumbent, check, interface_of, observe
+from tests.service.artifacts import write_untrained
+
+ANYTHING = GatesConfig()
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "artifact"
+    write_untrained(folder)
+    return folder
+
+
+def test_what_a_warm_generation_must_show(artifact: Path) -> None:
+    async def main() -> None:
+        first, second = (Generation("digits", number, artifact, threads=1) for number in (1, 2))
+        assert await observe(first, ANYTHING) is None  # it is not up
+        await asyncio.gather(first.start(120), second.start(120))
+        try:
+            incumbent = await observe(first, GatesConfig(max_latency_ratio=1.0))
+            assert incumbent is not None
+            assert incumbent.latency_s is not None
+            assert 0 < incumbent.latency_s < 10
+            assert incumbent.interface == interface_of(second.metadata)
+            await check(second, incumbent, GatesConfig(max_latency_ratio=100.0, max_memory=8 << 30))
+            await refusals(second, incumbent)
+        finally:
+            await asyncio.gather(first.stop(), second.stop())
+
+    asyncio.run(main())
+
+
+async def refusals(generation: Generation, incumbent: Incumbent) -> None:
+    slow = replace(incumbent, latency_s=1e-9)
+    with pytest.raises(GateError, match=r"times the 0\.00 ms of generation 1; gates\.max_latency_ratio is 1\.5"):
+        await check(generation, slow, GatesConfig(max_latency_ratio=1.5))
+    await check(generation, slow, ANYTHING)
+    with pytest.raises(GateError, match=r"takes \d+\.\d MiB of memory, gates\.max_memory is 1\.0 MiB"):
+        await check(generation, None, GatesConfig(max_memory=1 << 20))
+    fewer = {**incumbent.interface, "output logits": {"datatype": "FP32", "shape": [-1, 9]}}
+    other = replace(incumbent, interface=fewer)
+    with pytest.raises(GateError, match=r"output logits is FP32 \[-1, 10\], in generation 1 it is FP32 \[-1, 9\]"):
+        await check(generation, other, ANYTHING)
+    with pytest.raises(GateError, match=r"output logits is FP32 .* it is missing; clients rely on it"):
+        await check(generation, replace(incumbent, interface=without(fewer, "output logits")), ANYTHING)
+    await check(generation, other, GatesConfig(same_interface=False))
+    await check(generation, replace(other, number=generation.number), ANYTHING)  # it is the one that is compared with
+
+
+def without(interface: dict[str, object], name: str) -> dict[str, object]:
+    return {key: value for key, value in interface.items() if key != name}

@@ -1,0 +1,91 @@
+"""What a generation must do to stay. The watch itself: tests/end_to_end/test_probation.py."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.config import GatesConfig
+from service.probation import ENOUGH_FOR_ERRORS, ENOUGH_FOR_P99, failure, failure_at_end, watch
+from service.serving import ModelService, ServingLimits
+from service.traffic import Traffic
+
+GATES = GatesConfig(max_p99_ratio=2.0)
+
+
+def traffic(good, bad=0, seconds=0.01):
+    counted = Traffic()
+    for _ in range(good):
+        counted.note(200, seconds)
+    for _ in range(bad):
+        counted.note(500, seconds)
+    return counted
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "crashes", "reason"),
+    [
+        (traffic(0), traffic(0), 0, None),
+        (traffic(0), traffic(0), 1, None),
+        (traffic(0), traffic(0), 2, "its process ended 2 times by itself"),
+        (traffic(0, 19), traffic(0), 0, None),
+        (traffic(0, 20), traffic(0), 0, "20 of 20 requests failed (100.0 %), gates.max_error_rate is 5 %"),
+        (traffic(95, 5), traffic(0), 0, None),
+        (traffic(94, 6), traffic(0), 0, "6 of 100 requests failed (6.0 %)"),
+        (traffic(94, 6), traffic(90, 10), 0, None),  # it was worse before
+        (traffic(80, 20), traffic(90, 10), 0, "and 10.0 % failed before"),
+        (traffic(94, 6), traffic(0, 19), 0, "6 of 100 requests failed"),  # too few before to be an excuse
+    ],
+)
+def test_what_fails_at_once(now, before, crashes, reason):
+    told = failure(now, before, crashes, GATES)
+    assert told is None if reason is None else reason in told
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.floats(0, 100))
+def test_no_generation_fails_for_errors_that_are_allowed_or_too_few(good, bad, allowed):
+    told = failure(traffic(good, bad), traffic(0), 0, GatesConfig(max_error_rate=allowed))
+    assert (told is not None) == (good + bad >= ENOUGH_FOR_ERRORS and 100 * bad > allowed * (good + bad))
+
+
+def service(now, before):
+    made = ModelService("m", lambda number: None, ServingLimits())
+    made.traffic, made.traffic_before = now, before
+    return made
+
+
+@pytest.mark.parametrize(
+    ("requests", "seconds", "gates", "fails"),
+    [
+        (ENOUGH_FOR_P99, 0.03, GATES, True),
+        (ENOUGH_FOR_P99, 0.015, GATES, False),
+        (ENOUGH_FOR_P99 - 1, 0.03, GATES, False),  # too few to speak of a p99
+        (ENOUGH_FOR_P99, 0.03, GatesConfig(), False),  # nobody asked
+    ],
+)
+def test_latency_is_judged_at_the_end(requests, seconds, gates, fails):
+    told = failure_at_end(service(traffic(requests, seconds=seconds), traffic(1000)), 0, gates)
+    assert (told is not None) == fails
+    if fails:
+        assert "p99 latency is 30." in told
+        assert "gates.max_p99_ratio is 2" in told
+
+
+def test_what_is_not_up_at_the_end_has_failed():
+    async def main():
+        down = service(traffic(0), traffic(0))
+        down.keep(7)  # there is no such artifact
+        try:
+            return await asyncio.wait_for(watch(down, 7, 0.01, GATES), 60)
+        finally:
+            await down.close()
+
+    assert "it does not answer" in asyncio.run(main())
+
+
+def test_another_generation_ends_the_probation():
+    async def main():
+        return await watch(service(traffic(0), traffic(0)), 7, 3600.0, GATES)
+
+    assert asyncio.run(main()) is None
