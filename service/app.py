@@ -19,8 +19,9 @@ from starlette.types import ASGIApp
 
 from edged.errors import EdgedError
 from service import logs
+from service.access import LocalOnly
 from service.config import Config, load_config
-from service.http import LocalOnly, create_app
+from service.http import create_app
 from service.listen import address_of, listen_tcp, listen_unix, lock_state
 from service.metrics import Metrics
 from service.notify import sd_notify, watchdog_interval_s

@@ -105,6 +105,7 @@ def load_config(file: Path) -> Config:
     _find_repeated_names(source, reader)
     if config is not None:
         _find_impossible_paths(config, reader)
+        _find_open_door(config.serve, reader)
     if config is None or reader.problems:
         raise InvalidConfigError(file, reader.problems)
     return config
@@ -128,6 +129,16 @@ def _find_impossible_paths(config: Config, reader: Reader) -> None:
         reader.report(location, message)
     if config.drop_dir is not None and config.state_dir.resolve() == config.drop_dir.resolve():
         reader.report(("drop_dir",), "is the state_dir; choose another folder")
+
+
+def _find_open_door(serve: ServeConfig, reader: Reader) -> None:
+    """What others can reach needs a token, unless the user says that it does not."""
+    if serve.public and not serve.allow_public and not (serve.admin_token or serve.inference_token_file):
+        message = (
+            f"has value {serve.host!r}, which other machines can reach, and there is no token; keep 127.0.0.1, set"
+            " serve.inference_token_file or serve.token_file, or set serve.allow_public: true"
+        )
+        reader.report(("serve", "host"), message)
 
 
 def _read(file: Path) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import ipaddress
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +157,25 @@ class ServeConfig:
     deadline_ms: int = setting(whole(1), 10_000)
     max_body_bytes: int = setting(size, 64 << 20)
     token_file: Path | None = setting(file, None)
+    inference_token_file: Path | None = setting(file, None)
+    allow_public: bool = setting(boolean, False)
+
+    @property
+    def admin_token(self) -> Path | None:
+        """The file with the token of administration: token_file, or the systemd credential edged-token."""
+        if self.token_file is not None:
+            return self.token_file
+        credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+        credential = Path(credentials, "edged-token") if credentials else None
+        return credential if credential is not None and credential.is_file() else None
+
+    @property
+    def public(self) -> bool:
+        """Whether others than this machine can reach `host`, as far as it tells."""
+        try:
+            return not ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # a name
+            return self.host != "localhost"
 
 
 @dataclass(frozen=True, kw_only=True)

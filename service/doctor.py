@@ -15,10 +15,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from service.locate import DEFAULT_CONFIG, find_config
 from service.units import format_bytes
+
+if TYPE_CHECKING:
+    from service.config import ServeConfig
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 
@@ -151,7 +154,7 @@ def _check_config(given: str | None) -> Iterator[Check]:
     yield from check_folder("state_dir", config.state_dir)
     for model in config.models:
         yield check_images(model.name, model.calibration.dir)
-    yield check_token(config.serve.host, config.serve.token_file)
+    yield check_token(config.serve)
 
 
 def check_images(model: str, folder: Path) -> Check:
@@ -173,15 +176,14 @@ def check_images(model: str, folder: Path) -> Check:
     return Check(f"calibration of {model}", OK, detail)
 
 
-def check_token(host: str, token_file: Path | None) -> Check:
-    """Beyond this machine, everybody may ask the model; nobody may administer without a token."""
-    if host in ("127.0.0.1", "::1", "localhost"):
-        return Check("serve", OK, f"{host}: this machine only")
+def check_token(serve: ServeConfig) -> Check:
+    """Beyond this machine, everybody may ask the model without a token; nobody may administer without one."""
+    if not serve.public:
+        return Check("serve", OK, f"{serve.host}: this machine only")
     fix = "put a proxy with TLS and authentication before it, or keep serve.host at 127.0.0.1"
-    token = "with" if token_file else "without"
-    return Check(
-        "serve", WARN, f"{host}: everybody who reaches it may use the models; administration {token} token", fix
-    )
+    users = "whoever reaches it and has a token" if serve.inference_token_file else "everybody who reaches it"
+    token = "with" if serve.admin_token else "without"
+    return Check("serve", WARN, f"{serve.host}: {users} may use the models; administration {token} token", fix)
 
 
 def _version(package: str) -> str | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hmac
 import logging
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -14,9 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edged.errors import AccessError, EdgedError, NotReadyError, UsageError
+from service.access import check_admin, check_inference
 from service.channel import ServingError
 
 if TYPE_CHECKING:
@@ -25,21 +23,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_LOCAL = "edged.local"
 _STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409}
 _MAX_LISTED = 1000
 ADMINISTRATION = ("rollback", "pin", "unpin", "pause", "resume")  # methods of Administration
-
-
-class LocalOnly:
-    """Marks requests that came through the UNIX socket: whoever may open it may administer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on."""
-        await self._app({**scope, _LOCAL: True}, receive, send)
 
 
 def create_app(supervisor: Supervisor) -> Starlette:
@@ -122,12 +108,13 @@ class Routes:
         start = time.monotonic()
         code = 500
         try:
+            check_inference(request, serve)
             body = await read_body(request, serve.max_body_bytes)
             reply = await service.infer(body, serve.deadline_ms / 1000)
             code = reply.status
             return Response(reply.body, code, media_type="application/json")
-        except (HTTPException, ServingError) as error:
-            code = error.status_code if isinstance(error, HTTPException) else error.status
+        except (HTTPException, ServingError, AccessError) as error:
+            code = _status_of(error)
             raise
         finally:
             metrics.requests.labels(service.name, str(code)).inc()
@@ -159,13 +146,13 @@ class Routes:
 
     async def administer(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/{rollback,pin,unpin,pause,resume}."""
-        self._check_admin(request)
+        check_admin(request, self._supervisor.config.serve)
         action = request.url.path.rpartition("/")[2]
         return JSONResponse(await getattr(self._supervisor.administration, action)(request.path_params["model"]))
 
     async def collect_garbage(self, request: Request) -> Response:
         """POST /edged/v1/gc?dry_run=true|false."""
-        self._check_admin(request)
+        check_admin(request, self._supervisor.config.serve)
         given = request.query_params.get("dry_run", "false")
         if given not in ("true", "false"):
             raise HTTPException(400, f"dry_run has value {given!r:.80}; choose true or false")
@@ -181,17 +168,6 @@ class Routes:
             live = "none" if service.live is None else service.live.number
             raise HTTPException(404, f"model {name!r} has no version {wanted!r} in service; live: {live}")
         return service
-
-    def _check_admin(self, request: Request) -> None:
-        """Let through the UNIX socket, and whoever knows the token."""
-        if request.scope.get(_LOCAL):
-            return
-        file = self._supervisor.config.serve.token_file
-        if file is None:
-            raise AccessError("this needs the UNIX socket; set serve.token_file to allow it over TCP")
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), f"Bearer {_token(file)}".encode()):
-            raise AccessError("wrong or missing token; send 'Authorization: Bearer <contents of serve.token_file>'")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
@@ -215,14 +191,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def _token(file: Path) -> str:
-    try:
-        token = file.read_text().strip()
-    except OSError as error:
-        raise AccessError(f"cannot read serve.token_file {file}: {error.strerror}") from error
-    if not token:
-        raise AccessError(f"serve.token_file {file} is empty; write a secret into it")
-    return token
+def _status_of(error: HTTPException | EdgedError) -> int:
+    if isinstance(error, HTTPException):
+        return error.status_code
+    if isinstance(error, ServingError):
+        return error.status
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
 
 
 def _limit(text: str | None) -> int:
@@ -245,8 +219,7 @@ async def _serving_error(_: Request, error: Exception) -> Response:
 
 async def _edged_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, EdgedError)  # noqa: S101 - registered for nothing else
-    status = next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-    return JSONResponse({"error": str(error), "code": error.code}, status)
+    return JSONResponse({"error": str(error), "code": error.code}, _status_of(error))
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:

@@ -150,6 +150,27 @@ def test_administration_over_tcp_needs_the_token(task: Task, tmp_path: Path) -> 
         assert "no generation to go back to" in answer.json()["error"]
 
 
+def test_asking_a_model_can_need_a_token(task: Task, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("s3cret\n")
+    with running(tmp_path, task.calibration, serve={"port": 0, "inference_token_file": str(token)}) as daemon:
+        address = daemon.status()["address"]
+        url = f"{address}/v2/models/digits/infer"
+        for headers, status in (
+            ({}, 403),
+            ({"Authorization": "Bearer wrong"}, 403),
+            ({"Authorization": "Bearer s3cret"}, 503),  # allowed, but there is no generation yet
+        ):
+            answer = httpx.post(url, headers=headers, json={})
+            assert answer.status_code == status, answer.text
+        assert httpx.get(f"{address}/v2/health/live").status_code == 200
+        assert daemon.post("/v2/models/digits/infer", json={}).status_code == 503  # the UNIX socket
+        assert daemon.metric('edged_inference_requests_total{code="403",model="digits"}') == 2
+        # Whoever may ask may not administer.
+        answer = httpx.post(f"{address}/edged/v1/models/digits/pause", headers={"Authorization": "Bearer s3cret"})
+        assert answer.status_code == 403
+
+
 def serves(daemon: Daemon, task: Task) -> str:
     answer = daemon.infer(next(task.test.rglob("*.png")))
     assert answer.status_code == 200, answer.text

@@ -243,6 +243,43 @@ def test_the_drop_folder_is_not_the_state_folder(folder):
     ]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "fe80::1", "edge-box.example"])  # noqa: S104 - it is what is refused
+@pytest.mark.parametrize(
+    ("more", "allowed"),
+    [
+        ("", False),
+        ("allow_public: false", False),
+        ("allow_public: true", True),
+        ("token_file: token", True),
+        ("inference_token_file: token", True),
+    ],
+)
+def test_an_address_that_others_reach_needs_a_token_or_a_word(folder, monkeypatch, host, more, allowed):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    (folder / "token").touch()
+    text = f"{MINIMAL}serve:\n  host: '{host}'\n  {more}\n"
+    if allowed:
+        assert load(folder, text).serve.public
+    else:
+        [(line, key, message)] = problems(folder, text)
+        assert (line, key) == (3, "serve.host")
+        assert message.startswith(f"has value '{host}', which other machines can reach, and there is no token;")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machine_alone_needs_no_token(folder, host):
+    assert not load(folder, f"{MINIMAL}serve: {{host: '{host}'}}").serve.public
+
+
+def test_a_systemd_credential_is_the_token_of_administration(folder, monkeypatch):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
+    assert load(folder, MINIMAL).serve.admin_token is None
+    for name in ("edged-token", "token"):
+        (folder / name).touch()
+    assert load(folder, MINIMAL + "serve: {host: '::'}").serve.admin_token == folder / "edged-token"
+    assert load(folder, MINIMAL + "serve: {token_file: token}").serve.admin_token == folder / "token"
+
+
 def test_the_key_follows_what_shapes_the_outcome(folder):
     base = load(folder, model("keep: 3")).models[0]
     same = load(folder, model("keep: 9\n    swap: resource")).models[0]
@@ -309,10 +346,11 @@ def test_every_commented_key_of_the_annotated_config_is_right(folder):
     text = (CONFIGS / "edged.yaml").read_text().replace("/srv/calibration/classifier", "images")
     optional = "|".join(key.rpartition(".")[2] for key, default in ALL_KEYS if default is None)
     text = re.sub(rf"^( *)# ((?:{optional}): \S.*)$", r"\1\2", text, flags=re.MULTILINE)
-    for path in ("/srv/checkpoints", "/etc/edged/token"):
+    for path in ("/srv/checkpoints", "/etc/edged/token", "/etc/edged/inference-token"):
         assert path in text
     (folder / "token").touch()
-    config = load(folder, text.replace("/srv/checkpoints", "images").replace("/etc/edged/token", "token"))
+    (folder / "inference-token").touch()
+    config = load(folder, text.replace("/srv/checkpoints", "images").replace("/etc/edged/", ""))
     assert (config.models[0].input, config.worker.memory_max) == (
         InputConfig(size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         1 << 30,

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from service import doctor
+from service.config import ServeConfig
 
 
 def levels(checks):
@@ -106,7 +107,19 @@ def test_the_limits_of_inotify(tmp_path, instances, level):
 
 @pytest.mark.parametrize(("host", "level"), [("127.0.0.1", "ok"), ("::1", "ok"), ("0.0.0.0", "warn")])  # noqa: S104 - it is what is warned of
 def test_serving_beyond_this_machine_is_a_warning(host, level):
-    assert doctor.check_token(host, None).level == level
+    assert doctor.check_token(ServeConfig(host=host)).level == level
+
+
+def test_the_warning_says_who_may_do_what(tmp_path):
+    token = tmp_path / "token"
+    told = [
+        doctor.check_token(ServeConfig(host="::", token_file=admin, inference_token_file=inference)).detail
+        for admin, inference in ((None, None), (token, token))
+    ]
+    assert told == [
+        "::: everybody who reaches it may use the models; administration without token",
+        "::: whoever reaches it and has a token may use the models; administration with token",
+    ]
 
 
 def test_it_is_not_torch_that_the_command_imports():

@@ -1,0 +1,70 @@
+import pytest
+from starlette.requests import Request
+
+from edged.errors import AccessError
+from service.access import check_admin, check_inference
+from service.config import ServeConfig
+
+
+@pytest.fixture
+def serve(tmp_path):
+    for name in ("admin", "inference"):
+        (tmp_path / name).write_text(f"{name}-secret\n")
+    return ServeConfig(token_file=tmp_path / "admin", inference_token_file=tmp_path / "inference")
+
+
+def request(given=None, local=False):
+    headers = [] if given is None else [(b"authorization", given.encode("latin-1"))]
+    return Request({"type": "http", "headers": headers, "edged.local": local})
+
+
+def allowed(check, serve, **given):
+    try:
+        check(request(**given), serve)
+    except AccessError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    ("given", "admin", "inference"),
+    [
+        (None, False, False),
+        ("", False, False),
+        ("Bearer ", False, False),
+        ("admin-secret", False, False),
+        ("Bearer admin-secre", False, False),
+        ("Bearer admin-secret2", False, False),
+        ("Bearer \xe4", False, False),
+        ("Bearer admin-secret", True, True),
+        ("Bearer inference-secret", False, True),
+    ],
+)
+def test_tokens(serve, given, admin, inference):
+    assert allowed(check_admin, serve, given=given) == admin
+    assert allowed(check_inference, serve, given=given) == inference
+
+
+def test_the_unix_socket_needs_none(serve):
+    assert allowed(check_admin, ServeConfig(), local=True)
+    assert allowed(check_inference, serve, local=True)
+
+
+def test_without_a_token_anybody_may_ask_and_nobody_administer(monkeypatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert allowed(check_inference, ServeConfig())
+    with pytest.raises(AccessError, match=r"UNIX socket; set serve\.token_file"):
+        check_admin(request(given="Bearer x"), ServeConfig())
+
+
+@pytest.mark.parametrize("contents", [b"", b" \n", b"\xff\xfe"])
+def test_a_file_that_holds_no_token_lets_nobody_in(serve, contents):
+    serve.token_file.write_bytes(contents)
+    with pytest.raises(AccessError, match=r"empty; write a secret|cannot read the token"):
+        check_admin(request(given="Bearer "), serve)
+
+
+def test_a_changed_token_counts_at_once(serve):
+    serve.token_file.write_text("new")
+    assert not allowed(check_admin, serve, given="Bearer admin-secret")
+    assert allowed(check_admin, serve, given="Bearer new")
