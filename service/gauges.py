@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+RUNTIME = "torch"  # what executes the models
+
 
 async def show_live(context: Context, model: str, generation: int) -> None:
     """Export what the manifest and the report of a live generation say."""
     try:
-        manifest, report = await context.disk(_read, context, model, generation)
+        manifest, report = await context.disk(read_artifact, context, model, generation)
         totals = report["totals"]
         metrics = context.metrics
         quantization, source = manifest["quantization"], manifest["source"]
-        metrics.show_model(model, generation, source["sha256"], quantization["bits"], "torch")
+        metrics.show_model(model, generation, source["sha256"], quantization["bits"], RUNTIME)
         metrics.show_layers(model, [(layer["name"], layer["relative_loss"]) for layer in report["layers"]])
         metrics.artifact_bytes.labels(model).set(totals["artifact_bytes"])
         metrics.checkpoint_bytes.labels(model).set(totals["checkpoint_bytes"])
@@ -62,6 +64,11 @@ def resident_bytes(pid: int | None) -> int:
     return 0
 
 
-def _read(context: Context, model: str, generation: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_artifact(context: Context, model: str, generation: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """manifest.json and report.json of a generation, as parsed JSON.
+
+    Raises:
+        ArtifactError, OSError, ValueError: They cannot be read.
+    """
     report: Path = context.store.path(model, generation) / "report.json"
     return context.store.manifest(model, generation), json.loads(report.read_bytes())

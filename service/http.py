@@ -13,9 +13,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edged.errors import AccessError, EdgedError, NotReadyError, UsageError
+from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
 from service.access import check_admin, check_inference
 from service.channel import ServingError
+from service.page_routes import PageRoutes
 
 if TYPE_CHECKING:
     from service.serving import ModelService
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409}
+_STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409, RejectedError: 422}
 _MAX_LISTED = 1000
 ADMINISTRATION = ("rollback", "pin", "unpin", "pause", "resume")  # methods of Administration
 
@@ -55,6 +56,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 Route(f"/edged/v1/models/{{model}}/{action}", routes.administer, methods=["POST"])
                 for action in ADMINISTRATION
             ),
+            *PageRoutes(supervisor).routes,
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
         exception_handlers={

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from edged.errors import UsageError
+from edged.errors import ArtifactError, UsageError
 from service.context import Context
-from service.gauges import refresh, resident_bytes
+from service.gauges import RUNTIME, read_artifact, refresh, resident_bytes
 from service.journal import Update
 from service.lanes import Lane
+from service.samples import Samples
 from service.serving import ModelService
 from service.states import State
+
+log = logging.getLogger(__name__)
 
 
 class Queries:
@@ -41,6 +45,19 @@ class Queries:
     async def models(self) -> list[dict[str, Any]]:
         """How each model is served."""
         return [self._model(service) for service in self._context.services.values()]
+
+    async def detailed_models(self, samples: Samples) -> list[dict[str, Any]]:
+        """`models`, each with what its live generation is made of and with its last hour."""
+        open_updates = await self._context.disk(self._context.journal.open_updates)
+        on_probation = {update.model for update in open_updates if update.state is State.LIVE}
+        detailed = []
+        for model in await self.models():
+            name, generation = model["name"], model["generation"]
+            live = None if generation is None else await self._live(name, generation)
+            layers = live.pop("layers") if live else []
+            more = {"live": live, "layers": layers, "samples": samples.of(name), "probation": name in on_probation}
+            detailed.append({**model, **more})
+        return detailed
 
     async def open_updates(self) -> list[dict[str, Any]]:
         """Updates that have not ended, the oldest first."""
@@ -107,6 +124,26 @@ class Queries:
             "held": self._held(service.name),
             **vars(self._context.holds.of(service.name)),
         }
+
+    async def _live(self, model: str, generation: int) -> dict[str, Any] | None:
+        """What the artifact of a generation says of itself; None if it cannot be read."""
+        try:
+            manifest, report = await self._context.disk(read_artifact, self._context, model, generation)
+            return {
+                "bits": manifest["quantization"]["bits"],
+                "runtime": RUNTIME,
+                "architecture": manifest["architecture"]["name"],
+                "file_name": manifest["source"]["name"],
+                "agreement": report["totals"].get("agreement"),
+                "artifact_bytes": report["totals"].get("artifact_bytes"),
+                "layers": [
+                    {"name": str(x["name"]), "bits": x.get("bits"), "relative_loss": float(x["relative_loss"])}
+                    for x in report["layers"]
+                ],
+            }
+        except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("model %s generation %d: cannot tell its figures: %r", model, generation, error)
+            return None
 
     def _update(self, update: Update) -> dict[str, Any]:
         return {**update.to_dict(), "progress": self._progress.get(update.id)}

@@ -27,6 +27,7 @@ from service.lanes import Lane
 from service.metrics import Metrics
 from service.paths import Paths
 from service.queries import Queries
+from service.samples import Samples
 from service.serving import ModelService, ServingLimits
 from service.states import State
 from service.units import iso_time
@@ -36,6 +37,7 @@ from service.watcher import Watcher
 log = logging.getLogger(__name__)
 
 _CHECK_S = 1.0
+_LAST_UPDATES = 20
 
 
 class Supervisor:
@@ -55,6 +57,7 @@ class Supervisor:
         self._context = context
         self._runner = UpdateRunner(context)
         self._lanes: dict[str, Lane] = {}
+        self._samples = Samples()
         self._intake = Intake(context, self._offer, lambda drop: self._watcher.release(drop.path))
         self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held)
         self.administration = Administration(context, self._intake.release)
@@ -176,6 +179,20 @@ class Supervisor:
             "updates": await self.queries.open_updates(),
         }
 
+    async def overview(self) -> dict[str, Any]:
+        """`status`, with the details of each model, and the last updates whether they have ended or not."""
+        models = await self.queries.detailed_models(self._samples)
+        updates = await self.queries.updates(None, None, _LAST_UPDATES)
+        return {**await self.status(), "models": models, "updates": updates}
+
+    def require_model(self, name: str) -> None:
+        """Check that there is such a model.
+
+        Raises:
+            UsageError: There is none.
+        """
+        self._context.require_model(name)
+
     def _add_model(self, name: str) -> None:
         context, serve = self._context, self.config.serve
         limits = ServingLimits(threads=serve.threads, queue=serve.queue)
@@ -235,11 +252,12 @@ class Supervisor:
             raise StateError(f"cannot make drop_dir {config.drop}: {reason}; make it or change it") from error
 
     async def _check(self) -> None:
-        """Look after the generations, as long as the daemon lives."""
+        """Look after the generations and note how they do, as long as the daemon lives."""
         while True:
             await asyncio.sleep(_CHECK_S)
             for service in self.services.values():
                 service.check()
+            self._samples.take_if_due(time.monotonic(), self.services)
 
 
 def _drop_folder(config: Config) -> DropFolder:

@@ -1,0 +1,96 @@
+"""Charts as SVG: bars and lines, with a title for each value. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from service.markup import Html, fill, join
+
+_WIDTH, _HEIGHT = 340.0, 120.0  # of the drawing, in units that the page scales
+_LEFT, _TOP, _BOTTOM = 64.0, 8.0, 18.0  # for labels
+_GAP_S = 30.0  # samples further apart than this are not joined by a line
+
+Point = tuple[float, "float | None"]
+
+
+def bars(values: Sequence[tuple[str, float]], label: str) -> Html:
+    """A bar for each value.
+
+    Args:
+        values: Name and height, not negative.
+        label: What it shows, for those who cannot see it.
+    """
+    most = max((height for _, height in values), default=0.0) or 1.0
+    step = (_WIDTH - _LEFT) / max(len(values), 1)
+    drawn = (
+        fill(
+            '<rect class="bar" x="{x}" y="{y}" width="{width}" height="{height}"><title>{name}: {value}</title></rect>',
+            x=f"{_LEFT + index * step:.1f}",
+            y=f"{_y(value / most):.1f}",
+            width=f"{max(step - 2, 1):.1f}",
+            height=f"{(_HEIGHT - _TOP - _BOTTOM) * value / most:.1f}",
+            name=name,
+            value=f"{value:.3g}",
+        )
+        for index, (name, value) in enumerate(values)
+    )
+    return _chart(label, f"{most:.2g}", "", "", join(drawn))
+
+
+def lines(
+    series: Sequence[tuple[str, Sequence[Point]]], span_s: float, unit: Callable[[float], str], label: str
+) -> Html:
+    """A line for each series over the last `span_s` seconds.
+
+    Args:
+        series: Class of the line, and its points: seconds (0 or less, 0 is now) and height; None for no value.
+        span_s: Seconds from the left to the right.
+        unit: Writes a height for people.
+        label: What it shows, for those who cannot see it.
+    """
+    most = max((height for _, points in series for _, height in points if height is not None), default=0.0)
+    drawn = join(
+        fill('<path class="line {name}" d="{path}"/>', name=name, path=_path(points, span_s, most or 1.0))
+        for name, points in series
+    )
+    return _chart(label, unit(most) if most else "", f"{span_s / 60:.0f} min ago", "now", drawn)
+
+
+def _path(points: Sequence[Point], span_s: float, most: float) -> str:
+    """Moves where values are missing, lines elsewhere; a lone value is a dot of its own."""
+    commands, before = [], None
+    for at, height in points:
+        if height is None:
+            continue
+        x, y = _LEFT + (_WIDTH - _LEFT) * (1 + at / span_s), _y(height / most)
+        joined = before is not None and at - before <= _GAP_S
+        commands.append(f"L{x:.1f} {y:.1f}" if joined else f"M{x:.1f} {y:.1f}h1")
+        before = at
+    return "".join(commands)
+
+
+def _y(share: float) -> float:
+    return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - share)
+
+
+def _chart(label: str, most: str, left: str, right: str, drawn: Html) -> Html:
+    return fill(
+        '<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">'
+        '<text class="tick end" x="{before}" y="14">{most}</text>'
+        '<text class="tick end" x="{before}" y="{base}">{zero}</text>'
+        '<line class="axis" x1="{axis}" y1="{base}" x2="{width}" y2="{base}"/>'
+        '<text class="tick" x="{axis}" y="{below}">{left}</text>'
+        '<text class="tick end" x="{width}" y="{below}">{right}</text>{drawn}</svg>',
+        label=label,
+        most=most,
+        left=left,
+        right=right,
+        zero="0" if most else "",
+        drawn=drawn,
+        width=f"{_WIDTH:.0f}",
+        height=f"{_HEIGHT:.0f}",
+        axis=f"{_LEFT:.0f}",
+        before=f"{_LEFT - 6:.0f}",
+        base=f"{_HEIGHT - _BOTTOM:.0f}",
+        below=f"{_HEIGHT - 4:.0f}",
+    )

@@ -1,0 +1,76 @@
+"""The status page, its two files, and the route that its form sends checkpoints to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from service.access import check_admin, is_local
+from service.status_page import render
+from service.uploads import receive
+
+if TYPE_CHECKING:
+    from service.supervisor import Supervisor
+
+_STATIC = Path(__file__).parent / "static"
+_MEDIA_TYPES = {"status.css": "text/css", "status.js": "text/javascript"}
+# Nothing but what this daemon itself serves: were a name ever not escaped, it still could not run anything.
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
+    " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+class PageRoutes:
+    """The handlers.
+
+    Args:
+        supervisor: Answers everything.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._static = {name: (_STATIC / name).read_bytes() for name in _MEDIA_TYPES}
+
+    @property
+    def routes(self) -> list[Route]:
+        """For the application."""
+        return [
+            Route("/", self.page),
+            Route("/static/{name}", self.static),
+            Route("/edged/v1/models/{model}/drop", self.drop, methods=["POST"]),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """GET /: the status page."""
+        local = is_local(request)
+        actions = local or self._supervisor.config.serve.admin_token is not None
+        page = render(await self._supervisor.overview(), actions=actions, local=local)
+        return HTMLResponse(page, headers=_HEADERS)
+
+    async def static(self, request: Request) -> Response:
+        """GET /static/{status.css,status.js}."""
+        name = request.path_params["name"]
+        if name not in self._static:
+            raise HTTPException(404, f"no file {name!r:.80}; there are {', '.join(self._static)}")
+        return Response(self._static[name], media_type=_MEDIA_TYPES[name], headers=_HEADERS)
+
+    async def drop(self, request: Request) -> Response:
+        """POST /edged/v1/models/{model}/drop?name=FILE: the body is a checkpoint; it goes into the drop folder."""
+        config, model = self._supervisor.config, request.path_params["model"]
+        check_admin(request, config.serve)
+        self._supervisor.require_model(model)
+        name = request.query_params.get("name", "")
+        try:
+            received = await receive(request.stream(), config.drop / model, name, config.watch.max_bytes)
+        except ClientDisconnect:
+            raise HTTPException(400, "the client went away") from None
+        return JSONResponse({"model": model, **received}, 202)

@@ -1,0 +1,75 @@
+"""A checkpoint that comes over HTTP goes the way of all files: into the drop folder, complete, by a rename."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import IO, Any
+
+from edged.atomic import as_state_error
+from edged.errors import CheckpointError, UsageError
+from service.drop_folder import is_ignored
+from service.units import format_bytes, printable
+
+_MAX_NAME = 200  # bytes; filesystems allow 255, and names get suffixes
+
+
+class UploadError(CheckpointError):
+    """The body is empty or too large, or ended early."""
+
+
+async def receive(stream: AsyncIterator[bytes], folder: Path, name: str, max_bytes: int) -> dict[str, Any]:
+    """Write a file as it comes.
+
+    Args:
+        stream: Its contents.
+        folder: The model's drop folder.
+        name: Of the file; another one of this name that still lies there is replaced.
+        max_bytes: Its size at most.
+
+    Returns:
+        {"file_name", "sha256", "bytes"}.
+
+    Raises:
+        UsageError: The name is none for a file, or one that the daemon ignores.
+        UploadError: It is empty or over `max_bytes`.
+        StateError: The folder cannot be written.
+    """
+    if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _MAX_NAME:
+        raise UsageError(f"name has value {printable(name)!r:.80}; give the name of a file, without a folder")
+    if is_ignored(name):
+        raise UsageError(f"{printable(name)} looks like an unfinished file, which the daemon ignores; rename it")
+    temporary = folder / f".{secrets.token_hex(8)}.tmp"  # hidden, so that the daemon ignores it
+    with as_state_error(folder):
+        try:
+            with await asyncio.to_thread(temporary.open, "xb") as file:
+                digest, size = await _copy(stream, file, max_bytes)
+            await asyncio.to_thread(temporary.replace, folder / name)
+        finally:
+            with contextlib.suppress(OSError):  # the first error is the one to tell
+                temporary.unlink(missing_ok=True)
+    return {"file_name": printable(name), "sha256": digest, "bytes": size}
+
+
+async def _copy(stream: AsyncIterator[bytes], file: IO[bytes], max_bytes: int) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    async for piece in stream:
+        size += len(piece)
+        if size > max_bytes:
+            raise UploadError(f"the file is over watch.max_bytes, {format_bytes(max_bytes)}; send a smaller one")
+        digest.update(piece)
+        await asyncio.to_thread(file.write, piece)
+    if size == 0:
+        raise UploadError("the body is empty; send the file as it is")
+    await asyncio.to_thread(_flush, file)
+    return digest.hexdigest(), size
+
+
+def _flush(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())

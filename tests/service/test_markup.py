@@ -1,0 +1,34 @@
+from html.parser import HTMLParser
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.markup import Html, fill, join
+
+
+class Text(HTMLParser):
+    """What a browser would show, and what it would take for tags."""
+
+    def __init__(self, markup):
+        super().__init__()
+        self.text, self.tags = "", []
+        self.feed(markup)
+        self.close()
+
+    def handle_data(self, data):
+        self.text += data
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+
+@given(st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"])))
+def test_no_text_becomes_a_tag_or_leaves_its_attribute(text):
+    seen = Text(fill('<b title="{a}">{a}</b>', a=text))
+    assert seen.tags == [("b", {"title": text})]
+    assert seen.text == text
+
+
+def test_html_is_taken_as_it_is_and_nothing_is_a_dash():
+    assert fill("<p>{a}{b}{c}</p>", a=Html("<i>x</i>"), b=None, c=0.5) == "<p><i>x</i>-0.5</p>"
+    assert join([fill("{a}", a="<"), Html("<br>")]) == "&lt;\n<br>"
