@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edged.errors import EdgedError, StateError
+from edged.errors import StateError
 from service.config import ModelConfig
 from service.context import Context
 from service.job import STAGES, Gates, Job
 from service.journal import Update
-from service.probation import watch
+from service.probation import notice_rollback, prove
 from service.rejects import discard
-from service.rollback import roll_back
 from service.states import State
+from service.stopping import StoppedError
 from service.switching import go_live
 from service.update import PINNED
 from service.worker_process import Failure, WorkerLimits, WorkerProcess
@@ -28,18 +28,6 @@ _STATE_AFTER = dict(
     zip(STAGES, (State.VERIFIED, State.LOADED, State.CALIBRATED, State.QUANTIZED, State.EVALUATED), strict=True)
 )
 _PUBLISHED = (State.PUBLISHED, State.WARMED, State.LIVE)
-
-
-class StoppedError(Exception):
-    """The update cannot go on; `failure` says why."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
-
-
-class RolledBackError(StoppedError):
-    """The update was live and is not any more; the journal says so already."""
 
 
 class Attempt:
@@ -71,14 +59,14 @@ class Attempt:
             RolledBackError: It went live and was taken out of service again.
             EdgedError: Publishing or warming failed, or a gate is shut.
         """
-        await self._notice_rollback()
+        await notice_rollback(self._context, self._update.id)
         generation = self._update.generation if self._update.state in _PUBLISHED else await self._known_generation()
         if generation is None:
             async with self._context.worker_slot:
                 await self._quantize()
             generation = await self._publish()
         unchanged = not await self._go_live(generation)
-        problem = await self._probation(generation)
+        problem = await prove(self._context, self._update.id, self._model, generation, self._note)
         await self._finish(generation, unchanged, problem)
 
     async def _known_generation(self) -> int | None:
@@ -212,48 +200,6 @@ class Attempt:
         now = (await self._context.get(self._update.id)).state
         if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
             await self._advance(state)
-
-    async def _probation(self, generation: int) -> str | None:
-        """Let the generation prove itself under traffic.
-
-        Returns:
-            Why it did not and stays all the same, because there is nothing to go back to; None if all is well.
-
-        Raises:
-            RolledBackError: It did not, and the one before is in service again.
-        """
-        context, model = self._context, self._model
-        update = await context.get(self._update.id)
-        # Measured from the switch, so that a restart of the daemon does not begin it anew.
-        left_s = min(model.probation_s - (time.time() - update.updated_at), model.probation_s)
-        if update.state is not State.LIVE or left_s <= 0:
-            return None
-        with self._timed("probation"), context.metrics.model_probation.labels(model.name).track_inprogress():
-            why = await watch(context.services[model.name], generation, left_s, model.gates)
-        await self._notice_rollback()
-        if why is None:
-            return None
-        reason = f"generation {generation} failed its probation: {why}"
-        log.error("update %d of %s: %s", update.id, model.name, reason)
-        try:
-            await roll_back(context, model.name, code="probation", why=reason, expected=generation)
-        except EdgedError as error:
-            await self._notice_rollback()  # an operator may have been faster
-            return f"{reason}; it stays in service: {error}"
-        await self._notice_rollback()
-        return None
-
-    async def _notice_rollback(self) -> None:
-        """Stop here if the generation that this update put in service was taken out of it again."""
-        context, update = self._context, await self._context.get(self._update.id)
-        current = context.store.current(update.model)
-        if (
-            update.state is State.LIVE and current != update.generation
-        ):  # the daemon was stopped before it was journaled
-            reason = f"rolled back to generation {current}"
-            update = await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
-        if update.state is State.ROLLED_BACK:
-            raise RolledBackError(Failure(update.code or "rollback", update.reason or "rolled back", permanent=True))
 
     async def _finish(self, generation: int, unchanged: bool, problem: str | None) -> None:
         context, update = self._context, self._update

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
+from collections.abc import Callable
 
-from service.config_sections import GatesConfig
+from edged.errors import EdgedError
+from service.config_sections import GatesConfig, ModelConfig
+from service.context import Context
+from service.rollback import roll_back
 from service.serving import ModelService
+from service.states import State
+from service.stopping import RolledBackError
 from service.traffic import Traffic
+from service.worker_process import Failure
+
+log = logging.getLogger(__name__)
 
 # Fewer requests say nothing: one failure of five is no error rate, and the p99 of ten requests is their maximum.
 ENOUGH_FOR_ERRORS = 20
@@ -15,6 +25,62 @@ ENOUGH_FOR_P99 = 100
 MAX_CRASHES = 2
 
 _LOOK_S = 0.2
+
+
+async def prove(
+    context: Context, update_id: int, model: ModelConfig, generation: int, note: Callable[[str, float], None]
+) -> str | None:
+    """Let a live generation prove itself under traffic; take it out of service if it does not.
+
+    Args:
+        context: What the supervisor owns.
+        update_id: Of the update that put it in service.
+        model: Its configuration.
+        generation: Its number.
+        note: Told "probation" and the seconds that it took, if there was one.
+
+    Returns:
+        Why it failed and stays all the same, because there is nothing to go back to; None if all is well.
+
+    Raises:
+        RolledBackError: Another generation is in service again.
+    """
+    update = await context.get(update_id)
+    # Measured from the switch, so that a restart of the daemon does not begin it anew.
+    left_s = min(model.probation_s - (time.time() - update.updated_at), model.probation_s)
+    if update.state is not State.LIVE or left_s <= 0:
+        return None
+    start = time.monotonic()
+    with context.metrics.model_probation.labels(model.name).track_inprogress():
+        why = await watch(context.services[model.name], generation, left_s, model.gates)
+    note("probation", time.monotonic() - start)
+    await notice_rollback(context, update_id)
+    if why is None:
+        return None
+    reason = f"generation {generation} failed its probation: {why}"
+    log.error("update %d of %s: %s", update_id, model.name, reason)
+    try:
+        await roll_back(context, model.name, code="probation", why=reason, expected=generation)
+    except EdgedError as error:
+        await notice_rollback(context, update_id)  # an operator may have been faster
+        return f"{reason}; it stays in service: {error}"
+    await notice_rollback(context, update_id)
+    return None
+
+
+async def notice_rollback(context: Context, update_id: int) -> None:
+    """Find out whether the generation that an update put in service was taken out of it again.
+
+    Raises:
+        RolledBackError: It was.
+    """
+    update = await context.get(update_id)
+    current = context.store.current(update.model)
+    if update.state is State.LIVE and current != update.generation:  # the daemon was stopped before it was journaled
+        reason = f"rolled back to generation {current}"
+        update = await context.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
+    if update.state is State.ROLLED_BACK:
+        raise RolledBackError(Failure(update.code or "rollback", update.reason or "rolled back", permanent=True))
 
 
 async def watch(service: ModelService, generation: int, seconds: float, gates: GatesConfig) -> str | None:

@@ -8,11 +8,12 @@ import time
 from typing import Any
 
 from edged.errors import EdgedError, RejectedError
-from service.attempt import Attempt, RolledBackError, StoppedError
+from service.attempt import Attempt
 from service.context import Context
 from service.journal import Update
 from service.rejects import discard, reject
 from service.states import State
+from service.stopping import RolledBackError, StoppedError
 from service.units import iso_time
 from service.worker_process import Failure
 
