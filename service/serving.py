@@ -103,10 +103,11 @@ class ModelService:
         Raises:
             ServingError: None is live, it is too busy or too slow, or it died.
         """
+        if self.live is None:  # no generation's fault, so it is not held against one
+            self.recent.note(ServingError.status, 0.0)
+            raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
         traffic, start, status = self.traffic, time.monotonic(), ServingError.status
         try:
-            if self.live is None:
-                raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
             reply = await self.live.infer(body, deadline_s)
             status = reply.status
             return reply

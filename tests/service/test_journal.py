@@ -278,6 +278,7 @@ class JournalMachine(RuleBasedStateMachine):
         self.journal = Journal(self.path)
         self.expected = {}
         self.attempts = {}
+        self.holds = {}
 
     def teardown(self):
         self.journal.close()
@@ -304,6 +305,11 @@ class JournalMachine(RuleBasedStateMachine):
             with pytest.raises(IllegalTransition):
                 self.journal.advance(update_id, to)
 
+    @rule(model=st.sampled_from("mn"), pinned=st.booleans(), paused=st.booleans())
+    def hold(self, model, pinned, paused):
+        self.journal.put_hold(model, Hold(pinned, paused))
+        self.holds[model] = Hold(pinned, paused)
+
     @rule()
     def restart(self):
         self.journal.close()
@@ -319,6 +325,7 @@ class JournalMachine(RuleBasedStateMachine):
         found = {update.id: update for update in self.journal.list(limit=1000)}
         assert {key: update.state for key, update in found.items()} == self.expected
         assert {key: update.attempt for key, update in found.items()} == self.attempts
+        assert self.journal.holds() == self.holds
         assert {u.id for u in self.journal.open_updates()} == {i for i, s in self.expected.items() if s not in ENDS}
 
 

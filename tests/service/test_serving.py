@@ -177,3 +177,34 @@ def test_what_cannot_come_up_is_tried_again_and_says_why(published: Path, tmp_pa
         assert service.ready
 
     run(published, test)
+
+
+def test_each_generation_answers_for_its_own_requests(published: Path) -> None:
+    def counted(service: ModelService) -> tuple[tuple[int, int], ...]:
+        kept = (service.traffic, service.traffic_before, service.recent)
+        return tuple((traffic.requests, traffic.failures) for traffic in kept)
+
+    async def test(service: ModelService) -> None:
+        with pytest.raises(ServingError):
+            await service.infer(REQUEST, 30)
+        assert counted(service) == ((0, 0), (0, 0), (1, 1))  # nobody's fault yet
+        service.keep(1)
+        await service.first_try()
+        await service.infer(REQUEST, 30)
+        with pytest.raises(ServingError):
+            await service.infer(REQUEST, 0)
+        assert counted(service) == ((2, 1), (0, 0), (3, 2))
+        assert service.live is not None
+        assert service.live.pid is not None
+        os.kill(service.live.pid, signal.SIGKILL)
+        await until(lambda: service.restarts == 1 and service.live is not None)
+        await service.infer(b"{}", 30)
+        assert counted(service) == ((3, 1), (0, 0), (4, 2))  # the same generation, in another process
+        first = service.route(await service.prepare(2))
+        assert first is not None
+        await service.retire(first)
+        await service.infer(REQUEST, 30)
+        assert counted(service) == ((1, 0), (3, 1), (5, 2))
+        assert service.traffic.quantile_s(0.99) is not None
+
+    run(published, test)
