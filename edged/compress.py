@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.plan import Plan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
-from edged.evaluation.fidelity import fidelity
+from edged.evaluation.fidelity import relative_errors
 from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer, SilentObserver
@@ -71,9 +72,9 @@ class Compressed:
         rest: All other entries of the state dict.
         layers: A report for each quantized layer, in network order.
         bn_reestimated: Whether other BatchNorm statistics and biases than the trained ones were accepted.
-        reference_logits: Full-precision outputs on the held-out images.
-        logits: Outputs of `model` on the held-out images.
         plan: How the work was divided.
+        full: The network in full precision.
+        cache: The images that were used.
     """
 
     model: nn.Module
@@ -81,9 +82,24 @@ class Compressed:
     rest: dict[str, Tensor]
     layers: list[LayerReport]
     bn_reestimated: bool
-    reference_logits: Tensor
-    logits: Tensor
     plan: Plan
+    full: nn.Module
+    cache: ImageCache
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a forward pass that the memory was planned for."""
+        return self.plan.steps[0].batch
+
+    @functools.cached_property
+    def reference_logits(self) -> Tensor:
+        """Full-precision outputs on the held-out images. Of a detector they take 9 MB an image: see `detect_all`."""
+        return predict(self.full, self.cache, self.cache.held_out, batch_size=self.batch_size)
+
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        """Outputs of `model` on the held-out images, likewise."""
+        return predict(self.model, self.cache, self.cache.held_out, batch_size=self.batch_size)
 
 
 def compress(
@@ -114,13 +130,11 @@ def compress(
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher)
-    batch_size = done.plan.steps[0].batch
     with watcher.stage("compare"):
-        reference = predict(full, cache, cache.held_out, batch_size=batch_size)
-        served, logits, accepted = _best_statistics(full, done.model, cache, spec, batch_size, reference)
+        served, accepted = _best_statistics(full, done.model, cache, spec, done.plan.steps[0].batch)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
-    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, done.plan)
+    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, done.plan, full, cache)
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
@@ -130,12 +144,12 @@ def _in_float32(model: nn.Module) -> nn.Module:
 
 
 def _best_statistics(
-    full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, reference: Tensor
-) -> tuple[nn.Module, Tensor, bool]:
+    full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int
+) -> tuple[nn.Module, bool]:
     """The quantized network with other statistics, or with the trained ones where those come closer.
 
     Returns:
-        The network, its outputs on the held-out images, and whether the other statistics were accepted.
+        The network, and whether the other statistics were accepted.
     """
     plain, changed = quantized, quantized
     if spec.statistics in CORRECTED:
@@ -143,13 +157,10 @@ def _best_statistics(
     elif spec.statistics is Statistics.REESTIMATE:
         changed = copy.deepcopy(quantized)
         reestimate_batchnorm(changed, cache.batches(cache.calibration, batch_size))
-    logits = predict(plain, cache, cache.held_out, batch_size=batch_size)
-    if changed is plain:
-        return plain, logits, False
-    changed_logits = predict(changed, cache, cache.held_out, batch_size=batch_size)
-    if fidelity(reference, changed_logits).relative_error < fidelity(reference, logits).relative_error:
-        return changed, changed_logits, True
-    return plain, logits, False
+    else:
+        return plain, False
+    before, after = relative_errors(full, [plain, changed], cache, cache.held_out, batch_size)
+    return (changed, True) if after < before else (plain, False)
 
 
 def _with_trained_statistics(full: nn.Module, quantized: nn.Module) -> nn.Module:
