@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import trained
+from tests import scenes, trained
+from tests.edged.models.yolov5.samples import save_tiny
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,37 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     torch.set_num_threads(threads)
     test = digits.write_folders(folder / "test", trained.TEST)
     return Task(digits, digits.write_folders(folder / "calib"), test, *paths)
+
+
+@dataclass(frozen=True)
+class DetectionTask:
+    """Made images with boxes, and two YOLOv5 detectors trained on such.
+
+    Attributes:
+        calibration: 80 images with labels.
+        test: 40 others, likewise.
+        first: A checkpoint as YOLOv5's training leaves it.
+        second: Another one.
+    """
+
+    calibration: Path
+    test: Path
+    first: Path
+    second: Path
+
+
+@pytest.fixture(scope="session")
+def detection_task(tmp_path_factory: pytest.TempPathFactory) -> DetectionTask:
+    """Made once a session."""
+    folder = tmp_path_factory.mktemp("scenes")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    paths = [
+        save_tiny(folder / name, scenes.train(seed), scenes.plan()) for seed, name in enumerate(("red.pt", "blue.pt"))
+    ]
+    torch.set_num_threads(threads)
+    calibration = scenes.write_scenes(folder / "calib", range(80))
+    return DetectionTask(calibration, scenes.write_scenes(folder / "test", range(100, 140)), *paths)
 
 
 @pytest.fixture(scope="session")
