@@ -51,13 +51,13 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @dataclass(frozen=True)
 class DetectionTask:
-    """Made images with boxes, and two YOLOv5 detectors trained on such.
+    """Made images with boxes, and YOLOv5 detectors trained on such.
 
     Attributes:
         calibration: 80 images with labels.
         test: 40 others, likewise.
         first: A checkpoint as YOLOv5's training leaves it.
-        second: Another one.
+        second: Much the same network with other biases.
     """
 
     calibration: Path
@@ -72,12 +72,14 @@ def detection_task(tmp_path_factory: pytest.TempPathFactory) -> DetectionTask:
     folder = tmp_path_factory.mktemp("scenes")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    paths = [
-        save_tiny(folder / name, scenes.train(seed), scenes.plan()) for seed, name in enumerate(("red.pt", "blue.pt"))
-    ]
+    model = scenes.train(seed=0)
+    first = save_tiny(folder / "red.pt", model, scenes.plan())
+    for head in model.model[-1].m:
+        head.bias += 0.1  # a little readier to see something
+    second = save_tiny(folder / "blue.pt", model, scenes.plan())
     torch.set_num_threads(threads)
     calibration = scenes.write_scenes(folder / "calib", range(80))
-    return DetectionTask(calibration, scenes.write_scenes(folder / "test", range(100, 140)), *paths)
+    return DetectionTask(calibration, scenes.write_scenes(folder / "test", range(100, 140)), first, second)
 
 
 @pytest.fixture(scope="session")

@@ -151,23 +151,23 @@ class Daemon:
 
         return eventually(look, f"{name} in {wanted}")
 
-    def put_live(self, source: Path, name: str | None = None) -> dict[str, Any]:
+    def put_live(self, source: Path, name: str | None = None, model: str = "digits") -> dict[str, Any]:
         """Drop a good file and wait until it is committed."""
-        self.drop(source, name)
+        self.drop(source, name, model)
         update = self.update_of(name or source.name)
         assert update["state"] == "COMMITTED", update
         return update
 
-    def generation(self) -> int | None:
+    def generation(self, model: str = "digits") -> int | None:
         """What answers now."""
-        found: int | None = self.status()["models"][0]["generation"]
+        found: int | None = next(m["generation"] for m in self.status()["models"] if m["name"] == model)
         return found
 
-    def infer(self, *images: Path) -> httpx.Response:
-        """Send encoded images."""
+    def infer(self, *images: Path, model: str = "digits", **body: Any) -> httpx.Response:
+        """Send encoded images; `body` goes with them."""
         data = [base64.b64encode(path.read_bytes()).decode() for path in images]
         tensor = {"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}
-        return self.post("/v2/models/digits/infer", json={"inputs": [tensor]})
+        return self.post(f"/v2/models/{model}/infer", json={**body, "inputs": [tensor]})
 
     def metric(self, line: str) -> float | None:
         """The value of one line of /metrics, None if it is not there."""
