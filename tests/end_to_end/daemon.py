@@ -141,7 +141,7 @@ class Daemon:
         shutil.copy(source, folder / f".{target.name}")
         (folder / f".{target.name}").rename(target)
 
-    def update_of(self, name: str, *states: str) -> dict[str, Any]:
+    def update_of(self, name: str, *states: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """The newest update of a file, once it is in one of `states`; without any, once it has ended."""
         wanted = set(states) or ENDS
 
@@ -149,7 +149,7 @@ class Daemon:
             newest = next((u for u in self.updates() if u["file_name"] == name), None)
             return newest if newest is not None and newest["state"] in wanted else None
 
-        return eventually(look, f"{name} in {wanted}")
+        return eventually(look, f"{name} in {wanted}", timeout_s)
 
     def put_live(self, source: Path, name: str | None = None, model: str = "digits") -> dict[str, Any]:
         """Drop a good file and wait until it is committed."""

@@ -72,7 +72,7 @@ def test_a_resnet50_stays_within_its_limit(group: Path, tmp_path: Path):
 @pytest.mark.timeout(1800)
 def test_a_yolov5x_stays_within_its_limit(group: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     """170 MB of half precision become 331 MiB of weights, and as much again decoded while they are quantized."""
-    limit = 1800 * MIB
+    limit = 2200 * MIB
     (group / "memory.limit_in_bytes").write_text(str(limit))
     subprocess.run([sys.executable, "-c", SAVE_YOLOV5X, tmp_path / "best.pt"], check=True, cwd=ROOT)
     assert 160e6 < (tmp_path / "best.pt").stat().st_size < 180e6

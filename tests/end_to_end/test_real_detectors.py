@@ -27,9 +27,11 @@ MODELS = [
     ("animals", "fixtures/custom_yolov5n_v7_nc3_animals.pt", 3, 320),
 ]
 
+UPDATE_S = 700
+
 
 def configured(data: Path) -> list[dict[str, Any]]:
-    common = {"quantization": {"bits": 8}, "gates": {"min_agreement": 40}}
+    common = {"quantization": {"bits": 8, "recipe": "fast"}, "gates": {"min_agreement": 40}}
     images = {"dir": str(data / "coco" / "calib")}
     return [
         {"name": name, "calibration": images, "input": {"size": size}, "arch": "yolov5n", **common}
@@ -41,7 +43,7 @@ def test_genuine_detectors_go_live(real_data: Path, tmp_path: Path, capsys: pyte
     with running(tmp_path, real_data, models=configured(real_data)) as daemon:
         for name, file, classes, _ in MODELS:
             daemon.drop(real_data / "weights" / file, model=name)
-            update = daemon.update_of(Path(file).name)
+            update = daemon.update_of(Path(file).name, timeout_s=UPDATE_S)
             assert update["state"] == "COMMITTED", update
             with capsys.disabled():
                 show(name, update)
