@@ -1,7 +1,8 @@
 """Layer Hessians against unfold + matmul, for every layer shape of ResNet-18, ResNet-50 and YOLOv5s.
 
 Both sides see the same images in the same order and are timed in turn; the figure is the ratio of the best of several
-runs, with the assembly of the matrix included. Usage: python -m benchmarks.hessian [--images 32] [--repeats 3]
+runs, with the assembly of the matrix included. Usage:
+python -m benchmarks.hessian [--images 32] [--repeats 3] [--device auto|cpu|cuda]
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from edged.calibration.geometry import conv_columns, is_same_3x3, padded
 from edged.calibration.moments import moments_for
+from edged.device import DEVICES, choose_device, device_name, exact_float32, synchronize
 from edged.models.registry import Architecture, build
 
 BATCH = 8
@@ -82,7 +84,7 @@ def yolov5s_shapes() -> Counter[Shape]:
 def unfolded(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
     """The usual way: patches, then their product."""
     width = layer.weight[0].numel()
-    total = torch.zeros(width, width)
+    total = torch.zeros(width, width, device=batches[0].device)
     for x in batches:
         columns = conv_columns(layer, padded(layer, x))[0]
         total.addmm_(columns, columns.t())
@@ -100,7 +102,7 @@ def ours(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
 def seconds(call: Callable[[], Tensor]) -> float:
     """Wall time of one call."""
     start = time.perf_counter()
-    call()
+    synchronize(call().device)
     return time.perf_counter() - start
 
 
@@ -109,8 +111,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     options = parser.parse_args()
-    print(f"{torch.get_num_threads()} threads, {options.images} images in batches of {BATCH}, float32")
+    device = choose_device(options.device)
+    threads, images = torch.get_num_threads(), options.images
+    print(f"{device_name(device)}, {threads} threads, {images} images in batches of {BATCH}, float32")
     print(f"{'network':10} {'layer':>22} {'count':>5} {'unfold ms':>10} {'ours ms':>9} {'ratio':>6} {'rel. error':>10}")
     networks = {
         "resnet18": resnet_shapes("resnet18"),
@@ -121,7 +126,8 @@ def main() -> None:
         sums = {"3x3 stride 1": [0.0, 0.0], "all": [0.0, 0.0]}
         slower = []
         for shape, count in shapes.items():
-            usual, our = measure(network, shape, count, options.images, options.repeats)
+            with exact_float32(device):
+                usual, our = measure(network, shape, count, options.images, options.repeats, device)
             for key in ["all"] + ["3x3 stride 1"] * is_same_3x3(shape.layer()):
                 sums[key][0] += count * usual
                 sums[key][1] += count * our
@@ -132,11 +138,13 @@ def main() -> None:
         print(f"{network:10} layers slower than unfold + matmul by more than 5 %: {slower or 'none'}")
 
 
-def measure(network: str, shape: Shape, count: int, images: int, repeats: int) -> tuple[float, float]:
+def measure(
+    network: str, shape: Shape, count: int, images: int, repeats: int, device: torch.device
+) -> tuple[float, float]:
     """Time one shape both ways, in turn; print its row. Returns seconds (unfold, ours)."""
-    layer = shape.layer()
+    layer = shape.layer().to(device)
     batches = [
-        torch.randn(BATCH, shape.channels, shape.side, shape.side).to(memory_format=torch.channels_last)
+        torch.randn(BATCH, shape.channels, shape.side, shape.side).to(device, memory_format=torch.channels_last)
         for _ in range(images // BATCH)
     ]
     expected, found = unfolded(layer, batches).double(), ours(layer, batches).double()

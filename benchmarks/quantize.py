@@ -6,6 +6,7 @@ measurement has a process of its own, so that peaks of memory are its own too. U
 
     python -m benchmarks.quantize [--networks resnet18 resnet50] [--recipes fast balanced] [--images 1024]
     python -m benchmarks.quantize --scaling      # seconds against images, and against width
+    python -m benchmarks.quantize --device cuda  # what is timed inside is waited for each time, which takes some speed
 
 Images come from EDGED_DATA/imagenette where that is set and has enough of them, else they are made.
 """
@@ -31,12 +32,15 @@ from PIL import Image
 import edged.compress
 import edged.engine.layerwise
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.device import DEVICES, choose_device, device_of, exact_float32, moved, synchronize
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.memory import peak_bytes, resident_bytes
+from edged.memory import device_peak_bytes, present_bytes
+from edged.models.architecture import TORCHVISION
 from edged.models.graph import Program
-from edged.models.torchvision_shim import import_torchvision
+from edged.models.resnet import BLOCKS, ResNet
 from edged.spec import InputSpec, recipe
+from service.children import FEW_KERNELS, child_environment
 
 FORWARD_BATCH = 16
 # What is timed inside, as (owner, function, label); a function inside another counts for itself only.
@@ -59,6 +63,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["fast", "balanced"])
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
     parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -66,43 +71,49 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         if options.scaling:
-            scale(Path(folder), options.recipes)
+            scale(Path(folder), options.recipes, options.device)
             return
-        print(f"{torch.get_num_threads()} threads, {options.images} images at 224 px, W4")
+        print(f"{options.device}, {torch.get_num_threads()} threads, {options.images} images at 224 px, W4")
         for network in options.networks:
             for name in options.recipes:
-                show(apart(network, name, options.images, folder))
+                show(apart(network, name, options.images, folder, options.device))
 
 
-def scale(folder: Path, recipes: list[str]) -> None:
+def scale(folder: Path, recipes: list[str], device: str) -> None:
     """Seconds against the number of images, then against width at a fixed number."""
     for name in recipes:
         for images in (256, 512, 1024, 2048):
-            show(apart("resnet18", name, images, str(folder)))
+            show(apart("resnet18", name, images, str(folder), device))
         for network in ("resnet18", "resnet50", "resnet101"):
-            show(apart(network, name, 512, str(folder)))
+            show(apart(network, name, 512, str(folder), device))
 
 
-def apart(network: str, recipe_name: str, images: int, folder: str) -> dict[str, Any]:
+def apart(network: str, recipe_name: str, images: int, folder: str, device: str) -> dict[str, Any]:
     """`measure` in a fresh process."""
-    job = json.dumps({"network": network, "recipe_name": recipe_name, "images": images, "folder": folder})
+    job = json.dumps(
+        {"network": network, "recipe_name": recipe_name, "images": images, "folder": folder, "device_name": device}
+    )
     command = [sys.executable, "-m", "benchmarks.quantize", "--child", job]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    environment = child_environment(None, kernels=FEW_KERNELS)  # that of `edged quantize`
+    environment.pop("PYTHONSAFEPATH")  # this module is not installed
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
-def measure(network: str, recipe_name: str, images: int, folder: str) -> dict[str, Any]:
+def measure(network: str, recipe_name: str, images: int, folder: str, device_name: str) -> dict[str, Any]:
     """Quantize once."""
+    device = choose_device(device_name)
     torch.manual_seed(0)
     cache = _cache(Path(folder), images)
-    model = getattr(import_torchvision().models, network)().eval()
+    block, layout = TORCHVISION[network]
+    model = ResNet(BLOCKS[block], layout).eval().to(device)
     seconds: Counter[str] = Counter()
-    _time_parts(seconds)
-    before_bytes, start = resident_bytes(), time.perf_counter()
+    _time_parts(seconds, device)
+    before_bytes, start = present_bytes(device), time.perf_counter()
     done = edged.compress.compress(model, cache, recipe(recipe_name))
     total = time.perf_counter() - start
-    peak = peak_bytes()
+    peak = device_peak_bytes(device)
     passes = [_forward_seconds(model.to(memory_format=torch.contiguous_format), cache) for _ in range(2)]
     return {
         "network": network,
@@ -130,15 +141,18 @@ def show(result: dict[str, Any]) -> None:
 
 
 def _forward_seconds(model: torch.nn.Module, cache: ImageCache) -> float:
-    with torch.inference_mode():
-        model(cache.batch(torch.arange(FORWARD_BATCH)))
+    device = device_of(model)
+    with torch.inference_mode(), exact_float32(device):
+        model(moved(cache.batch(torch.arange(FORWARD_BATCH)), device))
+        synchronize(device)
         start = time.perf_counter()
         for batch in cache.batches(torch.arange(len(cache)), FORWARD_BATCH):
-            model(batch)
+            model(moved(batch, device))
+        synchronize(device)
     return time.perf_counter() - start
 
 
-def _time_parts(seconds: Counter[str]) -> None:
+def _time_parts(seconds: Counter[str], device: torch.device) -> None:
     inner: list[float] = []
 
     def timed(call: Callable[..., Any], label: str) -> Callable[..., Any]:
@@ -148,6 +162,7 @@ def _time_parts(seconds: Counter[str]) -> None:
             try:
                 return call(*args, **kwargs)
             finally:
+                synchronize(device)
                 spent = time.perf_counter() - start
                 seconds[label] += spent - inner.pop()
                 if inner:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
+from edged.device import device_of, exact_float32, moved
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.plan import Plan, Resources
 from edged.engine.statistics import CORRECTED
@@ -93,13 +94,17 @@ class Compressed:
 
     @functools.cached_property
     def reference_logits(self) -> Tensor:
-        """Full-precision outputs on the held-out images. Of a detector they take 9 MB an image: see `detect_all`."""
-        return predict(self.full, self.cache, self.cache.held_out, batch_size=self.batch_size)
+        """Full-precision outputs on the held-out images, on the CPU. Of a detector they take 9 MB an image."""
+        return self._outputs(self.full)
 
     @functools.cached_property
     def logits(self) -> Tensor:
         """Outputs of `model` on the held-out images, likewise."""
-        return predict(self.model, self.cache, self.cache.held_out, batch_size=self.batch_size)
+        return self._outputs(self.model)
+
+    def _outputs(self, model: nn.Module) -> Tensor:
+        with exact_float32(device_of(model)):
+            return predict(model, self.cache, self.cache.held_out, batch_size=self.batch_size)
 
 
 def compress(
@@ -113,7 +118,8 @@ def compress(
     """Quantize all convolutions and linear layers of `model`.
 
     Args:
-        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified.
+        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified. The
+            work is done on the device of its parameters, where those of the result lie.
         cache: Calibration and held-out images.
         spec: How to quantize.
         resources: Memory to work in; changes speed only.
@@ -130,7 +136,7 @@ def compress(
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher)
-    with watcher.stage("compare"):
+    with watcher.stage("compare"), exact_float32(device_of(full)):
         served, accepted = _best_statistics(full, done.model, cache, spec, done.plan.steps[0].batch)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
@@ -156,7 +162,8 @@ def _best_statistics(
         plain = _with_trained_statistics(full, quantized)
     elif spec.statistics is Statistics.REESTIMATE:
         changed = copy.deepcopy(quantized)
-        reestimate_batchnorm(changed, cache.batches(cache.calibration, batch_size))
+        batches = cache.batches(cache.calibration, batch_size)
+        reestimate_batchnorm(changed, (moved(batch, device_of(full)) for batch in batches))
     else:
         return plain, False
     before, after = relative_errors(full, [plain, changed], cache, cache.held_out, batch_size)

@@ -97,6 +97,13 @@ class UnavailableError(EdgedError):
     exit_code = 69
 
 
+class DeviceError(EdgedError):
+    """The device that was asked for is not there."""
+
+    code = "device"
+    exit_code = 69
+
+
 class StateError(EdgedError):
     """State cannot be written: a full disk, a read-only folder."""
 

@@ -124,6 +124,7 @@ class Attempt:
             gates=Gates(model.gates.min_agreement, model.gates.max_drop),
             detection=model.detection.to_spec(),
             threads=config.worker.threads,
+            device=config.worker.device,
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
         )

@@ -52,10 +52,9 @@ def become_offline(arguments: Sequence[str]) -> NoReturn:
 
     They are read when OpenMP is loaded, so they must be there before; and one process less is one peak less.
     """
-    from service.children import child_environment
+    from service.children import FEW_KERNELS, child_environment
 
-    environment = child_environment(_threads(arguments))
-    environment["PYTHONSAFEPATH"] = "1"  # a torch.py in the current folder is not the torch that is meant
+    environment = child_environment(_threads(arguments), kernels=FEW_KERNELS)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "service.offline", *arguments], environment)  # noqa: S606 - no shell
 

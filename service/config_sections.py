@@ -157,6 +157,7 @@ class WorkerConfig:
 
     memory_max: int | None = setting(size, None)
     threads: int | None = setting(whole(1), None)
+    device: str = setting(choice("auto", "cpu", "cuda"), "cpu")
     nice: int = setting(whole(0, 19), 19)
     deadline_s: float = setting(number(above=0), 3600.0)
     tries: int = setting(whole(1), 3)

@@ -13,6 +13,7 @@ from torch import Tensor
 from edged.calibration.boxes import Boxes, read_labels
 from edged.calibration.dataset import ImageCache
 from edged.compress import Compressed
+from edged.device import device_of, exact_float32
 from edged.errors import GateError
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import agreement, average_precision, detections_of
@@ -151,7 +152,8 @@ def _of_detector(
     batch_size = compressed.batch_size
     for start in range(0, len(cache.held_out), batch_size):  # the outputs of a batch are in memory at a time
         part = cache.held_out[start : start + batch_size]
-        raw = {key: predict(network, cache, part, batch_size) for key, network in networks.items()}
+        with exact_float32(device_of(compressed.full)):
+            raw = {key: predict(network, cache, part, batch_size) for key, network in networks.items()}
         _check_finite(raw["quantized"])
         error += squared_error(raw["fp32"], raw["quantized"])
         power += squared_error(raw["fp32"])

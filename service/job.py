@@ -47,7 +47,7 @@ class Job:
         detection: Which predictions of a detector become boxes when it is served; nothing to a classifier.
         threads: Threads for computing; None for one a core.
         device: "auto", "cpu" or "cuda".
-        memory_limit: Bytes of resident memory at most, None for no limit.
+        memory_limit: Bytes of resident memory at most, of a GPU's memory where that is the device; None for no limit.
         max_bytes: Size of the checkpoint at most, None for the library's limit.
     """
 

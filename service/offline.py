@@ -166,8 +166,15 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
     command.add_argument("--damp-ratio", type=float, metavar="X")
     command.add_argument("--propagation", type=float, metavar="0..1")
     command.add_argument("--seed", type=int, metavar="N")
-    command.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help="memory to work in, for example 1GiB")
-    command.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    command.add_argument(
+        "--memory-limit", type=_bytes, metavar="SIZE", help="memory of the device to work in, for example 1GiB"
+    )
+    command.add_argument(
+        "--device",
+        choices=["auto", "cpu", "cuda"],
+        default="auto",
+        help="what computes; auto takes a GPU if there is one",
+    )
     command.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help="fail below this")
     command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 or mAP50-95 to lose")
     served = DetectionSpec()

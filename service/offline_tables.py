@@ -21,7 +21,8 @@ def quantization_table(result: Mapping[str, Any]) -> str:
         ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),
         (
             "peak memory",
-            f"{format_bytes(totals['peak_memory_bytes'])} (planned {format_bytes(result['plan']['peak_bytes'])})",
+            f"{format_bytes(totals['peak_device_memory_bytes'])} on {totals['device']}"
+            f" (planned {format_bytes(result['plan']['peak_bytes'])})",
         ),
     ]
     rows += [(f"  {stage}", format_seconds(seconds)) for stage, seconds in totals["stage_seconds"].items()]

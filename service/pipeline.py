@@ -20,9 +20,10 @@ from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import compress
+from edged.device import choose_device, device_name
 from edged.engine.plan import Resources
-from edged.errors import CalibrationError, RejectedError, UsageError
-from edged.memory import peak_bytes
+from edged.errors import CalibrationError, MemoryLimitError, RejectedError
+from edged.memory import device_peak_bytes, peak_bytes
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
 from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
@@ -58,8 +59,8 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         EdgedError: Any of them; nothing is left in `job.out`.
     """
     started_at = _now()
-    watch = TimingObserver(observer, job.memory_limit)
-    set_up_torch(job.threads, job.device)
+    device = set_up_torch(job.threads, job.device)
+    watch = TimingObserver(observer, job.memory_limit, device)
     with watch.stage("verify"), _named(job):
         checkpoint = load_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
     with watch.stage("load"), _named(job):
@@ -71,9 +72,10 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         labels = held_out_labels(cache, loaded.architecture, job.calibration_dir)
         if job.gates.max_drop is not None and not labels:
             raise CalibrationError(_without_labels(job, loaded.architecture, cache))
-    with watch.stage("quantize"):
-        compressed = compress(loaded.model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
-    with watch.stage("evaluate"):
+    with watch.stage("quantize"), _memory_of(device):
+        model = loaded.model.to(device)
+        compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
+    with watch.stage("evaluate"), _memory_of(device):
         totals = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
         check_gates(totals, job.gates)
     totals |= {
@@ -82,6 +84,8 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         "bn_reestimated": compressed.bn_reestimated,
         "stage_seconds": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         "peak_memory_bytes": peak_bytes(),
+        "device": device_name(device),
+        "peak_device_memory_bytes": device_peak_bytes(device),
     }
     report = {
         "totals": totals,
@@ -108,18 +112,22 @@ def _named(job: Job) -> Iterator[None]:
         raise type(error)(f"{job.source_name or job.checkpoint.name}: {told}") from error
 
 
-def set_up_torch(threads: int | None, device: str) -> None:
-    """Set the number of threads and check that `device` can be had. The work runs on the CPU in this version.
+@contextmanager
+def _memory_of(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:  # of a CUDA device; the CPU's is another
+        raise MemoryLimitError(
+            f"{device_name(device)} ran out of memory; give a lower memory limit than the"
+            f" {device_peak_bytes(device) >> 20} MiB that were in use, free its memory or choose device cpu"
+        ) from error
 
-    Raises:
-        UsageError: There is no such device, or it is not supported.
-    """
+
+def set_up_torch(threads: int | None, device: str) -> torch.device:
+    """Set the number of threads and choose the device, see `choose_device` for its errors."""
     if threads is not None:
         torch.set_num_threads(threads)
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"device has value {device!r}; choose auto, cpu or cuda")
-    if device == "cuda":
-        raise UsageError("device has value 'cuda', which this version cannot quantize on; choose cpu or auto")
+    return choose_device(device)
 
 
 def load(checkpoint: Checkpoint, arch: str | None, overrides: Mapping[str, Any]) -> Loaded:

@@ -7,8 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
+from edged.device import CPU
 from edged.errors import MemoryLimitError
-from edged.memory import resident_bytes
+from edged.memory import present_bytes
 from edged.observer import Observer
 
 
@@ -18,13 +21,15 @@ class TimingObserver:
     Args:
         inner: Is told of everything.
         memory_limit: Bytes; checked at every step, because the library itself cannot be interrupted.
+        device: Whose memory is meant.
 
     Attributes:
         seconds: Wall time by stage; stages inside others count in both.
     """
 
-    def __init__(self, inner: Observer, memory_limit: int | None = None) -> None:
+    def __init__(self, inner: Observer, memory_limit: int | None = None, device: torch.device = CPU) -> None:
         self._inner = inner
+        self._device = device
         self._memory_limit = memory_limit
         self.seconds: dict[str, float] = {}
 
@@ -42,10 +47,10 @@ class TimingObserver:
         """Pass on.
 
         Raises:
-            MemoryLimitError: The process is over its limit.
+            MemoryLimitError: More memory is in use than the limit.
         """
         self._inner.progress(done, total)
-        if self._memory_limit is not None and (used := resident_bytes()) > self._memory_limit:
+        if self._memory_limit is not None and (used := present_bytes(self._device)) > self._memory_limit:
             raise MemoryLimitError(
                 f"needs more than the {self._memory_limit >> 20} MiB it was given ({used >> 20} MiB in use);"
                 " raise the memory limit or use fewer calibration images"

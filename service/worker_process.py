@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from service.children import child_environment
+from service.children import FEW_KERNELS, child_environment
 from service.job import Job
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class WorkerProcess:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env=child_environment(self._job.threads),
+            env=child_environment(self._job.threads, kernels=FEW_KERNELS),
             limit=_LINE_LIMIT,
             start_new_session=True,  # Ctrl-C on the terminal is for the supervisor
         )

@@ -40,7 +40,7 @@ def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Map
     tensors: dict[str, Tensor] = {}
     layout: dict[str, dict[str, Any]] = {}
     for name, weight in quantized.items():
-        parts = (pack(weight.codes, weight.bits), weight.scale, weight.zero_point)
+        parts = (pack(weight.codes.cpu(), weight.bits), weight.scale, weight.zero_point)
         tensors |= {f"{name}.{part}": value for part, value in zip(_PARTS, parts, strict=True)}
         layout[name] = {"bits": weight.bits, "shape": list(weight.shape)}
     if taken := sorted(set(rest) & (set(tensors) | set(layout))):

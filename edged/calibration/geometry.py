@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -30,6 +32,18 @@ def is_same_3x3(layer: nn.Conv2d) -> bool:
         and layer.groups == 1
         and _padding(layer) == (1, 1, 1, 1)
         and layer.padding_mode == "zeros"
+    )
+
+
+def positions_of(layer: QuantizableLayer, x: Tensor) -> int:
+    """Columns that one image of the inputs x [b, C, H, W] or [b, ..., d] gives."""
+    if isinstance(layer, nn.Linear):
+        return x[0].numel() // x.shape[-1]
+    left, right, top, bottom = _padding(layer)
+    sides = (x.shape[2] + top + bottom, x.shape[3] + left + right)
+    return math.prod(
+        (side - dilation * (kernel - 1) - 1) // stride + 1
+        for side, kernel, stride, dilation in zip(sides, layer.kernel_size, layer.stride, layer.dilation, strict=True)
     )
 
 

@@ -18,12 +18,16 @@ HALF_MAX = 65504.0
 
 @dataclass(frozen=True)
 class _OnDisk:
-    """Where a value lies in the file: `nbytes` from `offset`, channels last, which is how the network computes."""
+    """Where a value lies in the file: `nbytes` from `offset`, channels last, which is how the network computes.
+
+    `device` is where it came from and goes back to.
+    """
 
     offset: int
     nbytes: int
     shape: tuple[int, ...]
     dtype: torch.dtype
+    device: torch.device
 
 
 class _Spill:
@@ -49,13 +53,13 @@ class _Spill:
             self._file.seek(offset)
             self._file.write(flat.numpy().data)
             self._file.flush()
-        return _OnDisk(offset, flat.nbytes, tuple(flat.shape), value.dtype)
+        return _OnDisk(offset, flat.nbytes, tuple(flat.shape), value.dtype, value.device)
 
     def read(self, place: _OnDisk) -> Tensor:
         data = bytearray(place.nbytes)
         self._file.seek(place.offset)
         self._file.readinto(data)
-        flat = torch.frombuffer(data, dtype=place.dtype).reshape(place.shape)
+        flat = torch.frombuffer(data, dtype=place.dtype).reshape(place.shape).to(place.device)
         return flat.permute(0, 3, 1, 2) if flat.dim() == 4 else flat
 
     def close(self) -> None:
@@ -70,10 +74,10 @@ class ActivationStore:
 
     They are kept as float16: half the memory, and a rounding error of 0.05 %, far below that of any quantized layer.
     A value that does not fit float16 keeps its own type. What does not fit the memory budget goes to a file, read and
-    written whole: mapped pages would count as the process's memory.
+    written whole: mapped pages would count as the process's memory. A value comes back to the device it came from.
 
     Args:
-        memory_budget: Bytes of values that may stay in memory.
+        memory_budget: Bytes of values that may stay in memory, on the device that they are on.
         folder: Where there is room for the others.
     """
 

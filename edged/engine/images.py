@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from edged.calibration.dataset import ImageCache
+from edged.device import CPU, moved
 
 CROP = 8  # a random crop moves the image by up to 1/CROP of its side; what that uncovers repeats the border
 
@@ -17,10 +18,11 @@ class AugmentedImages:
         cache: Its calibration images are used.
         versions: How many versions of each image; 1 for the images alone.
         seed: Draws the order and the versions.
+        device: Where batches go.
     """
 
-    def __init__(self, cache: ImageCache, versions: int, seed: int) -> None:
-        self._cache, self._versions, self._seed = cache, versions, seed
+    def __init__(self, cache: ImageCache, versions: int, seed: int, device: torch.device = CPU) -> None:
+        self._cache, self._versions, self._seed, self._device = cache, versions, seed, device
         order = torch.randperm(len(cache.calibration), generator=torch.Generator().manual_seed(seed))
         self._indices = cache.calibration[order]
 
@@ -34,7 +36,7 @@ class AugmentedImages:
         for image, place in zip(images, places.tolist(), strict=True):
             if place >= len(self._indices):
                 image.copy_(_varied(image, torch.Generator().manual_seed(self._seed + place)))
-        return images.to(memory_format=torch.channels_last)
+        return moved(images.to(memory_format=torch.channels_last), self._device)
 
 
 def _varied(image: Tensor, generator: torch.Generator) -> Tensor:

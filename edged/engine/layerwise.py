@@ -25,12 +25,13 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache
 from edged.calibration.geometry import Geometry, QuantizableLayer, geometry_of
 from edged.calibration.moments import Moments, hessian, moments_for
+from edged.device import device_of, exact_float32, synchronize
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import Plan, Resources, plan_work
+from edged.engine.plan import SPARED_BLOCK, Plan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
-from edged.memory import give_back_free_memory
+from edged.memory import give_back_blocks_of, give_back_free_memory
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer
@@ -63,7 +64,8 @@ def quantize_network(
     """Quantize every convolution and linear layer.
 
     Args:
-        model: Full precision, eval mode. Not modified; what does not change is shared with the result.
+        model: Full precision, eval mode; the work is done on the device of its parameters. Not modified; what does not
+            change is shared with the result.
         cache: Its calibration images are used.
         spec: How to quantize.
         resources: Memory to work in; changes speed only.
@@ -74,16 +76,21 @@ def quantize_network(
         CalibrationError: A layer's Hessian cannot be used.
         MemoryLimitError: No plan fits the memory limit.
     """
-    images = AugmentedImages(cache, spec.augmentation, spec.seed)
+    device = device_of(model)
+    images = AugmentedImages(cache, spec.augmentation, spec.seed, device)
     program = Program(model)
     plan = plan_work(program, model, images, spec, resources)
     observer.planned(plan.to_dict())
+    if plan.sparing:
+        give_back_blocks_of(SPARED_BLOCK)
     # What does not fit the memory lies beside the cache meanwhile, where there is room for images.
-    with ActivationStore(plan.activation_memory, cache.directory) as store, torch.inference_mode():
+    store = ActivationStore(plan.activation_memory, cache.directory)
+    with store, exact_float32(device), torch.inference_mode():
         work = _Work(model, program, images, spec, plan, store)
         for index in range(len(program.cuts)):
             work.quantize_at(index)
             observer.progress(index + 1, len(program.cuts))
+        synchronize(device)  # the stage that the observer times ends with it
     return Quantized(work.quantized, work.results, work.images, plan)
 
 
@@ -219,9 +226,11 @@ class _CutSums:
         if full is not None:
             for name, layer in self._layers.items():
                 outputs[name] = layer(full)
-                self.outputs[name].update(outputs[name], layer.bias)
+                y = outputs[name]
+                # A linear layer may read any number of dimensions; its channels are the last.
+                self.outputs[name].update(y.flatten(0, -2) if isinstance(layer, nn.Linear) else y, layer.bias)
         for names in self._sharing.values():
-            targets = [_without_bias(outputs[name], self._layers[name].bias) for name in names if name in outputs]
+            targets = [_without_bias(outputs[name], self._layers[name]) for name in names if name in outputs]
             self.moments[names[0]].update(inputs, targets)
         return outputs
 
@@ -244,10 +253,10 @@ def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     return bits
 
 
-def _without_bias(y: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is None:
+def _without_bias(y: Tensor, layer: QuantizableLayer) -> Tensor:
+    if layer.bias is None:
         return y
-    return y - (bias if y.dim() == 2 else bias[:, None, None])
+    return y - (layer.bias if isinstance(layer, nn.Linear) else layer.bias[:, None, None])
 
 
 def _format_of(weight: Tensor) -> torch.memory_format:

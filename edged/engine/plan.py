@@ -17,10 +17,11 @@ from torch import nn
 
 from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import moments_bytes
+from edged.device import device_of
 from edged.engine.images import AugmentedImages
 from edged.engine.schedule import Step, schedule, with_batches
 from edged.errors import MemoryLimitError
-from edged.memory import give_back_free_memory, resident_bytes
+from edged.memory import give_back_free_memory, limit_bytes, present_bytes
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.quant.layer import solve_bytes
@@ -31,6 +32,8 @@ BATCH_BYTES = 32 << 20
 ACTIVATION_MEMORY = 32 << 20  # the disk's cache is hardly slower
 # What the work is found to take for each byte that is counted: freed blocks between used ones, oneDNN's own buffers.
 OVERHEAD = 1.6
+SPARING_OVERHEAD = 1.2  # where free blocks go back to the system
+SPARED_BLOCK = 1 << 20
 SHRINK_STEPS = 5  # halvings of the batch and of the rows before a limit is given up
 
 
@@ -39,7 +42,8 @@ class Resources:
     """Memory to work in.
 
     Attributes:
-        memory_limit: Bytes of resident memory that the process may have, None for no limit.
+        memory_limit: Bytes of resident memory that the process may have, None for no limit. On a CUDA device bytes of
+            its memory, never more than are free.
         batch_bytes: Most bytes of values that a batch may have alive at once.
         activation_memory: Bytes of values that may wait in memory; the others wait on the disk.
     """
@@ -57,13 +61,15 @@ class Plan:
         steps: One for each cut.
         activation_memory: Bytes of values that wait in memory.
         rows_at_once: Rows of a layer whose ranges are searched together.
-        present_bytes: Resident memory before the work.
-        peak_bytes: Resident memory that the work is expected to reach.
+        sparing: Whether free memory is given back at once, which costs time.
+        present_bytes: Resident memory before the work; on a CUDA device what tensors take there.
+        peak_bytes: Likewise, what the work is expected to reach.
     """
 
     steps: list[Step]
     activation_memory: int
     rows_at_once: int
+    sparing: bool
     present_bytes: int
     peak_bytes: int
 
@@ -75,6 +81,7 @@ class Plan:
             "images_per_cut": [step.images for step in self.steps],
             "activation_memory": self.activation_memory,
             "rows_at_once": self.rows_at_once,
+            "sparing": self.sparing,
             "present_bytes": self.present_bytes,
             "peak_bytes": self.peak_bytes,
         }
@@ -98,17 +105,21 @@ def plan_work(
     layers = quantizable_layers(model)
     single = schedule(program, model, layers, images.batch(0, 1), len(images))
     give_back_free_memory()
-    present = resident_bytes()  # after a first pass, which brings torch's code into memory
+    device = device_of(model)
+    resources = dataclasses.replace(resources, memory_limit=limit_bytes(device, resources.memory_limit))
+    present = present_bytes(device)  # after a first pass, which brings torch's code into memory
     least = 0
-    for batch_bytes, rows_at_once in _settings(spec, resources):
-        spec = dataclasses.replace(spec, rows_at_once=rows_at_once)
-        steps = with_batches(single, batch_bytes)
-        work = int(OVERHEAD * (_weights_bytes(layers) + _work_bytes(program, layers, spec, steps)))
+    for halvings, sparing in _settings(resources):
+        rows_at_once = max(spec.rows_at_once >> halvings, 1)
+        tried = dataclasses.replace(spec, rows_at_once=rows_at_once)
+        steps = with_batches(single, resources.batch_bytes >> halvings)
+        overhead = SPARING_OVERHEAD if sparing else OVERHEAD
+        work = int(overhead * (_weights_bytes(layers) + _work_bytes(program, layers, tried, steps)))
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
             waiting = min(waiting, resources.memory_limit - present - work)
         if waiting >= 0:
-            return Plan(steps, waiting, rows_at_once, present, present + work + waiting)
+            return Plan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
         least = present + work
     raise MemoryLimitError(
         f"a memory limit of {(resources.memory_limit or 0) >> 20} MiB is too little for this model; it takes at least"
@@ -116,10 +127,11 @@ def plan_work(
     )
 
 
-def _settings(spec: QuantSpec, resources: Resources) -> Iterator[tuple[int, int]]:
-    """Bytes of a batch and rows at once, the fastest first."""
-    for halvings in range(SHRINK_STEPS if resources.memory_limit is not None else 1):
-        yield resources.batch_bytes >> halvings, max(spec.rows_at_once >> halvings, 1)
+def _settings(resources: Resources) -> Iterator[tuple[int, bool]]:
+    """How often the batch and the rows at once are halved, and whether to be sparing; the fastest first."""
+    yield 0, False
+    if resources.memory_limit is not None:
+        yield from ((halvings, True) for halvings in range(SHRINK_STEPS))
 
 
 def _weights_bytes(layers: dict[str, QuantizableLayer]) -> int:

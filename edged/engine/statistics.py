@@ -56,11 +56,11 @@ class OutputStatistics:
 
     def __init__(self) -> None:
         self._count = 0
-        self._sum: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0
+        # Zeros without a dimension join tensors of any shape and device.
+        self._sum = self._squares = torch.zeros((), dtype=torch.float64)
 
     def update(self, y: Tensor, bias: Tensor | None) -> None:
-        """Add outputs [b, rows, H, W] or [b, rows]; `bias` is what the layer added to them."""
+        """Add outputs [b, rows, H, W] of a convolution or [n, rows]; `bias` is what the layer added to them."""
         channels = y if y.dim() == 2 else y.permute(0, 2, 3, 1).flatten(0, 2)
         if bias is not None:
             channels = channels - bias
@@ -70,8 +70,8 @@ class OutputStatistics:
 
     def result(self) -> ChannelStatistics:
         """Mean and variance of everything added."""
-        mean = torch.as_tensor(self._sum) / self._count
-        return ChannelStatistics(mean, (torch.as_tensor(self._squares) / self._count - mean.square()).clamp_min(0))
+        mean = self._sum / self._count
+        return ChannelStatistics(mean, (self._squares / self._count - mean.square()).clamp_min(0))
 
 
 def correct_statistics(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edged.calibration.dataset import ImageCache
+from edged.device import device_of, moved
 from edged.errors import CalibrationError
 from edged.observer import Observer, SilentObserver
 
@@ -75,8 +76,7 @@ def predict(
     if not len(indices):
         raise CalibrationError("no images to predict; give at least one")
     observer = observer or SilentObserver()
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
+    device = device_of(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     outputs: list[Tensor] = []
@@ -84,7 +84,7 @@ def predict(
     try:
         with torch.inference_mode():
             for batch in cache.batches(indices, batch_size):
-                outputs.append(model(batch.to(device)).float().cpu())
+                outputs.append(model(moved(batch, device)).float().cpu())
                 done += len(batch)
                 observer.progress(done, len(indices))
     finally:

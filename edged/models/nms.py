@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from edged.models.torchvision_shim import compiled_operators_load, import_torchvision
+from edged.models.torchvision_shim import compiled_operators_load
 
 
 def suppress(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
@@ -49,7 +49,7 @@ def _greedily(boxes: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
 
 
 def _with_torchvision(boxes: Tensor, classes: Tensor, iou: float) -> Tensor:
-    nms = import_torchvision().ops.nms
+    nms = torch.ops.torchvision.nms
     falling = torch.arange(len(boxes), 0, -1, dtype=torch.float32)  # the rank as a score: ties are settled already
     kept = []
     for kind in set(classes.tolist()):

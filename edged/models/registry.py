@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from edged.errors import ArchitectureError
 from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
-from edged.models.resnet import CifarResNet
-from edged.models.torchvision_shim import import_torchvision
+from edged.models.resnet import BLOCKS, CifarResNet, ResNet
 from edged.models.yolov5.network import YoloV5, check_sizes
 from edged.models.yolov5.plan import Plan
 
@@ -89,7 +88,8 @@ def load_model(state: Mapping[str, Tensor], architecture: Architecture) -> nn.Mo
     expected = _compare(state, model, architecture.name)
     # Checkpoints from before torch 0.4.1 lack the counters; inference does not use them.
     complete = {
-        name: state[name] if name in state else torch.zeros_like(expected[name], device="cpu") for name in expected
+        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
+        for name, tensor in expected.items()
     }
     model.load_state_dict(complete, assign=True)
     return model.requires_grad_(False).eval()
@@ -158,11 +158,7 @@ def _skeleton(architecture: Architecture) -> nn.Module:
         if architecture.name in CIFAR:
             blocks, shortcut = CIFAR[architecture.name], architecture.shortcut
             return CifarResNet(blocks, architecture.num_classes, architecture.in_channels, shortcut).eval()
-        maker = getattr(import_torchvision().models, architecture.name)
-        model: nn.Module = maker(weights=None, num_classes=architecture.num_classes)
-        if architecture.stem == "small":
-            model.conv1 = nn.Conv2d(architecture.in_channels, 64, 3, padding=1, bias=False)
-            model.maxpool = nn.Identity()
-        elif architecture.in_channels != 3:
-            model.conv1 = nn.Conv2d(architecture.in_channels, 64, 7, stride=2, padding=3, bias=False)
-        return model.eval()
+        block, layout = TORCHVISION[architecture.name]
+        return ResNet(
+            BLOCKS[block], layout, architecture.num_classes, architecture.in_channels, architecture.stem
+        ).eval()

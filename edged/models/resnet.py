@@ -1,15 +1,20 @@
-"""The ResNets for CIFAR of He et al. (arXiv 1512.03385, section 4.2): 6n + 2 layers, widths 16, 32, 64.
+"""The ResNets of He et al. (arXiv 1512.03385): those for ImageNet (table 1), and those for CIFAR (section 4.2).
 
-Tensor names are those of the checkpoints in circulation (`linear` for the head, `shortcut` for option B).
+Tensor names are those of the checkpoints in circulation: torchvision's for ImageNet; for CIFAR `linear` is the head and
+`shortcut` is option B. Networks and outputs are the same as torchvision's `resnet18` to `resnet152`; they are written
+out here because importing torchvision costs 80 MB, in the worker and in every generation that serves.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 WIDTHS = (16, 32, 64)
+IMAGENET_WIDTHS = (64, 128, 256, 512)
 
 
 class PaddedShortcut(nn.Module):
@@ -78,3 +83,112 @@ class CifarResNet(nn.Module):
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
         return logits
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions around a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, in_channels, height, width] -> [batch, width, height / stride, width / stride]."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        out += x if self.downsample is None else self.downsample(x)
+        activated: Tensor = self.relu(out)
+        return activated
+
+
+class Bottleneck(nn.Module):
+    """A 3x3 convolution, with the stride, between two 1x1 convolutions around a shortcut."""
+
+    expansion = 4
+
+    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, in_channels, height, width] -> [batch, 4 * width, height / stride, width / stride]."""
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        activated: Tensor = self.relu(out)
+        return activated
+
+
+BLOCKS: Mapping[str, type[BasicBlock | Bottleneck]] = {"basic": BasicBlock, "bottleneck": Bottleneck}
+
+
+class ResNet(nn.Module):
+    """A ResNet of four stages.
+
+    Args:
+        block: What a stage is made of.
+        blocks: Blocks per stage.
+        num_classes: Outputs.
+        in_channels: Channels of the input image.
+        stem: "imagenet" (7x7, stride 2, then max-pooling) or "small" (3x3, stride 1, none) for small images.
+    """
+
+    def __init__(
+        self,
+        block: type[BasicBlock | Bottleneck],
+        blocks: Sequence[int],
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        stem: str = "imagenet",
+    ) -> None:
+        super().__init__()
+        width = IMAGENET_WIDTHS[0]
+        large = stem == "imagenet"
+        kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
+        self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if large else nn.Identity()
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(block, blocks)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(IMAGENET_WIDTHS[-1] * block.expansion, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, in_channels, height, width] -> logits [batch, num_classes]."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        return logits
+
+
+def _stages(block: type[BasicBlock | Bottleneck], blocks: Sequence[int]) -> list[nn.Sequential]:
+    """The four stages; all but the first halve the sides in their first block."""
+    in_channels, stages = IMAGENET_WIDTHS[0], []
+    for stage, (width, count) in enumerate(zip(IMAGENET_WIDTHS, blocks, strict=True)):
+        members: list[nn.Module] = []
+        for index in range(count):
+            stride = 2 if stage and not index else 1
+            out_channels = width * block.expansion
+            downsample = None
+            if stride != 1 or in_channels != out_channels:
+                projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+                downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
+            members.append(block(in_channels, width, stride, downsample))
+            in_channels = out_channels
+        stages.append(nn.Sequential(*members))
+    return stages

@@ -70,7 +70,7 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     at_once = min(rows, spec.rows_at_once)
     # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
     searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
-    return 4 * (groups + 1) * d**2 + max(4 * FACTOR_ROWS * d, searched) + 4 * 4 * rows * d
+    return 4 * (groups + 1) * d**2 + max(2 * 4 * FACTOR_ROWS * d, searched) + 4 * 4 * rows * d
 
 
 def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None = None) -> LayerResult:

@@ -12,7 +12,7 @@ from edged.products import matmul_nt
 
 DAMP_GROWTH = 10.0
 MAX_RETRIES = 6
-FACTOR_ROWS = 1024  # per product of a factorization: its operands are copied
+FACTOR_ROWS = 512  # per product of a factorization: its operands are copied
 
 
 def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> Tensor:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from edged.products import matmul_nt
 from edged.quant.linalg import Factor
+
+_ROWS = 256  # at a time: a solution takes several matrices of its own shape
 
 
 def compensated_weights(W: Tensor, H: Tensor, factor: Factor, damping: Tensor, cross: Tensor, share: float) -> Tensor:
@@ -30,5 +33,9 @@ def compensated_weights(W: Tensor, H: Tensor, factor: Factor, damping: Tensor, c
         W + share * (W* - W), [rows, d].
     """
     # (W* - W) (H + D) = cross - W H: solving for the difference keeps W exact where there is nothing to correct.
-    residual = cross - matmul_nt(W, H) + W * damping
-    return W + share * factor.solve(residual)
+    moved = torch.empty_like(W)
+    for start in range(0, W.shape[0], _ROWS):
+        rows = slice(start, start + _ROWS)
+        residual = torch.addcmul(cross[rows], W[rows], damping).sub_(matmul_nt(W[rows], H))
+        torch.add(W[rows], factor.solve(residual), alpha=share, out=moved[rows])
+    return moved

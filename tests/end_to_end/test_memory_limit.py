@@ -16,7 +16,7 @@ from edged.models.torchvision_shim import import_torchvision
 from tests.edged.pictures import write_folder
 
 MIB = 1 << 20
-LIMIT = 1100 * MIB
+LIMIT = 800 * MIB
 ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 
 ROOT = Path(__file__).parents[2]

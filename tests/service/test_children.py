@@ -25,6 +25,11 @@ def test_openmp_is_told_to_wait_quietly() -> None:
     assert base["OMP_NUM_THREADS"] == "64"
 
 
+def test_kernels_are_limited_where_asked() -> None:
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in child_environment(1, {})
+    assert child_environment(1, {}, kernels=8)["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8"
+
+
 def test_a_child_dies_with_its_parent_even_after_kill_9() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, SLEEPER], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None

@@ -150,6 +150,7 @@ def test_the_message_is_one_line_a_mistake(folder):
         ("worker: {tries:}", "has no value; it must be a whole number"),
         ("worker: {nice: 20}", "has value 20; it must be at most 19"),
         ("worker: {nice: -1}", "has value -1; it must be at least 0"),
+        ("worker: {device: tpu}", "has value 'tpu'; choose one of auto, cpu, cuda"),
         ("worker: {memory_max: lots}", "has value 'lots'; write bytes as a number or for example 800MiB"),
         ("serve: {host: 1}", "has value 1; it must be text; put it in quotes"),
         ("serve: {token_file: nowhere}", "has value 'nowhere'; there is no such file; create it or correct the path"),

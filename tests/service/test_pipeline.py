@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from edged.artifacts.reader import read_artifact
+from edged.device import choose_device, device_name
 from edged.errors import (
     ArchitectureError,
     CalibrationError,
     CheckpointError,
+    DeviceError,
     GateError,
     MemoryLimitError,
     UsageError,
@@ -28,6 +30,8 @@ from service.pipeline import run_job
 from tests import scenes
 from tests.conftest import DetectionTask, Task
 from tests.trained import INPUT
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
 
 class Stages:
@@ -82,6 +86,8 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     totals = artifact.report["totals"]
     assert set(totals["stage_seconds"]) >= set(STAGES)
     assert totals["peak_memory_bytes"] > 50e6
+    assert totals["peak_device_memory_bytes"] > 0
+    assert totals["device"] == device_name(choose_device("auto"))
     assert totals["held_out_images"] == 20
     inputs, labels = task.digits.tensors(slice(1500, None))
     assert (artifact.load_model()(inputs).argmax(1) == labels).float().mean() > 0.9
@@ -116,7 +122,7 @@ def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: P
         ({"gates": Gates(min_agreement=100.1)}, GateError, "gates.min_agreement is 100.1 %"),
         ({"gates": Gates(max_drop=-101.0)}, GateError, "gates.max_drop is -101"),
         ({"device": "tpu"}, UsageError, "device has value 'tpu'"),
-        ({"device": "cuda"}, UsageError, "cannot quantize on; choose cpu or auto"),
+        pytest.param({"device": "cuda"}, DeviceError, "choose cpu or auto", marks=no_gpu),
         ({"memory_limit": 1 << 20}, MemoryLimitError, "needs more than the 1 MiB"),
         ({"calibration_dir": Path("/nowhere")}, CalibrationError, "/nowhere"),
     ],
@@ -197,3 +203,12 @@ def test_a_gate_on_map_needs_labels(detection_task: DetectionTask, tmp_path: Pat
     totals = run_job(replace(job, gates=Gates()), SilentObserver())["report"]["totals"]
     assert "fp32" not in totals
     assert totals["boxes"]["fp32"] > 0
+
+
+def test_a_full_gpu_is_told_as_a_matter_of_memory(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflow(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr("service.pipeline.compress", overflow)
+    with pytest.raises(MemoryLimitError, match=r"ran out of memory; give a lower memory limit than the \d+ MiB"):
+        run_job(job_of(task, tmp_path), SilentObserver())

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from edged.calibration.geometry import conv_columns, geometry_of, padded
+from edged.calibration.geometry import conv_columns, geometry_of, padded, positions_of
 from tests.edged.calibration.test_moments import GEOMETRIES
 
 
@@ -19,6 +19,13 @@ def test_weights_times_columns_are_the_convolution(geometry: dict):
     expected = conv(x)
     products = (rows @ columns).reshape(16, 2, *expected.shape[2:]).transpose(0, 1)
     assert_close(products, expected)
+    assert positions_of(conv, x) == expected[0, 0].numel()
+
+
+def test_positions_of_a_linear_layer_are_its_vectors():
+    layer = nn.Linear(6, 4)
+    assert positions_of(layer, torch.zeros(3, 6)) == 1
+    assert positions_of(layer, torch.zeros(3, 5, 6)) == 5
 
 
 def test_same_padding_is_the_same_geometry_as_its_numbers():

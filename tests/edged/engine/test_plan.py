@@ -9,7 +9,7 @@ import pytest
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import Plan, Resources, plan_work
+from edged.engine.plan import OVERHEAD, SPARING_OVERHEAD, Plan, Resources, plan_work
 from edged.errors import MemoryLimitError
 from edged.models.graph import Program
 from edged.models.resnet import CifarResNet
@@ -47,9 +47,19 @@ def test_values_go_to_the_disk_before_batches_shrink(cache: ImageCache):
     assert tight.peak_bytes <= free.peak_bytes - 3 * MIB
 
 
-def test_batches_shrink_when_values_on_the_disk_do_not_suffice(cache: ImageCache):
+def test_free_memory_is_given_back_before_batches_shrink(cache: ImageCache):
     free = planned(cache, QuantSpec(), Resources())
-    limit = free.peak_bytes - free.activation_memory - 6 * MIB
+    limit = free.peak_bytes - free.activation_memory - 3 * MIB
+    tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
+    assert (free.sparing, tight.sparing) == (False, True)
+    assert tight.steps == free.steps
+    assert tight.peak_bytes <= limit
+
+
+def test_batches_shrink_when_nothing_else_suffices(cache: ImageCache):
+    free = planned(cache, QuantSpec(), Resources())
+    needed = free.peak_bytes - free.activation_memory - free.present_bytes
+    limit = free.present_bytes + int(needed * SPARING_OVERHEAD / OVERHEAD) - 3 * MIB
     tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
     assert tight.steps[0].batch < free.steps[0].batch
     assert tight.peak_bytes <= limit

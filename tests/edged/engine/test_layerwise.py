@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.engine.layerwise import Quantized, quantize_network
+from edged.engine.plan import Resources
+from edged.observer import SilentObserver
+from edged.spec import InputSpec, QuantSpec, Statistics
+from tests.edged.pictures import write_folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    root: Path = tmp_path_factory.mktemp("calibration")
+    write_folder(root / "images", classes=2, images=24)
+    return build_cache(root / "images", root / "cache", InputSpec(16, 16))
+
+
+class Mixer(nn.Module):
+    """A linear map of every pixel between convolutions, as a 1x1 convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.first = nn.Conv2d(8, 12, 1)
+        self.second = nn.Conv2d(12, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.relu(self.first(torch.relu(self.stem(x))))).mean((2, 3))
+
+
+class TokenMixer(Mixer):
+    """The same numbers from linear layers that read [batch, tokens, features]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 12), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = torch.relu(self.stem(x)).flatten(2).transpose(1, 2)
+        return self.second(torch.relu(self.first(tokens))).mean(1)
+
+
+class RowMixer(TokenMixer):
+    """Likewise, from [batch, height, width, features]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = torch.relu(self.stem(x)).permute(0, 2, 3, 1)
+        return self.second(torch.relu(self.first(rows))).mean((1, 2))
+
+
+def quantized(model: nn.Module, cache: ImageCache) -> Quantized:
+    spec = QuantSpec(bits=3, statistics=Statistics.BIAS)
+    return quantize_network(model, cache, spec, Resources(), SilentObserver())
+
+
+@pytest.mark.parametrize("kind", [TokenMixer, RowMixer])
+def test_linear_layers_on_maps_are_quantized_like_1x1_convolutions(kind: type[TokenMixer], cache: ImageCache):
+    torch.manual_seed(0)
+    convolutions = Mixer().eval().requires_grad_(False)
+    linear = kind().eval().requires_grad_(False)
+    state = copy.deepcopy(convolutions.state_dict())
+    linear.load_state_dict({name: value.reshape(linear.state_dict()[name].shape) for name, value in state.items()})
+    expected, found = quantized(convolutions, cache), quantized(linear, cache)
+    for name, result in expected.results.items():
+        assert torch.equal(found.results[name].weight.codes, result.weight.codes)
+    for name, value in expected.model.state_dict().items():
+        torch.testing.assert_close(found.model.state_dict()[name].reshape(value.shape), value)
