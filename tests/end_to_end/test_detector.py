@@ -149,6 +149,13 @@ def test_the_report_names_a_detectors_figures(daemon: Daemon, first: dict[str, A
     assert report["fp32"].keys() == report["quantized"].keys() == report["drop"].keys() == {"map50", "map50_95"}
     written = json.loads((daemon.state / "models" / "shapes" / "current" / "report.json").read_text())
     assert written["totals"]["fp32"] == report["fp32"]
+    for precision in ("fp32", "quantized"):
+        for key, overlap in (("map50", "0.5"), ("map50_95", "0.5:0.95")):
+            line = f'edged_model_map_ratio{{iou="{overlap}",model="shapes",precision="{precision}"}}'
+            assert daemon.metric(line) == pytest.approx(report[precision][key] / 100)
+    assert daemon.metric('edged_model_agreement_ratio{model="shapes"}') == pytest.approx(report["agreement"] / 100)
+    assert daemon.metric('edged_model_accuracy_ratio{model="digits",precision="fp32"}') > 0.5
+    assert "cannot export its figures" not in daemon.log.read_text()
 
 
 def test_each_is_updated_while_the_other_serves(
