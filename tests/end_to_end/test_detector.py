@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +28,7 @@ from tests.conftest import DetectionTask, Task
 from tests.edged.models.yolov5.samples import classes_of_yolov5, pickled, save_tiny, tiny_model, yaml_of
 from tests.end_to_end.daemon import Daemon, running
 
+README = Path(__file__).parents[2] / "README.md"
 BOXES = ["boxes", "scores", "class_ids", "names", "counts"]
 THRESHOLDS = DetectionSpec(0.1, 0.5, 50)
 
@@ -139,6 +144,25 @@ def test_wrong_requests_are_answered_with_a_reason(
     answer = daemon.infer(min((detection_task.test / "images").iterdir()), model="shapes", **body)
     assert answer.status_code == 400
     assert reason in answer.json()["error"]
+
+
+def test_the_example_of_the_readme_runs(
+    daemon: Daemon, first: dict[str, Any], detection_task: DetectionTask, tmp_path: Path
+) -> None:
+    text = README.read_text().split("or in Python, with nothing to install:\n\n")[1]
+    code = textwrap.dedent("".join(itertools.takewhile(lambda line: line.startswith("    "), text.splitlines(True))))
+    code = code.replace("http://127.0.0.1:8080", daemon.status()["address"]).replace(
+        "/models/shelf/", "/models/shapes/"
+    )
+    image = min((detection_task.test / "images").iterdir())
+    (tmp_path / "photo.jpg").write_bytes(image.read_bytes())
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    found = outputs(daemon.infer(image, model="shapes"))
+    assert done.stdout.splitlines() == [
+        f"{name} {round(score, 2)} {found['boxes']['data'][4 * index : 4 * index + 4]}"
+        for index, (name, score) in enumerate(zip(found["names"]["data"], found["scores"]["data"], strict=True))
+    ]
+    assert len(done.stdout.splitlines()) == found["counts"]["data"][0] > 0
 
 
 def test_the_report_names_a_detectors_figures(daemon: Daemon, first: dict[str, Any]) -> None:
