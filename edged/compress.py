@@ -89,8 +89,8 @@ class Compressed:
 
     @property
     def batch_size(self) -> int:
-        """Images of a forward pass that the memory was planned for."""
-        return self.plan.steps[0].batch
+        """Images of a forward pass for which the planned memory suffices."""
+        return _batch_size(self.plan)
 
     @functools.cached_property
     def reference_logits(self) -> Tensor:
@@ -137,10 +137,15 @@ def compress(
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher)
     with watcher.stage("compare"), exact_float32(device_of(full)):
-        served, accepted = _best_statistics(full, done.model, cache, spec, done.plan.steps[0].batch)
+        served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
     return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, done.plan, full, cache)
+
+
+def _batch_size(plan: Plan) -> int:
+    """Half of what is planned for: a plain forward pass keeps values that the traced one lets go of."""
+    return max(1, plan.steps[0].batch // 2)
 
 
 def _in_float32(model: nn.Module) -> nn.Module:

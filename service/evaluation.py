@@ -18,6 +18,7 @@ from edged.errors import GateError
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import agreement, average_precision, detections_of
 from edged.evaluation.fidelity import fidelity, squared_error
+from edged.memory import give_back_free_memory
 from edged.models.detections import Detections
 from edged.models.registry import Architecture
 from edged.models.yolov5.plan import Plan
@@ -161,6 +162,8 @@ def _of_detector(
             served[key] += detections_of(outputs, plan, cache, part, spec)
             if labels.boxes is not None:
                 scored[key] += detections_of(outputs, plan, cache, part, EVALUATION)
+        del raw, outputs
+        give_back_free_memory()
     totals: dict[str, Any] = {
         "agreement": agreement(served["fp32"], served["quantized"]),
         "relative_error": error / power if power else None,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
+from edged.memory import give_back_free_memory
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ def relative_errors(
         power += squared_error(reference)
         for number, candidate in enumerate(candidates):
             errors[number] += squared_error(reference, predict(candidate, cache, part, batch_size))
+        del reference
+        give_back_free_memory()  # after large maps the C library keeps more than the next batch needs
     return [_ratio(error, power) for error in errors]
 
 
