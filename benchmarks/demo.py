@@ -2,7 +2,7 @@
 
 A ResNet-18 is trained on handwritten digits and dropped; the quantized model goes live and answers over HTTP; a broken
 file is refused; a second checkpoint replaces the first under way. Where EDGED_DATA points to real checkpoints and
-images, those are dropped too.
+images, those are dropped too, a YOLOv5 among them: what it sees is drawn into a picture.
 """
 
 from __future__ import annotations
@@ -10,16 +10,10 @@ from __future__ import annotations
 import argparse
 import base64
 import io
-import json
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +23,32 @@ import yaml
 from PIL import Image
 
 from benchmarks import digits
+from benchmarks.demo_boxes import draw_sheet
+from benchmarks.demo_daemon import EDGED, ask, daemon, submit, table
+from service.figures import figures
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-EDGED = str(Path(sys.executable).with_name("edged"))
-START_S, UPDATE_S = 60, 600
 STAGES = (
     *("settle", "claim", "start", "verify", "load", "calibrate", "quantize", "evaluate"),
     *("write", "publish", "warm", "swap"),
 )
-# Checkpoint, folder of calibration images, input size, resize.
-REAL = {
-    "imagenette": ("resnet18-imagenette.pth", "imagenette/calib", 128, 144),
-    "cifar20": ("resnet20-12fca82f.th", "cifar10/calib", 32, 32),
-    "cifar56": ("resnet56-4bfd9763.th", "cifar10/calib", 32, 32),
+# Checkpoint, folder of calibration images, and what the config says besides.
+REAL: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "imagenette": ("resnet18-imagenette.pth", "imagenette/calib", {"input": {"size": 128, "resize": 144}}),
+    "cifar20": ("resnet20-12fca82f.th", "cifar10/calib", {"input": {"size": 32, "resize": 32}}),
+    "cifar56": ("resnet56-4bfd9763.th", "cifar10/calib", {"input": {"size": 32, "resize": 32}}),
+    "coco": ("yolov5n.pt", "coco/calib", {"quantization": {"bits": 6}}),
 }
+DETECTOR, PICTURES = "coco", "coco/val/images"
 
 
 def main() -> None:
     """Run the demo; leaves with exit code 1 and a reason if anything is not as it should be."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--keep", action="store_true", help="leave the daemon and its folder when done")
-    keep = parser.parse_args().keep
+    parser.add_argument("--picture", type=Path, default=Path("edged-demo.jpg"), help="where to draw what YOLOv5 sees")
+    options = parser.parse_args()
+    keep = options.keep
     folder = Path(tempfile.mkdtemp(prefix="edged-demo-"))
     data = digits.load()
     digits.write_folders(data, digits.TRAIN, folder / "digits")
@@ -63,6 +62,9 @@ def main() -> None:
         show_update(config, address, second, data)
         for name in real_models():
             show_real(config, name)
+        if DETECTOR in real_models():
+            asked, boxes = draw_sheet(address, DETECTOR, Path(os.environ["EDGED_DATA"], PICTURES), options.picture)
+            print(f"\npicture  {options.picture}: {boxes} boxes in {asked} pictures, those with the most of them drawn")
         print(f"\nmetrics  {address}/metrics")
         if keep:
             print(f"still running; look with: {EDGED} status --config {config}")
@@ -73,14 +75,8 @@ def write_config(folder: Path) -> Path:
     config = yaml.safe_load(CONFIG.read_text())
     root = os.environ.get("EDGED_DATA")
     for name in real_models():
-        _, images, size, resize = REAL[name]
-        config["models"].append(
-            {
-                "name": name,
-                "calibration": {"dir": f"{root}/{images}"},
-                "input": {"size": size, "resize": resize},
-            }
-        )
+        _, images, settings = REAL[name]
+        config["models"].append({"name": name, "calibration": {"dir": f"{root}/{images}"}, **settings})
     path = folder / "edged.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
@@ -90,32 +86,6 @@ def real_models() -> list[str]:
     """The models of REAL whose files are there."""
     root = os.environ.get("EDGED_DATA")
     return [] if not root else [name for name, (file, *_) in REAL.items() if Path(root, "weights", file).is_file()]
-
-
-@contextmanager
-def daemon(config: Path, keep: bool) -> Iterator[str]:
-    """A running daemon; yields its address, and stops it and removes its folder unless it is to be kept."""
-    log = (config.parent / "edged.log").open("wb")
-    process = subprocess.Popen([EDGED, "run", "--config", str(config)], stderr=log, start_new_session=True)
-    finished = False
-    try:
-        deadline = time.monotonic() + START_S
-        while (status := command("status", "--config", str(config), check=False)) is None or not status.get("ready"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                sys.exit(f"the daemon did not start: {Path(log.name).read_text()[-2000:]}")
-            time.sleep(0.1)
-        yield status["address"]
-        finished = True
-    finally:
-        if not (keep and finished):
-            process.terminate()
-            code = process.wait(60)
-            log.close()
-            if finished:
-                shutil.rmtree(config.parent)
-                print(f"daemon   drained and stopped with exit code {code}")
-            else:
-                print(f"the log is {log.name}", file=sys.stderr)
 
 
 def train(data: digits.Digits, path: Path, epochs: int, seed: int) -> Path:
@@ -165,16 +135,10 @@ def show_real(config: Path, name: str) -> None:
     file = Path(os.environ["EDGED_DATA"], "weights", REAL[name][0])
     update = submit(config, name, file)
     report = update["report"]
-    accuracy = {
-        f"{label} top-1": f"{report[key]['top1']:.2f} %  of {report['held_out_images']} held-out images"
-        for label, key in (("FP32", "fp32"), ("quantized", "quantized"))
-        if key in report
-    }
     table(
         f"{file.name} is live as generation {update['generation']} of {name}",
         {
-            **accuracy,
-            "agreement": f"{report['agreement']:.2f} %",
+            **dict(figures(report)),
             "size": f"{report['checkpoint_bytes'] / 1e6:.2f} MB -> {report['artifact_bytes'] / 1e6:.2f} MB",
             "drop to live": f"{sum(update['stages'].values()):.1f} s",
             "worker's peak": f"{report['peak_memory_bytes'] / 1e6:.0f} MB",
@@ -182,45 +146,12 @@ def show_real(config: Path, name: str) -> None:
     )
 
 
-def submit(config: Path, model: str, file: Path, expected: str = "COMMITTED") -> dict[str, Any]:
-    """Drop a file as a user does and wait for its end."""
-    update = command("submit", str(file), "--model", model, "--wait", "--config", str(config), check=False)
-    if update is None or update.get("state") != expected:
-        sys.exit(f"{file.name} should have become {expected}, but: {update}")
-    return update
-
-
-def command(*arguments: str, check: bool = True) -> dict[str, Any] | None:
-    """Run an edged command with --json; None if it printed no JSON object."""
-    done = subprocess.run([EDGED, *arguments, "--json"], capture_output=True, text=True, timeout=UPDATE_S)
-    if check and done.returncode:
-        sys.exit(done.stderr)
-    try:
-        result = json.loads(done.stdout)
-    except ValueError:
-        return None
-    return result if isinstance(result, dict) else None
-
-
 def infer(address: str, model: str, images: np.ndarray) -> tuple[np.ndarray, str]:
     """Logits [n, classes] of PNG-encoded images uint8 [n, side, side], and the generation that answered."""
     logits, generations = [], set()
     for start in range(0, len(images), 60):
         encoded = [base64.b64encode(png(image)).decode() for image in images[start : start + 60]]
-        tensor = {
-            "name": "image",
-            "shape": [len(encoded)],
-            "datatype": "BYTES",
-            "parameters": {"content_type": "base64"},
-            "data": encoded,
-        }
-        request = urllib.request.Request(  # noqa: S310 - the demo's own daemon
-            f"{address}/v2/models/{model}/infer",
-            json.dumps({"inputs": [tensor]}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
-            answer = json.load(response)
+        answer = ask(address, model, encoded)
         output = answer["outputs"][0]
         logits.append(np.array(output["data"], np.float32).reshape(output["shape"]))
         generations.add(answer["model_version"])
@@ -242,13 +173,6 @@ def full_precision(state: dict[str, torch.Tensor], data: digits.Digits) -> np.nd
 
     with torch.inference_mode():
         return load_model(state, recognize(state))(digits.tensors(data, digits.TEST)).numpy()
-
-
-def table(title: str, rows: dict[str, str]) -> None:
-    """Print a small table."""
-    print(title)
-    for name, value in rows.items():
-        print(f"    {name:16} {value}")
 
 
 if __name__ == "__main__":

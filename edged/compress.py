@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,15 @@ from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.plan import Plan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
-from edged.evaluation.fidelity import fidelity
+from edged.evaluation.fidelity import relative_errors
 from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.observer import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
+
+# Held-out images that decide about the statistics: to choose between two takes fewer than to report on one.
+CHOICE_IMAGES = 32
 
 
 @dataclass(frozen=True)
@@ -72,9 +76,9 @@ class Compressed:
         rest: All other entries of the state dict.
         layers: A report for each quantized layer, in network order.
         bn_reestimated: Whether other BatchNorm statistics and biases than the trained ones were accepted.
-        reference_logits: Full-precision outputs on the held-out images, on the CPU.
-        logits: Outputs of `model` on the held-out images, on the CPU.
         plan: How the work was divided.
+        full: The network in full precision.
+        cache: The images that were used.
     """
 
     model: nn.Module
@@ -82,9 +86,28 @@ class Compressed:
     rest: dict[str, Tensor]
     layers: list[LayerReport]
     bn_reestimated: bool
-    reference_logits: Tensor
-    logits: Tensor
     plan: Plan
+    full: nn.Module
+    cache: ImageCache
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a forward pass for which the planned memory suffices."""
+        return _batch_size(self.plan)
+
+    @functools.cached_property
+    def reference_logits(self) -> Tensor:
+        """Full-precision outputs on the held-out images, on the CPU. Of a detector they take 9 MB an image."""
+        return self._outputs(self.full)
+
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        """Outputs of `model` on the held-out images, likewise."""
+        return self._outputs(self.model)
+
+    def _outputs(self, model: nn.Module) -> Tensor:
+        with exact_float32(device_of(model)):
+            return predict(model, self.cache, self.cache.held_out, batch_size=self.batch_size)
 
 
 def compress(
@@ -116,13 +139,16 @@ def compress(
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher)
-    batch_size = done.plan.steps[0].batch
     with watcher.stage("compare"), exact_float32(device_of(full)):
-        reference = predict(full, cache, cache.held_out, batch_size=batch_size)
-        served, logits, accepted = _best_statistics(full, done.model, cache, spec, batch_size, reference)
+        served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
-    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, reference, logits, done.plan)
+    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, done.plan, full, cache)
+
+
+def _batch_size(plan: Plan) -> int:
+    """Half of what is planned for: a plain forward pass keeps values that the traced one lets go of."""
+    return max(1, plan.steps[0].batch // 2)
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
@@ -132,12 +158,12 @@ def _in_float32(model: nn.Module) -> nn.Module:
 
 
 def _best_statistics(
-    full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int, reference: Tensor
-) -> tuple[nn.Module, Tensor, bool]:
+    full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int
+) -> tuple[nn.Module, bool]:
     """The quantized network with other statistics, or with the trained ones where those come closer.
 
     Returns:
-        The network, its outputs on the held-out images, and whether the other statistics were accepted.
+        The network, and whether the other statistics were accepted.
     """
     plain, changed = quantized, quantized
     if spec.statistics in CORRECTED:
@@ -146,13 +172,12 @@ def _best_statistics(
         changed = copy.deepcopy(quantized)
         batches = cache.batches(cache.calibration, batch_size)
         reestimate_batchnorm(changed, (moved(batch, device_of(full)) for batch in batches))
-    logits = predict(plain, cache, cache.held_out, batch_size=batch_size)
-    if changed is plain:
-        return plain, logits, False
-    changed_logits = predict(changed, cache, cache.held_out, batch_size=batch_size)
-    if fidelity(reference, changed_logits).relative_error < fidelity(reference, logits).relative_error:
-        return changed, changed_logits, True
-    return plain, logits, False
+    else:
+        return plain, False
+    # The images are sorted by class: a choice of some must not be one of classes.
+    some = cache.held_out[:: max(1, len(cache.held_out) // CHOICE_IMAGES)]
+    before, after = relative_errors(full, [plain, changed], cache, some, batch_size)
+    return (changed, True) if after < before else (plain, False)
 
 
 def _with_trained_statistics(full: nn.Module, quantized: nn.Module) -> nn.Module:

@@ -13,6 +13,7 @@ from edged.errors import UsageError
 
 MIN_BITS, MAX_BITS = 2, 8
 MAX_BEAM = 64
+MAX_DETECTIONS = 1000  # suppression compares each with all candidates
 MAX_SEED = 2**63 - 1
 # Least and most value of each numeric field of QuantSpec.
 _WHOLE_NUMBERS: Mapping[str, tuple[int, int]] = {
@@ -276,10 +277,25 @@ class DetectionSpec:
 
     def __post_init__(self) -> None:
         for name in ("confidence", "iou"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UsageError(f"{name} has value {getattr(self, name)}; choose 0 to 1")
-        if self.max_detections < 1:
-            raise UsageError(f"max_detections has value {self.max_detections}; choose at least 1")
+            value = getattr(self, name)
+            if not _is_number(value, (int, float)) or not 0 <= value <= 1:
+                raise UsageError(f"{name} has value {value!r:.80}; choose 0 to 1")
+        if not _is_number(self.max_detections, int) or not 1 <= self.max_detections <= MAX_DETECTIONS:
+            raise UsageError(f"max_detections has value {self.max_detections!r:.80}; choose 1 to {MAX_DETECTIONS}")
+        if not isinstance(self.multi_label, bool):
+            raise UsageError(f"multi_label has value {self.multi_label!r:.80}; choose true or false")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> DetectionSpec:
+        """Inverse of `to_dict`; what is not given has its default. Unknown keys raise UsageError."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(data) - known):
+            raise UsageError(f"unknown detection setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        return cls(**data)
 
 
 # How mAP is measured: every box that could still count.

@@ -120,6 +120,7 @@ class Attempt:
             input=model.input.overrides(),
             images=model.calibration.images,
             gates=Gates(model.gates.min_agreement, model.gates.max_drop),
+            detection=model.detection.to_spec(),
             threads=config.worker.threads,
             device=config.worker.device,
             memory_limit=config.worker.memory_max,

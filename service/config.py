@@ -16,6 +16,7 @@ from service.config_quantization import Quantization, QuantizationConfig
 from service.config_sections import (
     MODEL_NAME,
     CalibrationConfig,
+    DetectionConfig,
     GatesConfig,
     InputConfig,
     LogConfig,
@@ -31,6 +32,7 @@ __all__ = [
     "MODEL_NAME",
     "CalibrationConfig",
     "Config",
+    "DetectionConfig",
     "GatesConfig",
     "InputConfig",
     "InvalidConfigError",

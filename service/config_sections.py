@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import InputSpec
+from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
+from edged.spec import MAX_DETECTIONS, DetectionSpec, InputSpec
 from service.config_quantization import Quantization, QuantizationConfig
 from service.settings import (
     Reader,
@@ -96,25 +97,56 @@ class GatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DetectionConfig:
+    """Which of a detector's predictions become boxes of an answer; a classifier has none."""
+
+    confidence: float = setting(number(0, 1), DetectionSpec.confidence)
+    iou: float = setting(number(0, 1), DetectionSpec.iou)
+    max_detections: int = setting(whole(1, MAX_DETECTIONS), DetectionSpec.max_detections)
+
+    def to_spec(self) -> DetectionSpec:
+        """As the library takes it."""
+        return DetectionSpec(self.confidence, self.iou, self.max_detections)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """One model: what is dropped for it, how it is quantized and served."""
 
     name: str = setting(_model_name)
     calibration: CalibrationConfig = setting(subsection(CalibrationConfig))
-    arch: str | None = setting(text, None)
+    arch: str | None = setting(choice(*ARCHITECTURES), None)
     input: InputConfig = setting(subsection(InputConfig), InputConfig())
     quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
+    detection: DetectionConfig = setting(subsection(DetectionConfig), DetectionConfig())
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
     runtime: str = setting(choice("auto", "torch"), "auto")
     keep: int = setting(whole(2), 3)
     probation_s: float = setting(number(0), 10.0)
 
+    def __post_init__(self) -> None:
+        if self.arch in CLASSIFIERS and self.detection != DetectionConfig():
+            raise ValueError(f"detection is for detectors, and {self.arch} is a classifier; remove one of them")
+        if self.arch is None or self.arch not in LARGEST_STRIDES:
+            return
+        if self.input.resize is not None:
+            raise ValueError(f"{self.arch} letterboxes its images, so input.resize means nothing; give the size alone")
+        stride = LARGEST_STRIDES[self.arch]
+        if stride is not None and self.input.size is not None and self.input.size % stride:
+            raise ValueError(f"input.size is {self.input.size}; {self.arch} needs a multiple of {stride}")
+
     def digest(self) -> str:
         """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
-        for key in ("swap", "runtime", "keep", "probation_s"):
+        # Without what is not asked for, keys stay what they were before it could be asked for.
+        irrelevant = ("detection",) if self.detection == DetectionConfig() else ()
+        for key in ("swap", "runtime", "keep", "probation_s", *irrelevant):
             del data[key]
+        usual = vars(GatesConfig())
+        for key in ("same_interface", "max_latency_ratio", "max_memory", "max_error_rate", "max_p99_ratio"):
+            if data["gates"][key] == usual[key]:
+                del data["gates"][key]
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
     def key(self, sha256: str) -> str:

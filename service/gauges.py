@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RUNTIME = "torch"  # what executes the models
+_OVERLAPS = {"map50": "0.5", "map50_95": "0.5:0.95"}
 
 
 async def show_live(context: Context, model: str, generation: int) -> None:
@@ -35,8 +36,12 @@ async def show_live(context: Context, model: str, generation: int) -> None:
         metrics.checkpoint_bytes.labels(model).set(totals["checkpoint_bytes"])
         metrics.model_agreement.labels(model).set(totals["agreement"] / 100)
         for precision in ("fp32", "quantized"):
-            if precision in totals:
-                metrics.model_accuracy.labels(model, precision).set(totals[precision]["top1"] / 100)
+            figures = totals.get(precision, {})
+            if "top1" in figures:
+                metrics.model_accuracy.labels(model, precision).set(figures["top1"] / 100)
+            for key, overlap in _OVERLAPS.items():
+                if key in figures:
+                    metrics.model_map.labels(model, precision, overlap).set(figures[key] / 100)
     except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
         log.warning("model %s generation %d: cannot export its figures: %r", model, generation, error)
 

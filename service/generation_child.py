@@ -19,11 +19,16 @@ from edged.artifacts.reader import Artifact, read_artifact
 from edged.errors import EdgedError, GateError
 from service import frames
 from service.children import die_with_parent
-from service.protocol import RequestError, error_body, format_response, metadata, parse_request
+from service.protocol import Request, RequestError, error_body, format_response, metadata, parse_request
+from service.tasks import task_of
 
 log = logging.getLogger(__name__)
 
 _WARM_PASSES = 3  # the first ones choose kernels and allocate
+
+
+class NotFiniteError(Exception):
+    """The network's outputs hold NaN or infinity."""
 
 
 class ServedModel:
@@ -39,19 +44,26 @@ class ServedModel:
         self._name = model
         self._version = version
         self._input = artifact.input
-        self._classes = artifact.architecture.num_classes
+        self._task = task_of(artifact)
+        self._outputs = [output["name"] for output in self._task.described]
         network: nn.Module = artifact.load_model()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.metadata = metadata(model, version, artifact.input, self._classes, artifact.manifest.classes)
+        self.metadata = metadata(model, version, artifact.input, self._task.described)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits float32 [b, classes] of images [b, channels, size, size]."""
+        """Raw outputs float32 [b, ...] of images [b, channels, size, size].
+
+        Raises:
+            NotFiniteError: They hold NaN or infinity.
+        """
         with torch.inference_mode():
-            logits: Tensor = self._network(images.contiguous(memory_format=torch.channels_last))
-        return logits.float()
+            outputs: Tensor = self._network(images.contiguous(memory_format=torch.channels_last)).float()
+        if not bool(outputs.isfinite().all()):
+            raise NotFiniteError("the model's output holds NaN or infinity for this input")
+        return outputs
 
     def warm(self) -> None:
-        """Run real forward passes on noise.
+        """Answer requests of noise, all the way from the network to the outputs.
 
         Raises:
             GateError: The output is not what it must be.
@@ -59,26 +71,35 @@ class ServedModel:
         shape = (1, self._input.channels, self._input.size, self._input.size)
         generator = torch.Generator().manual_seed(0)
         for _ in range(_WARM_PASSES):
-            logits = self.forward(torch.randn(shape, generator=generator))
-            if logits.shape != (1, self._classes) or not bool(logits.isfinite().all()):
-                raise GateError(
-                    f"generation {self._version} of {self._name} gives outputs of shape {list(logits.shape)}"
-                    " or with NaN or infinity on a first pass; it is not put in service"
-                )
+            try:
+                self._task.answer(Request(torch.randn(shape, generator=generator)), self._checked_forward)
+            except NotFiniteError:
+                raise self._unfit("outputs with NaN or infinity") from None
 
     def answer(self, body: bytes) -> tuple[int, bytes]:
         """Status and body of the response to one inference request."""
         try:
-            request = parse_request(body, self._input)
-            logits = self.forward(request.images)
+            request = parse_request(body, self._input, self._outputs)
+            outputs = self._task.answer(request, self.forward)
+            return 200, format_response(outputs, self._name, self._version, request.id)
         except RequestError as error:
             return 400, error_body(str(error))
+        except NotFiniteError as error:
+            return 500, error_body(str(error))
         except Exception as error:  # one request must not end the others' server
             log.exception("a request failed")
             return 500, error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")
-        if not bool(logits.isfinite().all()):
-            return 500, error_body("the model's output holds NaN or infinity for this input")
-        return 200, format_response(logits, self._name, self._version, request.id)
+
+    def _checked_forward(self, images: Tensor) -> Tensor:
+        outputs = self.forward(images)
+        if outputs.shape != (len(images), *self._task.raw_shape):
+            raise self._unfit(f"outputs of shape {list(outputs.shape)}")
+        return outputs
+
+    def _unfit(self, outputs: str) -> GateError:
+        return GateError(
+            f"generation {self._version} of {self._name} gives {outputs} on a first pass; it is not put in service"
+        )
 
 
 def serve(stream: BufferedIOBase, served: ServedModel) -> None:

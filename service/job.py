@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import InputSpec, QuantSpec
+from edged.spec import DetectionSpec, Fit, InputSpec, QuantSpec
 
 # The stages that a worker reports, in order; each moves the update one state on.
 STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")
@@ -20,8 +20,8 @@ class Gates:
     """What a quantized model must reach on the held-out images before it may be served.
 
     Attributes:
-        min_agreement: Images with the same top class as the full-precision model, percent.
-        max_drop: Points of top-1 that may be lost; None to not ask. Needs labels.
+        min_agreement: What the full-precision model says too, percent: of images the top class, of detectors the boxes.
+        max_drop: Points of top-1, or of mAP50-95, that may be lost; None to not ask. Needs labels.
     """
 
     min_agreement: float = 50.0
@@ -44,6 +44,7 @@ class Job:
         input: Overrides of the architecture's InputSpec: size, resize, mean, std.
         images: Most calibration images, None for all.
         gates: What the result must reach.
+        detection: Which predictions of a detector become boxes when it is served; nothing to a classifier.
         threads: Threads for computing; None for one a core.
         device: "auto", "cpu" or "cuda".
         memory_limit: Bytes of resident memory at most, of a GPU's memory where that is the device; None for no limit.
@@ -61,6 +62,7 @@ class Job:
     input: Mapping[str, Any] = field(default_factory=dict)
     images: int | None = None
     gates: Gates = field(default_factory=Gates)
+    detection: DetectionSpec = field(default_factory=DetectionSpec)
     threads: int | None = None
     device: str = "auto"
     memory_limit: int | None = None
@@ -71,6 +73,7 @@ class Job:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data |= {key: str(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
+        data |= {"detection": self.detection.to_dict()}
         return json.dumps(data)
 
     @classmethod
@@ -79,6 +82,7 @@ class Job:
         data = json.loads(text)
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
+        data |= {"detection": DetectionSpec.from_dict(data["detection"])}
         return cls(**data)
 
 
@@ -92,6 +96,12 @@ def input_spec(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
     given = {key: value for key, value in overrides.items() if value is not None}
     if unknown := sorted(set(given) - set(known)):
         raise UsageError(f"unknown input setting {unknown[0]!r}; known: {', '.join(known)}")
+    if default.fit is Fit.LETTERBOX and given.get("resize", default.resize) != default.resize:
+        raise UsageError(
+            f"input resize has value {given['resize']}; a detector's images are letterboxed, so give the size alone"
+        )
+    if "size" in given and default.fit is Fit.LETTERBOX:
+        given["resize"] = given["size"]
     if "size" in given and "resize" not in given:
         given["resize"] = round(given["size"] * default.resize / default.size)
     return InputSpec.from_dict(known | given)

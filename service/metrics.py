@@ -79,10 +79,15 @@ class Metrics:
             "model_info", "Always 1; what is live is in the labels.", "model", "generation", "digest", "bits", "runtime"
         )
         self.model_agreement = self._gauge(
-            "model_agreement_ratio", "Held-out images with the same top class as full precision.", "model"
+            "model_agreement_ratio",
+            "Held-out images (detector: boxes) on which it agrees with full precision.",
+            "model",
         )
         self.model_accuracy = self._gauge(
             "model_accuracy_ratio", "Top-1 accuracy on labelled held-out images.", "model", "precision"
+        )
+        self.model_map = self._gauge(
+            "model_map_ratio", "Mean average precision on labelled held-out images.", "model", "precision", "iou"
         )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
         self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the file it was made from.", "model")

@@ -19,6 +19,8 @@ from edged.spec import (
     MAX_BITS,
     MIN_BITS,
     RECIPES,
+    DetectionSpec,
+    Fit,
     InputSpec,
     Method,
     Order,
@@ -30,6 +32,9 @@ from service.failing import fail
 from service.job import Gates, Job, input_spec
 from service.offline_tables import calibration_table, evaluation_table, quantization_table
 from service.units import parse_bytes
+
+THRESHOLDS = ("confidence", "iou", "max_detections")
+_LETTERBOX = InputSpec(640, 640, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 
 
 def main(arguments: list[str]) -> int:
@@ -66,6 +71,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
         input=_overrides(options),
         images=options.images,
         gates=Gates(options.min_agreement, options.max_drop),
+        detection=DetectionSpec.from_dict({name: getattr(options, name) for name in THRESHOLDS}),
         threads=options.threads,
         device=options.device,
         memory_limit=options.memory_limit,
@@ -75,7 +81,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Accuracy of a checkpoint or an artifact on labelled images."""
+    """Accuracy, or a detector's mAP, of a checkpoint or an artifact on labelled images."""
     from service.scoring import score
 
     overrides = _overrides(options)
@@ -89,7 +95,7 @@ def calib(options: argparse.Namespace) -> dict[str, Any]:
     from service.pipeline import calibrate, set_up_torch
 
     set_up_torch(options.threads, "cpu")
-    spec = input_spec(InputSpec(), _overrides(options))
+    spec = input_spec(_LETTERBOX if options.letterbox else InputSpec(), _overrides(options))
     cache = calibrate(options.folder, _cache(options), spec, options.images, _observer(options))
     return {
         "folder": str(options.folder),
@@ -123,13 +129,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_quantization(quantizing)
     quantizing.set_defaults(run=quantize, table=quantization_table)
 
-    evaluating = commands.add_parser("evaluate", help="accuracy of a checkpoint or an artifact on class folders")
+    evaluating = commands.add_parser("evaluate", help="accuracy or mAP of a checkpoint or an artifact")
     evaluating.add_argument("model", type=Path, metavar="CHECKPOINT_OR_ARTIFACT")
-    evaluating.add_argument("--data", type=Path, required=True, metavar="DIR", help="a folder of images per class")
+    evaluating.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="a folder of images per class; for a detector images with YOLO labels",
+    )
     evaluating.set_defaults(run=evaluate, table=evaluation_table)
 
     looking = commands.add_parser("calib", help="decode a folder of calibration images and say what is in it")
     looking.add_argument("folder", type=Path, metavar="DIR")
+    looking.add_argument("--letterbox", action="store_true", help="prepare the images as for a detector (640 pixels)")
     looking.set_defaults(run=calib, table=calibration_table)
 
     for command in (quantizing, evaluating, looking):
@@ -163,7 +176,16 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
         help="what computes; auto takes a GPU if there is one",
     )
     command.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help="fail below this")
-    command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 to lose")
+    command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 or mAP50-95 to lose")
+    served = DetectionSpec()
+    for threshold, number, what in (
+        ("confidence", float, "least score of a box"),
+        ("iou", float, "largest overlap of two boxes of one class"),
+        ("max-detections", int, "most boxes an image"),
+    ):
+        default = getattr(served, threshold.replace("-", "_"))
+        told = f"of a detector: {what} ({default})"
+        command.add_argument(f"--{threshold}", type=number, default=default, metavar="N", help=told)
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from service.figures import NAMES, figures
 from service.units import format_bytes, format_seconds
 
 _WORST_LAYERS = 5
@@ -15,11 +16,8 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     """What `edged quantize` did."""
     totals = result["totals"]
     rows = [("artifact", result["out"])]
-    if "fp32" in totals:
-        before, after = totals["fp32"], totals["quantized"]
-        rows.append(("top-1", f"{after['top1']:.2f} % (full precision {before['top1']:.2f} %)"))
+    rows += figures(totals)
     rows += [
-        ("agreement", f"{totals['agreement']:.2f} % of {totals['held_out_images']} held-out images"),
         ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),
         (
             "peak memory",
@@ -46,12 +44,13 @@ def plan_line(plan: Mapping[str, Any]) -> str:
 
 def evaluation_table(result: Mapping[str, Any]) -> str:
     """What `edged evaluate` found."""
+    measured = [(NAMES.get(key, "top-5"), f"{result[key]:.2f} %") for key in (*NAMES, "top5") if key in result]
+    boxes = f", {result['boxes']} labelled boxes" if "boxes" in result else ""
     return _table(
         [
             ("architecture", f"{result['architecture']}, {result['classes']} classes"),
-            ("top-1", f"{result['top1']:.2f} %"),
-            ("top-5", f"{result['top5']:.2f} %"),
-            ("images", f"{result['images']} ({result['skipped']} skipped)"),
+            *measured,
+            ("images", f"{result['images']} ({result['skipped']} skipped){boxes}"),
         ]
     )
 

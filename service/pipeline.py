@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import math
 import platform
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,24 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.compress import Compressed, compress
+from edged.compress import compress
 from edged.device import choose_device, device_name
 from edged.engine.plan import Resources
-from edged.errors import CalibrationError, GateError, MemoryLimitError, RejectedError, UsageError
-from edged.evaluation.classification import accuracy
-from edged.evaluation.fidelity import fidelity
+from edged.errors import CalibrationError, MemoryLimitError, RejectedError
 from edged.memory import device_peak_bytes, peak_bytes
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
 from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
 from edged.observer import Observer
 from edged.spec import InputSpec
-from service.job import Gates, Job, input_spec
+from service.evaluation import check_gates, evaluate, held_out_labels
+from service.job import Job, input_spec
 from service.timing import TimingObserver
 
 
@@ -66,21 +64,19 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     with watch.stage("verify"), _named(job):
         checkpoint = load_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
     with watch.stage("load"), _named(job):
-        loaded = load(checkpoint.state, job.arch, job.input)
+        loaded = load(checkpoint, job.arch, job.input)
         # The file stays mapped, and its pages count as memory in use, for as long as a tensor refers to it.
         checkpoint = dataclasses.replace(checkpoint, state={})
     with watch.stage("calibrate"):
         cache = calibrate(job.calibration_dir, job.cache_root, loaded.input, job.images, watch)
-        if job.gates.max_drop is not None and not has_labels(cache, loaded.architecture):
-            raise CalibrationError(
-                f"gates.max_drop needs labels, and {job.calibration_dir} has {len(cache.classes)} class folders for"
-                f" {loaded.architecture.num_classes} classes; sort the images into one folder a class or drop the gate"
-            )
+        labels = held_out_labels(cache, loaded.architecture, job.calibration_dir)
+        if job.gates.max_drop is not None and not labels:
+            raise CalibrationError(_without_labels(job, loaded.architecture, cache))
     with watch.stage("quantize"), _memory_of(device):
         model = loaded.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
-    with watch.stage("evaluate"):
-        totals = evaluate(compressed, cache, loaded.architecture)
+    with watch.stage("evaluate"), _memory_of(device):
+        totals = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
         check_gates(totals, job.gates)
     totals |= {
         "bits": job.spec.bits,
@@ -97,7 +93,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
     }
-    manifest = _manifest(job, checkpoint, loaded, cache, started_at)
+    manifest = _manifest(job, checkpoint, loaded, cache, bool(labels), started_at)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     with watch.stage("write"):
         report = write_artifact(
@@ -134,21 +130,17 @@ def set_up_torch(threads: int | None, device: str) -> torch.device:
     return choose_device(device)
 
 
-def load(state: Mapping[str, Tensor], arch: str | None, overrides: Mapping[str, Any]) -> Loaded:
-    """The network of a state dict.
+def load(checkpoint: Checkpoint, arch: str | None, overrides: Mapping[str, Any]) -> Loaded:
+    """The network of a checkpoint.
 
     Raises:
         ArchitectureError: The tensors fit none, or not `arch`.
         UsageError: An override cannot be.
     """
-    architecture = recognize(state, arch)
+    architecture = recognize(checkpoint.state, arch, checkpoint.plan)
     spec = input_spec(architecture.default_input, overrides)
-    if spec.channels != architecture.in_channels:
-        raise UsageError(
-            f"mean and std have {spec.channels} values, {architecture.name} reads {architecture.in_channels} channels;"
-            " give one value a channel"
-        )
-    return Loaded(own_memory(load_model(state, architecture)), architecture, spec)
+    architecture.check_input(spec)
+    return Loaded(own_memory(load_model(checkpoint.state, architecture)), architecture, spec)
 
 
 def calibrate(folder: Path, cache_root: Path, spec: InputSpec, images: int | None, observer: Observer) -> ImageCache:
@@ -157,56 +149,27 @@ def calibrate(folder: Path, cache_root: Path, spec: InputSpec, images: int | Non
         return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, observer=observer)
 
 
-def evaluate(compressed: Compressed, cache: ImageCache, architecture: Architecture) -> dict[str, Any]:
-    """How close the quantized model comes on the held-out images; top-1 where the folders are the model's classes."""
-    reference, logits = compressed.reference_logits, compressed.logits
-    if not bool(logits.isfinite().all()):
-        raise GateError("the quantized model's output holds NaN or infinity; use more bits or other images")
-    closeness = fidelity(reference, logits)
-    totals: dict[str, Any] = {
-        "held_out_images": len(logits),
-        "agreement": closeness.agreement,
-        "relative_error": closeness.relative_error if math.isfinite(closeness.relative_error) else None,
-    }
-    labels = cache.labels_of(cache.held_out)
-    if labels is not None and has_labels(cache, architecture):
-        before, after = accuracy(reference, labels), accuracy(logits, labels)
-        totals["fp32"] = {"top1": before.top1, "top5": before.top5}
-        totals["quantized"] = {"top1": after.top1, "top5": after.top5}
-    return totals
-
-
-def has_labels(cache: ImageCache, architecture: Architecture) -> bool:
-    """Whether the folders are the model's classes; other folders would give labels that mean something else."""
-    return cache.labels is not None and len(cache.classes) == architecture.num_classes
-
-
-def check_gates(totals: Mapping[str, Any], gates: Gates) -> None:
-    """Let nothing pass that would serve worse than the user allows.
-
-    Raises:
-        GateError: With both figures.
-    """
-    if totals["agreement"] < gates.min_agreement:
-        raise GateError(
-            f"agrees with the full-precision model on {totals['agreement']:.1f} % of the held-out images,"
-            f" gates.min_agreement is {gates.min_agreement:g} %; use more bits or better calibration images"
+def _without_labels(job: Job, architecture: Architecture, cache: ImageCache) -> str:
+    if architecture.task == "detection":
+        return (
+            f"gates.max_drop needs labels, and {job.calibration_dir} has none for the held-out images that fit the"
+            f" {architecture.num_classes} classes of the detector; put YOLO label files there or drop the gate"
         )
-    if gates.max_drop is None or "fp32" not in totals:
-        return
-    drop = totals["fp32"]["top1"] - totals["quantized"]["top1"]
-    if drop > gates.max_drop:
-        raise GateError(
-            f"top-1 falls by {drop:.2f} points to {totals['quantized']['top1']:.2f} %,"
-            f" gates.max_drop is {gates.max_drop:g}; use more bits or better calibration images"
-        )
+    return (
+        f"gates.max_drop needs labels, and {job.calibration_dir} has {len(cache.classes)} class folders for"
+        f" {architecture.num_classes} classes; sort the images into one folder a class or drop the gate"
+    )
 
 
-def _manifest(job: Job, checkpoint: Checkpoint, loaded: Loaded, cache: ImageCache, started_at: str) -> Manifest:
-    labelled = has_labels(cache, loaded.architecture)
+def _manifest(
+    job: Job, checkpoint: Checkpoint, loaded: Loaded, cache: ImageCache, labelled: bool, started_at: str
+) -> Manifest:
+    architecture = loaded.architecture
+    folder_labels = labelled and architecture.plan is None
+    classes = cache.classes if folder_labels else None
     return Manifest(
         name=job.name,
-        architecture=loaded.architecture.to_dict(),
+        architecture=architecture.to_dict(),
         input=loaded.input.to_dict(),
         quantization=job.spec.to_dict(),
         source={
@@ -220,15 +183,17 @@ def _manifest(job: Job, checkpoint: Checkpoint, loaded: Loaded, cache: ImageCach
             "images": len(cache.calibration),
             "held_out": len(cache.held_out),
             "skipped": len(cache.skipped),
-            "folder_labels": labelled,
+            "folder_labels": folder_labels,
         },
-        classes=cache.classes if labelled else None,
+        classes=classes if architecture.plan is None else architecture.plan.names,
         versions={
             "python": platform.python_version(),
             **{name: version(name) for name in ("edged", "torch", "torchvision", "numpy")},
         },
         started_at=started_at,
         finished_at=_now(),
+        task=architecture.task,
+        detection=None if architecture.plan is None else job.detection.to_dict(),
     )
 
 

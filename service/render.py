@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from service.figures import figures
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -67,12 +68,13 @@ def garbage(answer: JSON) -> str:
 
 
 def outcome(update: JSON) -> str:
-    """How one update ended, with the seconds of its stages."""
+    """How one update ended, with what was measured and the seconds of its stages."""
     lines = [f"update {update.get('id')} of {update.get('model')}: {update.get('state')}"]
     if update.get("generation"):
         lines[0] += f", generation {update['generation']}"
     if update.get("reason"):
         lines.append(f"  {update.get('code')}: {update['reason']}")
+    lines += [f"  {name:10} {value}" for name, value in figures(update.get("report") or {})]
     stages: JSON = update.get("stages") or {}
     lines += [f"  {stage:10} {format_seconds(seconds)}" for stage, seconds in stages.items()]
     return "\n".join(lines)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import trained
+from tests import scenes, trained
+from tests.edged.models.yolov5.samples import save_tiny
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,39 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     torch.set_num_threads(threads)
     test = digits.write_folders(folder / "test", trained.TEST)
     return Task(digits, digits.write_folders(folder / "calib"), test, *paths)
+
+
+@dataclass(frozen=True)
+class DetectionTask:
+    """Made images with boxes, and YOLOv5 detectors trained on such.
+
+    Attributes:
+        calibration: 80 images with labels.
+        test: 40 others, likewise.
+        first: A checkpoint as YOLOv5's training leaves it.
+        second: Much the same network with other biases.
+    """
+
+    calibration: Path
+    test: Path
+    first: Path
+    second: Path
+
+
+@pytest.fixture(scope="session")
+def detection_task(tmp_path_factory: pytest.TempPathFactory) -> DetectionTask:
+    """Made once a session."""
+    folder = tmp_path_factory.mktemp("scenes")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model = scenes.train(seed=0)
+    first = save_tiny(folder / "red.pt", model, scenes.plan())
+    for head in model.model[-1].m:
+        head.bias += 0.1  # a little readier to see something
+    second = save_tiny(folder / "blue.pt", model, scenes.plan())
+    torch.set_num_threads(threads)
+    calibration = scenes.write_scenes(folder / "calib", range(80))
+    return DetectionTask(calibration, scenes.write_scenes(folder / "test", range(100, 140)), first, second)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,9 @@ _NESTED: dict[str, dict[str, type]] = {
     "weights": {"sha256": str, "bytes": int},
 }
 _PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
+# What manifests lack that were written before there were detectors.
+_OPTIONAL = ("task", "detection")
+TASKS = ("classification", "detection")
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,13 @@ class Manifest:
         quantization: `QuantSpec.to_dict()`.
         source: The checkpoint: sha256 (hex), bytes, name, format.
         calibration: digest (hex) of the images, images used, held_out, skipped, folder_labels (bool).
-        classes: Names in the order of the logits, where known.
+        classes: Names in the order of the logits or of a detector's class ids, where known.
         versions: Version by name of edged, torch, python.
         started_at: When the work began, ISO 8601 UTC.
         finished_at: When it was done, ISO 8601 UTC.
         weights: sha256 (hex) and bytes of weights.safetensors; the writer fills it in.
+        task: One of TASKS.
+        detection: `DetectionSpec.to_dict()` of a detector: which predictions become boxes. None for a classifier.
         schema_version: Version of this layout.
     """
 
@@ -61,6 +66,8 @@ class Manifest:
     started_at: str
     finished_at: str
     weights: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "classification"
+    detection: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def _check(data: Mapping[str, Any]) -> None:
     if version != SCHEMA_VERSION:
         raise ArtifactError(f"manifest schema_version has value {version!r}; this edged reads {SCHEMA_VERSION}")
     known = {item.name for item in dataclasses.fields(Manifest)}
-    if missing := sorted(known - set(data)):
+    if missing := sorted(known - set(data) - set(_OPTIONAL)):
         raise ArtifactError(f"manifest lacks {missing[0]!r}; quantize the checkpoint again")
     if unknown := sorted(set(data) - known):
         raise ArtifactError(f"manifest has the unknown key {unknown[0]!r}; a newer edged may have written it")
@@ -122,9 +129,18 @@ def _check(data: Mapping[str, Any]) -> None:
             if entry not in data[key]:
                 raise ArtifactError(f"manifest lacks '{key}.{entry}'; quantize the checkpoint again")
             _check_kind(f"{key}.{entry}", data[key][entry], kind)
+    _check_task(data.get("task", TASKS[0]), data.get("detection"))
     classes = data["classes"]
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise ArtifactError(f"manifest key 'classes' has value {classes!r:.80}; need a list of names or null")
+
+
+def _check_task(task: object, detection: object) -> None:
+    if task not in TASKS:
+        raise ArtifactError(f"manifest key 'task' has value {task!r:.80}; need {' or '.join(TASKS)}")
+    if not isinstance(detection, dict) if task == "detection" else detection is not None:
+        wanted = "dict" if task == "detection" else "null"
+        raise ArtifactError(f"manifest key 'detection' has value {detection!r:.80}; need {wanted} for {task}")
 
 
 def _check_kind(key: str, value: object, kind: type) -> None:

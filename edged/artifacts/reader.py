@@ -14,7 +14,7 @@ from edged.artifacts.weights import decoded_state
 from edged.artifacts.writer import sha256_file
 from edged.errors import ArtifactError, EdgedError
 from edged.models.registry import Architecture, load_model
-from edged.spec import InputSpec
+from edged.spec import DetectionSpec, InputSpec
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Artifact:
         report: Parsed report.json.
         architecture: The network.
         input: How its images are prepared.
+        detection: Which predictions of a detector become boxes; None for a classifier.
     """
 
     directory: Path
@@ -34,6 +35,7 @@ class Artifact:
     report: dict[str, Any]
     architecture: Architecture
     input: InputSpec
+    detection: DetectionSpec | None
 
     def load_model(self) -> nn.Module:
         """The network in eval mode with decoded float32 weights, the same bits that were evaluated.
@@ -60,6 +62,8 @@ def read_artifact(directory: Path) -> Artifact:
         # What a newer edged wrote may name an architecture or a setting that this one lacks.
         architecture = Architecture.from_dict(dict(manifest.architecture))
         spec = InputSpec.from_dict(manifest.input)
+        detection = None if manifest.detection is None else DetectionSpec.from_dict(manifest.detection)
+        _check_task(manifest, architecture)
     except EdgedError as error:
         raise ArtifactError(f"{directory}: {error}") from error
     except OSError as error:
@@ -73,7 +77,15 @@ def read_artifact(directory: Path) -> Artifact:
         )
     if not isinstance(report, dict):
         raise ArtifactError(f"{directory / 'report.json'} is no JSON object; quantize the checkpoint again")
-    return Artifact(directory, manifest, report, architecture, spec)
+    return Artifact(directory, manifest, report, architecture, spec, detection)
+
+
+def _check_task(manifest: Manifest, architecture: Architecture) -> None:
+    if manifest.task != architecture.task:
+        raise ArtifactError(f"the manifest's task is {manifest.task}, its architecture's {architecture.task}")
+    names = None if architecture.plan is None else architecture.plan.names
+    if names is not None and manifest.classes != names:
+        raise ArtifactError("the manifest's classes are not those of its detector")
 
 
 def _manifest(path: Path) -> Manifest:

@@ -51,6 +51,7 @@ class Moments(Protocol):
 
 
 BLOCK = 512  # rows per product
+FEW_COLUMNS = 64
 MAX_PATCH_BYTES = 16 << 20  # of patches at a time: larger ones fall out of the processor's cache
 
 
@@ -103,9 +104,13 @@ def add_gram(upper: Tensor, columns: Tensor) -> None:
         upper: [d, d], changed in place; blocks below the diagonal stay as they are.
         columns: X [d, n].
     """
-    d = columns.shape[0]
+    d, n = columns.shape
     for rows in _row_blocks(d):
-        upper[rows, rows.start :] += matmul_nt(columns[rows], columns[rows.start :])
+        target, left, right = upper[rows, rows.start :], columns[rows], columns[rows.start :]
+        if n < FEW_COLUMNS:  # the time goes into writing the result: once, not twice
+            target.addmm_(left, right.t())
+        else:
+            target += matmul_nt(left, right)
 
 
 def mirror(upper: Tensor) -> Tensor:

@@ -31,8 +31,9 @@ from edged.spec import QuantSpec
 BATCH_BYTES = 32 << 20
 ACTIVATION_MEMORY = 32 << 20  # the disk's cache is hardly slower
 # What the work is found to take for each byte that is counted: freed blocks between used ones, oneDNN's own buffers.
-OVERHEAD = 1.6
-SPARING_OVERHEAD = 1.2  # where free blocks go back to the system
+OVERHEAD = 1.53
+MARGIN = 0.05  # what is found beyond that, at most
+SPARING_OVERHEAD = 1.2  # where free blocks go back to the system: nothing is found beyond
 SPARED_BLOCK = 1 << 20
 SHRINK_STEPS = 5  # halvings of the batch and of the rows before a limit is given up
 
@@ -117,7 +118,8 @@ def plan_work(
         work = int(overhead * (_weights_bytes(layers) + _work_bytes(program, layers, tried, steps)))
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
-            waiting = min(waiting, resources.memory_limit - present - work)
+            room = resources.memory_limit if sparing else int(resources.memory_limit / (1 + MARGIN))
+            waiting = min(waiting, room - present - work)
         if waiting >= 0:
             return Plan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
         least = present + work

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from edged.calibration.dataset import ImageCache
 from edged.errors import CalibrationError
+from edged.evaluation.classification import predict
+from edged.memory import give_back_free_memory
 
 
 @dataclass(frozen=True)
@@ -41,9 +45,47 @@ def fidelity(reference: Tensor, logits: Tensor) -> Fidelity:
             f"cannot compare logits {list(logits.shape)} with {list(reference.shape)}; give both models the same images"
         )
     agreement = 100.0 * float((reference.flatten(1).argmax(1) == logits.flatten(1).argmax(1)).double().mean())
+    return Fidelity(agreement, _ratio(squared_error(reference, logits), squared_error(reference)))
+
+
+def squared_error(reference: Tensor, other: Tensor | None = None) -> float:
+    """|other - reference|^2 over all entries, |reference|^2 without `other`; summed in float64.
+
+    Args:
+        reference: [n, ...].
+        other: Of the same shape.
+    """
     # Image by image: in float64 the outputs of a detector would take 17 MB for each.
-    error = sum(float((q.double() - fp.double()).square().sum()) for q, fp in zip(logits, reference, strict=True))
-    power = sum(float(fp.double().square().sum()) for fp in reference)
+    others = [None] * len(reference) if other is None else other
+    pairs = zip(reference, others, strict=True)
+    return sum(float((fp.double() if q is None else q.double() - fp.double()).square().sum()) for fp, q in pairs)
+
+
+def relative_errors(
+    full: nn.Module, candidates: Sequence[nn.Module], cache: ImageCache, indices: Tensor, batch_size: int = 32
+) -> list[float]:
+    """The relative error of each candidate. The outputs of a batch are in memory at a time.
+
+    Args:
+        full: Full precision.
+        candidates: Quantized networks of the same outputs.
+        cache: Images.
+        indices: Which of them, int64 [n].
+        batch_size: Images per forward pass.
+    """
+    power, errors = 0.0, [0.0] * len(candidates)
+    for start in range(0, len(indices), batch_size):
+        part = indices[start : start + batch_size]
+        reference = predict(full, cache, part, batch_size)
+        power += squared_error(reference)
+        for number, candidate in enumerate(candidates):
+            errors[number] += squared_error(reference, predict(candidate, cache, part, batch_size))
+        del reference
+        give_back_free_memory()  # after large maps the C library keeps more than the next batch needs
+    return [_ratio(error, power) for error in errors]
+
+
+def _ratio(error: float, power: float) -> float:
     if power == 0:
-        return Fidelity(agreement, 0.0 if error == 0 else float("inf"))
-    return Fidelity(agreement, error / power)
+        return 0.0 if error == 0 else float("inf")
+    return error / power

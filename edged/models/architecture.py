@@ -8,22 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import ArchitectureError, UsageError
+from edged.models.names import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION
 from edged.models.yolov5.plan import Plan
-from edged.models.yolov5.standard import SIZES, name_of
+from edged.models.yolov5.standard import name_of
 from edged.spec import Fit, InputSpec
 
-# Name -> (kind of block, blocks per stage). A bottleneck block has a third convolution.
-TORCHVISION: Mapping[str, tuple[str, tuple[int, ...]]] = {
-    "resnet18": ("basic", (2, 2, 2, 2)),
-    "resnet34": ("basic", (3, 4, 6, 3)),
-    "resnet50": ("bottleneck", (3, 4, 6, 3)),
-    "resnet101": ("bottleneck", (3, 4, 23, 3)),
-    "resnet152": ("bottleneck", (3, 8, 36, 3)),
-}
-CIFAR: Mapping[str, int] = {f"cifar_resnet{6 * blocks + 2}": blocks for blocks in (3, 5, 7, 9, 18)}
-CLASSIFIERS = (*TORCHVISION, *CIFAR)
-DETECTORS = ("yolov5", *(f"yolov5{size}" for size in SIZES))  # the first has rows of its own
-ARCHITECTURES = (*CLASSIFIERS, *DETECTORS)
+__all__ = ["ARCHITECTURES", "CIFAR", "CLASSIFIERS", "DETECTORS", "TORCHVISION", "Architecture", "checked"]
+
 MAX_CLASSES = 100_000
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the mean over RGB of ImageNet's
 

@@ -57,10 +57,10 @@ class Factor:
     def take_inverse_diagonal(self, block_size: int = 256) -> Tensor:
         """diag(H^-1) [d]: the squared column norms of L^-1.
 
-        L^-1 is built block row by block row, so that nearly all work is in large products and the upper half is left
-        out:
+        L^-1 is built block row by block row in the place of L, so that nearly all work is in large products and the
+        upper half is left out:
 
-            (L^-1)[b, :b] = -L_bb^-1 L[b, :b] (L^-1)[:b, :b]
+            (L^-1)[b, :b] = -L_bb^-1 S[b, :b],   S[i, :] = sum_{b<i} L[i, b] (L^-1)[b, :]
 
         Args:
             block_size: Rows per block; changes speed only.
@@ -68,12 +68,18 @@ class Factor:
         rows, self._L = self._L, self._L.new_empty(0)
         d = rows.shape[0]
         for start in range(0, d, block_size):
-            done, block = slice(0, start), slice(start, min(start + block_size, d))
-            eye = torch.eye(block.stop - start, dtype=rows.dtype, device=rows.device)
+            stop = min(start + block_size, d)
+            done, block = slice(0, start), slice(start, stop)
+            eye = torch.eye(stop - start, dtype=rows.dtype, device=rows.device)
             corner = torch.linalg.solve_triangular(rows[block, block], eye, upper=False)
-            # Rows of L are read for the last time as those of its inverse take their place.
-            rows[block, done] = -corner @ (rows[block, done] @ rows[done, done])
+            rows[block, done] = -corner @ rows[block, done]
             rows[block, block] = corner
+            inverse = rows[block, :stop].t().contiguous()
+            for top in range(stop, d, FACTOR_ROWS):
+                below = slice(top, min(top + FACTOR_ROWS, d))
+                factor = rows[below, block].clone()  # read for the last time: S takes its place
+                rows[below, block] = 0
+                rows[below, :stop] += matmul_nt(factor, inverse)
         diagonal = torch.empty_like(rows[0])
         diagonal[self._backwards] = rows.square_().sum(0)
         return diagonal

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,12 +99,25 @@ def test_how_an_image_fits_is_part_of_the_input():
     [
         ({"confidence": 1.1}, "confidence has value 1.1; choose 0 to 1"),
         ({"iou": -0.1}, "iou has value -0.1; choose 0 to 1"),
-        ({"max_detections": 0}, "max_detections has value 0; choose at least 1"),
+        ({"iou": True}, "iou has value True; choose 0 to 1"),
+        ({"confidence": "high"}, "confidence has value 'high'; choose 0 to 1"),
+        ({"confidence": float("nan")}, "confidence has value nan; choose 0 to 1"),
+        ({"max_detections": 0}, "max_detections has value 0; choose 1 to 1000"),
+        ({"max_detections": 1001}, "max_detections has value 1001; choose 1 to 1000"),
+        ({"max_detections": 1.5}, "max_detections has value 1.5; choose 1 to 1000"),
+        ({"multi_label": 1}, "multi_label has value 1; choose true or false"),
+        ({"nms": 0.5}, "unknown detection setting 'nms'; known: confidence, iou, max_detections, multi_label"),
     ],
 )
 def test_impossible_detections_are_named(settings: dict, message: str):
     with pytest.raises(UsageError, match=message):
-        DetectionSpec(**settings)
+        DetectionSpec.from_dict(settings)
+
+
+def test_thresholds_survive_as_json():
+    spec = DetectionSpec(0.5, 0.3, 20, multi_label=True)
+    assert DetectionSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert DetectionSpec.from_dict({"iou": 0.3}) == DetectionSpec(iou=0.3)
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ class Daemon:
         shutil.copy(source, folder / f".{target.name}")
         (folder / f".{target.name}").rename(target)
 
-    def update_of(self, name: str, *states: str) -> dict[str, Any]:
+    def update_of(self, name: str, *states: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """The newest update of a file, once it is in one of `states`; without any, once it has ended."""
         wanted = set(states) or ENDS
 
@@ -151,25 +151,25 @@ class Daemon:
             newest = next((u for u in self.updates() if u["file_name"] == name), None)
             return newest if newest is not None and newest["state"] in wanted else None
 
-        return eventually(look, f"{name} in {wanted}")
+        return eventually(look, f"{name} in {wanted}", timeout_s)
 
-    def put_live(self, source: Path, name: str | None = None) -> dict[str, Any]:
+    def put_live(self, source: Path, name: str | None = None, model: str = "digits") -> dict[str, Any]:
         """Drop a good file and wait until it is committed."""
-        self.drop(source, name)
+        self.drop(source, name, model)
         update = self.update_of(name or source.name)
         assert update["state"] == "COMMITTED", update
         return update
 
-    def generation(self) -> int | None:
+    def generation(self, model: str = "digits") -> int | None:
         """What answers now."""
-        found: int | None = self.status()["models"][0]["generation"]
+        found: int | None = next(m["generation"] for m in self.status()["models"] if m["name"] == model)
         return found
 
-    def infer(self, *images: Path) -> httpx.Response:
-        """Send encoded images."""
+    def infer(self, *images: Path, model: str = "digits", **body: Any) -> httpx.Response:
+        """Send encoded images; `body` goes with them."""
         data = [base64.b64encode(path.read_bytes()).decode() for path in images]
         tensor = {"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}
-        return self.post("/v2/models/digits/infer", json={"inputs": [tensor]})
+        return self.post(f"/v2/models/{model}/infer", json={**body, "inputs": [tensor]})
 
     def metric(self, line: str) -> float | None:
         """The value of one line of /metrics, None if it is not there."""

@@ -10,7 +10,9 @@ import torch
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.models.registry import Architecture, build
-from edged.spec import QuantSpec
+from edged.spec import DetectionSpec, InputSpec, QuantSpec
+from tests import scenes
+from tests.edged.models.yolov5.samples import tiny_model
 from tests.trained import INPUT
 
 ARCHITECTURE = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
@@ -26,20 +28,45 @@ def write_untrained(directory: Path, seed: int = 0, poison: bool = False) -> dic
     state = dict(model.state_dict())
     if poison:
         state["linear.bias"][3] = float("nan")
+    write(directory, state, ARCHITECTURE, INPUT)
+    return state
+
+
+def write_untrained_detector(directory: Path, poison: bool = False) -> dict[str, torch.Tensor]:
+    """An artifact that holds a tiny YOLOv5 with random weights; returns its tensors."""
+    state = dict(tiny_model(scenes.plan()).state_dict())
+    if poison:
+        state["model.9.m.1.bias"][3] = float("nan")
+    write(
+        directory,
+        state,
+        Architecture.detector(scenes.plan()),
+        scenes.INPUT,
+        classes=scenes.NAMES,
+        task="detection",
+        detection=DetectionSpec(0.3, 0.5, 20).to_dict(),
+    )
+    return state
+
+
+def write(
+    directory: Path, state: dict[str, torch.Tensor], architecture: Architecture, spec: InputSpec, **changes: Any
+) -> None:
+    """An artifact of these tensors, none of them quantized."""
     source: dict[str, Any] = {"sha256": "0" * 64, "bytes": 1000, "name": "none.pt", "format": "torch-zip"}
     calibration = {"digest": "0" * 64, "images": 0, "held_out": 0, "skipped": 0, "folder_labels": False}
-    manifest = Manifest(
-        name="digits",
-        architecture=ARCHITECTURE.to_dict(),
-        input=INPUT.to_dict(),
-        quantization=QuantSpec().to_dict(),
-        source=source,
-        calibration=calibration,
-        classes=None,
-        versions={"edged": "0"},
-        started_at="2026-01-01T00:00:00+00:00",
-        finished_at="2026-01-01T00:00:00+00:00",
-    )
+    values: dict[str, Any] = {
+        "name": "digits",
+        "architecture": architecture.to_dict(),
+        "input": spec.to_dict(),
+        "quantization": QuantSpec().to_dict(),
+        "source": source,
+        "calibration": calibration,
+        "classes": None,
+        "versions": {"edged": "0"},
+        "started_at": "2026-01-01T00:00:00+00:00",
+        "finished_at": "2026-01-01T00:00:00+00:00",
+    }
+    manifest = Manifest(**(values | changes))
     directory.parent.mkdir(parents=True, exist_ok=True)
     write_artifact(directory, quantized={}, rest=state, manifest=manifest, report={"totals": {}})
-    return state

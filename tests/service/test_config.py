@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError
-from edged.spec import RECIPES, QuantSpec, recipe
+from edged.spec import RECIPES, DetectionSpec, QuantSpec, recipe
 from service.config import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -175,7 +175,12 @@ def test_each_kind_of_mistake(folder, text, message):
         ("input: {mean: [0], std: [0]}", "has value 0; it must be more than 0"),
         ("quantization: {descending: 1}", "has value 1; it must be true or false"),
         ("trust: {}", "is unknown; known here: arch, calibration"),
-        ("arch: ''", "has value ''; it must be text"),
+        ("arch: resnet19", "has value 'resnet19'; choose one of resnet18, resnet34, "),
+        ("detection: {confidence: 25}", "has value 25; it must be at most 1"),
+        ("detection: {iou: -0.1}", "has value -0.1; it must be at least 0"),
+        ("detection: {max_detections: 0}", "has value 0; it must be at least 1"),
+        ("detection: {max_detections: 1001}", "has value 1001; it must be at most 1000"),
+        ("detection: {confidance: 0.5}", "is unknown; did you mean 'confidence'?"),
     ],
 )
 def test_mistakes_in_a_model(folder, text, message):
@@ -183,6 +188,30 @@ def test_mistakes_in_a_model(folder, text, message):
     assert line == 4
     assert key.startswith("models[0].")
     assert found.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("detection: {iou: 0.5}, arch: resnet18", "detection is for detectors, and resnet18 is a classifier"),
+        ("input: {size: 640, resize: 700}, arch: yolov5s", "yolov5s letterboxes its images, so input.resize means"),
+        ("input: {size: 650}, arch: yolov5s", "input.size is 650; yolov5s needs a multiple of 32"),
+        ("input: {size: 1248}, arch: yolov5s6", "input.size is 1248; yolov5s6 needs a multiple of 64"),
+    ],
+)
+def test_settings_of_a_model_that_contradict(folder, text, message):
+    [(line, key, found)] = problems(folder, f"models:\n  - {{name: m, calibration: {{dir: images}}, {text}}}\n")
+    assert (line, key) == (2, "models[0]")
+    assert found.startswith(f"is impossible: {message}")
+
+
+def test_a_detector_in_the_config(folder):
+    text = "arch: yolov5s6\n    input: {size: 960}\n    detection: {confidence: 0.4, iou: 1, max_detections: 10}"
+    found = load(folder, model(text)).models[0]
+    assert found.detection.to_spec() == DetectionSpec(0.4, 1.0, 10)
+    assert found.input.overrides() == {"size": 960}
+    assert load(folder, model("arch: yolov5\n    input: {size: 100}"))  # rows of its own: the worker knows its strides
+    assert load(folder, MINIMAL).models[0].detection.to_spec() == DetectionSpec()
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", "a\n", "x" * 129])
@@ -285,7 +314,8 @@ def test_the_key_follows_what_shapes_the_outcome(folder):
     same = load(folder, model("keep: 9\n    swap: resource")).models[0]
     assert base.key("ab") == same.key("ab")
     assert base.key("ab").startswith("ab:")
-    for change in ("arch: resnet18", "quantization: {bits: 3}", "gates: {max_drop: 1}", "input: {size: 32}"):
+    changes = ("arch: resnet18", "quantization: {bits: 3}", "gates: {max_drop: 1}", "input: {size: 32}")
+    for change in (*changes, "detection: {iou: 0.5}"):
         assert load(folder, model(change)).models[0].key("ab") != base.key("ab")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Task
+from tests import scenes
+from tests.conftest import DetectionTask, Task
 
 SIZE = ["--input-size", "8"]
 
@@ -65,6 +66,61 @@ def test_calib_lists_what_it_skips(task: Task, tmp_path: Path) -> None:
     assert result["classes"] == list("0123456789")
     assert [entry["path"] for entry in result["skipped"]] == ["0/broken.png"]
     assert Path(result["cache"]).is_relative_to(tmp_path)
+
+
+def test_a_detector_is_quantized_and_its_map_measured(detection_task: DetectionTask, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    size, images = ["--input-size", str(scenes.SIDE)], detection_task.calibration
+    options = ["--bits", "8", "--confidence", "0.1", "--max-drop", "20"]
+    done = edged(tmp_path, "quantize", detection_task.first, "--calib", images, "--out", out, *size, *options)
+    assert done.returncode == 0, done.stderr
+    for expected in ("mAP50 ", "mAP50-95 ", "agreement", "held-out images"):
+        assert expected in done.stdout
+    report = json.loads((out / "report.json").read_text())
+    assert json.loads((out / "manifest.json").read_text())["detection"]["confidence"] == 0.1
+
+    scores = {}
+    for model, options in ((detection_task.first, size), (out, [])):
+        done = edged(tmp_path, "evaluate", model, "--data", detection_task.test, *options, "--json")
+        assert done.returncode == 0, done.stderr
+        scores[model] = json.loads(done.stdout)
+        assert (scores[model]["task"], scores[model]["images"]) == ("detection", 40)
+        assert scores[model]["input"] == scenes.INPUT.to_dict()
+    assert scores[detection_task.first]["map50"] > 50
+    assert abs(scores[detection_task.first]["map50_95"] - scores[out]["map50_95"]) < 5
+    assert report["totals"]["drop"]["map50_95"] < 20
+    done = edged(tmp_path, "evaluate", out, "--data", detection_task.test)
+    assert re.search(r"mAP50 +\d+\.\d\d %\nmAP50-95 +\d+\.\d\d %\nimages +40 \(0 skipped\), \d+ lab", done.stdout)
+
+
+def test_calib_prepares_images_as_for_a_detector(detection_task: DetectionTask, tmp_path: Path) -> None:
+    done = edged(tmp_path, "calib", detection_task.calibration, "--letterbox", "--input-size", "64", "--json")
+    result = json.loads(done.stdout)
+    assert result["input"] == scenes.INPUT.to_dict()
+    assert (Path(result["cache"]) / "images.u8").stat().st_size == 80 * 3 * 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--iou", "2"], "iou has value 2.0; choose 0 to 1"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--resize", "80"], "input resize has value 80"),
+        (["evaluate", "FIRST", "--data", "BARE"], "has no label files; give images with YOLO labels"),
+    ],
+    ids=["iou", "resize", "labels"],
+)
+def test_what_is_wrong_with_a_detectors_command(
+    detection_task: DetectionTask, tmp_path: Path, arguments: list[str], reason: str
+) -> None:
+    names = {
+        "FIRST": detection_task.first,
+        "CALIB": detection_task.calibration,
+        "OUT": tmp_path / "out",
+        "BARE": scenes.write_scenes(tmp_path / "bare", range(40), labels=False),
+    }
+    done = edged(tmp_path, *(names.get(argument, argument) for argument in arguments), "--input-size", "64")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert reason in done.stderr
 
 
 @pytest.mark.parametrize(

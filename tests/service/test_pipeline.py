@@ -24,10 +24,11 @@ from edged.errors import (
 )
 from edged.models.checkpoint import load_checkpoint
 from edged.observer import SilentObserver
-from edged.spec import Method, QuantSpec
+from edged.spec import DetectionSpec, Method, QuantSpec
 from service.job import STAGES, Gates, Job
-from service.pipeline import check_gates, run_job
-from tests.conftest import Task
+from service.pipeline import run_job
+from tests import scenes
+from tests.conftest import DetectionTask, Task
 from tests.trained import INPUT
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
@@ -146,14 +147,62 @@ def test_a_gate_on_accuracy_needs_labels(task: Task, tmp_path: Path) -> None:
     assert "fp32" not in result["report"]["totals"]
 
 
-def test_gates_compare_points_and_percent() -> None:
-    totals = {"agreement": 90.0, "fp32": {"top1": 80.0}, "quantized": {"top1": 78.5}}
-    check_gates(totals, Gates(min_agreement=90.0, max_drop=1.5))
-    check_gates({"agreement": 90.0}, Gates(max_drop=0.0))
-    with pytest.raises(GateError, match=r"90\.0 % of the held-out"):
-        check_gates(totals, Gates(min_agreement=90.1))
-    with pytest.raises(GateError, match=r"top-1 falls by 1\.50 points to 78\.50 %"):
-        check_gates(totals, Gates(max_drop=1.4))
+def detector_job(task: DetectionTask, folder: Path) -> Job:
+    return Job(
+        checkpoint=task.first,
+        out=folder / "out",
+        calibration_dir=task.calibration,
+        cache_root=folder / "cache",
+        spec=QuantSpec(bits=8),
+        name="shapes",
+        source_name="best.pt",
+        input={"size": scenes.SIDE},
+        detection=DetectionSpec(0.2, 0.5, 20),
+        gates=Gates(min_agreement=50.0, max_drop=5.0),
+    )
+
+
+def test_a_detectors_artifact_holds_all_that_serving_needs(detection_task: DetectionTask, tmp_path: Path) -> None:
+    result = run_job(detector_job(detection_task, tmp_path), SilentObserver())
+    artifact = read_artifact(tmp_path / "out")
+    checkpoint = load_checkpoint(detection_task.first)
+    assert artifact.architecture.plan == checkpoint.plan
+    assert (artifact.manifest.task, artifact.manifest.classes) == ("detection", scenes.NAMES)
+    assert artifact.detection == DetectionSpec(0.2, 0.5, 20)
+    assert artifact.input == scenes.INPUT
+    assert not artifact.manifest.calibration["folder_labels"]
+    totals = result["report"]["totals"]
+    assert totals["agreement"] > 80
+    assert totals["fp32"].keys() == totals["quantized"].keys() == totals["drop"].keys() == {"map50", "map50_95"}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "reason"),
+    [
+        ({"input": {"size": 60}}, UsageError, "input size has value 60; yolov5 needs a multiple of 8"),
+        ({"input": {"size": 64, "resize": 72}}, UsageError, "input resize has value 72; a detector's images are"),
+        ({"arch": "yolov5s"}, ArchitectureError, "holds a yolov5, not the yolov5s"),
+        ({"gates": Gates(min_agreement=100.1)}, GateError, "of the boxes in the held-out images"),
+        ({"gates": Gates(max_drop=-101.0)}, GateError, "mAP50-95 falls by"),
+    ],
+)
+def test_what_stops_a_detector(
+    detection_task: DetectionTask, tmp_path: Path, change: dict[str, object], error: type[Exception], reason: str
+) -> None:
+    job = replace(detector_job(detection_task, tmp_path), spec=QuantSpec(method=Method.RTN), **change)
+    with pytest.raises(error, match=reason):
+        run_job(job, SilentObserver())
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_on_map_needs_labels(detection_task: DetectionTask, tmp_path: Path) -> None:
+    bare = scenes.write_scenes(tmp_path / "bare", range(40), labels=False)
+    job = replace(detector_job(detection_task, tmp_path), calibration_dir=bare)
+    with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels, .* fit the 3 classes of the detector"):
+        run_job(job, SilentObserver())
+    totals = run_job(replace(job, gates=Gates()), SilentObserver())["report"]["totals"]
+    assert "fp32" not in totals
+    assert totals["boxes"]["fp32"] > 0
 
 
 def test_a_full_gpu_is_told_as_a_matter_of_memory(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

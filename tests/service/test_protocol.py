@@ -17,10 +17,21 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from edged.calibration.images import decode_bytes, normalize
-from edged.spec import InputSpec
-from service.protocol import MAX_BATCH, RequestError, format_response, metadata, parse_request
+from edged.calibration.letterbox import Letterbox
+from edged.spec import Fit, InputSpec
+from service.protocol import (
+    MAX_BATCH,
+    OutputTensor,
+    RequestError,
+    float_output,
+    format_response,
+    max_batch,
+    metadata,
+    parse_request,
+)
 
 SPEC = InputSpec(4, 5)
+LETTERBOX = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 
 
 def request(**changes: Any) -> bytes:
@@ -76,6 +87,9 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
         (b'{"inputs": [{}, {}]}', "'inputs'"),
         (b'{"id": 5, "inputs": [{}]}', "id has value 5"),
         (b'{"inputs": [{}], "outputs": [{"name": "boxes"}]}', "ask for 'logits'"),
+        (b'{"inputs": [{}], "outputs": [{"name": ["logits"]}]}', "ask for 'logits'"),
+        (b'{"inputs": [{}], "outputs": {"name": "logits"}}', "ask for 'logits'"),
+        (b'{"inputs": [{}], "parameters": [1]}', r"parameters has value \[1\]; send an object"),
         (request(name="x"), "input 'x'"),
         (request(datatype="INT8"), "'INT8'"),
         (request(shape=[1, 3, 4, 5]), r"\[-1, 3, 4, 4\]"),
@@ -134,24 +148,52 @@ def test_any_json_is_refused_or_read(body: dict[str, Any], tensor: dict[str, Any
             parse_request(json.dumps({**body, "inputs": inputs}).encode(), SPEC)
 
 
+def test_a_letterboxed_image_keeps_its_size_for_the_way_back() -> None:
+    wide = Image.fromarray(np.zeros((9, 30, 3), np.uint8))
+    buffer = io.BytesIO()
+    wide.save(buffer, "PNG")
+    parsed = parse_request(images(buffer.getvalue(), png(6)), LETTERBOX)
+    assert parsed.letterboxes == (Letterbox(30, 9, 32), Letterbox(6, 6, 32))
+    assert parsed.images.shape == (2, 3, 32, 32)
+    assert parse_request(images(png()), SPEC).letterboxes == ()
+
+
+def test_outputs_and_parameters_are_handed_on() -> None:
+    body = json.loads(images(png())) | {
+        "outputs": [{"name": "raw"}, {"name": "boxes"}, {"name": "raw"}],
+        "parameters": {"iou": 0.5},
+    }
+    parsed = parse_request(json.dumps(body).encode(), LETTERBOX, ("boxes", "raw"))
+    assert (parsed.outputs, parsed.parameters) == (("raw", "boxes"), {"iou": 0.5})
+    assert parse_request(images(png()), LETTERBOX, ("boxes", "raw")).outputs == ()
+    with pytest.raises(RequestError, match="ask for 'boxes' or 'raw'"):
+        parse_request(json.dumps(body | {"outputs": [{"name": "logits"}]}).encode(), LETTERBOX, ("boxes", "raw"))
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 128), (224, 128), (640, 15), (1280, 3), (4096, 1)])
+def test_large_images_come_in_smaller_batches(size: int, most: int) -> None:
+    assert max_batch(InputSpec(size, size, fit=Fit.LETTERBOX)) == most
+    assert max_batch(InputSpec(size, size)) == 128
+
+
 def test_the_response() -> None:
     logits = torch.tensor([[0.1, -2.0], [3.5, 1e-9]])
-    assert json.loads(format_response(logits, "digits", "12", "a")) == {
+    assert json.loads(format_response([float_output("logits", logits)], "digits", "12", "a")) == {
         "model_name": "digits",
         "model_version": "12",
         "id": "a",
         "outputs": [{"name": "logits", "datatype": "FP32", "shape": [2, 2], "data": logits.flatten().tolist()}],
     }
-    assert "id" not in json.loads(format_response(logits, "digits", "12", None))
+    names = OutputTensor("names", "BYTES", [1], ["Zürich"])
+    answer = json.loads(format_response([names], "digits", "12", None))
+    assert "id" not in answer
+    assert answer["outputs"] == [{"name": "names", "datatype": "BYTES", "shape": [1], "data": ["Zürich"]}]
 
 
 def test_the_metadata_say_what_parse_request_takes() -> None:
-    described = metadata("digits", "3", SPEC, 2, ["cat", "dog"])
+    described = metadata("digits", "3", SPEC, [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}])
     by_name = {entry["name"]: entry for entry in described["inputs"]}
     assert by_name["input"] == {"name": "input", "datatype": "FP32", "shape": [-1, 3, 4, 4]}
     assert by_name["image"]["datatype"] == "BYTES"
     assert described["versions"] == ["3"]
-    assert described["outputs"] == [
-        {"name": "logits", "datatype": "FP32", "shape": [-1, 2], "parameters": {"classes": ["cat", "dog"]}}
-    ]
-    assert "parameters" not in metadata("digits", "3", SPEC, 2, None)["outputs"][0]
+    assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}]

@@ -57,6 +57,14 @@ def test_the_outcome_shows_the_stages():
     assert render.outcome(update) == "update 1 of m: COMMITTED, generation 2\n  quantize   1 min 15 s"
 
 
+def test_the_outcome_shows_what_was_measured():
+    report = {"agreement": 97.0, "held_out_images": 13, "boxes": {"fp32": 100, "quantized": 98}}
+    update = {"id": 1, "model": "m", "state": "COMMITTED", "generation": 2, "report": report}
+    assert render.outcome(update).splitlines()[1:] == [
+        "  agreement  97.00 % of 98 boxes (full precision 100) in 13 held-out images"
+    ]
+
+
 def test_checks_show_what_to_do():
     checks = [{"level": "ok", "name": "a", "detail": "fine", "fix": ""},
               {"level": "fail", "name": "b", "detail": "broken", "fix": "mend it"}]  # fmt: skip

@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from edged.errors import GateError
-from edged.models.registry import load_model
+from edged.models.registry import Architecture, load_model
 from service.channel import ServingError
 from service.generation import Generation, StartError
 from service.serving import ModelService, ServingLimits
-from tests.service.artifacts import ARCHITECTURE, write_untrained
+from tests import scenes
+from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 
 BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
 REQUEST = json.dumps(BODY).encode()
@@ -30,6 +31,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_untrained(folder / "1", seed=1)
     write_untrained(folder / "2", seed=2)
     write_untrained(folder / "3", poison=True)
+    write_untrained_detector(folder / "4", poison=True)
     return folder
 
 
@@ -76,9 +78,35 @@ def test_a_generation_computes_what_its_artifact_says(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path) -> None:
+    state = write_untrained_detector(tmp_path / "artifact")
+    side = scenes.SIDE
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, side, side], "data": [0.25] * (3 * side * side)}
+    body = {"inputs": [tensor], "outputs": [{"name": "raw"}, {"name": "boxes"}]}
+
+    async def main() -> None:
+        generation = Generation("shapes", 7, tmp_path / "artifact", threads=1)
+        await generation.start(60)
+        try:
+            answer = json.loads((await generation.infer(json.dumps(body).encode(), 30)).body)
+            raw, boxes = answer["outputs"]
+            expected = load_model(state, Architecture.detector(scenes.plan()))(torch.full((1, 3, side, side), 0.25))
+            torch.testing.assert_close(torch.tensor(raw["data"]).reshape(raw["shape"]), expected, rtol=1e-4, atol=1e-3)
+            assert boxes["shape"][0] <= 20
+            assert [output["name"] for output in generation.metadata["outputs"]][-1] == "decoded"
+        finally:
+            await generation.stop()
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("name", "error", "reason"),
-    [("3", GateError, "NaN or infinity"), ("nowhere", StartError, "no artifact|cannot read")],
+    [
+        ("3", GateError, "NaN or infinity"),
+        ("4", GateError, "NaN or infinity"),
+        ("nowhere", StartError, "no artifact|cannot read"),
+    ],
 )
 def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: type[Exception], reason: str) -> None:
     async def main() -> None:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from edged.errors import ArchitectureError
+from edged.models.names import MULTIPLES, SIZES
 from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
 
-# Size -> depth and width multiples.
-MULTIPLES: Mapping[str, tuple[float, float]] = {
-    "n": (0.33, 0.25),
-    "s": (0.33, 0.50),
-    "m": (0.67, 0.75),
-    "l": (1.0, 1.0),
-    "x": (1.33, 1.25),
-}
-SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))
+__all__ = ["SIZES", "name_of", "standard"]
 
 _ANCHORS_3 = [
     [[10, 13], [16, 30], [33, 23]],

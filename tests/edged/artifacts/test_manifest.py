@@ -17,7 +17,21 @@ def test_json_round_trip(classes: tuple[str, ...] | None) -> None:
     assert next(iter(json.loads(original.to_json()))) == "schema_version"
 
 
-@pytest.mark.parametrize("key", [field.name for field in dataclasses.fields(Manifest)])
+def test_a_detectors_thresholds_go_with_it() -> None:
+    original = manifest(task="detection", detection={"confidence": 0.5})
+    assert Manifest.from_json(original.to_json()) == original
+
+
+def test_what_was_written_before_there_were_detectors_is_of_a_classifier() -> None:
+    data = manifest().to_dict()
+    del data["task"], data["detection"]
+    assert Manifest.from_dict(data) == manifest()
+
+
+NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in ("task", "detection")]
+
+
+@pytest.mark.parametrize("key", NEEDED)
 def test_a_missing_key_is_named(key: str) -> None:
     data = manifest().to_dict()
     del data[key]
@@ -39,6 +53,10 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("weights", {"sha256": "x", "bytes": True}, "'weights.bytes' has value True; need int"),
         ("weights", {}, "lacks 'weights.sha256'"),
         ("extra", 1, "unknown key 'extra'"),
+        ("task", "segmentation", "'task' has value 'segmentation'; need classification or detection"),
+        ("task", ["detection"], r"'task' has value \['detection'\]"),
+        ("task", "detection", "'detection' has value None; need dict for detection"),
+        ("detection", {}, "'detection' has value {}; need null for classification"),
     ],
 )
 def test_a_wrong_value_is_named_with_what_it_is(key: str, value: object, message: str) -> None:

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.store import ModelStore
+from edged.artifacts.writer import write_artifact
 from edged.errors import ArtifactError
+from edged.models.registry import Architecture
 from edged.quant.grid import QuantizedWeight
-from tests.edged.artifacts.samples import ARCHITECTURE, FILES, network_manifest
+from edged.spec import DetectionSpec
+from tests.edged.artifacts.samples import ARCHITECTURE, FILES, manifest, network_manifest
+from tests.edged.models.yolov5.samples import tiny_model, tiny_plan
 
 
 def test_what_is_written_is_read_back(
@@ -27,6 +31,44 @@ def test_what_is_written_is_read_back(
     state = model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def write_detector(path: Path, **changes: object) -> dict[str, Tensor]:
+    architecture = Architecture.detector(tiny_plan())
+    state = dict(tiny_model().state_dict())
+    values = {
+        "architecture": architecture.to_dict(),
+        "input": architecture.default_input.to_dict(),
+        "classes": tiny_plan().names,
+        "task": "detection",
+        "detection": DetectionSpec(0.5, 0.3, 20).to_dict(),
+    }
+    write_artifact(path, quantized={}, rest=state, manifest=manifest(**values | changes), report={})
+    return state
+
+
+def test_a_detector_is_read_back_with_its_plan_names_and_thresholds(tmp_path: Path) -> None:
+    state = write_detector(tmp_path / "detector")
+    artifact = read_artifact(tmp_path / "detector")
+    assert artifact.architecture.plan == tiny_plan()
+    assert artifact.manifest.classes == ("cat", "dog", "cow")
+    assert artifact.detection == DetectionSpec(0.5, 0.3, 20)
+    assert all(torch.equal(value, state[name]) for name, value in artifact.load_model().state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"task": "classification", "detection": None}, "task is classification, its architecture's detection"),
+        ({"classes": ("cat", "dog")}, "classes are not those of its detector"),
+        ({"detection": {"iou": 2}}, "iou has value 2; choose 0 to 1"),
+        ({"detection": {"nms": 2}}, "unknown detection setting 'nms'"),
+    ],
+)
+def test_a_detector_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict, reason: str) -> None:
+    write_detector(tmp_path / "detector", **changes)
+    with pytest.raises(ArtifactError, match=reason):
+        read_artifact(tmp_path / "detector")
 
 
 def test_an_artifact_goes_through_the_store_and_stays_itself_when_current_moves(written: Path, tmp_path: Path) -> None:

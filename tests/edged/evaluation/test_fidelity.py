@@ -1,10 +1,16 @@
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from edged.calibration.dataset import build_cache
 from edged.errors import CalibrationError
-from edged.evaluation.fidelity import Fidelity, fidelity
+from edged.evaluation.classification import predict
+from edged.evaluation.fidelity import Fidelity, fidelity, relative_errors
+from edged.spec import InputSpec
+from tests.edged.pictures import write_folder
 
 
 def test_a_model_agrees_with_itself() -> None:
@@ -38,3 +44,18 @@ def test_a_reference_of_zeros() -> None:
 def test_logits_of_different_images_are_refused(first: tuple[int, int], second: tuple[int, int]) -> None:
     with pytest.raises(CalibrationError, match="give both models the same images"):
         fidelity(torch.zeros(first), torch.zeros(second))
+
+
+def test_networks_are_compared_batch_by_batch_as_their_outputs_are_as_a_whole(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", classes=0, images=40)
+    cache = build_cache(tmp_path / "images", tmp_path / "cache", InputSpec(8, 8))
+    networks = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        networks.append(nn.Conv2d(3, 4, 3).eval())  # outputs of more than two dimensions, like a detector's
+    full, *candidates = networks
+    indices = torch.arange(7)
+    reference, *outputs = (predict(network, cache, indices) for network in networks)
+    expected = [fidelity(reference, output).relative_error for output in outputs]
+    for batch_size in (1, 3, 7, 100):
+        assert relative_errors(full, candidates, cache, indices, batch_size) == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,32 @@
+"""The names of the networks that edged knows. Imports no torch: the config is checked with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# Name -> (kind of block, blocks per stage). A bottleneck block has a third convolution.
+TORCHVISION: Mapping[str, tuple[str, tuple[int, ...]]] = {
+    "resnet18": ("basic", (2, 2, 2, 2)),
+    "resnet34": ("basic", (3, 4, 6, 3)),
+    "resnet50": ("bottleneck", (3, 4, 6, 3)),
+    "resnet101": ("bottleneck", (3, 4, 23, 3)),
+    "resnet152": ("bottleneck", (3, 8, 36, 3)),
+}
+CIFAR: Mapping[str, int] = {f"cifar_resnet{6 * blocks + 2}": blocks for blocks in (3, 5, 7, 9, 18)}
+# Size of a YOLOv5 -> depth and width multiples.
+MULTIPLES: Mapping[str, tuple[float, float]] = {
+    "n": (0.33, 0.25),
+    "s": (0.33, 0.50),
+    "m": (0.67, 0.75),
+    "l": (1.0, 1.0),
+    "x": (1.33, 1.25),
+}
+SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))  # those with a 6 have four levels
+# Detector -> its largest stride; None for `yolov5`, which has rows of its own.
+LARGEST_STRIDES: Mapping[str, int | None] = {
+    "yolov5": None,
+    **{f"yolov5{size}": 64 if size.endswith("6") else 32 for size in SIZES},
+}
+CLASSIFIERS = (*TORCHVISION, *CIFAR)
+DETECTORS = tuple(LARGEST_STRIDES)
+ARCHITECTURES = (*CLASSIFIERS, *DETECTORS)

@@ -1,0 +1,179 @@
+"""What a served network's raw outputs become: logits of a classifier, boxes of a detector. Runs in the generation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from edged.artifacts.reader import Artifact
+from edged.calibration.letterbox import Letterbox
+from edged.errors import UsageError
+from edged.models.detections import Detections
+from edged.models.yolov5.decode import decode, detect
+from edged.models.yolov5.plan import Plan
+from edged.spec import DetectionSpec, InputSpec
+from service.protocol import LOGITS, OutputTensor, Request, RequestError, float_output
+
+BOXES = ("boxes", "scores", "class_ids", "names", "counts")
+RAW, DECODED = "raw", "decoded"
+THRESHOLDS = ("confidence", "iou", "max_detections")
+# Numbers of raw or decoded outputs in a response: as JSON they take a hundred bytes each on their way out.
+_MAX_VALUES = 1 << 22
+
+Forward = Callable[[Tensor], Tensor]
+
+
+class Task(Protocol):
+    """From requests to outputs.
+
+    Attributes:
+        described: The outputs, for the metadata.
+        raw_shape: Of the network's outputs for one image.
+    """
+
+    described: Sequence[Mapping[str, Any]]
+    raw_shape: tuple[int, ...]
+
+    def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
+        """Run the network and say what it gave.
+
+        Args:
+            request: Its images, outputs and parameters.
+            forward: The network: [b, channels, size, size] to [b, *raw_shape], finite.
+
+        Raises:
+            RequestError: The request's parameters cannot be, or the answer would be too large.
+        """
+
+
+def task_of(artifact: Artifact) -> Task:
+    """What an artifact is served as."""
+    plan = artifact.architecture.plan
+    if plan is None or artifact.detection is None:  # the reader saw to it that both are there or neither
+        return Classification(artifact.architecture.num_classes, artifact.manifest.classes)
+    return Detection(plan, artifact.input, artifact.detection)
+
+
+class Classification:
+    """Logits as they are.
+
+    Args:
+        count: Classes.
+        names: Of the classes, where known.
+    """
+
+    def __init__(self, count: int, names: Sequence[str] | None) -> None:
+        logits: dict[str, Any] = {"name": LOGITS, "datatype": "FP32", "shape": [-1, count]}
+        if names is not None:
+            logits["parameters"] = {"classes": list(names)}
+        self.described: Sequence[Mapping[str, Any]] = [logits]
+        self.raw_shape: tuple[int, ...] = (count,)
+
+    def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
+        """The logits."""
+        return [float_output(LOGITS, forward(request.images))]
+
+
+class Detection:
+    """Boxes; or on request what the network gave, as it is or decoded.
+
+    Args:
+        plan: Of the network.
+        spec: What it reads.
+        thresholds: Which predictions become boxes, unless a request has parameters of its own.
+    """
+
+    def __init__(self, plan: Plan, spec: InputSpec, thresholds: DetectionSpec) -> None:
+        self._plan = plan
+        self._side = spec.size
+        self._thresholds = thresholds
+        cells = [(spec.size // stride) ** 2 for stride in plan.strides(spec.channels)]
+        predictions = sum(count * len(level) for count, level in zip(cells, plan.anchors, strict=True))
+        self.raw_shape: tuple[int, ...] = (predictions, plan.outputs_per_anchor)
+        self.described: Sequence[Mapping[str, Any]] = self._describe()
+
+    def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
+        """The outputs asked for; without a word on them, those of `BOXES`."""
+        wanted = request.outputs or BOXES
+        thresholds = self._asked_thresholds(request.parameters)
+        self._check_size(wanted, len(request.images))
+        found: list[Detections] = []
+        kept: dict[str, list[Tensor]] = {name: [] for name in (RAW, DECODED) if name in wanted}
+        for raw, letterbox in zip(self._raw(request.images, forward), self._letterboxes(request), strict=True):
+            if not kept.keys() >= set(wanted):
+                boxes = detect(raw, self._plan, self._side, self._side, thresholds)
+                found.append(boxes.in_original(letterbox))
+            if RAW in kept:
+                kept[RAW].append(raw)
+            if DECODED in kept:
+                kept[DECODED].append(decode(raw, self._plan, self._side, self._side))
+        outputs = {name: float_output(name, torch.stack(values)) for name, values in kept.items()}
+        if found:
+            outputs |= {output.name: output for output in _box_outputs(found, self._plan.names)}
+        return [outputs[name] for name in wanted]
+
+    def _raw(self, images: Tensor, forward: Forward) -> Iterator[Tensor]:
+        """Outputs image by image: the maps of one take 100 MB and more, and a batch is hardly faster."""
+        for index in range(len(images)):
+            yield forward(images[index : index + 1])[0]
+
+    def _letterboxes(self, request: Request) -> Sequence[Letterbox]:
+        """Of a prepared tensor, boxes are told in its own pixels."""
+        whole = Letterbox(self._side, self._side, self._side)
+        return request.letterboxes or [whole] * len(request.images)
+
+    def _asked_thresholds(self, parameters: Mapping[str, Any]) -> DetectionSpec:
+        if unknown := sorted(set(parameters) - set(THRESHOLDS)):
+            raise RequestError(f"unknown parameter {unknown[0]!r:.80}; known: {', '.join(THRESHOLDS)}")
+        try:
+            return DetectionSpec.from_dict(self._thresholds.to_dict() | dict(parameters))
+        except UsageError as error:
+            raise RequestError(f"parameter {error}") from None
+
+    def _check_size(self, wanted: Sequence[str], images: int) -> None:
+        values = sum(name in (RAW, DECODED) for name in wanted) * math.prod(self.raw_shape)
+        most = max(1, _MAX_VALUES // values) if values else images
+        if images > most:
+            raise RequestError(
+                f"{RAW!r} and {DECODED!r} outputs of {images} images are too large for an answer; send at most {most}"
+            )
+
+    def _describe(self) -> list[dict[str, Any]]:
+        predictions, values = self.raw_shape
+        meaning = ["x", "y", "width", "height", "objectness", "a value per class"]
+        return [
+            {"name": "boxes", "datatype": "FP32", "shape": [-1, 4], "parameters": {"format": "xyxy"}},
+            {"name": "scores", "datatype": "FP32", "shape": [-1]},
+            {
+                "name": "class_ids",
+                "datatype": "INT64",
+                "shape": [-1],
+                "parameters": {"classes": list(self._plan.names)},
+            },
+            {"name": "names", "datatype": "BYTES", "shape": [-1]},
+            {"name": "counts", "datatype": "INT64", "shape": [-1], "parameters": {"of": "boxes of each image"}},
+            {"name": RAW, "datatype": "FP32", "shape": [-1, predictions, values], "parameters": {"default": False}},
+            {
+                "name": DECODED,
+                "datatype": "FP32",
+                "shape": [-1, predictions, values],
+                "parameters": {"default": False, "values": meaning},
+            },
+        ]
+
+
+def _box_outputs(found: Sequence[Detections], names: Sequence[str]) -> list[OutputTensor]:
+    """The boxes of all images one after another, and how many each image has."""
+    boxes = torch.cat([each.boxes for each in found])
+    classes = [number for each in found for number in each.classes.tolist()]
+    return [
+        float_output("boxes", boxes),
+        float_output("scores", torch.cat([each.scores for each in found])),
+        OutputTensor("class_ids", "INT64", [len(classes)], classes),
+        OutputTensor("names", "BYTES", [len(classes)], [names[number] for number in classes]),
+        OutputTensor("counts", "INT64", [len(found)], [len(each) for each in found]),
+    ]

@@ -1,0 +1,116 @@
+"""What the figures of the held-out images are, and which of them let a model pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from edged.calibration.boxes import read_labels
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.compress import Compressed, compress
+from edged.errors import CalibrationError, GateError
+from edged.evaluation.detection import agreement, average_precision, detect_all
+from edged.models.checkpoint import load_checkpoint
+from edged.models.registry import Architecture, load_model, recognize
+from edged.spec import DetectionSpec, QuantSpec
+from service.evaluation import Labels, check_gates, evaluate, held_out_labels
+from service.job import Gates
+from tests import scenes
+from tests.conftest import DetectionTask
+from tests.edged.models.yolov5.samples import tiny_model
+
+DETECTOR = Architecture.detector(scenes.plan())
+SERVED = DetectionSpec(confidence=0.1)
+
+
+@pytest.fixture(scope="module")
+def cache(detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    return build_cache(detection_task.calibration, tmp_path_factory.mktemp("cache"), scenes.INPUT)
+
+
+@pytest.fixture(scope="module")
+def compressed(detection_task: DetectionTask, cache: ImageCache) -> Compressed:
+    checkpoint = load_checkpoint(detection_task.first)
+    model = load_model(checkpoint.state, recognize(checkpoint.state, None, checkpoint.plan))
+    return compress(model, cache, QuantSpec(bits=4))
+
+
+def test_a_detector_is_compared_by_its_boxes_and_by_map(
+    compressed: Compressed, cache: ImageCache, detection_task: DetectionTask
+) -> None:
+    labels = held_out_labels(cache, DETECTOR, detection_task.calibration)
+    totals = evaluate(compressed, cache, DETECTOR, labels, SERVED)
+    files = [cache.files[index] for index in cache.held_out.tolist()]
+    truth = read_labels(detection_task.calibration, files)
+    sizes = [(scenes.WIDTH, scenes.HEIGHT)] * len(files)
+    assert (totals["task"], totals["held_out_images"]) == ("detection", len(files))
+    served = {}
+    for key, model in (("fp32", compressed.full), ("quantized", compressed.model)):
+        served[key] = detect_all(model, scenes.plan(), cache, cache.held_out, SERVED)
+        score = average_precision(detect_all(model, scenes.plan(), cache, cache.held_out), truth, sizes)
+        assert totals[key] == pytest.approx({"map50": score.map50, "map50_95": score.map50_95}, abs=0.5)
+        assert totals["boxes"][key] == pytest.approx(sum(map(len, served[key])), abs=1)
+    assert totals["fp32"]["map50"] > 50
+    assert totals["agreement"] == pytest.approx(agreement(served["fp32"], served["quantized"]), abs=5)
+    assert totals["drop"] == {key: totals["fp32"][key] - totals["quantized"][key] for key in ("map50", "map50_95")}
+    assert 0 < totals["relative_error"] < 0.2
+
+
+def test_without_labels_only_agreement_is_told(compressed: Compressed, cache: ImageCache) -> None:
+    totals = evaluate(compressed, cache, DETECTOR, Labels(), SERVED)
+    assert totals.keys() == {"task", "held_out_images", "agreement", "relative_error", "boxes"}
+
+
+def test_a_detector_whose_outputs_are_not_finite_is_refused(compressed: Compressed, cache: ImageCache) -> None:
+    broken = tiny_model(scenes.plan())
+    broken.model[0].conv.weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(GateError, match="NaN or infinity"):
+        evaluate(dataclasses.replace(compressed, model=broken), cache, DETECTOR, Labels(), SERVED)
+
+
+def write_labels(folder: Path, text: str) -> Path:
+    scenes.write_scenes(folder, range(40), labels=False)
+    (folder / "labels").mkdir()
+    for seed in range(40):
+        (folder / "labels" / f"{seed:05}.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("text", ["", "3 0.5 0.5 0.2 0.2\n"], ids=["no box", "a class that the model lacks"])
+def test_labels_that_say_nothing_of_the_model_do_not_count(tmp_path: Path, text: str) -> None:
+    folder = write_labels(tmp_path / "images-of-others", text)
+    cache = build_cache(folder, tmp_path / "cache", scenes.INPUT)
+    assert not held_out_labels(cache, DETECTOR, folder)
+
+
+def test_a_label_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+    folder = write_labels(tmp_path / "wrong", "0 0.5 0.5\n")
+    cache = build_cache(folder, tmp_path / "cache", scenes.INPUT)
+    with pytest.raises(CalibrationError, match=r"labels \d+\.txt, line 1: 3 numbers"):
+        held_out_labels(cache, DETECTOR, folder)
+
+
+def test_gates_of_a_detector() -> None:
+    totals = {
+        "task": "detection",
+        "agreement": 90.0,
+        "fp32": {"map50": 53.0, "map50_95": 34.0},
+        "quantized": {"map50": 40.0, "map50_95": 33.0},
+    }
+    check_gates(totals, Gates(min_agreement=90.0, max_drop=1.0))
+    with pytest.raises(GateError, match=r"90\.0 % of the boxes in the held-out images"):
+        check_gates(totals, Gates(min_agreement=90.1))
+    with pytest.raises(GateError, match=r"mAP50-95 falls by 1\.00 points to 33\.00 %"):
+        check_gates(totals, Gates(max_drop=0.9))
+
+
+def test_gates_compare_points_and_percent() -> None:
+    totals = {"agreement": 90.0, "fp32": {"top1": 80.0}, "quantized": {"top1": 78.5}}
+    check_gates(totals, Gates(min_agreement=90.0, max_drop=1.5))
+    check_gates({"agreement": 90.0}, Gates(max_drop=0.0))
+    with pytest.raises(GateError, match=r"90\.0 % of the held-out"):
+        check_gates(totals, Gates(min_agreement=90.1))
+    with pytest.raises(GateError, match=r"top-1 falls by 1\.50 points to 78\.50 %"):
+        check_gates(totals, Gates(max_drop=1.4))

@@ -1,0 +1,156 @@
+"""Raw outputs become logits, or boxes in the pixels of the images that were sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from edged.calibration.letterbox import Letterbox
+from edged.models.nms import pairwise_iou
+from edged.models.yolov5.decode import decode
+from edged.spec import DetectionSpec, Fit, InputSpec
+from service.protocol import OutputTensor, Request, RequestError
+from service.tasks import BOXES, Classification, Detection
+from tests.edged.models.yolov5.samples import tiny_plan
+
+PLAN = tiny_plan()
+SIDE = 32
+SPEC = InputSpec(SIDE, SIDE, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
+COUNT = 2 * (8 * 8 + 4 * 4)  # two anchors in each cell of strides 4 and 8
+TASK = Detection(PLAN, SPEC, DetectionSpec(0.5, 0.4, 10))
+IMAGES = torch.zeros(3, 3, SIDE, SIDE)
+
+
+def logit(p: float) -> float:
+    return float(torch.tensor(p).logit())
+
+
+def planted(*boxes: tuple[int, int, float, float]) -> torch.Tensor:
+    """Raw outputs where nothing is seen but (prediction, class, objectness, probability of the class)."""
+    raw = torch.full((COUNT, 8), -12.0)
+    raw[:, :4] = 0.0  # centred in the cell, as large as the anchor
+    for index, kind, objectness, probability in boxes:
+        raw[index, 4], raw[index, 5 + kind] = logit(objectness), logit(probability)
+    return raw
+
+
+def answer(request: Request, *raw: torch.Tensor, task: Detection = TASK) -> dict[str, OutputTensor]:
+    waiting = iter(raw)
+    outputs = task.answer(request, lambda images: next(waiting)[None])
+    return {output.name: output for output in outputs}
+
+
+def test_logits_are_told_as_they_are() -> None:
+    logits = torch.randn(3, 4)
+    task = Classification(4, ["a", "b", "c", "d"])
+    (output,) = task.answer(Request(IMAGES), lambda images: logits)
+    assert (output.name, output.datatype, output.shape) == ("logits", "FP32", [3, 4])
+    assert output.data == logits.flatten().tolist()
+    described = {"name": "logits", "datatype": "FP32", "shape": [-1, 4]}
+    assert task.described == [described | {"parameters": {"classes": ["a", "b", "c", "d"]}}]
+    assert Classification(4, None).described == [described]
+
+
+def test_boxes_are_in_pixels_of_the_original_image() -> None:
+    # Of stride 8, cell (column 1, row 2): predictions 128 + (2 * 4 + 1) * 2 and the next, anchors 20 x 18 and 30 x 40.
+    raw = planted((128 + 18, 2, 0.9, 0.8))
+    # 64 x 48 pixels were scaled by half into 32 x 24, 4 pixels of grey above and below.
+    found = answer(Request(IMAGES[:1], letterboxes=(Letterbox(64, 48, SIDE),)), raw)
+    # In the square: centre (12, 20), so 2..22 and 11..29; without the border 7..25; twice that, cut off at 48.
+    assert found["boxes"].data == pytest.approx([4.0, 14.0, 44.0, 48.0], abs=1e-4)
+    assert found["boxes"].shape == [1, 4]
+    assert found["scores"].data == pytest.approx([0.72], abs=1e-6)
+    assert (found["class_ids"].datatype, found["class_ids"].data) == ("INT64", [2])
+    assert (found["names"].datatype, found["names"].data) == ("BYTES", ["cow"])
+    assert found["counts"].data == [1]
+
+
+def test_of_a_prepared_tensor_boxes_are_in_its_own_pixels() -> None:
+    found = answer(Request(IMAGES[:1]), planted((128 + 18, 0, 0.9, 0.9)))
+    assert found["boxes"].data == pytest.approx([2.0, 11.0, 22.0, 29.0], abs=1e-4)
+
+
+def test_a_batch_tells_how_many_boxes_each_image_has() -> None:
+    far_apart = planted((0, 0, 0.9, 0.9), (126, 1, 0.95, 0.9))
+    found = answer(Request(IMAGES), far_apart, planted(), planted((128 + 18, 2, 0.9, 0.8)))
+    assert list(found) == list(BOXES)
+    assert found["counts"].data == [2, 0, 1]
+    assert found["class_ids"].data == [1, 0, 2]  # by descending score in each image
+    assert found["names"].data == ["dog", "cat", "cow"]
+    assert [len(found[name].data) for name in BOXES] == [12, 3, 3, 3, 3]
+
+
+def test_an_image_without_anything_gives_empty_outputs() -> None:
+    found = answer(Request(IMAGES[:1]), planted())
+    assert [(found[name].shape, found[name].data) for name in BOXES] == [
+        *[([0, 4], []), ([0], []), ([0], []), ([0], [])],
+        ([1], [0]),
+    ]
+
+
+def test_a_request_can_ask_for_other_thresholds() -> None:
+    raw = planted((128 + 18, 0, 0.9, 0.5), (0, 0, 0.9, 0.9), (126, 1, 0.9, 0.8))
+
+    def count(**parameters: Any) -> int:
+        return len(answer(Request(IMAGES[:1], parameters=parameters), raw)["scores"].data)
+
+    assert (count(), count(confidence=0.3), count(confidence=0.8)) == (2, 3, 1)
+    assert count(max_detections=1) == 1
+    twice = planted((128 + 18, 0, 0.9, 0.9), (128 + 19, 0, 0.9, 0.8))
+    boxes = torch.tensor([[2.0, 11, 22, 29], [-3, 0, 27, 40]])
+    overlap = float(pairwise_iou(boxes, boxes)[0, 1])
+    for iou, kept in ((overlap - 0.01, 1), (overlap + 0.01, 2)):
+        assert len(answer(Request(IMAGES[:1], parameters={"iou": iou}), twice)["scores"].data) == kept
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"conf": 0.5}, "unknown parameter 'conf'; known: confidence, iou, max_detections"),
+        ({"confidence": "high"}, "parameter confidence has value 'high'; choose 0 to 1"),
+        ({"iou": 2}, "parameter iou has value 2; choose 0 to 1"),
+        ({"max_detections": 100000}, "parameter max_detections has value 100000; choose 1 to 1000"),
+        ({"max_detections": None}, "parameter max_detections has value None"),
+    ],
+)
+def test_impossible_parameters_are_named(parameters: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        answer(Request(IMAGES[:1], parameters=parameters), planted())
+
+
+def test_raw_and_decoded_outputs_are_there_on_request() -> None:
+    raw = [torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    found = answer(Request(IMAGES, outputs=("decoded", "raw")), *raw)
+    assert list(found) == ["decoded", "raw"]
+    assert found["raw"].shape == found["decoded"].shape == [3, COUNT, 8]
+    assert found["raw"].data == torch.stack(raw).flatten().tolist()
+    assert found["decoded"].data == decode(torch.stack(raw), PLAN, SIDE, SIDE).flatten().tolist()
+    assert list(answer(Request(IMAGES, outputs=("scores", "raw")), *raw)) == ["scores", "raw"]
+
+
+def test_an_answer_that_would_be_too_large_is_refused() -> None:
+    large = Detection(PLAN, InputSpec(640, 640, fit=Fit.LETTERBOX), DetectionSpec())
+    assert large.raw_shape == (2 * (160**2 + 80**2), 8)
+    with pytest.raises(RequestError, match="outputs of 9 images are too large for an answer; send at most 8"):
+        large.answer(Request(torch.zeros(9, 1, 1, 1), outputs=("raw",)), lambda images: images)
+    with pytest.raises(RequestError, match="send at most 4"):
+        large.answer(Request(torch.zeros(9, 1, 1, 1), outputs=("raw", "decoded")), lambda images: images)
+
+
+def test_the_metadata_describe_every_output() -> None:
+    described = {output["name"]: output for output in TASK.described}
+    assert list(described) == [*BOXES, "raw", "decoded"]
+    assert described["boxes"] == {
+        "name": "boxes",
+        "datatype": "FP32",
+        "shape": [-1, 4],
+        "parameters": {"format": "xyxy"},
+    }
+    assert described["class_ids"]["parameters"] == {"classes": ["cat", "dog", "cow"]}
+    assert described["raw"]["shape"] == described["decoded"]["shape"] == [-1, *TASK.raw_shape] == [-1, COUNT, 8]
+    raw = torch.randn(COUNT, 8)
+    for name, output in answer(Request(IMAGES[:1], outputs=tuple(described)), raw).items():
+        assert output.datatype == described[name]["datatype"]
+        assert len(output.shape) == len(described[name]["shape"])
