@@ -56,9 +56,9 @@ _ACCESS_FORM = """<form id="access"><label>Token <input id="token" type="passwor
 <span class="note">for actions; see serve.token_file</span></form>"""
 _NO_ACTIONS = '<p class="note">Actions need serve.token_file; or use the commands.</p>'
 _ACTIONS = """<div class="actions">
-<button type="button" data-post="/edged/v1/models/{model}/rollback">Roll back</button>
+<button type="button" data-post="/edged/v1/models/{model}/rollback" aria-label="Roll back {model}">Roll back</button>
 <form class="drop" data-target="/edged/v1/models/{model}/drop"><label>New checkpoint
-<input type="file" required></label> <button>Drop</button></form>
+<input type="file" required></label> <button aria-label="Drop for {model}">Drop</button></form>
 </div>"""
 _UPDATES = """<div class="scroll" tabindex="0" role="region" aria-labelledby="updates"><table>
 <thead><tr><th scope="col">Update</th><th scope="col">Model</th><th scope="col">File</th><th scope="col">State</th>

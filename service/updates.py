@@ -7,7 +7,7 @@ import shutil
 import time
 from typing import Any
 
-from edged.errors import EdgedError, RejectedError
+from edged.errors import EdgedError, RejectedError, StateError
 from service.attempt import Attempt
 from service.context import Context
 from service.journal import Update
@@ -51,6 +51,7 @@ class UpdateRunner:
             await self._attempt(update)
         except RolledBackError as rolled_back:
             await self._put_aside(update, State.ROLLED_BACK, rolled_back.failure)
+            await self._prune(update.model)
             return None
         except StoppedError as stopped:
             failure = stopped.failure
@@ -102,6 +103,16 @@ class UpdateRunner:
         context.metrics.updates.labels(update.model, result, failure.code).inc()
         level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
         log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
+        await self._prune(update.model)
+
+    async def _prune(self, name: str) -> None:
+        """Files that fail only after they were published must not fill the disk either."""
+        model = self._context.config.model(name)
+        try:
+            if model is not None:
+                await self._context.disk(self._context.store.prune, name, model.keep)
+        except StateError as error:  # the update has ended all the same; the next one tries again
+            log.warning("model %s: %s", name, error)
 
     async def _put_aside(self, update: Update, state: State, failure: Failure) -> None:
         """Keep the file of an update that will not be served, with the reason; drop that of a superseded one."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon, eventually, running
@@ -123,7 +124,7 @@ def test_the_first_generation_stays_for_want_of_another(task: Task, tmp_path: Pa
 def test_a_gate_before_the_switch_rejects_with_the_figures(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
-        daemon.config["models"][0]["gates"] = {"max_memory": "1MiB"}
+        daemon.config["models"][0] |= {"gates": {"max_memory": "1MiB"}, "keep": 2}
         daemon.reload()
         daemon.drop(task.second)
         update = daemon.update_of("second.pt")
@@ -132,3 +133,11 @@ def test_a_gate_before_the_switch_rejects_with_the_figures(task: Task, tmp_path:
         assert daemon.generation() == 1
         daemon.drop(task.second, "again.pt")
         assert "the same file was rejected before" in daemon.update_of("again.pt")["reason"]
+
+        # What is refused after it was published does not fill the disk.
+        for name in ("third.pt", "fourth.pt"):
+            torch.save(torch.load(task.second), tmp_path / name)  # the name is part of the file
+            daemon.drop(tmp_path / name)
+            assert daemon.update_of(name)["code"] == "gate"
+        generations = daemon.state / "models" / "digits" / "gen"
+        eventually(lambda: {path.name for path in generations.iterdir()} == {"1", "3", "4"}, "generation 2 is removed")
