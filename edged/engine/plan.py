@@ -31,9 +31,10 @@ from edged.spec import QuantSpec
 BATCH_BYTES = 32 << 20
 ACTIVATION_MEMORY = 32 << 20  # the disk's cache is hardly slower
 # What the work is found to take for each byte that is counted: freed blocks between used ones, oneDNN's own buffers.
-OVERHEAD = 1.53
+OVERHEAD = 1.45
 MARGIN = 0.05  # what is found beyond that, at most
-SPARING_OVERHEAD = 1.2  # where free blocks go back to the system: nothing is found beyond
+SPARING_OVERHEAD = 1.1  # where free blocks go back to the system: nothing is found beyond
+KERNEL_BYTES = 32 << 20  # compiled kernels, whatever the size of the network
 SPARED_BLOCK = 1 << 20
 SHRINK_STEPS = 5  # halvings of the batch and of the rows before a limit is given up
 
@@ -115,7 +116,8 @@ def plan_work(
         tried = dataclasses.replace(spec, rows_at_once=rows_at_once)
         steps = with_batches(single, resources.batch_bytes >> halvings)
         overhead = SPARING_OVERHEAD if sparing else OVERHEAD
-        work = int(overhead * (_weights_bytes(layers) + _work_bytes(program, layers, tried, steps)))
+        counted = _weights_bytes(layers) + _work_bytes(program, layers, tried, steps)
+        work = KERNEL_BYTES + int(overhead * counted)
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
             room = resources.memory_limit if sparing else int(resources.memory_limit / (1 + MARGIN))

@@ -9,7 +9,7 @@ import pytest
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import MARGIN, OVERHEAD, SPARING_OVERHEAD, Plan, Resources, plan_work
+from edged.engine.plan import KERNEL_BYTES, MARGIN, OVERHEAD, SPARING_OVERHEAD, Plan, Resources, plan_work
 from edged.errors import MemoryLimitError
 from edged.models.graph import Program
 from edged.models.resnet import CifarResNet
@@ -59,8 +59,8 @@ def test_free_memory_is_given_back_before_batches_shrink(cache: ImageCache):
 
 def test_batches_shrink_when_nothing_else_suffices(cache: ImageCache):
     free = planned(cache, QuantSpec(), Resources())
-    needed = free.peak_bytes - free.activation_memory - free.present_bytes
-    limit = free.present_bytes + int(needed * SPARING_OVERHEAD / OVERHEAD) - 3 * MIB
+    counted = (free.peak_bytes - free.activation_memory - free.present_bytes - KERNEL_BYTES) / OVERHEAD
+    limit = free.present_bytes + KERNEL_BYTES + int(counted * SPARING_OVERHEAD) - 3 * MIB
     tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
     assert tight.steps[0].batch < free.steps[0].batch
     assert tight.peak_bytes <= limit
