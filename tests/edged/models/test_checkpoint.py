@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from edged.errors import AccessError, CheckpointError, NonFiniteError, TooLargeError, UnsafeCheckpointError
 from edged.models.checkpoint import load_checkpoint
 from edged.models.resnet import CifarResNet
+from tests.edged.models.refusals import refused
 
 FORMATS = ("torch-zip", "torch-legacy", "safetensors")
 
@@ -46,17 +47,6 @@ def assert_same(state, expected) -> None:
     for name, tensor in expected.items():
         assert state[name].is_contiguous()
         assert torch.equal(state[name], tensor), name
-
-
-def refused(path: Path, kind: type[CheckpointError] = CheckpointError) -> str:
-    """The reason, which must be one printable line that starts with the file's name."""
-    with pytest.raises(kind) as caught:
-        load_checkpoint(path)
-    reason = str(caught.value)
-    assert reason.startswith(f"{path.name}: ")
-    assert reason.isprintable()
-    assert len(reason) < 400
-    return reason
 
 
 # ---- what must load

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from hypothesis import strategies as st
 from torch import Tensor
 
 from edged.quant.grid import Grid, minmax_grid
@@ -26,6 +27,16 @@ def make_layer(rows: int, d: int, bits: int = 4, seed: int = 0, scheme: Scheme =
     X = mixing @ torch.randn(d, 4 * d, generator=generator, dtype=torch.float64)
     W = torch.randn(rows, d, generator=generator, dtype=torch.float64)
     return Layer(W, damped(2 * X @ X.T / X.shape[1], 0.01), minmax_grid(W, bits, scheme))
+
+
+LAYERS = st.builds(
+    make_layer,
+    rows=st.integers(1, 5),
+    d=st.integers(1, 20),
+    bits=st.integers(2, 8),
+    seed=st.integers(0, 10_000),
+    scheme=st.sampled_from(Scheme),
+)
 
 
 def damped(H: Tensor, damp_ratio: float) -> Tensor:

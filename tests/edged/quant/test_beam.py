@@ -15,17 +15,7 @@ from edged.quant.grid import Grid
 from edged.quant.linalg import factorize
 from edged.quant.objective import row_loss
 from edged.quant.rtn import round_to_nearest
-from edged.spec import Scheme
-from tests.edged.quant.conftest import Layer, make_layer
-
-LAYERS = st.builds(
-    make_layer,
-    rows=st.integers(1, 5),
-    d=st.integers(1, 20),
-    bits=st.integers(2, 8),
-    seed=st.integers(0, 10_000),
-    scheme=st.sampled_from(Scheme),
-)
+from tests.edged.quant.conftest import LAYERS, Layer, make_layer
 
 
 def beam(layer: Layer, width: int, order: Tensor | None = None, block_size: int = 7, **options: int) -> QuantizedRows:

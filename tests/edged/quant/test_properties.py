@@ -22,17 +22,9 @@ from edged.quant.objective import row_loss
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.rtn import round_to_nearest
 from edged.quant.search import quantize_with_search
-from edged.spec import Method, Order, QuantSpec, Scheme, Search
-from tests.edged.quant.conftest import Layer, make_layer
+from edged.spec import Method, Order, QuantSpec, Search
+from tests.edged.quant.conftest import LAYERS, Layer, make_layer
 
-LAYERS = st.builds(
-    make_layer,
-    rows=st.integers(1, 5),
-    d=st.integers(1, 16),
-    bits=st.integers(2, 6),
-    seed=st.integers(0, 10_000),
-    scheme=st.sampled_from(Scheme),
-)
 Solver = Callable[[Tensor, Tensor, Grid, Tensor], QuantizedRows]
 
 

@@ -16,6 +16,7 @@ from edged.errors import ArchitectureError, CheckpointError, NonFiniteError, Uns
 from edged.models.architecture import Architecture
 from edged.models.checkpoint import load_checkpoint
 from edged.models.registry import load_model, recognize
+from tests.edged.models.refusals import refused
 from tests.edged.models.yolov5.samples import (
     BACKBONE,
     HEAD,
@@ -26,16 +27,6 @@ from tests.edged.models.yolov5.samples import (
     tiny_plan,
     yaml_of,
 )
-
-
-def refused(path: Path, kind: type[Exception]) -> str:
-    with pytest.raises(kind) as caught:
-        load_checkpoint(path)
-    reason = str(caught.value)
-    assert reason.startswith(f"{path.name}: ")
-    assert reason.isprintable()
-    assert len(reason) < 400
-    return reason
 
 
 def architecture_of(path: Path) -> Architecture:
