@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import http.client
 import io
 import json
 import os
@@ -11,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
@@ -267,16 +270,57 @@ def test_too_busy_too_slow_and_gone(tmp_path: Path) -> None:
         assert answer.headers["retry-after"] == "1"
 
 
+def connected(daemon: Daemon) -> http.client.HTTPConnection:
+    """A connection that is never opened a second time."""
+    parts = urlsplit(daemon.status()["address"])
+    assert parts.hostname is not None
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    connection.connect()
+    connection.auto_open = 0
+    return connection
+
+
 def test_bodies_stay_whole_over_one_connection(daemon: Daemon) -> None:
     values = np.random.default_rng(3).normal(size=(4, 3, 8, 8)).astype("<f4")
     described = {"name": "input", "datatype": "FP32", "shape": [4, 3, 8, 8]}
     text = json.dumps({"inputs": [described | {"parameters": {"binary_data_size": values.nbytes}}]}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(text))}
-    with daemon.tcp() as connection:
-        for _ in range(3):
-            good = connection.post("/v2/models/digits/infer", content=text + values.tobytes(), headers=headers)
-            assert good.status_code == 200, good.text
-            cut = connection.post("/v2/models/digits/infer", content=text + values.tobytes()[:-1], headers=headers)
-            assert (cut.status_code, "3071 bytes follow the JSON" in cut.json()["error"]) == (400, True)
-            large = connection.post("/v2/models/digits/infer", content=bytes(MAX_BODY + 1), headers=headers)
-            assert (large.status_code, "serve.max_body_bytes" in large.json()["error"]) == (413, True)
+    good = text + values.tobytes()
+    with contextlib.closing(connected(daemon)) as connection:
+        for body, status, reason in 3 * [
+            (good, 200, b"logits"),
+            (good[:-1], 400, b"3071 bytes follow the JSON"),
+            (bytes(MAX_BODY + 1), 413, b"serve.max_body_bytes"),
+        ]:
+            headers = {"Inference-Header-Content-Length": str(len(text))}
+            connection.request("POST", "/v2/models/digits/infer", body, headers)
+            answer = connection.getresponse()
+            assert (answer.status, reason in answer.read()) == (status, True)
+
+
+def test_a_version_that_is_replaced_while_the_body_comes(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path)
+    write_untrained(daemon.state / "digits", seed=2)
+    store = ModelStore(daemon.state / "models")
+    store.switch("digits", store.publish("digits", daemon.state / "digits"))
+    try:
+        daemon.start()
+        with contextlib.closing(connected(daemon)) as connection:
+            for version in ("2", "1"):  # the second time on the same connection, after the swap
+                connection.putrequest("POST", f"/v2/models/digits/versions/{version}/infer")
+                connection.putheader("Content-Length", str(len(FILE)))
+                connection.putheader("Inference-Header-Content-Length", "0")
+                connection.endheaders(FILE[:100])
+                if version == "2":
+                    assert daemon.post("/edged/v1/models/digits/rollback").status_code == 200
+                connection.send(FILE[100:])
+                answer = connection.getresponse()
+                told = json.loads(answer.read())
+                if version == "2":
+                    assert (answer.status, told["error"]) == (
+                        404,
+                        "model 'digits' has no version '2' in service; live: 1",
+                    )
+                else:
+                    assert (answer.status, told["model_version"]) == (200, "1")
+    finally:
+        daemon.close()
