@@ -6,9 +6,13 @@ import base64
 import contextlib
 import http.client
 import io
+import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +37,7 @@ from tests.trained import INPUT
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http], of the extra 'test', is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402 - only where the line above finds it
 
+README = Path(__file__).parents[2] / "README.md"
 MAX_BODY = 1 << 20
 PNG = io.BytesIO()
 PIXELS = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -206,6 +211,16 @@ def test_other_ways_to_be_refused(client: Any) -> None:
         client.get_model_config("digits")
     with pytest.raises(InferenceServerException, match="no model 'nothing'"):
         client.get_model_metadata("nothing")
+
+
+def test_the_example_of_the_readme(daemon: Daemon, tmp_path: Path) -> None:
+    text = README.read_text().split("(`pip install tritonclient[http]`):\n\n")[1]
+    code = textwrap.dedent("".join(itertools.takewhile(lambda line: line.startswith("    "), text.splitlines(True))))
+    code = code.replace("127.0.0.1:8080", daemon.status()["address"].removeprefix("http://")).replace("NAME", "digits")
+    (tmp_path / "photo.jpg").write_bytes(FILE)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    (logits,) = daemon.infer(tmp_path / "photo.jpg").json()["outputs"]
+    assert done.stdout == f"1 {np.argmax(logits['data'])}\n"
 
 
 def test_a_file_is_enough_of_a_request(daemon: Daemon) -> None:
