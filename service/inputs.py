@@ -73,7 +73,7 @@ def read_images(tensor: Mapping[str, Any], behind: memoryview, spec: InputSpec) 
     shape = _shape(tensor, 4, max_batch(spec))
     wanted = [spec.channels, spec.size, spec.size]
     if shape[1:] != wanted:
-        raise RequestError(f"shape has value {shape}; this model reads {[-1, *wanted]}")
+        raise RequestError(f"shape has value {shape!r:.80}; this model reads {[-1, *wanted]}")
     values = _listed(tensor, shape) if raw is None else unpack_numbers(raw, datatype, math.prod(shape))
     return (_pixels if name == PIXEL_INPUT else _prepared)(values.reshape(shape), spec), ()
 
