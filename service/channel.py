@@ -47,17 +47,20 @@ class Reply:
         status: HTTP status.
         body: HTTP body.
         seconds: Time the child took.
+        json_bytes: How much of the body is JSON, if tensors follow it; None for all.
     """
 
     status: int
     body: bytes
     seconds: float
+    json_bytes: int | None = None
 
 
 @dataclass
 class _Pending:
     id: int
     body: bytes
+    json_bytes: int | None
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
 
@@ -100,8 +103,13 @@ class Channel:
         frame = await frames.read(self._reader)
         return None if frame is None else frame[0]
 
-    async def request(self, body: bytes, deadline_s: float) -> Reply:
+    async def request(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
         """Have the child answer one request.
+
+        Args:
+            body: Of the HTTP request.
+            deadline_s: Seconds from now.
+            json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
 
         Raises:
             BusyError: The queue is full.
@@ -112,7 +120,7 @@ class Channel:
             raise self._gone()
         if self.inflight >= self._queue:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
-        pending = _Pending(next(self._ids), body, asyncio.get_running_loop().create_future())
+        pending = _Pending(next(self._ids), body, json_bytes, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
         self._idle.clear()
@@ -142,7 +150,7 @@ class Channel:
                 header, body = frame
                 pending = self._sent.pop(header["id"])
                 if not pending.reply.done():
-                    pending.reply.set_result(Reply(header["status"], body, header["seconds"]))
+                    pending.reply.set_result(_reply(header, body))
                 self._send_more()
         finally:
             self.close()
@@ -168,8 +176,12 @@ class Channel:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending
-            self._writer.write(frames.head({"id": pending.id}, pending.body))
+            self._writer.write(frames.head({"id": pending.id, "json_bytes": pending.json_bytes}, pending.body))
             self._writer.write(pending.body)
 
     def _gone(self) -> ServingError:
         return ServingError(f"model {self._name!r} has lost its process; try again in some seconds")
+
+
+def _reply(header: dict[str, Any], body: bytes) -> Reply:
+    return Reply(header["status"], body, header["seconds"], header.get("json_bytes"))

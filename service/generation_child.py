@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.errors import EdgedError, GateError
 from service import frames
+from service.binary import Body, RequestError
 from service.children import die_with_parent
-from service.protocol import Request, RequestError, error_body, format_response, metadata, parse_request
+from service.protocol import Request, error_body, metadata, parse_request
+from service.responses import format_response
 from service.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -76,19 +78,19 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit("outputs with NaN or infinity") from None
 
-    def answer(self, body: bytes) -> tuple[int, bytes]:
+    def answer(self, body: Body) -> tuple[int, Body]:
         """Status and body of the response to one inference request."""
         try:
             request = parse_request(body, self._input, self._outputs)
             outputs = self._task.answer(request, self.forward)
-            return 200, format_response(outputs, self._name, self._version, request.id)
+            return 200, format_response(outputs, self._name, self._version, request.id, request.binary)
         except RequestError as error:
-            return 400, error_body(str(error))
+            return 400, Body(error_body(str(error)))
         except NotFiniteError as error:
-            return 500, error_body(str(error))
+            return 500, Body(error_body(str(error)))
         except Exception as error:  # one request must not end the others' server
             log.exception("a request failed")
-            return 500, error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")
+            return 500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon"))
 
     def _checked_forward(self, images: Tensor) -> Tensor:
         outputs = self.forward(images)
@@ -107,9 +109,9 @@ def serve(stream: BufferedIOBase, served: ServedModel) -> None:
     while (frame := frames.read_blocking(stream)) is not None:
         header, body = frame
         start = time.monotonic()
-        status, answer = served.answer(body)
-        seconds = time.monotonic() - start
-        frames.write_blocking(stream, {"id": header["id"], "status": status, "seconds": seconds}, answer)
+        status, answer = served.answer(Body(body, header["json_bytes"]))
+        told = {"status": status, "seconds": time.monotonic() - start, "json_bytes": answer.json_bytes}
+        frames.write_blocking(stream, {"id": header["id"], **told}, answer.content)
 
 
 def main(arguments: list[str]) -> int:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
 from service.access import check_admin, check_inference
+from service.bodies import json_bytes_of, read_body, response_of
 from service.channel import ServingError
 from service.page_routes import PageRoutes
 
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409, RejectedError: 422}
 _MAX_LISTED = 1000
+_RETRY = {"Retry-After": "1"}  # seconds: a queue empties and a process comes back within few
 ADMINISTRATION = ("rollback", "pin", "unpin", "pause", "resume")  # methods of Administration
 
 
@@ -80,7 +83,7 @@ class Routes:
 
     async def server(self, _: Request) -> Response:
         """GET /v2."""
-        return JSONResponse({"name": "edged", "version": version("edged"), "extensions": []})
+        return JSONResponse({"name": "edged", "version": version("edged"), "extensions": ["binary_tensor_data"]})
 
     async def live(self, _: Request) -> Response:
         """GET /v2/health/live: the daemon answers at all."""
@@ -88,20 +91,22 @@ class Routes:
 
     async def ready(self, _: Request) -> Response:
         """GET /v2/health/ready: every model that has a generation serves."""
-        ready = self._supervisor.ready
-        return JSONResponse({"ready": ready}, 200 if ready else 503)
+        if self._supervisor.ready:
+            return JSONResponse({"ready": True})
+        waiting = [service for service in self._supervisor.services.values() if not service.ready]
+        return _not_ready("; ".join(map(_why_not, waiting)) or "the daemon is starting or stopping")
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/{model}: names, types and shapes of inputs and outputs."""
         service = self._service(request)
         if service.live is None:
-            raise ServingError(f"model {service.name!r} {service.problem or 'has no generation in service yet'}")
+            raise ServingError(_why_not(service))
         return JSONResponse(service.live.metadata)
 
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/{model}/ready."""
-        ready = self._service(request).live is not None
-        return JSONResponse({"ready": ready}, 200 if ready else 503)
+        service = self._service(request)
+        return JSONResponse({"ready": True}) if service.live is not None else _not_ready(_why_not(service))
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/{model}/infer."""
@@ -112,9 +117,10 @@ class Routes:
         try:
             check_inference(request, serve)
             body = await read_body(request, serve.max_body_bytes)
-            reply = await service.infer(body, serve.deadline_ms / 1000)
+            service = self._service(request)  # once more: its version may have been replaced while the body came
+            reply = await service.infer(body, serve.deadline_ms / 1000, json_bytes_of(request))
             code = reply.status
-            return Response(reply.body, code, media_type="application/json")
+            return response_of(reply)
         except (HTTPException, ServingError, AccessError) as error:
             code = _status_of(error)
             raise
@@ -172,33 +178,20 @@ class Routes:
         return service
 
 
-async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body.
-
-    Raises:
-        HTTPException: 413, it is larger than `max_bytes`; 400, the client went away.
-    """
-    too_large = HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images a request")
-    if int(request.headers.get("content-length") or 0) > max_bytes:
-        raise too_large
-    pieces, size = [], 0
-    try:
-        async for piece in request.stream():
-            size += len(piece)
-            if size > max_bytes:
-                raise too_large
-            pieces.append(piece)
-    except ClientDisconnect:
-        raise HTTPException(400, "the client went away") from None
-    return b"".join(pieces)
-
-
 def _status_of(error: HTTPException | EdgedError) -> int:
     if isinstance(error, HTTPException):
         return error.status_code
     if isinstance(error, ServingError):
         return error.status
     return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+
+
+def _why_not(service: ModelService) -> str:
+    return f"model {service.name!r} {service.problem or 'has no generation in service yet'}"
+
+
+def _not_ready(why: str) -> Response:
+    return JSONResponse({"ready": False, "error": why}, 503, _RETRY)
 
 
 def _limit(text: str | None) -> int:
@@ -209,14 +202,17 @@ def _limit(text: str | None) -> int:
     return int(text)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
-    return JSONResponse({"error": error.detail}, error.status_code, dict(error.headers or {}))
+    what = error.detail
+    if what == HTTPStatus(error.status_code).phrase:  # the router's, which says no more than the status
+        what = f"{request.method} {request.url.path} is not served: {what}"
+    return JSONResponse({"error": what}, error.status_code, dict(error.headers or {}))
 
 
 async def _serving_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ServingError)  # noqa: S101 - registered for nothing else
-    return JSONResponse({"error": str(error), "code": error.code}, error.status, {"Retry-After": "1"})
+    return JSONResponse({"error": str(error), "code": error.code}, error.status, _RETRY)
 
 
 async def _edged_error(_: Request, error: Exception) -> Response:

@@ -97,8 +97,8 @@ class ModelService:
         """Whether a request would be answered now; true for a model that never had a generation."""
         return self._wanted is None or (self.live is not None and self.live.serving)
 
-    async def infer(self, body: bytes, deadline_s: float) -> Reply:
-        """Have the live generation answer.
+    async def infer(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+        """Have the live generation answer; the arguments are those of `Channel.request`.
 
         Raises:
             ServingError: None is live, it is too busy or too slow, or it died.
@@ -108,7 +108,7 @@ class ModelService:
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
         traffic, start, status = self.traffic, time.monotonic(), ServingError.status
         try:
-            reply = await self.live.infer(body, deadline_s)
+            reply = await self.live.infer(body, deadline_s, json_bytes)
             status = reply.status
             return reply
         except ServingError as error:

@@ -16,7 +16,9 @@ from edged.models.detections import Detections
 from edged.models.yolov5.decode import decode, detect
 from edged.models.yolov5.plan import Plan
 from edged.spec import DetectionSpec, InputSpec
-from service.protocol import LOGITS, OutputTensor, Request, RequestError, float_output
+from service.binary import RequestError
+from service.protocol import LOGITS, Request
+from service.responses import OutputTensor, float_output
 
 BOXES = ("boxes", "scores", "class_ids", "names", "counts")
 RAW, DECODED = "raw", "decoded"

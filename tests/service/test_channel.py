@@ -63,6 +63,20 @@ def test_answers_find_their_requests_in_any_order() -> None:
     run(test)
 
 
+def test_where_the_json_ends_is_told_both_ways() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        asked = asyncio.create_task(channel.request(b"{}\0\1", 5, 2))
+        frame = await asyncio.wait_for(frames.read(child.reader), 5)
+        assert frame is not None
+        header, body = frame
+        assert (header["json_bytes"], body) == (2, b"{}\0\1")
+        told = {"id": header["id"], "status": 200, "seconds": 0.5, "json_bytes": 4}
+        child.writer.write(frames.head(told, b"[{}]\7") + b"[{}]\7")
+        assert await asked == Reply(200, b"[{}]\7", 0.5, 4)
+
+    run(test)
+
+
 def test_only_a_few_are_with_the_child_at_once() -> None:
     async def test(channel: Channel, child: Child) -> None:
         tasks = [ask(channel, str(n).encode()) for n in range(4)]

@@ -1,4 +1,4 @@
-"""Open Inference Protocol v2 in JSON."""
+"""Open Inference Protocol v2: requests in JSON and with binary tensor data, and the metadata."""
 
 from __future__ import annotations
 
@@ -19,19 +19,17 @@ from PIL import Image
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
-from service.protocol import (
-    MAX_BATCH,
-    OutputTensor,
-    RequestError,
-    float_output,
-    format_response,
-    max_batch,
-    metadata,
-    parse_request,
-)
+from service import protocol
+from service.binary import Body, RequestError
+from service.inputs import DATATYPES, MAX_BATCH
+from service.protocol import Request, metadata
 
 SPEC = InputSpec(4, 5)
 LETTERBOX = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
+
+
+def parse_request(body: bytes, *arguments: Any) -> Request:
+    return protocol.parse_request(Body(body), *arguments)
 
 
 def request(**changes: Any) -> bytes:
@@ -138,7 +136,7 @@ JSON = st.recursive(
 @given(
     st.fixed_dictionaries({}, optional=dict.fromkeys(("id", "inputs", "outputs", "parameters"), JSON)),
     st.fixed_dictionaries(
-        {"name": st.sampled_from(["input", "image"]), "datatype": st.sampled_from(["FP32", "BYTES"])},
+        {"name": st.sampled_from([*DATATYPES]), "datatype": st.sampled_from(["FP32", "UINT8", "BYTES"])},
         optional=dict.fromkeys(("shape", "data", "parameters"), JSON),
     ),
 )
@@ -170,30 +168,101 @@ def test_outputs_and_parameters_are_handed_on() -> None:
         parse_request(json.dumps(body | {"outputs": [{"name": "logits"}]}).encode(), LETTERBOX, ("boxes", "raw"))
 
 
-@pytest.mark.parametrize(("size", "most"), [(32, 128), (224, 128), (640, 15), (1280, 3), (4096, 1)])
-def test_large_images_come_in_smaller_batches(size: int, most: int) -> None:
-    assert max_batch(InputSpec(size, size, fit=Fit.LETTERBOX)) == most
-    assert max_batch(InputSpec(size, size)) == 128
-
-
-def test_the_response() -> None:
-    logits = torch.tensor([[0.1, -2.0], [3.5, 1e-9]])
-    assert json.loads(format_response([float_output("logits", logits)], "digits", "12", "a")) == {
-        "model_name": "digits",
-        "model_version": "12",
-        "id": "a",
-        "outputs": [{"name": "logits", "datatype": "FP32", "shape": [2, 2], "data": logits.flatten().tolist()}],
-    }
-    names = OutputTensor("names", "BYTES", [1], ["Zürich"])
-    answer = json.loads(format_response([names], "digits", "12", None))
-    assert "id" not in answer
-    assert answer["outputs"] == [{"name": "names", "datatype": "BYTES", "shape": [1], "data": ["Zürich"]}]
-
-
 def test_the_metadata_say_what_parse_request_takes() -> None:
     described = metadata("digits", "3", SPEC, [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}])
     by_name = {entry["name"]: entry for entry in described["inputs"]}
     assert by_name["input"] == {"name": "input", "datatype": "FP32", "shape": [-1, 3, 4, 4]}
+    assert by_name["pixels"] == {"name": "pixels", "datatype": "UINT8", "shape": [-1, 3, 4, 4]}
     assert by_name["image"]["datatype"] == "BYTES"
+    assert {name: entry["datatype"] for name, entry in by_name.items()} == {n: d[0] for n, d in DATATYPES.items()}
     assert described["versions"] == ["3"]
     assert described["outputs"] == [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}]
+
+
+def behind(data: bytes, tensor: dict[str, Any], **changes: Any) -> Body:
+    """A request with a tensor behind its JSON."""
+    described = {"parameters": {"binary_data_size": len(data)}} | tensor
+    text = json.dumps({"inputs": [described], **changes}).encode()
+    return Body(text + data, len(text))
+
+
+FLOATS = {"name": "input", "datatype": "FP32", "shape": [1, 3, 4, 4]}
+
+
+@given(hnp.arrays(np.float32, (1, 3, 4, 4), elements=st.floats(-(2.0**99), 2.0**99, width=32)), st.text(max_size=4))
+def test_a_binary_tensor_is_read_wherever_it_begins(values: Any, identity: str) -> None:
+    parsed = protocol.parse_request(behind(values.tobytes(), FLOATS, id=identity), SPEC)  # the id moves the tensor
+    assert parsed.id == identity
+    assert torch.equal(parsed.images, torch.from_numpy(values))
+    parsed.images.add_(1)  # it is the request's own memory
+
+
+def test_a_body_without_json_is_one_image() -> None:
+    assert torch.equal(protocol.parse_request(Body(png(), 0), SPEC).images, parse_request(images(png()), SPEC).images)
+    assert protocol.parse_request(Body(png(9), 0), LETTERBOX).letterboxes == (Letterbox(9, 9, 32),)
+    with pytest.raises(RequestError, match="image 0 is no JPEG"):
+        protocol.parse_request(Body(b"", 0), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, set()),
+        ({"parameters": {"binary_data_output": True}}, {"raw", "boxes"}),
+        ({"outputs": [{"name": "raw"}]}, set()),
+        ({"outputs": [{"name": "raw", "parameters": {"binary_data": True}}, {"name": "boxes"}]}, {"raw"}),
+        (
+            {
+                "parameters": {"binary_data_output": True, "iou": 0.5},
+                "outputs": [{"name": "raw", "parameters": {"binary_data": False}}, {"name": "boxes"}],
+            },
+            {"boxes"},
+        ),
+    ],
+)
+def test_each_output_goes_as_it_was_asked_for(changes: dict[str, Any], names: set[str]) -> None:
+    parsed = protocol.parse_request(behind(bytes(192), FLOATS, **changes), SPEC, ("boxes", "raw"))
+    asked = {output["name"] for output in changes.get("outputs", [])} or {"boxes", "raw"}
+    assert parsed.binary & asked == names
+    assert "binary_data_output" not in parsed.parameters  # the model has no use for it
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (Body(b"{}", 3), "Inference-Header-Content-Length is 3, but the body has 2 bytes"),
+        (Body(request() + bytes(192)), "no JSON.*give its length in Inference-Header-Content-Length"),
+        (
+            behind(bytes(192), FLOATS | {"parameters": {}}),
+            "binary_data_size of the input has value None, but 192 bytes",
+        ),
+        (behind(bytes(192), FLOATS | {"parameters": {"binary_data_size": 191}}), "value 191, but 192 bytes follow"),
+        (behind(bytes(192), FLOATS | {"parameters": {"binary_data_size": -192}}), "value -192"),
+        (behind(bytes(192), FLOATS | {"parameters": {"binary_data_size": 192.0}}), r"value 192\.0"),
+        (behind(bytes(192), FLOATS | {"parameters": {"binary_data_size": 1 << 80}}), "value 1208925819614629174706176"),
+        (behind(b"\1", FLOATS | {"parameters": {"binary_data_size": True}}), "value True"),
+        (behind(bytes(188), FLOATS), "binary data of 188 bytes; 48 values of FP32 take 192"),
+        (behind(bytes(192), FLOATS | {"data": [0.0] * 48}), "data in the JSON and 192 bytes behind it"),
+        (behind(bytes(192), FLOATS | {"parameters": {"shared_memory_region": "x"}}), "shared_memory_region"),
+        (behind(bytes(192), FLOATS, parameters={"binary_data_output": 1}), "binary_data_output has value 1; choose"),
+        (
+            behind(bytes(192), FLOATS, outputs=[{"name": "logits", "parameters": {"classification": 3}}]),
+            "unknown parameter 'classification' of an output; known: binary_data",
+        ),
+        (behind(b"", FLOATS), "binary data of 0 bytes"),
+    ],
+)
+def test_binary_sizes_that_cannot_be_are_named(body: Body, reason: str) -> None:
+    with pytest.raises(RequestError, match=reason) as caught:
+        protocol.parse_request(body, SPEC)
+    assert len(str(caught.value)) < 300
+
+
+@given(st.binary(max_size=80), st.integers(-5, 90), st.sampled_from([*DATATYPES]), st.integers(-3, 90), JSON)
+def test_any_sizes_are_refused_or_read(data: bytes, length: int, name: str, size: int, encoding: Any) -> None:
+    tensor = {"name": name, "datatype": DATATYPES[name][-1], "shape": [1] if name == "image" else [1, 3, 4, 4]}
+    parameters = {"binary_data_size": size, "content_type": encoding}
+    whole = behind(data, tensor | {"parameters": parameters})
+    for body in (whole, Body(whole.content, length), Body(data, length)):
+        with contextlib.suppress(RequestError):
+            protocol.parse_request(body, SPEC)

@@ -11,7 +11,9 @@ from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import decode
 from edged.spec import DetectionSpec, Fit, InputSpec
-from service.protocol import OutputTensor, Request, RequestError
+from service.binary import RequestError
+from service.protocol import Request
+from service.responses import OutputTensor
 from service.tasks import BOXES, Classification, Detection
 from tests.edged.models.yolov5.samples import tiny_plan
 

@@ -1,0 +1,58 @@
+"""Bodies of inference requests and their answers as HTTP has them. Imports no numpy: nobody looks into them here."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from service.channel import Reply
+
+JSON_BYTES = "Inference-Header-Content-Length"  # of the binary tensor data extension
+_MAX_DIGITS = 18
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The whole body.
+
+    Raises:
+        HTTPException: 413, it is larger than `max_bytes`; 415, it is compressed; 400, the client went away.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise HTTPException(415, f"Content-Encoding has value {encoding!r:.80}; send the body uncompressed")
+    too_large = HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images a request")
+    if int(request.headers.get("content-length") or 0) > max_bytes:
+        raise too_large
+    pieces, size = [], 0
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            if size > max_bytes:
+                raise too_large
+            pieces.append(piece)
+    except ClientDisconnect:
+        raise HTTPException(400, "the client went away") from None
+    return b"".join(pieces)
+
+
+def json_bytes_of(request: Request) -> int | None:
+    """How much of the body is JSON, if a tensor follows it; None for all.
+
+    Raises:
+        HTTPException: 400, the header is no number of bytes.
+    """
+    text = request.headers.get(JSON_BYTES)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS:
+        raise HTTPException(400, f"{JSON_BYTES} has value {text!r:.80}; give the bytes of JSON before the tensor")
+    return int(text)
+
+
+def response_of(reply: Reply) -> Response:
+    """What a generation answered."""
+    if reply.json_bytes is None:
+        return Response(reply.body, reply.status, media_type="application/json")
+    headers = {JSON_BYTES: str(reply.json_bytes)}
+    return Response(reply.body, reply.status, headers, media_type="application/octet-stream")

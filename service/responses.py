@@ -1,0 +1,77 @@
+"""Outputs of a model to the body of a response, each as JSON or as bytes behind it. Runs in the generation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from service.binary import Body, pack_elements, pack_numbers
+
+
+@dataclass(frozen=True)
+class OutputTensor:
+    """One output of a response.
+
+    Attributes:
+        name: As in the metadata.
+        datatype: FP32, INT64 or BYTES.
+        shape: Its sides.
+        values: Numbers of this shape or flat in row-major order; or strings.
+    """
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    values: npt.NDArray[Any] | Sequence[int | str]
+
+    @property
+    def data(self) -> list[float | int | str]:
+        """Flat, in row-major order, JSON types."""
+        return self.values.ravel().tolist() if isinstance(self.values, np.ndarray) else list(self.values)
+
+    def to_bytes(self) -> bytes:
+        """As the binary tensor data extension wants it."""
+        if self.datatype == "BYTES":
+            return pack_elements([str(value).encode() for value in self.values])
+        return pack_numbers(self.values, self.datatype)
+
+
+def float_output(name: str, values: Tensor) -> OutputTensor:
+    """A float32 tensor as an output."""
+    return OutputTensor(name, "FP32", list(values.shape), values.numpy())
+
+
+def format_response(
+    outputs: Sequence[OutputTensor], model: str, version: str, identity: str | None, binary: Collection[str] = ()
+) -> Body:
+    """The body of a response.
+
+    Args:
+        outputs: In the order of the response.
+        model: Model name.
+        version: Generation.
+        identity: The request's id.
+        binary: Names of the outputs that go as bytes.
+    """
+    head: dict[str, Any] = {"model_name": model, "model_version": version}
+    if identity is not None:
+        head["id"] = identity
+    listed: list[Mapping[str, Any]] = []
+    behind: list[bytes] = []
+    for output in outputs:
+        described = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
+        if output.name in binary:
+            behind.append(output.to_bytes())
+            listed.append({**described, "parameters": {"binary_data_size": len(behind[-1])}})
+        else:
+            listed.append({**described, "data": output.data})
+    text = json.dumps({**head, "outputs": listed}, separators=(",", ":")).encode()
+    if not behind:
+        return Body(text)
+    return Body(b"".join([text, *behind]), len(text))

@@ -1,0 +1,341 @@
+"""The Open Inference Protocol as NVIDIA's own client speaks it, against the real daemon."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import torch
+from PIL import Image
+
+from edged.artifacts.store import ModelStore
+from edged.calibration.images import decode_bytes, normalize
+from edged.models.registry import Architecture, load_model
+from tests import scenes
+from tests.end_to_end.daemon import Daemon, eventually
+from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
+from tests.trained import INPUT
+
+triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http], of the extra 'test', is not installed")
+from tritonclient.utils import InferenceServerException  # noqa: E402 - only where the line above finds it
+
+README = Path(__file__).parents[2] / "README.md"
+MAX_BODY = 1 << 20
+PNG = io.BytesIO()
+PIXELS = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+Image.fromarray(PIXELS).save(PNG, "PNG")
+FILE = PNG.getvalue()
+
+
+def prepared(folder: Path, **serve: Any) -> tuple[Daemon, dict[str, Any]]:
+    """A daemon that finds published models, as after a restart; and the networks that they hold."""
+    (folder / "images").mkdir()
+    models = [{"name": name, "calibration": {"dir": str(folder / "images")}} for name in ("digits", "shapes", "empty")]
+    daemon = Daemon(folder, folder / "images", models=models, serve={"port": 0, **serve})
+    store = ModelStore(daemon.state / "models")
+    networks = {}
+    for name, write, architecture in (
+        ("digits", write_untrained, ARCHITECTURE),
+        ("shapes", write_untrained_detector, Architecture.detector(scenes.plan())),
+    ):
+        networks[name] = load_model(write(daemon.state / name), architecture)
+        store.switch(name, store.publish(name, daemon.state / name))
+    return daemon, networks
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, dict[str, Any]]]:
+    daemon, networks = prepared(tmp_path_factory.mktemp("served"), max_body_bytes=MAX_BODY)
+    try:
+        yield daemon.start(), networks
+    finally:
+        daemon.close()
+
+
+@pytest.fixture
+def daemon(served: tuple[Daemon, dict[str, Any]]) -> Daemon:
+    return served[0]
+
+
+@pytest.fixture
+def client(daemon: Daemon) -> Iterator[Any]:
+    with triton.InferenceServerClient(daemon.status()["address"].removeprefix("http://")) as client:
+        yield client
+
+
+def tensor(name: str, datatype: str, values: Any, binary: bool = True, shape: Any = None) -> Any:
+    given = triton.InferInput(name, shape or list(values.shape), datatype)
+    return given.set_data_from_numpy(values, binary_data=binary)
+
+
+def encoded(*files: bytes) -> Any:
+    return tensor("image", "BYTES", np.array(files, object))
+
+
+def test_the_client_finds_what_there_is(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    assert client.is_model_ready("digits")
+    assert client.is_model_ready("digits", "1")
+    assert not client.is_model_ready("empty")
+    assert not client.is_model_ready("digits", "2")
+    described = client.get_model_metadata("digits", "1")
+    assert described["versions"] == ["1"]
+    assert [(i["name"], i["datatype"], i["shape"]) for i in described["inputs"]] == [
+        ("input", "FP32", [-1, 3, 8, 8]),
+        ("pixels", "UINT8", [-1, 3, 8, 8]),
+        ("image", "BYTES", [-1]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "datatype", "dtype"),
+    [("input", "FP32", np.float32), ("input", "FP16", np.float16), ("input", "FP64", float), ("pixels", "UINT8", "u1")],
+)
+def test_a_classifier_answers_every_type(
+    client: Any, served: tuple[Daemon, dict[str, Any]], name: str, datatype: str, dtype: Any
+) -> None:
+    random = np.random.default_rng(1)
+    values = random.integers(0, 256, (2, 3, 8, 8)) if name == "pixels" else random.normal(size=(2, 3, 8, 8))
+    values = values.astype(dtype)
+    images = torch.from_numpy(values)
+    images = normalize(images, INPUT) if name == "pixels" else images.float()
+    with torch.inference_mode():
+        expected = served[1]["digits"](images).numpy()
+    answers = []
+    for binary_in in (True, False):
+        if datatype == "FP16" and not binary_in:
+            continue  # the client knows no FP16 in JSON
+        for binary_out in (True, False):
+            outputs = [triton.InferRequestedOutput("logits", binary_data=binary_out)]
+            inputs = [tensor(name, datatype, values, binary_in)]
+            answer = client.infer("digits", inputs, outputs=outputs, request_id="7")
+            told = answer.get_response()
+            assert (told["id"], told["model_name"], told["model_version"]) == ("7", "digits", "1")
+            assert ("data" in told["outputs"][0]) is not binary_out
+            answers.append(answer.as_numpy("logits"))
+    np.testing.assert_allclose(answers[0], expected, rtol=1e-4, atol=1e-4)
+    for other in answers[1:]:  # JSON tells floats to the last bit
+        np.testing.assert_array_equal(other, answers[0])
+
+
+def test_an_encoded_image_needs_no_base64(client: Any, served: tuple[Daemon, dict[str, Any]]) -> None:
+    images = normalize(torch.from_numpy(decode_bytes(FILE, INPUT)[None]), INPUT)
+    with torch.inference_mode():
+        expected = served[1]["digits"](images).numpy()
+    answer = client.infer("digits", [encoded(FILE, FILE)], model_version="1")  # all outputs in binary
+    assert "data" not in answer.get_response()["outputs"][0]
+    np.testing.assert_allclose(answer.as_numpy("logits"), np.repeat(expected, 2, 0), rtol=1e-4, atol=1e-4)
+    text = np.array([base64.b64encode(FILE)], object)
+    same = client.infer("digits", [tensor("image", "BYTES", text, binary=False)])
+    np.testing.assert_allclose(same.as_numpy("logits"), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_detector_gives_the_same_boxes_in_binary_and_in_json(client: Any, daemon: Daemon) -> None:
+    parameters = {"confidence": 0.01, "max_detections": 5}
+    answer = client.infer("shapes", [encoded(FILE)], parameters=parameters)
+    data = [base64.b64encode(FILE).decode()]
+    body = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": data}], "parameters": parameters}
+    plain = daemon.post("/v2/models/shapes/infer", json=body).json()
+    assert [o["name"] for o in plain["outputs"]] == ["boxes", "scores", "class_ids", "names", "counts"]
+    assert answer.as_numpy("counts").tolist() == [5]
+    for output in plain["outputs"]:
+        values = answer.as_numpy(output["name"])
+        assert list(values.shape) == output["shape"]
+        told = [v.decode() for v in values] if output["datatype"] == "BYTES" else values.ravel().tolist()
+        assert told == output["data"]
+
+
+def test_outputs_of_a_detector_each_in_its_own_way(client: Any, served: tuple[Daemon, dict[str, Any]]) -> None:
+    values = np.random.default_rng(2).random((1, 3, scenes.SIDE, scenes.SIDE), np.float32)
+    with torch.inference_mode():
+        expected = served[1]["shapes"](torch.from_numpy(values)).numpy()
+    outputs = [triton.InferRequestedOutput("raw"), triton.InferRequestedOutput("counts", binary_data=False)]
+    answer = client.infer("shapes", [tensor("input", "FP32", values)], outputs=outputs)
+    assert [("data" in output) for output in answer.get_response()["outputs"]] == [False, True]
+    np.testing.assert_allclose(answer.as_numpy("raw"), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "inputs", "status", "reason"),
+    [
+        ("digits", "", [tensor("input", "FP32", np.zeros((1, 3, 8, 9), "f4"))], 400, "this model reads [-1, 3, 8, 8]"),
+        ("digits", "", [tensor("input", "FP32", np.zeros((3, 8, 8), "f4"))], 400, "send 4 whole numbers"),
+        ("digits", "", [tensor("input", "FP32", np.full((1, 3, 8, 8), np.nan, "f4"))], 400, "NaN"),
+        ("digits", "", [tensor("input", "INT8", np.zeros((1, 3, 8, 8), "i1"))], 400, "datatype 'INT8'; send 'input'"),
+        ("digits", "", [tensor("x", "FP32", np.zeros((1, 3, 8, 8), "f4"))], 400, "input 'x'"),
+        ("digits", "", [encoded(b"none")], 400, "image 0 is no JPEG"),
+        ("digits", "", [encoded(FILE), encoded(FILE)], 400, "a list of one object"),
+        ("digits", "", [tensor("input", "FP32", np.zeros((400, 3, 8, 32), "f4"))], 413, "serve.max_body_bytes"),
+        ("digits", "2", [encoded(FILE)], 404, "no version '2' in service; live: 1"),
+        ("digits", "first", [encoded(FILE)], 404, "no version 'first' in service"),
+        ("nothing", "", [encoded(FILE)], 404, "no model 'nothing'; configured: digits, shapes, empty"),
+        ("empty", "", [encoded(FILE)], 503, "has no generation in service yet"),
+    ],
+)
+def test_the_client_is_told_what_is_wrong(
+    client: Any, model: str, version: str, inputs: Any, status: int, reason: str
+) -> None:
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer(model, inputs, model_version=version)
+    assert caught.value.status() == str(status)
+    assert reason in caught.value.message()
+    assert client.infer("digits", [encoded(FILE)]).as_numpy("logits").shape == (1, 10)  # the client can go on
+
+
+def test_other_ways_to_be_refused(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="Content-Encoding has value 'gzip'; send the body uncompress"):
+        client.infer("digits", [encoded(FILE)], request_compression_algorithm="gzip")
+    with pytest.raises(InferenceServerException, match="unknown parameter 'classification'"):
+        client.infer("digits", [encoded(FILE)], outputs=[triton.InferRequestedOutput("logits", class_count=3)])
+    with pytest.raises(InferenceServerException, match="/config is not served"):
+        client.get_model_config("digits")
+    with pytest.raises(InferenceServerException, match="no model 'nothing'"):
+        client.get_model_metadata("nothing")
+
+
+def test_the_example_of_the_readme(daemon: Daemon, tmp_path: Path) -> None:
+    text = README.read_text().split("(`pip install tritonclient[http]`):\n\n")[1]
+    code = textwrap.dedent("".join(itertools.takewhile(lambda line: line.startswith("    "), text.splitlines(True))))
+    code = code.replace("127.0.0.1:8080", daemon.status()["address"].removeprefix("http://")).replace("NAME", "digits")
+    (tmp_path / "photo.jpg").write_bytes(FILE)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    (logits,) = daemon.infer(tmp_path / "photo.jpg").json()["outputs"]
+    assert done.stdout == f"1 {np.argmax(logits['data'])}\n"
+
+
+def test_a_file_is_enough_of_a_request(daemon: Daemon) -> None:
+    headers = {"Inference-Header-Content-Length": "0"}
+    answer = daemon.post("/v2/models/digits/infer", content=FILE, headers=headers)
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["outputs"][0]["shape"] == [1, 10]
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "99999", "1" * 5000, "٣", "", "0x10", "3, 3"])
+def test_a_length_that_cannot_be(daemon: Daemon, length: str) -> None:
+    headers = {"Inference-Header-Content-Length": length.encode()}
+    answer = daemon.post("/v2/models/digits/infer", content=b'{"inputs": []}', headers=headers)
+    assert (answer.status_code, "Inference-Header-Content-Length" in answer.json()["error"]) == (400, True)
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def test_what_is_not_ready_says_why(daemon: Daemon) -> None:
+    answer = daemon.get("/v2/models/empty/ready")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json() == {"ready": False, "error": "model 'empty' has no generation in service yet"}
+    answer = daemon.post("/v2/health/ready")
+    assert answer.status_code == 405
+    assert answer.json() == {"error": "POST /v2/health/ready is not served: Method Not Allowed"}
+
+
+def test_too_busy_too_slow_and_gone(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path, queue=1, deadline_ms=3000)
+    body = {"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 3, 8, 8], "data": [0] * 192}]}
+    answers: list[httpx.Response] = []
+
+    def ask() -> None:
+        answers.append(daemon.post("/v2/models/digits/infer", content=json.dumps(body)))
+
+    def asked() -> threading.Thread:
+        """One request that the process cannot answer, because it is stopped."""
+        thread = threading.Thread(target=ask)
+        thread.start()
+        eventually(lambda: daemon.metric('edged_inference_requests_in_flight{model="digits"}') == 1, "a request")
+        return thread
+
+    try:
+        daemon.start()
+        assert daemon.process is not None
+        children = psutil.Process(daemon.process.pid).children()
+        (child,) = (each for each in children if each.cmdline()[-3:-1] == ["digits", "--generation"])
+        os.kill(child.pid, signal.SIGSTOP)
+        waiting = asked()
+        ask()  # while the queue is full
+        waiting.join()
+        waiting = asked()
+        os.kill(child.pid, signal.SIGKILL)
+        waiting.join()
+        eventually(lambda: daemon.get("/v2/models/digits/ready").status_code == 200, "it is back")
+        ask()
+    finally:
+        daemon.close()
+    assert [answer.status_code for answer in answers] == [429, 504, 503, 200]
+    reasons = ["has 1 requests waiting", "gave no answer within 3 s", "has lost its process"]
+    for answer, reason in zip(answers, reasons, strict=False):
+        assert reason in answer.json()["error"]
+        assert answer.headers["retry-after"] == "1"
+
+
+def connected(daemon: Daemon) -> http.client.HTTPConnection:
+    """A connection that is never opened a second time."""
+    parts = urlsplit(daemon.status()["address"])
+    assert parts.hostname is not None
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    connection.connect()
+    connection.auto_open = 0
+    return connection
+
+
+def test_bodies_stay_whole_over_one_connection(daemon: Daemon) -> None:
+    values = np.random.default_rng(3).normal(size=(4, 3, 8, 8)).astype("<f4")
+    described = {"name": "input", "datatype": "FP32", "shape": [4, 3, 8, 8]}
+    text = json.dumps({"inputs": [described | {"parameters": {"binary_data_size": values.nbytes}}]}).encode()
+    good = text + values.tobytes()
+    with contextlib.closing(connected(daemon)) as connection:
+        for body, status, reason in 3 * [
+            (good, 200, b"logits"),
+            (good[:-1], 400, b"3071 bytes follow the JSON"),
+            (bytes(MAX_BODY + 1), 413, b"serve.max_body_bytes"),
+        ]:
+            headers = {"Inference-Header-Content-Length": str(len(text))}
+            connection.request("POST", "/v2/models/digits/infer", body, headers)
+            answer = connection.getresponse()
+            assert (answer.status, reason in answer.read()) == (status, True)
+
+
+def test_a_version_that_is_replaced_while_the_body_comes(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path)
+    write_untrained(daemon.state / "digits", seed=2)
+    store = ModelStore(daemon.state / "models")
+    store.switch("digits", store.publish("digits", daemon.state / "digits"))
+    try:
+        daemon.start()
+        with contextlib.closing(connected(daemon)) as connection:
+            for version in ("2", "1"):  # the second time on the same connection, after the swap
+                connection.putrequest("POST", f"/v2/models/digits/versions/{version}/infer")
+                connection.putheader("Content-Length", str(len(FILE)))
+                connection.putheader("Inference-Header-Content-Length", "0")
+                connection.endheaders(FILE[:100])
+                if version == "2":
+                    assert daemon.post("/edged/v1/models/digits/rollback").status_code == 200
+                connection.send(FILE[100:])
+                answer = connection.getresponse()
+                told = json.loads(answer.read())
+                if version == "2":
+                    assert (answer.status, told["error"]) == (
+                        404,
+                        "model 'digits' has no version '2' in service; live: 1",
+                    )
+                else:
+                    assert (answer.status, told["model_version"]) == (200, "1")
+    finally:
+        daemon.close()

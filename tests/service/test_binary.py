@@ -1,0 +1,83 @@
+"""The codec of the binary tensor data extension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from service.binary import (
+    NUMBERS,
+    Body,
+    RequestError,
+    pack_elements,
+    pack_numbers,
+    tensor_data,
+    unpack_elements,
+    unpack_numbers,
+)
+
+
+@given(st.sampled_from([*NUMBERS]), st.data())
+def test_numbers_survive_the_way(datatype: str, data: Any) -> None:
+    values = data.draw(hnp.arrays(NUMBERS[datatype], hnp.array_shapes(max_dims=3, min_side=0)))
+    packed = pack_numbers(values, datatype)
+    assert len(packed) == values.nbytes
+    read = unpack_numbers(memoryview(packed), datatype, values.size)
+    assert read.dtype == values.dtype
+    np.testing.assert_array_equal(read.reshape(values.shape), values)
+
+
+def test_numbers_are_little_endian() -> None:
+    assert pack_numbers([1.0, -2.0], "FP32") == bytes.fromhex("0000803f 000000c0")
+    assert pack_numbers(np.array([1], ">i8"), "INT64") == b"\1" + bytes(7)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=5))
+def test_elements_survive_the_way(elements: list[bytes]) -> None:
+    packed = pack_elements(elements)
+    assert [bytes(element) for element in unpack_elements(memoryview(packed), len(elements))] == elements
+    for length in range(len(packed)):  # a cut anywhere
+        with pytest.raises(RequestError, match=r"ends before|only \d+ follow"):
+            unpack_elements(memoryview(packed)[:length], len(elements))
+    with pytest.raises(RequestError, match="1 bytes follow the last"):
+        unpack_elements(memoryview(packed + b"x"), len(elements))
+
+
+def test_elements_begin_with_their_length() -> None:
+    assert pack_elements([b"ab", b""]) == b"\2\0\0\0ab\0\0\0\0"
+
+
+@given(st.binary(max_size=40), st.integers(0, 6))
+def test_any_bytes_are_elements_or_refused(data: bytes, count: int) -> None:
+    try:
+        elements = unpack_elements(memoryview(data), count)
+    except RequestError:
+        return
+    assert pack_elements([bytes(element) for element in elements]) == data
+
+
+@given(st.binary(max_size=20), st.none() | st.integers())
+def test_a_body_is_split_without_loss(content: bytes, length: int | None) -> None:
+    body = Body(content, length)
+    if length is not None and not 0 <= length <= len(content):
+        with pytest.raises(RequestError, match=f"Content-Length is {length}, but the body has {len(content)} bytes"):
+            body.split()
+    else:
+        text, behind = body.split()
+        assert (text + bytes(behind), len(text)) == (content, len(content) if length is None else length)
+
+
+def test_the_size_must_be_that_of_what_is_there() -> None:
+    assert tensor_data({}, memoryview(b"")) is None
+    assert tensor_data({"binary_data_size": 0}, memoryview(b"")) == b""
+    assert tensor_data({"binary_data_size": 2}, memoryview(b"ab")) == b"ab"
+    for size in (None, 1, 3, -2, 2.0, True, "2", [2]):
+        with pytest.raises(RequestError, match="2 bytes follow the JSON"):
+            tensor_data({"binary_data_size": size}, memoryview(b"ab"))
+    with pytest.raises(RequestError, match="16 values of FP16 take 32"):
+        unpack_numbers(memoryview(bytes(31)), "FP16", 16)

@@ -1,0 +1,97 @@
+"""Tensors, pixels and encoded files as network inputs."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis.extra import numpy as hnp
+
+from edged.calibration.images import decode_bytes, normalize
+from edged.calibration.letterbox import Letterbox
+from edged.spec import Fit, InputSpec
+from service.binary import RequestError, pack_elements
+from service.inputs import max_batch, read_images
+from tests.service.test_protocol import LETTERBOX, SPEC, png
+
+SHAPE = (2, 3, 4, 4)
+
+
+def read(name: str, datatype: str, data: Any, shape: Any = SHAPE, spec: InputSpec = SPEC, **parameters: Any) -> Any:
+    """The images of a tensor in the JSON, or of bytes behind it."""
+    tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(shape), "parameters": parameters}
+    if not isinstance(data, bytes):
+        return read_images({**tensor, "data": data}, memoryview(b""), spec)
+    tensor["parameters"] = {"binary_data_size": len(data), **parameters}
+    return read_images(tensor, memoryview(data), spec)
+
+
+@pytest.mark.parametrize(("datatype", "dtype"), [("FP16", "<f2"), ("FP32", "<f4"), ("FP64", "<f8")])
+def test_floats_of_each_width_become_fp32(datatype: str, dtype: str) -> None:
+    values = np.random.default_rng(0).normal(size=SHAPE).astype(dtype)
+    expected = torch.from_numpy(values.astype(np.float32))
+    for data in (values.tobytes(), values.tolist(), values.ravel().tolist()):
+        images, letterboxes = read("input", datatype, data)
+        assert images.dtype == torch.float32
+        assert torch.equal(images, expected)
+        assert letterboxes == ()
+
+
+@given(hnp.arrays(np.uint8, SHAPE))
+def test_pixels_are_normalized_as_in_calibration(pixels: Any) -> None:
+    expected = normalize(torch.from_numpy(pixels), SPEC)
+    for data in (pixels.tobytes(), pixels.tolist()):
+        assert torch.equal(read("pixels", "UINT8", data)[0], expected)
+
+
+def test_pixels_of_a_square_have_no_letterbox() -> None:
+    assert read("pixels", "UINT8", bytes(3 * 32 * 32), (1, 3, 32, 32), LETTERBOX)[1] == ()
+
+
+def test_encoded_files_come_raw_or_as_base64() -> None:
+    files = [png(6), png(9)]
+    expected = normalize(torch.from_numpy(np.stack([decode_bytes(file, SPEC) for file in files])), SPEC)
+    texts = [base64.b64encode(file) for file in files]
+    for images, letterboxes in (
+        read("image", "BYTES", pack_elements(files), [2]),
+        read("image", "BYTES", pack_elements(texts), [2], content_type="base64"),
+        read("image", "BYTES", [text.decode() for text in texts], [2]),
+    ):
+        assert torch.equal(images, expected)
+        assert letterboxes == ()
+    sizes = read("image", "BYTES", pack_elements(files), [2], LETTERBOX)[1]
+    assert sizes == (Letterbox(6, 6, 32), Letterbox(9, 9, 32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("input", "UINT8", bytes(96)), "input 'input' of datatype 'UINT8'; send 'input' as FP32 or FP16 or FP64"),
+        (("input", "INT8", bytes(96)), "'INT8'"),
+        (("pixels", "FP32", bytes(384)), "'pixels' as UINT8"),
+        (("pixels", "UINT8", bytes(95)), "96 values of UINT8 take 96"),
+        (("pixels", "UINT8", [256] * 96), "no UINT8; send whole numbers from 0 to 255"),
+        (("pixels", "UINT8", [-1] * 96), "no UINT8"),
+        (("pixels", "UINT8", [0.5] * 96), "no UINT8"),
+        (("pixels", "UINT8", [float("nan")] * 96), "no UINT8"),
+        (("input", "FP16", np.full(96, np.inf, "<f2").tobytes()), "NaN, infinity"),
+        (("input", "FP64", np.full(96, 1e300, "<f8").tobytes()), "too large for FP32"),
+        (("image", "BYTES", b"\1\0\0", [1]), "ends before the length of element 0"),
+        (("image", "BYTES", b"\xff\xff\xff\xff", [1]), "element 0 has a length of 4294967295 bytes, but only 0"),
+        (("image", "BYTES", pack_elements([b"", b""]), [1]), "4 bytes follow the last of 1 elements"),
+        (("image", "BYTES", pack_elements([b"x"]), [1]), "image 0 is no JPEG"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: tuple[Any, ...], reason: str) -> None:
+    with pytest.raises(RequestError, match=reason):
+        read(*arguments)
+
+
+@pytest.mark.parametrize(("size", "most"), [(32, 128), (224, 128), (640, 15), (1280, 3), (4096, 1)])
+def test_large_images_come_in_smaller_batches(size: int, most: int) -> None:
+    assert max_batch(InputSpec(size, size, fit=Fit.LETTERBOX)) == most
+    assert max_batch(InputSpec(size, size)) == 128
