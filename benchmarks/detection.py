@@ -29,6 +29,7 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import compress
 from edged.evaluation.classification import predict
 from edged.evaluation.detection import Precision, agreement, average_precision, detect_all
+from edged.memory import peak_bytes
 from edged.models.architecture import Architecture
 from edged.models.checkpoint import load_checkpoint
 from edged.models.detections import Detections
@@ -121,18 +122,12 @@ def measure(loaded: Loaded, bits: str, name: str, reference: float, forward_s: f
     start = time.perf_counter()
     done = compress(loaded.model, loaded.calibration, spec_of(name, bits))
     seconds = time.perf_counter() - start
-    peak = peak_mebibytes()
+    peak = peak_bytes() >> 20
     score = average_precision(found(loaded, done.model, EVALUATION), loaded.labels, loaded.test.sizes)
     serving = DetectionSpec()
     same = agreement(found(loaded, loaded.model, serving), found(loaded, done.model, serving))
     quality = f"{score.map50:.2f} | {score.map50_95:.2f} | {reference - score.map50_95:+.2f} | {same:.1f}"
-    print(f"| {bits} | {name} | {quality} | {seconds:.0f} | {seconds / forward_s:.1f} | {peak:.0f} |")
-
-
-def peak_mebibytes() -> float:
-    """Largest resident memory of this process; ru_maxrss would start with that of the process that started it."""
-    status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
+    print(f"| {bits} | {name} | {quality} | {seconds:.0f} | {seconds / forward_s:.1f} | {peak} |")
 
 
 def found(loaded: Loaded, model: nn.Module, spec: DetectionSpec) -> list[Detections]:

@@ -6,11 +6,9 @@ python -m benchmarks.measure --network resnet20 --bits 4 --method balanced --cac
 from __future__ import annotations
 
 import argparse
-import ctypes
 import dataclasses
 import gc
 import json
-import re
 import time
 from pathlib import Path
 
@@ -24,6 +22,7 @@ from benchmarks.results import Row, pack_hits
 from edged.compress import compress
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.fidelity import fidelity
+from edged.memory import give_back_free_memory, peak_bytes, resident_bytes
 from edged.spec import RECIPES, Method, QuantSpec, Statistics, recipe
 
 METHODS = ("rtn", "obq", "paper", *(name for name in RECIPES if name != "paper"), *PEERS)
@@ -96,25 +95,17 @@ def spec_of(method: str, bits: int) -> QuantSpec:
 def reset_peak() -> float:
     """Start the peak anew, where the system lets a process. Returns resident memory now, MiB."""
     gc.collect()
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)  # freed memory that is still resident would hide as much of what comes
+    give_back_free_memory()  # what is free and still resident would hide as much of what comes
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         print("cannot reset the peak of this process: loading may count towards its memory")
-    return _status_mib("VmRSS")
+    return resident_bytes() / (1 << 20)
 
 
 def peak_mib() -> float:
     """Highest resident memory since `reset_peak`, MiB."""
-    return _status_mib("VmHWM")
-
-
-def _status_mib(key: str) -> float:
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"/proc/self/status has no {key}")
-    return int(found[1]) / 1024
+    return peak_bytes() / (1 << 20)
 
 
 if __name__ == "__main__":

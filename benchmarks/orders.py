@@ -86,7 +86,8 @@ def main() -> None:
             measured = [measure(layers, variant.solve, bits) for bits in options.bits]
             say(*variant.labels, *(cell for top1, loss in measured for cell in (f"{top1:.2f}", f"{loss:.2e}")))
     if options.out:
-        title = f"# Orders\n\n`python -m benchmarks.orders`: {options.network}, full precision {reference:.2f} %.\n\n"
+        command = f"python -m benchmarks.orders --bits {' '.join(map(str, options.bits))}"
+        title = f"# Orders\n\n`{command}`: {options.network}, full precision {reference:.2f} %.\n\n"
         options.out.write_text(title + "\n".join([*lines, "", _notes(), ""]))
 
 
