@@ -66,6 +66,7 @@ class Attempt:
                 await self._quantize()
             generation = await self._publish()
         unchanged = not await self._go_live(generation)
+        log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
         problem = await prove(self._context, self._update.id, self._model, generation, self._note)
         await self._finish(generation, unchanged, problem)
 
@@ -208,7 +209,7 @@ class Attempt:
         await self._advance(State.COMMITTED, generation=generation, **trouble)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
         context.metrics.updates.labels(update.model, "committed", reason).inc()
-        log.info("update %d of %s is live as generation %d", update.id, update.model, generation)
+        log.info("update %d of %s is committed", update.id, update.model)
         if not await context.disk(context.shares_claim, update):
             await context.disk(discard, context.claimed_file(update))
         await context.disk(context.store.prune, update.model, self._model.keep)
