@@ -20,7 +20,7 @@ from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
 from edged.errors import EdgedError, GateError
 from service import frames
 from service.binary import Body, RequestError
-from service.children import die_with_parent
+from service.children import die_with_parent, first_to_go
 from service.protocol import Request, error_body, metadata, parse_request
 from service.responses import format_response
 from service.tasks import task_of
@@ -156,7 +156,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
-            served, ready = _load(options.artifact, options.model, options.generation)
+            with first_to_go():
+                served, ready = _load(options.artifact, options.model, options.generation)
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code

@@ -53,8 +53,8 @@ class Manifest:
         weights: sha256 (hex) and bytes of weights.safetensors; the writer fills it in.
         task: One of TASKS.
         detection: `DetectionSpec.to_dict()` of a detector: which predictions become boxes. None for a classifier.
-        warmup: Of warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; the writer fills it in.
-            None where there is none.
+        warmup: Of warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; the writer fills it
+            in. None where there is none.
         schema_version: Version of this layout.
     """
 
