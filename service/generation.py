@@ -146,6 +146,8 @@ class Generation:
             finally:
                 self.kill()
             await self._process.wait()
+        if self._tasks:  # both see the end of their streams; what the child said last is in one of them
+            await asyncio.wait(self._tasks, timeout=_END_S)
         for task in self._tasks:
             task.cancel()
 

@@ -175,8 +175,8 @@ class Routes:
         wanted = request.path_params.get("version")
         live = service.wanted if service.live is None else service.live.number  # in a moment, if not now
         if wanted is not None and wanted != str(live):
-            live = "none" if live is None else live
-            raise HTTPException(404, f"model {name!r} has no version {wanted!r} in service; live: {live}")
+            told = f"model {name!r} has no version {wanted!r} in service; live: {'none' if live is None else live}"
+            raise HTTPException(404, told)
         return service
 
 

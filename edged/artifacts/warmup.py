@@ -99,8 +99,8 @@ def record(network: nn.Module, cache: ImageCache) -> Warmup:
     pixels = torch.from_numpy(cache.images[_choose(cache).numpy()])
     laid_out: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     with torch.inference_mode():
-        images = normalize(pixels, cache.input)
-        outputs = [laid_out(one.contiguous(memory_format=torch.channels_last)).float() for one in images.split(1)]
+        images = (image[None] for image in normalize(pixels, cache.input))
+        outputs = [laid_out(image.contiguous(memory_format=torch.channels_last)).float() for image in images]
     return Warmup(pixels, _kept(outputs), _digest(outputs), torch.get_num_threads())
 
 
@@ -145,20 +145,14 @@ def load_warmup(path: Path, entry: Mapping[str, Any], spec: InputSpec) -> Warmup
 
 
 def _choose(cache: ImageCache) -> Tensor:
-    """Indices at even distances: the images are sorted by class."""
-    count = max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // math.prod(cache.images.shape[1:])))
-    return cache.calibration[_evenly(len(cache.calibration), count)]
+    """The first ones: the images are dealt class by class."""
+    return cache.calibration[: max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // math.prod(cache.images.shape[1:])))]
 
 
 def _kept(outputs: Sequence[Tensor]) -> Tensor:
     flat = torch.cat([output.reshape(1, -1) for output in outputs])
-    return flat[:, _evenly(flat.shape[1], MAX_VALUES)].clone()
-
-
-def _evenly(total: int, count: int) -> Tensor:
-    """At most `count` indices below `total`, int64, in exact arithmetic."""
-    count = min(total, count)
-    return torch.arange(count) * total // max(1, count)
+    total, count = flat.shape[1], min(flat.shape[1], MAX_VALUES)
+    return flat[:, torch.arange(count) * total // max(1, count)].clone()
 
 
 def _digest(outputs: Sequence[Tensor]) -> str:
