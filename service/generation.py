@@ -105,6 +105,10 @@ class Generation:
         try:
             channel = self._channel = await self._spawn()
             header = await within(timeout_s, channel.receive())
+            if header is None:
+                raise StartError(
+                    f"generation {self.number} ended while it was starting{await self._why()}; see the log"
+                )
             self._check_ready(header)
         except BaseException as error:
             await self.stop()
@@ -196,9 +200,15 @@ class Generation:
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         return Channel(self.model, reader, writer, self._queue)
 
-    def _check_ready(self, header: dict[str, Any] | None) -> None:
-        if header is None:
-            raise StartError(f"generation {self.number} ended while it was starting; see the log")
+    async def _why(self) -> str:
+        """How the process ended, if that can be told by now."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            told = await within(_END_S, self.ended())
+            killed = self._process is not None and self._process.returncode == -signal.SIGKILL
+            return f": {told}{', most likely by the kernel for lack of memory' if killed else ''}"
+        return ""
+
+    def _check_ready(self, header: dict[str, Any]) -> None:
         if header["kind"] == "failed":
             kind = GateError if header["code"] == GateError.code else StartError
             raise kind(header["message"])

@@ -118,6 +118,19 @@ def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: t
     asyncio.run(main())
 
 
+def test_how_a_generation_ended_while_it_was_starting_is_told(published: Path) -> None:
+    async def main() -> None:
+        generation = Generation("digits", 1, published / "1", threads=1)
+        starting = asyncio.create_task(generation.start(60))
+        await until(lambda: generation.pid is not None)
+        assert generation.pid is not None
+        os.kill(generation.pid, signal.SIGKILL)
+        with pytest.raises(StartError, match=r"was starting: killed by signal 9 \(Killed\), most likely by the kernel"):
+            await starting
+
+    asyncio.run(main())
+
+
 def test_a_generation_that_takes_too_long_is_ended(published: Path) -> None:
     async def main() -> None:
         generation = Generation("digits", 1, published / "1", threads=1)
