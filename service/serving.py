@@ -60,6 +60,7 @@ class ModelService:
         failed_starts: How often one that died did not come up again.
         traffic: The requests of the generation in service.
         traffic_before: Of the one before it.
+        held: Requests that wait for a generation that is on its way.
         recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
     """
@@ -87,7 +88,7 @@ class ModelService:
         self._not_started = not_started
         self._settled = asyncio.Event()  # not set while requests may wait for a generation that is on its way
         self._settled.set()
-        self._held = 0
+        self.held = 0
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -139,16 +140,16 @@ class ModelService:
         """
         if self._settled.is_set():
             return timeout_s
-        if self._held >= self.limits.queue:
-            raise BusyError(f"model {self.name!r} has {self._held} requests waiting; try again later")
+        if self.held >= self.limits.queue:
+            raise BusyError(f"model {self.name!r} has {self.held} requests waiting; try again later")
         start = time.monotonic()
-        self._held += 1
+        self.held += 1
         try:
             await within(timeout_s, self._settled.wait())
         except asyncio.TimeoutError:
             return 0.0
         finally:
-            self._held -= 1
+            self.held -= 1
         return max(0.0, timeout_s - (time.monotonic() - start))
 
     def keep(self, number: int) -> None:
