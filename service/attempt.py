@@ -186,10 +186,11 @@ class Attempt:
         await context.holds.until_unpinned(update.model)
         await context.disk(context.journal.annotate, update.id, code=None, reason=None)
 
-    async def _warmed(self, seconds: float, policy: str) -> None:
-        log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, policy)
+    async def _warmed(self, seconds: float, swap: dict[str, Any]) -> None:
+        log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, swap["policy"])
         self._note("warm", seconds)
-        await self._step(State.WARMED)
+        report = (await self._context.get(self._update.id)).report
+        await self._step(State.WARMED, report={**report, "swap": swap})
 
     async def _live(self) -> None:
         await self._step(State.LIVE)
@@ -197,11 +198,11 @@ class Attempt:
         metrics.last_success.labels(name).set(now)
         metrics.update_duration.labels(name).observe(now - self._update.dropped_at)
 
-    async def _step(self, state: State) -> None:
+    async def _step(self, state: State, **fields: Any) -> None:
         """Journal WARMED or LIVE, unless the update was beyond it before a restart or never left its generation."""
         now = (await self._context.get(self._update.id)).state
         if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
-            await self._advance(state)
+            await self._advance(state, **fields)
 
     async def _finish(self, generation: int, unchanged: bool, problem: str | None) -> None:
         context, update = self._context, self._update

@@ -6,12 +6,14 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
+_OOM_SCORE, _LOADING_OOM_SCORE = Path("/proc/self/oom_score_adj"), 500  # the worker has 1000
 FEW_KERNELS = 48  # more than one network's layers have shapes
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, which libc does not wrap
 
@@ -56,6 +58,24 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+@contextmanager
+def first_to_go() -> Iterator[None]:
+    """While entered, a kernel that is out of memory ends this process rather than the one that serves.
+
+    Both are as large as each other, and of two that are the kernel may take either. The way back needs no privilege.
+    """
+    before = None
+    with contextlib.suppress(OSError, ValueError):
+        before = int(_OOM_SCORE.read_text())
+        _OOM_SCORE.write_text(str(max(before, _LOADING_OOM_SCORE)))
+    try:
+        yield
+    finally:
+        if before is not None:
+            with contextlib.suppress(OSError):
+                _OOM_SCORE.write_text(str(before))
+
+
 def step_back(nice: int) -> None:
     """Give way to everything else: niceness, idle scheduling, idle I/O, and first in line for the OOM killer.
 
@@ -69,4 +89,4 @@ def step_back(nice: int) -> None:
         if (number := _IOPRIO_SET.get(os.uname().machine)) is not None:
             ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
+        _OOM_SCORE.write_text("1000")

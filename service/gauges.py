@@ -55,7 +55,8 @@ def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
         metrics.model_pinned.labels(name).set(hold.pinned)
         metrics.model_paused.labels(name).set(hold.paused)
         metrics.model_ready.labels(name).set(live is not None and live.serving)
-        metrics.requests_in_flight.labels(name).set(0 if live is None else live.inflight)
+        metrics.requests_in_flight.labels(name).set(service.held + (0 if live is None else live.inflight))
+        metrics.generation_start.labels(name).set(0 if live is None else live.start_seconds)
         metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))
     for name, lane in lanes.items():
         metrics.queue_length.labels(name).set(lane.waiting)

@@ -9,8 +9,10 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from service.waiting import within
 log = logging.getLogger(__name__)
 
 _STOP_S = 5.0
+_END_S = 1.0
 
 
 class StartError(DeferredError):
@@ -42,6 +45,13 @@ class Generation:
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
         on_exit: Called once when the process ends without having been asked to.
+
+    Attributes:
+        metadata: What it serves, as the protocol describes models.
+        serving: Whether requests can be sent.
+        start_seconds: How long it took to start, load and warm up.
+        warmup: How close its outputs for the warm-up images are to those of the network that was evaluated:
+            "identical", "relative_error", "outputs_sha256", "recorded_sha256"; None if its artifact has no such images.
     """
 
     def __init__(
@@ -57,7 +67,9 @@ class Generation:
         self.model = model
         self.number = number
         self.metadata: dict[str, Any] = {}
-        self.serving = False  # whether requests can be sent
+        self.serving = False
+        self.start_seconds = 0.0
+        self.warmup: dict[str, Any] | None = None
         self._directory = directory
         self._threads = threads
         self._queue = queue
@@ -86,12 +98,17 @@ class Generation:
         """Start the process and wait until it has loaded the model and run it.
 
         Raises:
-            GateError: The model's outputs are not finite.
+            GateError: The model's outputs are not finite, or not those that were evaluated.
             StartError: It did not come up.
         """
+        began = time.monotonic()
         try:
             channel = self._channel = await self._spawn()
             header = await within(timeout_s, channel.receive())
+            if header is None:
+                raise StartError(
+                    f"generation {self.number} ended while it was starting{await self._why()}; see the log"
+                )
             self._check_ready(header)
         except BaseException as error:
             await self.stop()
@@ -101,6 +118,8 @@ class Generation:
                 raise StartError(f"generation {self.number} cannot be started: {error}") from error
             raise
         self.serving = True
+        self.start_seconds = time.monotonic() - began
+        log.info("model %s generation %d is up after %.2f s; %s", *self._named, self.start_seconds, self._likeness())
         self._tasks.append(asyncio.create_task(self._pump(channel)))
 
     async def infer(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
@@ -131,6 +150,8 @@ class Generation:
             finally:
                 self.kill()
             await self._process.wait()
+        if self._tasks:  # both see the end of their streams; what the child said last is in one of them
+            await asyncio.wait(self._tasks, timeout=_END_S)
         for task in self._tasks:
             task.cancel()
 
@@ -139,6 +160,23 @@ class Generation:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+    async def ended(self) -> str:
+        """How the process ended, once it has."""
+        assert self._process is not None  # noqa: S101 - only a process that was started can end
+        code = await self._process.wait()
+        return f"exit code {code}" if code >= 0 else f"killed by signal {-code} ({signal.strsignal(-code)})"
+
+    @property
+    def _named(self) -> tuple[str, int]:
+        return self.model, self.number
+
+    def _likeness(self) -> str:
+        if self.warmup is None:
+            return "its artifact has no images to compare it by"
+        if self.warmup["identical"]:
+            return "its outputs are to the bit those that were evaluated"
+        return f"its outputs differ from those that were evaluated by {self.warmup['relative_error']:.2g} of their norm"
 
     async def _spawn(self) -> Channel:
         ours, theirs = socket.socketpair()
@@ -162,13 +200,19 @@ class Generation:
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         return Channel(self.model, reader, writer, self._queue)
 
-    def _check_ready(self, header: dict[str, Any] | None) -> None:
-        if header is None:
-            raise StartError(f"generation {self.number} ended while it was starting; see the log")
+    async def _why(self) -> str:
+        """How the process ended, if that can be told by now."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            told = await within(_END_S, self.ended())
+            killed = self._process is not None and self._process.returncode == -signal.SIGKILL
+            return f": {told}{', most likely by the kernel for lack of memory' if killed else ''}"
+        return ""
+
+    def _check_ready(self, header: dict[str, Any]) -> None:
         if header["kind"] == "failed":
             kind = GateError if header["code"] == GateError.code else StartError
             raise kind(header["message"])
-        self.metadata = header["metadata"]
+        self.metadata, self.warmup = header["metadata"], header["warmup"]
 
     async def _pump(self, channel: Channel) -> None:
         try:
@@ -178,8 +222,16 @@ class Generation:
         finally:
             self.serving = False
             if not self._stopping:
-                self.kill()
                 self._on_exit(self)
+                await self._see_it_end()
+
+    async def _see_it_end(self) -> None:
+        """Most often it ends for a reason of its own, which `ended` is to tell; what only lost its way is killed."""
+        assert self._process is not None  # noqa: S101 - it has answered
+        try:
+            await within(_END_S, self._process.wait())
+        except asyncio.TimeoutError:
+            self.kill()
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stderr is not None  # noqa: S101 - a pipe was asked for

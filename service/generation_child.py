@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from edged.artifacts.reader import Artifact, read_artifact
+from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
 from edged.errors import EdgedError, GateError
 from service import frames
 from service.binary import Body, RequestError
-from service.children import die_with_parent
+from service.children import die_with_parent, first_to_go
 from service.protocol import Request, error_body, metadata, parse_request
 from service.responses import format_response
 from service.tasks import task_of
@@ -64,19 +65,32 @@ class ServedModel:
             raise NotFiniteError("the model's output holds NaN or infinity for this input")
         return outputs
 
-    def warm(self) -> None:
-        """Answer requests of noise, all the way from the network to the outputs.
+    def warm(self, warmup: Warmup | None = None) -> Comparison | None:
+        """Answer requests for calibration images one by one, all the way from the network to the outputs.
+
+        Args:
+            warmup: The images; None for noise, for artifacts that were written without.
+
+        Returns:
+            How close the network's outputs are to those of the network that was evaluated; None where nobody knows.
 
         Raises:
-            GateError: The output is not what it must be.
+            GateError: The outputs are not what they must be.
         """
-        shape = (1, self._input.channels, self._input.size, self._input.size)
-        generator = torch.Generator().manual_seed(0)
-        for _ in range(_WARM_PASSES):
+        images = self._noise() if warmup is None else warmup.images(self._input)
+        outputs: list[Tensor] = []
+
+        def forward(image: Tensor) -> Tensor:
+            outputs.append(self._checked_forward(image))
+            return outputs[-1]
+
+        for number in range(max(_WARM_PASSES, len(images))):
             try:
-                self._task.answer(Request(torch.randn(shape, generator=generator)), self._checked_forward)
+                self._task.answer(Request(images[number % len(images)][None]), forward)
             except NotFiniteError:
                 raise self._unfit("outputs with NaN or infinity") from None
+            del outputs[len(images) :]
+        return None if warmup is None else self._compare(warmup, outputs)
 
     def answer(self, body: Body) -> tuple[int, Body]:
         """Status and body of the response to one inference request."""
@@ -91,6 +105,21 @@ class ServedModel:
         except Exception as error:  # one request must not end the others' server
             log.exception("a request failed")
             return 500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon"))
+
+    def _noise(self) -> Tensor:
+        shape = (1, self._input.channels, self._input.size, self._input.size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+    def _compare(self, warmup: Warmup, outputs: list[Tensor]) -> Comparison:
+        compared = warmup.compare(outputs)
+        if not compared.close:
+            raise GateError(
+                f"generation {self._version} of {self._name} gives other outputs for its warm-up images than the"
+                f" network that was evaluated: they differ by {compared.relative_error:.3g} of their norm,"
+                f" {TOLERANCE:g} is allowed (sha256 {compared.digest[:16]}..., recorded {compared.recorded[:16]}...);"
+                " its files are damaged, quantize the checkpoint again"
+            )
+        return compared
 
     def _checked_forward(self, images: Tensor) -> Tensor:
         outputs = self.forward(images)
@@ -127,7 +156,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
-            served, ready = _load(options.artifact, options.model, options.generation)
+            with first_to_go():
+                served, ready = _load(options.artifact, options.model, options.generation)
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
@@ -141,11 +171,19 @@ def main(arguments: list[str]) -> int:
 
 def _load(directory: Path, model: str, version: str) -> tuple[ServedModel, dict[str, Any]]:
     start = time.monotonic()
-    served = ServedModel(read_artifact(directory), model, version)
+    artifact = read_artifact(directory)
+    served = ServedModel(artifact, model, version)
     loaded = time.monotonic()
-    served.warm()
+    compared = served.warm(artifact.load_warmup())
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
-    return served, {"metadata": served.metadata, **seconds}
+    return served, {"metadata": served.metadata, "warmup": _told(compared), **seconds}
+
+
+def _told(compared: Comparison | None) -> dict[str, Any] | None:
+    if compared is None:
+        return None
+    figures = {"relative_error": compared.relative_error, "outputs_sha256": compared.digest}
+    return {"identical": compared.identical, **figures, "recorded_sha256": compared.recorded}
 
 
 if __name__ == "__main__":

@@ -117,8 +117,9 @@ class Routes:
         try:
             check_inference(request, serve)
             body = await read_body(request, serve.max_body_bytes)
-            service = self._service(request)  # once more: its version may have been replaced while the body came
-            reply = await service.infer(body, serve.deadline_ms / 1000, json_bytes_of(request))
+            left_s = await service.wait_until_up(serve.deadline_ms / 1000)
+            service = self._service(request)  # once more: its version may have been replaced meanwhile
+            reply = await service.infer(body, left_s, json_bytes_of(request))
             code = reply.status
             return response_of(reply)
         except (HTTPException, ServingError, AccessError) as error:
@@ -172,9 +173,10 @@ class Routes:
         if service is None:
             raise HTTPException(404, f"no model {name!r}; configured: {', '.join(self._supervisor.services) or 'none'}")
         wanted = request.path_params.get("version")
-        if wanted is not None and (service.live is None or wanted != str(service.live.number)):
-            live = "none" if service.live is None else service.live.number
-            raise HTTPException(404, f"model {name!r} has no version {wanted!r} in service; live: {live}")
+        live = service.wanted if service.live is None else service.live.number  # in a moment, if not now
+        if wanted is not None and wanted != str(live):
+            told = f"model {name!r} has no version {wanted!r} in service; live: {'none' if live is None else live}"
+            raise HTTPException(404, told)
         return service
 
 

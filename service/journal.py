@@ -123,6 +123,16 @@ class Journal:
             self._set(update_id, fields)
             return self._must_get(update_id)
 
+    def note(self, update_id: int, detail: dict[str, Any]) -> None:
+        """Add to the history of an update without a move: an event in the state that it is in.
+
+        Raises:
+            StateError: The disk is full or the file cannot be written.
+            KeyError: No such update.
+        """
+        with self._db.transaction():
+            self._event(update_id, self._clock(), self._must_get(update_id).state, detail)
+
     def record_stage(self, update_id: int, stage: str, seconds: float) -> Update:
         """Add the time that one stage took."""
         with self._db.transaction():

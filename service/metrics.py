@@ -64,6 +64,9 @@ class Metrics:
             _SWAP_BUCKETS,
             "model",
         )
+        self.swaps = self._counter(
+            "swaps_total", "Generations that got the traffic, by the policy that was applied.", "model", "policy"
+        )
         self.queue_length = self._gauge("queue_length", "Updates that wait for their turn.", "model")
         self.last_success = self._gauge("last_success_timestamp_seconds", "When an update last went live.", "model")
         self.worker_peak_memory = self._gauge(
@@ -112,6 +115,13 @@ class Metrics:
             "generation_restarts_total",
             "Serving processes started again because they had ended by themselves.",
             "model",
+        )
+
+        self.generation_failed_starts = self._counter(
+            "generation_failed_starts_total", "Serving processes that had ended and did not come up again.", "model"
+        )
+        self.generation_start = self._gauge(
+            "generation_start_seconds", "How long the process that serves took to start, load and warm up.", "model"
         )
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:

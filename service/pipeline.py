@@ -17,10 +17,11 @@ import torch
 from torch import nn
 
 from edged.artifacts.manifest import Manifest
+from edged.artifacts.warmup import record
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import compress
-from edged.device import choose_device, device_name
+from edged.device import CPU, choose_device, device_name
 from edged.engine.plan import Resources
 from edged.errors import CalibrationError, MemoryLimitError, RejectedError
 from edged.memory import device_peak_bytes, peak_bytes
@@ -81,6 +82,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     totals |= {
         "bits": job.spec.bits,
         "checkpoint_bytes": checkpoint.file_bytes,
+        "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
         "bn_reestimated": compressed.bn_reestimated,
         "stage_seconds": {name: round(seconds, 3) for name, seconds in watch.seconds.items()},
         "peak_memory_bytes": peak_bytes(),
@@ -96,8 +98,15 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     manifest = _manifest(job, checkpoint, loaded, cache, bool(labels), started_at)
     job.out.parent.mkdir(parents=True, exist_ok=True)
     with watch.stage("write"):
+        # Of the network that was evaluated, not of the file: what packing or loading got wrong must show, too.
+        warmup = record(compressed.model.to(CPU), cache)
         report = write_artifact(
-            job.out, quantized=compressed.quantized, rest=compressed.rest, manifest=manifest, report=report
+            job.out,
+            quantized=compressed.quantized,
+            rest=compressed.rest,
+            manifest=manifest,
+            report=report,
+            warmup=warmup,
         )
     return {"out": str(job.out), "report": report}
 

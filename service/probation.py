@@ -10,7 +10,7 @@ from collections.abc import Callable
 from edged.errors import EdgedError
 from service.config_sections import GatesConfig, ModelConfig
 from service.context import Context
-from service.rollback import roll_back
+from service.rollback import roll_back, target_of
 from service.serving import ModelService
 from service.states import State
 from service.stopping import RolledBackError
@@ -40,7 +40,8 @@ async def prove(
         note: Told "probation" and the seconds that it took, if there was one.
 
     Returns:
-        Why it failed and stays all the same, because there is nothing to go back to; None if all is well.
+        Why it failed and stays all the same, because the one before does not come up; None if all is well, and for a
+        generation with none before it: nothing could follow from what it proved, and the next file would only wait.
 
     Raises:
         RolledBackError: Another generation is in service again.
@@ -49,6 +50,9 @@ async def prove(
     # Measured from the switch, so that a restart of the daemon does not begin it anew.
     left_s = min(model.probation_s - (time.time() - update.updated_at), model.probation_s)
     if update.state is not State.LIVE or left_s <= 0:
+        return None
+    if await context.disk(target_of, context, model.name) is None:
+        log.info("update %d of %s: no probation, there is no generation to go back to", update_id, model.name)
         return None
     start = time.monotonic()
     with context.metrics.model_probation.labels(model.name).track_inprogress():

@@ -74,7 +74,9 @@ def outcome(update: JSON) -> str:
         lines[0] += f", generation {update['generation']}"
     if update.get("reason"):
         lines.append(f"  {update.get('code')}: {update['reason']}")
-    lines += [f"  {name:10} {value}" for name, value in figures(update.get("report") or {})]
+    report: JSON = update.get("report") or {}
+    lines += [f"  {name:10} {value}" for name, value in figures(report)]
+    lines += [f"  {key:10} {_swap(report[key])}" for key in ("swap", "rollback") if report.get(key)]
     stages: JSON = update.get("stages") or {}
     lines += [f"  {stage:10} {format_seconds(seconds)}" for stage, seconds in stages.items()]
     return "\n".join(lines)
@@ -88,6 +90,17 @@ def checks(listed: Sequence[JSON]) -> str:
         if check.get("fix"):
             lines.append(f"      -> {check['fix']}")
     return "\n".join(lines)
+
+
+def _swap(swap: JSON) -> str:
+    """By which policy, and why; every key may be missing."""
+    text = f"by {swap.get('policy')}"
+    if swap.get("free_bytes") is not None and swap.get("needed_bytes") is not None:
+        text += f" ({format_bytes(swap['free_bytes'])} free, {format_bytes(swap['needed_bytes'])} needed for a second)"
+    if warmup := swap.get("warmup"):
+        alike = "to the bit" if warmup.get("identical") else f"to {warmup.get('relative_error', float('nan')):.1g}"
+        text += f"; outputs as evaluated, {alike}"
+    return text
 
 
 def _update_row(update: JSON) -> list[object]:

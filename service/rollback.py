@@ -13,6 +13,12 @@ from service.switching import go_live
 log = logging.getLogger(__name__)
 
 
+def target_of(context: Context, model: str) -> int | None:
+    """The generation that a rollback would go to; None if there is none on the disk."""
+    target = context.store.previous(model)
+    return target if target is not None and context.store.path(model, target).is_dir() else None
+
+
 async def roll_back(
     context: Context, model: str, *, code: str = "rollback", why: str = "on request", expected: int | None = None
 ) -> dict[str, Any]:
@@ -39,21 +45,25 @@ async def roll_back(
     async with service.switching:
         if context.holds.of(model).pinned:
             raise PinnedError(context.holds.pinned_reason(model))
-        current, target = store.current(model), store.previous(model)
+        current, target = store.current(model), target_of(context, model)
         if expected is not None and current != expected:
             raise NotReadyError(f"model {model!r} is at generation {current} already, not at {expected}")
-        if current is None or target is None or not store.path(model, target).is_dir():
+        if current is None or target is None:
             at = "none" if current is None else current
             raise NotReadyError(f"model {model!r} has no generation to go back to; current: {at}")
 
-        async def warmed(_: float, __: str) -> None:
+        journaled: dict[str, Any] = {}
+
+        async def warmed(_: float, swap: dict[str, Any]) -> None:
+            journaled.update(swap)
             log.warning("model %s: rolling back from generation %d to %d: %s", model, current, target, why)
 
         async def live() -> None:
             update = await context.disk(context.journal.brought_live, model, current)
             if update is not None:
                 reason = f"rolled back to generation {target}: {why}"
-                await context.advance(update.id, State.ROLLED_BACK, code=code, reason=reason)
+                report = {**update.report, "rollback": journaled}
+                await context.advance(update.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
                 context.metrics.updates.labels(model, "rolled_back", code).inc()
 
         configured = context.config.model(model)

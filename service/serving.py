@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.channel import Reply, ServingError
+from service.channel import BusyError, Reply, ServingError
 from service.generation import Generation
 from service.traffic import Traffic
+from service.waiting import within
 
 log = logging.getLogger(__name__)
 
 _STABLE_S = 60.0  # a generation that lived this long starts with the shortest backoff again
 _MAX_BACKOFF_S = 30.0
+_WORTH_WAITING_S = 1.0  # requests wait for a generation that is started again after no more than this
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class ModelService:
         name: Model name.
         directory_of: Where the artifact of a generation lies.
         limits: How it may be served.
-        restarted: Called whenever a generation that died is started again.
+        restarted: Called whenever a generation that died is started again, with its number and how it ended.
+        not_started: Called whenever one that died did not come up again.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -57,6 +60,7 @@ class ModelService:
         failed_starts: How often one that died did not come up again.
         traffic: The requests of the generation in service.
         traffic_before: Of the one before it.
+        held: Requests that wait for a generation that is on its way.
         recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
     """
@@ -66,7 +70,8 @@ class ModelService:
         name: str,
         directory_of: Callable[[int], Path],
         limits: ServingLimits,
-        restarted: Callable[[], None] = lambda: None,
+        restarted: Callable[[int, str], None] = lambda *_: None,
+        not_started: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -80,6 +85,10 @@ class ModelService:
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
         self._restarted = restarted
+        self._not_started = not_started
+        self._settled = asyncio.Event()  # not set while requests may wait for a generation that is on its way
+        self._settled.set()
+        self.held = 0
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -117,6 +126,31 @@ class ModelService:
         finally:
             for counted in (traffic, self.recent):
                 counted.note(status, time.monotonic() - start)
+
+    async def wait_until_up(self, timeout_s: float) -> float:
+        """Wait for a generation that is on its way: in a swap by "resource", or after the first crashes.
+
+        Otherwise every request of those seconds would fail, not only those that the process took with it.
+
+        Returns:
+            Seconds that are left of `timeout_s`. Whether a generation answers now is for `infer` to say.
+
+        Raises:
+            BusyError: Too many wait already.
+        """
+        if self._settled.is_set():
+            return timeout_s
+        if self.held >= self.limits.queue:
+            raise BusyError(f"model {self.name!r} has {self.held} requests waiting; try again later")
+        start = time.monotonic()
+        self.held += 1
+        try:
+            await within(timeout_s, self._settled.wait())
+        except asyncio.TimeoutError:
+            return 0.0
+        finally:
+            self.held -= 1
+        return max(0.0, timeout_s - (time.monotonic() - start))
 
     def keep(self, number: int) -> None:
         """Have generation `number` answer as soon as it is up; whenever it dies, start it again."""
@@ -156,6 +190,7 @@ class ModelService:
             self._counted = generation.number
         self._wanted, self._live_since, self.problem = generation.number, time.monotonic(), None
         self._tried.set()
+        self._settled.set()
         if not generation.serving:  # it died since it was prepared
             self._exited(generation)
         return before
@@ -167,12 +202,10 @@ class ModelService:
         await generation.stop()
 
     async def pause(self) -> None:
-        """Stop the live generation to free its memory; requests get 503 until `route` or `keep`."""
-        self._cancel_keeper()
-        before, self.live = self.live, None
-        if before is not None:
-            self.problem = "is being replaced; try again in some seconds"
-            await self.retire(before)
+        """Stop the live generation to free its memory; requests wait for the next one, see `wait_until_up`."""
+        if self._wanted is not None:
+            self._settled.clear()
+        await self._leave("is being replaced; try again in some seconds")
 
     def check(self) -> None:
         """Kill a generation that hangs; it is then started again. Call every second or so."""
@@ -183,21 +216,34 @@ class ModelService:
     async def close(self) -> None:
         """Drain and stop."""
         self._wanted = None
-        await self.pause()
+        self._settled.set()
+        await self._leave("is not served any more")
+
+    async def _leave(self, problem: str) -> None:
+        self._cancel_keeper()
+        before, self.live = self.live, None
+        if before is not None:
+            self.problem = problem
+            await self.retire(before)
 
     def _exited(self, generation: Generation) -> None:
         if generation is not self.live:
             return
         if time.monotonic() - self._live_since > _STABLE_S:
             self._backoff_s = self.limits.backoff_s
-        log.error(
-            "model %s generation %d ended unexpectedly; starting it again in %.1f s",
-            *(self.name, generation.number, self._backoff_s),
-        )
         self.live, self.problem = None, "has lost its process, which is being started again"
         self.restarts += 1
-        self._restarted()
-        self._keeper = asyncio.create_task(self._bring_up(generation.number, self._next_backoff()))
+        delay_s = self._next_backoff()
+        if delay_s <= _WORTH_WAITING_S:
+            self._settled.clear()
+        self._keeper = asyncio.create_task(self._start_again(generation, delay_s))
+
+    async def _start_again(self, generation: Generation, delay_s: float) -> None:
+        why = await generation.ended()
+        named = (self.name, generation.number)
+        log.error("model %s generation %d ended unexpectedly: %s; starting it again in %.1f s", *named, why, delay_s)
+        self._restarted(generation.number, why)
+        await self._bring_up(generation.number, delay_s)
 
     def _next_backoff(self) -> float:
         current = self._backoff_s
@@ -214,7 +260,9 @@ class ModelService:
                 self.failed_starts += 1
                 self.problem = f"cannot start generation {number}: {error}"
                 log.error("model %s %s", self.name, self.problem)
+                self._not_started()
                 self._tried.set()
+                self._settled.set()
             delay_s = self._next_backoff()
         self._keeper = None  # not to be cancelled by `route`
         self.route(generation)

@@ -19,6 +19,7 @@ from service.administration import Administration
 from service.claim import sweep
 from service.config import Config
 from service.context import Context, Disk
+from service.crashes import CrashLog
 from service.drop_folder import DropFolder
 from service.gauges import resident_bytes, show_live
 from service.intake import Intake
@@ -196,8 +197,10 @@ class Supervisor:
     def _add_model(self, name: str) -> None:
         context, serve = self._context, self.config.serve
         limits = ServingLimits(threads=serve.threads, queue=serve.queue)
-        restarted = context.metrics.generation_restarts.labels(name)
-        service = ModelService(name, lambda number: context.store.path(name, number), limits, restarted.inc)
+        crashes = CrashLog(context, name)
+        service = ModelService(
+            name, lambda number: context.store.path(name, number), limits, crashes.restarted, crashes.not_started
+        )
         context.services[name] = service
         self._lanes[name] = Lane(self._runner.drive, self._runner.supersede, self._runner.fail)
         current = context.store.current(name)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable
-
-import psutil
+from typing import Any
 
 from service.config_sections import GatesConfig
 from service.context import Context
-from service.gauges import resident_bytes, show_live
+from service.gauges import show_live
 from service.live_gates import check, observe
-from service.serving import ModelService
+from service.swap_policy import choose
 
-log = logging.getLogger(__name__)
-
-_ROOM_FOR_TWO = 1.5  # a second generation fits if this many times the first one's memory is free
-
-Warmed = Callable[[float, str], Awaitable[None]]
+Warmed = Callable[[float, dict[str, Any]], Awaitable[None]]
 Live = Callable[[], Awaitable[None]]
 
 
@@ -37,9 +32,9 @@ async def go_live(
         context: What the supervisor owns.
         model: Model name.
         number: Published generation.
-        policy: "availability": the new one is warm before the old one leaves. "resource": the old one leaves first,
-            so that there is never memory for two. "auto": by free memory.
-        warmed: Called with the seconds it took and the policy applied, before the commit point.
+        policy: "availability", "resource" or "auto", see `Choice`.
+        warmed: Called before the commit point, with the seconds it took and what the journal is to keep of the swap:
+            the fields of `Choice`, and "warmup", see `Generation.warmup`.
         live: Called when new requests go to the generation.
         gates: What the generation must show once it is warm; None on the way back to one that has served before.
 
@@ -51,17 +46,18 @@ async def go_live(
         EdgedError: It does not come up, or the disk refuses; likewise.
     """
     service = context.services[model]
-    policy = choose(policy, service)
+    choice = await choose(context, model, number, policy)
     start = time.monotonic()
     incumbent = None if gates is None else await observe(service.live, gates)
     try:
-        if policy == "resource":
+        if choice.policy == "resource":
             await service.pause()
         generation = await service.prepare(number)
         try:
             if gates is not None:
                 await check(generation, incumbent, gates)
-            await warmed(time.monotonic() - start, policy)
+            swap = {**dataclasses.asdict(choice), "warmup": generation.warmup}
+            await warmed(time.monotonic() - start, swap)
             await context.disk(context.store.switch, model, number)
         except BaseException:
             await generation.stop()
@@ -71,6 +67,7 @@ async def go_live(
         raise
     start = time.monotonic()
     before = service.route(generation)
+    context.metrics.swaps.labels(model, choice.policy).inc()
     try:
         await live()
     finally:
@@ -80,16 +77,3 @@ async def go_live(
     context.metrics.swap_duration.labels(model).observe(seconds)
     await show_live(context, model, number)
     return seconds
-
-
-def choose(policy: str, service: ModelService) -> str:
-    """What "auto" comes to, given the memory that is free now."""
-    if policy != "auto":
-        return policy
-    if service.live is None:
-        return "availability"
-    needed = _ROOM_FOR_TWO * resident_bytes(service.live.pid)
-    available = psutil.virtual_memory().available
-    chosen = "availability" if available > needed else "resource"
-    log.info("model %s: swap by %s, %d MiB are free", service.name, chosen, available >> 20)
-    return chosen

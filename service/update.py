@@ -32,7 +32,8 @@ class Update:
         dropped_at: When it was first seen, seconds since 1970.
         updated_at: Of the last change, seconds since 1970.
         stages: Seconds by stage.
-        report: Totals of the quantization, see report.json.
+        report: Totals of the quantization, see report.json; once it was warm "swap", and once it was taken out of
+            service again "rollback": how one generation took the place of the other, see `switching.go_live`.
     """
 
     id: int
@@ -75,7 +76,7 @@ class Event:
 
     Attributes:
         at: Seconds since 1970.
-        state: Entered then.
+        state: Entered then, or the one that it was in: "crash" in the detail tells of its generation.
         detail: What was set along with it.
     """
 

@@ -28,9 +28,10 @@ _NESTED: dict[str, dict[str, type]] = {
     "versions": {"edged": str},
     "weights": {"sha256": str, "bytes": int},
 }
+_WARMUP: dict[str, type] = {"sha256": str, "bytes": int, "images": int, "outputs_sha256": str, "threads": int}
 _PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
-# What manifests lack that were written before there were detectors.
-_OPTIONAL = ("task", "detection")
+# What manifests lack that were written before there were detectors, or images to warm up with.
+_OPTIONAL = ("task", "detection", "warmup")
 TASKS = ("classification", "detection")
 
 
@@ -52,6 +53,8 @@ class Manifest:
         weights: sha256 (hex) and bytes of weights.safetensors; the writer fills it in.
         task: One of TASKS.
         detection: `DetectionSpec.to_dict()` of a detector: which predictions become boxes. None for a classifier.
+        warmup: Of warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; the writer fills it
+            in. None where there is none.
         schema_version: Version of this layout.
     """
 
@@ -68,6 +71,7 @@ class Manifest:
     weights: Mapping[str, Any] = field(default_factory=dict)
     task: str = "classification"
     detection: Mapping[str, Any] | None = None
+    warmup: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -124,15 +128,21 @@ def _check(data: Mapping[str, Any]) -> None:
     for key, kind in _PLAIN.items():
         _check_kind(key, data[key], kind)
     for key, entries in _NESTED.items():
-        _check_kind(key, data[key], dict)
-        for entry, kind in entries.items():
-            if entry not in data[key]:
-                raise ArtifactError(f"manifest lacks '{key}.{entry}'; quantize the checkpoint again")
-            _check_kind(f"{key}.{entry}", data[key][entry], kind)
+        _check_nested(key, data[key], entries)
+    if data.get("warmup") is not None:
+        _check_nested("warmup", data["warmup"], _WARMUP)
     _check_task(data.get("task", TASKS[0]), data.get("detection"))
     classes = data["classes"]
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise ArtifactError(f"manifest key 'classes' has value {classes!r:.80}; need a list of names or null")
+
+
+def _check_nested(key: str, value: Any, entries: Mapping[str, type]) -> None:
+    _check_kind(key, value, dict)
+    for entry, kind in entries.items():
+        if entry not in value:
+            raise ArtifactError(f"manifest lacks '{key}.{entry}'; quantize the checkpoint again")
+        _check_kind(f"{key}.{entry}", value[entry], kind)
 
 
 def _check_task(task: object, detection: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from edged.artifacts.manifest import Manifest
+from edged.artifacts.warmup import Warmup, load_warmup
 from edged.artifacts.weights import decoded_state
 from edged.artifacts.writer import sha256_file
 from edged.errors import ArtifactError, EdgedError
@@ -45,6 +46,15 @@ class Artifact:
             ArchitectureError: They do not fit the architecture.
         """
         return load_model(decoded_state(self.directory / "weights.safetensors"), self.architecture)
+
+    def load_warmup(self) -> Warmup | None:
+        """Images, and what the network must give for them; None in artifacts that were written without.
+
+        Raises:
+            ArtifactError: They cannot be read.
+        """
+        entry = self.manifest.warmup
+        return None if entry is None else load_warmup(self.directory / "warmup.safetensors", entry, self.input)
 
 
 def read_artifact(directory: Path) -> Artifact:

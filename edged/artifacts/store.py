@@ -1,6 +1,6 @@
 """Published generations of each model on disk, and the link that says which one is live. Imports no torch.
 
-    <root>/<model>/gen/<n>/{weights.safetensors,manifest.json,report.json}
+    <root>/<model>/gen/<n>/{weights,warmup}.safetensors, manifest.json, report.json
     <root>/<model>/current  -> gen/<n>      the commit point: one rename over this link
     <root>/<model>/previous -> gen/<m>      where a rollback goes
     <root>/<model>/last                     highest number ever given, so that none is given twice

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from edged.artifacts.manifest import Manifest
+from edged.artifacts.warmup import Warmup, save_warmup
 from edged.artifacts.weights import save_weights
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.errors import StateError
@@ -27,8 +28,9 @@ def write_artifact(
     rest: Mapping[str, Tensor],
     manifest: Manifest,
     report: Mapping[str, Any],
+    warmup: Warmup | None = None,
 ) -> dict[str, Any]:
-    """Write weights.safetensors, manifest.json and report.json into a new folder.
+    """Write weights.safetensors, warmup.safetensors, manifest.json and report.json into a new folder.
 
     The folder appears under its name only when every file is on the disk.
 
@@ -36,9 +38,10 @@ def write_artifact(
         directory: Must not exist; its parent must.
         quantized: Quantized weights by name.
         rest: All other tensors of the state dict by name.
-        manifest: `weights` is filled in here.
+        manifest: `weights` and `warmup` are filled in here.
         report: JSON types. `totals` gains "artifact_bytes" (the weights file) and "compression" (checkpoint bytes per
             artifact byte), which are known only now.
+        warmup: Images to warm up with, and what the network gives for them; None for no such file.
 
     Returns:
         The report as written.
@@ -56,7 +59,11 @@ def write_artifact(
             weights = temporary / "weights.safetensors"
             _save(weights, quantized, rest)
             size = weights.stat().st_size
-            completed = dataclasses.replace(manifest, weights={"sha256": sha256_file(weights), "bytes": size})
+            completed = dataclasses.replace(
+                manifest,
+                weights={"sha256": sha256_file(weights), "bytes": size},
+                warmup=None if warmup is None else _save_warmup(temporary / "warmup.safetensors", warmup),
+            )
             figures = {"artifact_bytes": size, "compression": manifest.source["bytes"] / size}
             report = {**report, "totals": {**report.get("totals", {}), **figures}}
             (temporary / "manifest.json").write_text(completed.to_json())
@@ -81,5 +88,17 @@ def sha256_file(path: Path) -> str:
 def _save(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:
     try:
         save_weights(path, quantized, rest)
-    except SafetensorError as error:  # its way of reporting a full disk
-        raise StateError(f"cannot write {path}: {error}; free space there or make it writable") from error
+    except SafetensorError as error:
+        raise _unwritable(path, error) from error
+
+
+def _save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
+    try:
+        return save_warmup(path, warmup)
+    except SafetensorError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: SafetensorError) -> StateError:
+    """That is how safetensors reports a full disk."""
+    return StateError(f"cannot write {path}: {error}; free space there or make it writable")

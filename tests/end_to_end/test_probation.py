@@ -107,18 +107,28 @@ def test_an_operator_may_be_faster(task: Task, tmp_path: Path) -> None:
         assert daemon.generation() == 1
 
 
-def test_the_first_generation_stays_for_want_of_another(task: Task, tmp_path: Path) -> None:
+def test_the_first_generation_has_none_and_keeps_no_other_waiting(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.config["models"][0]["probation_s"] = 600
         daemon.reload()
         daemon.drop(task.first)
-        daemon.update_of("first.pt", "LIVE")
+        update = daemon.update_of("first.pt")
+        assert (update["state"], update["code"]) == ("COMMITTED", None)
+        assert "no probation, there is no generation to go back to" in daemon.log.read_text()
+        daemon.drop(task.second)
+        daemon.update_of("second.pt", "LIVE")
+
+
+def test_a_generation_that_fails_stays_where_the_one_before_does_not_come_up(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        on_probation(task, daemon, 600.0)
+        (daemon.state / "models/digits/gen/1/weights.safetensors").unlink()
         for _ in range(20):
             daemon.post("/v2/models/digits/infer", json=TOO_LARGE)
-        update = daemon.update_of("first.pt")
+        update = daemon.update_of("second.pt")
         assert (update["state"], update["code"]) == ("COMMITTED", "probation")
-        assert "it stays in service: model 'digits' has no generation to go back to" in update["reason"]
-        assert daemon.generation() == 1
+        assert "it stays in service: cannot read" in update["reason"]
+        assert daemon.infer(next(task.test.rglob("*.png"))).json()["model_version"] == "2"
 
 
 def test_a_gate_before_the_switch_rejects_with_the_figures(task: Task, tmp_path: Path) -> None:

@@ -51,3 +51,13 @@ def test_stepping_back() -> None:
     code += "print(open('/proc/self/oom_score_adj').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["19", str(os.SCHED_IDLE), "1000"]
+
+
+def test_of_two_processes_the_one_that_loads_goes_first() -> None:
+    code = "from service.children import first_to_go\n"
+    code += "def score(): return open('/proc/self/oom_score_adj').read().strip()\n"
+    code += "print(score())\nwith first_to_go(): print(score())\nprint(score())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, meanwhile, after = map(int, done.stdout.split())
+    assert before == after
+    assert meanwhile == max(before, 500)

@@ -15,7 +15,7 @@ import torch
 
 from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
-from service.channel import ServingError
+from service.channel import BusyError, ServingError
 from service.generation import Generation, StartError
 from service.serving import ModelService, ServingLimits
 from tests import scenes
@@ -118,6 +118,19 @@ def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: t
     asyncio.run(main())
 
 
+def test_how_a_generation_ended_while_it_was_starting_is_told(published: Path) -> None:
+    async def main() -> None:
+        generation = Generation("digits", 1, published / "1", threads=1)
+        starting = asyncio.create_task(generation.start(60))
+        await until(lambda: generation.pid is not None)
+        assert generation.pid is not None
+        os.kill(generation.pid, signal.SIGKILL)
+        with pytest.raises(StartError, match=r"was starting: killed by signal 9 \(Killed\), most likely by the kernel"):
+            await starting
+
+    asyncio.run(main())
+
+
 def test_a_generation_that_takes_too_long_is_ended(published: Path) -> None:
     async def main() -> None:
         generation = Generation("digits", 1, published / "1", threads=1)
@@ -174,6 +187,72 @@ def test_a_killed_generation_comes_back(published: Path) -> None:
         assert (await service.infer(REQUEST, 30)).status == 200
 
     run(published, test)
+
+
+def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
+    told: list[tuple[int, str]] = []
+
+    async def test(service: ModelService) -> None:
+        service._restarted = lambda *crash: told.append(crash)
+        service.keep(1)
+        await service.first_try()
+        assert service.live is not None
+        assert service.live.pid is not None
+        os.kill(service.live.pid, signal.SIGSTOP)
+        with_it = [asyncio.create_task(ask(service)) for _ in range(4)]
+        await until(lambda: service.live is not None and service.live.inflight == 4)
+        os.kill(service.live.pid, signal.SIGKILL)
+        results = await asyncio.gather(*with_it, return_exceptions=True)
+        assert [type(result) for result in results] == [ServingError] * 4
+        await until(lambda: service.live is None)
+        after = [asyncio.create_task(ask(service)) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="has 4 requests waiting"):
+            await service.wait_until_up(30)
+        assert await asyncio.gather(*after) == [200] * 4
+        assert told == [(1, "killed by signal 9 (Killed)")]
+        assert service.traffic.failures == 4
+
+    run(published, test, queue=4)
+
+
+def test_requests_wait_while_one_generation_makes_room_for_the_next(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        service.keep(1)
+        await service.first_try()
+        await service.pause()
+        assert not service.ready
+        assert await service.wait_until_up(0.01) == 0.0
+        waiting = asyncio.create_task(ask(service))
+        await asyncio.sleep(0)
+        service.route(await service.prepare(2))
+        assert await waiting == 200
+        assert await service.wait_until_up(5.0) == 5.0
+
+        # One that does not come up keeps nobody waiting, and then the one before is started again.
+        await service.pause()
+        waiting = asyncio.create_task(ask(service))
+        await asyncio.sleep(0)
+        service.keep(9)
+        with pytest.raises(ServingError, match="cannot start generation 9"):
+            await waiting
+        service.keep(2)
+        await until(lambda: service.live is not None)
+        assert await ask(service) == 200
+
+    run(published, test)
+
+
+def test_nobody_waits_for_what_was_never_there(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        await service.pause()  # as "resource" does for the first generation, too
+        assert await service.wait_until_up(5.0) == 5.0
+
+    run(published, test)
+
+
+async def ask(service: ModelService) -> int:
+    return (await service.infer(REQUEST, await service.wait_until_up(30))).status
 
 
 def test_a_hung_generation_is_replaced(published: Path) -> None:

@@ -22,13 +22,22 @@ def test_a_detectors_thresholds_go_with_it() -> None:
     assert Manifest.from_json(original.to_json()) == original
 
 
+def test_what_is_said_of_the_warmup_goes_with_it() -> None:
+    warmup = {"sha256": "ab", "bytes": 9, "images": 4, "outputs_sha256": "cd", "threads": 2}
+    original = manifest(warmup=warmup)
+    assert Manifest.from_json(original.to_json()) == original
+    data = original.to_dict()
+    del data["warmup"]
+    assert Manifest.from_dict(data).warmup is None  # written before there was any
+
+
 def test_what_was_written_before_there_were_detectors_is_of_a_classifier() -> None:
     data = manifest().to_dict()
     del data["task"], data["detection"]
     assert Manifest.from_dict(data) == manifest()
 
 
-NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in ("task", "detection")]
+NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in ("task", "detection", "warmup")]
 
 
 @pytest.mark.parametrize("key", NEEDED)
@@ -52,6 +61,8 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("weights", {"sha256": 7, "bytes": 1}, "'weights.sha256' has value 7; need str"),
         ("weights", {"sha256": "x", "bytes": True}, "'weights.bytes' has value True; need int"),
         ("weights", {}, "lacks 'weights.sha256'"),
+        ("warmup", {"sha256": "x"}, "lacks 'warmup.bytes'"),
+        ("warmup", [1], r"'warmup' has value \[1\]; need dict"),
         ("extra", 1, "unknown key 'extra'"),
         ("task", "segmentation", "'task' has value 'segmentation'; need classification or detection"),
         ("task", ["detection"], r"'task' has value \['detection'\]"),

@@ -1,0 +1,144 @@
+"""Images of an artifact to warm up with, and how their outputs are compared."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from edged.artifacts.reader import read_artifact
+from edged.artifacts.warmup import MAX_IMAGES, MAX_VALUES, TOLERANCE, Warmup, load_warmup, record, save_warmup
+from edged.artifacts.writer import write_artifact
+from edged.calibration.dataset import ImageCache, build_cache
+from edged.errors import ArtifactError
+from edged.models.registry import build
+from edged.spec import InputSpec
+from tests.edged.artifacts.samples import ARCHITECTURE, manifest
+from tests.edged.pictures import write_folder
+
+SPEC = InputSpec(16, 16)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
+    folder = tmp_path_factory.mktemp("images")
+    write_folder(folder / "images", classes=2, images=20)
+    return build_cache(folder / "images", folder / "cache", SPEC)
+
+
+@pytest.fixture(scope="module")
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    model = build(ARCHITECTURE)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return model.eval()
+
+
+def answers(network: nn.Module, warmup: Warmup) -> list[Tensor]:
+    """As a generation computes them: one by one, channels last."""
+    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        return [network(image[None]) for image in warmup.images(SPEC)]
+
+
+def test_they_are_calibration_images_of_several_classes(cache: ImageCache, network: nn.Module) -> None:
+    warmup = record(network, cache)
+    assert warmup.pixels.shape == (MAX_IMAGES, 3, 16, 16)
+    found = [
+        next(index for index in range(len(cache)) if torch.equal(torch.from_numpy(cache.images[index].copy()), image))
+        for image in warmup.pixels
+    ]
+    assert set(found) <= set(cache.calibration.tolist())
+    assert cache.labels is not None
+    assert set(cache.labels[found].tolist()) == {0, 1}
+
+
+def test_the_same_network_gives_the_same_bits_and_another_one_does_not(cache: ImageCache, network: nn.Module) -> None:
+    warmup = record(network, cache)
+    same = warmup.compare(answers(network, warmup))
+    assert (same.identical, same.relative_error, same.close) == (True, 0.0, True)
+    other = copy.deepcopy(network)
+    next(iter(other.parameters())).data[0] *= 1.5  # one row of one layer
+    compared = warmup.compare(answers(other, warmup))
+    assert not compared.close
+    assert compared.digest != compared.recorded == warmup.digest
+
+
+@pytest.mark.parametrize(
+    ("error", "close"), [(TOLERANCE / 2, True), (TOLERANCE * 2, False), (float("nan"), False), (float("inf"), False)]
+)
+def test_rounding_is_allowed_and_nothing_else(error: float, close: bool) -> None:
+    outputs = torch.ones(2, 10)
+    warmup = Warmup(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), outputs, "ab", 1)
+    compared = warmup.compare([row[None] for row in outputs * (1 + error)])
+    assert (compared.identical, compared.close) == (False, close)
+    assert compared.recorded == "ab"
+
+
+def test_outputs_of_another_shape_are_not_close() -> None:
+    warmup = Warmup(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 10), "ab", 1)
+    assert not warmup.compare([torch.zeros(1, 11)]).close
+    assert warmup.compare([torch.zeros(1, 10)]).close  # zeros are no reason to divide by zero
+
+
+class Wide(nn.Module):
+    """Far more outputs than are kept, like a detector's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1).repeat(1, 1000)
+
+
+def test_large_images_and_outputs_are_bounded(tmp_path: Path) -> None:
+    spec = InputSpec(800, 800)
+    write_folder(tmp_path / "images", classes=0, images=32)
+    warmup = record(Wide(), build_cache(tmp_path / "images", tmp_path / "cache", spec))
+    assert warmup.pixels.shape == (1, 3, 800, 800)
+    assert warmup.outputs.shape == (1, MAX_VALUES)
+    entry = save_warmup(tmp_path / "warmup.safetensors", warmup)
+    assert entry["bytes"] < 3e6
+    whole = [Wide()(warmup.images(spec))]
+    assert warmup.compare(whole).identical
+    whole[0][0, -2] += 1e-6  # not one of those that are kept: only the digest sees it
+    compared = warmup.compare(whole)
+    assert (compared.identical, compared.relative_error, compared.close) == (False, 0.0, True)
+
+
+def test_it_goes_with_the_artifact(cache: ImageCache, network: nn.Module, tmp_path: Path) -> None:
+    warmup = record(network, cache)
+    about = manifest(architecture=ARCHITECTURE.to_dict(), input=SPEC.to_dict())
+    write_artifact(tmp_path / "a", quantized={}, rest=network.state_dict(), manifest=about, report={}, warmup=warmup)
+    artifact = read_artifact(tmp_path / "a")
+    loaded = artifact.load_warmup()
+    assert loaded is not None
+    assert loaded.compare(answers(artifact.load_model(), loaded)).identical
+    assert torch.equal(loaded.pixels, warmup.pixels)
+    assert artifact.manifest.warmup is not None
+    assert artifact.manifest.warmup["images"] == MAX_IMAGES
+    assert artifact.manifest.warmup["threads"] == torch.get_num_threads()
+
+    write_artifact(tmp_path / "b", quantized={}, rest=network.state_dict(), manifest=about, report={})
+    assert read_artifact(tmp_path / "b").load_warmup() is None
+    assert not (tmp_path / "b" / "warmup.safetensors").exists()
+
+
+def test_a_damaged_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "warmup.safetensors"
+    warmup = Warmup(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 10), "ab", 1)
+    entry = save_warmup(path, warmup)
+    assert dataclasses.astuple(load_warmup(path, entry, SPEC))[2:] == ("ab", 1)
+    for changes, spec, reason in (
+        ({}, InputSpec(32, 32), r"not the images \[2, 3, 32, 32\]"),
+        ({"images": 3}, SPEC, r"not the images \[3, 3, 16, 16\]"),
+        ({"sha256": "00"}, SPEC, r"its manifest says 00\.\.\.; quantize the checkpoint again"),
+    ):
+        with pytest.raises(ArtifactError, match=reason):
+            load_warmup(path, entry | changes, spec)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"cannot read .*warmup\.safetensors: No such file"):
+        load_warmup(path, entry, SPEC)

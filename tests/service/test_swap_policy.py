@@ -1,0 +1,26 @@
+"""How much a new generation takes. What follows from it: tests/end_to_end/test_swaps.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from service.swap_policy import needed_bytes
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("live", "live_network", "network", "needed"),
+    [
+        (400, 100, 100, 600),  # as much as the one in service, and half as much again
+        (400, 100, 300, 900),  # a larger network
+        (400, 300, 100, 300),  # a smaller one
+        (400, 0, 300, 600),  # an artifact of before: the one in service is all that is known
+        (400, 100, 0, 600),
+        (0, 0, 100, 534),  # none in service to measure
+        (0, 100, 0, 384),
+        (300, 299, 1, 192),  # never less than torch itself
+    ],
+)
+def test_what_is_needed(live: int, live_network: int, network: int, needed: int) -> None:
+    assert needed_bytes(live * MIB, live_network * MIB, network * MIB) == needed * MIB

@@ -1,0 +1,115 @@
+"""A generation gets traffic only if it gives for real images what was evaluated. Real artifacts, real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from edged.artifacts.writer import sha256_file
+from edged.errors import GateError
+from edged.observer import SilentObserver
+from edged.spec import Method, QuantSpec
+from service.generation import Generation
+from service.job import Job
+from service.pipeline import run_job
+from tests import scenes
+from tests.conftest import DetectionTask, Task
+
+FAST = QuantSpec(method=Method.RTN, bits=8)
+
+
+@pytest.fixture(scope="module")
+def published(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published")
+    digits = Job(
+        checkpoint=task.first,
+        out=folder / "digits",
+        calibration_dir=task.calibration,
+        cache_root=folder / "cache",
+        spec=FAST,
+        input={"size": 8, "resize": 8},
+    )
+    shapes = replace(
+        digits,
+        checkpoint=detection_task.first,
+        out=folder / "shapes",
+        calibration_dir=detection_task.calibration,
+        input={"size": scenes.SIDE},
+    )
+    for job in (digits, shapes):
+        run_job(job, SilentObserver())
+    return folder
+
+
+def started(artifact: Path, threads: int = 1) -> Generation:
+    """A generation that has come up, and is gone again."""
+
+    async def main() -> Generation:
+        generation = Generation("m", 7, artifact, threads=threads)
+        try:
+            await generation.start(120)
+        finally:
+            await generation.stop()
+        return generation
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("kind", ["digits", "shapes"])
+def test_it_is_what_was_evaluated_whatever_the_threads(published: Path, kind: str) -> None:
+    recorded = json.loads((published / kind / "manifest.json").read_text())["warmup"]
+    for threads in {1, 2, torch.get_num_threads()}:
+        warmup = started(published / kind, threads).warmup
+        assert warmup is not None
+        assert warmup["relative_error"] < 1e-5
+        assert warmup["recorded_sha256"] == recorded["outputs_sha256"]
+        if threads == recorded["threads"]:
+            assert warmup["identical"]
+            assert warmup["outputs_sha256"] == recorded["outputs_sha256"]
+
+
+@pytest.mark.parametrize("kind", ["digits", "shapes"])
+def test_weights_that_were_changed_consistently_are_refused(published: Path, tmp_path: Path, kind: str) -> None:
+    artifact = copied(published / kind, tmp_path, without=())
+    weights = artifact / "weights.safetensors"
+    with safe_open(weights, framework="pt") as file:
+        about, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    scale = next(name for name in tensors if name.endswith(".scale"))
+    tensors[scale] = tensors[scale] * 1.01
+    save_file(tensors, weights, metadata=about)
+    change_manifest(artifact, lambda said: said["weights"].update(sha256=sha256_file(weights)))
+    with pytest.raises(GateError, match=r"gives other outputs for its warm-up images than .* recorded \w{16}") as told:
+        started(artifact)
+    recorded = json.loads((artifact / "manifest.json").read_text())["warmup"]["outputs_sha256"]
+    assert f"recorded {recorded[:16]}..." in str(told.value)
+    assert "0.0001 is allowed" in str(told.value)
+
+
+def test_artifacts_without_images_still_come_up(published: Path, tmp_path: Path) -> None:
+    artifact = copied(published / "digits", tmp_path, without=("warmup.safetensors",))
+    change_manifest(artifact, lambda said: said.pop("warmup"))
+    assert started(artifact).warmup is None
+
+
+def copied(source: Path, folder: Path, without: tuple[str, ...]) -> Path:
+    artifact = folder / "artifact"
+    artifact.mkdir()
+    for path in source.iterdir():
+        if path.name not in without:
+            (artifact / path.name).write_bytes(path.read_bytes())
+    return artifact
+
+
+def change_manifest(artifact: Path, change: Callable[[dict[str, dict[str, object]]], object]) -> None:
+    path = artifact / "manifest.json"
+    said = json.loads(path.read_text())
+    change(said)
+    path.write_text(json.dumps(said))
