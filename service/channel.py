@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from edged.errors import EdgedError
 from service import frames
 from service.waiting import within
 
-# At the child at once: while it computes the first, the second already lies in its socket.
+# Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
 
 
@@ -73,13 +74,25 @@ class Channel:
         reader: From the child.
         writer: To the child.
         queue: Requests that may wait or run at once.
+        max_batch: How many the child computes together.
+        on_batch: Told of each forward pass over several requests' images how many these were.
     """
 
-    def __init__(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, queue: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        queue: int,
+        max_batch: int = 1,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._name = name
         self._reader = reader
         self._writer = writer
         self._queue = queue
+        self._at_the_child = _AT_THE_CHILD * max_batch
+        self._on_batch = on_batch
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
@@ -149,6 +162,8 @@ class Channel:
             while (frame := await frames.read(self._reader)) is not None:
                 header, body = frame
                 pending = self._sent.pop(header["id"])
+                if images := header.get("images"):
+                    self._on_batch(images)
                 if not pending.reply.done():
                     pending.reply.set_result(_reply(header, body))
                 self._send_more()
@@ -172,7 +187,7 @@ class Channel:
         self._waiting.clear()
 
     def _send_more(self) -> None:
-        while self._waiting and len(self._sent) < _AT_THE_CHILD:
+        while self._waiting and len(self._sent) < self._at_the_child:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending

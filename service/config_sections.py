@@ -21,6 +21,7 @@ from typing import Any
 from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import MAX_DETECTIONS, DetectionSpec, InputSpec
+from service.batching import Batching
 from service.config_quantization import Quantization, QuantizationConfig
 from service.settings import (
     Reader,
@@ -97,6 +98,22 @@ class GatesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchingConfig:
+    """How far requests of several clients are computed together."""
+
+    max_batch: int = setting(whole(1, 128), 1)
+    max_delay_ms: float = setting(number(0, 10_000), 0.0)
+
+    def __post_init__(self) -> None:
+        if self.max_batch == 1 and self.max_delay_ms:
+            raise ValueError("max_delay_ms waits for a batch, and max_batch is 1; raise max_batch or remove the delay")
+
+    def to_batching(self) -> Batching:
+        """As a generation takes it."""
+        return Batching(self.max_batch, self.max_delay_ms / 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
     """Which of a detector's predictions become boxes of an answer; a classifier has none."""
 
@@ -120,6 +137,7 @@ class ModelConfig:
     quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
     detection: DetectionConfig = setting(subsection(DetectionConfig), DetectionConfig())
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
+    batching: BatchingConfig = setting(subsection(BatchingConfig), BatchingConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
     runtime: str = setting(choice("auto", "torch"), "auto")
     keep: int = setting(whole(2), 3)
@@ -141,7 +159,7 @@ class ModelConfig:
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
         # Without what is not asked for, keys stay what they were before it could be asked for.
         irrelevant = ("detection",) if self.detection == DetectionConfig() else ()
-        for key in ("swap", "runtime", "keep", "probation_s", *irrelevant):
+        for key in ("batching", "swap", "runtime", "keep", "probation_s", *irrelevant):
             del data[key]
         usual = vars(GatesConfig())
         for key in ("same_interface", "max_latency_ratio", "max_memory", "max_error_rate", "max_p99_ratio"):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
+from service.batching import Batching
 from service.channel import Channel, Reply, ServingError
 from service.children import child_environment
 from service.frames import FrameError
@@ -41,6 +42,8 @@ class Generation:
         directory: The artifact.
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
+        batching: How far the child gathers them.
+        on_batch: See `Channel`.
         on_exit: Called once when the process ends without having been asked to.
     """
 
@@ -52,6 +55,8 @@ class Generation:
         *,
         threads: int | None = None,
         queue: int = 64,
+        batching: Batching = Batching(),  # noqa: B008 - frozen
+        on_batch: Callable[[int], None] = lambda _: None,
         on_exit: Callable[[Generation], None] = lambda _: None,
     ) -> None:
         self.model = model
@@ -61,6 +66,8 @@ class Generation:
         self._directory = directory
         self._threads = threads
         self._queue = queue
+        self._batching = batching
+        self._on_batch = on_batch
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
@@ -148,6 +155,7 @@ class Generation:
                     *(sys.executable, "-m", "service.generation_child"),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
+                    *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
@@ -160,7 +168,7 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return Channel(self.model, reader, writer, self._queue)
+        return Channel(self.model, reader, writer, self._queue, self._batching.max_batch, self._on_batch)
 
     def _check_ready(self, header: dict[str, Any] | None) -> None:
         if header is None:

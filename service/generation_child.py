@@ -8,9 +8,10 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,15 @@ from torch import Tensor, nn
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.errors import EdgedError, GateError
 from service import frames
+from service.batch_server import BatchServer
+from service.batching import Batching, warm_sizes
 from service.binary import Body, RequestError
 from service.children import die_with_parent
 from service.protocol import Request, error_body, metadata, parse_request
-from service.responses import format_response
+from service.responses import Answer, format_response
 from service.tasks import task_of
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +45,12 @@ class ServedModel:
         artifact: The model.
         model: Its name.
         version: Its generation.
+        max_batch: Most images of several requests that are computed together.
     """
 
-    def __init__(self, artifact: Artifact, model: str, version: str) -> None:
+    def __init__(self, artifact: Artifact, model: str, version: str, max_batch: int = 1) -> None:
         self._name = model
+        self._max_batch = max_batch
         self._version = version
         self._input = artifact.input
         self._task = task_of(artifact)
@@ -58,11 +65,7 @@ class ServedModel:
         Raises:
             NotFiniteError: They hold NaN or infinity.
         """
-        with torch.inference_mode():
-            outputs: Tensor = self._network(images.contiguous(memory_format=torch.channels_last)).float()
-        if not bool(outputs.isfinite().all()):
-            raise NotFiniteError("the model's output holds NaN or infinity for this input")
-        return outputs
+        return _finite(self._run(images))
 
     def warm(self) -> None:
         """Answer requests of noise, all the way from the network to the outputs.
@@ -70,27 +73,57 @@ class ServedModel:
         Raises:
             GateError: The output is not what it must be.
         """
-        shape = (1, self._input.channels, self._input.size, self._input.size)
+        shape = (self._input.channels, self._input.size, self._input.size)
         generator = torch.Generator().manual_seed(0)
-        for _ in range(_WARM_PASSES):
+        for size in [1] * _WARM_PASSES + warm_sizes(self._max_batch)[1:]:
+            images = torch.randn((size, *shape), generator=generator)
             try:
-                self._task.answer(Request(torch.randn(shape, generator=generator)), self._checked_forward)
+                self._task.answer(Request(images), _Computed(self._checked_forward(images)))
             except NotFiniteError:
                 raise self._unfit("outputs with NaN or infinity") from None
 
-    def answer(self, body: Body) -> tuple[int, Body]:
-        """Status and body of the response to one inference request."""
-        try:
+    def answer(self, body: Body) -> Answer:
+        """The response to one inference request."""
+        request = self.prepare(body)
+        return request if isinstance(request, Answer) else self.answer_together([request])[0]
+
+    def prepare(self, body: Body) -> Request | Answer:
+        """A request that can be computed, or what is answered because it cannot."""
+
+        def read() -> Request:
             request = parse_request(body, self._input, self._outputs)
-            outputs = self._task.answer(request, self.forward)
-            return 200, format_response(outputs, self._name, self._version, request.id, request.binary)
-        except RequestError as error:
-            return 400, Body(error_body(str(error)))
-        except NotFiniteError as error:
-            return 500, Body(error_body(str(error)))
-        except Exception as error:  # one request must not end the others' server
-            log.exception("a request failed")
-            return 500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon"))
+            self._task.check(request)
+            return request
+
+        return _guarded(read)
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Answer]:
+        """The response to each of some requests, from one forward pass over all their images.
+
+        What is wrong with one of them is told to that one only.
+        """
+        if len(requests) == 1:
+            return [self._answer(requests[0], self.forward)]
+        try:
+            outputs = self._run(torch.cat([request.images for request in requests]))
+        except Exception:  # of memory, say: what is too much together may be possible alone
+            log.exception("a batch of %d requests failed; each is computed by itself", len(requests))
+            return [self._answer(request, self.forward) for request in requests]
+        parts = outputs.split([len(request.images) for request in requests])
+        return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
+
+    def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Answer:
+        def compute() -> Answer:
+            outputs = self._task.answer(request, forward)
+            body = format_response(outputs, self._name, self._version, request.id, request.binary)
+            return Answer(200, body)
+
+        return _guarded(compute)
+
+    def _run(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            outputs: Tensor = self._network(images.contiguous(memory_format=torch.channels_last)).float()
+        return outputs
 
     def _checked_forward(self, images: Tensor) -> Tensor:
         outputs = self.forward(images)
@@ -102,6 +135,41 @@ class ServedModel:
         return GateError(
             f"generation {self._version} of {self._name} gives {outputs} on a first pass; it is not put in service"
         )
+
+
+class _Computed:
+    """Stands for the network where its outputs are there already: hands them out in order.
+
+    Args:
+        outputs: Float32 [b, ...], not all of them finite perhaps.
+    """
+
+    def __init__(self, outputs: Tensor) -> None:
+        self._outputs = outputs
+        self._next = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        start, self._next = self._next, self._next + len(images)
+        return _finite(self._outputs[start : self._next])
+
+
+def _finite(outputs: Tensor) -> Tensor:
+    if not bool(outputs.isfinite().all()):
+        raise NotFiniteError("the model's output holds NaN or infinity for this input")
+    return outputs
+
+
+def _guarded(produce: Callable[[], T]) -> T | Answer:
+    """What `produce` returns, or the answer to its error."""
+    try:
+        return produce()
+    except RequestError as error:
+        return Answer(400, Body(error_body(str(error))))
+    except NotFiniteError as error:
+        return Answer(500, Body(error_body(str(error))))
+    except Exception as error:  # one request must not end the others' server
+        log.exception("a request failed")
+        return Answer(500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")))
 
 
 def serve(stream: BufferedIOBase, served: ServedModel) -> None:
@@ -122,26 +190,32 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--generation", required=True)
+    parser.add_argument("--max-batch", type=int, default=1)
+    parser.add_argument("--max-delay-s", type=float, default=0.0)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
+    batching = Batching(options.max_batch, options.max_delay_s)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
-            served, ready = _load(options.artifact, options.model, options.generation)
+            served, ready = _load(options.artifact, options.model, options.generation, batching.max_batch)
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
         frames.write_blocking(stream, {"kind": "ready", **ready})
         try:
-            serve(stream, served)
+            if batching.max_batch > 1:
+                BatchServer(stream, served, batching).run()
+            else:
+                serve(stream, served)
         except (BrokenPipeError, ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
     return 0
 
 
-def _load(directory: Path, model: str, version: str) -> tuple[ServedModel, dict[str, Any]]:
+def _load(directory: Path, model: str, version: str, max_batch: int) -> tuple[ServedModel, dict[str, Any]]:
     start = time.monotonic()
-    served = ServedModel(read_artifact(directory), model, version)
+    served = ServedModel(read_artifact(directory), model, version, max_batch)
     loaded = time.monotonic()
     served.warm()
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}

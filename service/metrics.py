@@ -21,6 +21,7 @@ DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files ap
 _STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _UPDATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _SWAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
 
 
@@ -102,6 +103,9 @@ class Metrics:
             "From a request's last byte to its response.",
             _REQUEST_BUCKETS,
             "model",
+        )
+        self.batch_size = self._histogram(
+            "inference_batch_size", "Images in one forward pass, of models that batch.", _BATCH_BUCKETS, "model"
         )
         self.requests = self._counter("inference_requests_total", "Requests by HTTP status.", "model", "code")
         self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet.", "model")

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from service.binary import Body, pack_elements, pack_numbers
+
+
+class Answer(NamedTuple):
+    """What goes back for one request.
+
+    Attributes:
+        status: HTTP status.
+        body: HTTP body.
+    """
+
+    status: int
+    body: Body
 
 
 @dataclass(frozen=True)

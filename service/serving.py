@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import EdgedError
+from service.batching import Batching
 from service.channel import Reply, ServingError
 from service.generation import Generation
 from service.traffic import Traffic
@@ -27,6 +28,7 @@ class ServingLimits:
     Attributes:
         threads: Threads of a generation; None for one a core.
         queue: Requests of one model that may wait or run at once.
+        batching: How far a generation gathers them.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds on one request after which a generation counts as hung.
@@ -35,6 +37,7 @@ class ServingLimits:
 
     threads: int | None = None
     queue: int = 64
+    batching: Batching = Batching()
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -49,6 +52,7 @@ class ModelService:
         directory_of: Where the artifact of a generation lies.
         limits: How it may be served.
         restarted: Called whenever a generation that died is started again.
+        batched: Told how many images were computed together, see `Channel`.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -67,6 +71,7 @@ class ModelService:
         directory_of: Callable[[int], Path],
         limits: ServingLimits,
         restarted: Callable[[], None] = lambda: None,
+        batched: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -80,6 +85,7 @@ class ModelService:
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
         self._restarted = restarted
+        self._batched = batched
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -142,6 +148,8 @@ class ModelService:
             self._directory_of(number),
             threads=self.limits.threads,
             queue=self.limits.queue,
+            batching=self.limits.batching,
+            on_batch=self._batched,
             on_exit=self._exited,
         )
         await generation.start(self.limits.start_s)

@@ -40,15 +40,23 @@ class Task(Protocol):
     described: Sequence[Mapping[str, Any]]
     raw_shape: tuple[int, ...]
 
+    def check(self, request: Request) -> None:
+        """Find out before anything is computed whether a request can be answered.
+
+        Raises:
+            RequestError: Its parameters cannot be, or the answer would be too large.
+        """
+
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
         """Run the network and say what it gave.
 
         Args:
             request: Its images, outputs and parameters.
-            forward: The network: [b, channels, size, size] to [b, *raw_shape], finite.
+            forward: The network: [b, channels, size, size] to [b, *raw_shape], finite. Called for each image once, in
+                their order, with as many at once as suits the task.
 
         Raises:
-            RequestError: The request's parameters cannot be, or the answer would be too large.
+            RequestError: As `check` does.
         """
 
 
@@ -75,6 +83,9 @@ class Classification:
         self.described: Sequence[Mapping[str, Any]] = [logits]
         self.raw_shape: tuple[int, ...] = (count,)
 
+    def check(self, request: Request) -> None:
+        """Nothing can be wrong: its images are as they must be."""
+
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
         """The logits."""
         return [float_output(LOGITS, forward(request.images))]
@@ -98,11 +109,16 @@ class Detection:
         self.raw_shape: tuple[int, ...] = (predictions, plan.outputs_per_anchor)
         self.described: Sequence[Mapping[str, Any]] = self._describe()
 
+    def check(self, request: Request) -> None:
+        """Whether its thresholds can be, and raw outputs of so many images fit into an answer."""
+        self._asked_thresholds(request.parameters)
+        self._check_size(request.outputs or BOXES, len(request.images))
+
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
         """The outputs asked for; without a word on them, those of `BOXES`."""
+        self.check(request)
         wanted = request.outputs or BOXES
         thresholds = self._asked_thresholds(request.parameters)
-        self._check_size(wanted, len(request.images))
         found: list[Detections] = []
         kept: dict[str, list[Tensor]] = {name: [] for name in (RAW, DECODED) if name in wanted}
         for raw, letterbox in zip(self._raw(request.images, forward), self._letterboxes(request), strict=True):
