@@ -73,14 +73,26 @@ class ServedModel:
         Raises:
             GateError: The output is not what it must be.
         """
-        shape = (self._input.channels, self._input.size, self._input.size)
+        shape = (1, self._input.channels, self._input.size, self._input.size)
         generator = torch.Generator().manual_seed(0)
-        for size in [1] * _WARM_PASSES + warm_sizes(self._max_batch)[1:]:
-            images = torch.randn((size, *shape), generator=generator)
+        for _ in range(_WARM_PASSES):
             try:
-                self._task.answer(Request(images), _Computed(self._checked_forward(images)))
+                self._task.answer(Request(torch.randn(shape, generator=generator)), self._checked_forward)
             except NotFiniteError:
                 raise self._unfit("outputs with NaN or infinity") from None
+
+    def warm_batches(self) -> None:
+        """Likewise of several requests together, which is slow the first time and takes the most memory.
+
+        Raises:
+            GateError: The output is not what it must be.
+        """
+        shape = (1, self._input.channels, self._input.size, self._input.size)
+        for size in warm_sizes(self._max_batch):
+            noise = torch.randn(shape, generator=torch.Generator().manual_seed(size))
+            answers = self.answer_together([Request(noise)] * size)
+            if any(answer.status != 200 for answer in answers):
+                raise self._unfit(f"outputs with NaN or infinity in a batch of {size}")
 
     def answer(self, body: Body) -> Answer:
         """The response to one inference request."""
@@ -218,6 +230,7 @@ def _load(directory: Path, model: str, version: str, max_batch: int) -> tuple[Se
     served = ServedModel(read_artifact(directory), model, version, max_batch)
     loaded = time.monotonic()
     served.warm()
+    served.warm_batches()
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, **seconds}
 
