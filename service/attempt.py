@@ -120,7 +120,7 @@ class Attempt:
             arch=model.arch,
             input=model.input.overrides(),
             images=model.calibration.images,
-            gates=Gates(model.gates.min_agreement, model.gates.max_drop),
+            gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
             detection=model.detection.to_spec(),
             threads=config.worker.threads,
             device=config.worker.device,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.errors import EdgedError
@@ -37,7 +37,7 @@ class ServingLimits:
 
     threads: int | None = None
     queue: int = 64
-    batching: Batching = Batching()
+    batching: Batching = field(default_factory=Batching)
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0

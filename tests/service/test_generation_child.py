@@ -146,7 +146,8 @@ def test_a_real_resnet_gives_the_same_logits(real_data: Path, tmp_path: Path) ->
 
     state = load_checkpoint(real_data / "weights" / "resnet20-12fca82f.th").state
     architecture = recognize(state)
-    write(tmp_path / "artifact", {name: value.clone() for name, value in state.items()}, architecture, InputSpec(32, 32))
+    tensors = {name: value.clone() for name, value in state.items()}
+    write(tmp_path / "artifact", tensors, architecture, InputSpec(32, 32))
     served = ServedModel(read_artifact(tmp_path / "artifact"), "cifar", "1", max_batch=32)
     files = sorted((real_data / "cifar10" / "test").rglob("*.*"))[::250][:32]
     bodies = [Body(file.read_bytes(), 0) for file in files]
