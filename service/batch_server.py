@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service import frames
 from service.batching import Batching, Waiting
-from service.binary import Body
+from service.binary import bodies_of
 from service.responses import Answer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class BatchServer:
 
     def _prepare(self, header: dict[str, Any], content: bytes) -> None:
         start = time.monotonic()
-        request = self._served.prepare(Body(content, header["json_bytes"]))
+        request = self._served.prepare(*bodies_of(header, content))
         seconds = time.monotonic() - start
         if isinstance(request, Answer):
             self._send(header["id"], request, seconds)

@@ -61,7 +61,7 @@ class Reply:
 class _Pending:
     id: int
     body: bytes
-    json_bytes: int | None
+    told: dict[str, Any]  # of the body
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
 
@@ -116,13 +116,17 @@ class Channel:
         frame = await frames.read(self._reader)
         return None if frame is None else frame[0]
 
-    async def request(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def request(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, rival: Reply | None = None
+    ) -> Reply:
         """Have the child answer one request.
 
         Args:
             body: Of the HTTP request.
             deadline_s: Seconds from now.
             json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
+            rival: What another generation answered to it: the reply tells how far the two agree, see
+                `service.generation_child`. None for a reply to the request itself.
 
         Raises:
             BusyError: The queue is full.
@@ -133,7 +137,11 @@ class Channel:
             raise self._gone()
         if self.inflight >= self._queue:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
-        pending = _Pending(next(self._ids), body, json_bytes, asyncio.get_running_loop().create_future())
+        told: dict[str, Any] = {"json_bytes": json_bytes}
+        if rival is not None:
+            told["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
+            body += rival.body
+        pending = _Pending(next(self._ids), body, told, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
         self._idle.clear()
@@ -191,7 +199,7 @@ class Channel:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending
-            self._writer.write(frames.head({"id": pending.id, "json_bytes": pending.json_bytes}, pending.body))
+            self._writer.write(frames.head({"id": pending.id, **pending.told}, pending.body))
             self._writer.write(pending.body)
 
     def _gone(self) -> ServingError:

@@ -110,7 +110,9 @@ class Generation:
         self.serving = True
         self._tasks.append(asyncio.create_task(self._pump(channel)))
 
-    async def infer(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def infer(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, rival: Reply | None = None
+    ) -> Reply:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
@@ -118,7 +120,7 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise ServingError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(body, deadline_s, json_bytes)
+        return await self._channel.request(body, deadline_s, json_bytes, rival)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""

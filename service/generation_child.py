@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,10 +23,10 @@ from edged.errors import EdgedError, GateError
 from service import frames
 from service.batch_server import BatchServer
 from service.batching import Batching, warm_sizes
-from service.binary import Body, RequestError
+from service.binary import Body, RequestError, bodies_of
 from service.children import die_with_parent
 from service.protocol import Request, error_body, metadata, parse_request
-from service.responses import Answer, format_response
+from service.responses import Answer, OutputTensor, format_response, read_outputs
 from service.tasks import task_of
 
 T = TypeVar("T")
@@ -94,18 +96,23 @@ class ServedModel:
             if any(answer.status != 200 for answer in answers):
                 raise self._unfit(f"outputs with NaN or infinity in a batch of {size}")
 
-    def answer(self, body: Body) -> Answer:
-        """The response to one inference request."""
-        request = self.prepare(body)
+    def answer(self, body: Body, rival: Body | None = None) -> Answer:
+        """The response to one inference request; the arguments are those of `prepare`."""
+        request = self.prepare(body, rival)
         return request if isinstance(request, Answer) else self.answer_together([request])[0]
 
-    def prepare(self, body: Body) -> Request | Answer:
-        """A request that can be computed, or what is answered because it cannot."""
+    def prepare(self, body: Body, rival: Body | None = None) -> Request | Answer:
+        """A request that can be computed, or what is answered because it cannot.
+
+        Args:
+            body: Of the HTTP request.
+            rival: What another generation answered: how far the two agree is asked for then, not the outputs.
+        """
 
         def read() -> Request:
             request = parse_request(body, self._input, self._outputs)
             self._task.check(request)
-            return request
+            return request if rival is None else replace(request, outputs=(), rival=rival)
 
         return _guarded(read)
 
@@ -121,16 +128,23 @@ class ServedModel:
         except Exception:  # of memory, say: what is too much together may be possible alone
             log.exception("a batch of %d requests failed; each is computed by itself", len(requests))
             return [self._answer(request, self.forward) for request in requests]
-        parts = outputs.split([len(request.images) for request in requests])
+        parts = outputs.split_with_sizes([len(request.images) for request in requests])
         return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
 
     def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Answer:
         def compute() -> Answer:
             outputs = self._task.answer(request, forward)
+            if request.rival is not None:
+                return Answer(200, self._agreement(outputs, request.rival))
             body = format_response(outputs, self._name, self._version, request.id, request.binary)
             return Answer(200, body)
 
         return _guarded(compute)
+
+    def _agreement(self, outputs: Sequence[OutputTensor], rival: Body) -> Body:
+        ours = read_outputs(format_response(outputs, self._name, self._version, None))
+        agreed, compared = self._task.agree(ours, read_outputs(rival))
+        return Body(json.dumps({"agreed": agreed, "compared": compared, "unit": self._task.unit}).encode())
 
     def _run(self, images: Tensor) -> Tensor:
         with torch.inference_mode():
@@ -189,7 +203,7 @@ def serve(stream: BufferedIOBase, served: ServedModel) -> None:
     while (frame := frames.read_blocking(stream)) is not None:
         header, body = frame
         start = time.monotonic()
-        status, answer = served.answer(Body(body, header["json_bytes"]))
+        status, answer = served.answer(*bodies_of(header, body))
         told = {"status": status, "seconds": time.monotonic() - start, "json_bytes": answer.json_bytes}
         frames.write_blocking(stream, {"id": header["id"], **told}, answer.content)
 

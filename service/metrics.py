@@ -90,6 +90,11 @@ class Metrics:
         self.model_map = self._gauge(
             "model_map_ratio", "Mean average precision on labelled held-out images.", "model", "precision", "iou"
         )
+        self.shadow_agreement = self._gauge(
+            "model_shadow_agreement_ratio",
+            "Live requests' images (detector: boxes) on which it agrees with the generation before.",
+            "model",
+        )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
         self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the file it was made from.", "model")
         self.layer_relative_loss = self._gauge(

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from service.binary import Body, pack_elements, pack_numbers
+from service.binary import NUMBERS, Body, pack_elements, pack_numbers
 
 
 class Answer(NamedTuple):
@@ -52,6 +52,19 @@ class OutputTensor:
         if self.datatype == "BYTES":
             return pack_elements([str(value).encode() for value in self.values])
         return pack_numbers(self.values, self.datatype)
+
+
+def read_outputs(body: Body) -> dict[str, npt.NDArray[Any]]:
+    """The numbers of a response: the inverse of `format_response`, without outputs of strings."""
+    text, behind = body.split()
+    found = {}
+    for output in json.loads(text)["outputs"]:
+        size = output.get("parameters", {}).get("binary_data_size", 0)
+        raw, behind = behind[:size], behind[size:]
+        if (dtype := NUMBERS.get(output["datatype"])) is not None:
+            values = np.asarray(output["data"], dtype) if "data" in output else np.frombuffer(raw, dtype)
+            found[output["name"]] = values.reshape(output["shape"])
+    return found
 
 
 def float_output(name: str, values: Tensor) -> OutputTensor:

@@ -13,6 +13,7 @@ from edged.errors import EdgedError
 from service.batching import Batching
 from service.channel import Reply, ServingError
 from service.generation import Generation
+from service.shadow import Shadow
 from service.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class ModelService:
         failed_starts: How often one that died did not come up again.
         traffic: The requests of the generation in service.
         traffic_before: Of the one before it.
+        shadow: Compares the live generation with the one before, while it is on probation and somebody asks for that.
         recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
     """
@@ -82,6 +84,7 @@ class ModelService:
         self.traffic = Traffic()
         self.traffic_before = Traffic()
         self.recent = Traffic()
+        self.shadow: Shadow | None = None
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
         self._restarted = restarted
@@ -112,10 +115,12 @@ class ModelService:
         if self.live is None:  # no generation's fault, so it is not held against one
             self.recent.note(ServingError.status, 0.0)
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
-        traffic, start, status = self.traffic, time.monotonic(), ServingError.status
+        asked, traffic, start, status = self.live, self.traffic, time.monotonic(), ServingError.status
         try:
-            reply = await self.live.infer(body, deadline_s, json_bytes)
+            reply = await asked.infer(body, deadline_s, json_bytes)
             status = reply.status
+            if self.shadow is not None:
+                self.shadow.offer(asked.number, body, json_bytes, reply)
             return reply
         except ServingError as error:
             status = error.status
@@ -174,6 +179,20 @@ class ModelService:
             log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
         await generation.stop()
 
+    async def begin_shadow(self, before: Generation, percent: float, show: Callable[[float], None]) -> None:
+        """Let `before` answer what it was asked, then compare the live generation with it."""
+        if self.live is None or not await before.drain(self.limits.drain_s):
+            await self.retire(before)
+            return
+        log.info("model %s: %g %% of the requests are compared with generation %d", self.name, percent, before.number)
+        self.shadow = Shadow(before, self.live.number, percent, show)
+
+    async def end_shadow(self) -> None:
+        """Stop the generation that the live one is compared with, if there is one."""
+        shadow, self.shadow = self.shadow, None
+        if shadow is not None:
+            await shadow.end()
+
     async def pause(self) -> None:
         """Stop the live generation to free its memory; requests get 503 until `route` or `keep`."""
         self._cancel_keeper()
@@ -191,6 +210,7 @@ class ModelService:
     async def close(self) -> None:
         """Drain and stop."""
         self._wanted = None
+        await self.end_shadow()
         await self.pause()
 
     def _exited(self, generation: Generation) -> None:

@@ -11,6 +11,7 @@ import psutil
 from service.config_sections import GatesConfig
 from service.context import Context
 from service.gauges import resident_bytes, show_live
+from service.generation import Generation
 from service.live_gates import check, observe
 from service.serving import ModelService
 
@@ -30,6 +31,7 @@ async def go_live(
     warmed: Warmed,
     live: Live,
     gates: GatesConfig | None = None,
+    shadow_percent: float | None = None,
 ) -> float:
     """Warm a generation, commit to it on disk, route to it, retire the one before. Hold `service.switching`.
 
@@ -42,15 +44,18 @@ async def go_live(
         warmed: Called with the seconds it took and the policy applied, before the commit point.
         live: Called when new requests go to the generation.
         gates: What the generation must show once it is warm; None on the way back to one that has served before.
+        shadow_percent: Share of the live requests that are compared with the generation before, which then stays until
+            `ModelService.end_shadow`; None for none.
 
     Returns:
-        Seconds from the change of the route to the end of the generation before.
+        Seconds from the change of the route to the end of the generation before, or of its last request.
 
     Raises:
         GateError: It is not as `gates` want it; the current generation goes on serving.
         EdgedError: It does not come up, or the disk refuses; likewise.
     """
     service = context.services[model]
+    await service.end_shadow()
     policy = choose(policy, service)
     start = time.monotonic()
     incumbent = None if gates is None else await observe(service.live, gates)
@@ -74,12 +79,19 @@ async def go_live(
     try:
         await live()
     finally:
-        if before is not None:
+        if before is not None and shadow_percent is not None and _may_stay(before):
+            await service.begin_shadow(before, shadow_percent, context.metrics.shadow_agreement.labels(model).set)
+        elif before is not None:
             await service.retire(before)
     seconds = time.monotonic() - start
     context.metrics.swap_duration.labels(model).observe(seconds)
     await show_live(context, model, number)
     return seconds
+
+
+def _may_stay(before: Generation) -> bool:
+    """Whether the generation before can be kept: as much memory again as it takes must be free."""
+    return before.serving and psutil.virtual_memory().available > resident_bytes(before.pid)
 
 
 def choose(policy: str, service: ModelService) -> str:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from edged.artifacts.reader import Artifact
 from edged.calibration.letterbox import Letterbox
 from edged.errors import UsageError
+from edged.evaluation.detection import shared_boxes
 from edged.models.detections import Detections
 from edged.models.yolov5.decode import decode, detect
 from edged.models.yolov5.plan import Plan
@@ -27,16 +29,19 @@ THRESHOLDS = ("confidence", "iou", "max_detections")
 _MAX_VALUES = 1 << 22
 
 Forward = Callable[[Tensor], Tensor]
+Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 class Task(Protocol):
     """From requests to outputs.
 
     Attributes:
+        unit: What two models agree on or not.
         described: The outputs, for the metadata.
         raw_shape: Of the network's outputs for one image.
     """
 
+    unit: str
     described: Sequence[Mapping[str, Any]]
     raw_shape: tuple[int, ...]
 
@@ -59,6 +64,17 @@ class Task(Protocol):
             RequestError: As `check` does.
         """
 
+    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """How far two answers to one request say the same.
+
+        Args:
+            ours: By name, of the usual outputs.
+            theirs: Of another model; some may be missing.
+
+        Returns:
+            How many of `unit` they agree on, and of how many; (0, 0) if what is there cannot be compared.
+        """
+
 
 def task_of(artifact: Artifact) -> Task:
     """What an artifact is served as."""
@@ -76,6 +92,8 @@ class Classification:
         names: Of the classes, where known.
     """
 
+    unit = "images"
+
     def __init__(self, count: int, names: Sequence[str] | None) -> None:
         logits: dict[str, Any] = {"name": LOGITS, "datatype": "FP32", "shape": [-1, count]}
         if names is not None:
@@ -90,6 +108,13 @@ class Classification:
         """The logits."""
         return [float_output(LOGITS, forward(request.images))]
 
+    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """Images with the same top class."""
+        if LOGITS not in theirs or len(theirs[LOGITS]) != len(ours[LOGITS]):
+            return 0, 0
+        same = ours[LOGITS].argmax(1) == theirs[LOGITS].argmax(1)
+        return int(same.sum()), len(same)
+
 
 class Detection:
     """Boxes; or on request what the network gave, as it is or decoded.
@@ -99,6 +124,8 @@ class Detection:
         spec: What it reads.
         thresholds: Which predictions become boxes, unless a request has parameters of its own.
     """
+
+    unit = "boxes"
 
     def __init__(self, plan: Plan, spec: InputSpec, thresholds: DetectionSpec) -> None:
         self._plan = plan
@@ -133,6 +160,13 @@ class Detection:
         if found:
             outputs |= {output.name: output for output in _box_outputs(found, self._plan.names)}
         return [outputs[name] for name in wanted]
+
+    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """Boxes that the other one found too, of both, as `edged.evaluation.detection.agreement` counts them."""
+        if not {"boxes", "class_ids", "counts"} <= theirs.keys() or len(theirs["counts"]) != len(ours["counts"]):
+            return 0, 0
+        pairs = zip(_per_image(ours), _per_image(theirs), strict=True)
+        return 2 * sum(shared_boxes(*pair) for pair in pairs), len(ours["boxes"]) + len(theirs["boxes"])
 
     def _raw(self, images: Tensor, forward: Forward) -> Iterator[Tensor]:
         """Outputs image by image: the maps of one take 100 MB and more, and a batch is hardly faster."""
@@ -182,6 +216,14 @@ class Detection:
                 "parameters": {"default": False, "values": meaning},
             },
         ]
+
+
+def _per_image(outputs: Outputs) -> list[Detections]:
+    """The boxes of an answer, an entry an image. Their scores are left out: they lie in descending order already."""
+    counts = outputs["counts"].tolist()
+    boxes = torch.tensor(outputs["boxes"]).split_with_sizes(counts)
+    classes = torch.tensor(outputs["class_ids"]).split_with_sizes(counts)
+    return [Detections(xyxy, torch.zeros(len(xyxy)), kinds) for xyxy, kinds in zip(boxes, classes, strict=True)]
 
 
 def _box_outputs(found: Sequence[Detections], names: Sequence[str]) -> list[OutputTensor]:

@@ -17,7 +17,7 @@ from edged.spec import InputSpec
 from service.binary import Body
 from service.generation_child import ServedModel
 from service.protocol import Request
-from service.responses import Answer
+from service.responses import Answer, float_output, format_response
 from tests import scenes
 from tests.service.artifacts import write_untrained, write_untrained_detector
 from tests.trained import INPUT
@@ -136,6 +136,37 @@ def test_a_new_generation_has_computed_the_largest_batch(classifier: ServedModel
     finally:
         hook.remove()
     assert seen == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def compared(served: ServedModel, body: Body, rival: Answer) -> tuple[int, int]:
+    answer = served.answer(body, rival.body)
+    assert answer.status == 200, answer.body.content
+    told = json.loads(answer.body.content)
+    return told["agreed"], told["compared"]
+
+
+@pytest.mark.parametrize("binary", [set[str](), {"logits"}], ids=["JSON", "binary"])
+def test_what_another_generation_answered_is_compared(classifier: ServedModel, binary: set[str]) -> None:
+    body = tensor_request(INPUT, 16, 3)
+    values = torch.tensor(json.loads(classifier.answer(body).body.content)["outputs"][0]["data"]).reshape(16, 10)
+    for changed in (0, 5, 16):
+        values[:changed] = -values[:changed]  # no longer the same class at the top
+        rival = format_response([float_output("logits", values)], "digits", "8", None, binary)
+        assert compared(classifier, body, Answer(200, rival)) == (16 - changed, 16)
+        values[:changed] = -values[:changed]
+
+
+def test_what_another_detector_answered_is_compared(detector: ServedModel) -> None:
+    usual = tensor_request(scenes.INPUT, 2, 1, parameters={"confidence": 0.25})
+    boxes = sum(json.loads(detector.answer(usual).body.content)["outputs"][-1]["data"])
+    assert compared(detector, usual, detector.answer(usual)) == (2 * boxes, 2 * boxes)
+    assert boxes > 0
+    only = tensor_request(scenes.INPUT, 2, 1, outputs=[{"name": "raw"}])
+    assert compared(detector, only, detector.answer(only)) == (0, 0)  # the client asked for no boxes
+
+
+def test_an_answer_that_is_none_is_told_like_any_fault(classifier: ServedModel) -> None:
+    assert classifier.answer(tensor_request(INPUT, 1, 0), Body(b"{}")).status == 500
 
 
 @pytest.mark.slow
