@@ -7,6 +7,8 @@ import time
 from io import BufferedIOBase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+
 from service import frames
 from service.batching import Batching, Waiting
 from service.binary import bodies_of
@@ -49,6 +51,9 @@ class BatchServer:
             self._answer(batch)
 
     def _read(self) -> None:
+        # Of this thread alone: it would have as many helpers of its own, which the one that computes would have to wait
+        # for. One core is enough to prepare.
+        torch.set_num_threads(1)
         try:
             while (frame := frames.read_blocking(self._stream)) is not None:
                 self._prepare(*frame)
