@@ -66,10 +66,14 @@ class Attempt:
             async with self._context.worker_slot:
                 await self._quantize()
             generation = await self._publish()
-        unchanged = not await self._go_live(generation)
-        log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
-        shadow = self._context.services[self._update.model].shadow
-        problem = await prove(self._context, self._update.id, self._model, generation, self._note)
+        service = self._context.services[self._update.model]
+        try:
+            unchanged = not await self._go_live(generation)
+            log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
+            shadow = service.shadow
+            problem = await prove(self._context, self._update.id, self._model, generation, self._note)
+        finally:
+            await service.end_shadow()
         await self._finish(generation, unchanged, problem, shadow)
 
     async def _known_generation(self) -> int | None:

@@ -89,12 +89,13 @@ class ServedModel:
         Raises:
             GateError: The output is not what it must be.
         """
-        shape = (1, self._input.channels, self._input.size, self._input.size)
-        for size in warm_sizes(self._max_batch):
-            noise = torch.randn(shape, generator=torch.Generator().manual_seed(size))
-            answers = self.answer_together([Request(noise)] * size)
-            if any(answer.status != 200 for answer in answers):
-                raise self._unfit(f"outputs with NaN or infinity in a batch of {size}")
+        for size in warm_sizes(self._max_batch)[1:]:
+            shape = (size, self._input.channels, self._input.size, self._input.size)
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(size))
+            try:
+                self._task.answer(Request(images), _Computed(self._checked_forward(images)))
+            except NotFiniteError:
+                raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
 
     def answer(self, body: Body, rival: Body | None = None) -> Answer:
         """The response to one inference request; the arguments are those of `prepare`."""

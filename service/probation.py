@@ -54,11 +54,8 @@ async def prove(
     start, service = time.monotonic(), context.services[model.name]
     if model.shadow_percent is not None and service.shadow is None:
         log.warning("model %s: the generation before is not in memory, so no request is compared with it", model.name)
-    try:
-        with context.metrics.model_probation.labels(model.name).track_inprogress():
-            why = await watch(service, generation, left_s, model.gates)
-    finally:
-        await service.end_shadow()
+    with context.metrics.model_probation.labels(model.name).track_inprogress():
+        why = await watch(service, generation, left_s, model.gates)
     note("probation", time.monotonic() - start)
     await notice_rollback(context, update_id)
     if why is None:

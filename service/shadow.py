@@ -108,16 +108,17 @@ class Shadow:
         """Stop the generation before."""
         for task in self._asking:
             task.cancel()
+        self._before.kill()  # it has nothing to finish, and at idle priority might take its time to leave
         await self._before.stop()
 
     async def _compare(self, body: bytes, json_bytes: int | None, reply: Reply) -> None:
         try:
             answer = await self._before.infer(body, _DEADLINE_S, json_bytes, rival=reply)
         except ServingError as error:
-            log.info("model %s: a live request was not compared: %s", self._before.model, error)
+            log.debug("model %s: a live request was not compared: %s", self._before.model, error)
             return
         if answer.status != 200:
-            log.info("model %s: a live request was not compared: %.200r", self._before.model, answer.body)
+            log.debug("model %s: a live request was not compared: %.200r", self._before.model, answer.body)
             return
         told = json.loads(answer.body)
         if told["compared"]:
