@@ -88,12 +88,11 @@ class Administration:
         else:
             async with context.worker_slot:
                 removed, skipped = await context.disk(self._collect, dry_run, caches=True), None
-        size = sum(entry.bytes for entry in removed)
+        told = garbage.summary(removed, context.paths, dry_run=dry_run, skipped=skipped)
         if not dry_run:
-            context.metrics.garbage_removed.inc(size)
-            log.info("removed %d folders or files of %d bytes that nobody needs", len(removed), size)
-        listed = [entry.to_dict(context.paths.root) for entry in removed]
-        return {"dry_run": dry_run, "removed": listed, "bytes": size, "skipped": skipped}
+            context.metrics.garbage_removed.inc(told["bytes"])
+            log.info("removed %d folders or files of %d bytes that nobody needs", len(removed), told["bytes"])
+        return told
 
     def _collect(self, dry_run: bool, *, caches: bool) -> list[garbage.Garbage]:
         context = self._context

@@ -16,6 +16,7 @@ from service.job import STAGES, Gates, Job
 from service.journal import Update
 from service.probation import notice_rollback, prove
 from service.rejects import discard
+from service.shadow import Shadow
 from service.states import State
 from service.stopping import StoppedError
 from service.switching import go_live
@@ -65,10 +66,15 @@ class Attempt:
             async with self._context.worker_slot:
                 await self._quantize()
             generation = await self._publish()
-        unchanged = not await self._go_live(generation)
-        log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
-        problem = await prove(self._context, self._update.id, self._model, generation, self._note)
-        await self._finish(generation, unchanged, problem)
+        service = self._context.services[self._update.model]
+        try:
+            unchanged = not await self._go_live(generation)
+            log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
+            shadow = service.shadow
+            problem = await prove(self._context, self._update.id, self._model, generation, self._note)
+        finally:
+            await service.end_shadow()
+        await self._finish(generation, unchanged, problem, shadow)
 
     async def _known_generation(self) -> int | None:
         """The generation that the same file under the same config became before, if it can be used again.
@@ -120,7 +126,7 @@ class Attempt:
             arch=model.arch,
             input=model.input.overrides(),
             images=model.calibration.images,
-            gates=Gates(model.gates.min_agreement, model.gates.max_drop),
+            gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
             detection=model.detection.to_spec(),
             threads=config.worker.threads,
             device=config.worker.device,
@@ -175,7 +181,7 @@ class Attempt:
         if not context.store.path(model.name, generation).is_dir():
             raise StateError(f"generation {generation} of {model.name} is gone from the disk; it is made again")
         steps = (self._warmed, self._live)
-        seconds = await go_live(context, model.name, generation, model.swap, *steps, gates=model.gates)
+        seconds = await go_live(context, model.name, generation, model.swap, *steps, model.gates, model.shadow_percent)
         self._note("swap", seconds)
 
     async def _wait_until_unpinned(self) -> None:
@@ -204,10 +210,13 @@ class Attempt:
         if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
             await self._advance(state, **fields)
 
-    async def _finish(self, generation: int, unchanged: bool, problem: str | None) -> None:
+    async def _finish(self, generation: int, unchanged: bool, problem: str | None, shadow: Shadow | None) -> None:
         context, update = self._context, self._update
-        trouble = {} if problem is None else {"code": "probation", "reason": problem}
-        await self._advance(State.COMMITTED, generation=generation, **trouble)
+        more: dict[str, Any] = {} if problem is None else {"code": "probation", "reason": problem}
+        if shadow is not None:
+            report = (await context.get(update.id)).report
+            more["report"] = {**report, "shadow": shadow.figures}
+        await self._advance(State.COMMITTED, generation=generation, **more)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
         context.metrics.updates.labels(update.model, "committed", reason).inc()
         log.info("update %d of %s is committed", update.id, update.model)

@@ -55,6 +55,20 @@ class Body(NamedTuple):
         return self.content[:length], memoryview(self.content)[length:]
 
 
+def bodies_of(header: Mapping[str, Any], content: bytes) -> tuple[Body, Body | None]:
+    """The request in a frame of the supervisor, and what another generation answered to it, if that is to be compared.
+
+    Args:
+        header: Of the frame, see `Channel.request`.
+        content: What lies behind it.
+    """
+    rival = header.get("rival")
+    if rival is None:
+        return Body(content, header["json_bytes"]), None
+    size = rival["request_bytes"]
+    return Body(content[:size], header["json_bytes"]), Body(content[size:], rival["json_bytes"])
+
+
 def tensor_data(parameters: Mapping[str, Any], behind: memoryview) -> memoryview | None:
     """The bytes of a request's only input; None if it has its data in the JSON.
 

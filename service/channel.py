@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ from edged.errors import EdgedError
 from service import frames
 from service.waiting import within
 
-# At the child at once: while it computes the first, the second already lies in its socket.
+# Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
 
 
@@ -60,7 +61,7 @@ class Reply:
 class _Pending:
     id: int
     body: bytes
-    json_bytes: int | None
+    told: dict[str, Any]  # of the body
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
 
@@ -73,13 +74,25 @@ class Channel:
         reader: From the child.
         writer: To the child.
         queue: Requests that may wait or run at once.
+        max_batch: How many the child computes together.
+        on_batch: Told of each forward pass over several requests' images how many these were.
     """
 
-    def __init__(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, queue: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        queue: int,
+        max_batch: int = 1,
+        on_batch: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._name = name
         self._reader = reader
         self._writer = writer
         self._queue = queue
+        self._at_the_child = _AT_THE_CHILD * max_batch
+        self._on_batch = on_batch
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
@@ -103,13 +116,17 @@ class Channel:
         frame = await frames.read(self._reader)
         return None if frame is None else frame[0]
 
-    async def request(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def request(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, rival: Reply | None = None
+    ) -> Reply:
         """Have the child answer one request.
 
         Args:
             body: Of the HTTP request.
             deadline_s: Seconds from now.
             json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
+            rival: What another generation answered to it: the reply tells how far the two agree, see
+                `service.generation_child`. None for a reply to the request itself.
 
         Raises:
             BusyError: The queue is full.
@@ -120,7 +137,11 @@ class Channel:
             raise self._gone()
         if self.inflight >= self._queue:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
-        pending = _Pending(next(self._ids), body, json_bytes, asyncio.get_running_loop().create_future())
+        told: dict[str, Any] = {"json_bytes": json_bytes}
+        if rival is not None:
+            told["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
+            body += rival.body
+        pending = _Pending(next(self._ids), body, told, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
         self._idle.clear()
@@ -149,6 +170,8 @@ class Channel:
             while (frame := await frames.read(self._reader)) is not None:
                 header, body = frame
                 pending = self._sent.pop(header["id"])
+                if images := header.get("images"):
+                    self._on_batch(images)
                 if not pending.reply.done():
                     pending.reply.set_result(_reply(header, body))
                 self._send_more()
@@ -172,11 +195,11 @@ class Channel:
         self._waiting.clear()
 
     def _send_more(self) -> None:
-        while self._waiting and len(self._sent) < _AT_THE_CHILD:
+        while self._waiting and len(self._sent) < self._at_the_child:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending
-            self._writer.write(frames.head({"id": pending.id, "json_bytes": pending.json_bytes}, pending.body))
+            self._writer.write(frames.head({"id": pending.id, **pending.told}, pending.body))
             self._writer.write(pending.body)
 
     def _gone(self) -> ServingError:

@@ -76,6 +76,16 @@ def first_to_go() -> Iterator[None]:
                 _OOM_SCORE.write_text(str(before))
 
 
+def leave_to_idle_time(pid: int | None) -> None:
+    """Give a child, with all its threads, only time that nobody else wants; there is no way back without privileges.
+
+    What the kernel or a sandbox refuses is left as it is.
+    """
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
+
+
 def step_back(nice: int) -> None:
     """Give way to everything else: niceness, idle scheduling, idle I/O, and first in line for the OOM killer.
 

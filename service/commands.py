@@ -8,9 +8,9 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from edged.errors import NotReadyError, UsageError
+from edged.errors import NotReadyError, UnavailableError, UsageError
 from service.client import DaemonClient
-from service.locate import find_config, find_socket
+from service.locate import find_config, find_own_config, find_socket
 
 
 def check_config(options: Namespace) -> int:
@@ -123,10 +123,18 @@ def administer(options: Namespace) -> int:
 
 
 def collect_garbage(options: Namespace) -> int:
-    """`edged gc`."""
+    """`edged gc`: through the daemon; where none runs, here."""
     from service import render
 
-    answer = _client(options).post(f"/edged/v1/gc?dry_run={'true' if options.dry_run else 'false'}")
+    try:
+        answer = _client(options).post(f"/edged/v1/gc?dry_run={'true' if options.dry_run else 'false'}")
+    except UnavailableError:
+        if (path := find_own_config(options.socket, options.config)) is None:
+            raise
+        from service.config import load_config
+        from service.garbage import collect_without_daemon
+
+        answer = collect_without_daemon(load_config(path), options.dry_run)
     _print(options, answer, render.garbage)
     return 0
 

@@ -21,6 +21,7 @@ from service.config_sections import (
     InputConfig,
     LogConfig,
     ModelConfig,
+    RejectedConfig,
     ServeConfig,
     WatchConfig,
     WorkerConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "ModelConfig",
     "Quantization",
     "QuantizationConfig",
+    "RejectedConfig",
     "ServeConfig",
     "WatchConfig",
     "WorkerConfig",
@@ -59,6 +61,7 @@ class Config:
     drop_dir: Path | None = setting(folder, None)
     watch: WatchConfig = setting(subsection(WatchConfig), WatchConfig())
     worker: WorkerConfig = setting(subsection(WorkerConfig), WorkerConfig())
+    rejected: RejectedConfig = setting(subsection(RejectedConfig), RejectedConfig())
     serve: ServeConfig = setting(subsection(ServeConfig), ServeConfig())
     log: LogConfig = setting(subsection(LogConfig), LogConfig())
 

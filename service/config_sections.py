@@ -21,6 +21,7 @@ from typing import Any
 from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import MAX_DETECTIONS, DetectionSpec, InputSpec
+from service.batching import Batching
 from service.config_quantization import Quantization, QuantizationConfig
 from service.settings import (
     Reader,
@@ -89,11 +90,30 @@ class GatesConfig:
 
     min_agreement: float = setting(number(0, 100), 50.0)
     max_drop: float | None = setting(number(0, 100), None)
+    min_accuracy: float | None = setting(number(0, 100), None)
     same_interface: bool = setting(boolean, True)
     max_latency_ratio: float | None = setting(number(above=0), None)
     max_memory: int | None = setting(size, None)
     max_error_rate: float = setting(number(0, 100), 5.0)
     max_p99_ratio: float | None = setting(number(above=0), None)
+    min_shadow_agreement: float | None = setting(number(0, 100), None)
+    shadow_percent: float = setting(number(0, 100, above=0), 10.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchingConfig:
+    """How far requests of several clients are computed together."""
+
+    max_batch: int = setting(whole(1, 128), 1)
+    max_delay_ms: float = setting(number(0, 10_000), 0.0)
+
+    def __post_init__(self) -> None:
+        if self.max_batch == 1 and self.max_delay_ms:
+            raise ValueError("max_delay_ms waits for a batch, and max_batch is 1; raise max_batch or remove the delay")
+
+    def to_batching(self) -> Batching:
+        """As a generation takes it."""
+        return Batching(self.max_batch, self.max_delay_ms / 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +140,7 @@ class ModelConfig:
     quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
     detection: DetectionConfig = setting(subsection(DetectionConfig), DetectionConfig())
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
+    batching: BatchingConfig = setting(subsection(BatchingConfig), BatchingConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
     runtime: str = setting(choice("auto", "torch"), "auto")
     keep: int = setting(whole(2), 3)
@@ -136,17 +157,25 @@ class ModelConfig:
         if stride is not None and self.input.size is not None and self.input.size % stride:
             raise ValueError(f"input.size is {self.input.size}; {self.arch} needs a multiple of {stride}")
 
+    @property
+    def shadow_percent(self) -> float | None:
+        """Percent of live requests that the generation before is asked too during probation; None for none of them."""
+        asked = self.gates.min_shadow_agreement is not None and self.probation_s > 0
+        return self.gates.shadow_percent if asked else None
+
     def digest(self) -> str:
         """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
         # Without what is not asked for, keys stay what they were before it could be asked for.
         irrelevant = ("detection",) if self.detection == DetectionConfig() else ()
-        for key in ("swap", "runtime", "keep", "probation_s", *irrelevant):
+        for key in ("batching", "swap", "runtime", "keep", "probation_s", *irrelevant):
             del data[key]
         usual = vars(GatesConfig())
-        for key in ("same_interface", "max_latency_ratio", "max_memory", "max_error_rate", "max_p99_ratio"):
+        for key in data["gates"].keys() - {"min_agreement", "max_drop"}:
             if data["gates"][key] == usual[key]:
                 del data["gates"][key]
+        if self.gates.min_shadow_agreement is None:
+            data["gates"].pop("shadow_percent", None)
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
     def key(self, sha256: str) -> str:
@@ -175,6 +204,14 @@ class WorkerConfig:
     deadline_s: float = setting(number(above=0), 3600.0)
     tries: int = setting(whole(1), 3)
     retry_s: float = setting(number(above=0), 30.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RejectedConfig:
+    """Files that could not be used, as far as `edged gc` leaves them."""
+
+    keep: int = setting(whole(0), 20)
+    keep_days: float = setting(number(above=0), 30.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from edged.models.yolov5.plan import Plan
 from edged.spec import EVALUATION, DetectionSpec
 from service.job import Gates
 
-# Task -> the figure that gates.max_drop is about: its key in the report, and what people call it.
+# Task -> the figure that max_drop and min_accuracy are about: its key in the report, and what people call it.
 FIGURES: Mapping[str, tuple[str, str]] = {
     "classification": ("top1", "top-1"),
     "detection": ("map50_95", "mAP50-95"),
@@ -117,14 +117,22 @@ def check_gates(totals: Mapping[str, Any], gates: Gates) -> None:
             f"agrees with the full-precision model on {totals['agreement']:.1f} % {what},"
             f" gates.min_agreement is {gates.min_agreement:g} %; use more bits or better calibration images"
         )
-    if gates.max_drop is None or "fp32" not in totals:
-        return
-    key, name = FIGURES[task]
-    drop = totals["fp32"][key] - totals["quantized"][key]
-    if drop > gates.max_drop:
+    if "fp32" in totals:
+        key, name = FIGURES[task]
+        _check_accuracy(name, totals["fp32"][key], totals["quantized"][key], gates)
+
+
+def _check_accuracy(name: str, full: float, quantized: float, gates: Gates) -> None:
+    if gates.max_drop is not None and full - quantized > gates.max_drop:
         raise GateError(
-            f"{name} falls by {drop:.2f} points to {totals['quantized'][key]:.2f} %,"
+            f"{name} falls by {full - quantized:.2f} points to {quantized:.2f} %,"
             f" gates.max_drop is {gates.max_drop:g}; use more bits or better calibration images"
+        )
+    if gates.min_accuracy is not None and quantized < gates.min_accuracy:
+        remedy = "use more bits" if full >= gates.min_accuracy else "drop a better checkpoint"
+        raise GateError(
+            f"{name} is {quantized:.2f} % on the held-out images, {full:.2f} % in full precision, and"
+            f" gates.min_accuracy is {gates.min_accuracy:g} %; {remedy}"
         )
 
 

@@ -1,4 +1,7 @@
-"""What lies in the state folder and nobody needs any more. Finding it changes nothing."""
+"""What lies in the state folder and nobody needs any more. Finding it changes nothing.
+
+A daemon collects it when it is asked to; without one, whoever holds the lock of the state folder does.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,15 @@ from typing import Any
 
 from edged.artifacts.store import ModelStore
 from edged.atomic import as_state_error
-from edged.errors import ArtifactError
+from edged.errors import ArtifactError, UsageError
 from service.config import Config
 from service.journal import Journal
+from service.listen import lock_state
 from service.paths import Paths
 
 # A file is under claimed/ for a moment before the journal knows of it.
 _ABANDONED_S = 3600.0
+_DAY_S = 86400.0
 _CACHE_NAME = 16  # hex digits of a calibration digest, see edged.calibration.dataset
 
 
@@ -28,7 +33,7 @@ class Garbage:
     """One folder or file that can go.
 
     Attributes:
-        kind: "generation", "calibration", "staging" or "claimed".
+        kind: "generation", "calibration", "staging", "claimed" or "rejected".
         model: Model name; "" where it belongs to none.
         path: Where it lies.
         bytes: What it takes.
@@ -44,17 +49,57 @@ class Garbage:
         return {**vars(self), "path": str(self.path.relative_to(root))}
 
 
+def collect_without_daemon(config: Config, dry_run: bool) -> dict[str, Any]:
+    """Find and remove everything that can go while no daemon runs; none can start meanwhile.
+
+    Args:
+        config: Names the state folder.
+        dry_run: Only say what would go.
+
+    Returns:
+        See `summary`.
+
+    Raises:
+        UsageError: There is no such state folder.
+        UnavailableError: A daemon runs after all.
+        StateError: Something cannot be read or removed.
+    """
+    paths = Paths(config.state_dir)
+    if not paths.journal.is_file():  # opening it would make it, perhaps as another user than the daemon's
+        raise UsageError(f"state_dir {paths.root} holds no journal of edged, so there is nothing to collect")
+    with lock_state(paths.lock), contextlib.closing(Journal(paths.journal)) as journal:
+        store = ModelStore(paths.models)
+        found = find(config, paths, store, journal, caches=True)
+        if not dry_run:
+            remove(found, config, store)
+    return summary(found, paths, dry_run=dry_run)
+
+
+def summary(found: list[Garbage], paths: Paths, *, dry_run: bool, skipped: str | None = None) -> dict[str, Any]:
+    """What is told of a collection: {"dry_run", "removed", "bytes", "skipped"}.
+
+    Args:
+        found: What went, or would.
+        paths: Of the state folder.
+        dry_run: Whether it was left alone.
+        skipped: Why something was not looked at.
+    """
+    listed = [entry.to_dict(paths.root) for entry in found]
+    return {"dry_run": dry_run, "removed": listed, "bytes": sum(entry.bytes for entry in found), "skipped": skipped}
+
+
 def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, caches: bool) -> list[Garbage]:
     """Everything that can go.
 
     Args:
-        config: Generations beyond `keep` go, and the calibration images of models that it does not name.
+        config: Generations beyond `keep` go, rejected files beyond `rejected`, and the calibration images of models
+            that it does not name.
         paths: Of the state folder.
         store: Published generations.
         journal: What belongs to an update that has not ended stays.
         caches: Whether to look at calibration images; only while no worker runs.
     """
-    found = [*_generations(config, store), *_leftovers(paths, journal)]
+    found = [*_generations(config, store), *_leftovers(paths, journal), *_rejected(config, paths, journal)]
     if caches:
         found += _caches(config, paths, store)
     return found
@@ -94,6 +139,16 @@ def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
     for path in _entries(paths.claimed):
         if path.name not in claimed and time.time() - path.lstat().st_mtime > _ABANDONED_S:
             yield _garbage("claimed", "", path)
+
+
+def _rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
+    """Files that are too many or too old. That they were refused stays in the journal, so none is tried again."""
+    needed = {update.sha256 for update in journal.open_updates()}  # of one that is being put there just now
+    newest_first = sorted(_entries(paths.rejected), key=lambda path: path.lstat().st_mtime, reverse=True)
+    oldest = time.time() - config.rejected.keep_days * _DAY_S
+    for rank, path in enumerate(newest_first):
+        if path.name not in needed and (rank >= config.rejected.keep or path.lstat().st_mtime < oldest):
+            yield _garbage("rejected", "", path)
 
 
 def _caches(config: Config, paths: Paths, store: ModelStore) -> Iterator[Garbage]:

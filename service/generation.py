@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
+from service.batching import Batching
 from service.channel import Channel, Reply, ServingError
 from service.children import child_environment
 from service.frames import FrameError
@@ -44,6 +45,8 @@ class Generation:
         directory: The artifact.
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
+        batching: How far the child gathers them.
+        on_batch: See `Channel`.
         on_exit: Called once when the process ends without having been asked to.
 
     Attributes:
@@ -62,6 +65,8 @@ class Generation:
         *,
         threads: int | None = None,
         queue: int = 64,
+        batching: Batching = Batching(),  # noqa: B008 - frozen
+        on_batch: Callable[[int], None] = lambda _: None,
         on_exit: Callable[[Generation], None] = lambda _: None,
     ) -> None:
         self.model = model
@@ -73,6 +78,8 @@ class Generation:
         self._directory = directory
         self._threads = threads
         self._queue = queue
+        self._batching = batching
+        self._on_batch = on_batch
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
@@ -122,7 +129,9 @@ class Generation:
         log.info("model %s generation %d is up after %.2f s; %s", *self._named, self.start_seconds, self._likeness())
         self._tasks.append(asyncio.create_task(self._pump(channel)))
 
-    async def infer(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def infer(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, rival: Reply | None = None
+    ) -> Reply:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
@@ -130,7 +139,7 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise ServingError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(body, deadline_s, json_bytes)
+        return await self._channel.request(body, deadline_s, json_bytes, rival)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -186,6 +195,7 @@ class Generation:
                     *(sys.executable, "-m", "service.generation_child"),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
+                    *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=asyncio.subprocess.DEVNULL,
@@ -198,7 +208,7 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return Channel(self.model, reader, writer, self._queue)
+        return Channel(self.model, reader, writer, self._queue, self._batching.max_batch, self._on_batch)
 
     async def _why(self) -> str:
         """How the process ended, if that can be told by now."""

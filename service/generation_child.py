@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import socket
 import sys
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +22,15 @@ from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
 from edged.errors import EdgedError, GateError
 from service import frames
-from service.binary import Body, RequestError
+from service.batch_server import BatchServer
+from service.batching import Batching, warm_sizes
+from service.binary import Body, RequestError, bodies_of
 from service.children import die_with_parent, first_to_go
 from service.protocol import Request, error_body, metadata, parse_request
-from service.responses import format_response
+from service.responses import Answer, OutputTensor, format_response, read_outputs
 from service.tasks import task_of
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +48,12 @@ class ServedModel:
         artifact: The model.
         model: Its name.
         version: Its generation.
+        max_batch: Most images of several requests that are computed together.
     """
 
-    def __init__(self, artifact: Artifact, model: str, version: str) -> None:
+    def __init__(self, artifact: Artifact, model: str, version: str, max_batch: int = 1) -> None:
         self._name = model
+        self._max_batch = max_batch
         self._version = version
         self._input = artifact.input
         self._task = task_of(artifact)
@@ -59,11 +68,7 @@ class ServedModel:
         Raises:
             NotFiniteError: They hold NaN or infinity.
         """
-        with torch.inference_mode():
-            outputs: Tensor = self._network(images.contiguous(memory_format=torch.channels_last)).float()
-        if not bool(outputs.isfinite().all()):
-            raise NotFiniteError("the model's output holds NaN or infinity for this input")
-        return outputs
+        return _finite(self._run(images))
 
     def warm(self, warmup: Warmup | None = None) -> Comparison | None:
         """Answer requests for calibration images one by one, all the way from the network to the outputs.
@@ -92,19 +97,74 @@ class ServedModel:
             del outputs[len(images) :]
         return None if warmup is None else self._compare(warmup, outputs)
 
-    def answer(self, body: Body) -> tuple[int, Body]:
-        """Status and body of the response to one inference request."""
-        try:
+    def warm_batches(self) -> None:
+        """Likewise of several requests together, which is slow the first time and takes the most memory.
+
+        Raises:
+            GateError: The output is not what it must be.
+        """
+        for size in warm_sizes(self._max_batch)[1:]:
+            shape = (size, self._input.channels, self._input.size, self._input.size)
+            images = torch.randn(shape, generator=torch.Generator().manual_seed(size))
+            try:
+                self._task.answer(Request(images), _Computed(self._checked_forward(images)))
+            except NotFiniteError:
+                raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
+
+    def answer(self, body: Body, rival: Body | None = None) -> Answer:
+        """The response to one inference request; the arguments are those of `prepare`."""
+        request = self.prepare(body, rival)
+        return request if isinstance(request, Answer) else self.answer_together([request])[0]
+
+    def prepare(self, body: Body, rival: Body | None = None) -> Request | Answer:
+        """A request that can be computed, or what is answered because it cannot.
+
+        Args:
+            body: Of the HTTP request.
+            rival: What another generation answered: how far the two agree is asked for then, not the outputs.
+        """
+
+        def read() -> Request:
             request = parse_request(body, self._input, self._outputs)
-            outputs = self._task.answer(request, self.forward)
-            return 200, format_response(outputs, self._name, self._version, request.id, request.binary)
-        except RequestError as error:
-            return 400, Body(error_body(str(error)))
-        except NotFiniteError as error:
-            return 500, Body(error_body(str(error)))
-        except Exception as error:  # one request must not end the others' server
-            log.exception("a request failed")
-            return 500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon"))
+            self._task.check(request)
+            return request if rival is None else replace(request, outputs=(), rival=rival)
+
+        return _guarded(read)
+
+    def answer_together(self, requests: Sequence[Request]) -> list[Answer]:
+        """The response to each of some requests, from one forward pass over all their images.
+
+        What is wrong with one of them is told to that one only.
+        """
+        if len(requests) == 1:
+            return [self._answer(requests[0], self.forward)]
+        try:
+            outputs = self._run(torch.cat([request.images for request in requests]))
+        except Exception:  # of memory, say: what is too much together may be possible alone
+            log.exception("a batch of %d requests failed; each is computed by itself", len(requests))
+            return [self._answer(request, self.forward) for request in requests]
+        parts = outputs.split_with_sizes([len(request.images) for request in requests])
+        return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
+
+    def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Answer:
+        def compute() -> Answer:
+            outputs = self._task.answer(request, forward)
+            if request.rival is not None:
+                return Answer(200, self._agreement(outputs, request.rival))
+            body = format_response(outputs, self._name, self._version, request.id, request.binary)
+            return Answer(200, body)
+
+        return _guarded(compute)
+
+    def _agreement(self, outputs: Sequence[OutputTensor], rival: Body) -> Body:
+        ours = read_outputs(format_response(outputs, self._name, self._version, None))
+        agreed, compared = self._task.agree(ours, read_outputs(rival))
+        return Body(json.dumps({"agreed": agreed, "compared": compared, "unit": self._task.unit}).encode())
+
+    def _run(self, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            outputs: Tensor = self._network(images.contiguous(memory_format=torch.channels_last)).float()
+        return outputs
 
     def _noise(self) -> Tensor:
         shape = (1, self._input.channels, self._input.size, self._input.size)
@@ -133,12 +193,47 @@ class ServedModel:
         )
 
 
+class _Computed:
+    """Stands for the network where its outputs are there already: hands them out in order.
+
+    Args:
+        outputs: Float32 [b, ...], not all of them finite perhaps.
+    """
+
+    def __init__(self, outputs: Tensor) -> None:
+        self._outputs = outputs
+        self._next = 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        start, self._next = self._next, self._next + len(images)
+        return _finite(self._outputs[start : self._next])
+
+
+def _finite(outputs: Tensor) -> Tensor:
+    if not bool(outputs.isfinite().all()):
+        raise NotFiniteError("the model's output holds NaN or infinity for this input")
+    return outputs
+
+
+def _guarded(produce: Callable[[], T]) -> T | Answer:
+    """What `produce` returns, or the answer to its error."""
+    try:
+        return produce()
+    except RequestError as error:
+        return Answer(400, Body(error_body(str(error))))
+    except NotFiniteError as error:
+        return Answer(500, Body(error_body(str(error))))
+    except Exception as error:  # one request must not end the others' server
+        log.exception("a request failed")
+        return Answer(500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")))
+
+
 def serve(stream: BufferedIOBase, served: ServedModel) -> None:
     """Answer frames one after another until the supervisor closes the stream."""
     while (frame := frames.read_blocking(stream)) is not None:
         header, body = frame
         start = time.monotonic()
-        status, answer = served.answer(Body(body, header["json_bytes"]))
+        status, answer = served.answer(*bodies_of(header, body))
         told = {"status": status, "seconds": time.monotonic() - start, "json_bytes": answer.json_bytes}
         frames.write_blocking(stream, {"id": header["id"], **told}, answer.content)
 
@@ -151,30 +246,37 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--generation", required=True)
+    parser.add_argument("--max-batch", type=int, default=1)
+    parser.add_argument("--max-delay-s", type=float, default=0.0)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
+    batching = Batching(options.max_batch, options.max_delay_s)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             with first_to_go():
-                served, ready = _load(options.artifact, options.model, options.generation)
+                served, ready = _load(options.artifact, options.model, options.generation, batching.max_batch)
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
         frames.write_blocking(stream, {"kind": "ready", **ready})
         try:
-            serve(stream, served)
+            if batching.max_batch > 1:
+                BatchServer(stream, served, batching).run()
+            else:
+                serve(stream, served)
         except (BrokenPipeError, ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
     return 0
 
 
-def _load(directory: Path, model: str, version: str) -> tuple[ServedModel, dict[str, Any]]:
+def _load(directory: Path, model: str, version: str, max_batch: int) -> tuple[ServedModel, dict[str, Any]]:
     start = time.monotonic()
     artifact = read_artifact(directory)
-    served = ServedModel(artifact, model, version)
+    served = ServedModel(artifact, model, version, max_batch)
     loaded = time.monotonic()
     compared = served.warm(artifact.load_warmup())
+    served.warm_batches()
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, "warmup": _told(compared), **seconds}
 

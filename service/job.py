@@ -22,10 +22,19 @@ class Gates:
     Attributes:
         min_agreement: What the full-precision model says too, percent: of images the top class, of detectors the boxes.
         max_drop: Points of top-1, or of mAP50-95, that may be lost; None to not ask. Needs labels.
+        min_accuracy: Top-1, or mAP50-95, that the quantized model must reach, percent; None to not ask. Needs labels.
     """
 
     min_agreement: float = 50.0
     max_drop: float | None = None
+    min_accuracy: float | None = None
+
+    @property
+    def need_labels(self) -> str | None:
+        """The gate that cannot be answered without labels; None if there is none."""
+        if self.max_drop is not None:
+            return "max_drop"
+        return None if self.min_accuracy is None else "min_accuracy"
 
 
 @dataclass(frozen=True)

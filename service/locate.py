@@ -30,6 +30,14 @@ def find_socket(socket: str | None, config: str | None) -> str:
     return _socket_of(path)
 
 
+def find_own_config(socket: str | None, config: str | None) -> Path | None:
+    """The config file that `find_socket` went by; None if the socket was given without one, or there is no file."""
+    if socket or (not config and os.environ.get("EDGED_SOCKET")):
+        return None
+    path = find_config(config)
+    return path if path.exists() else None
+
+
 def _socket_of(path: Path) -> str:
     """Only what is needed of the file: whether all of it is right is not our question, and the whole check is slow."""
     import yaml

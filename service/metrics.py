@@ -21,6 +21,7 @@ DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files ap
 _STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _UPDATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 _SWAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
 _REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
 
 
@@ -92,6 +93,11 @@ class Metrics:
         self.model_map = self._gauge(
             "model_map_ratio", "Mean average precision on labelled held-out images.", "model", "precision", "iou"
         )
+        self.shadow_agreement = self._gauge(
+            "model_shadow_agreement_ratio",
+            "Live requests' images (detector: boxes) on which it agrees with the generation before.",
+            "model",
+        )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
         self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the file it was made from.", "model")
         self.layer_relative_loss = self._gauge(
@@ -105,6 +111,9 @@ class Metrics:
             "From a request's last byte to its response.",
             _REQUEST_BUCKETS,
             "model",
+        )
+        self.batch_size = self._histogram(
+            "inference_batch_size", "Images in one forward pass, of models that batch.", _BATCH_BUCKETS, "model"
         )
         self.requests = self._counter("inference_requests_total", "Requests by HTTP status.", "model", "code")
         self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet.", "model")

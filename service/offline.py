@@ -70,7 +70,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
         arch=options.arch,
         input=_overrides(options),
         images=options.images,
-        gates=Gates(options.min_agreement, options.max_drop),
+        gates=Gates(options.min_agreement, options.max_drop, options.min_accuracy),
         detection=DetectionSpec.from_dict({name: getattr(options, name) for name in THRESHOLDS}),
         threads=options.threads,
         device=options.device,
@@ -177,6 +177,7 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help="fail below this")
     command.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 or mAP50-95 to lose")
+    command.add_argument("--min-accuracy", type=float, metavar="PERCENT", help="least top-1 or mAP50-95 to reach")
     served = DetectionSpec()
     for threshold, number, what in (
         ("confidence", float, "least score of a box"),

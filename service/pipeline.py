@@ -71,8 +71,8 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     with watch.stage("calibrate"):
         cache = calibrate(job.calibration_dir, job.cache_root, loaded.input, job.images, watch)
         labels = held_out_labels(cache, loaded.architecture, job.calibration_dir)
-        if job.gates.max_drop is not None and not labels:
-            raise CalibrationError(_without_labels(job, loaded.architecture, cache))
+        if (gate := job.gates.need_labels) is not None and not labels:
+            raise CalibrationError(f"gates.{gate} needs labels, and {_without_labels(job, loaded.architecture, cache)}")
     with watch.stage("quantize"), _memory_of(device):
         model = loaded.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
@@ -161,11 +161,11 @@ def calibrate(folder: Path, cache_root: Path, spec: InputSpec, images: int | Non
 def _without_labels(job: Job, architecture: Architecture, cache: ImageCache) -> str:
     if architecture.task == "detection":
         return (
-            f"gates.max_drop needs labels, and {job.calibration_dir} has none for the held-out images that fit the"
+            f"{job.calibration_dir} has none for the held-out images that fit the"
             f" {architecture.num_classes} classes of the detector; put YOLO label files there or drop the gate"
         )
     return (
-        f"gates.max_drop needs labels, and {job.calibration_dir} has {len(cache.classes)} class folders for"
+        f"{job.calibration_dir} has {len(cache.classes)} class folders for"
         f" {architecture.num_classes} classes; sort the images into one folder a class or drop the gate"
     )
 

@@ -12,6 +12,7 @@ from service.config_sections import GatesConfig, ModelConfig
 from service.context import Context
 from service.rollback import roll_back, target_of
 from service.serving import ModelService
+from service.shadow import Shadow
 from service.states import State
 from service.stopping import RolledBackError
 from service.traffic import Traffic
@@ -54,9 +55,11 @@ async def prove(
     if await context.disk(target_of, context, model.name) is None:
         log.info("update %d of %s: no probation, there is no generation to go back to", update_id, model.name)
         return None
-    start = time.monotonic()
+    start, service = time.monotonic(), context.services[model.name]
+    if model.shadow_percent is not None and service.shadow is None:
+        log.warning("model %s: the generation before is not in memory, so no request is compared with it", model.name)
     with context.metrics.model_probation.labels(model.name).track_inprogress():
-        why = await watch(context.services[model.name], generation, left_s, model.gates)
+        why = await watch(service, generation, left_s, model.gates)
     note("probation", time.monotonic() - start)
     await notice_rollback(context, update_id)
     if why is None:
@@ -106,6 +109,8 @@ async def watch(service: ModelService, generation: int, seconds: float, gates: G
             return failure_at_end(service, crashes, gates)
         if (reason := failure(service.traffic, service.traffic_before, crashes, gates)) is not None:
             return reason
+        if (reason := disagreement(service.shadow, gates, ended=False)) is not None:
+            return reason
         await asyncio.sleep(min(_LOOK_S, left_s))
     return None
 
@@ -138,6 +143,8 @@ def failure_at_end(service: ModelService, crashes: int, gates: GatesConfig) -> s
         return reason
     if not service.ready:
         return f"it does not answer: {service.problem or 'its process is not up'}"
+    if (reason := disagreement(service.shadow, gates, ended=True)) is not None:
+        return reason
     if gates.max_p99_ratio is None or min(now.successes, before.successes) < ENOUGH_FOR_P99:
         return None
     p99_s, p99_before_s = now.quantile_s(0.99), before.quantile_s(0.99)
@@ -147,6 +154,13 @@ def failure_at_end(service: ModelService, crashes: int, gates: GatesConfig) -> s
         f"p99 latency is {1000 * p99_s:.1f} ms, {p99_s / p99_before_s:.2f} times the {1000 * p99_before_s:.1f} ms"
         f" before; gates.max_p99_ratio is {gates.max_p99_ratio:g}"
     )
+
+
+def disagreement(shadow: Shadow | None, gates: GatesConfig, *, ended: bool) -> str | None:
+    """Why the generation agrees too little with the one before; None if it does not, or nobody compares."""
+    if shadow is None or gates.min_shadow_agreement is None:
+        return None
+    return shadow.shortfall(gates.min_shadow_agreement, ended=ended)
 
 
 def _crashes(service: ModelService) -> int:

@@ -32,6 +32,7 @@ class Request:
         parameters: Given by the client, for the model.
         letterboxes: Where each image lies in its square; empty where they are prepared tensors, or cropped.
         binary: Names of the outputs that go as bytes, whether or not they are asked for.
+        rival: What another generation answered; the response then tells how far the two agree. None for a client's.
     """
 
     images: Tensor
@@ -40,6 +41,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     letterboxes: tuple[Letterbox, ...] = ()
     binary: frozenset[str] = frozenset()
+    rival: Body | None = None
 
 
 def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,)) -> Request:

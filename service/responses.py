@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from service.binary import Body, pack_elements, pack_numbers
+from service.binary import NUMBERS, Body, pack_elements, pack_numbers
+
+
+class Answer(NamedTuple):
+    """What goes back for one request.
+
+    Attributes:
+        status: HTTP status.
+        body: HTTP body.
+    """
+
+    status: int
+    body: Body
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,19 @@ class OutputTensor:
         if self.datatype == "BYTES":
             return pack_elements([str(value).encode() for value in self.values])
         return pack_numbers(self.values, self.datatype)
+
+
+def read_outputs(body: Body) -> dict[str, npt.NDArray[Any]]:
+    """The numbers of a response: the inverse of `format_response`, without outputs of strings."""
+    text, behind = body.split()
+    found = {}
+    for output in json.loads(text)["outputs"]:
+        size = output.get("parameters", {}).get("binary_data_size", 0)
+        raw, behind = behind[:size], behind[size:]
+        if (dtype := NUMBERS.get(output["datatype"])) is not None:
+            values = np.asarray(output["data"], dtype) if "data" in output else np.frombuffer(raw, dtype)
+            found[output["name"]] = values.reshape(output["shape"])
+    return found
 
 
 def float_output(name: str, values: Tensor) -> OutputTensor:

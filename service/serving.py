@@ -6,12 +6,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.errors import EdgedError
+from service.batching import Batching
 from service.channel import BusyError, Reply, ServingError
 from service.generation import Generation
+from service.shadow import Shadow
 from service.traffic import Traffic
 from service.waiting import within
 
@@ -29,6 +31,7 @@ class ServingLimits:
     Attributes:
         threads: Threads of a generation; None for one a core.
         queue: Requests of one model that may wait or run at once.
+        batching: How far a generation gathers them.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds on one request after which a generation counts as hung.
@@ -37,6 +40,7 @@ class ServingLimits:
 
     threads: int | None = None
     queue: int = 64
+    batching: Batching = field(default_factory=Batching)
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -52,6 +56,7 @@ class ModelService:
         limits: How it may be served.
         restarted: Called whenever a generation that died is started again, with its number and how it ended.
         not_started: Called whenever one that died did not come up again.
+        batched: Told how many images were computed together, see `Channel`.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -61,6 +66,7 @@ class ModelService:
         traffic: The requests of the generation in service.
         traffic_before: Of the one before it.
         held: Requests that wait for a generation that is on its way.
+        shadow: Compares the live generation with the one before, while it is on probation and somebody asks for that.
         recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
     """
@@ -72,6 +78,7 @@ class ModelService:
         limits: ServingLimits,
         restarted: Callable[[int, str], None] = lambda *_: None,
         not_started: Callable[[], None] = lambda: None,
+        batched: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -82,6 +89,7 @@ class ModelService:
         self.traffic = Traffic()
         self.traffic_before = Traffic()
         self.recent = Traffic()
+        self.shadow: Shadow | None = None
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
         self._restarted = restarted
@@ -89,6 +97,7 @@ class ModelService:
         self._settled = asyncio.Event()  # not set while requests may wait for a generation that is on its way
         self._settled.set()
         self.held = 0
+        self._batched = batched
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -115,10 +124,12 @@ class ModelService:
         if self.live is None:  # no generation's fault, so it is not held against one
             self.recent.note(ServingError.status, 0.0)
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
-        traffic, start, status = self.traffic, time.monotonic(), ServingError.status
+        asked, traffic, start, status = self.live, self.traffic, time.monotonic(), ServingError.status
         try:
-            reply = await self.live.infer(body, deadline_s, json_bytes)
+            reply = await asked.infer(body, deadline_s, json_bytes)
             status = reply.status
+            if self.shadow is not None:
+                self.shadow.offer(asked.number, body, json_bytes, reply)
             return reply
         except ServingError as error:
             status = error.status
@@ -176,6 +187,8 @@ class ModelService:
             self._directory_of(number),
             threads=self.limits.threads,
             queue=self.limits.queue,
+            batching=self.limits.batching,
+            on_batch=self._batched,
             on_exit=self._exited,
         )
         await generation.start(self.limits.start_s)
@@ -201,6 +214,20 @@ class ModelService:
             log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
         await generation.stop()
 
+    async def begin_shadow(self, before: Generation, percent: float, show: Callable[[float], None]) -> None:
+        """Let `before` answer what it was asked, then compare the live generation with it."""
+        if self.live is None or not await before.drain(self.limits.drain_s):
+            await self.retire(before)
+            return
+        log.info("model %s: %g %% of the requests are compared with generation %d", self.name, percent, before.number)
+        self.shadow = Shadow(before, self.live.number, percent, show)
+
+    async def end_shadow(self) -> None:
+        """Stop the generation that the live one is compared with, if there is one."""
+        shadow, self.shadow = self.shadow, None
+        if shadow is not None:
+            await shadow.end()
+
     async def pause(self) -> None:
         """Stop the live generation to free its memory; requests wait for the next one, see `wait_until_up`."""
         if self._wanted is not None:
@@ -217,6 +244,7 @@ class ModelService:
         """Drain and stop."""
         self._wanted = None
         self._settled.set()
+        await self.end_shadow()
         await self._leave("is not served any more")
 
     async def _leave(self, problem: str) -> None:

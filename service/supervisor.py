@@ -11,11 +11,13 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError
 from service.administration import Administration
+from service.batching import Batching
 from service.claim import sweep
 from service.config import Config
 from service.context import Context, Disk
@@ -151,6 +153,8 @@ class Supervisor:
         for name in [name for name in self.services if name not in names]:
             log.info("model %s is not configured any more", name)
             await self._remove_model(name)
+        for service in self.services.values():
+            service.limits = self._limits(service.name)  # of the next process; the one that serves keeps its own
         for name in [name for name in names if name not in self.services]:
             log.info("model %s is new", name)
             self._add_model(name)
@@ -195,17 +199,20 @@ class Supervisor:
         self._context.require_model(name)
 
     def _add_model(self, name: str) -> None:
-        context, serve = self._context, self.config.serve
-        limits = ServingLimits(threads=serve.threads, queue=serve.queue)
-        crashes = CrashLog(context, name)
-        service = ModelService(
-            name, lambda number: context.store.path(name, number), limits, crashes.restarted, crashes.not_started
-        )
+        context, metrics = self._context, self.metrics
+        crashes, batched = CrashLog(context, name), metrics.batch_size.labels(name).observe
+        directory_of = partial(context.store.path, name)
+        service = ModelService(name, directory_of, self._limits(name), crashes.restarted, crashes.not_started, batched)
         context.services[name] = service
         self._lanes[name] = Lane(self._runner.drive, self._runner.supersede, self._runner.fail)
         current = context.store.current(name)
         if current is not None:
             service.keep(current)
+
+    def _limits(self, name: str) -> ServingLimits:
+        model, serve = self.config.model(name), self.config.serve
+        batching = Batching() if model is None else model.batching.to_batching()
+        return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching)
 
     async def _remove_model(self, name: str) -> None:
         await self._lanes.pop(name).close()

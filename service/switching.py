@@ -9,8 +9,11 @@ from typing import Any
 
 from service.config_sections import GatesConfig
 from service.context import Context
-from service.gauges import show_live
+from service.free_memory import available_bytes
+from service.gauges import resident_bytes, show_live
+from service.generation import Generation
 from service.live_gates import check, observe
+from service.serving import ModelService
 from service.swap_policy import choose
 
 Warmed = Callable[[float, dict[str, Any]], Awaitable[None]]
@@ -25,6 +28,7 @@ async def go_live(
     warmed: Warmed,
     live: Live,
     gates: GatesConfig | None = None,
+    shadow_percent: float | None = None,
 ) -> float:
     """Warm a generation, commit to it on disk, route to it, retire the one before. Hold `service.switching`.
 
@@ -37,15 +41,18 @@ async def go_live(
             the fields of `Choice`, and "warmup", see `Generation.warmup`.
         live: Called when new requests go to the generation.
         gates: What the generation must show once it is warm; None on the way back to one that has served before.
+        shadow_percent: Share of the live requests that are compared with the generation before, which then stays until
+            `ModelService.end_shadow`; None for none.
 
     Returns:
-        Seconds from the change of the route to the end of the generation before.
+        Seconds from the change of the route to the end of the generation before, or of its last request.
 
     Raises:
         GateError: It is not as `gates` want it; the current generation goes on serving.
         EdgedError: It does not come up, or the disk refuses; likewise.
     """
     service = context.services[model]
+    await service.end_shadow()
     choice = await choose(context, model, number, policy)
     start = time.monotonic()
     incumbent = None if gates is None else await observe(service.live, gates)
@@ -72,8 +79,22 @@ async def go_live(
         await live()
     finally:
         if before is not None:
-            await service.retire(before)
+            await _let_go(context, service, before, shadow_percent)
     seconds = time.monotonic() - start
     context.metrics.swap_duration.labels(model).observe(seconds)
     await show_live(context, model, number)
     return seconds
+
+
+async def _let_go(context: Context, service: ModelService, before: Generation, shadow_percent: float | None) -> None:
+    """End the generation before, or keep it for comparison."""
+    if shadow_percent is not None and _may_stay(before):
+        show = context.metrics.shadow_agreement.labels(service.name).set
+        await service.begin_shadow(before, shadow_percent, show)
+    else:
+        await service.retire(before)
+
+
+def _may_stay(before: Generation) -> bool:
+    """Whether the generation before can be kept: as much memory again as it takes must be free."""
+    return before.serving and available_bytes() > resident_bytes(before.pid)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from edged.artifacts.reader import Artifact
 from edged.calibration.letterbox import Letterbox
 from edged.errors import UsageError
+from edged.evaluation.detection import shared_boxes
 from edged.models.detections import Detections
 from edged.models.yolov5.decode import decode, detect
 from edged.models.yolov5.plan import Plan
@@ -27,28 +29,50 @@ THRESHOLDS = ("confidence", "iou", "max_detections")
 _MAX_VALUES = 1 << 22
 
 Forward = Callable[[Tensor], Tensor]
+Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 class Task(Protocol):
     """From requests to outputs.
 
     Attributes:
+        unit: What two models agree on or not.
         described: The outputs, for the metadata.
         raw_shape: Of the network's outputs for one image.
     """
 
+    unit: str
     described: Sequence[Mapping[str, Any]]
     raw_shape: tuple[int, ...]
+
+    def check(self, request: Request) -> None:
+        """Find out before anything is computed whether a request can be answered.
+
+        Raises:
+            RequestError: Its parameters cannot be, or the answer would be too large.
+        """
 
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
         """Run the network and say what it gave.
 
         Args:
             request: Its images, outputs and parameters.
-            forward: The network: [b, channels, size, size] to [b, *raw_shape], finite.
+            forward: The network: [b, channels, size, size] to [b, *raw_shape], finite. Called for each image once, in
+                their order, with as many at once as suits the task.
 
         Raises:
-            RequestError: The request's parameters cannot be, or the answer would be too large.
+            RequestError: As `check` does.
+        """
+
+    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """How far two answers to one request say the same.
+
+        Args:
+            ours: By name, of the usual outputs.
+            theirs: Of another model; some may be missing.
+
+        Returns:
+            How many of `unit` they agree on, and of how many; (0, 0) if what is there cannot be compared.
         """
 
 
@@ -68,6 +92,8 @@ class Classification:
         names: Of the classes, where known.
     """
 
+    unit = "images"
+
     def __init__(self, count: int, names: Sequence[str] | None) -> None:
         logits: dict[str, Any] = {"name": LOGITS, "datatype": "FP32", "shape": [-1, count]}
         if names is not None:
@@ -75,9 +101,19 @@ class Classification:
         self.described: Sequence[Mapping[str, Any]] = [logits]
         self.raw_shape: tuple[int, ...] = (count,)
 
+    def check(self, request: Request) -> None:
+        """Nothing can be wrong: its images are as they must be."""
+
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
         """The logits."""
         return [float_output(LOGITS, forward(request.images))]
+
+    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """Images with the same top class."""
+        if LOGITS not in theirs or len(theirs[LOGITS]) != len(ours[LOGITS]):
+            return 0, 0
+        same = ours[LOGITS].argmax(1) == theirs[LOGITS].argmax(1)
+        return int(same.sum()), len(same)
 
 
 class Detection:
@@ -89,6 +125,8 @@ class Detection:
         thresholds: Which predictions become boxes, unless a request has parameters of its own.
     """
 
+    unit = "boxes"
+
     def __init__(self, plan: Plan, spec: InputSpec, thresholds: DetectionSpec) -> None:
         self._plan = plan
         self._side = spec.size
@@ -98,11 +136,16 @@ class Detection:
         self.raw_shape: tuple[int, ...] = (predictions, plan.outputs_per_anchor)
         self.described: Sequence[Mapping[str, Any]] = self._describe()
 
+    def check(self, request: Request) -> None:
+        """Whether its thresholds can be, and raw outputs of so many images fit into an answer."""
+        self._asked_thresholds(request.parameters)
+        self._check_size(request.outputs or BOXES, len(request.images))
+
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
         """The outputs asked for; without a word on them, those of `BOXES`."""
+        self.check(request)
         wanted = request.outputs or BOXES
         thresholds = self._asked_thresholds(request.parameters)
-        self._check_size(wanted, len(request.images))
         found: list[Detections] = []
         kept: dict[str, list[Tensor]] = {name: [] for name in (RAW, DECODED) if name in wanted}
         for raw, letterbox in zip(self._raw(request.images, forward), self._letterboxes(request), strict=True):
@@ -117,6 +160,13 @@ class Detection:
         if found:
             outputs |= {output.name: output for output in _box_outputs(found, self._plan.names)}
         return [outputs[name] for name in wanted]
+
+    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
+        """Boxes that the other one found too, of both, as `edged.evaluation.detection.agreement` counts them."""
+        if not {"boxes", "class_ids", "counts"} <= theirs.keys() or len(theirs["counts"]) != len(ours["counts"]):
+            return 0, 0
+        pairs = zip(_per_image(ours), _per_image(theirs), strict=True)
+        return 2 * sum(shared_boxes(*pair) for pair in pairs), len(ours["boxes"]) + len(theirs["boxes"])
 
     def _raw(self, images: Tensor, forward: Forward) -> Iterator[Tensor]:
         """Outputs image by image: the maps of one take 100 MB and more, and a batch is hardly faster."""
@@ -166,6 +216,14 @@ class Detection:
                 "parameters": {"default": False, "values": meaning},
             },
         ]
+
+
+def _per_image(outputs: Outputs) -> list[Detections]:
+    """The boxes of an answer, an entry an image. Their scores are left out: they lie in descending order already."""
+    counts = outputs["counts"].tolist()
+    boxes = torch.tensor(outputs["boxes"]).split_with_sizes(counts)
+    classes = torch.tensor(outputs["class_ids"]).split_with_sizes(counts)
+    return [Detections(xyxy, torch.zeros(len(xyxy)), kinds) for xyxy, kinds in zip(boxes, classes, strict=True)]
 
 
 def _box_outputs(found: Sequence[Detections], names: Sequence[str]) -> list[OutputTensor]:

@@ -151,12 +151,13 @@ def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> f
     """
     if len(reference) != len(found) or not found:
         raise CalibrationError(f"cannot compare {len(found)} images with {len(reference)}; give both the same images")
-    pairs = sum(_pairs(a, b) for a, b in zip(reference, found, strict=True))
+    pairs = sum(shared_boxes(a, b) for a, b in zip(reference, found, strict=True))
     boxes = sum(map(len, reference)) + sum(map(len, found))
     return 100.0 * 2 * pairs / boxes if boxes else 100.0
 
 
-def _pairs(reference: Detections, found: Detections) -> int:
+def shared_boxes(reference: Detections, found: Detections) -> int:
+    """How many boxes of one image two detectors share, see `agreement`."""
     overlaps = pairwise_iou(reference.boxes, found.boxes)
     overlaps = overlaps.masked_fill(reference.classes[:, None] != found.classes[None], 0)
     pairs = 0

@@ -56,3 +56,20 @@ def test_nobody_there(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     code, answer = edged(daemon, "status")
     assert (code, answer["code"]) == (69, "unavailable")
+
+
+def test_gc_without_the_daemon_and_a_refused_file_is_still_known(daemon: Daemon, tmp_path: Path) -> None:
+    daemon.config["rejected"] = {"keep": 0}
+    daemon.write_config()
+    (rejected,) = [path.name for path in (daemon.state / "rejected").iterdir() if not (path / "file").stat().st_size]
+    code, answer = edged(daemon, "gc")
+    assert (code, answer["skipped"]) == (0, None)
+    assert f"rejected/{rejected}" in [entry["path"] for entry in answer["removed"]]
+    assert not list((daemon.state / "rejected").iterdir())
+    daemon.start()
+    bad = tmp_path / "again.pt"
+    bad.write_bytes(b"")
+    code, update = edged(daemon, "submit", bad, "--model", "digits", "--wait")
+    assert (code, update["sha256"]) == (3, rejected)
+    assert "the same file was rejected before" in update["reason"]
+    assert daemon.stop() == 0

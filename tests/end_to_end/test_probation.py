@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import torch
 
 from tests.conftest import Task
@@ -151,3 +154,72 @@ def test_a_gate_before_the_switch_rejects_with_the_figures(task: Task, tmp_path:
             assert daemon.update_of(name)["code"] == "gate"
         generations = daemon.state / "models" / "digits" / "gen"
         eventually(lambda: {path.name for path in generations.iterdir()} == {"1", "3", "4"}, "generation 2 is removed")
+
+
+def renumbered(task: Task, folder: Path) -> Path:
+    """The second network with its classes in another order: as sure as before, and never of one mind with the first."""
+    state = torch.load(task.second)
+    for name in ("linear.weight", "linear.bias"):
+        state[name] = state[name].roll(1, 0)
+    torch.save(state, folder / "renumbered.pt")
+    return folder / "renumbered.pt"
+
+
+SHADOW = 'edged_model_shadow_agreement_ratio{model="digits"}'
+
+
+def test_answers_that_differ_from_those_before_bring_the_generation_before_back(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)
+        gates = {"min_shadow_agreement": 80, "shadow_percent": 100}
+        daemon.config["models"][0] |= {"probation_s": 600, "gates": gates}
+        daemon.reload()
+        daemon.drop(renumbered(task, tmp_path))
+        daemon.update_of("renumbered.pt", "LIVE")
+        assert len(generations(daemon)) == 2  # the one before is still there
+        for image in sorted(task.test.rglob("*.png")):
+            if daemon.infer(image).json().get("model_version") != "2":
+                break
+        update = daemon.update_of("renumbered.pt")
+        assert (update["state"], update["code"]) == ("ROLLED_BACK", "probation")
+        assert re.search(r"agrees with generation 1 on \d+\.\d % of \d+ images in \d+ live requests", update["reason"])
+        assert "gates.min_shadow_agreement is 80 %" in update["reason"]
+        eventually(lambda: daemon.generation() == 1 and len(generations(daemon)) == 1, "the generation before, alone")
+        daemon.drop(tmp_path / "renumbered.pt", "again.pt")
+        assert daemon.update_of("again.pt")["code"] == "probation"  # the file is remembered
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_passed_and_one_that_a_restart_ends(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        on_probation(task, daemon, 600.0, min_shadow_agreement=80, shadow_percent=100)
+        assert daemon.stop() == 0
+        daemon.start()
+        eventually(lambda: "so no request is compared with it" in daemon.log.read_text(), "it is told")
+        assert len(generations(daemon)) == 1
+        daemon.config["models"][0]["probation_s"] = 5
+        daemon.reload()
+        assert daemon.post("/edged/v1/models/digits/rollback").status_code == 200
+
+        torch.save(torch.load(task.second), tmp_path / "third.pt")  # the name is part of the file
+        daemon.drop(tmp_path / "third.pt")
+        daemon.update_of("third.pt", "LIVE")
+        images = sorted(task.test.rglob("*.png"))
+        eventually(lambda: daemon.infer(images[0]) and daemon.metric(SHADOW), "a comparison")
+        update = daemon.update_of("third.pt")
+        assert (update["state"], update["code"]) == ("COMMITTED", None)
+        shadow = update["report"]["shadow"]
+        assert shadow["requests"] == shadow["images"] > 0
+        assert (shadow["with_generation"], shadow["agreement"]) == (1, 100.0)
+        assert update["report"]["agreement"] > 50  # what the worker found is still there
+        eventually(lambda: len(generations(daemon)) == 1, "the generation before has ended")
+
+
+def generations(daemon: Daemon) -> list[psutil.Process]:
+    assert daemon.process is not None
+    found = []
+    for child in psutil.Process(daemon.process.pid).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "service.generation_child" in child.cmdline():
+                found.append(child)
+    return found

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edged.errors import ConfigError
 from edged.spec import RECIPES, DetectionSpec, QuantSpec, recipe
+from service.batching import Batching
 from service.config import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -174,7 +175,7 @@ def test_each_kind_of_mistake(folder, text, message):
         ("input: {mean: [], std: [1]}", "has a list as value; it must be a list of at least one entry"),
         ("input: {mean: [0], std: [0]}", "has value 0; it must be more than 0"),
         ("quantization: {descending: 1}", "has value 1; it must be true or false"),
-        ("trust: {}", "is unknown; known here: arch, calibration"),
+        ("trust: {}", "is unknown; known here: arch, batching, calibration"),
         ("arch: resnet19", "has value 'resnet19'; choose one of resnet18, resnet34, "),
         ("detection: {confidence: 25}", "has value 25; it must be at most 1"),
         ("detection: {iou: -0.1}", "has value -0.1; it must be at least 0"),
@@ -311,12 +312,28 @@ def test_a_systemd_credential_is_the_token_of_administration(folder, monkeypatch
 
 def test_the_key_follows_what_shapes_the_outcome(folder):
     base = load(folder, model("keep: 3")).models[0]
-    same = load(folder, model("keep: 9\n    swap: resource")).models[0]
+    same = load(folder, model("keep: 9\n    swap: resource\n    batching: {max_batch: 4}")).models[0]
     assert base.key("ab") == same.key("ab")
     assert base.key("ab").startswith("ab:")
     changes = ("arch: resnet18", "quantization: {bits: 3}", "gates: {max_drop: 1}", "input: {size: 32}")
-    for change in (*changes, "detection: {iou: 0.5}"):
+    gates = ("gates: {min_accuracy: 70}", "gates: {min_shadow_agreement: 90}")
+    for change in (*changes, *gates, "detection: {iou: 0.5}"):
         assert load(folder, model(change)).models[0].key("ab") != base.key("ab")
+
+
+def test_batching(folder):
+    assert load(folder, model("keep: 3")).models[0].batching.to_batching() == Batching(1, 0.0)
+    given = load(folder, model("batching: {max_batch: 8, max_delay_ms: 5}")).models[0].batching
+    assert given.to_batching() == Batching(8, 0.005)
+    with pytest.raises(InvalidConfigError, match="batching is impossible: max_delay_ms waits for a batch"):
+        load(folder, model("batching: {max_delay_ms: 5}"))
+
+
+def test_live_requests_are_only_sampled_where_there_is_a_probation(folder):
+    gates = "gates: {min_shadow_agreement: 90, shadow_percent: 25}"
+    assert load(folder, model(gates)).models[0].shadow_percent == 25
+    assert load(folder, model(f"{gates}\n    probation_s: 0")).models[0].shadow_percent is None
+    assert load(folder, model("keep: 3")).models[0].shadow_percent is None
 
 
 def test_merge_keys_and_anchors_work(folder):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -5,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from edged.artifacts.store import ModelStore
-from service.config import load_config
-from service.garbage import find, remove
+from edged.errors import UnavailableError, UsageError
+from service.config import RejectedConfig, load_config
+from service.garbage import collect_without_daemon, find, remove
 from service.journal import Journal
+from service.listen import lock_state
 from service.paths import Paths
 from service.states import State
 
@@ -108,3 +111,47 @@ def test_what_no_open_update_needs(device):
     device.remove()
     assert all(folder.exists() for folder in kept)
     assert not any(path.exists() for path in (*dropped, half))
+
+
+def reject_file(device: Device, digest: str, age_s: float, size: int = 10) -> Path:
+    folder = device.paths.rejected / digest
+    folder.mkdir()
+    (folder / "file").write_bytes(bytes(size))
+    return aged(folder, age_s)
+
+
+def test_rejected_files_beyond_a_number_or_an_age(device):
+    day = 86400
+    folders = [reject_file(device, letter * 64, days * day) for letter, days in zip("abcdef", range(6), strict=True)]
+    assert device.find() == []
+    limits = {"keep": 4, "keep_days": 2.5}
+    device.config = dataclasses.replace(device.config, rejected=RejectedConfig(**limits))
+    update = device.journal.create("m", "a.pt", 1)
+    device.journal.advance(update.id, State.SETTLED)
+    device.journal.advance(update.id, State.CLAIMED, sha256="d" * 64)  # being put aside just now
+    assert [path for _, path, _ in device.find()] == [f"rejected/{letter * 64}" for letter in "ef"]
+    device.config = dataclasses.replace(device.config, rejected=RejectedConfig(keep=1, keep_days=100))
+    assert [path for _, path, _ in device.find()] == [f"rejected/{letter * 64}" for letter in "bcef"]
+    device.remove()
+    assert [folder.exists() for folder in folders] == [True, False, False, True, False, False]
+
+
+def test_without_a_daemon(device):
+    reject_file(device, "a" * 64, 0)
+    device.config = dataclasses.replace(device.config, rejected=RejectedConfig(keep=0))
+    listed = [{"kind": "rejected", "model": "", "path": f"rejected/{'a' * 64}", "bytes": 10}]
+    told = {"dry_run": True, "removed": listed, "bytes": 10, "skipped": None}
+    device.journal.close()
+    assert collect_without_daemon(device.config, dry_run=True) == told
+    assert collect_without_daemon(device.config, dry_run=False) == {**told, "dry_run": False}
+    assert collect_without_daemon(device.config, dry_run=False)["removed"] == []
+
+
+def test_not_beside_a_daemon_and_not_where_there_never_was_one(device):
+    with lock_state(device.paths.lock), pytest.raises(UnavailableError, match="another edged daemon uses"):
+        collect_without_daemon(device.config, dry_run=True)
+    device.journal.close()
+    device.paths.journal.unlink()
+    with pytest.raises(UsageError, match="holds no journal of edged"):
+        collect_without_daemon(device.config, dry_run=True)
+    assert not device.paths.journal.exists()

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import ConfigError
-from service.locate import find_config, find_socket
+from service.locate import find_config, find_own_config, find_socket
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +60,13 @@ def test_a_config_that_is_none_is_told(tmp_path, text):
 def test_a_config_that_is_missing_is_told(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         find_socket(None, str(tmp_path / "none.yaml"))
+
+
+def test_without_a_daemon_only_a_config_says_where_its_state_is(tmp_path, monkeypatch):
+    path = write(tmp_path / "c.yaml", "state_dir: state")
+    assert find_own_config(None, path) == Path(path)
+    assert find_own_config("/run/given.sock", path) is None  # that daemon was meant, wherever its state lies
+    assert find_own_config(None, str(tmp_path / "none.yaml")) is None
+    monkeypatch.setenv("EDGED_SOCKET", "/run/known.sock")
+    assert find_own_config(None, None) is None
+    assert find_own_config(None, path) == Path(path)

@@ -48,7 +48,7 @@ def test_names_follow_the_conventions(metrics):
         assert name.startswith(("edged_", "process_")), name
         assert (kind == "counter") == name.endswith("_total"), name
         if kind == "histogram":
-            assert name.endswith("_seconds"), name
+            assert name.endswith(("_seconds", "_size")), name
         assert not set(labels) & FORBIDDEN_LABELS
 
 

@@ -121,6 +121,7 @@ def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: P
         ({"input": {"size": 8, "mean": [0.5], "std": [0.5]}}, UsageError, "give one value a channel"),
         ({"gates": Gates(min_agreement=100.1)}, GateError, "gates.min_agreement is 100.1 %"),
         ({"gates": Gates(max_drop=-101.0)}, GateError, "gates.max_drop is -101"),
+        ({"gates": Gates(min_accuracy=100.1)}, GateError, "gates.min_accuracy is 100.1 %; drop a better checkpoint"),
         ({"device": "tpu"}, UsageError, "device has value 'tpu'"),
         pytest.param({"device": "cuda"}, DeviceError, "choose cpu or auto", marks=no_gpu),
         ({"memory_limit": 1 << 20}, MemoryLimitError, "needs more than the 1 MiB"),
@@ -143,6 +144,8 @@ def test_a_gate_on_accuracy_needs_labels(task: Task, tmp_path: Path) -> None:
     job = replace(job_of(task, tmp_path), calibration_dir=flat, gates=Gates(max_drop=5.0))
     with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels"):
         run_job(job, SilentObserver())
+    with pytest.raises(CalibrationError, match=r"gates\.min_accuracy needs labels, and .* has 0 class folders"):
+        run_job(replace(job, gates=Gates(min_accuracy=5.0)), SilentObserver())
     result = run_job(replace(job, gates=Gates()), SilentObserver())
     assert "fp32" not in result["report"]["totals"]
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.binary import unpack_elements, unpack_numbers
-from service.responses import OutputTensor, float_output, format_response
+from service.responses import OutputTensor, float_output, format_response, read_outputs
 
 
 def test_the_response() -> None:
@@ -61,3 +61,19 @@ def test_one_output_in_binary_and_one_in_json() -> None:
         {"name": "counts", "datatype": "INT64", "shape": [1], "data": [1]},
     ]
     assert bytes(behind) == b"\0\0\0\x3f"  # 0.5, little-endian
+
+
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, min_side=0), elements=st.floats(-65536, 65536, width=32)),
+    st.sets(st.sampled_from(["boxes", "names", "counts"])),
+)
+def test_numbers_of_a_response_are_read_back(values: Any, binary: set[str]) -> None:
+    outputs = [
+        float_output("boxes", torch.from_numpy(values)),
+        OutputTensor("names", "BYTES", [2], ["cat", "dog"]),
+        OutputTensor("counts", "INT64", [2], [7, -(1 << 40)]),
+    ]
+    read = read_outputs(format_response(outputs, "shelf", "3", None, binary))
+    assert read.keys() == {"boxes", "counts"}
+    np.testing.assert_array_equal(read["boxes"], values)
+    assert read["counts"].tolist() == [7, -(1 << 40)]

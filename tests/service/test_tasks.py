@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -156,3 +157,31 @@ def test_the_metadata_describe_every_output() -> None:
     for name, output in answer(Request(IMAGES[:1], outputs=tuple(described)), raw).items():
         assert output.datatype == described[name]["datatype"]
         assert len(output.shape) == len(described[name]["shape"])
+
+
+def told(*boxes: tuple[int, int, float, float], raw: torch.Tensor | None = None) -> dict[str, Any]:
+    found = answer(Request(IMAGES[:1]), planted(*boxes) if raw is None else raw)
+    return {
+        name: np.asarray(found[name].values).reshape(found[name].shape) for name in ("boxes", "class_ids", "counts")
+    }
+
+
+def test_two_classifiers_agree_on_images_by_their_top_class() -> None:
+    task = Classification(3, None)
+    ours = {"logits": np.array([[1.0, 2, 0], [5, 1, 1], [0, 0, 1]])}
+    theirs = {"logits": np.array([[0.0, 9, 0], [1, 5, 1], [0, 1, 2]])}
+    assert task.unit == "images"
+    assert task.agree(ours, theirs) == (2, 3)
+    assert task.agree(ours, {}) == (0, 0)
+    assert task.agree(ours, {"logits": theirs["logits"][:1]}) == (0, 0)  # of fewer images: no answer to this request
+
+
+def test_two_detectors_agree_on_boxes_by_class_and_overlap() -> None:
+    both, dog, cat = ((0, 0, 0.9, 0.9), (126, 1, 0.95, 0.9)), (0, 0, 0.9, 0.9), (0, 1, 0.9, 0.9)
+    assert TASK.unit == "boxes"
+    assert TASK.agree(told(*both), told(*both)) == (4, 4)
+    assert TASK.agree(told(*both), told(dog)) == (2, 3)
+    assert TASK.agree(told(dog), told(cat)) == (0, 2)  # the same place, another class
+    assert TASK.agree(told(dog), told()) == (0, 1)
+    assert TASK.agree(told(), told()) == (0, 0)  # nothing to tell by
+    assert TASK.agree(told(dog), {"scores": np.ones(1)}) == (0, 0)

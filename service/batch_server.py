@@ -1,0 +1,86 @@
+"""Answers requests of several clients from one forward pass. Runs in the generation."""
+
+from __future__ import annotations
+
+import threading
+import time
+from io import BufferedIOBase
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from service import frames
+from service.batching import Batching, Waiting
+from service.binary import bodies_of
+from service.responses import Answer
+
+if TYPE_CHECKING:
+    from service.generation_child import ServedModel
+    from service.protocol import Request
+
+
+class _Prepared(NamedTuple):
+    id: int
+    request: Request
+    seconds: float  # that preparing it took
+
+
+class BatchServer:
+    """Two threads: one reads and prepares requests, the other computes what waits and answers it.
+
+    Args:
+        stream: To the supervisor.
+        served: The model.
+        batching: How far requests are gathered.
+    """
+
+    def __init__(self, stream: BufferedIOBase, served: ServedModel, batching: Batching) -> None:
+        self._stream = stream
+        self._served = served
+        self._waiting: Waiting[_Prepared] = Waiting(batching)
+        self._writing = threading.Lock()
+
+    def run(self) -> None:
+        """Answer until the supervisor closes the stream.
+
+        Raises:
+            OSError: It went away in the middle of an answer.
+        """
+        threading.Thread(target=self._read, name="prepare", daemon=True).start()
+        while batch := self._waiting.take():
+            self._answer(batch)
+
+    def _read(self) -> None:
+        # Of this thread alone: it would have as many helpers of its own, which the one that computes would have to wait
+        # for. One core is enough to prepare.
+        torch.set_num_threads(1)
+        try:
+            while (frame := frames.read_blocking(self._stream)) is not None:
+                self._prepare(*frame)
+        except (OSError, frames.FrameError):
+            pass  # the supervisor went away
+        finally:
+            self._waiting.close()
+
+    def _prepare(self, header: dict[str, Any], content: bytes) -> None:
+        start = time.monotonic()
+        request = self._served.prepare(*bodies_of(header, content))
+        seconds = time.monotonic() - start
+        if isinstance(request, Answer):
+            self._send(header["id"], request, seconds)
+        else:
+            self._waiting.put(_Prepared(header["id"], request, seconds), len(request.images), start)
+
+    def _answer(self, batch: list[_Prepared]) -> None:
+        start = time.monotonic()
+        answers = self._served.answer_together([prepared.request for prepared in batch])
+        seconds = time.monotonic() - start
+        images = sum(len(prepared.request.images) for prepared in batch)
+        for prepared, answer in zip(batch, answers, strict=True):
+            self._send(prepared.id, answer, prepared.seconds + seconds, images)
+            images = 0  # each pass is told of once
+
+    def _send(self, identity: int, answer: Answer, seconds: float, images: int = 0) -> None:
+        told = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
+        with self._writing:
+            frames.write_blocking(self._stream, {"id": identity, **told}, answer.body.content)

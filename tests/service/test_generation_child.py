@@ -1,0 +1,195 @@
+"""One model's answers to requests that are computed together: each what it would be alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from edged.artifacts.reader import read_artifact
+from edged.spec import InputSpec
+from service.binary import Body
+from service.generation_child import ServedModel
+from service.protocol import Request
+from service.responses import Answer, float_output, format_response
+from tests import scenes
+from tests.service.artifacts import write_untrained, write_untrained_detector
+from tests.trained import INPUT
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("classifier") / "artifact"
+    write_untrained(folder)
+    return ServedModel(read_artifact(folder), "digits", "7", max_batch=8)
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> ServedModel:
+    folder = tmp_path_factory.mktemp("detector") / "artifact"
+    write_untrained_detector(folder)
+    return ServedModel(read_artifact(folder), "shapes", "7", max_batch=8)
+
+
+def tensor_request(spec: InputSpec, images: int, seed: int, **more: Any) -> Body:
+    values = np.random.default_rng(seed).random((images, spec.channels, spec.size, spec.size), dtype=np.float32)
+    return request_of(values, **more)
+
+
+def request_of(values: np.ndarray, **more: Any) -> Body:
+    tensor = {"name": "input", "datatype": "FP32", "shape": values.shape}
+    tensor |= {"parameters": {"binary_data_size": values.nbytes}}
+    text = json.dumps({"inputs": [tensor], **more}).encode()
+    return Body(text + values.tobytes(), len(text))
+
+
+def together(served: ServedModel, bodies: list[Body]) -> list[Answer]:
+    """What BatchServer does, without its threads."""
+    prepared = [served.prepare(body) for body in bodies]
+    computed = iter(served.answer_together([each for each in prepared if isinstance(each, Request)]))
+    return [each if isinstance(each, Answer) else next(computed) for each in prepared]
+
+
+def assert_same(answer: Answer, alone: Answer, tolerance: float = 1e-4) -> None:
+    assert (answer.status, alone.status) == (200, 200)
+    got, expected = json.loads(answer.body.content), json.loads(alone.body.content)
+    for ours, theirs in zip(got.pop("outputs"), expected.pop("outputs"), strict=True):
+        values, wanted = ours.pop("data"), theirs.pop("data")
+        assert ours == theirs
+        assert values == (wanted if ours["datatype"] == "BYTES" else pytest.approx(wanted, rel=1e-4, abs=tolerance))
+    assert got == expected
+
+
+def test_logits_are_those_of_each_request(classifier: ServedModel) -> None:
+    bodies = [tensor_request(INPUT, images, seed, id=f"r{seed}") for seed, images in enumerate((1, 3, 1, 2))]
+    answers = together(classifier, bodies)
+    for body, answer in zip(bodies, answers, strict=True):
+        assert_same(answer, classifier.answer(body))
+    shapes = [json.loads(answer.body.content)["outputs"][0]["shape"] for answer in answers]
+    assert shapes == [[1, 10], [3, 10], [1, 10], [2, 10]]
+    assert [json.loads(answer.body.content)["id"] for answer in answers] == ["r0", "r1", "r2", "r3"]
+
+
+def test_boxes_are_those_of_each_request_with_its_own_thresholds(detector: ServedModel) -> None:
+    wanted = [{"name": "boxes"}, {"name": "names"}, {"name": "counts"}, {"name": "raw"}]
+    bodies = [
+        tensor_request(scenes.INPUT, 1, 1, outputs=wanted, parameters={"confidence": 0.25}),
+        tensor_request(scenes.INPUT, 2, 2, outputs=wanted, parameters={"confidence": 0.2}),
+        tensor_request(scenes.INPUT, 1, 3, parameters={"confidence": 0.2, "max_detections": 3}),
+    ]
+    answers = together(detector, bodies)
+    for body, answer in zip(bodies, answers, strict=True):
+        assert_same(answer, detector.answer(body), 1e-3)
+    counts = [json.loads(answer.body.content)["outputs"][-1]["data"] for answer in answers]
+    assert counts[2] == [3]  # so that there was something to compare
+
+
+def test_what_is_wrong_with_one_request_is_told_to_that_one_only(
+    classifier: ServedModel, detector: ServedModel
+) -> None:
+    overflow = request_of(np.full((1, 3, 8, 8), 3e38, np.float32))  # finite, but not what comes of it
+    good = [tensor_request(INPUT, 1, seed) for seed in range(3)]
+    bodies = [good[0], Body(b"{}"), good[1], overflow, tensor_request(scenes.INPUT, 1, 0), good[2]]
+    answers = together(classifier, bodies)
+    assert [answer.status for answer in answers] == [200, 400, 200, 500, 400, 200]
+    assert b"NaN or infinity" in answers[3].body.content
+    for place, body in ((0, good[0]), (2, good[1]), (5, good[2])):
+        assert_same(answers[place], classifier.answer(body))
+
+    bad = tensor_request(scenes.INPUT, 1, 0, parameters={"confidence": 2})
+    fine = tensor_request(scenes.INPUT, 1, 0)
+    assert isinstance(detector.prepare(bad), Answer)  # before anything is computed
+    assert [answer.status for answer in together(detector, [bad, fine])] == [400, 200]
+
+
+def test_what_is_too_much_together_is_computed_one_by_one(
+    classifier: ServedModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    bodies = [tensor_request(INPUT, 1, seed) for seed in range(3)]
+    alone = [classifier.answer(body) for body in bodies]
+
+    def refuse(_: object, inputs: tuple[Tensor]) -> None:
+        if len(inputs[0]) > 1:
+            raise RuntimeError("not enough memory")
+
+    hook = classifier._network.register_forward_pre_hook(refuse)
+    try:
+        answers = together(classifier, bodies)
+    finally:
+        hook.remove()
+    for answer, expected in zip(answers, alone, strict=True):
+        assert_same(answer, expected)
+    assert "a batch of 3 requests failed" in caplog.text
+
+
+def test_a_new_generation_has_computed_the_largest_batch(classifier: ServedModel) -> None:
+    seen: list[int] = []
+    hook = classifier._network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    try:
+        classifier.warm_batches()
+    finally:
+        hook.remove()
+    assert seen == [2, 3, 4, 5, 6, 7, 8]
+
+
+def compared(served: ServedModel, body: Body, rival: Answer) -> tuple[int, int]:
+    answer = served.answer(body, rival.body)
+    assert answer.status == 200, answer.body.content
+    told = json.loads(answer.body.content)
+    return told["agreed"], told["compared"]
+
+
+@pytest.mark.parametrize("binary", [set[str](), {"logits"}], ids=["JSON", "binary"])
+def test_what_another_generation_answered_is_compared(classifier: ServedModel, binary: set[str]) -> None:
+    body = tensor_request(INPUT, 16, 3)
+    values = torch.tensor(json.loads(classifier.answer(body).body.content)["outputs"][0]["data"]).reshape(16, 10)
+    for changed in (0, 5, 16):
+        values[:changed] = -values[:changed]  # no longer the same class at the top
+        rival = format_response([float_output("logits", values)], "digits", "8", None, binary)
+        assert compared(classifier, body, Answer(200, rival)) == (16 - changed, 16)
+        values[:changed] = -values[:changed]
+
+
+def test_what_another_detector_answered_is_compared(detector: ServedModel) -> None:
+    usual = tensor_request(scenes.INPUT, 2, 1, parameters={"confidence": 0.25})
+    boxes = sum(json.loads(detector.answer(usual).body.content)["outputs"][-1]["data"])
+    assert compared(detector, usual, detector.answer(usual)) == (2 * boxes, 2 * boxes)
+    assert boxes > 0
+    only = tensor_request(scenes.INPUT, 2, 1, outputs=[{"name": "raw"}])
+    assert compared(detector, only, detector.answer(only)) == (0, 0)  # the client asked for no boxes
+
+
+def test_an_answer_that_is_none_is_told_like_any_fault(classifier: ServedModel) -> None:
+    assert classifier.answer(tensor_request(INPUT, 1, 0), Body(b"{}")).status == 500
+
+
+@pytest.mark.slow
+def test_a_real_resnet_gives_the_same_logits(real_data: Path, tmp_path: Path) -> None:
+    from edged.models.checkpoint import load_checkpoint
+    from edged.models.registry import recognize
+    from tests.service.artifacts import write
+
+    state = load_checkpoint(real_data / "weights" / "resnet20-12fca82f.th").state
+    architecture = recognize(state)
+    tensors = {name: value.clone() for name, value in state.items()}
+    write(tmp_path / "artifact", tensors, architecture, InputSpec(32, 32))
+    served = ServedModel(read_artifact(tmp_path / "artifact"), "cifar", "1", max_batch=32)
+    files = sorted((real_data / "cifar10" / "test").rglob("*.*"))[::250][:32]
+    bodies = [Body(file.read_bytes(), 0) for file in files]
+    alone = [logits(served.answer(body)) for body in bodies]
+    batched = [logits(answer) for answer in together(served, bodies)]
+    assert len(bodies) == 32
+    torch.testing.assert_close(torch.stack(batched), torch.stack(alone), rtol=1e-4, atol=1e-4)
+    assert len({int(row.argmax()) for row in alone}) > 3  # images of several classes
+    assert math.isfinite(float(torch.stack(alone).sum()))
+
+
+def logits(answer: Answer) -> Tensor:
+    (output,) = json.loads(answer.body.content)["outputs"]
+    return torch.tensor(output["data"])
