@@ -6,12 +6,17 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
+LOADING_NICE = 15  # a tenth of a core beside one that serves, the whole of it while that one waits
 FEW_KERNELS = 48  # more than one network's layers have shapes
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, which libc does not wrap
 
@@ -70,3 +75,32 @@ def step_back(nice: int) -> None:
             ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def give_way(work: Callable[[], T]) -> T:
+    """Do some work as niceness LOADING_NICE, without giving up the niceness of this thread.
+
+    On Linux niceness belongs to a thread, and only a privileged process gets a lower one back. So the work is done in a
+    thread of its own, and threads that libraries start for it are as nice. Elsewhere it may be just as urgent as
+    everything else.
+
+    Raises:
+        Exception: Whatever `work` raises.
+    """
+    done: list[T] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            os.nice(LOADING_NICE)
+        try:
+            done.append(work())
+        except BaseException as error:  # raised below, in the thread that waits
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="give-way")
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
+    return done[0]

@@ -145,7 +145,7 @@ class Generation:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.generation_child"),
+                    *(sys.executable, "-m", "service.gentle_start", "service.generation_child"),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
                     pass_fds=[theirs.fileno()],

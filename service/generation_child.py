@@ -19,7 +19,7 @@ from edged.artifacts.reader import Artifact, read_artifact
 from edged.errors import EdgedError, GateError
 from service import frames
 from service.binary import Body, RequestError
-from service.children import die_with_parent
+from service.children import die_with_parent, give_way
 from service.protocol import Request, error_body, metadata, parse_request
 from service.responses import format_response
 from service.tasks import task_of
@@ -127,7 +127,8 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
-            served, ready = _load(options.artifact, options.model, options.generation)
+            served, ready = give_way(lambda: _load(options.artifact, options.model, options.generation))
+            served.warm()  # once more: the threads that compute belong to the thread that asks for it
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
