@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,15 @@ class Edged:
         folder: For its state, config and log.
         side: Of the network's input, pixels.
         altered: What of benchmarks/altered to change in it; "" for nothing.
+        others: Further models of the config.
         settings: Sections of the config, in place of those here.
     """
 
     name = "edged"
 
-    def __init__(self, folder: Path, side: int = SIDE, altered: str = "", **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, side: int = SIDE, altered: str = "", others: Sequence[dict[str, Any]] = (), **settings: Any
+    ) -> None:
         self._folder = folder
         self._altered = altered
         self._seeds = 0
@@ -58,7 +61,7 @@ class Edged:
         model |= {"input": {"size": side, "resize": side}, "gates": {"min_agreement": 0}, "probation_s": 0}
         self._config: dict[str, Any] = {
             "state_dir": str(folder / "state"),
-            "models": [model],
+            "models": [model, *others],
             "watch": {"settle_s": 0.1, "rescan_s": 1},
             "serve": {"port": 0},
             **settings,

@@ -16,20 +16,32 @@ CHILDREN = ("service.generation_child", "service.worker")
 
 
 def empty_network() -> None:
-    """Let each artifact load as a network that gives zeros."""
+    """Let a network give zeros once its process is ready; before that its outputs are looked at."""
     import torch
 
     from edged.artifacts.reader import Artifact
+    from service import frames
+
+    ready = False
+    load_model, write = Artifact.load_model, frames.write_blocking
 
     class Empty(torch.nn.Module):
-        def __init__(self, classes: int) -> None:
+        def __init__(self, artifact: Artifact) -> None:
             super().__init__()
-            self.classes = classes
+            self.network = load_model(artifact)
+            self.classes = artifact.architecture.num_classes
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return images.new_zeros(len(images), self.classes)
+            outputs: torch.Tensor = images.new_zeros(len(images), self.classes) if ready else self.network(images)
+            return outputs
 
-    Artifact.load_model = lambda artifact: Empty(artifact.architecture.num_classes)  # type: ignore[method-assign]
+    def watched_write(file: Any, header: dict[str, Any], body: bytes = b"") -> None:
+        nonlocal ready
+        write(file, header, body)
+        ready = ready or header.get("kind") == "ready"
+
+    Artifact.load_model = lambda artifact: Empty(artifact)  # type: ignore[method-assign]
+    frames.write_blocking = watched_write
 
 
 def spin() -> None:

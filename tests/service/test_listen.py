@@ -64,3 +64,10 @@ def test_a_stale_socket_is_replaced_and_nobody_else_may_open_it(tmp_path: Path) 
 def test_a_path_that_is_too_long(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"too long; set serve\.socket"):
         listen_unix(tmp_path / ("x" * 120))
+
+
+def test_no_part_of_an_answer_waits_for_another() -> None:
+    with listen_tcp("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
