@@ -214,8 +214,8 @@ measured is the way there and back. As bytes, except MLServer and LitServe, whic
 bytes. uvicorn alone reads the body and answers 40 bytes. An in-process call of such a network takes microseconds.
 """
 _MEMORY = """
-Of all processes, shared pages counted once, at rest. The leaking daemon keeps 1 MiB in the supervisor for each swap; that
-is done by `benchmarks/altered`, not by a switch of the daemon.
+Of all processes, shared pages counted once, at rest. The leaking daemon keeps 1 MiB in the supervisor for each swap;
+that is done by `benchmarks/altered`, not by a switch of the daemon.
 """
 _KILL = """
 `kill -9` of the serving process at 50 requests a second. Recovered: the first answer of a request sent after it.

@@ -16,7 +16,7 @@ T = TypeVar("T")
 _PR_SET_PDEATHSIG = 1
 _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
-LOADING_NICE = 15  # a tenth of a core beside one that serves, the whole of it while that one waits
+LOADING_NICE = 10  # of a generation beside one that serves: a tenth of a core, and all that is left over
 FEW_KERNELS = 48  # more than one network's layers have shapes
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, which libc does not wrap
 
@@ -77,12 +77,16 @@ def step_back(nice: int) -> None:
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
-def give_way(work: Callable[[], T]) -> T:
-    """Do some work as niceness LOADING_NICE, without giving up the niceness of this thread.
+def give_way(work: Callable[[], T], nice: int) -> T:
+    """Do some work with more niceness, without giving up the urgency of this thread.
 
     On Linux niceness belongs to a thread, and only a privileged process gets a lower one back. So the work is done in a
     thread of its own, and threads that libraries start for it are as nice. Elsewhere it may be just as urgent as
     everything else.
+
+    Args:
+        work: What to do.
+        nice: How much more.
 
     Raises:
         Exception: Whatever `work` raises.
@@ -92,7 +96,7 @@ def give_way(work: Callable[[], T]) -> T:
 
     def run() -> None:
         with contextlib.suppress(OSError):
-            os.nice(LOADING_NICE)
+            os.nice(nice)
         try:
             done.append(work())
         except BaseException as error:  # raised below, in the thread that waits

@@ -41,6 +41,7 @@ class Generation:
         directory: The artifact.
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
+        nice: Niceness of its start, beyond ours; it serves as urgently as we do.
         on_exit: Called once when the process ends without having been asked to.
     """
 
@@ -52,6 +53,7 @@ class Generation:
         *,
         threads: int | None = None,
         queue: int = 64,
+        nice: int = 0,
         on_exit: Callable[[Generation], None] = lambda _: None,
     ) -> None:
         self.model = model
@@ -61,6 +63,7 @@ class Generation:
         self._directory = directory
         self._threads = threads
         self._queue = queue
+        self._nice = nice
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
@@ -145,7 +148,8 @@ class Generation:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.gentle_start", "service.generation_child"),
+                    *(sys.executable, "-m", "service.gentle_start", str(self._nice), "service.generation_child"),
+                    *("--nice", str(self._nice)),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
                     pass_fds=[theirs.fileno()],

@@ -122,12 +122,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--generation", required=True)
+    parser.add_argument("--nice", type=int, default=0, help="niceness of loading, beyond that of serving")
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
-            served, ready = give_way(lambda: _load(options.artifact, options.model, options.generation))
+            served, ready = give_way(lambda: _load(options.artifact, options.model, options.generation), options.nice)
             served.warm()  # once more: the threads that compute belong to the thread that asks for it
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})

@@ -1,4 +1,4 @@
-"""`python -m service.gentle_start MODULE ...`: MODULE's `main`, imported without getting in the way of who serves.
+"""`python -m service.gentle_start NICE MODULE ...`: MODULE's `main`, imported with NICE more niceness.
 
 Importing torch takes a second of a core. While a generation does that, the one before it answers requests.
 """
@@ -14,8 +14,8 @@ from service.children import give_way
 
 def main(arguments: list[str]) -> int:
     """Import the module and run its `main` with the other arguments."""
-    name, *others = arguments
-    module = give_way(lambda: importlib.import_module(name))
+    nice, name, *others = arguments
+    module = give_way(lambda: importlib.import_module(name), int(nice))
     code: int = module.main(others)
     return code
 

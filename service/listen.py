@@ -47,8 +47,8 @@ def listen_tcp(host: str, port: int) -> socket.socket:
         raise UnavailableError(
             f"cannot listen on {host}:{port}: {reason}; stop the program that does or change serve.port"
         ) from error
-    # Connections inherit it. asyncio sets it for sockets that it makes itself only, and without it the second part of an
-    # answer waits up to 40 ms until the client has acknowledged the first.
+    # Connections inherit it. asyncio sets it only for sockets that it makes itself, and without it the second part of
+    # an answer waits up to 40 ms until the client has acknowledged the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

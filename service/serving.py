@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edged.errors import EdgedError
 from service.channel import Reply, ServingError
+from service.children import LOADING_NICE
 from service.generation import Generation
 from service.traffic import Traffic
 
@@ -142,6 +143,7 @@ class ModelService:
             self._directory_of(number),
             threads=self.limits.threads,
             queue=self.limits.queue,
+            nice=0 if self.live is None else LOADING_NICE,
             on_exit=self._exited,
         )
         await generation.start(self.limits.start_s)
