@@ -10,6 +10,7 @@ to say --peers.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import time
@@ -18,7 +19,7 @@ from typing import Any
 
 from benchmarks.serving_page import document
 from benchmarks.serving_peers import set_up
-from benchmarks.serving_sections import SECTIONS, Effort
+from benchmarks.serving_sections import QUICK, SECTIONS, Effort
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     if options.setup_peers is not None:
         set_up(options.setup_peers)
         return
-    effort = Effort(peers=options.peers, swaps=options.swaps, requests=options.requests, rate=options.rate)
+    effort = dataclasses.replace(QUICK if options.quick else Effort(), peers=options.peers)
     results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
     if options.machine:
         results["machine"] = options.machine
@@ -59,9 +60,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
     parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
     parser.add_argument("--machine", default="", help="what to call the machine on the page")
-    parser.add_argument("--swaps", type=int, default=Effort.swaps)
-    parser.add_argument("--requests", type=int, default=Effort.requests, help="at least so many in section swaps")
-    parser.add_argument("--rate", type=float, default=Effort.rate, help="requests a second in section swaps")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything: minutes instead of half an hour")
     return parser.parse_args()
 
 

@@ -28,7 +28,9 @@ def document(results: dict[str, Any]) -> str:
     for name in present:
         title, tell = _PARTS[name]
         section = results[name]
-        command = f"`{COMMAND} --only {name}`, {section['when']}, {section['seconds']} s."
+        quick = " --quick" if section.get("quick") else ""
+        busy = f"load average before it: {section['load_before']:.1f}"
+        command = f"`{COMMAND}{quick} --only {name}`, {section['when']}, {section['seconds']} s; {busy}."
         missing = [f"- {row['missing']}" for row in section["rows"] if "missing" in row]
         rows = [row for row in section["rows"] if "missing" not in row]
         parts += [f"## {title}\n\n{command}", tell(rows), *filter(None, ["\n".join(missing)])]
@@ -43,6 +45,7 @@ def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
 def _reload(rows: Rows) -> str:
     header = (
         "server",
+        "reloads",
         "requests",
         "failed",
         "p50 / p99 steady, ms",
@@ -52,7 +55,7 @@ def _reload(rows: Rows) -> str:
     )
     lines = [
         (
-            *(row["server"], row["requests"], row["failed"]),
+            *(row["server"], row["reloads"], row["requests"], row["failed"]),
             f"{row['steady']['p50']:.1f} / {row['steady']['p99']:.1f}",
             f"{row['swapping']['p99']:.1f} / {row['swapping']['worst']:.1f}",
             f"{row['reload_s']:.2f}",
@@ -195,7 +198,7 @@ network is a CIFAR ResNet-20 at 32 pixels, FP32 tensors as bytes both ways, wher
 the machine is in these figures: compare within a table.
 """
 _RELOAD = """
-Ten reloads at 50 requests a second. edged goes to the generation before and back (`edged rollback`); Triton (Python
+Reloads at 50 requests a second. edged goes to the generation before and back (`edged rollback`); Triton (Python
 backend) and MLServer load the same artifacts' networks with torch, through their repository API. Memory is that of all
 processes of the server, shared pages counted once, after a first reload and after the last.
 """

@@ -60,6 +60,11 @@ class Effort:
     peers: Path | None = None
 
 
+QUICK = Effort(
+    steady_s=8, reloads=5, swaps=20, drops=2, rate=100, requests=3000, quantizing_s=8, rounds=200, memory_swaps=20
+)
+
+
 def reload(effort: Effort) -> Rows:
     """Reloads under load: edged, Triton and MLServer, one after another, with the same network and weights."""
     with tempfile.TemporaryDirectory() as scratch, swappable() as edged:
@@ -254,7 +259,7 @@ def _when_serving(edged: Edged, killed: int) -> None:
 
 def _recovery(answers: list[Answer], at: float, until: float) -> dict[str, Any]:
     after = [answer for answer in answers if at < answer.done and answer.sent < until]
-    failed = [answer for answer in after if answer.failed]
+    failed = [answer for answer in after if answer.failed and answer.done < until]
     back = min((answer.done for answer in after if not answer.failed and answer.sent > at), default=float("nan"))
     return {
         "recovered_s": round(back - at, 2),
