@@ -2,67 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import signal
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
-from benchmarks.serving_checks import Swap, answers_of_two, memory_grew, went_back
-from benchmarks.serving_daemon import MODEL, SIDE, Edged, checkpoint, swappable
-from benchmarks.serving_load import Answer, Connection, Load, between, latency
+from benchmarks.serving_checks import Swap
+from benchmarks.serving_daemon import SIDE, Edged, checkpoint, swappable
+from benchmarks.serving_effort import RATE, Effort, Rows, figures
+from benchmarks.serving_endurance import kill, memory, swaps
+from benchmarks.serving_load import Answer, Connection, Load, between
 from benchmarks.serving_peers import Peer, missing
-from benchmarks.serving_processes import eventually, resting_bytes, tree_bytes
+from benchmarks.serving_processes import tree_bytes
 from edged.models.registry import Architecture
 
-Rows = list[dict[str, Any]]
-RATE = 50.0  # requests a second
 BIG = Architecture("resnet18", 10)  # takes minutes to quantize at BIG_SIDE pixels
 BIG_SIDE = 160
-FEW_SWAPS = 5
-KILLS = 2
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much is measured.
-
-    Attributes:
-        steady_s: Seconds of load before anything happens.
-        reloads: Of each server.
-        swaps: Of edged, in one run under load.
-        drops: How many of these are freshly dropped checkpoints; the others go back and forth.
-        rate: Requests a second through these swaps.
-        requests: At least so many, through and after the swaps.
-        quantizing_s: Seconds of load while another model is quantized.
-        rounds: Requests to each server, one after another.
-        memory_swaps: Without load.
-        peers: Folder of the peers' virtual environments.
-    """
-
-    steady_s: float = 20
-    reloads: int = 10
-    swaps: int = 200
-    drops: int = 10
-    rate: float = 150
-    requests: int = 50_000
-    quantizing_s: float = 30
-    rounds: int = 400
-    memory_swaps: int = 100
-    peers: Path | None = None
-
-
-QUICK = Effort(
-    steady_s=8, reloads=5, swaps=20, drops=2, rate=100, requests=3000, quantizing_s=8, rounds=200, memory_swaps=20
-)
 
 
 def reload(effort: Effort) -> Rows:
@@ -98,47 +57,11 @@ def _reloads(server: Edged | Peer, effort: Effort) -> dict[str, Any]:
         "reload_s": round(float(np.median([window.end - window.start for window in windows])), 2),
         "requests": len(load.answers),
         "failed": sum(answer.failed for answer in load.answers),
-        "steady": _latency(steady),
-        "swapping": _latency(swapping),
+        "steady": figures(steady),
+        "swapping": figures(swapping),
         "memory_before": before,
         "memory_after": tree_bytes(server.pid),
     }
-
-
-def swaps(effort: Effort) -> Rows:
-    """Many swaps and requests through edged: does any fail, come from two generations, or from one that is gone?"""
-    with swappable() as edged:
-        first = edged.generation
-        done: list[Swap] = []
-        memory: dict[int, int] = {}
-        with Load(edged.address, edged.call, effort.rate) as load:
-            time.sleep(effort.steady_s)
-            begin = time.monotonic()
-            while len(done) < effort.swaps:
-                drop = effort.drops and len(done) % (effort.swaps // effort.drops) == 0
-                done.append(edged.put_live() if drop else edged.reload())
-                memory[len(done)] = tree_bytes(edged.pid) if len(done) in (FEW_SWAPS, effort.swaps) else 0
-            end = time.monotonic()
-            eventually(lambda: len(load.answers) >= effort.requests, "enough requests", 3600)
-        answers = load.answers
-    return [
-        {
-            "swaps": len(done),
-            "drops": effort.drops,
-            "rate": effort.rate,
-            "requests": len(answers),
-            "during": len(between(answers, begin, end)),
-            "failed": sum(answer.failed for answer in answers),
-            "seconds": round(end - begin),
-            "generations": len({answer.version for answer in answers if not answer.failed}),
-            "of_two": answers_of_two(answers)[:5],
-            "went_back": went_back(answers, first, done)[:5],
-            "steady": _latency([answer for answer in answers if answer.done < begin]),
-            "swapping": _latency(between(answers, begin, end)),
-            "memory_few": memory[FEW_SWAPS],
-            "memory_many": memory[effort.swaps],
-        }
-    ]
 
 
 def contention(effort: Effort) -> Rows:
@@ -170,8 +93,8 @@ def _contention(effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
                 edged.update_of("big.pt", "CALIBRATED")  # the figure is about quantizing only if it still goes on
     return {
         "failed": sum(answer.failed for answer in load.answers),
-        "idle": _latency([answer for answer in load.answers if answer.done < idle]),
-        "quantizing": _latency(between(load.answers, begin, end)),
+        "idle": figures([answer for answer in load.answers if answer.done < idle]),
+        "quantizing": figures(between(load.answers, begin, end)),
     }
 
 
@@ -199,79 +122,10 @@ def overhead(effort: Effort) -> Rows:
                     got.append(answer)
         for server, got in zip(servers, answers, strict=True):
             failed = sum(answer.failed for answer in got)
-            rows.append({"server": server.name, "requests": len(got), "failed": failed, "closed": _latency(got)})
+            rows.append({"server": server.name, "requests": len(got), "failed": failed, "closed": figures(got)})
         for connection in connections:
             connection.close()
     return rows
-
-
-def memory(effort: Effort) -> Rows:
-    """Memory of the process tree after many swaps against after few, and a daemon that leaks on purpose."""
-    return [
-        {"variant": name, **_memory(effort.memory_swaps, altered)}
-        for name, altered in (("edged", ""), ("leaking 1 MiB a swap on purpose", "leaking"))
-    ]
-
-
-def _memory(swaps: int, altered: str) -> dict[str, Any]:
-    with swappable(altered=altered) as edged:
-        few = many = 0
-        for number in range(1, swaps + 1):
-            edged.reload()
-            if number == FEW_SWAPS:
-                few = resting_bytes(edged.pid, processes=1)
-        many = resting_bytes(edged.pid, processes=1)
-    return {"swaps": swaps, "few": few, "many": many, "grew": memory_grew(few, many)}
-
-
-def kill(effort: Effort) -> Rows:
-    """Kill -9 of the generation under load."""
-    rows: Rows = []
-    with swappable() as edged:
-        load_s = edged.reload()
-        with Load(edged.address, edged.call, RATE) as load:
-            time.sleep(effort.steady_s / 4)
-            kills = []
-            for _ in range(KILLS):
-                pid = edged.generation_pid()
-                kills.append(time.monotonic())
-                os.kill(pid, signal.SIGKILL)
-                _when_serving(edged, pid)
-                time.sleep(2)
-        answers = sorted(load.answers, key=lambda answer: answer.sent)
-        for at, until in zip(kills, [*kills[1:], float("inf")], strict=True):
-            rows.append(_recovery(answers, at, until) | {"swap_s": round(load_s.end - load_s.start, 2)})
-    return rows
-
-
-def _when_serving(edged: Edged, killed: int) -> None:
-    """Wait until another process than `killed` answers."""
-    model = f"/v2/models/{MODEL}/ready"
-
-    def look() -> bool:
-        try:
-            return bool(edged.get(model)["ready"]) and edged.generation_pid() != killed
-        except (Exception, psutil.Error, StopIteration):
-            return False
-
-    eventually(look, "a generation that serves again")
-
-
-def _recovery(answers: list[Answer], at: float, until: float) -> dict[str, Any]:
-    after = [answer for answer in answers if at < answer.done and answer.sent < until]
-    failed = [answer for answer in after if answer.failed and answer.done < until]
-    back = min((answer.done for answer in after if not answer.failed and answer.sent > at), default=float("nan"))
-    return {
-        "recovered_s": round(back - at, 2),
-        "in_flight": sum(answer.sent < at for answer in failed),
-        "refused": sum(at <= answer.sent < back for answer in failed),
-        "failed_later": sum(answer.sent >= back for answer in failed),
-        "statuses": sorted({answer.status for answer in failed}),
-    }
-
-
-def _latency(answers: list[Answer]) -> dict[str, float]:
-    return dataclasses.asdict(latency(answers))
 
 
 SECTIONS: dict[str, Callable[[Effort], Rows]] = {

@@ -6,9 +6,10 @@ import pytest
 
 from benchmarks.serving_checks import answers_of_two, memory_grew, went_back
 from benchmarks.serving_daemon import swappable
+from benchmarks.serving_effort import Effort
+from benchmarks.serving_endurance import memory, swaps
 from benchmarks.serving_load import Load
 from benchmarks.serving_processes import eventually
-from benchmarks.serving_sections import Effort, memory, swaps
 
 
 def test_ten_swaps_and_two_thousand_requests() -> None:
