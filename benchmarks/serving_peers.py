@@ -131,7 +131,9 @@ class Peer:
         if self._process is not None and self._process.poll() is not None:
             raise RuntimeError(f"{self.name} ended: {(self._folder / 'log').read_text()[-2000:]}")
         with contextlib.closing(Connection(self.address)) as connection, contextlib.suppress(http.client.HTTPException):
-            return not connection.ask(self.call).failed
+            answer = connection.ask(self.call)
+            # Triton with a numpy that it was not built for answers 200 with no bytes behind the JSON.
+            return not answer.failed and (self.name != "triton" or answer.json_bytes is not None)
         return False
 
     def _write_artifact(self) -> None:
@@ -144,8 +146,9 @@ class Peer:
         server = _triton(self._peers)
         self._write_artifact()
         at = self._folder / "repository" / MODEL
-        # Its Python is isolated: it reads no PYTHONPATH.
-        code = f"import sys\n\nsys.path[:0] = {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
+        # Its Python is isolated: it reads no PYTHONPATH. It finds the environment of the python in PATH, whose numpy must
+        # be of version 1: with a later one each output goes out with no bytes.
+        code = f"import sys\n\nsys.path += {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
         (at / "1" / "model.py").write_text(code)
         inputs = _TENSOR.format(name="input", dims="-1, 3, -1, -1")
         outputs = _TENSOR.format(name="logits", dims="-1, 10")
@@ -159,6 +162,8 @@ class Peer:
         command += ["--http-address=127.0.0.1", f"--http-port={self._port}", "--allow-metrics=false"]
         command += ["--allow-grpc=false"]
         environment = _environment()
+        environment["PATH"] = os.pathsep.join([str(self._peers / "triton" / "bin"), environment["PATH"]])
+        environment["VIRTUAL_ENV"] = str(self._peers / "triton")
         libraries = [sysconfig.get_config_var("LIBDIR"), str(_packages(self._peers, "triton") / "nvidia_pytriton.libs")]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         return command, environment
