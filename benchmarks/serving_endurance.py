@@ -14,6 +14,7 @@ from benchmarks.serving_daemon import MODEL, Edged, swappable
 from benchmarks.serving_effort import RATE, Effort, Rows, figures
 from benchmarks.serving_load import Answer, Load, between
 from benchmarks.serving_processes import eventually, resting_bytes, tree_bytes
+from edged.errors import EdgedError
 
 FEW_SWAPS = 5
 KILLS = 2
@@ -101,7 +102,7 @@ def _when_serving(edged: Edged, killed: int) -> None:
     def look() -> bool:
         try:
             return bool(edged.get(model)["ready"]) and edged.generation_pid() != killed
-        except (Exception, psutil.Error, StopIteration):
+        except (EdgedError, psutil.Error, StopIteration):
             return False
 
     eventually(look, "a generation that serves again")
