@@ -146,8 +146,8 @@ class Peer:
         server = _triton(self._peers)
         self._write_artifact()
         at = self._folder / "repository" / MODEL
-        # Its Python is isolated: it reads no PYTHONPATH. It takes packages of the environment in PATH, whose numpy must be
-        # of version 1: with a later one each output goes out with no bytes.
+        # Its Python is isolated: it reads no PYTHONPATH. It takes packages of the environment in PATH, whose numpy must
+        # be of version 1: with a later one each output is sent with no bytes.
         code = f"import sys\n\nsys.path += {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
         (at / "1" / "model.py").write_text(code)
         inputs = _TENSOR.format(name="input", dims="-1, 3, -1, -1")
