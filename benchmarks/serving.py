@@ -13,6 +13,8 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from benchmarks.serving_sections import SECTIONS
 def main() -> None:
     """Measure what is asked for, and write the page."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped, too
     if options.setup_peers is not None:
         set_up(options.setup_peers)
         return

@@ -78,7 +78,11 @@ class Edged:
         command = [sys.executable, "-m", "service.cli", "run", "--config", str(config)]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        eventually(self._ready, "a daemon that is ready")
+        try:
+            eventually(self._ready, "a daemon that is ready")
+        except BaseException:
+            end_group(self._process)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -97,7 +97,11 @@ class Peer:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env=environment, cwd=self._folder, start_new_session=True
             )
-        eventually(self._answers, f"an answer of {self.name}, whose log is {self._folder / 'log'}", 60)
+        try:
+            eventually(self._answers, f"an answer of {self.name}, whose log is {self._folder / 'log'}", 60)
+        except BaseException:
+            end_group(self._process)
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
