@@ -15,8 +15,8 @@ from service.binary import bodies_of
 from service.responses import Answer
 
 if TYPE_CHECKING:
-    from service.generation_child import ServedModel
     from service.protocol import Request
+    from service.served_model import ServedModel
 
 
 class _Prepared(NamedTuple):

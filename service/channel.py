@@ -57,7 +57,8 @@ class Reply:
     json_bytes: int | None = None
 
 
-@dataclass
+# Each is one of a kind. And deque.remove puts the repr into its error, which for a body of 600 kB takes 50 ms.
+@dataclass(eq=False, repr=False)
 class _Pending:
     id: int
     body: bytes

@@ -47,6 +47,7 @@ class Generation:
         queue: Requests that may wait or run at once.
         batching: How far the child gathers them.
         on_batch: See `Channel`.
+        nice: Niceness of its start, beyond ours; it serves as urgently as we do.
         on_exit: Called once when the process ends without having been asked to.
 
     Attributes:
@@ -67,6 +68,7 @@ class Generation:
         queue: int = 64,
         batching: Batching = Batching(),  # noqa: B008 - frozen
         on_batch: Callable[[int], None] = lambda _: None,
+        nice: int = 0,
         on_exit: Callable[[Generation], None] = lambda _: None,
     ) -> None:
         self.model = model
@@ -80,6 +82,7 @@ class Generation:
         self._queue = queue
         self._batching = batching
         self._on_batch = on_batch
+        self._nice = nice
         self._on_exit = on_exit
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
@@ -192,7 +195,8 @@ class Generation:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.generation_child"),
+                    *(sys.executable, "-m", "service.gentle_start", str(self._nice), "service.generation_child"),
+                    *("--nice", str(self._nice)),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
                     *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),

@@ -42,15 +42,15 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-        # Connections inherit it; asyncio does not set it on theirs. Without, the second packet of a response waits for
-        # the client's delayed acknowledgement of the first: 40 ms.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return listener
     except OSError as error:
         reason = error.strerror or str(error)
         raise UnavailableError(
             f"cannot listen on {host}:{port}: {reason}; stop the program that does or change serve.port"
         ) from error
+    # Connections inherit it. asyncio sets it only for sockets that it makes itself, and without it the second part of
+    # an answer waits up to 40 ms until the client has acknowledged the first.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def listen_unix(path: Path) -> socket.socket:

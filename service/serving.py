@@ -12,6 +12,7 @@ from pathlib import Path
 from edged.errors import EdgedError
 from service.batching import Batching
 from service.channel import BusyError, Reply, ServingError
+from service.children import LOADING_NICE
 from service.generation import Generation
 from service.shadow import Shadow
 from service.traffic import Traffic
@@ -189,6 +190,7 @@ class ModelService:
             queue=self.limits.queue,
             batching=self.limits.batching,
             on_batch=self._batched,
+            nice=0 if self.live is None else LOADING_NICE,
             on_exit=self._exited,
         )
         await generation.start(self.limits.start_s)

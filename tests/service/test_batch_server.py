@@ -21,7 +21,7 @@ from service.batch_server import BatchServer
 from service.batching import Batching
 from service.channel import DeadlineError, ServingError
 from service.generation import Generation
-from service.generation_child import ServedModel
+from service.served_model import ServedModel
 from tests.service.artifacts import write_untrained
 
 TIMEOUT_S = 60.0

@@ -15,9 +15,9 @@ from torch import Tensor
 from edged.artifacts.reader import read_artifact
 from edged.spec import InputSpec
 from service.binary import Body
-from service.generation_child import ServedModel
 from service.protocol import Request
 from service.responses import Answer, float_output, format_response
+from service.served_model import ServedModel
 from tests import scenes
 from tests.service.artifacts import write_untrained, write_untrained_detector
 from tests.trained import INPUT

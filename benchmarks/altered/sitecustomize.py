@@ -1,0 +1,78 @@
+"""What benchmarks.serving changes in a daemon for comparison. The daemon's own code knows nothing of it.
+
+Python imports a module of this name at its start, if it is on PYTHONPATH. EDGED_ALTERED says what to change:
+
+- "empty": generations serve a network that computes nothing, so that only the way of a request is left.
+- "spinning": children wait for each other as OpenMP does by default, on as many threads as it takes by default.
+- "leaking": the supervisor keeps some memory of every generation that it retires.
+"""
+
+import os
+import sys
+from typing import Any
+
+LEAK_BYTES = 1 << 20  # a swap
+CHILDREN = ("service.generation_child", "service.worker")
+
+
+def empty_network() -> None:
+    """Let a network give zeros once its process is ready; before that its outputs are looked at."""
+    import torch
+
+    from edged.artifacts.reader import Artifact
+    from service import frames
+
+    ready = False
+    load_model, write = Artifact.load_model, frames.write_blocking
+
+    class Empty(torch.nn.Module):
+        def __init__(self, artifact: Artifact) -> None:
+            super().__init__()
+            self.network = load_model(artifact)
+            self.classes = artifact.architecture.num_classes
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            outputs: torch.Tensor = images.new_zeros(len(images), self.classes) if ready else self.network(images)
+            return outputs
+
+    def watched_write(file: Any, header: dict[str, Any], body: bytes = b"") -> None:
+        nonlocal ready
+        write(file, header, body)
+        ready = ready or header.get("kind") == "ready"
+
+    Artifact.load_model = lambda artifact: Empty(artifact)  # type: ignore[method-assign]
+    frames.write_blocking = watched_write
+
+
+def spin() -> None:
+    """Take back what service.children set. OpenMP reads it when it is loaded, which is later."""
+    for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.pop(name, None)
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # OpenMP's default; a generation would take 1 without any
+
+
+def leak() -> None:
+    """Keep memory of every generation that is retired."""
+    from service.serving import ModelService
+
+    kept: list[bytes] = []
+    retire = ModelService.retire
+
+    async def leaking(self: ModelService, generation: Any) -> None:
+        await retire(self, generation)
+        kept.append(os.urandom(LEAK_BYTES))  # not zeros: pages of those would not count
+
+    ModelService.retire = leaking  # type: ignore[method-assign]
+
+
+def alter(wanted: str, command: list[str]) -> None:
+    """Do what is wanted in the processes that it is meant for."""
+    if wanted == "empty" and CHILDREN[0] in command:
+        empty_network()
+    elif wanted == "spinning" and any(child in command for child in CHILDREN):
+        spin()
+    elif wanted == "leaking" and "run" in command:
+        leak()
+
+
+alter(os.environ.get("EDGED_ALTERED", ""), sys.orig_argv)

@@ -1,0 +1,28 @@
+"""uvicorn with nothing behind it: reads a body and answers as many bytes as logits take.
+
+Usage: python bare.py PORT
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import uvicorn
+
+ANSWER = bytes(4 * 10)
+
+
+async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """An ASGI application."""
+    if scope["type"] != "http":
+        return
+    while (await receive()).get("more_body"):
+        pass
+    headers = [(b"content-length", str(len(ANSWER)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": ANSWER})
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), http="httptools", access_log=False, log_level="warning")

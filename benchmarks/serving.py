@@ -1,0 +1,79 @@
+"""Serving measured: swaps under load, beside Triton, MLServer and LitServe. Writes docs/serving.md.
+
+python -m benchmarks.serving --setup-peers DIR             virtual environments for the peers, once
+python -m benchmarks.serving --peers DIR --machine NAME    all sections; --only swaps,kill measures some of them again
+
+Figures are kept in --results, a section at a time, and the page is made of what is there. EDGED_PEERS is another way
+to say --peers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving_effort import QUICK, Effort
+from benchmarks.serving_page import document
+from benchmarks.serving_peers import set_up
+from benchmarks.serving_sections import SECTIONS
+
+
+def main() -> None:
+    """Measure what is asked for, and write the page."""
+    options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped, too
+    if options.setup_peers is not None:
+        set_up(options.setup_peers)
+        return
+    effort = dataclasses.replace(QUICK if options.quick else Effort(), peers=options.peers)
+    results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
+    if options.machine:
+        results["machine"] = options.machine
+    for name in options.only:
+        print(f"{name} ...", flush=True)
+        start, load = time.time(), os.getloadavg()[0]
+        rows = SECTIONS[name](effort)
+        when = time.strftime("%Y-%m-%d", time.gmtime(start))
+        results[name] = {
+            "rows": rows,
+            "when": when,
+            "seconds": round(time.time() - start),
+            "load_before": round(load, 1),
+        }
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        options.results.write_text(json.dumps(results, indent=1))
+        for row in rows:
+            print("   ", row.get("missing") or json.dumps(row), flush=True)
+    options.page.write_text(document(results))
+    print(f"figures in {options.results}, page in {options.page}")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    peers = os.environ.get("EDGED_PEERS")
+    parser.add_argument("--setup-peers", type=Path, metavar="DIR", help="install the peers there, and end")
+    parser.add_argument("--peers", type=Path, metavar="DIR", default=Path(peers) if peers else None)
+    parser.add_argument("--only", type=_sections, default=list(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
+    parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
+    parser.add_argument("--machine", default="", help="what to call the machine on the page")
+    parser.add_argument("--quick", action="store_true", help="a tenth of everything: minutes instead of half an hour")
+    return parser.parse_args()
+
+
+def _sections(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"no section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
+    return names
+
+
+if __name__ == "__main__":
+    main()

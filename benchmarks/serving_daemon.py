@@ -1,0 +1,204 @@
+"""The daemon that benchmarks.serving measures: two generations of one small network, swapped as an operator does it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+import yaml
+from torch import nn
+
+from benchmarks import digits
+from benchmarks.serving_checks import Swap
+from benchmarks.serving_load import Call
+from benchmarks.serving_processes import end_group, eventually
+from edged.errors import UnavailableError
+from edged.models.registry import Architecture, build
+from service.client import DaemonClient
+
+MODEL, SIDE = "net", 32
+NETWORK = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
+ALTERED = Path(__file__).parent / "altered"
+
+
+class Edged:
+    """A daemon with its folder.
+
+    Args:
+        folder: For its state, config and log.
+        side: Of the network's input, pixels.
+        altered: What of benchmarks/altered to change in it; "" for nothing.
+        others: Further models of the config.
+        settings: Sections of the config, in place of those here.
+    """
+
+    name = "edged"
+
+    def __init__(
+        self, folder: Path, side: int = SIDE, altered: str = "", others: Sequence[dict[str, Any]] = (), **settings: Any
+    ) -> None:
+        self._folder = folder
+        self._altered = altered
+        self._seeds = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        images = folder / "digits"
+        if not images.exists():
+            digits.write_folders(digits.load(), digits.TEST, images)
+        quick = {"recipe": "fast", "method": "rtn"}  # what is measured is the swap, not the quantizing
+        model = {"name": MODEL, "calibration": {"dir": str(images), "images": 32}, "quantization": quick}
+        model |= {"input": {"size": side, "resize": side}, "gates": {"min_agreement": 0}, "probation_s": 0}
+        self._config: dict[str, Any] = {
+            "state_dir": str(folder / "state"),
+            "models": [model, *others],
+            "watch": {"settle_s": 0.1, "rescan_s": 1},
+            "serve": {"port": 0},
+            **settings,
+        }
+        self.call = image_call(MODEL, side)
+
+    def __enter__(self) -> Edged:
+        environment = dict(os.environ)
+        if self._altered:
+            paths = [str(ALTERED), *filter(None, [environment.get("PYTHONPATH")])]
+            environment |= {"EDGED_ALTERED": self._altered, "PYTHONPATH": os.pathsep.join(paths)}
+        config = self._folder / "edged.yaml"
+        config.write_text(yaml.safe_dump(self._config))
+        command = [sys.executable, "-m", "service.cli", "run", "--config", str(config)]
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        try:
+            eventually(self._ready, "a daemon that is ready")
+        except BaseException:
+            end_group(self._process)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        end_group(self._running())
+
+    @property
+    def pid(self) -> int:
+        """Of the supervisor."""
+        return self._running().pid
+
+    @property
+    def address(self) -> str:
+        """URL."""
+        found: str = self.get("/edged/v1/status")["address"]
+        return found
+
+    @property
+    def generation(self) -> str:
+        """What answers now."""
+        return str(self.get("/edged/v1/status")["models"][0]["generation"])
+
+    def get(self, target: str) -> dict[str, Any]:
+        """Ask the daemon."""
+        return self._client().get(target)
+
+    def generation_pid(self) -> int:
+        """Of the process that answers now."""
+        return next(
+            child.pid
+            for child in psutil.Process(self.pid).children(recursive=True)
+            if "service.generation_child" in child.cmdline()
+        )
+
+    def put_live(self) -> Swap:
+        """Drop a checkpoint with weights that no other had, and wait until it is committed."""
+        self._seeds += 1
+        name = f"{self._seeds}.pt"
+        start = time.monotonic()
+        self.drop(checkpoint(NETWORK, self._seeds, self._folder / name), MODEL)
+        update = self.update_of(name, "COMMITTED")
+        return Swap(start, time.monotonic(), str(update["generation"]))
+
+    def drop(self, file: Path, model: str) -> None:
+        """Move a file into the drop folder."""
+        file.rename(self._folder / "state" / "drop" / model / file.name)
+
+    def update_of(self, name: str, *states: str) -> dict[str, Any]:
+        """The update of a file, once it is in one of `states`.
+
+        Raises:
+            TimeoutError: It comes to none of them.
+        """
+
+        def look() -> dict[str, Any] | None:
+            updates: list[dict[str, Any]] = self.get("/edged/v1/updates?limit=4")["updates"]
+            return next((u for u in updates if u["file_name"] == name and u["state"] in states), None)
+
+        return eventually(look, f"{name} in {' or '.join(states)}")
+
+    def reload(self) -> Swap:
+        """Go to the generation before the current one; the next time back again."""
+        start = time.monotonic()
+        told = self._client().post(f"/edged/v1/models/{MODEL}/rollback")
+        return Swap(start, time.monotonic(), str(told["to"]))
+
+    def artifact(self) -> Path:
+        """The folder of the generation in service."""
+        return (self._folder / "state" / "models" / MODEL / "current").resolve()
+
+    def _client(self) -> DaemonClient:
+        return DaemonClient(str(self._folder / "state" / "edged.sock"))
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the daemon was not started")
+        return self._process
+
+    def _ready(self) -> bool:
+        if self._running().poll() is not None:
+            raise TimeoutError(f"the daemon ended: {(self._folder / 'log').read_text()[-2000:]}")
+        with contextlib.suppress(UnavailableError):
+            return bool(self.get("/edged/v1/status")["ready"])
+        return False
+
+
+@contextlib.contextmanager
+def swappable(**options: Any) -> Iterator[Edged]:
+    """A daemon with two generations; its folder goes when it has ended, and stays where something went wrong."""
+    folder = Path(tempfile.mkdtemp(prefix="edged-serving-"))
+    try:
+        with Edged(folder, **options) as edged:
+            edged.put_live()
+            edged.put_live()
+            yield edged
+    except BaseException:
+        sys.stderr.write(f"the daemon's folder is {folder}\n")
+        raise
+    shutil.rmtree(folder)
+
+
+def checkpoint(network: Architecture, seed: int, path: Path) -> Path:
+    """A state dict of random weights."""
+    torch.manual_seed(seed)
+    model = build(network)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            module.reset_parameters()
+    torch.save(model.state_dict(), path)
+    return path
+
+
+def image_call(model: str, side: int) -> Call:
+    """One image as binary FP32, and an answer likewise, in the Open Inference Protocol."""
+    values = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
+    parameters = {"binary_data_size": values.nbytes}
+    tensor = {"name": "input", "datatype": "FP32", "shape": values.shape, "parameters": parameters}
+    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
+    return Call(f"/v2/models/{model}/infer", text + values.tobytes(), headers)

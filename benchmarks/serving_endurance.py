@@ -1,0 +1,121 @@
+"""What edged alone goes through in benchmarks.serving: many swaps, memory after them, a killed process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import psutil
+
+from benchmarks.serving_checks import Swap, answers_of_two, memory_grew, went_back
+from benchmarks.serving_daemon import MODEL, Edged, swappable
+from benchmarks.serving_effort import RATE, Effort, Rows, figures
+from benchmarks.serving_load import Answer, Load, between
+from benchmarks.serving_processes import eventually, resting_bytes, tree_bytes
+from edged.errors import EdgedError
+
+FEW_SWAPS = 5
+KILLS = 2
+
+
+def swaps(effort: Effort) -> Rows:
+    """Many swaps and requests through edged: does any fail, come from two generations, or from one that is gone?"""
+    with swappable() as edged:
+        first = edged.generation
+        done: list[Swap] = []
+        memory: dict[int, int] = {}
+        with Load(edged.address, edged.call, effort.rate) as load:
+            time.sleep(effort.steady_s)
+            begin = time.monotonic()
+            while len(done) < effort.swaps:
+                drop = effort.drops and len(done) % (effort.swaps // effort.drops) == 0
+                done.append(edged.put_live() if drop else edged.reload())
+                memory[len(done)] = tree_bytes(edged.pid) if len(done) in (FEW_SWAPS, effort.swaps) else 0
+            end = time.monotonic()
+            eventually(lambda: len(load.answers) >= effort.requests, "enough requests", 3600)
+        answers = load.answers
+    return [
+        {
+            "swaps": len(done),
+            "drops": effort.drops,
+            "rate": effort.rate,
+            "requests": len(answers),
+            "during": len(between(answers, begin, end)),
+            "failed": sum(answer.failed for answer in answers),
+            "seconds": round(end - begin),
+            "generations": len({answer.version for answer in answers if not answer.failed}),
+            "of_two": answers_of_two(answers)[:5],
+            "went_back": went_back(answers, first, done)[:5],
+            "steady": figures([answer for answer in answers if answer.done < begin]),
+            "swapping": figures(between(answers, begin, end)),
+            "memory_few": memory[FEW_SWAPS],
+            "memory_many": memory[effort.swaps],
+        }
+    ]
+
+
+def memory(effort: Effort) -> Rows:
+    """Memory of the process tree after many swaps against after few, and a daemon that leaks on purpose."""
+    return [
+        {"variant": name, **_memory(effort.memory_swaps, altered)}
+        for name, altered in (("edged", ""), ("leaking 1 MiB a swap on purpose", "leaking"))
+    ]
+
+
+def _memory(swaps: int, altered: str) -> dict[str, Any]:
+    with swappable(altered=altered) as edged:
+        few = many = 0
+        for number in range(1, swaps + 1):
+            edged.reload()
+            if number == FEW_SWAPS:
+                few = resting_bytes(edged.pid, processes=1)
+        many = resting_bytes(edged.pid, processes=1)
+    return {"swaps": swaps, "few": few, "many": many, "grew": memory_grew(few, many)}
+
+
+def kill(effort: Effort) -> Rows:
+    """Kill -9 of the generation under load."""
+    rows: Rows = []
+    with swappable() as edged:
+        load_s = edged.reload()
+        with Load(edged.address, edged.call, RATE) as load:
+            time.sleep(effort.steady_s / 4)
+            kills = []
+            for _ in range(KILLS):
+                pid = edged.generation_pid()
+                kills.append(time.monotonic())
+                os.kill(pid, signal.SIGKILL)
+                _when_serving(edged, pid)
+                time.sleep(2)
+        answers = sorted(load.answers, key=lambda answer: answer.sent)
+        for at, until in zip(kills, [*kills[1:], float("inf")], strict=True):
+            rows.append(_recovery(answers, at, until) | {"swap_s": round(load_s.end - load_s.start, 2)})
+    return rows
+
+
+def _when_serving(edged: Edged, killed: int) -> None:
+    """Wait until another process than `killed` answers."""
+    model = f"/v2/models/{MODEL}/ready"
+
+    def look() -> bool:
+        try:
+            return bool(edged.get(model)["ready"]) and edged.generation_pid() != killed
+        except (EdgedError, psutil.Error, StopIteration):
+            return False
+
+    eventually(look, "a generation that serves again")
+
+
+def _recovery(answers: list[Answer], at: float, until: float) -> dict[str, Any]:
+    after = [answer for answer in answers if at < answer.done and answer.sent < until]
+    failed = [answer for answer in after if answer.failed and answer.done < until]
+    back = min((answer.done for answer in after if not answer.failed and answer.sent > at), default=float("nan"))
+    return {
+        "recovered_s": round(back - at, 2),
+        "in_flight": sum(answer.sent < at for answer in failed),
+        "refused": sum(at <= answer.sent < back for answer in failed),
+        "failed_later": sum(answer.sent >= back for answer in failed),
+        "statuses": sorted({answer.status for answer in failed}),
+    }

@@ -1,0 +1,241 @@
+"""docs/serving.md from the figures of benchmarks.serving."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+COMMAND = "python -m benchmarks.serving --peers DIR"
+WORST_MS, SWAP_RATIO, QUANTIZING_RATIO, OVERHEAD_MS, RECOVERY_S = 100, 1.5, 1.3, 1.5, 2.0
+MEMORY_SHARE = 1.05
+MIB = 1 << 20
+
+Rows = list[dict[str, Any]]
+
+
+def document(results: dict[str, Any]) -> str:
+    """The page.
+
+    Args:
+        results: Rows by section, as benchmarks.serving keeps them.
+    """
+    machine = results.get("machine")
+    parts = [f"# Serving\n\n`{COMMAND}`" + (f" on {machine}." if machine else "."), _INTRODUCTION.strip()]
+    present = [name for name in _PARTS if name in results]
+    goals = [goal for name in present for goal in _GOALS[name](results[name]["rows"])]
+    if goals:
+        parts.append("## Goals\n\n" + table(("goal", "measured", ""), goals))
+    for name in present:
+        title, tell = _PARTS[name]
+        section = results[name]
+        quick = " --quick" if section.get("quick") else ""
+        busy = f"load average before it: {section['load_before']:.1f}"
+        command = f"`{COMMAND}{quick} --only {name}`, {section['when']}, {section['seconds']} s; {busy}."
+        missing = [f"- {row['missing']}" for row in section["rows"] if "missing" in row]
+        rows = [row for row in section["rows"] if "missing" not in row]
+        parts += [f"## {title}\n\n{command}", tell(rows), *filter(None, ["\n".join(missing)])]
+    return "\n\n".join(parts) + "\n"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """In Markdown."""
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (header, ["---"] * len(header), *lines))
+
+
+def _reload(rows: Rows) -> str:
+    header = (
+        "server",
+        "reloads",
+        "requests",
+        "failed",
+        "p50 / p99 steady, ms",
+        "p99 / worst in reloads, ms",
+        "one reload, s",
+        "memory, MiB",
+    )
+    lines = [
+        (
+            *(row["server"], row["reloads"], row["requests"], row["failed"]),
+            f"{row['steady']['p50']:.1f} / {row['steady']['p99']:.1f}",
+            f"{row['swapping']['p99']:.1f} / {row['swapping']['worst']:.1f}",
+            f"{row['reload_s']:.2f}",
+            f"{row['memory_before'] / MIB:.0f} -> {row['memory_after'] / MIB:.0f}",
+        )
+        for row in rows
+    ]
+    return _RELOAD.strip() + "\n\n" + table(header, lines)
+
+
+def _swaps(rows: Rows) -> str:
+    (row,) = rows
+    lines = [
+        ("swaps, of them freshly dropped checkpoints", f"{row['swaps']}, {row['drops']}, in {row['seconds']} s"),
+        ("requests, of them during swaps", f"{row['requests']}, {row['during']}, {row['rate']:g} a second"),
+        ("failed", row["failed"]),
+        ("answers of two generations, or of one that was gone", len(row["of_two"]) + len(row["went_back"])),
+        ("p50 / p99 steady, ms", f"{row['steady']['p50']:.1f} / {row['steady']['p99']:.1f}"),
+        ("p50 / p99 / worst during swaps, ms", " / ".join(f"{row['swapping'][key]:.1f}" for key in _KEYS)),
+    ]
+    return _SWAPS.strip() + "\n\n" + table(("", ""), lines)
+
+
+def _contention(rows: Rows) -> str:
+    header = ("", "p50 / p99 idle, ms", "p50 / p99 / worst while quantizing, ms", "p99, times")
+    lines = [
+        (
+            row["variant"],
+            f"{row['idle']['p50']:.1f} / {row['idle']['p99']:.1f}",
+            " / ".join(f"{row['quantizing'][key]:.1f}" for key in _KEYS),
+            f"{row['quantizing']['p99'] / row['idle']['p99']:.2f}",
+        )
+        for row in rows
+    ]
+    return _CONTENTION.strip() + "\n\n" + table(header, lines)
+
+
+def _overhead(rows: Rows) -> str:
+    header = ("server", "p50, ms", "p99, ms", "of edged's p50")
+    ours = next(row for row in rows if row["server"] == "edged")["closed"]["p50"]
+    lines = [
+        (
+            row["server"],
+            f"{row['closed']['p50']:.2f}",
+            f"{row['closed']['p99']:.2f}",
+            f"{row['closed']['p50'] / ours:.2f}",
+        )
+        for row in rows
+    ]
+    return _OVERHEAD.strip() + "\n\n" + table(header, lines)
+
+
+def _memory(rows: Rows) -> str:
+    header = ("", "after 5 swaps, MiB", "after the last, MiB", "swaps", "check")
+    lines = [
+        (row["variant"], *(f"{row[key] / MIB:.1f}" for key in ("few", "many")), row["swaps"], _verdict(not row["grew"]))
+        for row in rows
+    ]
+    return _MEMORY.strip() + "\n\n" + table(header, lines)
+
+
+def _kill(rows: Rows) -> str:
+    header = ("kill", "recovered after, s", "a swap takes, s", "failed: in flight", "refused meanwhile", "failed later")
+    lines = [
+        (number, *(row[key] for key in ("recovered_s", "swap_s", "in_flight", "refused", "failed_later")))
+        for number, row in enumerate(rows, start=1)
+    ]
+    return _KILL.strip() + "\n\n" + table(header, lines)
+
+
+def _reload_goals(rows: Rows) -> list[tuple[str, str, str]]:
+    row = next(row for row in rows if row["server"] == "edged")
+    worst, ratio = row["swapping"]["worst"], row["memory_after"] / row["memory_before"]
+    return [
+        ("reload: no request fails", str(row["failed"]), _met(row["failed"] == 0)),
+        (f"reload: worst latency at most {WORST_MS} ms", f"{worst:.0f} ms", _met(worst <= WORST_MS)),
+        ("reload: memory back to within 5 %", f"{100 * (ratio - 1):+.1f} %", _met(ratio <= MEMORY_SHARE)),
+    ]
+
+
+def _swaps_goals(rows: Rows) -> list[tuple[str, str, str]]:
+    (row,) = rows
+    wrong, ratio = len(row["of_two"]) + len(row["went_back"]), row["swapping"]["p99"] / row["steady"]["p99"]
+    what = f"{row['swaps']} swaps, {row['requests']} requests"
+    return [
+        (f"{what}: none fails", str(row["failed"]), _met(row["failed"] == 0)),
+        (f"{what}: each answer of one generation, never of one that is gone", f"{wrong} others", _met(wrong == 0)),
+        (f"p99 during swaps at most {SWAP_RATIO:g} times steady", f"{ratio:.2f} times", _met(ratio <= SWAP_RATIO)),
+    ]
+
+
+def _contention_goals(rows: Rows) -> list[tuple[str, str, str]]:
+    ratio = rows[0]["quantizing"]["p99"] / rows[0]["idle"]["p99"]
+    what = f"p99 while quantizing at most {QUANTIZING_RATIO:g} times idle"
+    return [(what, f"{ratio:.2f} times", _met(ratio <= QUANTIZING_RATIO))]
+
+
+def _overhead_goals(rows: Rows) -> list[tuple[str, str, str]]:
+    p50 = next(row for row in rows if row["server"] == "edged")["closed"]["p50"]
+    return [(f"overhead of a request at most {OVERHEAD_MS:g} ms", f"{p50:.2f} ms", _met(p50 <= OVERHEAD_MS))]
+
+
+def _memory_goals(rows: Rows) -> list[tuple[str, str, str]]:
+    ours, leaking = rows
+    what = f"memory after {ours['swaps']} swaps at most 5 % above that after 5"
+    found = f"{100 * (ours['many'] / ours['few'] - 1):+.1f} %"
+    caught = "it does" if leaking["grew"] else "it does not"
+    return [
+        (what, found, _met(not ours["grew"])),
+        ("a daemon that leaks fails that check", caught, _met(leaking["grew"])),
+    ]
+
+
+def _kill_goals(rows: Rows) -> list[tuple[str, str, str]]:
+    longest = max(row["recovered_s"] - row["swap_s"] for row in rows)
+    others = sum(row["refused"] + row["failed_later"] for row in rows)
+    return [
+        (
+            f"kill -9: back within {RECOVERY_S:g} s and a load",
+            f"a load and {longest:.2f} s",
+            _met(longest <= RECOVERY_S),
+        ),
+        ("kill -9: only requests in flight fail", f"{others} others", _met(others == 0)),
+    ]
+
+
+def _met(met: bool) -> str:
+    return "met" if met else "missed"
+
+
+def _verdict(passed: bool) -> str:
+    return "passes" if passed else "fails"
+
+
+_KEYS = ("p50", "p99", "worst")
+_INTRODUCTION = """
+Load is open: requests are due at a steady rate over 16 keep-alive connections, and latency counts from when a request
+was due, so a stall is seen by all that came due meanwhile. Client, servers and worker share the machine's cores. The
+network is a CIFAR ResNet-20 at 32 pixels, FP32 tensors as bytes both ways, where the server knows that. Other work on
+the machine is in these figures: compare within a table.
+"""
+_RELOAD = """
+Reloads at 50 requests a second. edged goes to the generation before and back (`edged rollback`); Triton (Python
+backend) and MLServer load the same artifacts' networks with torch, through their repository API. Memory is that of all
+processes of the server, shared pages counted once, after a first reload and after the last.
+"""
+_SWAPS = """
+edged alone, one swap after the other without a pause. All requests are equal and no two generations are, so bytes that
+do not belong to the generation that an answer names are found, and so is an answer of a generation after its successor
+was seen, over any connection (`benchmarks/serving_checks.py`).
+"""
+_CONTENTION = """
+A ResNet-18 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second. The other
+rows undo what edged does about it, from outside: `worker.nice: 0`, and OpenMP's own settings in all children.
+"""
+_OVERHEAD = """
+1x3x224x224 FP32, one request at a time, the servers in turns. The network gives zeros without computing, so all that is
+measured is the way there and back. As bytes, except MLServer and LitServe, which get base64 in JSON: neither reads
+bytes. uvicorn alone reads the body and answers 40 bytes. An in-process call of such a network takes microseconds.
+"""
+_MEMORY = """
+Of all processes, shared pages counted once, at rest. The leaking daemon keeps 1 MiB in the supervisor for each swap;
+that is done by `benchmarks/altered`, not by a switch of the daemon.
+"""
+_KILL = """
+`kill -9` of the serving process at 50 requests a second. Recovered: the first answer of a request sent after it.
+"""
+_PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
+    "reload": ("Reloads beside other servers", _reload),
+    "swaps": ("Swaps under load", _swaps),
+    "contention": ("While quantizing", _contention),
+    "overhead": ("What a request costs", _overhead),
+    "memory": ("Memory", _memory),
+    "kill": ("A killed generation", _kill),
+}
+_GOALS: dict[str, Callable[[Rows], list[tuple[str, str, str]]]] = {
+    "reload": _reload_goals,
+    "swaps": _swaps_goals,
+    "contention": _contention_goals,
+    "overhead": _overhead_goals,
+    "memory": _memory_goals,
+    "kill": _kill_goals,
+}

@@ -1,0 +1,241 @@
+"""Other servers beside the daemon: Triton, MLServer, LitServe and plain uvicorn. Used by benchmarks.serving.
+
+Each lives in a virtual environment of its own under one folder, and finds torch and edged in the environment that
+runs the benchmark. Their children get the same OpenMP settings as those of edged.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.serving_checks import Swap
+from benchmarks.serving_daemon import MODEL, image_call
+from benchmarks.serving_load import Call, Connection
+from benchmarks.serving_processes import end_group, eventually, free_port
+from service.children import child_environment
+
+PACKAGES = {
+    "triton": ("nvidia-pytriton==0.7.0",),  # the wheel carries the whole server
+    "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),  # its workers do not start with a newer uvloop
+    "litserve": ("litserve==0.2.19",),
+}
+PROGRAMS = {"triton": "pytriton/tritonserver/bin/tritonserver", "mlserver": "mlserver", "litserve": "litserve"}
+_JSON = {"Content-Type": "application/json"}
+ROOT = Path(__file__).parents[1]
+CODE = Path(__file__).parent / "peers"
+_TENSOR = '[{{ name: "{name}", data_type: TYPE_FP32, dims: [{dims}] }}]'
+
+
+def set_up(folder: Path) -> None:
+    """Make a virtual environment for each peer that has none yet."""
+    for name, packages in PACKAGES.items():
+        if missing(folder, name) is not None:
+            print(f"setting up {name} ({', '.join(packages)}) in {folder / name}")
+            subprocess.run([sys.executable, "-m", "venv", folder / name], check=True)
+            subprocess.run([folder / name / "bin" / "pip", "install", "-q", *packages], check=True)
+
+
+def missing(folder: Path | None, name: str) -> str | None:
+    """Why a peer cannot be measured and how to get it; None if it can."""
+    how = "python -m benchmarks.serving --setup-peers DIR, then --peers DIR"
+    if name == "uvicorn":
+        return None
+    if folder is None:
+        return f"{name} was not measured: no folder of peers was given; {how}"
+    if (_packages(folder, name) / PROGRAMS[name]).exists():
+        return None
+    return f"{name} was not measured: it is not in {folder / name}; {how}"
+
+
+def _packages(folder: Path, name: str) -> Path:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return folder / name / "lib" / version / "site-packages"
+
+
+def _triton(folder: Path) -> Path:
+    return _packages(folder, "triton") / "pytriton" / "tritonserver"
+
+
+class Peer:
+    """A server as a process of its own.
+
+    Args:
+        name: Of PACKAGES, or "uvicorn".
+        peers: Folder of the virtual environments.
+        folder: For its models and its log.
+        artifacts: Folders of edged artifacts: a reload goes from one to the next; empty for the empty network.
+        side: Of the images, pixels.
+    """
+
+    def __init__(self, name: str, peers: Path | None, folder: Path, artifacts: list[Path], side: int) -> None:
+        self.name = name
+        self._peers = peers or folder
+        self._folder = folder / name
+        self._artifacts = [str(path) for path in artifacts] or [""]
+        self._at = 0
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.call = _call(name, side)
+
+    def __enter__(self) -> Peer:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        command, environment = getattr(self, f"_{self.name}")()
+        with (self._folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=environment, cwd=self._folder, start_new_session=True
+            )
+        try:
+            eventually(self._answers, f"an answer of {self.name}, whose log is {self._folder / 'log'}", 60)
+        except BaseException:
+            end_group(self._process)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            end_group(self._process)
+
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        if self._process is None:
+            raise RuntimeError(f"{self.name} was not started")
+        return self._process.pid
+
+    @property
+    def address(self) -> str:
+        """URL."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def reload(self) -> Swap:
+        """Load the next artifact in place of the one in service."""
+        self._at += 1
+        self._write_artifact()
+        start = time.monotonic()
+        with contextlib.closing(Connection(self.address)) as connection:
+            answer = connection.ask(Call(f"/v2/repository/models/{MODEL}/load", b"{}"))
+        if answer.failed:
+            raise RuntimeError(f"{self.name} does not reload: {answer.status} {answer.body[:300]!r}")
+        return Swap(start, time.monotonic(), self._artifacts[self._at % len(self._artifacts)])
+
+    def _answers(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended: {(self._folder / 'log').read_text()[-2000:]}")
+        with contextlib.closing(Connection(self.address)) as connection, contextlib.suppress(http.client.HTTPException):
+            answer = connection.ask(self.call)
+            # Triton with a numpy that it was not built for answers 200 with no bytes behind the JSON.
+            return not answer.failed and (self.name != "triton" or answer.json_bytes is not None)
+        return False
+
+    def _write_artifact(self) -> None:
+        at = self._folder / "repository" / MODEL
+        (at / "1").mkdir(parents=True, exist_ok=True)
+        for folder in (at, at / "1"):
+            (folder / "artifact.txt").write_text(self._artifacts[self._at % len(self._artifacts)])
+
+    def _triton(self) -> tuple[list[str], dict[str, str]]:
+        server = _triton(self._peers)
+        self._write_artifact()
+        at = self._folder / "repository" / MODEL
+        # Its Python is isolated: it reads no PYTHONPATH. It takes packages of the environment in PATH, whose numpy must
+        # be of version 1: with a later one each output is sent with no bytes.
+        code = f"import sys\n\nsys.path += {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
+        (at / "1" / "model.py").write_text(code)
+        inputs = _TENSOR.format(name="input", dims="-1, 3, -1, -1")
+        outputs = _TENSOR.format(name="logits", dims="-1, 10")
+        (at / "config.pbtxt").write_text(f'backend: "python"\ninput {inputs}\noutput {outputs}\n')
+        backends = self._folder / "backends"
+        shutil.copytree(server / "backends", backends, dirs_exist_ok=True)
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
+        command = [str(server / "bin" / "tritonserver"), f"--model-repository={self._folder / 'repository'}"]
+        command += [f"--backend-directory={backends}", "--model-control-mode=explicit", f"--load-model={MODEL}"]
+        command += ["--http-address=127.0.0.1", f"--http-port={self._port}", "--allow-metrics=false"]
+        command += ["--allow-grpc=false"]
+        environment = _environment()
+        environment["PATH"] = os.pathsep.join([str(self._peers / "triton" / "bin"), environment["PATH"]])
+        environment["VIRTUAL_ENV"] = str(self._peers / "triton")
+        libraries = [sysconfig.get_config_var("LIBDIR"), str(_packages(self._peers, "triton") / "nvidia_pytriton.libs")]
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+        return command, environment
+
+    def _mlserver(self) -> tuple[list[str], dict[str, str]]:
+        self._write_artifact()
+        at = self._folder / "repository" / MODEL
+        model = {"name": MODEL, "implementation": "benchmarks.peers.mlserver_model.Served"}
+        (at / "model-settings.json").write_text(json.dumps(model | {"parameters": {"uri": str(at)}}))
+        ports = {"http_port": self._port, "grpc_port": free_port(), "metrics_port": free_port()}
+        settings = {"host": "127.0.0.1", "metrics_endpoint": None, **ports}
+        (self._folder / "repository" / "settings.json").write_text(json.dumps(settings))
+        self._share_packages("mlserver")
+        program = str(self._peers / "mlserver" / "bin" / "mlserver")
+        return [program, "start", str(self._folder / "repository")], _environment()
+
+    def _litserve(self) -> tuple[list[str], dict[str, str]]:
+        self._share_packages("litserve")
+        program = str(self._peers / "litserve" / "bin" / "python")
+        return [program, str(CODE / "litserve_server.py"), str(self._port)], _environment()
+
+    def _uvicorn(self) -> tuple[list[str], dict[str, str]]:
+        return [sys.executable, str(CODE / "bare.py"), str(self._port)], _environment()
+
+    def _share_packages(self, name: str) -> None:
+        """Let a peer's Python find the rest in ours, behind its own packages."""
+        (_packages(self._peers, name) / "edged-benchmark.pth").write_text("\n".join(_shared_packages()) + "\n")
+
+
+def _shared_packages() -> list[str]:
+    return [str(ROOT), sysconfig.get_path("purelib")]
+
+
+def _environment() -> dict[str, str]:
+    environment = child_environment(None)
+    for name in ("PYTHONPATH", "PYTHONSAFEPATH"):
+        environment.pop(name, None)
+    return environment
+
+
+def _image(side: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
+
+
+def _call(name: str, side: int) -> Call:
+    """One image, in the quickest way that the server reads."""
+    if name == "mlserver":
+        return _mlserver_call(side)
+    if name == "litserve":
+        return _lit_call(side)
+    call = image_call(MODEL, side)
+    return call if name == "triton" else Call("/", call.body)
+
+
+def _mlserver_call(side: int) -> Call:
+    data = base64.b64encode(_image(side).tobytes()).decode()
+    parameters = {"image": [1, 3, side, side]}
+    tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [data], "parameters": parameters}
+    return Call(f"/v2/models/{MODEL}/infer", json.dumps({"inputs": [tensor]}).encode(), _JSON)
+
+
+def _lit_call(side: int) -> Call:
+    data = base64.b64encode(_image(side).tobytes()).decode()
+    return Call("/predict", json.dumps({"shape": [1, 3, side, side], "data": data}).encode(), _JSON)
+
+
+@contextlib.contextmanager
+def peer(name: str, peers: Path | None, folder: Path, artifacts: list[Path], side: int) -> Iterator[Peer]:
+    """A running peer."""
+    with Peer(name, peers, folder, artifacts, side) as running:
+        yield running

@@ -1,0 +1,138 @@
+"""The measurements of benchmarks.serving, a function each: it runs servers under load and returns rows of figures."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.serving_checks import Swap
+from benchmarks.serving_daemon import SIDE, Edged, checkpoint, swappable
+from benchmarks.serving_effort import RATE, Effort, Rows, figures
+from benchmarks.serving_endurance import kill, memory, swaps
+from benchmarks.serving_load import Answer, Connection, Load, between
+from benchmarks.serving_peers import Peer, missing
+from benchmarks.serving_processes import tree_bytes
+from edged.models.registry import Architecture
+
+BIG = Architecture("resnet18", 10)  # takes minutes to quantize at BIG_SIDE pixels
+BIG_SIDE = 160
+
+
+def reload(effort: Effort) -> Rows:
+    """Reloads under load: edged, Triton and MLServer, one after another, with the same network and weights."""
+    with tempfile.TemporaryDirectory() as scratch, swappable() as edged:
+        rows = [_reloads(edged, effort)]
+        store = edged.artifact().parent
+        artifacts = sorted(store.iterdir())
+        for name in ("triton", "mlserver"):
+            if reason := missing(effort.peers, name):
+                rows.append({"server": name, "missing": reason})
+                continue
+            with Peer(name, effort.peers, Path(scratch), artifacts, SIDE) as peer:
+                rows.append(_reloads(peer, effort))
+    return rows
+
+
+def _reloads(server: Edged | Peer, effort: Effort) -> dict[str, Any]:
+    server.reload()  # what a first one allocates for good is no leak
+    before = tree_bytes(server.pid)
+    windows: list[Swap] = []
+    with Load(server.address, server.call, RATE) as load:
+        time.sleep(effort.steady_s)
+        for _ in range(effort.reloads):
+            windows.append(server.reload())
+            time.sleep(0.5)
+    time.sleep(1)
+    steady = [answer for answer in load.answers if answer.done < windows[0].start]
+    swapping = [answer for window in windows for answer in between(load.answers, window.start, window.end)]
+    return {
+        "server": server.name,
+        "reloads": len(windows),
+        "reload_s": round(float(np.median([window.end - window.start for window in windows])), 2),
+        "requests": len(load.answers),
+        "failed": sum(answer.failed for answer in load.answers),
+        "steady": figures(steady),
+        "swapping": figures(swapping),
+        "memory_before": before,
+        "memory_after": tree_bytes(server.pid),
+    }
+
+
+def contention(effort: Effort) -> Rows:
+    """Latency while the worker quantizes another model, with what edged does about it and without."""
+    variants: dict[str, dict[str, Any]] = {
+        "as it is": {},
+        "worker not niced": {"worker": {"nice": 0}},
+        "OpenMP's own waiting": {"altered": "spinning"},
+        "neither": {"worker": {"nice": 0}, "altered": "spinning"},
+    }
+    return [{"variant": name, **_contention(effort, options)} for name, options in variants.items()]
+
+
+def _contention(effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        big = {"name": "big", "calibration": {"dir": str(folder / "digits")}, "probation_s": 0}
+        big |= {"input": {"size": BIG_SIDE, "resize": BIG_SIDE}}
+        with Edged(folder, others=[big], **options) as edged:
+            edged.put_live()
+            with Load(edged.address, edged.call, RATE) as load:
+                time.sleep(effort.steady_s)
+                idle = time.monotonic()
+                edged.drop(checkpoint(BIG, 1, folder / "big.pt"), "big")
+                edged.update_of("big.pt", "CALIBRATED")
+                begin = time.monotonic()
+                time.sleep(effort.quantizing_s)
+                end = time.monotonic()
+                edged.update_of("big.pt", "CALIBRATED")  # the figure is about quantizing only if it still goes on
+    return {
+        "failed": sum(answer.failed for answer in load.answers),
+        "idle": figures([answer for answer in load.answers if answer.done < idle]),
+        "quantizing": figures(between(load.answers, begin, end)),
+    }
+
+
+def overhead(effort: Effort) -> Rows:
+    """One request after another with 1x3x224x224 FP32, round robin over the servers; nothing is computed."""
+    side = 224
+    rows: Rows = []
+    with ExitStack() as running:
+        scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
+        edged = scratch / "edged"
+        edged.mkdir()
+        servers: list[Edged | Peer] = [running.enter_context(Edged(edged, side=side, altered="empty"))]
+        servers[0].put_live()  # type: ignore[union-attr]
+        for name in ("triton", "mlserver", "litserve", "uvicorn"):
+            if reason := missing(effort.peers, name):
+                rows.append({"server": name, "missing": reason})
+            else:
+                servers.append(running.enter_context(Peer(name, effort.peers, scratch, [], side)))
+        connections = [Connection(server.address) for server in servers]
+        answers: list[list[Answer]] = [[] for _ in servers]
+        for turn in range(effort.rounds + 20):
+            for server, connection, got in zip(servers, connections, answers, strict=True):
+                answer = connection.ask(server.call)
+                if turn >= 20:  # the first ones warm up
+                    got.append(answer)
+        for server, got in zip(servers, answers, strict=True):
+            failed = sum(answer.failed for answer in got)
+            rows.append({"server": server.name, "requests": len(got), "failed": failed, "closed": figures(got)})
+        for connection in connections:
+            connection.close()
+    return rows
+
+
+SECTIONS: dict[str, Callable[[Effort], Rows]] = {
+    "reload": reload,
+    "swaps": swaps,
+    "contention": contention,
+    "overhead": overhead,
+    "memory": memory,
+    "kill": kill,
+}

@@ -1,0 +1,46 @@
+"""Many swaps under a steady load: nothing fails, each answer is of one generation, and memory comes back."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.serving_checks import answers_of_two, memory_grew, went_back
+from benchmarks.serving_daemon import swappable
+from benchmarks.serving_effort import Effort
+from benchmarks.serving_endurance import memory, swaps
+from benchmarks.serving_load import Load
+from benchmarks.serving_processes import eventually
+
+
+def test_ten_swaps_and_two_thousand_requests() -> None:
+    with swappable() as edged:
+        first = edged.generation
+        with Load(edged.address, edged.call, rate=150) as load:
+            eventually(lambda: len(load.answers) > 20, "traffic")
+            done = [edged.put_live(), *(edged.reload() for _ in range(9))]
+            eventually(lambda: len(load.answers) >= 2000, "2,000 requests")
+    assert [(answer.status, answer.body) for answer in load.answers if answer.failed] == []
+    assert {answer.version for answer in load.answers} == {first, *(swap.version for swap in done)}
+    assert answers_of_two(load.answers) == []
+    assert went_back(load.answers, first, done) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_hundred_swaps_and_fifty_thousand_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    (row,) = swaps(Effort())
+    with capsys.disabled():
+        print(f"\n{row}")
+    assert (row["swaps"], row["failed"], row["of_two"], row["went_back"]) == (200, 0, [], [])
+    assert row["requests"] >= 50_000
+    assert not memory_grew(row["memory_few"], row["memory_many"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_memory_comes_back_and_a_leak_is_seen(capsys: pytest.CaptureFixture[str]) -> None:
+    ours, leaking = memory(Effort())
+    with capsys.disabled():
+        print(f"\n{ours}\n{leaking}")
+    assert not ours["grew"]
+    assert leaking["grew"]
