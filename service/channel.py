@@ -127,7 +127,7 @@ class Channel:
             deadline_s: Seconds from now.
             json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
             rival: What another generation answered to it: the reply tells how far the two agree, see
-                `service.generation_child`. None for a reply to the request itself.
+                `service.served_model`. None for a reply to the request itself.
 
         Raises:
             BusyError: The queue is full.

@@ -7,6 +7,7 @@ import os
 import socket
 import sys
 import time
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
