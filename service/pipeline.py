@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from torch import nn
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.compress import compress
+from edged.compress import Compressed, compress
 from edged.device import choose_device, device_name
 from edged.engine.plan import Resources
 from edged.errors import CalibrationError, MemoryLimitError, RejectedError
@@ -29,8 +30,10 @@ from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
 from edged.observer import Observer
 from edged.spec import InputSpec
-from service.evaluation import check_gates, evaluate, held_out_labels
-from service.job import Job, input_spec
+from service.evaluation import Evaluation, Labels, check_gates, evaluate, held_out_labels
+from service.job import PREDICTIONS, Job, input_spec
+from service.predictions import sample_predictions
+from service.refused import kept_if_refused
 from service.timing import TimingObserver
 
 
@@ -76,9 +79,11 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         model = loaded.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
     with watch.stage("evaluate"), _memory_of(device):
-        totals = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
-        check_gates(totals, job.gates)
-    totals |= {
+        evaluation = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
+        shown = _predictions(job, compressed, cache, loaded.architecture, labels, evaluation)
+        with kept_if_refused(job, compressed, evaluation.totals, shown):
+            check_gates(evaluation.totals, job.gates)
+    totals = evaluation.totals | {
         "bits": job.spec.bits,
         "checkpoint_bytes": checkpoint.file_bytes,
         "bn_reestimated": compressed.bn_reestimated,
@@ -97,7 +102,12 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     job.out.parent.mkdir(parents=True, exist_ok=True)
     with watch.stage("write"):
         report = write_artifact(
-            job.out, quantized=compressed.quantized, rest=compressed.rest, manifest=manifest, report=report
+            job.out,
+            quantized=compressed.quantized,
+            rest=compressed.rest,
+            manifest=manifest,
+            report=report,
+            attachments=shown,
         )
     return {"out": str(job.out), "report": report}
 
@@ -121,6 +131,21 @@ def _memory_of(device: torch.device) -> Iterator[None]:
             f"{device_name(device)} ran out of memory; give a lower memory limit than the"
             f" {device_peak_bytes(device) >> 20} MiB that were in use, free its memory or choose device cpu"
         ) from error
+
+
+def _predictions(
+    job: Job,
+    compressed: Compressed,
+    cache: ImageCache,
+    architecture: Architecture,
+    labels: Labels,
+    evaluation: Evaluation,
+) -> dict[str, bytes]:
+    """The file of sample predictions, if one is wanted."""
+    if not job.report_images:
+        return {}
+    sampled = sample_predictions(compressed, cache, architecture, labels, evaluation.boxes, job.report_images)
+    return {PREDICTIONS: json.dumps(sampled).encode()}
 
 
 def set_up_torch(threads: int | None, device: str) -> torch.device:

@@ -27,6 +27,7 @@ def write_artifact(
     rest: Mapping[str, Tensor],
     manifest: Manifest,
     report: Mapping[str, Any],
+    attachments: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write weights.safetensors, manifest.json and report.json into a new folder.
 
@@ -39,6 +40,7 @@ def write_artifact(
         manifest: `weights` is filled in here.
         report: JSON types. `totals` gains "artifact_bytes" (the weights file) and "compression" (checkpoint bytes per
             artifact byte), which are known only now.
+        attachments: Other files by name, for people; nothing reads them back with the artifact.
 
     Returns:
         The report as written.
@@ -61,6 +63,8 @@ def write_artifact(
             report = {**report, "totals": {**report.get("totals", {}), **figures}}
             (temporary / "manifest.json").write_text(completed.to_json())
             (temporary / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+            for name, data in (attachments or {}).items():
+                (temporary / name).write_bytes(data)
             fsync_tree(temporary)
             rename_into_place(temporary, directory)
         except BaseException:
