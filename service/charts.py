@@ -10,6 +10,7 @@ from service.units import format_seconds
 _WIDTH, _HEIGHT = 340.0, 120.0  # of the drawing, in units that the page scales
 _LEFT, _TOP, _BOTTOM = 64.0, 8.0, 18.0  # for labels
 _RIGHT, _ROW = 62.0, 15.0  # for the seconds behind a bar; height of a row
+_LETTER = 6.5  # about as wide as one is
 _GAP_S = 30.0  # samples further apart than this are not joined by a line
 
 Point = tuple[float, "float | None"]
@@ -46,6 +47,7 @@ def lines(
     label: str,
     ticks: tuple[str, str] | None = None,
     gap_s: float = _GAP_S,
+    bands: Sequence[tuple[str, float, float]] = (),
 ) -> Html:
     """A line for each series over the last `span_s` seconds.
 
@@ -56,14 +58,16 @@ def lines(
         label: What it shows, for those who cannot see it.
         ticks: What stands below the left and the right end; None for minutes ago, and now.
         gap_s: Points further apart than this are not joined.
+        bands: Name, beginning and end (seconds, 0 or less) of parts of the time, told apart by their ground.
     """
     most = max((height for _, points in series for _, height in points if height is not None), default=0.0)
+    ground = join(_band(index, band, span_s) for index, band in enumerate(bands))
     drawn = join(
         fill('<path class="line {name}" d="{path}"/>', name=name, path=_path(points, span_s, most or 1.0, gap_s))
         for name, points in series
     )
     left, right = ticks or (f"{span_s / 60:.0f} min ago", "now")
-    return _chart(label, unit(most) if most else "", left, right, drawn)
+    return _chart(label, unit(most) if most else "", left, right, join([ground, drawn]))
 
 
 def spans(rows: Sequence[tuple[str, float, float]], label: str) -> Html:
@@ -97,6 +101,24 @@ def spans(rows: Sequence[tuple[str, float, float]], label: str) -> Html:
         width=f"{_WIDTH:.0f}",
         height=f"{_ROW * len(rows) + 4:.0f}",
         drawn=join(drawn),
+    )
+
+
+def _band(index: int, band: tuple[str, float, float], span_s: float) -> Html:
+    name, begin, end = band
+    left, right = (_LEFT + (_WIDTH - _LEFT) * max(0.0, min(1.0, 1 + at / span_s)) for at in (begin, end))
+    return fill(
+        '<rect class="band {kind}" x="{x}" y="{top}" width="{width}" height="{height}"><title>{name}</title></rect>'
+        '<text class="tick" x="{inside}" y="{base}">{text}</text>',
+        kind="odd" if index % 2 else "even",
+        x=f"{left:.1f}",
+        top=f"{_TOP:.0f}",
+        width=f"{right - left:.1f}",
+        height=f"{_HEIGHT - _TOP - _BOTTOM:.0f}",
+        name=name,
+        inside=f"{left + 3:.1f}",
+        base=f"{_HEIGHT - _BOTTOM - 5:.0f}",
+        text=name if right - left > _LETTER * len(name) + 6 else "",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -11,6 +12,7 @@ from typing import Any
 
 from service.charts import bars, lines, spans
 from service.figures import figures
+from service.job import STAGES
 from service.markup import Html, fill, join
 from service.report_pictures import predictions
 from service.status_page import MOODS
@@ -48,10 +50,11 @@ _PAGE = """<!doctype html>
 </html>
 """
 _FIGURE = "<figure><figcaption>{caption}</figcaption>{chart}</figure>"
-_TABLE = """<details><summary>As a table</summary><div class="scroll" tabindex="0" role="region" aria-label="{label}">
+_TABLE = """<details><summary>{label}</summary><div class="scroll" tabindex="0" role="region" aria-label="{label}">
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
 _LAYERS = """<section aria-labelledby="layers"><h2 id="layers">Layers</h2>
 <div class="charts">{charts}</div>{table}</section>"""
+_WORKER_STAGES = (*STAGES, "write")
 _SHOWN_DIGITS = 12  # of a digest, as in the metrics
 
 
@@ -101,7 +104,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Architecture", architecture.get("name")),
         ("Bits", totals.get("bits") or settings.get("bits")),
         ("Method", settings.get("method")),
-        *((name[0].upper() + name[1:], value) for name, value in figures(totals)),
+        *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
         ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
         ("Checkpoint", format_bytes(update["file_bytes"])),
         ("Artifact", _artifact(totals)),
@@ -147,7 +150,7 @@ def _course(data: JSON) -> Html:
         (event["at"], event["state"], ", ".join(f"{key} {value}" for key, value in event["detail"].items()))
         for event in data["update"].get("events") or []
     )
-    table = _table("States and when they were entered", ("Time", "State", "Detail"), rows)
+    table = _table("States, and when they were entered", ("Time", "State", "Detail"), rows)
     return fill('<div class="charts">{charts}</div>{table}', charts=join(charts), table=table)
 
 
@@ -167,8 +170,22 @@ def _memory(course: JSON, timeline: Sequence[JSON], update: JSON) -> Iterable[Ht
     peak = max(used for _, used in points)
     series = [("memory", [(at - span_s, float(used)) for at, used in points])]
     label = f"Memory of the worker over {format_seconds(span_s)}: at most {format_bytes(peak)}"
-    chart = lines(series, span_s, format_bytes, label, ticks=("0 s", format_seconds(span_s)), gap_s=span_s)
+    ticks = ("0 s", format_seconds(span_s))
+    bands = _bands(course, timeline, update, span_s)
+    chart = lines(series, span_s, format_bytes, label, ticks, gap_s=span_s, bands=bands)
     yield fill(_FIGURE, caption="Resident memory of the worker", chart=chart)
+
+
+def _bands(course: JSON, timeline: Sequence[JSON], update: JSON, span_s: float) -> list[tuple[str, float, float]]:
+    """The worker's stages, in seconds before its end."""
+    dropped = datetime.datetime.fromisoformat(update["dropped_at"].replace("Z", "+00:00")).timestamp()
+    worker_began = course["started_at"] - dropped
+    bands = []
+    for span in timeline:
+        begin = span["start_s"] - worker_began
+        if span["stage"] in _WORKER_STAGES and 0 <= begin < span_s:
+            bands.append((span["stage"], begin - span_s, min(0.0, begin + span["seconds"] - span_s)))
+    return bands
 
 
 def _layers(layers: Sequence[JSON]) -> Html:
@@ -197,7 +214,7 @@ def _layers(layers: Sequence[JSON]) -> Html:
         for layer in layers
     )
     head = ("Layer", "Kind", "Weights", "Bits", "Loss", "Order", "Images")
-    return fill(_LAYERS, charts=join(charts), table=_table("Layers", head, rows))
+    return fill(_LAYERS, charts=join(charts), table=_table("As a table", head, rows))
 
 
 def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:

@@ -10,7 +10,7 @@ from service.markup import Html, fill, join
 JSON = Mapping[str, Any]
 
 _NOTHING = Html("")
-_DRAWN_WIDTH = 320.0  # of a picture with boxes, in units that the page scales
+_DRAWN_WIDTH, _DRAWN_HEIGHT = 320.0, 270.0  # most of a picture with boxes, in units that the page scales
 _SMALL_PREFIX = "data:image/png"  # pictures of few pixels, see service.predictions
 _PICTURE_PREFIXES = ("data:image/png;base64,", "data:image/jpeg;base64,")
 _SECTION = """<section aria-labelledby="predictions"><h2 id="predictions">Sample predictions</h2>
@@ -19,7 +19,7 @@ _CLASSIFIED = """<div class="sample">{picture}<p class="name">{file}{truth}</p>
 <p>full precision: {before}</p><p>quantized: {after} <span class="badge {mood}">{verdict}</span></p></div>"""
 _DETECTED = """<div class="sample"><p class="name">{file}</p>{shared}<div class="pair">{before}{after}</div></div>"""
 _DRAWING = """<figure><figcaption>{caption}</figcaption>
-<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">{picture}{boxes}</svg></figure>"""
+<svg role="img" aria-label="{label}" viewBox="{left} 0 {full} {height}">{picture}{boxes}</svg></figure>"""
 _BOX = """<rect class="halo" x="{x}" y="{y}" width="{width}" height="{height}"/>
 <rect class="box" x="{x}" y="{y}" width="{width}" height="{height}"><title>{text}</title></rect>
 <rect class="plate" x="{left}" y="{plate}" width="{long}" height="15"/><text class="tag" x="{inside}" y="{base}">{text}</text>"""
@@ -43,7 +43,7 @@ def predictions(sampled: JSON) -> Html:
 def said(prediction: JSON) -> str:
     """A classifier's answer, or a box, in words: "cat 97.1 %"."""
     share = prediction.get("probability", prediction.get("score", 0.0))
-    return f"{_name(prediction)} {100 * share:.1f} %"
+    return f"{name_of(prediction)} {100 * share:.1f} %"
 
 
 def _classified(image: JSON) -> Html:
@@ -53,7 +53,7 @@ def _classified(image: JSON) -> Html:
         _CLASSIFIED,
         picture=_picture(image),
         file=image["file"],
-        truth="" if truth is None else f", labelled {_name(truth)}",
+        truth="" if truth is None else f", labelled {name_of(truth)}",
         before=said(before),
         after=said(after),
         mood="good" if same else "bad",
@@ -70,8 +70,9 @@ def _picture(image: JSON) -> Html:
 
 
 def _detected(number: int, image: JSON) -> Html:
-    scale = _DRAWN_WIDTH / image["width"]
-    width, height = f"{_DRAWN_WIDTH:.0f}", f"{image['height'] * scale:.1f}"
+    scale = min(_DRAWN_WIDTH / image["width"], _DRAWN_HEIGHT / image["height"])
+    wide, high = image["width"] * scale, image["height"] * scale
+    width, height = f"{wide:.1f}", f"{high:.1f}"
     source, identity = _source(image), f"picture-{number}"
     # Once in the file, though it is shown twice.
     shared = fill(
@@ -86,12 +87,13 @@ def _detected(number: int, image: JSON) -> Html:
     drawings = {
         key: fill(
             _DRAWING,
-            caption=f"{title}: {_count(image[key])}",
+            caption=f"{title}: {count_of(image[key])}",
             label=f"{title}: {', '.join(map(said, image[key])) or 'nothing'}",
-            width=width,
+            left=f"{(wide - _DRAWN_WIDTH) / 2:.1f}",  # a narrow picture stands in the middle
+            full=f"{_DRAWN_WIDTH:.0f}",
             height=height,
             picture=use if source else _NOTHING,
-            boxes=join(_box(box, scale) for box in reversed(image[key])),  # the surest on top
+            boxes=join(_box(box, scale, wide) for box in reversed(image[key])),  # the surest on top
         )
         for key, title in (("fp32", "Full precision"), ("quantized", "Quantized"))
     }
@@ -104,12 +106,12 @@ def _detected(number: int, image: JSON) -> Html:
     )
 
 
-def _box(box: JSON, scale: float) -> Html:
+def _box(box: JSON, scale: float, wide: float) -> Html:
     x1, y1, x2, y2 = (side * scale for side in box["box"])
-    text = f"{_name(box)} {box['score']:.2f}"
+    text = f"{name_of(box)} {box['score']:.2f}"
     top = max(y1 - 15, 0.0)
     long = 6.6 * len(text) + 6  # a fair guess of the text's width: without a script nothing can measure it
-    left = max(0.0, min(x1, _DRAWN_WIDTH - long))
+    left = max(0.0, min(x1, wide - long))
     return fill(
         _BOX,
         x=f"{x1:.1f}",
@@ -125,12 +127,14 @@ def _box(box: JSON, scale: float) -> Html:
     )
 
 
-def _name(prediction: JSON) -> str:
+def name_of(prediction: JSON) -> str:
+    """The name of a class, or its number."""
     name = prediction.get("name")
     return f"class {prediction['class']}" if name is None else str(name)
 
 
-def _count(boxes: Sequence[JSON]) -> str:
+def count_of(boxes: Sequence[JSON]) -> str:
+    """How many: "1 box"."""
     return f"{len(boxes)} box" if len(boxes) == 1 else f"{len(boxes)} boxes"
 
 

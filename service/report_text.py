@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from service.report_page import facts
-from service.report_pictures import said
+from service.report_pictures import count_of, name_of, said
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -76,10 +76,11 @@ def _predictions(data: JSON) -> Iterator[str]:
     sampled: JSON = data.get("predictions") or {}
     for image in sampled.get("images") or []:
         before, after = (_words(image[key]) for key in ("fp32", "quantized"))
-        yield f"{image['file']}: {before} -> {after}"
+        truth = f" (labelled {name_of(image['truth'])})" if image.get("truth") else ""
+        yield f"{image['file']}{truth}: {before} -> {after}"
 
 
 def _words(found: Any) -> str:
     if isinstance(found, Mapping):
         return said(found)
-    return f"{len(found)} boxes" + (f" ({', '.join(map(said, found[:3]))})" if found else "")
+    return count_of(found) + (f" ({', '.join(map(said, found[:3]))})" if found else "")
