@@ -1,4 +1,4 @@
-"""`python -m service.cuda_probe`: asks the CUDA driver itself, without torch, and says in one line of JSON what it said.
+"""`python -m service.cuda_probe`: asks the CUDA driver, without torch, and says in one line of JSON what it answers.
 
 A process of its own, because a broken driver may end it without a word.
 """

@@ -98,8 +98,8 @@ def evaluate(
         spec: Which predictions of a detector count as boxes when it is served.
 
     Returns:
-        Totals "held_out_images", "agreement" (percent) and "relative_error"; of a detector also "boxes". With labels "fp32",
-        "quantized" and "drop", each with "top1" and "top5", or "map50" and "map50_95", in percent.
+        Totals "held_out_images", "agreement" (percent) and "relative_error"; of a detector also "boxes". With labels
+        "fp32", "quantized" and "drop", each with "top1" and "top5", or "map50" and "map50_95", in percent.
 
     Raises:
         GateError: The quantized model's output is not finite.

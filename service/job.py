@@ -51,8 +51,8 @@ class Job:
         device: "auto", "cpu" or "cuda".
         memory_limit: Bytes of resident memory at most, of a GPU's memory where that is the device; None for no limit.
         max_bytes: Size of the checkpoint at most, None for the library's limit.
-        report_images: Held-out images whose predictions, with a picture each, go into predictions.json; 0 for no such file.
-        keep_refused: When a gate refuses the result, leave what is known of it in `out`: no artifact, for a report only.
+        report_images: Held-out images that predictions.json shows; 0 for no such file.
+        keep_refused: When a gate refuses the result, leave what is known of it in `out`, for a report: no artifact.
     """
 
     checkpoint: Path

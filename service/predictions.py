@@ -50,7 +50,7 @@ def sample_predictions(
         count: Most images; fewer if their pictures take more than MAX_PICTURE_BYTES.
 
     Returns:
-        {"task", "images": [{"file", "picture" (a data URI), "width", "height", "fp32", "quantized", ...}]}. A classifier
+        {"task", "images": [{"file", "picture" (a data URI), "width", "height", "fp32", "quantized"}]}. A classifier
         says {"class", "name", "probability"}, with "truth" where it is known; a detector a list of {"box": [x1, y1, x2,
         y2] in pixels of the image, "class", "name", "score"}. Names are null where they are not known.
     """

@@ -1,4 +1,4 @@
-"""report.html: one update for people, in one file that needs no other and runs no script. Pure but for its stylesheet."""
+"""report.html: one update for people, in one file that needs no other and runs no script."""
 
 from __future__ import annotations
 

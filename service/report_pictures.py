@@ -22,7 +22,8 @@ _DRAWING = """<figure><figcaption>{caption}</figcaption>
 <svg role="img" aria-label="{label}" viewBox="{left} 0 {full} {height}">{picture}{boxes}</svg></figure>"""
 _BOX = """<rect class="halo" x="{x}" y="{y}" width="{width}" height="{height}"/>
 <rect class="box" x="{x}" y="{y}" width="{width}" height="{height}"><title>{text}</title></rect>
-<rect class="plate" x="{left}" y="{plate}" width="{long}" height="15"/><text class="tag" x="{inside}" y="{base}">{text}</text>"""
+<rect class="plate" x="{left}" y="{plate}" width="{long}" height="15"/>
+<text class="tag" x="{inside}" y="{base}">{text}</text>"""
 
 
 def predictions(sampled: JSON) -> Html:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from service.states import State
 from service.update import Event, Update
 
-# The journal has the seconds of each stage, and the time of each state. These stages end when their state is entered ...
+# The journal has the seconds of each stage, and the time of each state. These stages end with their state's entry ...
 _ENDS: Mapping[str, State] = {
     "settle": State.SETTLED,
     "claim": State.CLAIMED,

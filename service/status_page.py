@@ -64,7 +64,8 @@ _UPDATES = """<div class="scroll" tabindex="0" role="region" aria-labelledby="up
 <thead><tr><th scope="col">Update</th><th scope="col">Model</th><th scope="col">File</th><th scope="col">State</th>
 <th scope="col">Generation</th><th scope="col">Stages</th><th scope="col">Note</th></tr></thead>
 <tbody>{rows}</tbody></table></div>"""
-_UPDATE = """<tr><th scope="row"><a href="/edged/v1/updates/{id}/report" aria-label="Report of update {id}">{id}</a></th>
+_UPDATE = """<tr>
+<th scope="row"><a href="/edged/v1/updates/{id}/report" aria-label="Report of update {id}">{id}</a></th>
 <td>{model}</td><td class="name">{file}</td>
 <td><span class="badge {mood}">{state}</span></td><td>{generation}</td><td>{stages}</td>
 <td class="name">{note}</td></tr>"""

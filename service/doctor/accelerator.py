@@ -22,7 +22,7 @@ _REMEDIES = {
     304: "`sudo dmesg` tells what the driver met; `sudo reboot` after an update of it",
     802: "`sudo systemctl restart nvidia-fabricmanager`, or wait until the device is up",
     803: "`sudo reboot`: the loaded driver and libcuda.so.1 are of different versions",
-    804: "install the driver that goes with libcuda.so.1, or remove the cuda-compat package: `sudo apt remove 'cuda-compat-*'`",
+    804: "`sudo apt remove 'cuda-compat-*'`, or install the driver that goes with libcuda.so.1",
     999: "`sudo modprobe nvidia_uvm`, then `sudo dmesg`; `sudo reboot` if that does not help",
 }
 _OTHER_REMEDY = "`sudo dmesg` tells what the driver met"

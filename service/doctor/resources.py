@@ -36,7 +36,7 @@ def check_memory(machine: Machine, config: Config | None) -> Iterator[Check]:
         fix = "stop other programs (`ps aux --sort=-rss | head`), add swap, or set worker.memory_max and models[].swap"
         yield Check("memory", WARN, f"{detail}; a worker and a generation want 1 GiB", fix)
     elif limit is not None and limit > available:
-        fix = f"set worker.memory_max below {format_bytes(available)}, or stop other programs (`ps aux --sort=-rss | head`)"
+        fix = f"set worker.memory_max below {format_bytes(available)}, or stop others (`ps aux --sort=-rss | head`)"
         yield Check("memory", WARN, f"{detail}; worker.memory_max is {format_bytes(limit)}", fix)
     else:
         yield Check("memory", OK, detail)

@@ -17,7 +17,7 @@ def check_systemd(machine: Machine, _: Config | None) -> Iterator[Check]:
     """The version of systemd, and the state of edged.service."""
     match = re.match(r"systemd (\d+)", machine.run(["systemctl", "--version"]) or "")
     if match is None:
-        yield Check("systemd", OK, "not here: have another supervisor start `edged run`; its exit codes say how it ended")
+        yield Check("systemd", OK, "not here: let another supervisor start `edged run`")
         return
     version = int(match[1])
     if version < _LEAST:
@@ -27,7 +27,7 @@ def check_systemd(machine: Machine, _: Config | None) -> Iterator[Check]:
     lacking = [f"{name} ({least})" for least, name in _FEATURES.items() if version < least]
     features = f", without {', '.join(lacking)}" if lacking else ""
     if not machine.path("/run/systemd/system").is_dir():
-        yield Check("systemd", OK, f"{version}{features}; it did not start this machine, so edged.service does not apply")
+        yield Check("systemd", OK, f"{version}{features}; not running here, so edged.service does not apply")
         return
     yield Check("systemd", OK, f"{version}{features}")
     yield from _unit(machine)
