@@ -150,7 +150,7 @@ def _course(data: JSON) -> Html:
         (event["at"], event["state"], ", ".join(f"{key} {value}" for key, value in event["detail"].items()))
         for event in data["update"].get("events") or []
     )
-    table = _table("States, and when they were entered", ("Time", "State", "Detail"), rows)
+    table = _table("States and times", ("Time", "State", "Detail"), rows)
     return fill('<div class="charts">{charts}</div>{table}', charts=join(charts), table=table)
 
 

@@ -37,7 +37,7 @@ def predictions(sampled: JSON) -> Html:
         return _NOTHING
     detected = sampled.get("task") == "detection"
     made = (_detected(number, image) if detected else _classified(image) for number, image in enumerate(images))
-    note = f"{len(images)} held-out images, none of which calibrated: half of them those that differ most."
+    note = f"{len(images)} held-out images; half of them are those on which the two differ most."
     return fill(_SECTION, note=note, kind="wide" if detected else "", samples=join(made))
 
 
