@@ -13,9 +13,8 @@ from typing import Any
 from service.charts import bars, lines, spans
 from service.figures import figures
 from service.job import STAGES
-from service.markup import Html, fill, join
+from service.markup import MOODS, Html, fill, join
 from service.report_pictures import predictions
-from service.status_page import MOODS
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]

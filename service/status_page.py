@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.charts import bars, lines
-from service.markup import Html, fill, join
+from service.markup import MOODS, Html, fill, join
 from service.samples import KEEP_S, Sample
 from service.units import format_bytes, format_seconds
 
@@ -69,7 +69,6 @@ _UPDATE = """<tr>
 <td>{model}</td><td class="name">{file}</td>
 <td><span class="badge {mood}">{state}</span></td><td>{generation}</td><td>{stages}</td>
 <td class="name">{note}</td></tr>"""
-MOODS = {"COMMITTED": "good", "REJECTED": "bad", "FAILED": "bad", "ROLLED_BACK": "bad", "DEFERRED": "warn"}
 
 
 def render(overview: JSON, *, actions: bool, local: bool) -> str:
