@@ -18,7 +18,9 @@ from tests.end_to_end.browser import Browser, browsing
 from tests.end_to_end.daemon import Daemon, running
 from tests.end_to_end.test_status_page import _CONTRAST, EVIL, needs_browser
 
-LOWEST = "(() => {" + _CONTRAST + "return Math.min(...[...document.querySelectorAll('body *')].map(contrast)); })()"
+# But for tooltips, and for the names of boxes, which have a dark plate behind them whatever the page's colour is.
+TEXTS = "[...document.querySelectorAll('body *:not(title):not(.tag)')]"
+LOWEST = "(() => {" + _CONTRAST + f"return Math.min(...{TEXTS}.map(contrast)); }})()"
 COUNT = "document.querySelectorAll({!r}).length"
 
 
@@ -32,7 +34,9 @@ def daemon(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.T
         "quantization": {"bits": 8},
         "detection": {"confidence": 0.1},
     }
-    strict = {**digits, "name": "strict", "gates": {"min_agreement": 100}, "quantization": {"bits": 2, "method": "rtn"}}
+    # At two bits no detector sees every box that it saw before.
+    rough = {"bits": 2, "method": "rtn"}
+    strict = {**shapes, "name": "strict", "gates": {"min_agreement": 100}, "quantization": rough}
     models = [{**digits, "quantization": {"bits": 4, "recipe": "fast"}}, shapes, strict]
     with running(tmp_path_factory.mktemp("report"), task.calibration, models=models) as daemon:
         yield daemon
@@ -49,9 +53,9 @@ def detected(daemon: Daemon, detection_task: DetectionTask) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def refused(daemon: Daemon, task: Task) -> dict[str, Any]:
-    daemon.drop(task.second, model="strict")
-    update = daemon.update_of(task.second.name)
+def refused(daemon: Daemon, detection_task: DetectionTask) -> dict[str, Any]:
+    daemon.drop(detection_task.second, model="strict")
+    update = daemon.update_of(detection_task.second.name)
     assert (update["state"], update["code"]) == ("REJECTED", "gate")
     return update
 
@@ -89,13 +93,14 @@ def test_a_classifiers_report(daemon: Daemon, classified: dict[str, Any], tmp_pa
         assert browser.evaluate(COUNT.format("img")) == 8
         assert browser.evaluate(COUNT.format("svg[role=img]")) == 4
         assert browser.evaluate(COUNT.format("rect.bar")) >= 2 * 20 + 12  # loss and bits of each layer, stages
-        assert browser.evaluate(COUNT.format("rect.band")) >= 5
+        assert browser.evaluate(COUNT.format("rect.band")) >= 4
         # The status page leads here.
         browser.open(f"{address}/")
         browser.evaluate("document.querySelector('a[href$=\"/report\"]').click()")
         browser.until("document.title.startsWith('edged: update')")
 
 
+@pytest.mark.slow  # the report of a refused detector is seen below
 @needs_browser
 def test_a_detectors_report_from_its_file(daemon: Daemon, detected: dict[str, Any], tmp_path: Path) -> None:
     page = daemon.state / "models" / "shapes" / "gen" / "1" / "report.html"
@@ -121,8 +126,8 @@ def test_a_refused_files_report_shows_why(daemon: Daemon, refused: dict[str, Any
     with browsing() as browser:
         text = seen(browser, page.as_uri(), "refused", tmp_path)
         assert refused["reason"] in text
-        assert "differs" in text
-        assert browser.evaluate(COUNT.format("rect.bar")) >= 2 * 20
+        assert "Sample predictions" in text
+        assert browser.evaluate(COUNT.format("rect.bar")) >= 2 * 18
 
 
 def test_the_report_over_http(daemon: Daemon, classified: dict[str, Any]) -> None:
@@ -149,10 +154,11 @@ def test_the_command(daemon: Daemon, classified: dict[str, Any], refused: dict[s
 
     assert edged(str(classified["id"])).startswith(f"update {classified['id']} of digits: COMMITTED")
     found = json.loads(edged("strict", "--json"))
-    assert (found["update"]["state"], len(found["report"]["layers"])) == ("REJECTED", 20)
+    assert (found["update"]["state"], len(found["report"]["layers"])) == ("REJECTED", 18)
     assert found["path"] == str(daemon.state / "rejected" / refused["sha256"] / "report.html")
 
 
+@pytest.mark.slow
 def test_a_worker_that_takes_too_much_leaves_its_course(task: Task, tmp_path: Path) -> None:
     worker = {"memory_max": "60MiB", "tries": 1}
     with running(tmp_path, task.calibration, worker=worker) as daemon:
