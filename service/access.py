@@ -56,6 +56,18 @@ def check_inference(request: Request, serve: ServeConfig) -> None:
         )
 
 
+def may_see_images(request: Request, serve: ServeConfig) -> bool:
+    """Whether calibration images may be shown: on this machine to all who may ask a model, elsewhere with a token.
+
+    Raises:
+        AccessError: A token cannot be read.
+    """
+    if is_local(request) or (serve.inference_token_file is None and not serve.public):
+        return True
+    known = [_knows(request, file) for file in (serve.inference_token_file, serve.admin_token) if file is not None]
+    return any(known)
+
+
 def is_local(request: Request) -> bool:
     """Whether a request came through the UNIX socket."""
     return bool(request.scope.get(_LOCAL))

@@ -16,6 +16,8 @@ from service.job import STAGES, Gates, Job
 from service.journal import Update
 from service.probation import notice_rollback, prove
 from service.rejects import discard
+from service.report import Course
+from service.reports import keep_course, write_report
 from service.shadow import Shadow
 from service.states import State
 from service.stopping import StoppedError
@@ -71,6 +73,7 @@ class Attempt:
             unchanged = not await self._go_live(generation)
             log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
             shadow = service.shadow
+            await write_report(self._context, self._update.id)
             problem = await prove(self._context, self._update.id, self._model, generation, self._note)
         finally:
             await service.end_shadow()
@@ -105,7 +108,11 @@ class Attempt:
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
         self._worker_started = time.monotonic()
         worker = WorkerProcess(self._job(), self._limits(), self._on_event)
+        began = time.time()
         outcome = await worker.run()
+        limit = context.config.worker.memory_max
+        course = Course(update.id, began, worker.memory.points, limit)
+        await context.disk(keep_course, context.staged(update), course)
         peak = context.metrics.worker_peak_memory.labels(update.model)
         if isinstance(outcome, Failure):
             peak.set(worker.peak_bytes)
@@ -132,6 +139,8 @@ class Attempt:
             device=config.worker.device,
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
+            report_images=model.report_images,
+            keep_refused=True,
         )
 
     def _limits(self) -> WorkerLimits:
@@ -220,6 +229,7 @@ class Attempt:
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
         context.metrics.updates.labels(update.model, "committed", reason).inc()
         log.info("update %d of %s is committed", update.id, update.model)
+        await write_report(context, update.id)
         if not await context.disk(context.shares_claim, update):
             await context.disk(discard, context.claimed_file(update))
         await context.disk(context.store.prune, update.model, self._model.keep)

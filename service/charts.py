@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from service.markup import Html, fill, join
+from service.units import format_seconds
 
 _WIDTH, _HEIGHT = 340.0, 120.0  # of the drawing, in units that the page scales
 _LEFT, _TOP, _BOTTOM = 64.0, 8.0, 18.0  # for labels
+_RIGHT, _ROW = 62.0, 15.0  # for the seconds behind a bar; height of a row
+_LETTER = 6.5  # about as wide as one is
 _GAP_S = 30.0  # samples further apart than this are not joined by a line
 
 Point = tuple[float, "float | None"]
@@ -38,7 +41,13 @@ def bars(values: Sequence[tuple[str, float]], label: str) -> Html:
 
 
 def lines(
-    series: Sequence[tuple[str, Sequence[Point]]], span_s: float, unit: Callable[[float], str], label: str
+    series: Sequence[tuple[str, Sequence[Point]]],
+    span_s: float,
+    unit: Callable[[float], str],
+    label: str,
+    ticks: tuple[str, str] | None = None,
+    gap_s: float = _GAP_S,
+    bands: Sequence[tuple[str, float, float]] = (),
 ) -> Html:
     """A line for each series over the last `span_s` seconds.
 
@@ -47,23 +56,80 @@ def lines(
         span_s: Seconds from the left to the right.
         unit: Writes a height for people.
         label: What it shows, for those who cannot see it.
+        ticks: What stands below the left and the right end; None for minutes ago, and now.
+        gap_s: Points further apart than this are not joined.
+        bands: Name, beginning and end (seconds, 0 or less) of parts of the time, told apart by their ground.
     """
     most = max((height for _, points in series for _, height in points if height is not None), default=0.0)
+    ground = join(_band(index, band, span_s) for index, band in enumerate(bands))
     drawn = join(
-        fill('<path class="line {name}" d="{path}"/>', name=name, path=_path(points, span_s, most or 1.0))
+        fill('<path class="line {name}" d="{path}"/>', name=name, path=_path(points, span_s, most or 1.0, gap_s))
         for name, points in series
     )
-    return _chart(label, unit(most) if most else "", f"{span_s / 60:.0f} min ago", "now", drawn)
+    left, right = ticks or (f"{span_s / 60:.0f} min ago", "now")
+    return _chart(label, unit(most) if most else "", left, right, join([ground, drawn]))
 
 
-def _path(points: Sequence[Point], span_s: float, most: float) -> str:
+def spans(rows: Sequence[tuple[str, float, float]], label: str) -> Html:
+    """A row for each stage of a work, with a bar from its beginning to its end.
+
+    Args:
+        rows: Name, seconds of the beginning, seconds that it took.
+        label: What it shows, for those who cannot see it.
+    """
+    whole = max((start_s + seconds for _, start_s, seconds in rows), default=0.0) or 1.0
+    scale = (_WIDTH - _LEFT - _RIGHT) / whole
+    drawn = (
+        fill(
+            '<text class="tick end" x="{before}" y="{base}">{name}</text>'
+            '<rect class="bar" x="{x}" y="{top}" width="{width}" height="9"><title>{name}: {took}</title></rect>'
+            '<text class="tick" x="{after}" y="{base}">{took}</text>',
+            before=f"{_LEFT - 6:.0f}",
+            base=f"{_ROW * index + 12:.1f}",
+            name=name,
+            x=f"{_LEFT + start_s * scale:.1f}",
+            top=f"{_ROW * index + 4:.1f}",
+            width=f"{max(seconds * scale, 1.5):.1f}",
+            after=f"{_LEFT + max((start_s + seconds) * scale, start_s * scale + 1.5) + 4:.1f}",
+            took=format_seconds(seconds),
+        )
+        for index, (name, start_s, seconds) in enumerate(rows)
+    )
+    return fill(
+        '<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">{drawn}</svg>',
+        label=label,
+        width=f"{_WIDTH:.0f}",
+        height=f"{_ROW * len(rows) + 4:.0f}",
+        drawn=join(drawn),
+    )
+
+
+def _band(index: int, band: tuple[str, float, float], span_s: float) -> Html:
+    name, begin, end = band
+    left, right = (_LEFT + (_WIDTH - _LEFT) * max(0.0, min(1.0, 1 + at / span_s)) for at in (begin, end))
+    return fill(
+        '<rect class="band {kind}" x="{x}" y="{top}" width="{width}" height="{height}"><title>{name}</title></rect>'
+        '<text class="tick" x="{inside}" y="{base}">{text}</text>',
+        kind="odd" if index % 2 else "even",
+        x=f"{left:.1f}",
+        top=f"{_TOP:.0f}",
+        width=f"{right - left:.1f}",
+        height=f"{_HEIGHT - _TOP - _BOTTOM:.0f}",
+        name=name,
+        inside=f"{left + 3:.1f}",
+        base=f"{_HEIGHT - _BOTTOM - 5:.0f}",
+        text=name if right - left > _LETTER * len(name) + 6 else "",
+    )
+
+
+def _path(points: Sequence[Point], span_s: float, most: float, gap_s: float) -> str:
     """Moves where values are missing, lines elsewhere; a lone value is a dot of its own."""
     commands, before = [], None
     for at, height in points:
         if height is None:
             continue
         x, y = _LEFT + (_WIDTH - _LEFT) * (1 + at / span_s), _y(height / most)
-        joined = before is not None and at - before <= _GAP_S
+        joined = before is not None and at - before <= gap_s
         commands.append(f"L{x:.1f} {y:.1f}" if joined else f"M{x:.1f} {y:.1f}h1")
         before = at
     return "".join(commands)

@@ -142,6 +142,10 @@ def _add_client_commands(commands: Any) -> None:
     status.add_argument("model", nargs="?", metavar="MODEL", help="exit code 4 if this model is not in service")
     history = _command(commands, "history", _history, "what became of dropped files", "edged history classifier")
     history.add_argument("model", nargs="?", metavar="MODEL", help="of one model, with its generations; default: all")
+    report = _command(commands, "report", _report, "what one update did, and how it went", "edged report 7 --open")
+    report.add_argument("update", metavar="UPDATE", help="its number, or a model's name for that model's latest")
+    report.add_argument("--output", metavar="FILE", help="write the page there, one file with all in it")
+    report.add_argument("--open", action="store_true", help="show the page in a browser")
     administration = [
         _command(commands, name, _administer, text, f"edged {name} classifier")
         for name, text in _ADMINISTRATION.items()
@@ -150,7 +154,7 @@ def _add_client_commands(commands: Any) -> None:
         command.add_argument("model", metavar="MODEL")
     gc = _command(commands, "gc", _gc, "remove what nobody needs any more", "edged gc --dry-run")
     gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
-    for command in (submit, status, history, *administration, gc):
+    for command in (submit, status, history, report, *administration, gc):
         command.add_argument("--socket", metavar="PATH", help="of the daemon; default: $EDGED_SOCKET, or by the config")
         _add_config(command)
         _add_json(command)
@@ -214,6 +218,12 @@ def _history(options: argparse.Namespace) -> int:
     from service.commands import history
 
     return history(options)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from service.report_command import report
+
+    return report(options)
 
 
 def _administer(options: argparse.Namespace) -> int:

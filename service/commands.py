@@ -33,19 +33,19 @@ def check_config(options: Namespace) -> int:
 
 
 def doctor(options: Namespace) -> int:
-    """`edged doctor`: exit code 1 if something would keep edged from working."""
-    from service.doctor import diagnose
+    """`edged doctor`: the exit code says what kind of fault would keep edged from working."""
+    from service.doctor import diagnose, exit_code
 
-    checks = [check.to_dict() for check in diagnose(options.config)]
-    ok = all(check["level"] != "fail" for check in checks)
+    found = diagnose(options.config)
+    code = exit_code(found)
 
     def text(result: dict[str, Any]) -> str:
         from service import render
 
         return render.checks(result["checks"])
 
-    _print(options, {"ok": ok, "checks": checks}, text)
-    return 0 if ok else 1
+    _print(options, {"ok": code == 0, "checks": [check.to_dict() for check in found]}, text)
+    return code
 
 
 def submit(options: Namespace) -> int:

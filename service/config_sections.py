@@ -145,6 +145,7 @@ class ModelConfig:
     runtime: str = setting(choice("auto", "torch"), "auto")
     keep: int = setting(whole(2), 3)
     probation_s: float = setting(number(0), 10.0)
+    report_images: int = setting(whole(0, 64), 8)
 
     def __post_init__(self) -> None:
         if self.arch in CLASSIFIERS and self.detection != DetectionConfig():
@@ -168,7 +169,7 @@ class ModelConfig:
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
         # Without what is not asked for, keys stay what they were before it could be asked for.
         irrelevant = ("detection",) if self.detection == DetectionConfig() else ()
-        for key in ("batching", "swap", "runtime", "keep", "probation_s", *irrelevant):
+        for key in ("batching", "swap", "runtime", "keep", "probation_s", "report_images", *irrelevant):
             del data[key]
         usual = vars(GatesConfig())
         for key in data["gates"].keys() - {"min_agreement", "max_drop"}:

@@ -33,6 +33,19 @@ FIGURES: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What was found on the held-out images.
+
+    Attributes:
+        totals: Figures, JSON types; see `evaluate`.
+        boxes: Of a detector: what "fp32" and "quantized" see in each image as it will be served; None of a classifier.
+    """
+
+    totals: dict[str, Any]
+    boxes: Mapping[str, list[Detections]] | None = None
+
+
+@dataclass(frozen=True)
 class Labels:
     """What is known of the held-out images; all None without labels that fit the model.
 
@@ -74,7 +87,7 @@ def fits(boxes: list[Boxes], architecture: Architecture) -> bool:
 
 def evaluate(
     compressed: Compressed, cache: ImageCache, architecture: Architecture, labels: Labels, spec: DetectionSpec
-) -> dict[str, Any]:
+) -> Evaluation:
     """How close the quantized model comes to full precision on the held-out images, and with labels how right it is.
 
     Args:
@@ -85,19 +98,19 @@ def evaluate(
         spec: Which predictions of a detector count as boxes when it is served.
 
     Returns:
-        "held_out_images", "agreement" (percent) and "relative_error"; of a detector also "boxes". With labels "fp32",
-        "quantized" and "drop", each with "top1" and "top5", or "map50" and "map50_95", in percent.
+        Totals "held_out_images", "agreement" (percent) and "relative_error"; of a detector also "boxes". With labels
+        "fp32", "quantized" and "drop", each with "top1" and "top5", or "map50" and "map50_95", in percent.
 
     Raises:
         GateError: The quantized model's output is not finite.
     """
     if architecture.plan is None:
-        totals = _of_classifier(compressed, labels)
+        totals, boxes = _of_classifier(compressed, labels), None
     else:
-        totals = _of_detector(compressed, cache, architecture.plan, labels, spec)
+        totals, boxes = _of_detector(compressed, cache, architecture.plan, labels, spec)
     if "fp32" in totals:
         totals["drop"] = {key: totals["fp32"][key] - totals["quantized"][key] for key in totals["fp32"]}
-    return {"task": architecture.task, "held_out_images": len(cache.held_out), **totals}
+    return Evaluation({"task": architecture.task, "held_out_images": len(cache.held_out), **totals}, boxes)
 
 
 def check_gates(totals: Mapping[str, Any], gates: Gates) -> None:
@@ -153,7 +166,7 @@ def _of_classifier(compressed: Compressed, labels: Labels) -> dict[str, Any]:
 
 def _of_detector(
     compressed: Compressed, cache: ImageCache, plan: Plan, labels: Labels, spec: DetectionSpec
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, list[Detections]]]:
     networks = {"fp32": compressed.full, "quantized": compressed.model}
     served: dict[str, list[Detections]] = {key: [] for key in networks}
     scored: dict[str, list[Detections]] = {key: [] for key in networks}
@@ -182,7 +195,7 @@ def _of_detector(
         for key, found in scored.items():
             score = average_precision(found, labels.boxes, sizes)
             totals[key] = {"map50": score.map50, "map50_95": score.map50_95}
-    return totals
+    return totals, served
 
 
 def _check_finite(outputs: Tensor) -> None:

@@ -19,6 +19,7 @@ from service.access import check_admin, check_inference
 from service.bodies import json_bytes_of, read_body, response_of
 from service.channel import ServingError
 from service.page_routes import PageRoutes
+from service.report_routes import ReportRoutes
 
 if TYPE_CHECKING:
     from service.serving import ModelService
@@ -60,6 +61,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 for action in ADMINISTRATION
             ),
             *PageRoutes(supervisor).routes,
+            *ReportRoutes(supervisor).routes,
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
         exception_handlers={

@@ -11,6 +11,8 @@ from typing import Any
 from edged.errors import UsageError
 from edged.spec import DetectionSpec, Fit, InputSpec, QuantSpec
 
+PREDICTIONS = "predictions.json"  # beside report.json, see service.predictions
+
 # The stages that a worker reports, in order; each moves the update one state on.
 STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")
 
@@ -58,6 +60,8 @@ class Job:
         device: "auto", "cpu" or "cuda".
         memory_limit: Bytes of resident memory at most, of a GPU's memory where that is the device; None for no limit.
         max_bytes: Size of the checkpoint at most, None for the library's limit.
+        report_images: Held-out images that predictions.json shows; 0 for no such file.
+        keep_refused: When a gate refuses the result, leave what is known of it in `out`, for a report: no artifact.
     """
 
     checkpoint: Path
@@ -76,6 +80,8 @@ class Job:
     device: str = "auto"
     memory_limit: int | None = None
     max_bytes: int | None = None
+    report_images: int = 0
+    keep_refused: bool = False
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+# Class of the badge of an update's state; the others are plain.
+MOODS = {"COMMITTED": "good", "REJECTED": "bad", "FAILED": "bad", "ROLLED_BACK": "bad", "DEFERRED": "warn"}
+
 
 class Html(str):
     """Text that is HTML already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import platform
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import record
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.compress import compress
+from edged.compress import Compressed, compress
 from edged.device import CPU, choose_device, device_name
 from edged.engine.plan import Resources
 from edged.errors import CalibrationError, MemoryLimitError, RejectedError
@@ -30,8 +31,10 @@ from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
 from edged.observer import Observer
 from edged.spec import InputSpec
-from service.evaluation import check_gates, evaluate, held_out_labels
-from service.job import Job, input_spec
+from service.evaluation import Evaluation, Labels, check_gates, evaluate, held_out_labels
+from service.job import PREDICTIONS, Job, input_spec
+from service.predictions import sample_predictions
+from service.refused import kept_if_refused
 from service.timing import TimingObserver
 
 
@@ -77,9 +80,11 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         model = loaded.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
     with watch.stage("evaluate"), _memory_of(device):
-        totals = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
-        check_gates(totals, job.gates)
-    totals |= {
+        evaluation = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
+        shown = _predictions(job, compressed, cache, loaded.architecture, labels, evaluation)
+        with kept_if_refused(job, compressed, evaluation.totals, shown):
+            check_gates(evaluation.totals, job.gates)
+    totals = evaluation.totals | {
         "bits": job.spec.bits,
         "checkpoint_bytes": checkpoint.file_bytes,
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
@@ -107,6 +112,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
             manifest=manifest,
             report=report,
             warmup=warmup,
+            attachments=shown,
         )
     return {"out": str(job.out), "report": report}
 
@@ -130,6 +136,21 @@ def _memory_of(device: torch.device) -> Iterator[None]:
             f"{device_name(device)} ran out of memory; give a lower memory limit than the"
             f" {device_peak_bytes(device) >> 20} MiB that were in use, free its memory or choose device cpu"
         ) from error
+
+
+def _predictions(
+    job: Job,
+    compressed: Compressed,
+    cache: ImageCache,
+    architecture: Architecture,
+    labels: Labels,
+    evaluation: Evaluation,
+) -> dict[str, bytes]:
+    """The file of sample predictions, if one is wanted."""
+    if not job.report_images:
+        return {}
+    sampled = sample_predictions(compressed, cache, architecture, labels, evaluation.boxes, job.report_images)
+    return {PREDICTIONS: json.dumps(sampled).encode()}
 
 
 def set_up_torch(threads: int | None, device: str) -> torch.device:

@@ -13,6 +13,7 @@ from service.context import Context
 from service.gauges import RUNTIME, read_artifact, refresh, resident_bytes
 from service.journal import Update
 from service.lanes import Lane
+from service.report import gather
 from service.samples import Samples
 from service.serving import ModelService
 from service.states import State
@@ -87,6 +88,15 @@ class Queries:
         events = await self._context.disk(self._context.journal.events, identity)
         update = self._update(await self._context.get(identity))
         return {**update, "events": [event.to_dict() for event in events]}
+
+    async def report(self, identity: int) -> dict[str, Any]:
+        """All that is known of one update, see `service.report.gather`.
+
+        Raises:
+            UsageError: There is none.
+        """
+        context = self._context
+        return await context.disk(gather, context.journal, context.store, context.paths, identity)
 
     async def history(self, model: str) -> dict[str, Any]:
         """Which generations of a model exist, and the updates that were published.

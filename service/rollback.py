@@ -7,6 +7,7 @@ from typing import Any
 
 from edged.errors import NotReadyError, PinnedError
 from service.context import Context
+from service.reports import write_report
 from service.states import State
 from service.switching import go_live
 
@@ -58,15 +59,18 @@ async def roll_back(
             journaled.update(swap)
             log.warning("model %s: rolling back from generation %d to %d: %s", model, current, target, why)
 
+        undone = await context.disk(context.journal.brought_live, model, current)
+
         async def live() -> None:
-            update = await context.disk(context.journal.brought_live, model, current)
-            if update is not None:
+            if undone is not None:
                 reason = f"rolled back to generation {target}: {why}"
-                report = {**update.report, "rollback": journaled}
-                await context.advance(update.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
+                report = {**undone.report, "rollback": journaled}
+                await context.advance(undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
                 context.metrics.updates.labels(model, "rolled_back", code).inc()
 
         configured = context.config.model(model)
         policy = "auto" if configured is None else configured.swap
         await go_live(context, model, target, policy, warmed, live)
+        if undone is not None:
+            await write_report(context, undone.id)
     return {"model": model, "from": current, "to": target}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.charts import bars, lines
-from service.markup import Html, fill, join
+from service.markup import MOODS, Html, fill, join
 from service.samples import KEEP_S, Sample
 from service.units import format_bytes, format_seconds
 
@@ -64,10 +64,11 @@ _UPDATES = """<div class="scroll" tabindex="0" role="region" aria-labelledby="up
 <thead><tr><th scope="col">Update</th><th scope="col">Model</th><th scope="col">File</th><th scope="col">State</th>
 <th scope="col">Generation</th><th scope="col">Stages</th><th scope="col">Note</th></tr></thead>
 <tbody>{rows}</tbody></table></div>"""
-_UPDATE = """<tr><th scope="row">{id}</th><td>{model}</td><td class="name">{file}</td>
+_UPDATE = """<tr>
+<th scope="row"><a href="/edged/v1/updates/{id}/report" aria-label="Report of update {id}">{id}</a></th>
+<td>{model}</td><td class="name">{file}</td>
 <td><span class="badge {mood}">{state}</span></td><td>{generation}</td><td>{stages}</td>
 <td class="name">{note}</td></tr>"""
-_MOODS = {"COMMITTED": "good", "REJECTED": "bad", "FAILED": "bad", "ROLLED_BACK": "bad", "DEFERRED": "warn"}
 
 
 def render(overview: JSON, *, actions: bool, local: bool) -> str:
@@ -195,7 +196,7 @@ def _update(update: JSON) -> Html:
         model=update["model"],
         file=update["file_name"],
         state=update["state"],
-        mood=_MOODS.get(update["state"], "plain"),
+        mood=MOODS.get(update["state"], "plain"),
         generation=update["generation"],
         stages=_stages(update["stages"]),
         note=f"{update['code']}: {update['reason']}" if update["code"] else doing,

@@ -1,10 +1,12 @@
-"""`python -m service.torch_probe`: imports torch and torchvision and says in one line of JSON how that went.
+"""`python -m service.torch_probe`: imports torch, torchvision and onnxruntime; says in one line of JSON how that went.
 
 A process of its own, because a broken build may end it without a word.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import sys
 from typing import Any
@@ -19,9 +21,22 @@ def probe() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "cuda": torch.cuda.is_available(),
+        "built_for_cuda": torch.version.cuda,
         "torchvision": import_torchvision().__version__,
         "operators": compiled_operators_load(),
+        "onnxruntime": _onnxruntime(),
     }
+
+
+def _onnxruntime() -> dict[str, Any] | None:
+    """Its version and what it can compute on; None if it is not installed."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return None
+    try:
+        runtime = importlib.import_module("onnxruntime")
+        return {"version": runtime.__version__, "providers": list(runtime.get_available_providers())}
+    except Exception as error:  # whatever a broken build raises
+        return {"error": " ".join(f"{type(error).__name__}: {error}".split())}
 
 
 if __name__ == "__main__":

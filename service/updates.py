@@ -12,6 +12,7 @@ from service.attempt import Attempt
 from service.context import Context
 from service.journal import Update
 from service.rejects import discard, reject
+from service.reports import keep_evidence, write_report
 from service.states import State
 from service.stopping import RolledBackError, StoppedError
 from service.units import iso_time
@@ -51,6 +52,7 @@ class UpdateRunner:
             await self._attempt(update)
         except RolledBackError as rolled_back:
             await self._put_aside(update, State.ROLLED_BACK, rolled_back.failure)
+            await write_report(self._context, update.id)
             await self._prune(update.model)
             return None
         except StoppedError as stopped:
@@ -100,6 +102,7 @@ class UpdateRunner:
         # The folder first: a crash in between repeats the update, and so ends here again.
         await self._put_aside(update, state, failure)
         await context.advance(update.id, state, code=failure.code, reason=failure.reason)
+        await write_report(context, update.id)
         context.metrics.updates.labels(update.model, result, failure.code).inc()
         level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
         log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
@@ -135,4 +138,5 @@ class UpdateRunner:
             }
             folder = context.paths.rejected / update.sha256
             await context.disk(reject, context.claimed_file(update), folder, reason, keep_source=shared)
+            await context.disk(keep_evidence, context.staged(update), folder)
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)

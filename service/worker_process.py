@@ -19,6 +19,7 @@ import psutil
 
 from service.children import FEW_KERNELS, child_environment
 from service.job import Job
+from service.memory_trace import MemoryTrace
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,11 @@ class WorkerProcess:
         job: What to do.
         limits: What it may use.
         on_event: Called with every event of the worker, see service.worker.
+
+    Attributes:
+        pid: None before it runs.
+        peak_bytes: The most resident memory that was seen.
+        memory: Resident memory over the seconds since its start.
     """
 
     def __init__(self, job: Job, limits: WorkerLimits, on_event: EventHandler) -> None:
@@ -87,6 +93,7 @@ class WorkerProcess:
         self._ended_for: Failure | None = None
         self.pid: int | None = None
         self.peak_bytes = 0
+        self.memory = MemoryTrace()
 
     async def run(self) -> Done | Failure:
         """Run it to its end. Cancelling kills it."""
@@ -139,16 +146,18 @@ class WorkerProcess:
 
     async def _guard(self, process: asyncio.subprocess.Process) -> None:
         """End the worker when it takes too long or too much."""
-        end = time.monotonic() + self._limits.deadline_s
+        start = time.monotonic()
         while self._ended_for is None:
             await asyncio.sleep(_MEMORY_POLL_S)
             with contextlib.suppress(psutil.NoSuchProcess):
-                self.peak_bytes = max(self.peak_bytes, psutil.Process(process.pid).memory_info().rss)
+                used = psutil.Process(process.pid).memory_info().rss
+                self.peak_bytes = max(self.peak_bytes, used)
+                self.memory.add(time.monotonic() - start, used)
             if self._limits.memory_max is not None and self.peak_bytes > self._limits.memory_max:
                 used, allowed = self.peak_bytes >> 20, self._limits.memory_max >> 20
                 reason = f"the worker used {used} MiB, worker.memory_max is {allowed} MiB; raise it"
                 self._ended_for = Failure("memory", reason)
-            elif time.monotonic() > end:
+            elif time.monotonic() > start + self._limits.deadline_s:
                 reason = f"not done after worker.deadline_s = {self._limits.deadline_s:g} s; raise it"
                 self._ended_for = Failure("timeout", reason)
         _kill(process)

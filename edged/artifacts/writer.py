@@ -29,6 +29,7 @@ def write_artifact(
     manifest: Manifest,
     report: Mapping[str, Any],
     warmup: Warmup | None = None,
+    attachments: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """Write weights.safetensors, warmup.safetensors, manifest.json and report.json into a new folder.
 
@@ -42,6 +43,7 @@ def write_artifact(
         report: JSON types. `totals` gains "artifact_bytes" (the weights file) and "compression" (checkpoint bytes per
             artifact byte), which are known only now.
         warmup: Images to warm up with, and what the network gives for them; None for no such file.
+        attachments: Other files by name, for people; nothing reads them back with the artifact.
 
     Returns:
         The report as written.
@@ -68,6 +70,8 @@ def write_artifact(
             report = {**report, "totals": {**report.get("totals", {}), **figures}}
             (temporary / "manifest.json").write_text(completed.to_json())
             (temporary / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+            for name, data in (attachments or {}).items():
+                (temporary / name).write_bytes(data)
             fsync_tree(temporary)
             rename_into_place(temporary, directory)
         except BaseException:

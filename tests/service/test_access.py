@@ -1,8 +1,10 @@
+import dataclasses
+
 import pytest
 from starlette.requests import Request
 
 from edged.errors import AccessError
-from service.access import check_admin, check_inference
+from service.access import check_admin, check_inference, may_see_images
 from service.config import ServeConfig
 
 
@@ -68,3 +70,21 @@ def test_a_changed_token_counts_at_once(serve):
     serve.token_file.write_text("new")
     assert not allowed(check_admin, serve, given="Bearer admin-secret")
     assert allowed(check_admin, serve, given="Bearer new")
+
+
+@pytest.mark.parametrize(
+    ("host", "tokens", "given", "local", "allowed"),
+    [
+        ("127.0.0.1", False, None, False, True),
+        ("127.0.0.1", True, None, False, False),  # on a machine of several users a token keeps the others out
+        ("127.0.0.1", True, "Bearer inference-secret", False, True),
+        ("0.0.0.0", False, None, False, False),  # noqa: S104 - it is what is kept from
+        ("0.0.0.0", False, None, True, True),  # noqa: S104
+        ("0.0.0.0", True, "Bearer admin-secret", False, True),  # noqa: S104
+        ("0.0.0.0", True, "Bearer wrong", False, False),  # noqa: S104
+    ],
+)
+def test_who_may_see_calibration_images(serve, monkeypatch, host, tokens, given, local, allowed):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    configured = dataclasses.replace(serve if tokens else ServeConfig(), host=host)
+    assert may_see_images(request(given, local), configured) is allowed

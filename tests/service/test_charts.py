@@ -1,6 +1,6 @@
 import re
 
-from service.charts import bars, lines
+from service.charts import bars, lines, spans
 
 
 def numbers(pattern, markup):
@@ -31,3 +31,23 @@ def test_lines_break_where_nothing_was_measured():
 def test_nothing_to_show_is_an_empty_chart():
     assert 'd=""' in lines([("p50", [])], 600.0, str, "Latency")
     assert "<rect" not in bars([], "Loss")
+
+
+def test_spans_begin_and_end_where_they_did():
+    chart = spans([("<load>", 0.0, 1.0), ("solve", 1.0, 3.0), ("swap", 4.0, 0.0)], "Stages")
+    lefts, widths = (numbers(rf'class="bar"[^>]* {side}="([\d.]+)"', chart) for side in ("x", "width"))
+    assert widths == [53.5, 160.5, 1.5]  # what took no time can still be seen
+    assert lefts == [64.0, 117.5, 278.0]
+    assert "&lt;load&gt;: 1.00 s" in chart
+    assert numbers(r'viewBox="0 0 340 ([\d.]+)"', chart) == [49]
+    assert spans([], "Stages").count("<rect") == 0
+
+
+def test_bands_lie_behind_the_line_and_are_named_where_there_is_room():
+    bands = [("a", -100.0, -75.0), ("calibrate", -75.0, -74.0), ("quantize", -74.0, 50.0)]
+    chart = lines([("memory", [(-100.0, 1.0), (0.0, 2.0)])], 100.0, str, "Memory", ("0 s", "100 s"), 100.0, bands)
+    assert numbers(r'class="band \w+" x="([\d.]+)"', chart) == [64.0, 133.0, 135.8]
+    assert numbers(r'class="band[^>]*width="([\d.]+)"', chart) == [69.0, 2.8, 204.2]  # none leaves the chart
+    assert re.findall(r">(\w*)</text>", chart)[-3:] == ["a", "", "quantize"]
+    assert chart.index('class="band') < chart.index('class="line')
+    assert ">100 s<" in chart

@@ -42,7 +42,8 @@ def test_a_detector_is_compared_by_its_boxes_and_by_map(
     compressed: Compressed, cache: ImageCache, detection_task: DetectionTask
 ) -> None:
     labels = held_out_labels(cache, DETECTOR, detection_task.calibration)
-    totals = evaluate(compressed, cache, DETECTOR, labels, SERVED)
+    evaluation = evaluate(compressed, cache, DETECTOR, labels, SERVED)
+    totals = evaluation.totals
     files = [cache.files[index] for index in cache.held_out.tolist()]
     truth = read_labels(detection_task.calibration, files)
     sizes = [(scenes.WIDTH, scenes.HEIGHT)] * len(files)
@@ -60,7 +61,7 @@ def test_a_detector_is_compared_by_its_boxes_and_by_map(
 
 
 def test_without_labels_only_agreement_is_told(compressed: Compressed, cache: ImageCache) -> None:
-    totals = evaluate(compressed, cache, DETECTOR, Labels(), SERVED)
+    totals = evaluate(compressed, cache, DETECTOR, Labels(), SERVED).totals
     assert totals.keys() == {"task", "held_out_images", "agreement", "relative_error", "boxes"}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from edged.errors import (
 from edged.models.checkpoint import load_checkpoint
 from edged.observer import SilentObserver
 from edged.spec import DetectionSpec, Method, QuantSpec
-from service.job import STAGES, Gates, Job
+from service.job import PREDICTIONS, STAGES, Gates, Job
 from service.pipeline import run_job
 from tests import scenes
 from tests.conftest import DetectionTask, Task
@@ -215,3 +216,32 @@ def test_a_full_gpu_is_told_as_a_matter_of_memory(task: Task, tmp_path: Path, mo
     monkeypatch.setattr("service.pipeline.compress", overflow)
     with pytest.raises(MemoryLimitError, match=r"ran out of memory; give a lower memory limit than the \d+ MiB"):
         run_job(job_of(task, tmp_path), SilentObserver())
+
+
+def test_sample_predictions_are_written_if_asked_for(task: Task, tmp_path: Path) -> None:
+    job = replace(job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN))
+    run_job(job, SilentObserver())
+    assert not (job.out / PREDICTIONS).exists()
+    job = replace(job, out=tmp_path / "with", report_images=3)
+    run_job(job, SilentObserver())
+    assert len(json.loads((job.out / PREDICTIONS).read_text())["images"]) == 3
+    assert read_artifact(job.out).report["layers"]
+
+
+def test_what_a_gate_refuses_is_kept_for_its_report(
+    task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = replace(
+        job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN, bits=3), gates=Gates(100.1), report_images=3
+    )
+    job = replace(job, keep_refused=True)
+    with pytest.raises(GateError):
+        run_job(job, SilentObserver())
+    assert {path.name for path in job.out.iterdir()} == {"report.json", PREDICTIONS}
+    report = json.loads((job.out / "report.json").read_text())
+    assert report["totals"]["agreement"] <= 100
+    assert (report["totals"]["bits"], len(report["layers"])) == (3, 20)
+    # What is in the way is no reason to tell another reason than the gate's.
+    with pytest.raises(GateError):
+        run_job(job, SilentObserver())
+    assert "cannot keep what is known of the refused model" in capfd.readouterr().err

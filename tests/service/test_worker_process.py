@@ -44,8 +44,10 @@ def run(
 
 
 def test_a_good_job(job: Job) -> None:
-    outcome, events, _ = run(job)
+    outcome, events, worker = run(job)
     assert isinstance(outcome, Done)
+    assert max(used for _, used in worker.memory.points) == worker.peak_bytes > 50e6
+    assert 0 < worker.memory.points[-1][0] < 120
     assert outcome.totals == read_artifact(job.out).report["totals"]
     ended = [e["stage"] for e in events if e["event"] == "stage" and e["state"] == "end"]
     assert [stage for stage in ended if stage in STAGES] == list(STAGES)

@@ -50,3 +50,14 @@ def test_a_full_disk_is_a_state_error_and_leaves_nothing(
     assert "No space left on device" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(full_disk.iterdir()) == []
+
+
+def test_attachments_lie_beside_and_do_not_matter_to_the_artifact(
+    tmp_path: Path, parts: tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
+) -> None:
+    attachments = {"notes.json": b"{}"}
+    folder = tmp_path / "a"
+    manifest = network_manifest()
+    write_artifact(folder, quantized=parts[0], rest=parts[1], manifest=manifest, report={}, attachments=attachments)
+    assert (folder / "notes.json").read_bytes() == b"{}"
+    assert {path.name for path in folder.iterdir()} == {*FILES, "notes.json"}

@@ -1,0 +1,48 @@
+"""`python -m service.cuda_probe`: asks the CUDA driver, without torch, and says in one line of JSON what it answers.
+
+A process of its own, because a broken driver may end it without a word.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import sys
+from typing import Any
+
+_LIBRARY = "libcuda.so.1"
+
+
+def probe() -> dict[str, Any]:
+    """{"missing": why} without the library; {"code", "words"} of cuInit; with code 0 also "driver" and "devices"."""
+    try:
+        cuda = ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        return {"missing": str(error)}
+    code = int(cuda.cuInit(0))
+    found: dict[str, Any] = {"code": code, "words": _words(cuda, code)}
+    if code == 0:
+        version, count = ctypes.c_int(), ctypes.c_int()
+        cuda.cuDriverGetVersion(ctypes.byref(version))
+        cuda.cuDeviceGetCount(ctypes.byref(count))
+        found["driver"] = f"{version.value // 1000}.{version.value % 1000 // 10}"
+        found["devices"] = [_name(cuda, number) for number in range(count.value)]
+    return found
+
+
+def _words(cuda: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    if cuda.cuGetErrorString(code, ctypes.byref(text)) != 0 or text.value is None:
+        return "an error that the driver has no words for"
+    return text.value.decode(errors="replace")
+
+
+def _name(cuda: ctypes.CDLL, number: int) -> str:
+    device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    cuda.cuDeviceGet(ctypes.byref(device), number)
+    cuda.cuDeviceGetName(name, len(name), device)
+    return name.value.decode(errors="replace")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(probe()) + "\n")

@@ -1,0 +1,58 @@
+"""`edged doctor`: looks for what would keep edged from working on this machine, and says what to do about it.
+
+A function a check; CHECKS lists them in the order of the answer. What the system says is reached through a `Machine`.
+Here too nothing is imported that could take the process down with it: torch and CUDA are tried in children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from service.config import Config
+from service.doctor.accelerator import check_cuda, check_device_nodes
+from service.doctor.caches import check_caches
+from service.doctor.check import FAIL, OK, WARN, Check, Machine
+from service.doctor.configured import check_calibration, check_folders, check_token, read_config
+from service.doctor.daemon import check_daemon
+from service.doctor.packages import check_packages, check_python
+from service.doctor.resources import check_clock, check_inotify, check_memory
+from service.doctor.system import check_systemd
+
+__all__ = ["CHECKS", "FAIL", "OK", "WARN", "Check", "Machine", "diagnose", "exit_code"]
+
+# Each is given the machine, and the config if it could be read.
+CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
+    check_python,
+    check_packages,
+    check_cuda,
+    check_device_nodes,
+    check_memory,
+    check_inotify,
+    check_clock,
+    check_systemd,
+    check_folders,
+    check_calibration,
+    check_caches,
+    check_token,
+    check_daemon,
+)
+# Of several faults the one that is to be mended first decides.
+_PRECEDENCE = (78, 77, 73, 69)
+
+
+def diagnose(config: str | None = None, machine: Machine | None = None) -> list[Check]:
+    """Run all checks.
+
+    Args:
+        config: Config file as given by the user; None for the default one.
+        machine: What to look at; None for this one.
+    """
+    machine = machine or Machine()
+    told, read = read_config(config)
+    return [*told, *(check for look in CHECKS for check in look(machine, read))]
+
+
+def exit_code(checks: Iterable[Check]) -> int:
+    """0 if there are warnings at most; else 78 config, 77 permission, 73 state, 69 address in use, or 1."""
+    codes = {check.exit_code for check in checks if check.level == FAIL}
+    return next((code for code in _PRECEDENCE if code in codes), 1 if codes else 0)

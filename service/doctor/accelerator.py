@@ -1,0 +1,77 @@
+"""The GPU: the CUDA driver, asked without torch, and the device nodes that it works through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.config import Config
+from service.doctor.check import FAIL, OK, WARN, Check, Machine
+from service.doctor.packages import probe
+
+# A Jetson's and those of a card; what lies beside them (nvidia-caps, nvidia-modeset) is not needed to compute.
+_NODES = ("nvhost-*", "nvmap", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
+_LISTED = 4
+
+# Result of cuInit -> what mends it.
+_REMEDIES = {
+    2: "free memory, or `sudo reboot`",
+    34: "`sudo ldconfig` after removing the stub libcuda.so.1 from the library path",
+    100: "`ls -l /dev/nvidia* /dev/nvhost-*`; in a container start it with `--runtime nvidia` or `--gpus all`",
+    101: "unset CUDA_VISIBLE_DEVICES: `env -u CUDA_VISIBLE_DEVICES edged doctor`",
+    304: "`sudo dmesg` tells what the driver met; `sudo reboot` after an update of it",
+    802: "`sudo systemctl restart nvidia-fabricmanager`, or wait until the device is up",
+    803: "`sudo reboot`: the loaded driver and libcuda.so.1 are of different versions",
+    804: "`sudo apt remove 'cuda-compat-*'`, or install the driver that goes with libcuda.so.1",
+    999: "`sudo modprobe nvidia_uvm`, then `sudo dmesg`; `sudo reboot` if that does not help",
+}
+_OTHER_REMEDY = "`sudo dmesg` tells what the driver met"
+
+
+def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
+    """Whether the CUDA driver starts."""
+    found = probe("service.cuda_probe")
+    wanted = config is not None and config.worker.device == "cuda"
+    trouble = FAIL if wanted else WARN
+    computing = "and worker.device is cuda" if wanted else "computing on the CPU"
+    if isinstance(found, str):
+        yield Check("cuda", trouble, f"the driver ended its process: {found}; {computing}", _OTHER_REMEDY, 69)
+    elif "missing" in found and not wanted and not _nodes(machine):
+        yield Check("cuda", OK, "no CUDA driver and no NVIDIA device here: computing on the CPU")
+    elif "missing" in found:
+        fix = "`sudo apt install nvidia-l4t-cuda` on a Jetson, else the driver's package; then `sudo ldconfig`"
+        yield Check("cuda", trouble, f"{found['missing']}; {computing}", fix, 69)
+    elif found["code"] != 0:
+        detail = f"cuInit answers {found['code']}: {found['words']}; {computing}"
+        yield Check("cuda", trouble, detail, _REMEDIES.get(found["code"], _OTHER_REMEDY), 69)
+    else:
+        yield Check("cuda", OK, f"driver for CUDA {found['driver']}: {', '.join(found['devices']) or 'no device'}")
+
+
+def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Check]:
+    """Whether the user may open the GPU's device nodes."""
+    nodes = _nodes(machine)
+    if not nodes:
+        yield Check("device nodes", OK, "none of an NVIDIA device: no /dev/nvidia*, /dev/nvhost-* or /dev/nvmap")
+        return
+    closed = [(node, status) for node in nodes if not machine.may_use(status := node.stat())]
+    if not closed:
+        yield Check("device nodes", OK, f"{len(nodes)} of an NVIDIA device, which {machine.user()} may open")
+        return
+    wanted = config is not None and config.worker.device == "cuda"
+    names = ", ".join(f"/dev/{node.relative_to(machine.path('/dev'))}" for node, _ in closed[:_LISTED])
+    more = f" and {len(closed) - _LISTED} more" if len(closed) > _LISTED else ""
+    # A group that may open it already helps; where the node is root's alone, its group must be changed first.
+    groups = sorted({machine.group(status.st_gid) for _, status in closed if status.st_gid != 0}) or ["video"]
+    yield Check(
+        "device nodes",
+        FAIL if wanted else WARN,
+        f"{machine.user()} may not open {names}{more}; they belong to group {', '.join(groups)}",
+        f"`sudo usermod -aG {','.join(groups)} {machine.user()}`, then start edged anew",
+        77,
+    )
+
+
+def _nodes(machine: Machine) -> list[Path]:
+    folder = machine.path("/dev")
+    return sorted(node for pattern in _NODES for node in folder.glob(pattern) if not node.is_dir())

@@ -1,0 +1,110 @@
+"""Decoded calibration images: whether those on the disk are whole and will be found again.
+
+See edged.calibration.dataset for what lies in a cache; it cannot be imported here, because it imports torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edged.artifacts.store import ModelStore
+from edged.errors import EdgedError
+from service.config import Config
+from service.config_sections import ModelConfig
+from service.doctor.check import OK, WARN, Check, Machine
+from service.paths import Paths
+from service.units import format_bytes
+
+
+@dataclass(frozen=True)
+class _Cache:
+    """One folder: why it is damaged ("" if it is whole), its files, and the bytes of an image."""
+
+    path: Path
+    damage: str
+    files: tuple[str, ...] = ()
+    image_bytes: int = 0
+
+
+def check_caches(_: Machine, config: Config | None) -> Iterator[Check]:
+    """Of each model: no cache is damaged, and the newest one is of the images and the size that the config names."""
+    if config is None:
+        return
+    paths = Paths(config.state_dir)
+    for model in config.models:
+        yield _check(model, paths.calibration(model.name), ModelStore(paths.models))
+
+
+def _check(model: ModelConfig, folder: Path, store: ModelStore) -> Check:
+    name = f"calibration cache of {model.name}"
+    try:
+        found = [_read(path) for path in _newest_first(folder)]
+    except OSError as error:
+        fix = f"run `edged doctor` as the daemon's user, or `sudo chmod -R u+rwX {folder}`"
+        return Check(name, WARN, f"{folder} cannot be read: {error.strerror}", fix)
+    if damaged := [cache for cache in found if cache.damage]:
+        fix = f"`rm -r {' '.join(str(cache.path) for cache in damaged)}`; the next update decodes the images again"
+        return Check(name, WARN, f"{damaged[0].path} is damaged: {damaged[0].damage}", fix)
+    if not found:
+        return Check(name, OK, "none yet: the next update decodes the images")
+    newest = found[0]
+    size = format_bytes(len(newest.files) * newest.image_bytes)
+    detail = f"{len(newest.files)} images, {size}, whole"
+    why = _outdated(model, newest) or _unknown(model, found, store)
+    return Check(name, OK, f"{detail}; {why}: the next update decodes the images again" if why else detail)
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    """Finished caches; a hidden one is being written."""
+    try:
+        entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    except FileNotFoundError:
+        return []
+    return sorted(entries, key=lambda path: -path.stat().st_mtime)
+
+
+def _read(path: Path) -> _Cache:
+    try:
+        meta = json.loads((path / "meta.json").read_bytes())
+        files, digest = tuple(map(str, meta["files"])), str(meta["digest"])
+        size = (path / "images.u8").stat().st_size
+    except FileNotFoundError as error:
+        return _Cache(path, f"{Path(error.filename).name} is missing")
+    except (ValueError, KeyError, TypeError) as error:
+        return _Cache(path, f"meta.json cannot be understood: {error!r}")
+    if not files or size == 0 or size % len(files):
+        return _Cache(path, f"images.u8 has {size} bytes, which are not {len(files)} images")
+    if not digest.startswith(path.name):
+        return _Cache(path, f"it is of the digest {digest[:16]}, not of its name's")
+    return _Cache(path, "", files, size // len(files))
+
+
+def _outdated(model: ModelConfig, cache: _Cache) -> str:
+    """Why the config asks for other images than these; "" if it does not, as far as can be told without decoding."""
+    side = model.input.size
+    channels = len(model.input.mean) if model.input.mean is not None else 3
+    if side is not None and cache.image_bytes != channels * side * side:
+        return f"models[].input.size is {side}, they are of another size"
+    gone = [file for file in cache.files if not (model.calibration.dir / file).is_file()]
+    if gone:
+        return f"{len(gone)} of them are not in {model.calibration.dir} any more, such as {gone[0]}"
+    if len(cache.files) > model.calibration.images:
+        return f"models[].calibration.images is {model.calibration.images}"
+    return ""
+
+
+def _unknown(model: ModelConfig, found: list[_Cache], store: ModelStore) -> str:
+    """Whether what serves was calibrated with images that are not there any more."""
+    try:
+        current = store.current(model.name)
+        if current is None:
+            return ""
+        digest = str(store.manifest(model.name, current)["calibration"]["digest"])
+    except (EdgedError, OSError, KeyError, TypeError):
+        return ""  # not this check's matter
+    if any(digest.startswith(cache.path.name) for cache in found):
+        return ""
+    return f"generation {current} was made with other images"

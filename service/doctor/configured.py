@@ -1,0 +1,107 @@
+"""The config file, and the folders and images that it names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from edged.errors import ConfigError
+from service.config import Config, load_config
+from service.doctor.check import FAIL, OK, WARN, Check, Machine
+from service.locate import DEFAULT_CONFIG, find_config
+from service.units import format_bytes
+
+_DISK_WARN = 2 << 30
+_DISK_FAIL = 200 << 20
+_FILES_WARN = 1000
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+
+
+def read_config(given: str | None) -> tuple[list[Check], Config | None]:
+    """The config file as a check of its own, a finding for each mistake; and what it says, if it has none.
+
+    Args:
+        given: As given by the user; None for the default one.
+    """
+    path = find_config(given)
+    if given is None and path == Path(DEFAULT_CONFIG) and not path.exists():
+        fix = f"`sudo install -D -m 644 configs/edged.yaml {path}` and edit it, or give --config FILE"
+        return [Check("config", WARN, f"{path} does not exist", fix)], None
+    try:
+        config = load_config(path)
+    except ConfigError as error:
+        fix = f"correct this line; `edged check-config --config {path}` looks again"
+        return [Check("config", FAIL, line, fix, error.exit_code) for line in str(error).splitlines()], None
+    return [Check("config", OK, f"{path}, {len(config.models)} model(s)")], config
+
+
+def check_folders(machine: Machine, config: Config | None) -> Iterator[Check]:
+    """Where the daemon writes."""
+    if config is not None:
+        yield check_folder("state_dir", config.state_dir, machine.user())
+        if config.drop_dir is not None:
+            yield check_folder("drop_dir", config.drop_dir, machine.user())
+
+
+def check_folder(name: str, path: Path, user: str) -> Check:
+    """A folder, or the nearest one above it that exists, is writable and has space.
+
+    Args:
+        name: Key of the config.
+        path: Its value.
+        user: Who writes.
+    """
+    existing = next(folder for folder in (path, *path.parents) if folder.exists())
+    if not existing.is_dir():
+        return Check(name, FAIL, f"{existing} is no folder", f"`rm {existing}`, or choose another {name}", 73)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        fix = f"`sudo chown {user} {existing}`, or choose another {name}"
+        return Check(name, FAIL, f"{existing} is not writable for {user}", fix, 73)
+    made = "" if existing == path else f"{path} will be created; "
+    free, files = shutil.disk_usage(existing).free, os.statvfs(existing)
+    if files.f_files and files.f_favail < _FILES_WARN:  # some filesystems have no limit, and say 0 of 0
+        fix = f"remove files there: `find {existing} -xdev -type f | cut -d/ -f2-4 | sort | uniq -c | sort -n | tail`"
+        return Check(name, FAIL, f"{made}room for {files.f_favail} more files", fix, 73)
+    level = OK if free >= _DISK_WARN else WARN if free >= _DISK_FAIL else FAIL
+    fix = "" if level == OK else "free some space there: `edged gc`; an update needs about twice its checkpoint"
+    return Check(name, level, f"{made}{format_bytes(free)} free", fix, 73)
+
+
+def check_calibration(_: Machine, config: Config | None) -> Iterator[Check]:
+    """The calibration images of each model."""
+    for model in config.models if config is not None else ():
+        yield check_images(model.name, model.calibration.dir)
+
+
+def check_images(model: str, folder: Path) -> Check:
+    """A calibration folder holds enough files that look like images."""
+    count = sum(
+        1
+        for _, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - a name, not a path
+    )
+    name, detail = f"calibration of {model}", f"{count} images in {folder}"
+    if count < 32:
+        fix = f"put at least 32 there, better 512 to 1024 of what it will see; `edged calib {folder}` looks at them"
+        return Check(name, FAIL, detail, fix)
+    if count < 256:
+        fix = f"more images give a more accurate model: 512 to 1024; `edged calib {folder}` looks at them"
+        return Check(name, WARN, detail, fix)
+    return Check(name, OK, detail)
+
+
+def check_token(_: Machine, config: Config | None) -> Iterator[Check]:
+    """Beyond this machine, everybody may ask the model without a token; nobody may administer without one."""
+    if config is None:
+        return
+    serve = config.serve
+    if not serve.public:
+        yield Check("serve", OK, f"{serve.host}: this machine only")
+        return
+    fix = "put a proxy with TLS and authentication before it, or set serve.host to 127.0.0.1"
+    users = "whoever reaches it and has a token" if serve.inference_token_file else "everybody who reaches it"
+    token = "with" if serve.admin_token else "without"
+    yield Check("serve", WARN, f"{serve.host}: {users} may use the models; administration {token} token", fix)

@@ -1,0 +1,53 @@
+"""Whether a daemon runs already, and whether one could listen."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+
+from edged.errors import AccessError, EdgedError, NotReadyError, UnavailableError
+from service.client import DaemonClient
+from service.config import Config
+from service.doctor.check import FAIL, OK, WARN, Check, Machine
+
+_ANSWER_S = 5.0
+_IN_USE, _NO_ADDRESS = errno.EADDRINUSE, errno.EADDRNOTAVAIL
+
+
+def check_daemon(_: Machine, config: Config | None) -> Iterator[Check]:
+    """Whether the daemon of this config answers; if none runs, whether its address is free."""
+    if config is None:
+        return
+    client = DaemonClient(str(config.socket), _ANSWER_S)
+    try:
+        client.get("/v2/health/ready")
+    except NotReadyError as error:
+        yield Check("daemon", WARN, f"runs, not ready: {error}", "`edged status` says what it waits for")
+    except AccessError as error:
+        yield Check("daemon", FAIL, str(error), "run `edged doctor` as the daemon's user", 77)
+    except UnavailableError:
+        yield _address(config)
+    except EdgedError as error:
+        yield Check("daemon", FAIL, f"runs, but answers with an error: {error}", "`journalctl -u edged -n 50`")
+    else:
+        yield Check("daemon", OK, f"runs and is ready, {config.socket}")
+
+
+def _address(config: Config) -> Check:
+    host, port = config.serve.host, config.serve.port
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the daemon does
+            listener.bind(address)
+    except OSError as error:
+        detail = f"none runs, and {host}:{port} cannot be listened on: {error.strerror or error}"
+        if error.errno == _IN_USE:
+            fix = f"`ss -ltnp 'sport = :{port}'` names the program that does: stop it, or set serve.port"
+        elif error.errno == errno.EACCES:
+            return Check("daemon", FAIL, detail, "set serve.port to 1024 or more", 77)
+        else:
+            fix = "set serve.host to an address of this machine: `ip address`"
+        return Check("daemon", FAIL, detail, fix, 69)
+    return Check("daemon", OK, f"none runs; {host}:{port} is free")

@@ -1,0 +1,117 @@
+"""Python, torch, torchvision and other runtimes."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
+
+from service.config import Config
+from service.doctor.check import FAIL, OK, WARN, Check, Machine
+
+_PROBE_S = 120.0
+_LEAST_PYTHON, _LEAST_TORCH = (3, 10), (2, 6)
+_TORCHVISION_AHEAD = 15  # torch 2.6 goes with torchvision 0.21, 2.13 with 0.28
+
+
+def check_python(_: Machine, __: Config | None) -> Iterator[Check]:
+    """Which Python runs this."""
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info < _LEAST_PYTHON:
+        fix = "`python3.10 -m venv /opt/edged` and install edged there"
+        yield Check("python", FAIL, f"{found}; edged needs 3.10", fix)
+    else:
+        yield Check("python", OK, found)
+
+
+def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
+    """Whether torch and torchvision can be imported and fit each other; and what else could run models."""
+    if missing := [package for package in ("torch", "torchvision") if version_of(package) is None]:
+        fix = "install the builds of your device: JetPack's wheels, or `pip install torch torchvision`"
+        yield Check("torch", FAIL, f"{' and '.join(missing)} not installed", fix)
+        return
+    found = probe("service.torch_probe")
+    if isinstance(found, str):
+        fix = "`pip install --force-reinstall torch torchvision`, on a Jetson JetPack's wheels"
+        yield Check("torch", FAIL, f"torch {version_of('torch')} cannot be imported: {found}", fix)
+        return
+    yield _torch(found, config is not None and config.worker.device == "cuda")
+    yield _torchvision(found)
+    yield _onnxruntime(found)
+
+
+def probe(module: str) -> dict[str, Any] | str:
+    """What `python -m MODULE` says as one line of JSON, or why it says nothing.
+
+    A process of its own, because a broken build may take its process with it.
+    """
+    try:
+        done = subprocess.run(  # noqa: S603 - fixed arguments
+            [sys.executable, "-m", module], capture_output=True, text=True, timeout=_PROBE_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return "it takes too long"
+    try:
+        found = json.loads(done.stdout)
+    except ValueError:
+        found = None
+    if isinstance(found, dict):
+        return found
+    return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package; None if there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _torch(found: dict[str, Any], cuda_wanted: bool) -> Check:
+    release, built_for = found["torch"], found.get("built_for_cuda")
+    told = f"{release} {'with CUDA' if found['cuda'] else 'on the CPU'}"
+    if _release(release) < _LEAST_TORCH:
+        fix = "`pip install 'torch>=2.6' torchvision`, or a newer JetPack"
+        return Check("torch", FAIL, f"{told}; before 2.6 reading a checkpoint can run its code (CVE-2025-32434)", fix)
+    if cuda_wanted and not found["cuda"]:
+        why = "it was built without CUDA" if built_for is None else f"it finds no device for its CUDA {built_for}"
+        fix = "install the torch of your device (JetPack's wheels), or set worker.device to cpu"
+        return Check("torch", FAIL, f"{told}: {why}, and worker.device is cuda", fix, exit_code=69)
+    return Check("torch", OK, told)
+
+
+def _torchvision(found: dict[str, Any]) -> Check:
+    if found["operators"]:
+        return Check("torchvision", OK, str(found["torchvision"]))
+    detail = (
+        f"{found['torchvision']}: its compiled operators (torchvision::nms) do not load, as it was built for another"
+        " torch; edged suppresses overlapping boxes without them: the same boxes, a little slower"
+    )
+    major, minor = _release(found["torch"])
+    pair = f"==0.{minor + _TORCHVISION_AHEAD}.*" if major == 2 else ""
+    fix = (
+        f"nothing, or `pip install --no-deps --force-reinstall 'torchvision{pair}'` from where torch"
+        f" {found['torch']} came from"
+    )
+    return Check("torchvision", WARN, detail, fix)
+
+
+def _onnxruntime(found: dict[str, Any]) -> Check:
+    runtime = found.get("onnxruntime")
+    if runtime is None:
+        return Check("runtimes", OK, "torch; onnxruntime is not installed")
+    if "error" in runtime:
+        fix = "`pip install --force-reinstall onnxruntime`, or `pip uninstall onnxruntime`"
+        return Check("runtimes", WARN, f"torch; onnxruntime cannot be imported: {runtime['error']}", fix)
+    return Check("runtimes", OK, f"torch; onnxruntime {runtime['version']} with {', '.join(runtime['providers'])}")
+
+
+def _release(version: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

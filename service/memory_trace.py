@@ -1,0 +1,42 @@
+"""How much memory a process had in use over time, in a bounded number of points. Pure: the caller brings the time."""
+
+from __future__ import annotations
+
+MAX_POINTS = 240  # about what a chart can show
+
+
+class MemoryTrace:
+    """Keeps the peaks: when there are too many points, two become one, the larger.
+
+    Args:
+        limit: Most points kept; even, at least 2.
+    """
+
+    def __init__(self, limit: int = MAX_POINTS) -> None:
+        self._limit = limit
+        self._points: list[tuple[float, int]] = []
+        self._samples_each = 1
+        self._in_last = 0
+
+    def add(self, at_s: float, used: int) -> None:
+        """Note a sample.
+
+        Args:
+            at_s: Seconds since the start, not less than before.
+            used: Bytes.
+        """
+        if self._points and self._in_last < self._samples_each:
+            self._points[-1] = max(self._points[-1], (at_s, used), key=lambda point: point[1])
+            self._in_last += 1
+            return
+        if len(self._points) == self._limit:
+            pairs = zip(self._points[::2], self._points[1::2], strict=True)
+            self._points = [max(pair, key=lambda point: point[1]) for pair in pairs]
+            self._samples_each *= 2
+        self._points.append((at_s, used))
+        self._in_last = 1
+
+    @property
+    def points(self) -> list[tuple[float, int]]:
+        """Seconds and bytes, the oldest first."""
+        return [(round(at_s, 2), used) for at_s, used in self._points]

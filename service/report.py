@@ -1,0 +1,116 @@
+"""All that is known of one update, as JSON types: from the journal, and from the files beside its report.
+
+Files lie in the folder of the generation that the update became, or where a refused file is kept:
+    report.json, manifest.json     what the worker did, see edged.artifacts.writer
+    predictions.json               sample predictions with pictures, see service.predictions
+    course.json                    what the supervisor saw of the worker, see Course
+    report.html                    all of it for people, see service.report_page
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edged.artifacts.store import ModelStore
+from edged.errors import UsageError
+from service.job import PREDICTIONS
+from service.journal import Journal, Update
+from service.paths import Paths
+from service.report_timeline import spans
+
+log = logging.getLogger(__name__)
+
+COURSE, PAGE = "course.json", "report.html"
+EVIDENCE = ("report.json", PREDICTIONS, COURSE)  # what is kept of a refused file
+
+JSON = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """What the supervisor saw of a worker.
+
+    Attributes:
+        update: For which it worked.
+        started_at: Seconds since 1970.
+        memory: Seconds since its start, and bytes of resident memory.
+        memory_max: Its limit, bytes; None without one.
+    """
+
+    update: int
+    started_at: float
+    memory: list[tuple[float, int]]
+    memory_max: int | None
+
+    def to_json(self) -> bytes:
+        """The contents of course.json."""
+        return json.dumps(asdict(self)).encode()
+
+
+def gather(journal: Journal, store: ModelStore, paths: Paths, update_id: int) -> JSON:
+    """All that is known of an update.
+
+    Returns:
+        "update" with its "events"; "timeline", see service.report_timeline; "report", "manifest", "predictions" and
+        "course", each None where there is none; "path" of report.html, None if it is not written.
+
+    Raises:
+        UsageError: There is no such update.
+    """
+    update = journal.get(update_id)
+    if update is None:
+        raise UsageError(f"no update {update_id}; `edged history` lists them")
+    events = journal.events(update_id)
+    folder = folder_of(update, store, paths)
+    page = None if folder is None else folder / PAGE
+    return {
+        "update": {**update.to_dict(), "events": [event.to_dict() for event in events]},
+        "timeline": [asdict(span) for span in spans(update, events)],
+        "report": _read(folder, "report.json"),
+        "manifest": _read(folder, "manifest.json"),
+        "predictions": _read(folder, PREDICTIONS),
+        "course": _read(folder, COURSE),
+        "path": str(page) if page is not None and page.is_file() else None,
+    }
+
+
+def folder_of(update: Update, store: ModelStore, paths: Paths) -> Path | None:
+    """Where the files of an update lie: its generation, what it was going to be, or where the refused file is kept."""
+    places = []
+    if update.generation is not None:
+        places.append(store.path(update.model, update.generation))
+    places.append(paths.staging / str(update.id))
+    if update.sha256 is not None:
+        places.append(paths.rejected / update.sha256)
+    return next((place for place in places if place.is_dir()), None)
+
+
+def is_of(update: Update, folder: Path) -> bool:
+    """Whether a folder was made by this update: the same file dropped again finds that of an earlier one."""
+    course = _read(folder, COURSE)
+    return course is None or course.get("update") == update.id
+
+
+def _read(folder: Path | None, name: str) -> JSON | None:
+    if folder is None:
+        return None
+    try:
+        data = json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        log.warning("cannot read %s: %s; the report goes without it", folder / name, error)
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def without_pictures(data: JSON) -> JSON:
+    """The same without the pictures of calibration images; predictions stay."""
+    if not data.get("predictions"):
+        return data
+    images = [{**image, "picture": None} for image in data["predictions"].get("images", ())]
+    return {**data, "predictions": {**data["predictions"], "images": images}}

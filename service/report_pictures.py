@@ -1,0 +1,145 @@
+"""Sample predictions as HTML: a picture each, and what both networks say of it; boxes drawn over it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from service.markup import Html, fill, join
+
+JSON = Mapping[str, Any]
+
+_NOTHING = Html("")
+_DRAWN_WIDTH, _DRAWN_HEIGHT = 320.0, 270.0  # most of a picture with boxes, in units that the page scales
+_SMALL_PREFIX = "data:image/png"  # pictures of few pixels, see service.predictions
+_PICTURE_PREFIXES = ("data:image/png;base64,", "data:image/jpeg;base64,")
+_SECTION = """<section aria-labelledby="predictions"><h2 id="predictions">Sample predictions</h2>
+<p class="note">{note}</p><div class="samples {kind}">{samples}</div></section>"""
+_CLASSIFIED = """<div class="sample">{picture}<p class="name">{file}{truth}</p>
+<p>full precision: {before}</p><p>quantized: {after} <span class="badge {mood}">{verdict}</span></p></div>"""
+_DETECTED = """<div class="sample"><p class="name">{file}</p>{shared}<div class="pair">{before}{after}</div></div>"""
+_DRAWING = """<figure><figcaption>{caption}</figcaption>
+<svg role="img" aria-label="{label}" viewBox="{left} 0 {full} {height}">{picture}{boxes}</svg></figure>"""
+_BOX = """<rect class="halo" x="{x}" y="{y}" width="{width}" height="{height}"/>
+<rect class="box" x="{x}" y="{y}" width="{width}" height="{height}"><title>{text}</title></rect>
+<rect class="plate" x="{left}" y="{plate}" width="{long}" height="15"/>
+<text class="tag" x="{inside}" y="{base}">{text}</text>"""
+
+
+def predictions(sampled: JSON) -> Html:
+    """The section of sample predictions; nothing without any.
+
+    Args:
+        sampled: See `service.predictions.sample_predictions`; pictures may be missing.
+    """
+    images: Sequence[JSON] = sampled.get("images") or []
+    if not images:
+        return _NOTHING
+    detected = sampled.get("task") == "detection"
+    made = (_detected(number, image) if detected else _classified(image) for number, image in enumerate(images))
+    note = f"{len(images)} held-out images; half of them are those on which the two differ most."
+    return fill(_SECTION, note=note, kind="wide" if detected else "", samples=join(made))
+
+
+def said(prediction: JSON) -> str:
+    """A classifier's answer, or a box, in words: "cat 97.1 %"."""
+    share = prediction.get("probability", prediction.get("score", 0.0))
+    return f"{name_of(prediction)} {100 * share:.1f} %"
+
+
+def _classified(image: JSON) -> Html:
+    before, after, truth = image["fp32"], image["quantized"], image.get("truth")
+    same = before["class"] == after["class"]
+    return fill(
+        _CLASSIFIED,
+        picture=_picture(image),
+        file=image["file"],
+        truth="" if truth is None else f", labelled {name_of(truth)}",
+        before=said(before),
+        after=said(after),
+        mood="good" if same else "bad",
+        verdict="same" if same else "differs",
+    )
+
+
+def _picture(image: JSON) -> Html:
+    source = _source(image)
+    if not source:
+        return _NOTHING
+    small = "small" if source.startswith(_SMALL_PREFIX) else ""
+    return fill('<img class="{small}" src="{source}" alt="{file}">', small=small, source=source, file=image["file"])
+
+
+def _detected(number: int, image: JSON) -> Html:
+    scale = min(_DRAWN_WIDTH / image["width"], _DRAWN_HEIGHT / image["height"])
+    wide, high = image["width"] * scale, image["height"] * scale
+    width, height = f"{wide:.1f}", f"{high:.1f}"
+    source, identity = _source(image), f"picture-{number}"
+    # Once in the file, though it is shown twice.
+    shared = fill(
+        '<svg class="hidden" aria-hidden="true"><symbol id="{id}" viewBox="0 0 {width} {height}">'
+        '<image href="{source}" width="{width}" height="{height}" preserveAspectRatio="none"/></symbol></svg>',
+        id=identity,
+        width=width,
+        height=height,
+        source=source,
+    )
+    use = fill('<use href="#{id}" width="{width}" height="{height}"/>', id=identity, width=width, height=height)
+    drawings = {
+        key: fill(
+            _DRAWING,
+            caption=f"{title}: {count_of(image[key])}",
+            label=f"{title}: {', '.join(map(said, image[key])) or 'nothing'}",
+            left=f"{(wide - _DRAWN_WIDTH) / 2:.1f}",  # a narrow picture stands in the middle
+            full=f"{_DRAWN_WIDTH:.0f}",
+            height=height,
+            picture=use if source else _NOTHING,
+            boxes=join(_box(box, scale, wide) for box in reversed(image[key])),  # the surest on top
+        )
+        for key, title in (("fp32", "Full precision"), ("quantized", "Quantized"))
+    }
+    return fill(
+        _DETECTED,
+        file=image["file"],
+        shared=shared if source else _NOTHING,
+        before=drawings["fp32"],
+        after=drawings["quantized"],
+    )
+
+
+def _box(box: JSON, scale: float, wide: float) -> Html:
+    x1, y1, x2, y2 = (side * scale for side in box["box"])
+    text = f"{name_of(box)} {box['score']:.2f}"
+    top = max(y1 - 15, 0.0)
+    long = 6.6 * len(text) + 6  # a fair guess of the text's width: without a script nothing can measure it
+    left = max(0.0, min(x1, wide - long))
+    return fill(
+        _BOX,
+        x=f"{x1:.1f}",
+        y=f"{y1:.1f}",
+        width=f"{x2 - x1:.1f}",
+        height=f"{y2 - y1:.1f}",
+        text=text,
+        left=f"{left:.1f}",
+        plate=f"{top:.1f}",
+        long=f"{long:.1f}",
+        inside=f"{left + 3:.1f}",
+        base=f"{top + 11.5:.1f}",
+    )
+
+
+def name_of(prediction: JSON) -> str:
+    """The name of a class, or its number."""
+    name = prediction.get("name")
+    return f"class {prediction['class']}" if name is None else str(name)
+
+
+def count_of(boxes: Sequence[JSON]) -> str:
+    """How many: "1 box"."""
+    return f"{len(boxes)} box" if len(boxes) == 1 else f"{len(boxes)} boxes"
+
+
+def _source(image: JSON) -> str:
+    """The picture, if it is one that was made here."""
+    source = str(image.get("picture") or "")
+    return source if source.startswith(_PICTURE_PREFIXES) else ""

@@ -1,0 +1,53 @@
+"""The report of an update, as a page and as JSON. Made anew each time: an update may still be on its way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from service.access import may_see_images
+from service.report import without_pictures
+from service.report_page import policy, render
+
+if TYPE_CHECKING:
+    from service.supervisor import Supervisor
+
+
+class ReportRoutes:
+    """The handlers.
+
+    Args:
+        supervisor: Answers everything.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+        self._headers = {
+            "Content-Security-Policy": f"{policy()}; frame-ancestors 'none'",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-store",
+        }
+
+    @property
+    def routes(self) -> list[Route]:
+        """For the application."""
+        return [
+            Route("/edged/v1/updates/{id:int}/report", self.page),
+            Route("/edged/v1/updates/{id:int}/report.json", self.json),
+        ]
+
+    async def page(self, request: Request) -> Response:
+        """GET /edged/v1/updates/{id}/report."""
+        return HTMLResponse(render(await self._report(request)), headers=self._headers)
+
+    async def json(self, request: Request) -> Response:
+        """GET /edged/v1/updates/{id}/report.json: what the page is made of."""
+        return JSONResponse(await self._report(request), headers={"Cache-Control": "no-store"})
+
+    async def _report(self, request: Request) -> dict[str, Any]:
+        data = await self._supervisor.queries.report(request.path_params["id"])
+        return data if may_see_images(request, self._supervisor.config.serve) else without_pictures(data)

@@ -1,0 +1,148 @@
+"""Where the files of an update lie, what is read of them, and what is written beside them."""
+
+import asyncio
+import json
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from edged.artifacts.store import ModelStore
+from edged.errors import UsageError
+from service.config import load_config
+from service.context import Context, Disk
+from service.job import PREDICTIONS
+from service.journal import Journal
+from service.metrics import Metrics
+from service.paths import Paths
+from service.report import COURSE, PAGE, Course, folder_of, gather, is_of, without_pictures
+from service.reports import keep_course, keep_evidence, write_report
+from service.states import State
+from tests.service.reports import data_of
+
+FORWARD = [State.SETTLED, State.CLAIMED, State.VERIFIED, State.LOADED, State.CALIBRATED, State.QUANTIZED,
+           State.EVALUATED]  # fmt: skip
+
+
+@pytest.fixture
+def paths(tmp_path):
+    made = Paths(tmp_path / "state")
+    made.make()
+    return made
+
+
+@pytest.fixture
+def context(paths, tmp_path):
+    (tmp_path / "images").mkdir()
+    config = tmp_path / "edged.yaml"
+    config.write_text("state_dir: state\nmodels: [{name: m, calibration: {dir: images}}]\n")
+    disk = Disk()
+    context = Context(
+        load_config(config), paths, Journal(paths.journal), ModelStore(paths.models), Metrics(CollectorRegistry()), disk
+    )
+    yield context
+    disk.close()
+    context.journal.close()
+
+
+def update_of(journal, *states, **fields):
+    update = journal.create("m", "a.pt", 5)
+    for state in states:
+        update = journal.advance(update.id, state, **fields)
+    return update
+
+
+def published(context, update, **files):
+    """An update that became a generation, with these files besides the manifest."""
+    staged = context.staged(update)
+    staged.mkdir(exist_ok=True)
+    (staged / "manifest.json").write_text("{}")
+    for name, text in files.items():
+        (staged / f"{name}.json").write_text(text)
+    generation = context.store.publish("m", staged)
+    return context.journal.advance(update.id, State.PUBLISHED, generation=generation)
+
+
+def look(context, update):
+    return gather(context.journal, context.store, context.paths, update.id)
+
+
+def test_all_that_is_known_of_a_published_update(context):
+    update = update_of(context.journal, *FORWARD, stages={"settle": 1.0, "verify": 2.0})
+    keep_course(context.staged(update), Course(update.id, 5.0, [(0.2, 7)], None))
+    update = published(context, update, report='{"layers": []}', predictions='{"images": []}')
+    found = look(context, update)
+    assert found["report"] == {"layers": []}
+    assert found["predictions"] == {"images": []}
+    assert found["course"] == {"update": update.id, "started_at": 5.0, "memory": [[0.2, 7]], "memory_max": None}
+    assert (found["update"]["id"], found["update"]["state"], found["path"]) == (update.id, "PUBLISHED", None)
+    assert [event["state"] for event in found["update"]["events"]][:2] == ["DROPPED", "SETTLED"]
+    assert {span["stage"] for span in found["timeline"]} == {"settle", "verify"}
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_an_update_that_never_got_anywhere(context):
+    found = look(context, update_of(context.journal))
+    assert [found[key] for key in ("report", "manifest", "predictions", "course", "path")] == [None] * 5
+    with pytest.raises(UsageError, match="no update 99"):
+        gather(context.journal, context.store, context.paths, 99)
+
+
+@pytest.mark.parametrize("contents", ["", "{", "[1]", "\ufffd" * 5, "[" * 100_000])
+def test_a_damaged_file_is_left_out(context, contents):
+    update = update_of(context.journal, *FORWARD)
+    update = published(context, update, report=contents, predictions='{"images": []}')
+    found = look(context, update)
+    assert (found["report"], found["predictions"]) == (None, {"images": []})
+
+
+def test_a_refused_file_keeps_what_its_worker_left(context):
+    update = update_of(context.journal, *FORWARD, sha256="ab")
+    staged, folder = context.staged(update), context.paths.rejected / "ab"
+    folder.mkdir()
+    (folder / "report.json").write_text('{"of": "an earlier update"}')
+    keep_evidence(staged, folder)  # no worker ran
+    assert (folder / "report.json").exists()
+    keep_course(staged, Course(update.id, 5.0, [], None))
+    assert folder_of(update, context.store, context.paths) == staged
+    (staged / PREDICTIONS).write_text("{}")
+    keep_evidence(staged, folder)
+    assert {path.name for path in folder.iterdir()} == {COURSE, PREDICTIONS}
+
+
+def test_the_page_is_written_beside_what_it_tells_of(context):
+    update = update_of(context.journal, *FORWARD)
+    keep_course(context.staged(update), Course(update.id, 5.0, [(0.2, 7)], None))
+    update = published(context, update, report=json.dumps(data_of()["report"]))
+    asyncio.run(write_report(context, update.id))
+    page = context.store.path("m", update.generation) / PAGE
+    assert "PUBLISHED" in page.read_text()
+    assert look(context, update)["path"] == str(page)
+    # The same file dropped again goes to the same generation, whose page stays that of the update that made it.
+    again = update_of(context.journal, State.SETTLED, State.CLAIMED)
+    again = context.journal.advance(again.id, State.COMMITTED, generation=update.generation)
+    assert not is_of(again, page.parent)
+    before = page.read_text()
+    asyncio.run(write_report(context, again.id))
+    assert page.read_text() == before
+    assert look(context, again)["course"]["update"] == update.id
+
+
+def test_a_report_that_cannot_be_written_is_told_and_harms_nothing(context, caplog):
+    update = update_of(context.journal, *FORWARD)
+    update = published(context, update, report='{"layers": [{"name": "without a loss"}]}')
+    asyncio.run(write_report(context, update.id))
+    assert "no report.html: KeyError('relative_loss')" in caplog.text
+    asyncio.run(write_report(context, 99))
+    in_the_way = context.paths.root / "plain"
+    in_the_way.touch()
+    keep_course(in_the_way / "staged", Course(1, 5.0, [], None))
+    assert "goes without memory over time" in caplog.text
+
+
+def test_pictures_can_be_left_out():
+    data = data_of()
+    bare = without_pictures(data)
+    assert [image["picture"] for image in bare["predictions"]["images"]] == [None]
+    assert data["predictions"]["images"][0]["picture"] is not None
+    assert bare["predictions"]["images"][0]["fp32"] == data["predictions"]["images"][0]["fp32"]
+    assert without_pictures({"predictions": None}) == {"predictions": None}

@@ -1,0 +1,129 @@
+import base64
+import hashlib
+import re
+
+import pytest
+
+from service.report_page import facts, policy, render
+from tests.service.reports import PICTURE, data_of, detections
+from tests.service.test_markup import Text
+
+EVIL = "\"'><script>alert(1)</script>&{x}"
+
+
+def tags(page, name):
+    """The attributes of every tag of that name."""
+    return [attributes for tag, attributes in Text(page).tags if tag == name]
+
+
+@pytest.mark.parametrize("predictions", [data_of(EVIL)["predictions"], detections(EVIL)], ids=["classes", "boxes"])
+def test_nothing_from_outside_becomes_markup(predictions):
+    tame, wild = (render(data_of(text, predictions=predictions)) for text in ("plain", EVIL))
+    shape = [[(tag, sorted(attributes)) for tag, attributes in Text(page).tags] for page in (tame, wild)]
+    assert shape[0] == shape[1]
+    assert "<script" not in wild
+    assert EVIL in Text(wild).text
+
+
+@pytest.mark.parametrize("predictions", [data_of()["predictions"], detections()], ids=["classes", "boxes"])
+def test_it_needs_nothing_but_itself(predictions):
+    page = render(data_of(predictions=predictions))
+    assert not tags(page, "script")
+    sources = [
+        value for _, attributes in Text(page).tags for name, value in attributes.items() if name in ("src", "href")
+    ]
+    assert sources
+    assert all(source.startswith(("data:", "#")) for source in sources)
+    assert not [attributes for _, attributes in Text(page).tags if "style" in attributes]
+
+
+def test_its_policy_allows_its_own_style_and_no_other():
+    page = render(data_of())
+    style = re.search(r"<style>(.*)</style>", page, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert (
+        policy()
+        == f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+    (meta,) = [tag for tag in tags(page, "meta") if tag.get("http-equiv")]
+    assert meta["content"] == policy()
+
+
+def test_every_chart_says_in_words_what_it_shows():
+    labels = [tag["aria-label"] for tag in tags(render(data_of()), "svg") if "aria-label" in tag]
+    assert labels == [
+        "2 stages; the longest is quantize, 4.00 s",
+        "Memory of the worker over 5.00 s: at most 300.0 MiB",
+        "Loss of 2 layers; the highest is 0.002, of plain",
+        "Bits of 2 layers: 4, 8",
+    ]
+
+
+def test_memory_is_told_by_stage():
+    page = render(data_of())
+    bands = re.findall(r'<rect class="band \w+" x="([\d.]+)" .*?width="([\d.]+)".*?<title>(\w+)</title>', page)
+    # The worker began 1 s after the drop and was seen for 5 s; quantize began at 3 s and took 4: from 2 s to the end.
+    assert bands == [("174.4", "165.6", "quantize")]
+
+
+def test_what_is_not_known_is_left_out():
+    nothing = {"report": None, "manifest": None, "predictions": None, "course": None, "timeline": []}
+    update = {**data_of()["update"], "state": "REJECTED", "code": "checkpoint", "reason": "empty", "stages": {},
+              "generation": None, "sha256": None, "events": []}  # fmt: skip
+    page = render(data_of(**nothing, update=update))
+    assert "checkpoint: empty" in page
+    assert not tags(page, "svg")
+    assert facts(data_of(**nothing, update=update)) == [("Checkpoint", "1.0 MiB")]
+
+
+def test_facts():
+    assert dict(facts(data_of())) == {
+        "Generation": "3",
+        "Architecture": "plain",
+        "Bits": "4",
+        "Method": "fastobq",
+        "Agreement": "95.00 % of 20 held-out images",
+        "Calibration": "64 images",
+        "Checkpoint": "1.0 MiB",
+        "Artifact": "1000 B, 6.5 times smaller",
+        "Device": "plain",
+        "Peak memory of the worker": "300.0 MiB, 310.0 MiB planned, 1.0 GiB allowed",
+        "Time of all stages": "5.00 s",
+        "SHA-256": "abababababab...",
+    }
+
+
+def test_a_worker_that_was_ended_has_the_peak_that_was_seen():
+    known = dict(facts(data_of(report=None)))
+    assert known["Peak memory of the worker"] == "300.0 MiB, 1.0 GiB allowed"
+
+
+def test_what_an_earlier_update_made_is_told_so():
+    assert "those of update" not in render(data_of())
+    course = {**data_of()["course"], "update": 5}
+    assert "layers, memory and predictions are those of update 5." in render(data_of(course=course))
+
+
+def test_boxes_are_drawn_where_they_are():
+    page = render(data_of(predictions=detections()))
+    boxes = [tag for tag in tags(page, "rect") if tag["class"] == "box"]
+    assert len(boxes) == 3
+    # 200 pixels are drawn 320 wide.
+    assert {(box["x"], box["y"], box["width"], box["height"]) for box in boxes} == {("32.0", "16.0", "160.0", "80.0")}
+    assert len(tags(page, "image")) == 1  # once in the file
+    assert [tag["href"] for tag in tags(page, "use")] == ["#picture-0"] * 2
+    assert tags(page, "image")[0]["href"] == PICTURE
+
+
+def test_a_tall_picture_is_no_taller_than_others_and_in_the_middle():
+    tall = detections()
+    tall["images"][0] |= {"width": 100, "height": 200}
+    views = [tag["viewbox"] for tag in tags(render(data_of(predictions=tall)), "svg") if tag.get("role") == "img"]
+    assert views[-1] == "-92.5 0 320 270.0"
+
+
+def test_a_picture_that_is_none_of_ours_is_not_shown():
+    for source in ("http://example.org/x.png", "data:image/svg+xml;base64,AAAA", None):
+        predictions = data_of()["predictions"]
+        predictions["images"][0]["picture"] = source
+        assert not tags(render(data_of(predictions=predictions)), "img")
