@@ -99,13 +99,18 @@ class Attempt:
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
         self._worker_started = time.monotonic()
         worker = WorkerProcess(self._job(), self._limits(), self._on_event)
-        outcome = await worker.run()
-        peak = context.metrics.worker_peak_memory.labels(update.model)
+        context.workers[update.model] = worker
+        try:
+            outcome = await worker.run()
+        finally:
+            del context.workers[update.model]
+        metrics, name = context.metrics, update.model
         if isinstance(outcome, Failure):
-            peak.set(worker.peak_bytes)
+            metrics.worker_peak_memory.labels(name).set(worker.peak_bytes)
             raise StoppedError(outcome)
-        peak.set(outcome.totals["peak_memory_bytes"])
         self._totals = outcome.totals
+        metrics.worker_peak_memory.labels(name).set(self._totals["peak_memory_bytes"])
+        metrics.worker_peak_device_memory.labels(name).set(self._totals["peak_device_memory_bytes"])
 
     def _job(self) -> Job:
         context, model, config = self._context, self._model, self._context.config
@@ -208,7 +213,9 @@ class Attempt:
         trouble = {} if problem is None else {"code": "probation", "reason": problem}
         await self._advance(State.COMMITTED, generation=generation, **trouble)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
-        context.metrics.updates.labels(update.model, "committed", reason).inc()
+        context.metrics.count_update(update.model, "committed", reason)
+        if unchanged:
+            context.metrics.last_success.labels(update.model).set_to_current_time()
         log.info("update %d of %s is committed", update.id, update.model)
         if not await context.disk(context.shares_claim, update):
             await context.disk(discard, context.claimed_file(update))

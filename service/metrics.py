@@ -5,18 +5,32 @@ Labels hold names of models, stages and outcomes only: never a process id, a pat
 
 from __future__ import annotations
 
-import shutil
+import heapq
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+
+from service.device_metrics import DeviceCollector
+from service.job import STAGES
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
+MAX_LAYERS = 256  # series of one model; a network of more is told by the layers that lose most
+MAX_REASONS = 64  # distinct ones; a worker names its own, and it has read a file that nobody trusts
+OTHER = "other"  # whatever is beyond a bound
+
+UPDATE_STAGES = ("settle", "claim", "start", *STAGES, "write", "publish", "warm", "swap", "probation")
+# What is there from the start, at zero: a counter that appears with its first event never seems to rise.
+_USUAL_OUTCOMES = {
+    "committed": ("", "unchanged", "probation"),
+    "rejected": ("checkpoint", "unsafe_checkpoint", "too_large", "non_finite", "architecture", "gate"),
+    "deferred": ("memory", "calibration", "timeout", "crash"),
+    "failed": ("memory", "calibration", "timeout", "crash"),
+    "superseded": ("superseded",),
+    "rolled_back": ("probation", "rollback"),
+}
+_USUAL_CODES = (200, 400, 429, 500, 503, 504)
 
 _STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _UPDATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
@@ -35,6 +49,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None) -> None:
         self.registry = registry
+        self._reasons = {reason for reasons in _USUAL_OUTCOMES.values() for reason in reasons}
         self._describe_software(version, state_dir)
         self._describe_updates()
         self._describe_models()
@@ -42,16 +57,18 @@ class Metrics:
 
     def _describe_software(self, version: str, state_dir: Path | None) -> None:
         ProcessCollector(registry=self.registry)
-        self.registry.register(_DeviceCollector(state_dir))
-        self.build_info = self._gauge("build_info", "Always 1; the version is in the label.", "version")
+        self.registry.register(DeviceCollector(state_dir))
+        self.build_info = self._gauge("build_info", "Always 1; the version of edged.", "version")
         self.build_info.labels(version).set(1)
-        self.config_reload_success = self._gauge("config_reload_success", "1 if the last reading of the config worked.")
+        self.config_reload_success = self._gauge("config_reload_success", "1 if the config was valid when it was last read.")
         self.garbage_removed = self._counter("garbage_removed_bytes_total", "What `edged gc` removed.")
         self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
-        self.watch_rebuilds = self._counter("watch_rebuilds_total", "Watches set up anew after a folder had vanished.")
+        self.watch_rebuilds = self._counter("watch_rebuilds_total", "Watches set up anew after their folder had vanished.")
 
     def _describe_updates(self) -> None:
-        self.updates = self._counter("updates_total", "Updates that ended, by outcome.", "model", "result", "reason")
+        self.updates = self._counter(
+            "updates_total", "Updates that ended or were put off, by outcome.", "model", "result", "reason"
+        )
         self.update_duration = self._histogram(
             "update_duration_seconds", "From the first sight of a file to its traffic.", _UPDATE_BUCKETS, "model"
         )
@@ -64,10 +81,18 @@ class Metrics:
             _SWAP_BUCKETS,
             "model",
         )
-        self.queue_length = self._gauge("queue_length", "Updates that wait for their turn.", "model")
+        self.queue_length = self._gauge("queue_length", "Updates that wait or are worked on.", "model")
+        self.last_drop = self._gauge("last_drop_timestamp_seconds", "When a dropped file was last found.", "model")
         self.last_success = self._gauge("last_success_timestamp_seconds", "When an update last went live.", "model")
+        self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the running worker.", "model")
         self.worker_peak_memory = self._gauge(
-            "worker_peak_memory_bytes", "Highest resident memory of the last worker.", "model"
+            "worker_peak_memory_bytes", "Highest resident memory of the model's last worker.", "model"
+        )
+        self.worker_peak_device_memory = self._gauge(
+            "worker_peak_device_memory_bytes", "Most memory that the last worker used on what it computes on.", "model"
+        )
+        self.worker_memory_limit = self._gauge(
+            "worker_memory_limit_bytes", "Resident memory beyond which a worker is ended; +Inf for no limit."
         )
 
     def _describe_models(self) -> None:
@@ -76,7 +101,7 @@ class Metrics:
         self.model_probation = self._gauge("model_probation", "1 while the live generation is on probation.", "model")
         self.drops_held = self._gauge("drops_held", "Dropped files that wait for an operator.", "model")
         self.model_info = self._gauge(
-            "model_info", "Always 1; what is live is in the labels.", "model", "generation", "digest", "bits", "runtime"
+            "model_info", "Always 1; what is live.", "model", "generation", "digest", "bits", "runtime"
         )
         self.model_agreement = self._gauge(
             "model_agreement_ratio",
@@ -90,29 +115,66 @@ class Metrics:
             "model_map_ratio", "Mean average precision on labelled held-out images.", "model", "precision", "iou"
         )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
-        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the file it was made from.", "model")
+        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the checkpoint that the live artifact was made from.", "model")
         self.layer_relative_loss = self._gauge(
             "layer_relative_loss", "Squared error of a layer's output as a share of its energy.", "model", "layer"
         )
 
     def _describe_serving(self) -> None:
-        self.model_ready = self._gauge("model_ready", "1 while a generation answers for this model.", "model")
+        self.model_ready = self._gauge("model_ready", "1 while a generation answers for the model.", "model")
         self.request_duration = self._histogram(
             "inference_request_duration_seconds",
-            "From a request's last byte to its response.",
+            "From the arrival of a request to its response.",
             _REQUEST_BUCKETS,
             "model",
         )
         self.requests = self._counter("inference_requests_total", "Requests by HTTP status.", "model", "code")
-        self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet.", "model")
+        self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet, waiting ones included.", "model")
         self.generation_memory = self._gauge(
-            "generation_memory_bytes", "Resident memory of the process that serves.", "model"
+            "generation_memory_bytes", "Resident memory of the process that serves the model.", "model"
         )
         self.generation_restarts = self._counter(
             "generation_restarts_total",
             "Serving processes started again because they had ended by themselves.",
             "model",
         )
+
+    def expect_model(self, model: str) -> None:
+        """Have the counters and histograms of a configured model there before their first event."""
+        for result, reasons in _USUAL_OUTCOMES.items():
+            for reason in reasons:
+                self.updates.labels(model, result, reason)
+        for code in _USUAL_CODES:
+            self.requests.labels(model, str(code))
+        for stage in UPDATE_STAGES:
+            self.stage_duration.labels(model, stage)
+        for metric in (self.update_duration, self.swap_duration, self.request_duration, self.generation_restarts):
+            metric.labels(model)
+
+    def count_update(self, model: str, result: str, reason: str = "") -> None:
+        """Count an update that ended or was put off.
+
+        Args:
+            model: Model name.
+            result: Its state, in lower case.
+            reason: The error code; "" if nothing went wrong.
+        """
+        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            reason = OTHER
+        self._reasons.add(reason)
+        self.updates.labels(model, result, reason).inc()
+
+    def count_request(self, model: str, code: int, seconds: float) -> None:
+        """Count an answered request for inference.
+
+        Args:
+            model: Model name.
+            code: HTTP status.
+            seconds: What it took.
+        """
+        known = code in HTTPStatus._value2member_map_
+        self.requests.labels(model, str(code) if known else OTHER).inc()
+        self.request_duration.labels(model).observe(seconds)
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Say what is live; the labels of the generation before vanish.
@@ -128,9 +190,9 @@ class Metrics:
         self.model_info.labels(model, str(generation), digest[:DIGEST_LENGTH], str(bits), runtime).set(1)
 
     def show_layers(self, model: str, losses: Iterable[tuple[str, float]]) -> None:
-        """Relative loss of each layer of the live generation; layers of the one before vanish."""
+        """Relative loss of the layers of the live generation, at most `MAX_LAYERS`; those of the one before vanish."""
         self._forget(self.layer_relative_loss, model)
-        for layer, loss in losses:
+        for layer, loss in heapq.nlargest(MAX_LAYERS, losses, key=lambda pair: pair[1]):
             self.layer_relative_loss.labels(model, layer).set(loss)
 
     def forget_model(self, model: str) -> None:
@@ -153,27 +215,3 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"edged_{name}", help_text, labels, buckets=buckets, registry=self.registry)
-
-
-class _DeviceCollector(Collector):
-    """Memory and disk of the device, read when somebody asks."""
-
-    def __init__(self, state_dir: Path | None) -> None:
-        self._state_dir = state_dir
-
-    def collect(self) -> Iterable[Metric]:
-        memory = psutil.virtual_memory()
-        yield _family("edged_device_memory_total_bytes", "Memory of the device.", memory.total)
-        yield _family(
-            "edged_device_memory_available_bytes", "Memory that can be had without swapping.", memory.available
-        )
-        if self._state_dir is not None:
-            try:
-                free: float = shutil.disk_usage(self._state_dir).free
-            except OSError:
-                free = float("nan")
-            yield _family("edged_state_disk_free_bytes", "Free space where the state folder lies.", free)
-
-
-def _family(name: str, help_text: str, value: float) -> Any:
-    return GaugeMetricFamily(name, help_text, value=value)

@@ -54,7 +54,7 @@ async def roll_back(
             if update is not None:
                 reason = f"rolled back to generation {target}: {why}"
                 await context.advance(update.id, State.ROLLED_BACK, code=code, reason=reason)
-                context.metrics.updates.labels(model, "rolled_back", code).inc()
+                context.metrics.count_update(model, "rolled_back", code)
 
         configured = context.config.model(model)
         policy = "auto" if configured is None else configured.swap

@@ -20,7 +20,7 @@ from service.claim import sweep
 from service.config import Config
 from service.context import Context, Disk
 from service.drop_folder import DropFolder
-from service.gauges import resident_bytes, show_live
+from service.gauges import resident_bytes, show_history, show_live
 from service.intake import Intake
 from service.journal import Journal, Update
 from service.lanes import Lane
@@ -108,6 +108,7 @@ class Supervisor:
         await self._context.holds.load()
         for model in self.config.models:
             self._add_model(model.name)
+        await show_history(self._context)
         self._checker = asyncio.create_task(self._check())
         for service in self.services.values():
             await service.first_try()
@@ -196,6 +197,7 @@ class Supervisor:
     def _add_model(self, name: str) -> None:
         context, serve = self._context, self.config.serve
         limits = ServingLimits(threads=serve.threads, queue=serve.queue)
+        context.metrics.expect_model(name)
         restarted = context.metrics.generation_restarts.labels(name)
         service = ModelService(name, lambda number: context.store.path(name, number), limits, restarted.inc)
         context.services[name] = service
