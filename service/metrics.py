@@ -13,6 +13,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.device_metrics import DeviceCollector
+from service.hardware import ROOT
 from service.job import STAGES
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
@@ -45,25 +46,32 @@ class Metrics:
         registry: Where they are registered; a test brings its own.
         version: Of edged.
         state_dir: Its filesystem's free space is exported; None to leave that out.
+        root: Where /proc and /sys are.
     """
 
-    def __init__(self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None, root: Path = ROOT
+    ) -> None:
         self.registry = registry
         self._reasons = {reason for reasons in _USUAL_OUTCOMES.values() for reason in reasons}
-        self._describe_software(version, state_dir)
+        registry.register(DeviceCollector(state_dir, root))
+        self._describe_software(version)
         self._describe_updates()
         self._describe_models()
         self._describe_serving()
 
-    def _describe_software(self, version: str, state_dir: Path | None) -> None:
+    def _describe_software(self, version: str) -> None:
         ProcessCollector(registry=self.registry)
-        self.registry.register(DeviceCollector(state_dir))
         self.build_info = self._gauge("build_info", "Always 1; the version of edged.", "version")
         self.build_info.labels(version).set(1)
-        self.config_reload_success = self._gauge("config_reload_success", "1 if the config was valid when it was last read.")
+        self.config_reload_success = self._gauge(
+            "config_reload_success", "1 if the config was valid when it was last read."
+        )
         self.garbage_removed = self._counter("garbage_removed_bytes_total", "What `edged gc` removed.")
         self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
-        self.watch_rebuilds = self._counter("watch_rebuilds_total", "Watches set up anew after their folder had vanished.")
+        self.watch_rebuilds = self._counter(
+            "watch_rebuilds_total", "Watches set up anew after their folder had vanished."
+        )
 
     def _describe_updates(self) -> None:
         self.updates = self._counter(
@@ -115,7 +123,9 @@ class Metrics:
             "model_map_ratio", "Mean average precision on labelled held-out images.", "model", "precision", "iou"
         )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
-        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the checkpoint that the live artifact was made from.", "model")
+        self.checkpoint_bytes = self._gauge(
+            "checkpoint_bytes", "Size of the checkpoint that the live artifact was made from.", "model"
+        )
         self.layer_relative_loss = self._gauge(
             "layer_relative_loss", "Squared error of a layer's output as a share of its energy.", "model", "layer"
         )
@@ -129,7 +139,9 @@ class Metrics:
             "model",
         )
         self.requests = self._counter("inference_requests_total", "Requests by HTTP status.", "model", "code")
-        self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet, waiting ones included.", "model")
+        self.requests_in_flight = self._gauge(
+            "inference_requests_in_flight", "Requests not answered yet, waiting ones included.", "model"
+        )
         self.generation_memory = self._gauge(
             "generation_memory_bytes", "Resident memory of the process that serves the model.", "model"
         )
@@ -140,7 +152,7 @@ class Metrics:
         )
 
     def expect_model(self, model: str) -> None:
-        """Have the counters and histograms of a configured model there before their first event."""
+        """Have what counts events of a configured model there before the first one."""
         for result, reasons in _USUAL_OUTCOMES.items():
             for reason in reasons:
                 self.updates.labels(model, result, reason)
@@ -148,8 +160,11 @@ class Metrics:
             self.requests.labels(model, str(code))
         for stage in UPDATE_STAGES:
             self.stage_duration.labels(model, stage)
-        for metric in (self.update_duration, self.swap_duration, self.request_duration, self.generation_restarts):
-            metric.labels(model)
+        self.generation_restarts.labels(model)
+        for histogram in (self.update_duration, self.swap_duration, self.request_duration):
+            histogram.labels(model)
+        for gauge in (self.drops_held, self.model_probation):
+            gauge.labels(model)
 
     def count_update(self, model: str, result: str, reason: str = "") -> None:
         """Count an update that ended or was put off.

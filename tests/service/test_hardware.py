@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import hardware
@@ -63,6 +63,7 @@ def test_this_machine():
     assert all(clock.hertz > 1e6 for clock in hardware.cpus())
 
 
+@settings(max_examples=30)
 @given(st.binary(max_size=200))
 def test_whatever_the_files_hold_nothing_raises(tmp_path_factory, data):
     root = jetson(Path(tmp_path_factory.mktemp("odd")))
