@@ -129,7 +129,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
-        body, content_type = self._supervisor.queries.exposition()
+        body, content_type = await self._supervisor.queries.exposition()
         return Response(body, media_type=content_type)
 
     async def status(self, _: Request) -> Response:

@@ -23,11 +23,15 @@ OTHER = "other"  # whatever is beyond a bound
 
 UPDATE_STAGES = ("settle", "claim", "start", *STAGES, "write", "publish", "warm", "swap", "probation")
 # What is there from the start, at zero: a counter that appears with its first event never seems to rise.
+_DEVICE_AT_FAULT = ("calibration", "crash", "device", "generation_start", "internal", "memory", "state", "timeout")
+_FILE_AT_FAULT = (
+    *("architecture", "artifact", "checkpoint", "checksum", "gate", "non_finite", "too_large", "unsafe_checkpoint"),
+    *("probation", "rollback"),  # it was in service before, and taken out of it
+)
 _USUAL_OUTCOMES = {
     "committed": ("", "unchanged", "probation"),
-    "rejected": ("checkpoint", "unsafe_checkpoint", "too_large", "non_finite", "architecture", "gate"),
-    "deferred": ("memory", "calibration", "timeout", "crash"),
-    "failed": ("memory", "calibration", "timeout", "crash"),
+    "rejected": _FILE_AT_FAULT,
+    "failed": (*_DEVICE_AT_FAULT, "gone", "interrupted"),
     "superseded": ("superseded",),
     "rolled_back": ("probation", "rollback"),
 }
@@ -74,9 +78,7 @@ class Metrics:
         )
 
     def _describe_updates(self) -> None:
-        self.updates = self._counter(
-            "updates_total", "Updates that ended or were put off, by outcome.", "model", "result", "reason"
-        )
+        self.updates = self._counter("updates_total", "Updates that ended, by outcome.", "model", "result", "reason")
         self.update_duration = self._histogram(
             "update_duration_seconds", "From the first sight of a file to its traffic.", _UPDATE_BUCKETS, "model"
         )
@@ -88,6 +90,9 @@ class Metrics:
             "From the switch of the traffic to the end of the old process.",
             _SWAP_BUCKETS,
             "model",
+        )
+        self.updates_deferred = self._counter(
+            "updates_deferred_total", "How often updates were put off, by reason.", "model", "reason"
         )
         self.queue_length = self._gauge("queue_length", "Updates that wait or are worked on.", "model")
         self.last_drop = self._gauge("last_drop_timestamp_seconds", "When a dropped file was last found.", "model")
@@ -156,6 +161,8 @@ class Metrics:
         for result, reasons in _USUAL_OUTCOMES.items():
             for reason in reasons:
                 self.updates.labels(model, result, reason)
+        for reason in _DEVICE_AT_FAULT:
+            self.updates_deferred.labels(model, reason)
         for code in _USUAL_CODES:
             self.requests.labels(model, str(code))
         for stage in UPDATE_STAGES:
@@ -167,17 +174,18 @@ class Metrics:
             gauge.labels(model)
 
     def count_update(self, model: str, result: str, reason: str = "") -> None:
-        """Count an update that ended or was put off.
+        """Count an update that ended.
 
         Args:
             model: Model name.
             result: Its state, in lower case.
             reason: The error code; "" if nothing went wrong.
         """
-        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
-            reason = OTHER
-        self._reasons.add(reason)
-        self.updates.labels(model, result, reason).inc()
+        self.updates.labels(model, result, self._bounded(reason)).inc()
+
+    def count_deferral(self, model: str, reason: str) -> None:
+        """Count that an update was put off, for what its error code says."""
+        self.updates_deferred.labels(model, self._bounded(reason)).inc()
 
     def count_request(self, model: str, code: int, seconds: float) -> None:
         """Count an answered request for inference.
@@ -215,6 +223,12 @@ class Metrics:
         for metric in vars(self).values():
             if isinstance(metric, Gauge) and "model" in metric._labelnames:
                 self._forget(metric, model)
+
+    def _bounded(self, reason: str) -> str:
+        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            return OTHER
+        self._reasons.add(reason)
+        return reason
 
     def _forget(self, gauge: Gauge, model: str) -> None:
         position = gauge._labelnames.index("model")

@@ -92,7 +92,7 @@ class UpdateRunner:
             return None
         delay = float(min(worker.retry_s * 2 ** (update.attempt - 1), _MAX_RETRY_S))
         await self._context.advance(update.id, State.DEFERRED, code=failure.code, reason=failure.reason)
-        self._context.metrics.count_update(update.model, "deferred", failure.code)
+        self._context.metrics.count_deferral(update.model, failure.code)
         log.warning("update %d of %s deferred for %.1f s: %s", update.id, update.model, delay, failure.reason)
         return delay
 

@@ -96,7 +96,13 @@ def _updates() -> list[Builder[Panel]]:
     ended = f"sum by (result) (increase(edged_updates_total{{{MODEL}}}[$__rate_interval]))"
     reasons = f"round(sum by (model, result, reason) (increase(edged_updates_total{{{MODEL}}}[$__range]))) > 0"
     return [
-        _bars("Updates by result", "How updates ended, or that they were put off.", "none", (ended, "{{result}}")),
+        _bars(
+            "Updates by result",
+            "How updates ended, or how often they were put off.",
+            "none",
+            (ended, "{{result}}"),
+            (f"sum(increase(edged_updates_deferred_total{{{MODEL}}}[$__rate_interval]))", "put off"),
+        ),
         _gauge_bars("Reasons", "Over the whole range.", "none", (reasons, "{{model}} {{result}} {{reason}}")),
         _gauge_bars(
             "Stages of an update",

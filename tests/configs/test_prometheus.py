@@ -73,6 +73,11 @@ def test_each_alert_says_what_it_is_and_which_command_helps(alert):
     assert named or "systemctl" in alert["annotations"]["runbook"]
 
 
+def test_each_alert_is_documented():
+    text = (CONFIGS.parents[1] / "docs" / "monitoring.md").read_text()
+    assert re.findall(r"^\| (Edged\w+) \|", text, re.MULTILINE) == [alert["alert"] for alert in ALERTS]
+
+
 def test_the_rules_ask_for_metrics_that_there_are(tmp_path: Path):
     known = set()
     for name, (family, _) in families(Metrics(CollectorRegistry(), "1", tmp_path)).items():

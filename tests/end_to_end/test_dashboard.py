@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a live daemon through drops, a rejection and a rollback; every panel has something to show."""
+"""A real Prometheus scrapes a live daemon through drops, a rejection and a rollback; every panel shows something."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
@@ -133,6 +132,9 @@ def test_the_figures_are_those_of_the_story(story: Story) -> None:
     assert stages["quantize",] > stages["publish",] > 0
     devices = story.server.query(story.promql(expr("Devices")))
     assert "NVIDIA Jetson Orin Nano Developer Kit" in [device["metric"].get("board") for device in devices]
+    working = 'edged_worker_memory_bytes{instance="camera"}'
+    assert max(story.server.numbers(working, story.start, story.end)) > 50e6
+    assert story.server.values("edged_worker_memory_limit_bytes", "instance")["camera",] == 4 << 30
     hot = story.server.numbers(story.promql(expr("Temperature")), story.start, story.end)
     assert max(hot) == 52.406
 

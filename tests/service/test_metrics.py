@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.metrics import MAX_REASONS, Metrics
+import service.claim  # noqa: F401 - its errors reject files, too
+from edged.errors import RejectedError
+from service.metrics import MAX_REASONS, UPDATE_STAGES, Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 FORBIDDEN_LABELS = {"pid", "path", "sha256", "file", "id"}
@@ -80,6 +82,11 @@ def test_the_unit_is_the_one_in_the_name():
             assert unit not in UNITS.values(), name
 
 
+def test_the_document_names_every_stage():
+    text = " ".join(DOCUMENT.read_text().split())
+    assert f"`stage` is one of {', '.join(UPDATE_STAGES)}." in text
+
+
 def test_the_document_is_in_order():
     names = list(documented())
     assert names == sorted(names)
@@ -149,15 +156,29 @@ def test_a_configured_model_has_its_counters_from_the_start(metrics):
     assert value(metrics, "edged_updates_total", model="m", result="committed", reason="") == 1
 
 
+def test_an_alert_notices_the_first_rejection_for_any_reason(metrics):
+    """increase() does not see a counter that begins at 1."""
+    metrics.expect_model("m")
+    kinds = [RejectedError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    codes = {kind.code for kind in kinds if kind.__module__.startswith(("edged.", "service."))}
+    # Of an image in a request; of a calibration folder, which can be mended; of no file in particular.
+    for code in codes - {"image", "calibration", "rejected"}:
+        assert value(metrics, "edged_updates_total", model="m", result="rejected", reason=code) == 0, code
+
+
 @given(st.lists(st.text(), max_size=200))
 def test_whatever_reasons_a_worker_gives_they_do_not_flood(reasons):
     metrics = Metrics(CollectorRegistry())
     for reason in reasons + [f"reason{number}" for number in range(300)]:
         metrics.count_update("m", "failed", reason)
+        metrics.count_deferral("m", reason)
     found = [s for f in metrics.updates.collect() for s in f.samples if s.name == "edged_updates_total"]
     assert len(found) <= MAX_REASONS + 1
     assert sum(sample.value for sample in found) == len(reasons) + 300
     assert value(metrics, "edged_updates_total", model="m", result="failed", reason="other") > 0
+    assert value(metrics, "edged_updates_deferred_total", model="m", reason="other") > 0
 
 
 @given(st.lists(st.integers(), max_size=200))
