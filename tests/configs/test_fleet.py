@@ -84,6 +84,10 @@ def test_one_prometheus_knows_which_device_runs_what(fleet: Prometheus, devices:
     # Whatever is sent is labelled with the device and with nothing else of the way there.
     assert set(fleet.query('up{job="edged"}')[0]["metric"]) == {"__name__", "instance", "job"}
 
+    answering = fleet.values(documented("Which does so, and answers requests?"), *labels)
+    assert answering == expected
+    hardware = fleet.values(documented("What hardware and which edged?"), "instance", "version")
+    assert hardware == {(device.name, "1.2.3"): 1 for device in devices}
     count = fleet.values(documented("How many run which file?"), "model", "digest")
     assert count == {("cats", OLD[:12]): 2, ("cats", NEW[:12]): 1}
     behind = documented("Which do not run this file yet?").replace("DIGEST", NEW[:12]).replace("MODEL", "cats")
