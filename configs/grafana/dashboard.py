@@ -279,7 +279,7 @@ def _device() -> list[Builder[Panel]]:
 
 def _variables() -> list[Builder[Any]]:
     def query(name: str, promql: str) -> dashboard.QueryVariable:
-        every = VariableOption(text="All", value="$__all")
+        every = VariableOption(text=["All"], value=["$__all"])
         return (
             dashboard.QueryVariable(name)
             .label(name.capitalize())
