@@ -92,7 +92,8 @@ def live_through(daemon: Daemon, task: Task, detection_task: DetectionTask, serv
     seen(server, 'edged_inference_requests_total{model="digits", code="200"} >= 6')
     daemon.infer(image)  # a rate needs two samples of which one is larger
     assert daemon.post("/edged/v1/models/digits/rollback").json()["to"] == 1
-    seen(server, 'ALERTS{alertname="EdgedRolledBack", alertstate="firing"}')
+    # Seen for some seconds, so that a graph with a point a second has one of them.
+    seen(server, 'count_over_time(ALERTS{alertname="EdgedRolledBack", alertstate="firing"}[1m]) >= 3')
     return digest
 
 
