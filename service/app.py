@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import uvicorn
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
 from edged.errors import EdgedError
@@ -57,6 +57,8 @@ async def _live(config_path: Path, config: Config) -> None:
         tcp = held.enter_context(listen_tcp(config.serve.host, config.serve.port))
         unix = held.enter_context(listen_unix(config.socket))
         held.callback(config.socket.unlink, missing_ok=True)
+        # A series more for each counter, which says when it was made. The function has no types.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
         supervisor = await Supervisor.open(config, metrics, address_of(tcp))
         daemon = _Daemon(config_path, supervisor)

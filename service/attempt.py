@@ -109,16 +109,20 @@ class Attempt:
         self._worker_started = time.monotonic()
         worker = WorkerProcess(self._job(), self._limits(), self._on_event)
         began = time.time()
-        outcome = await worker.run()
-        limit = context.config.worker.memory_max
-        course = Course(update.id, began, worker.memory.points, limit)
+        context.workers[update.model] = worker
+        try:
+            outcome = await worker.run()
+        finally:
+            del context.workers[update.model]
+        course = Course(update.id, began, worker.memory.points, context.config.worker.memory_max)
         await context.disk(keep_course, context.staged(update), course)
-        peak = context.metrics.worker_peak_memory.labels(update.model)
+        metrics, name = context.metrics, update.model
         if isinstance(outcome, Failure):
-            peak.set(worker.peak_bytes)
+            metrics.worker_peak_memory.labels(name).set(worker.peak_bytes)
             raise StoppedError(outcome)
-        peak.set(outcome.totals["peak_memory_bytes"])
         self._totals = outcome.totals
+        metrics.worker_peak_memory.labels(name).set(self._totals["peak_memory_bytes"])
+        metrics.worker_peak_device_memory.labels(name).set(self._totals["peak_device_memory_bytes"])
 
     def _job(self) -> Job:
         context, model, config = self._context, self._model, self._context.config
@@ -227,7 +231,9 @@ class Attempt:
             more["report"] = {**report, "shadow": shadow.figures}
         await self._advance(State.COMMITTED, generation=generation, **more)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
-        context.metrics.updates.labels(update.model, "committed", reason).inc()
+        context.metrics.count_update(update.model, "committed", reason)
+        if unchanged:
+            context.metrics.last_success.labels(update.model).set_to_current_time()
         log.info("update %d of %s is committed", update.id, update.model)
         await write_report(context, update.id)
         if not await context.disk(context.shares_claim, update):

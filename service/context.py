@@ -20,6 +20,7 @@ from service.metrics import Metrics
 from service.paths import Paths
 from service.serving import ModelService
 from service.states import State
+from service.worker_process import WorkerProcess
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,6 +55,7 @@ class Context:
         holds: Pinned and paused models.
         services: By model name.
         worker_slot: Held by the one worker that may run.
+        workers: By model name: those that run.
     """
 
     config: Config
@@ -65,6 +67,7 @@ class Context:
     holds: Holds = field(init=False)
     services: dict[str, ModelService] = field(default_factory=dict)
     worker_slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    workers: dict[str, WorkerProcess] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.holds = Holds(self.journal, self.disk)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,9 +47,19 @@ async def show_live(context: Context, model: str, generation: int) -> None:
         log.warning("model %s generation %d: cannot export its figures: %r", model, generation, error)
 
 
+async def show_history(context: Context) -> None:
+    """Export what the journal knows of the time before this start."""
+    for model, (drop, success) in (await context.disk(context.journal.last_times)).items():
+        if model in context.services:
+            context.metrics.last_drop.labels(model).set(drop)
+            if success is not None:
+                context.metrics.last_success.labels(model).set(success)
+
+
 def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
     """Set the gauges that change all the time."""
-    metrics = context.metrics
+    metrics, limit = context.metrics, context.config.worker.memory_max
+    metrics.worker_memory_limit.set(math.inf if limit is None else limit)
     for name, service in context.services.items():
         live = service.live
         hold = context.holds.of(name)
@@ -58,6 +69,8 @@ def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
         metrics.requests_in_flight.labels(name).set(service.held + (0 if live is None else live.inflight))
         metrics.generation_start.labels(name).set(0 if live is None else live.start_seconds)
         metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))
+        worker = context.workers.get(name)
+        metrics.worker_memory.labels(name).set(0 if worker is None else resident_bytes(worker.pid))
     for name, lane in lanes.items():
         metrics.queue_length.labels(name).set(lane.waiting)
 

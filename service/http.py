@@ -128,12 +128,11 @@ class Routes:
             code = _status_of(error)
             raise
         finally:
-            metrics.requests.labels(service.name, str(code)).inc()
-            metrics.request_duration.labels(service.name).observe(time.monotonic() - start)
+            metrics.count_request(service.name, code, time.monotonic() - start)
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
-        body, content_type = self._supervisor.queries.exposition()
+        body, content_type = await self._supervisor.queries.exposition()
         return Response(body, media_type=content_type)
 
     async def status(self, _: Request) -> Response:

@@ -104,7 +104,7 @@ class Intake:
         if (held := context.holds.why(drop.model)) is not None:
             await self._hold_back(drop, *held)
             return
-        update = await context.disk(context.journal.create, drop.model, drop.path.name, drop.size, drop.seen_at)
+        update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
         context.metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
         await context.advance(update.id, State.SETTLED, stages=stages)
@@ -122,11 +122,16 @@ class Intake:
     async def _hold_back(self, drop: Drop, code: str, reason: str) -> None:
         """Leave the file where it is, and say why where a user looks for it."""
         context = self._context
-        update = await context.disk(context.journal.create, drop.model, drop.path.name, drop.size, drop.seen_at)
+        update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
         await context.disk(context.journal.annotate, update.id, code=code, reason=reason)
         self._held[drop.path] = Held(drop, update)
         self._count_held(drop.model)
         log.warning("update %d of %s waits in the drop folder: %s", update.id, drop.model, reason)
+
+    async def _create(self, model: str, file_name: str, size: int, seen_at: float) -> Update:
+        context = self._context
+        context.metrics.last_drop.labels(model).set(seen_at)
+        return await context.disk(context.journal.create, model, file_name, size, seen_at)
 
     def _count_held(self, model: str) -> None:
         self._context.metrics.drops_held.labels(model).set(self.held(model))
@@ -167,10 +172,10 @@ class Intake:
         identity = (name, refusal.size, refusal.code)
         if any((update.file_name, update.file_bytes, update.code) == identity for update in known):
             return
-        update = await context.disk(context.journal.create, refusal.model, name, refusal.size)
+        update = await self._create(refusal.model, name, refusal.size, time.time())
         await self._journal_end(update, State.REJECTED, refusal.code, f"{name}: {refusal.reason}")
 
     async def _journal_end(self, update: Update, state: State, code: str, reason: str) -> None:
         await self._context.advance(update.id, state, code=code, reason=reason)
-        self._context.metrics.updates.labels(update.model, state.value.lower(), code).inc()
+        self._context.metrics.count_update(update.model, state.value.lower(), code)
         log.error("update %d of %s %s: %s", update.id, update.model, state.value.lower(), reason)

@@ -192,6 +192,19 @@ class Journal:
         )
         return rows[0] if rows else None
 
+    def last_times(self) -> dict[str, tuple[float, float | None]]:
+        """By model name: when a file was last dropped, and when an update last went live or turned out to be live.
+
+        Seconds since 1970; None if none did.
+        """
+        rows = self._db.select(
+            "SELECT model, MAX(dropped_at), MAX(live_at) FROM updates LEFT JOIN"
+            " (SELECT update_id, MIN(at) AS live_at FROM events WHERE state IN (?, ?) GROUP BY update_id)"
+            " ON update_id = id GROUP BY model",
+            (State.LIVE.value, State.COMMITTED.value),
+        )
+        return {model: (dropped_at, live_at) for model, dropped_at, live_at in rows}
+
     def events(self, update_id: int) -> builtins.list[Event]:
         """What happened to an update, in order."""
         rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))

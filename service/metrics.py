@@ -5,18 +5,37 @@ Labels hold names of models, stages and outcomes only: never a process id, a pat
 
 from __future__ import annotations
 
-import shutil
+import heapq
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
-import psutil
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
+
+from service.device_metrics import DeviceCollector
+from service.hardware import ROOT
+from service.job import STAGES
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
+MAX_LAYERS = 256  # series of one model; a network of more is told by the layers that lose most
+MAX_REASONS = 64  # distinct ones; a worker names its own, and it has read a file that nobody trusts
+OTHER = "other"  # whatever is beyond a bound
+
+UPDATE_STAGES = ("settle", "claim", "start", *STAGES, "write", "publish", "warm", "swap", "probation")
+# What is there from the start, at zero: a counter that appears with its first event never seems to rise.
+_DEVICE_AT_FAULT = ("calibration", "crash", "device", "generation_start", "internal", "memory", "state", "timeout")
+_FILE_AT_FAULT = (
+    *("architecture", "artifact", "checkpoint", "checksum", "gate", "non_finite", "too_large", "unsafe_checkpoint"),
+    *("probation", "rollback"),  # it was in service before, and taken out of it
+)
+_USUAL_OUTCOMES = {
+    "committed": ("", "unchanged", "probation"),
+    "rejected": _FILE_AT_FAULT,
+    "failed": (*_DEVICE_AT_FAULT, "gone", "interrupted"),
+    "superseded": ("superseded",),
+    "rolled_back": ("probation", "rollback"),
+}
+_USUAL_CODES = (200, 400, 429, 500, 503, 504)
 
 _STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 _UPDATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
@@ -32,24 +51,32 @@ class Metrics:
         registry: Where they are registered; a test brings its own.
         version: Of edged.
         state_dir: Its filesystem's free space is exported; None to leave that out.
+        root: Where /proc and /sys are.
     """
 
-    def __init__(self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None, root: Path = ROOT
+    ) -> None:
         self.registry = registry
-        self._describe_software(version, state_dir)
+        self._reasons = {reason for reasons in _USUAL_OUTCOMES.values() for reason in reasons}
+        registry.register(DeviceCollector(state_dir, root))
+        self._describe_software(version)
         self._describe_updates()
         self._describe_models()
         self._describe_serving()
 
-    def _describe_software(self, version: str, state_dir: Path | None) -> None:
+    def _describe_software(self, version: str) -> None:
         ProcessCollector(registry=self.registry)
-        self.registry.register(_DeviceCollector(state_dir))
-        self.build_info = self._gauge("build_info", "Always 1; the version is in the label.", "version")
+        self.build_info = self._gauge("build_info", "Always 1; the version of edged.", "version")
         self.build_info.labels(version).set(1)
-        self.config_reload_success = self._gauge("config_reload_success", "1 if the last reading of the config worked.")
+        self.config_reload_success = self._gauge(
+            "config_reload_success", "1 if the config was valid when it was last read."
+        )
         self.garbage_removed = self._counter("garbage_removed_bytes_total", "What `edged gc` removed.")
         self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
-        self.watch_rebuilds = self._counter("watch_rebuilds_total", "Watches set up anew after a folder had vanished.")
+        self.watch_rebuilds = self._counter(
+            "watch_rebuilds_total", "Watches set up anew after their folder had vanished."
+        )
 
     def _describe_updates(self) -> None:
         self.updates = self._counter("updates_total", "Updates that ended, by outcome.", "model", "result", "reason")
@@ -68,10 +95,21 @@ class Metrics:
         self.swaps = self._counter(
             "swaps_total", "Generations that got the traffic, by the policy that was applied.", "model", "policy"
         )
-        self.queue_length = self._gauge("queue_length", "Updates that wait for their turn.", "model")
+        self.updates_deferred = self._counter(
+            "updates_deferred_total", "How often updates were put off, by reason.", "model", "reason"
+        )
+        self.queue_length = self._gauge("queue_length", "Updates that wait or are worked on.", "model")
+        self.last_drop = self._gauge("last_drop_timestamp_seconds", "When a dropped file was last found.", "model")
         self.last_success = self._gauge("last_success_timestamp_seconds", "When an update last went live.", "model")
+        self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the running worker.", "model")
         self.worker_peak_memory = self._gauge(
-            "worker_peak_memory_bytes", "Highest resident memory of the last worker.", "model"
+            "worker_peak_memory_bytes", "Highest resident memory of the model's last worker.", "model"
+        )
+        self.worker_peak_device_memory = self._gauge(
+            "worker_peak_device_memory_bytes", "Most memory that the last worker used on what it computes on.", "model"
+        )
+        self.worker_memory_limit = self._gauge(
+            "worker_memory_limit_bytes", "Resident memory beyond which a worker is ended; +Inf for no limit."
         )
 
     def _describe_models(self) -> None:
@@ -80,7 +118,7 @@ class Metrics:
         self.model_probation = self._gauge("model_probation", "1 while the live generation is on probation.", "model")
         self.drops_held = self._gauge("drops_held", "Dropped files that wait for an operator.", "model")
         self.model_info = self._gauge(
-            "model_info", "Always 1; what is live is in the labels.", "model", "generation", "digest", "bits", "runtime"
+            "model_info", "Always 1; what is live.", "model", "generation", "digest", "bits", "runtime"
         )
         self.model_agreement = self._gauge(
             "model_agreement_ratio",
@@ -99,16 +137,18 @@ class Metrics:
             "model",
         )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
-        self.checkpoint_bytes = self._gauge("checkpoint_bytes", "Size of the file it was made from.", "model")
+        self.checkpoint_bytes = self._gauge(
+            "checkpoint_bytes", "Size of the checkpoint that the live artifact was made from.", "model"
+        )
         self.layer_relative_loss = self._gauge(
             "layer_relative_loss", "Squared error of a layer's output as a share of its energy.", "model", "layer"
         )
 
     def _describe_serving(self) -> None:
-        self.model_ready = self._gauge("model_ready", "1 while a generation answers for this model.", "model")
+        self.model_ready = self._gauge("model_ready", "1 while a generation answers for the model.", "model")
         self.request_duration = self._histogram(
             "inference_request_duration_seconds",
-            "From a request's last byte to its response.",
+            "From the arrival of a request to its response.",
             _REQUEST_BUCKETS,
             "model",
         )
@@ -116,22 +156,69 @@ class Metrics:
             "inference_batch_size", "Images in one forward pass, of models that batch.", _BATCH_BUCKETS, "model"
         )
         self.requests = self._counter("inference_requests_total", "Requests by HTTP status.", "model", "code")
-        self.requests_in_flight = self._gauge("inference_requests_in_flight", "Requests not answered yet.", "model")
+        self.requests_in_flight = self._gauge(
+            "inference_requests_in_flight", "Requests not answered yet, waiting ones included.", "model"
+        )
         self.generation_memory = self._gauge(
-            "generation_memory_bytes", "Resident memory of the process that serves.", "model"
+            "generation_memory_bytes", "Resident memory of the process that serves the model.", "model"
         )
         self.generation_restarts = self._counter(
             "generation_restarts_total",
             "Serving processes started again because they had ended by themselves.",
             "model",
         )
-
         self.generation_failed_starts = self._counter(
             "generation_failed_starts_total", "Serving processes that had ended and did not come up again.", "model"
         )
         self.generation_start = self._gauge(
             "generation_start_seconds", "How long the process that serves took to start, load and warm up.", "model"
         )
+
+    def expect_model(self, model: str) -> None:
+        """Have what counts events of a configured model there before the first one."""
+        for result, reasons in _USUAL_OUTCOMES.items():
+            for reason in reasons:
+                self.updates.labels(model, result, reason)
+        for reason in _DEVICE_AT_FAULT:
+            self.updates_deferred.labels(model, reason)
+        for code in _USUAL_CODES:
+            self.requests.labels(model, str(code))
+        for stage in UPDATE_STAGES:
+            self.stage_duration.labels(model, stage)
+        for policy in ("availability", "resource"):
+            self.swaps.labels(model, policy)
+        for counter in (self.generation_restarts, self.generation_failed_starts):
+            counter.labels(model)
+        for histogram in (self.update_duration, self.swap_duration, self.request_duration):
+            histogram.labels(model)
+        for gauge in (self.drops_held, self.model_probation):
+            gauge.labels(model)
+
+    def count_update(self, model: str, result: str, reason: str = "") -> None:
+        """Count an update that ended.
+
+        Args:
+            model: Model name.
+            result: Its state, in lower case.
+            reason: The error code; "" if nothing went wrong.
+        """
+        self.updates.labels(model, result, self._bounded(reason)).inc()
+
+    def count_deferral(self, model: str, reason: str) -> None:
+        """Count that an update was put off, for what its error code says."""
+        self.updates_deferred.labels(model, self._bounded(reason)).inc()
+
+    def count_request(self, model: str, code: int, seconds: float) -> None:
+        """Count an answered request for inference.
+
+        Args:
+            model: Model name.
+            code: HTTP status.
+            seconds: What it took.
+        """
+        known = code in HTTPStatus._value2member_map_
+        self.requests.labels(model, str(code) if known else OTHER).inc()
+        self.request_duration.labels(model).observe(seconds)
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Say what is live; the labels of the generation before vanish.
@@ -147,9 +234,9 @@ class Metrics:
         self.model_info.labels(model, str(generation), digest[:DIGEST_LENGTH], str(bits), runtime).set(1)
 
     def show_layers(self, model: str, losses: Iterable[tuple[str, float]]) -> None:
-        """Relative loss of each layer of the live generation; layers of the one before vanish."""
+        """Relative loss of the layers of the live generation, at most `MAX_LAYERS`; those of the one before vanish."""
         self._forget(self.layer_relative_loss, model)
-        for layer, loss in losses:
+        for layer, loss in heapq.nlargest(MAX_LAYERS, losses, key=lambda pair: pair[1]):
             self.layer_relative_loss.labels(model, layer).set(loss)
 
     def forget_model(self, model: str) -> None:
@@ -157,6 +244,12 @@ class Metrics:
         for metric in vars(self).values():
             if isinstance(metric, Gauge) and "model" in metric._labelnames:
                 self._forget(metric, model)
+
+    def _bounded(self, reason: str) -> str:
+        if reason not in self._reasons and len(self._reasons) >= MAX_REASONS:
+            return OTHER
+        self._reasons.add(reason)
+        return reason
 
     def _forget(self, gauge: Gauge, model: str) -> None:
         position = gauge._labelnames.index("model")
@@ -172,27 +265,3 @@ class Metrics:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"edged_{name}", help_text, labels, buckets=buckets, registry=self.registry)
-
-
-class _DeviceCollector(Collector):
-    """Memory and disk of the device, read when somebody asks."""
-
-    def __init__(self, state_dir: Path | None) -> None:
-        self._state_dir = state_dir
-
-    def collect(self) -> Iterable[Metric]:
-        memory = psutil.virtual_memory()
-        yield _family("edged_device_memory_total_bytes", "Memory of the device.", memory.total)
-        yield _family(
-            "edged_device_memory_available_bytes", "Memory that can be had without swapping.", memory.available
-        )
-        if self._state_dir is not None:
-            try:
-                free: float = shutil.disk_usage(self._state_dir).free
-            except OSError:
-                free = float("nan")
-            yield _family("edged_state_disk_free_bytes", "Free space where the state folder lies.", free)
-
-
-def _family(name: str, help_text: str, value: float) -> Any:
-    return GaugeMetricFamily(name, help_text, value=value)

@@ -66,7 +66,7 @@ async def roll_back(
                 reason = f"rolled back to generation {target}: {why}"
                 report = {**undone.report, "rollback": journaled}
                 await context.advance(undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
-                context.metrics.updates.labels(model, "rolled_back", code).inc()
+                context.metrics.count_update(model, "rolled_back", code)
 
         configured = context.config.model(model)
         policy = "auto" if configured is None else configured.swap

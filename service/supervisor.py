@@ -23,7 +23,7 @@ from service.config import Config
 from service.context import Context, Disk
 from service.crashes import CrashLog
 from service.drop_folder import DropFolder
-from service.gauges import resident_bytes, show_live
+from service.gauges import resident_bytes, show_history, show_live
 from service.intake import Intake
 from service.journal import Journal, Update
 from service.lanes import Lane
@@ -111,6 +111,7 @@ class Supervisor:
         await self._context.holds.load()
         for model in self.config.models:
             self._add_model(model.name)
+        await show_history(self._context)
         self._checker = asyncio.create_task(self._check())
         for service in self.services.values():
             await service.first_try()
@@ -200,6 +201,7 @@ class Supervisor:
 
     def _add_model(self, name: str) -> None:
         context, metrics = self._context, self.metrics
+        metrics.expect_model(name)
         crashes, batched = CrashLog(context, name), metrics.batch_size.labels(name).observe
         directory_of = partial(context.store.path, name)
         service = ModelService(name, directory_of, self._limits(name), crashes.restarted, crashes.not_started, batched)

@@ -94,6 +94,7 @@ class UpdateRunner:
             return None
         delay = float(min(worker.retry_s * 2 ** (update.attempt - 1), _MAX_RETRY_S))
         await self._context.advance(update.id, State.DEFERRED, code=failure.code, reason=failure.reason)
+        self._context.metrics.count_deferral(update.model, failure.code)
         log.warning("update %d of %s deferred for %.1f s: %s", update.id, update.model, delay, failure.reason)
         return delay
 
@@ -103,7 +104,7 @@ class UpdateRunner:
         await self._put_aside(update, state, failure)
         await context.advance(update.id, state, code=failure.code, reason=failure.reason)
         await write_report(context, update.id)
-        context.metrics.updates.labels(update.model, result, failure.code).inc()
+        context.metrics.count_update(update.model, result, failure.code)
         level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
         log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
         await self._prune(update.model)

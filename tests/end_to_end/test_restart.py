@@ -32,10 +32,12 @@ def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> 
         daemon.put_live(task.first)
         daemon.drop(task.second)
         killed = daemon.update_of("second.pt", *at)
+        dropped_at = daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}')
         daemon.kill()
 
         daemon.start()
         assert daemon.generation() == 1  # before anything else
+        assert daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}') == dropped_at
         serves(daemon, task, 1)
         ended = daemon.update_of("second.pt")
         assert (ended["id"], ended["state"], ended["generation"]) == (killed["id"], "COMMITTED", 2)

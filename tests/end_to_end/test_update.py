@@ -15,6 +15,7 @@ from service.job import STAGES
 from tests import trained
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.prometheus import needs_promtool, promtool
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +125,30 @@ def test_metrics_tell_of_the_update(daemon: Daemon, first: dict[str, object]) ->
     digest = str(first["sha256"])[:12]
     info = f'edged_model_info{{bits="4",digest="{digest}",generation="1",model="digits",runtime="torch"}}'
     assert daemon.metric(info) == 1
+
+
+@needs_promtool
+def test_promtool_finds_nothing_to_remark_in_the_metrics(daemon: Daemon, first: dict[str, object]) -> None:
+    assert promtool("check", "metrics", stdin=daemon.get("/metrics").content) == ""
+
+
+def test_nobody_can_make_the_metrics_grow(daemon: Daemon, first: dict[str, object]) -> None:
+    def series() -> set[str]:
+        lines = daemon.get("/metrics").text.splitlines()
+        return {line.rpartition(" ")[0] for line in lines if not line.startswith("#")}
+
+    daemon.infer()
+    before = series()
+    with daemon.tcp() as client:
+        for number in range(20):
+            for target in (f"/v2/models/m{number}/infer", f"/v2/models/digits/versions/{number + 2}/infer"):
+                assert client.post(target, content=b"{").status_code == 404
+            client.get(f"/metrics/{number}?x={number}")
+            client.request(f"ODD{number}", "/v2/models/digits/infer")
+            client.post(
+                "/v2/models/digits/infer", content=b"{", headers={"Inference-Header-Content-Length": str(number)}
+            )
+    assert series() == before
 
 
 def test_the_artifact_says_where_it_comes_from(daemon: Daemon, first: dict[str, object]) -> None:

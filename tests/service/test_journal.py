@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edged.errors import StateError, UsageError
 from service.journal import Hold, Journal
-from service.states import ENDS, NEXT, IllegalTransition, State, resume
+from service.states import ENDS, NEXT, WAY, IllegalTransition, State, resume
 
 
 @pytest.fixture
@@ -130,6 +130,21 @@ def test_a_generation_is_known_by_the_newest_update_that_put_it_in_service(journ
     assert journal.brought_live("m", 8) is None
     journal.advance(again, State.ROLLED_BACK)
     assert journal.brought_live("m", 7).id == first
+
+
+def test_the_last_drop_and_the_last_success_of_each_model(journal):
+    assert journal.last_times() == {}
+    update = claimed(journal)
+    for state in WAY[WAY.index(State.VERIFIED) : WAY.index(State.LIVE) + 1]:
+        journal.advance(update.id, state)
+    live_at = journal.events(update.id)[-1].at
+    journal.advance(update.id, State.COMMITTED)  # after its probation, which is not when it went live
+    journal.create("m", "later.pth", 10, dropped_at=5000.0)
+    journal.create("n", "b.pth", 10, dropped_at=7.0)
+    assert journal.last_times() == {"m": (5000.0, live_at), "n": (7.0, None)}
+    unchanged = claimed(journal, "n", "c.pth")
+    journal.advance(unchanged.id, State.COMMITTED)
+    assert journal.last_times()["n"] == (unchanged.dropped_at, journal.events(unchanged.id)[-1].at)
 
 
 def test_holds_outlive_the_journal_object(tmp_path):

@@ -1,10 +1,15 @@
 import re
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.metrics import Metrics
+import service.claim  # noqa: F401 - its errors reject files, too
+from edged.errors import RejectedError
+from service.metrics import MAX_REASONS, UPDATE_STAGES, Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
 FORBIDDEN_LABELS = {"pid", "path", "sha256", "file", "id"}
@@ -19,23 +24,67 @@ def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
 
 
-def declared(metrics):
-    """Name -> (type, labels) of every metric, also of those that have no sample yet."""
+def families(metrics):
+    """Name -> (family, labels) of every metric, also of those that have no sample yet."""
     found = {}
     for collector in metrics.registry._collector_to_names:
         for family in collector.collect():
             name = f"{family.name}_total" if family.type == "counter" else family.name
-            found[name] = (family.type, tuple(getattr(collector, "_labelnames", ())))
+            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            found[name] = (family, tuple(labels))
     return found
 
 
+def declared(metrics):
+    """Name -> (type, labels)."""
+    return {name: (family.type, labels) for name, (family, labels) in families(metrics).items()}
+
+
+def rows():
+    """Name, type, labels, unit and meaning as the document has them."""
+    cell = r" ([^|]*) "
+    pattern = rf"^\| `(\w+)` \| (\w+) \|([^|]*)\|{cell}\|{cell}\|$"
+    return re.findall(pattern, DOCUMENT.read_text(), re.MULTILINE)
+
+
 def documented():
-    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\| [^|]+ \| [^|]+ \|$", DOCUMENT.read_text(), re.MULTILINE)
-    return {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels in rows}
+    return {name: (kind, tuple(re.findall(r"\w+", labels))) for name, kind, labels, _, _ in rows()}
 
 
 def test_every_metric_is_documented_with_its_type_and_labels(metrics):
     assert documented() == declared(metrics)
+
+
+def test_the_document_says_what_the_help_text_says_and_more(metrics):
+    """The last column begins with the text of # HELP; sentences that need more room follow it."""
+    texts = {name: family.documentation for name, (family, _) in families(metrics).items()}
+    assert {name: meaning[: len(texts[name])] for name, _, _, _, meaning in rows()} == texts
+
+
+UNITS = {
+    "_timestamp_seconds": "seconds since 1970",
+    "_time_seconds": "seconds since 1970",
+    "_seconds": "seconds",
+    "_bytes": "bytes",
+    "_ratio": "0 to 1",
+    "_celsius": "degrees Celsius",
+    "_hertz": "hertz",
+}
+
+
+def test_the_unit_is_the_one_in_the_name():
+    for name, _, _, unit, _ in rows():
+        stem = name.removesuffix("_total")
+        expected = next((text for suffix, text in UNITS.items() if stem.endswith(suffix)), None)
+        if expected is not None:
+            assert unit == expected, name
+        else:
+            assert unit not in UNITS.values(), name
+
+
+def test_the_document_names_every_stage():
+    text = " ".join(DOCUMENT.read_text().split())
+    assert f"`stage` is one of {', '.join(UPDATE_STAGES)}." in text
 
 
 def test_the_document_is_in_order():
@@ -86,6 +135,80 @@ def test_the_device_and_the_process_are_measured(metrics):
     assert 0 < value(metrics, "edged_device_memory_available_bytes") <= total
     assert value(metrics, "edged_state_disk_free_bytes") > 0
     assert value(metrics, "process_resident_memory_bytes") > 1 << 20
+
+
+def series(metrics):
+    """How many lines a scrape has."""
+    return sum(not line.startswith(b"#") for line in generate_latest(metrics.registry).splitlines())
+
+
+def test_a_configured_model_has_its_counters_from_the_start(metrics):
+    metrics.expect_model("m")
+    assert value(metrics, "edged_updates_total", model="m", result="committed", reason="") == 0
+    assert value(metrics, "edged_updates_total", model="m", result="rolled_back", reason="probation") == 0
+    assert value(metrics, "edged_inference_requests_total", model="m", code="500") == 0
+    assert value(metrics, "edged_swap_duration_seconds_count", model="m") == 0
+    metrics.count_update("m", "committed")
+    metrics.count_request("m", 200, 0.1)
+    before = series(metrics)
+    metrics.expect_model("m")  # a model that was removed and comes back
+    assert series(metrics) == before
+    assert value(metrics, "edged_updates_total", model="m", result="committed", reason="") == 1
+
+
+def test_an_alert_notices_the_first_rejection_for_any_reason(metrics):
+    """increase() does not see a counter that begins at 1."""
+    metrics.expect_model("m")
+    kinds = [RejectedError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    codes = {kind.code for kind in kinds if kind.__module__.startswith(("edged.", "service."))}
+    # Of an image in a request; of a calibration folder, which can be mended; of no file in particular.
+    for code in codes - {"image", "calibration", "rejected"}:
+        assert value(metrics, "edged_updates_total", model="m", result="rejected", reason=code) == 0, code
+
+
+@given(st.lists(st.text(), max_size=200))
+def test_whatever_reasons_a_worker_gives_they_do_not_flood(reasons):
+    metrics = Metrics(CollectorRegistry())
+    for reason in reasons + [f"reason{number}" for number in range(300)]:
+        metrics.count_update("m", "failed", reason)
+        metrics.count_deferral("m", reason)
+    found = [s for f in metrics.updates.collect() for s in f.samples if s.name == "edged_updates_total"]
+    assert len(found) <= MAX_REASONS + 1
+    assert sum(sample.value for sample in found) == len(reasons) + 300
+    assert value(metrics, "edged_updates_total", model="m", result="failed", reason="other") > 0
+    assert value(metrics, "edged_updates_deferred_total", model="m", reason="other") > 0
+
+
+@given(st.lists(st.integers(), max_size=200))
+def test_whatever_codes_a_generation_answers_they_do_not_flood(codes):
+    metrics = Metrics(CollectorRegistry())
+    for code in codes + list(range(2000)):
+        metrics.count_request("m", code, 0.1)
+    found = [s for f in metrics.requests.collect() for s in f.samples if s.name == "edged_inference_requests_total"]
+    assert len(found) <= len(HTTPStatus) + 1
+    assert sum(sample.value for sample in found) == len(codes) + 2000
+
+
+def test_many_layers_are_told_by_those_that_lose_most(metrics):
+    metrics.show_layers("m", [(f"layer{number}", number / 1000) for number in range(1000)])
+    shown = {s.labels["layer"] for f in metrics.layer_relative_loss.collect() for s in f.samples}
+    assert shown == {f"layer{number}" for number in range(744, 1000)}
+
+
+def test_what_a_big_fleet_member_exports(metrics):
+    """Three models of 300 layers, each updated ten times: what is there after the first is all there ever is."""
+    counts = []
+    for round_number in range(10):
+        for model in [f"model{number}" for number in range(3)]:
+            metrics.expect_model(model)
+            metrics.show_model(model, round_number + 1, f"{round_number:064x}", 4, "torch")
+            metrics.show_layers(model, [(f"model.{number}.m.0.cv1.conv", 0.01) for number in range(300)])
+            metrics.count_update(model, "committed")
+        if round_number in (0, 9):
+            counts.append(series(metrics))
+    assert counts[0] == counts[1] < 3 * 700
 
 
 def test_a_state_folder_that_is_gone_does_not_break_the_rest(tmp_path):

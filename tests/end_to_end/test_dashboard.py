@@ -1,0 +1,156 @@
+"""A real Prometheus scrapes a live daemon through drops, a rejection and a rollback; every panel shows something."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from prometheus_client import CollectorRegistry, start_http_server
+
+from service.metrics import Metrics
+from tests import scenes
+from tests.boards import jetson
+from tests.configs.test_grafana import DASHBOARD, PANELS
+from tests.conftest import DetectionTask, Task
+from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.test_probation import TOO_LARGE
+from tests.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
+
+pytestmark = [pytest.mark.slow, needs_prometheus]
+
+
+@dataclass(frozen=True)
+class Story:
+    """What Prometheus saw.
+
+    Attributes:
+        server: It.
+        digest: Of the file that is live in the end, 12 hex digits.
+        start: Of the story, seconds since 1970.
+        end: Likewise.
+    """
+
+    server: Prometheus
+    digest: str
+    start: float
+    end: float
+
+    def promql(self, query: str) -> str:
+        """As Grafana fills it in when everything is chosen and the whole story is shown."""
+        filled = query.replace('"$instance"', '".*"').replace('"$model"', '".*"')
+        filled = filled.replace("$__rate_interval", "10s").replace("$__range", f"{round(self.end - self.start)}s")
+        assert "$" not in filled
+        return filled
+
+
+@pytest.fixture(scope="module")
+def story(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    folder = tmp_path_factory.mktemp("story")
+    digits = {"name": "digits", "calibration": {"dir": str(task.calibration)}, "input": {"size": 8, "resize": 8}}
+    shapes = {
+        "name": "shapes",
+        "calibration": {"dir": str(detection_task.calibration)},
+        "input": {"size": scenes.SIDE},
+        "quantization": {"bits": 8},
+    }
+    board = Metrics(CollectorRegistry(), "1.2.3", jetson(folder / "jetson"), root=folder / "jetson")
+    exporter, _ = start_http_server(0, "127.0.0.1", board.registry)
+    worker = {"retry_s": 0.1, "memory_max": "4GiB"}
+    try:
+        with running(folder, task.calibration, models=[digits, shapes], worker=worker) as daemon:
+            targets = {
+                daemon.status()["address"].removeprefix("http://"): "camera",
+                f"127.0.0.1:{exporter.server_port}": "jetson",
+            }
+            with prometheus(folder / "prometheus", scrape_config("prometheus.yml", targets)) as server:
+                start = time.time()
+                seen(server, 'up{instance="camera"} == 1')
+                first = live_through(daemon, task, detection_task, server)
+                yield Story(server, first, start - 1, time.time())
+    finally:
+        exporter.shutdown()
+        exporter.server_close()
+
+
+def live_through(daemon: Daemon, task: Task, detection_task: DetectionTask, server: Prometheus) -> str:
+    """Drops, a rejection, requests good and bad, a rollback; the digest of what is live in the end."""
+    bad = daemon.folder / "bad.pt"
+    bad.write_bytes(b"no checkpoint at all")
+    image = next(task.test.rglob("*.png"))
+    digest = str(daemon.put_live(task.first)["sha256"])[:12]
+    daemon.put_live(detection_task.first, model="shapes")
+    daemon.infer(image)
+    daemon.drop(bad)
+    assert daemon.update_of("bad.pt")["state"] == "REJECTED"
+    daemon.put_live(task.second)
+    for _ in range(5):
+        assert daemon.infer(image).status_code == 200
+        assert daemon.post("/v2/models/digits/infer", json=TOO_LARGE).status_code == 500
+    seen(server, 'edged_inference_requests_total{model="digits", code="200"} >= 6')
+    daemon.infer(image)  # a rate needs two samples of which one is larger
+    assert daemon.post("/edged/v1/models/digits/rollback").json()["to"] == 1
+    # Seen for some seconds, so that a graph with a point a second has one of them.
+    seen(server, 'count_over_time(ALERTS{alertname="EdgedRolledBack", alertstate="firing"}[1m]) >= 3')
+    return digest
+
+
+def seen(server: Prometheus, promql: str) -> None:
+    eventually(lambda: server.query(promql), promql)
+
+
+@pytest.mark.parametrize("panel", PANELS, ids=lambda panel: re.sub(r"\W+", "-", panel["title"]))
+def test_each_query_of_a_panel_returns_data(story: Story, panel) -> None:
+    for target in panel["targets"]:
+        promql = story.promql(target["expr"])
+        if target.get("instant"):
+            assert story.server.query(promql), promql
+        else:
+            assert story.server.numbers(promql, story.start, story.end), promql
+
+
+@pytest.mark.parametrize("annotation", DASHBOARD["annotations"]["list"], ids=lambda annotation: annotation["name"])
+def test_what_happened_is_marked(story: Story, annotation) -> None:
+    assert max(story.server.numbers(story.promql(annotation["expr"]), story.start, story.end)) > 0
+
+
+def expr(title: str) -> str:
+    return str(next(panel["targets"][0]["expr"] for panel in PANELS if panel["title"] == title))
+
+
+def test_the_figures_are_those_of_the_story(story: Story) -> None:
+    live = story.server.values(story.promql(expr("Live generations")), "model", "generation", "digest")
+    assert live["digits", "1", story.digest] == 1
+    assert len(live) == 2
+    reasons = story.server.values(story.promql(expr("Reasons")), "model", "result", "reason")
+    assert reasons["digits", "committed", ""] >= 2
+    assert reasons["digits", "rolled_back", "rollback"] >= 1
+    assert [key[:2] for key in reasons if key[1] == "rejected"] == [("digits", "rejected")]
+    assert max(story.server.numbers(story.promql(expr("Errors")), story.start, story.end)) > 0.2
+    stages = story.server.values(story.promql(expr("Stages of an update")), "stage")
+    assert stages["quantize",] > stages["publish",] > 0
+    devices = story.server.query(story.promql(expr("Devices")))
+    assert "NVIDIA Jetson Orin Nano Developer Kit" in [device["metric"].get("board") for device in devices]
+    working = 'edged_worker_memory_bytes{instance="camera"}'
+    assert max(story.server.numbers(working, story.start, story.end)) > 50e6
+    assert story.server.values("edged_worker_memory_limit_bytes", "instance")["camera",] == 4 << 30
+    hot = story.server.numbers(story.promql(expr("Temperature")), story.start, story.end)
+    assert max(hot) == 52.406
+
+
+def test_what_can_be_chosen_is_there(story: Story) -> None:
+    for variable in DASHBOARD["templating"]["list"][1:]:
+        (match,) = re.findall(r"label_values\((.+), (\w+)\)", variable["query"])
+        values = story.server.get(f"label/{match[1]}/values", **{"match[]": story.promql(match[0])})
+        assert values == {"instance": ["camera", "jetson"], "model": ["digits", "shapes"]}[match[1]]
+
+
+def test_the_rules_are_evaluated(story: Story) -> None:
+    groups = story.server.get("rules")["groups"]
+    assert len(groups) == 5
+    assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
+    firing = story.server.values('ALERTS{alertstate="firing"}', "alertname", "model")
+    assert ("EdgedUpdateRejected", "digits") in firing
+    assert ("EdgedRolledBack", "digits") in firing
