@@ -98,7 +98,7 @@ class Attempt:
         context, update = self._context, self._update
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
         self._worker_started = time.monotonic()
-        worker = WorkerProcess(self._job(), self._limits(), self._on_event)
+        worker = WorkerProcess(self._job(), self._limits(), self._on_event, context.liveness)
         outcome = await worker.run()
         peak = context.metrics.worker_peak_memory.labels(update.model)
         if isinstance(outcome, Failure):

@@ -12,6 +12,7 @@ from pathlib import Path
 from edged.errors import EdgedError
 from service.channel import Reply, ServingError
 from service.generation import Generation
+from service.liveness import Liveness, Loop
 from service.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class ModelService:
         directory_of: Where the artifact of a generation lies.
         limits: How it may be served.
         restarted: Called whenever a generation that died is started again.
+        liveness: Told how long starting and draining may take.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -67,6 +69,7 @@ class ModelService:
         directory_of: Callable[[int], Path],
         limits: ServingLimits,
         restarted: Callable[[], None] = lambda: None,
+        liveness: Liveness | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -80,6 +83,7 @@ class ModelService:
         self.switching = asyncio.Lock()
         self._directory_of = directory_of
         self._restarted = restarted
+        self._liveness = liveness or Liveness()
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -144,7 +148,8 @@ class ModelService:
             queue=self.limits.queue,
             on_exit=self._exited,
         )
-        await generation.start(self.limits.start_s)
+        with self._liveness.bounded(f"start of {self.name} generation {number}", self.limits.start_s):
+            await generation.start(self.limits.start_s)
         return generation
 
     def route(self, generation: Generation) -> Generation | None:
@@ -162,9 +167,10 @@ class ModelService:
 
     async def retire(self, generation: Generation) -> None:
         """Let `generation` answer what it was asked, then stop it."""
-        if not await generation.drain(self.limits.drain_s):
-            log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
-        await generation.stop()
+        with self._liveness.bounded(f"end of {self.name} generation {generation.number}", self.limits.drain_s):
+            if not await generation.drain(self.limits.drain_s):
+                log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
+            await generation.stop()
 
     async def pause(self) -> None:
         """Stop the live generation to free its memory; requests get 503 until `route` or `keep`."""
@@ -205,19 +211,23 @@ class ModelService:
         return current
 
     async def _bring_up(self, number: int, delay_s: float) -> None:
+        with self._liveness.loop(f"keeper of {self.name}") as loop:
+            generation = await self._start_until_up(number, delay_s, loop)
+        self._keeper = None  # not to be cancelled by `route`
+        self.route(generation)
+
+    async def _start_until_up(self, number: int, delay_s: float, loop: Loop) -> Generation:
         while True:
+            loop.rests(delay_s + self.limits.start_s)
             await asyncio.sleep(delay_s)
             try:
-                generation = await self.prepare(number)
-                break
+                return await self.prepare(number)
             except EdgedError as error:
                 self.failed_starts += 1
                 self.problem = f"cannot start generation {number}: {error}"
                 log.error("model %s %s", self.name, self.problem)
                 self._tried.set()
             delay_s = self._next_backoff()
-        self._keeper = None  # not to be cancelled by `route`
-        self.route(generation)
 
     def _cancel_keeper(self) -> None:
         if self._keeper is not None:
