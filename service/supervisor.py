@@ -138,7 +138,8 @@ class Supervisor:
     def status_line(self) -> str:
         """What is going on, for the service manager."""
         phase = "stopping" if self._stopping else None if self._booted else "starting"
-        return status_line(phase, self.services, self._lanes, self._runner.progress, self._watcher.up)
+        watching = self._watcher.up or not self._watcher.looked
+        return status_line(phase, self.services, self._lanes, self._runner.progress, watching)
 
     def begin_stop(self) -> None:
         """From now on the daemon is not ready, so that clients go elsewhere."""

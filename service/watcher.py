@@ -107,6 +107,7 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self._missing_since: float | None = None
         self.up = False
+        self.looked = False  # until then, `up` means nothing
 
     async def start(self) -> None:
         """Look once, then go on in the background; a folder that does not answer is waited for there.
@@ -161,6 +162,7 @@ class Watcher:
         with self._renamed_lock:
             renamed, self._renamed = self._renamed, set()
         scan, self.up = await asyncio.to_thread(self._look)
+        self.looked = True
         due = self._consider(scan, renamed, time.monotonic())
         self._tell_health()
         rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))

@@ -67,6 +67,8 @@ ip link set lo up
 mkdir host
 pivot_root . host
 umount -l /host
+rmdir /host
+mount --make-rshared /
 exec env -i container=edged PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=basic.target --show-status=0 --log-target=journal
 """
@@ -88,7 +90,7 @@ def missing() -> str | None:
         return "it takes root to make namespaces and control groups"
     if not SYSTEMD.exists() or not SYSTEM_PYTHON.exists():
         return f"there is no {SYSTEMD} or no {SYSTEM_PYTHON}"
-    tools = ("unshare", "nsenter", "ip", "make", "systemd-sysusers", "systemd-tmpfiles")
+    tools = ("unshare", "nsenter", "setpriv", "ip", "make", "systemd-sysusers", "systemd-tmpfiles")
     if lacking := [tool for tool in tools if shutil.which(tool) is None]:
         return f"{', '.join(lacking)} not installed"
     found = subprocess.run([SYSTEM_PYTHON, "-c", "import sys, ensurepip; print(sys.version_info[:2])"],
@@ -130,7 +132,7 @@ class Manager:
         packages = next(path for path in site.getsitepackages() if Path(path).is_dir())
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", "-c", f'{into}; exec unshare {namespaces} bash -c "$@"', "bash", ENTER, "bash",
+                ["bash", "-c", f'{into}; exec setpriv --pdeathsig KILL unshare {namespaces} bash -c "$@"', "bash", ENTER, "bash",
                  str(self._scratch), str(REPOSITORY), packages, *controllers],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
