@@ -99,8 +99,10 @@ def missing() -> str | None:
         return f"{SYSTEM_PYTHON} has no venv, or cannot load the packages of {sys.executable}: another version"
     if not _controllers():
         return "there are no control groups of version 1, which this harness sets up"
-    probe = "mount -t tmpfs t /tmp && mkdir /tmp/u /tmp/w /tmp/m && mount -t overlay o -o lowerdir=/,upperdir=/tmp/u,workdir=/tmp/w /tmp/m"
-    tried = subprocess.run(["unshare", "--mount", "--pid", "--net", "--fork", "bash", "-c", probe], capture_output=True, text=True)
+    probe = "cd $(mktemp -d) && mount -t tmpfs t . && cd $PWD && mkdir u w m && "
+    probe += "mount -t overlay o -o lowerdir=/,upperdir=u,workdir=w m"
+    unshare = ["unshare", "--mount", "--pid", "--net", "--fork", "bash", "-c", probe]
+    tried = subprocess.run(unshare, capture_output=True, text=True)
     return f"no namespaces or overlay: {tried.stderr.strip()}" if tried.returncode else None
 
 
@@ -130,12 +132,12 @@ class Manager:
         into = "; ".join(f"echo $$ > {group}/cgroup.procs" for group in self._groups)
         namespaces = "--pid --mount --uts --ipc --net --cgroup --fork --kill-child"
         packages = next(path for path in site.getsitepackages() if Path(path).is_dir())
+        enter = f'{into}; exec setpriv --pdeathsig KILL unshare {namespaces} bash -c "$@"'
+        arguments = [ENTER, "bash", str(self._scratch), str(REPOSITORY), packages, *controllers]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", "-c", f'{into}; exec setpriv --pdeathsig KILL unshare {namespaces} bash -c "$@"', "bash", ENTER, "bash",
-                 str(self._scratch), str(REPOSITORY), packages, *controllers],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+                ["bash", "-c", enter, "bash", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         self.pid = eventually(self._init, "the namespaces are there", UP_S)
         eventually(self._is_up, "systemd has started", UP_S)
         return self
@@ -172,9 +174,16 @@ class Manager:
         given = [f"{name}={value}" for name, value in environment.items()]
         return self.run("env", "-C", SOURCES, *given, "bash", "-ec", script, timeout=300)
 
-    def spawn(self, *command: str | Path) -> subprocess.Popen[str]:
-        """Start a command inside."""
-        return subprocess.Popen(self._inside(list(command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    @contextlib.contextmanager
+    def spawned(self, *command: str | Path) -> Iterator[subprocess.Popen[str]]:
+        """A command that runs inside until it ends or this does."""
+        bound = ["setpriv", "--pdeathsig", "KILL", *command]  # nsenter only waits for it
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(self._inside(bound), text=True, **pipes) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def show(self, unit: str, name: str) -> str:
         """A property of a unit."""
@@ -209,7 +218,9 @@ class Manager:
         assert self._process.poll() is None, self._log.read_text()
         return self._enter(["systemctl", "is-active", "basic.target"]).stdout.strip() == "active"
 
-    def _enter(self, command: list[str | Path], timeout: float = 120.0, **options: Any) -> subprocess.CompletedProcess[str]:
+    def _enter(
+        self, command: list[str | Path], timeout: float = 120.0, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self._inside(command), capture_output=True, text=True, timeout=timeout, **options)
 
     def _inside(self, command: list[str | Path]) -> list[str]:
@@ -232,7 +243,7 @@ class Manager:
         for group in self._groups:
             for folder, _, _ in os.walk(group, topdown=False):
                 with contextlib.suppress(OSError):  # its last process is still on its way out
-                    os.rmdir(folder)
+                    Path(folder).rmdir()
         return not any(group.exists() for group in self._groups)
 
 
