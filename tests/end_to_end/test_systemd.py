@@ -352,7 +352,7 @@ def test_stop_answers_what_was_begun(service: Service, task: Task) -> None:
     assert service.property("Result") == "success"
 
 
-ANSWERED = 'edged_inference_requests_total{model="digits",code="200"}'
+ANSWERED = 'edged_inference_requests_total{code="200",model="digits"}'
 CLIENT = """
 import json, sys, time, urllib.request
 codes = {}
