@@ -1,4 +1,4 @@
-"""What can be told of the units without a service manager: where each directive comes from, and that none is unknown."""
+"""What can be told of the units without a service manager: which systemd brought each directive."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ SINCE = {
 }  # fmt: skip
 OLD = {
     "After", "Backlog", "CapabilityBoundingSet", "Description", "DeviceAllow", "DevicePolicy", "Documentation",
-    "Environment", "ExecReload", "ExecStart", "Group", "KillMode", "LimitCORE", "ListenStream", "NoDelay", "NotifyAccess",
-    "PrivateDevices", "PrivateTmp", "Restart", "RestartSec", "SupplementaryGroups", "TimeoutStartSec", "TimeoutStopSec",
+    "Environment", "ExecReload", "ExecStart", "Group", "KillMode", "LimitCORE", "ListenStream", "NoDelay",
+    "NotifyAccess", "PrivateDevices", "PrivateTmp", "Restart", "RestartSec", "SupplementaryGroups", "TimeoutStartSec", "TimeoutStopSec",
     "Type", "UMask", "User", "WantedBy",
 }  # fmt: skip
 TYPES = {"notify": 0, "notify-reload": 253}

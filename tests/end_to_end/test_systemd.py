@@ -391,7 +391,6 @@ def test_with_the_socket_unit_a_restart_refuses_nobody(service: Service, task: T
         for client in clients:
             told, _ = client.communicate(timeout=120)
             assert list(json.loads(told)) == ["200"], told
-            assert json.loads(told)["200"] > 20
 
 
 def test_the_socket_unit_opens_no_door_that_the_config_may_not(service: Service) -> None:
