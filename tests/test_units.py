@@ -30,8 +30,8 @@ SINCE = {
 OLD = {
     "After", "Backlog", "CapabilityBoundingSet", "Description", "DeviceAllow", "DevicePolicy", "Documentation",
     "Environment", "ExecReload", "ExecStart", "Group", "KillMode", "LimitCORE", "ListenStream", "NoDelay",
-    "NotifyAccess", "PrivateDevices", "PrivateTmp", "Restart", "RestartSec", "SupplementaryGroups", "TimeoutStartSec", "TimeoutStopSec",
-    "Type", "UMask", "User", "WantedBy",
+    "NotifyAccess", "PrivateDevices", "PrivateTmp", "Restart", "RestartSec", "SupplementaryGroups",
+    "TimeoutStartSec", "TimeoutStopSec", "Type", "UMask", "User", "WantedBy",
 }  # fmt: skip
 TYPES = {"notify": 0, "notify-reload": 253}
 
