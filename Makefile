@@ -1,4 +1,5 @@
-# Two commands: `make demo` shows the main job, `make test` checks everything. Both set up what they need.
+# `make demo` shows the main job, `make test` checks everything; both set up what they need. `make install` makes a
+# service of it, on a device with systemd.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ TORCHVISION := torchvision==0.28.0
 # Debian packages of programs that some tests drive; without them these tests skip themselves and say so.
 PROGRAMS := prometheus chromium
 
-.PHONY: demo test slow lint clean programs
+.PHONY: demo test slow lint clean programs install uninstall
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -47,3 +48,56 @@ $(VENV)/.demo: $(VENV)/.torch pyproject.toml
 $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[test]'
 	@touch $@
+
+# --- The service. As root: `make install`, then edit /etc/edged/edged.yaml; `make uninstall`, with PURGE=1 for the
+# config, the state and the user too. With DESTDIR only files are made, for a packager or an image.
+
+# A folder of its own: a virtual environment that sees the system's packages, because a Jetson image brings torch.
+PREFIX ?= /opt/edged
+DESTDIR ?=
+# What to install; a wheel on a device without a network.
+PACKAGE ?= .
+# The user edged must be able to run it, which a python3 in somebody's home is not.
+SYSTEM_PYTHON ?= /usr/bin/python3
+UNITDIR ?= /usr/local/lib/systemd/system
+SYSUSERSDIR ?= /etc/sysusers.d
+TMPFILESDIR ?= /etc/tmpfiles.d
+# Of the device. They choose the drop-ins; with DESTDIR, give both.
+SYSTEMD_VERSION ?= $(shell systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+JETSON ?= $(if $(wildcard /etc/nv_tegra_release),1)
+VERSIONED := $(patsubst systemd/dropins/systemd-%.conf,%,$(wildcard systemd/dropins/systemd-*.conf))
+DROPINS = $(foreach v,$(VERSIONED),$(shell [ "$(SYSTEMD_VERSION)" -ge $(v) ] && echo systemd-$(v))) $(if $(JETSON),jetson)
+
+install: HOME_OF := $(DESTDIR)$(PREFIX)
+install:
+	@[ ! -e "$(HOME_OF)" ] || [ -e "$(HOME_OF)/bin/edged" ] || \
+		{ echo "make install: $(HOME_OF) is there and no edged; give a folder of its own as PREFIX" >&2; exit 2; }
+	$(SYSTEM_PYTHON) -m venv --system-site-packages $(HOME_OF)
+	@# What venv brings along is old, and would hide the one that the image's torch wants.
+	$(HOME_OF)/bin/python -m pip uninstall -q -y setuptools
+	$(HOME_OF)/bin/python -m pip install -q $(PACKAGE)
+	[ -z "$(DESTDIR)" ] || sed -i "s|$(DESTDIR)||g" $$(grep -lIF "$(DESTDIR)" $(HOME_OF)/pyvenv.cfg $(HOME_OF)/bin/*)
+	install -D -m 644 -t $(HOME_OF)/share systemd/dropins/*.conf configs/edged.yaml
+	install -d $(DESTDIR)$(UNITDIR)/edged.service.d
+	for unit in edged.service edged.socket; do \
+		sed "s|/opt/edged/|$(PREFIX)/|" systemd/$$unit > $(DESTDIR)$(UNITDIR)/$$unit || exit 1; done
+	for name in $(DROPINS); do \
+		install -m 644 systemd/dropins/$$name.conf $(DESTDIR)$(UNITDIR)/edged.service.d || exit 1; done
+	install -D -m 644 systemd/edged.sysusers $(DESTDIR)$(SYSUSERSDIR)/edged.conf
+	install -D -m 644 systemd/edged.tmpfiles $(DESTDIR)$(TMPFILESDIR)/edged.conf
+	[ -e $(DESTDIR)/etc/edged/edged.yaml ] || install -D -m 644 configs/edged.yaml $(DESTDIR)/etc/edged/edged.yaml
+	[ -n "$(DESTDIR)" ] || { systemd-sysusers $(SYSUSERSDIR)/edged.conf && \
+		systemd-tmpfiles --create $(TMPFILESDIR)/edged.conf && systemctl daemon-reload; }
+
+uninstall: HOME_OF := $(DESTDIR)$(PREFIX)
+uninstall:
+	@[ ! -e "$(HOME_OF)" ] || [ -e "$(HOME_OF)/bin/edged" ] || \
+		{ echo "make uninstall: $(HOME_OF) holds no edged; give the PREFIX of its installation" >&2; exit 2; }
+	[ -n "$(DESTDIR)" ] || [ ! -e $(UNITDIR)/edged.service ] || systemctl disable --now edged.service edged.socket
+	rm -rf $(HOME_OF) $(DESTDIR)$(UNITDIR)/edged.service $(DESTDIR)$(UNITDIR)/edged.service.d
+	rm -f $(DESTDIR)$(UNITDIR)/edged.socket $(DESTDIR)$(SYSUSERSDIR)/edged.conf $(DESTDIR)$(TMPFILESDIR)/edged.conf
+	[ -n "$(DESTDIR)" ] || { systemctl daemon-reload; systemctl reset-failed edged.service edged.socket || true; }
+ifdef PURGE
+	rm -rf $(DESTDIR)/etc/edged $(DESTDIR)/var/lib/edged $(DESTDIR)/var/cache/edged
+	[ -n "$(DESTDIR)" ] || ! id -u edged >/dev/null 2>&1 || userdel edged
+endif

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import logging
+import math
 import signal
 import socket
 import sys
 from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,14 +20,17 @@ import uvicorn
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
-from edged.errors import EdgedError
+from edged.errors import ConfigError, EdgedError
 from service import logs
 from service.access import LocalOnly
 from service.config import Config, load_config
+from service.config_sections import ServeConfig
+from service.heartbeat import beat
 from service.http import create_app
-from service.listen import address_of, listen_tcp, listen_unix, lock_state
+from service.listen import Inherited, address_of, inherited_sockets, is_loopback, listen_tcp, listen_unix, lock_state
+from service.liveness import Liveness
 from service.metrics import Metrics
-from service.notify import sd_notify, watchdog_interval_s
+from service.notify import StatusLine, reloading, sd_notify, watchdog_interval_s
 from service.paths import Paths
 from service.supervisor import Supervisor
 
@@ -33,11 +39,13 @@ log = logging.getLogger(__name__)
 _M_ARENA_MAX = -8  # of <malloc.h>
 _KEEP_ALIVE_S = 75
 _LAST_REQUESTS_S = 30  # after SIGTERM
+_ON_THE_WAY_S = 0.2  # between the accepting of a connection and its request
 
 
 def run(config_path: Path) -> int:
     """Run the daemon; returns its exit code."""
     _share_one_heap()
+    faulthandler.enable()  # where every thread is, in the log, when the watchdog ends us
     try:
         config = load_config(config_path)
         _configure_logs(config)
@@ -54,53 +62,113 @@ async def _live(config_path: Path, config: Config) -> None:
     paths.make()
     with contextlib.ExitStack() as held:
         held.enter_context(lock_state(paths.lock))
-        tcp = held.enter_context(listen_tcp(config.serve.host, config.serve.port))
-        unix = held.enter_context(listen_unix(config.socket))
-        held.callback(config.socket.unlink, missing_ok=True)
+        doors = _open_doors(config, inherited_sockets(), held)
         # A series more for each counter, which says when it was made. The function has no types.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
-        supervisor = await Supervisor.open(config, metrics, address_of(tcp))
-        daemon = _Daemon(config_path, supervisor)
-        await daemon.run(tcp, unix)
+        interval_s, status = watchdog_interval_s(), StatusLine()
+        liveness = Liveness(math.inf if interval_s is None else interval_s)
+        supervisor = await Supervisor.open(config, metrics, address_of(doors.tcp[0]), liveness, status.tell)
+        daemon = _Daemon(config_path, supervisor, status)
+        if interval_s is not None:
+            daemon.heart = asyncio.create_task(beat(liveness, config.socket, interval_s, status))
+        await daemon.run(doors)
     log.info("stopped")
 
 
-class _Daemon:
-    """The supervisor with its servers and signals."""
+@dataclass
+class _Doors:
+    """Where requests come in.
 
-    def __init__(self, config_path: Path, supervisor: Supervisor) -> None:
+    Attributes:
+        tcp: At least one.
+        unix: At least one, each under a path.
+        tcp_is_held: Whether the service manager holds the TCP listeners: what comes too early waits there.
+    """
+
+    tcp: list[socket.socket]
+    unix: list[socket.socket]
+    tcp_is_held: bool
+
+
+def _open_doors(config: Config, inherited: Inherited, held: contextlib.ExitStack) -> _Doors:
+    """Those that the service manager passes, and our own for what it does not pass."""
+    for listener in (*inherited.tcp, *inherited.unix):
+        held.enter_context(listener)
+    for listener in inherited.tcp:
+        _check_open_door(listener, config.serve)
+    tcp = inherited.tcp or [held.enter_context(listen_tcp(config.serve.host, config.serve.port))]
+    unix = list(inherited.unix)
+    if str(config.socket) not in [listener.getsockname() for listener in unix]:
+        unix.append(held.enter_context(listen_unix(config.socket)))
+        held.callback(config.socket.unlink, missing_ok=True)
+    return _Doors(tcp, unix, tcp_is_held=bool(inherited.tcp))
+
+
+def _check_open_door(listener: socket.socket, serve: ServeConfig) -> None:
+    """The socket unit decides on the address, so what the config may not do, it may not either."""
+    if is_loopback(listener) or serve.allow_public or serve.admin_token or serve.inference_token_file:
+        return
+    raise ConfigError(
+        f"the socket unit listens on {address_of(listener)}, which other machines can reach, and there is no token;"
+        " let it listen on 127.0.0.1, set serve.inference_token_file or serve.token_file, or serve.allow_public: true"
+    )
+
+
+class _Daemon:
+    """The supervisor with its servers and signals.
+
+    Attributes:
+        heart: Feeds the watchdog until the stop; None where there is none.
+    """
+
+    def __init__(self, config_path: Path, supervisor: Supervisor, status: StatusLine) -> None:
         self._config_path = config_path
         self._supervisor = supervisor
+        self._status = status
+        self.heart: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._serving: list[tuple[_Server, asyncio.Task[None]]] = []
 
-    async def run(self, tcp: socket.socket, unix: socket.socket) -> None:
+    async def run(self, doors: _Doors) -> None:
         """Serve until SIGTERM or SIGINT."""
         app = create_app(self._supervisor)
-        servers = [_server(app), _server(LocalOnly(app))]
-        serving = [
-            asyncio.create_task(server.serve(sockets=[listener]))
-            for server, listener in zip(servers, (tcp, unix), strict=True)
-        ]
+        self._serve(LocalOnly(app), doors.unix)
+        if not doors.tcp_is_held:
+            self._serve(app, doors.tcp)
         self._handle_signals()
         self._supervisor.metrics.config_reload_success.set(1)
         try:
             log.info("listening on %s", self._supervisor.address)
             await self._supervisor.start()
-            sd_notify("READY=1\nSTATUS=ready")
-            self._begin(self._watchdog())
+            if doors.tcp_is_held:  # what came while we were away or starting is answered by a model, not with 503
+                self._serve(app, doors.tcp)
+            sd_notify("READY=1")
+            self._status.tell(self._supervisor.status_line())
             log.info("ready")
             await self._stop.wait()
         finally:
             sd_notify("STOPPING=1")
+            if self.heart is not None:
+                self.heart.cancel()
             log.info("stopping: no new requests, those begun are answered")
             self._supervisor.begin_stop()
-            for server in servers:
+            self._status.tell(self._supervisor.status_line())
+            for server, _ in self._serving:
                 server.should_exit = True
-            await asyncio.gather(*serving)
+            await asyncio.gather(*(serving for _, serving in self._serving))
             await self._supervisor.stop()
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        task.add_done_callback(self._tasks.discard)
+
+    def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> None:
+        server = _server(app)
+        self._serving.append((server, asyncio.create_task(server.serve(sockets=listeners))))
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -108,32 +176,29 @@ class _Daemon:
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload()))
 
-    def _begin(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)  # the loop itself holds tasks only weakly
-        task.add_done_callback(self._tasks.discard)
-
     async def _reload(self) -> None:
         """Take over a changed config file; keep the old one if the new one is wrong."""
         async with self._reloading:
+            reloading()
             try:
-                config = load_config(self._config_path)
-                needs_restart = await self._supervisor.reload(config)
+                await self._take_over_config()
+                self._status.note = None
             except EdgedError as error:
                 log.error("config not reloaded, the old one stays in force: %s", error)
                 self._supervisor.metrics.config_reload_success.set(0)
-                return
-            self._supervisor.metrics.config_reload_success.set(1)
-            _configure_logs(config)
-            for key in needs_restart:
-                log.warning("config reloaded, but %s only changes with a restart", key)
-            log.info("config reloaded from %s", self._config_path)
+                self._status.note = f"config not reloaded, the old one stays in force: {str(error).splitlines()[0]}"
+            finally:
+                sd_notify("READY=1")
+                self._status.tell(self._supervisor.status_line())
 
-    async def _watchdog(self) -> None:
-        interval_s = watchdog_interval_s()
-        while interval_s is not None:
-            sd_notify("WATCHDOG=1")
-            await asyncio.sleep(interval_s)
+    async def _take_over_config(self) -> None:
+        config = load_config(self._config_path)
+        needs_restart = await self._supervisor.reload(config)
+        self._supervisor.metrics.config_reload_success.set(1)
+        _configure_logs(config)
+        for key in needs_restart:
+            log.warning("config reloaded, but %s only changes with a restart", key)
+        log.info("config reloaded from %s", self._config_path)
 
 
 def _share_one_heap() -> None:
@@ -150,6 +215,13 @@ def _configure_logs(config: Config) -> None:
 
 class _Server(uvicorn.Server):
     """uvicorn without its signal handlers: the daemon has its own order of leaving."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close the doors first, then the connections: a request that is on its way through one is not cut off."""
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_ON_THE_WAY_S)
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

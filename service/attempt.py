@@ -107,7 +107,7 @@ class Attempt:
         context, update = self._context, self._update
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
         self._worker_started = time.monotonic()
-        worker = WorkerProcess(self._job(), self._limits(), self._on_event)
+        worker = WorkerProcess(self._job(), self._limits(), self._on_event, context.liveness)
         began = time.time()
         context.workers[update.model] = worker
         try:

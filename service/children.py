@@ -19,6 +19,8 @@ _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobo
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 _OOM_SCORE, _LOADING_OOM_SCORE = Path("/proc/self/oom_score_adj"), 500  # the worker has 1000
 LOADING_NICE = 10  # of a generation beside one that serves: a tenth of a core, and all that is left over
+# systemd hears from the supervisor alone, and gave its sockets to nobody else.
+_SUPERVISOR_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 FEW_KERNELS = 48  # more than one network's layers have shapes
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, which libc does not wrap
 
@@ -43,7 +45,8 @@ def child_environment(
             Quantization needs each for a while and never again, and they are 50 MB for a ResNet-50.
     """
     environment = dict(os.environ if base is None else base)
-    environment.pop("NOTIFY_SOCKET", None)  # systemd hears from the supervisor alone
+    for name in _SUPERVISOR_ONLY:
+        environment.pop(name, None)
     count = str(threads or cores())
     environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     if kernels is not None:

@@ -16,6 +16,7 @@ from service.claim import CLAIMED_NAME
 from service.config import Config
 from service.holds import Holds
 from service.journal import Journal, Update
+from service.liveness import Liveness
 from service.metrics import Metrics
 from service.paths import Paths
 from service.serving import ModelService
@@ -27,14 +28,24 @@ T = TypeVar("T")
 
 
 class Disk:
-    """Runs what may wait for the disk in one thread, in order, so that the event loop never does."""
+    """Runs what may wait for the disk in one thread, in order, so that the event loop never does.
 
-    def __init__(self) -> None:
+    Args:
+        liveness: Told of each piece of work; one that takes too long counts as hung.
+    """
+
+    def __init__(self, liveness: Liveness | None = None) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._liveness = liveness or Liveness()
 
     async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `function(*args, **kwargs)`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args, **kwargs))
+        work = partial(self._run, partial(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _run(self, function: Callable[[], T]) -> T:
+        with self._liveness.bounded("disk"):
+            return function()
 
     def close(self) -> None:
         """Wait for what was begun."""
@@ -56,6 +67,7 @@ class Context:
         services: By model name.
         worker_slot: Held by the one worker that may run.
         workers: By model name: those that run.
+        liveness: What the loops promise.
     """
 
     config: Config
@@ -68,6 +80,7 @@ class Context:
     services: dict[str, ModelService] = field(default_factory=dict)
     worker_slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
+    liveness: Liveness = field(default_factory=Liveness)
 
     def __post_init__(self) -> None:
         self.holds = Holds(self.journal, self.disk)

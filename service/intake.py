@@ -16,11 +16,13 @@ from service.config import ModelConfig
 from service.context import Context
 from service.drop_folder import Refusal
 from service.journal import Update
+from service.liveness import Loop
 from service.states import State
 from service.watcher import Drop
 
 log = logging.getLogger(__name__)
 
+_SLOWEST_COPY = 1 << 20  # bytes a second; a drop folder may be a share behind a thin line
 _REMEMBERED = 200  # refusals that are not journaled a second time
 
 
@@ -84,17 +86,23 @@ class Intake:
             self._task = None
 
     async def _run(self) -> None:
-        while True:
-            found = await self._queue.get()
-            try:
-                if isinstance(found, Drop):
-                    await self._take(found)
-                else:
-                    await self._refuse(found)
-            except EdgedError as error:  # the journal cannot be written, say; the file stays where it is
-                log.error("cannot take %s: %s", found.path.name, error)
-            except Exception:  # a mistake in this program must not end the intake
-                log.exception("cannot take %s", found.path.name)
+        with self._context.liveness.loop("intake") as loop:
+            while True:
+                await self._next(loop)
+
+    async def _next(self, loop: Loop) -> None:
+        loop.rests(None)
+        found = await self._queue.get()
+        loop.rests(found.size / _SLOWEST_COPY)
+        try:
+            if isinstance(found, Drop):
+                await self._take(found)
+            else:
+                await self._refuse(found)
+        except EdgedError as error:  # the journal cannot be written, say; the file stays where it is
+            log.error("cannot take %s: %s", found.path.name, error)
+        except Exception:  # a mistake in this program must not end the intake
+            log.exception("cannot take %s", found.path.name)
 
     async def _take(self, drop: Drop) -> None:
         context = self._context

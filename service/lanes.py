@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from edged.errors import EdgedError
 from service.journal import Update
+from service.liveness import Liveness
 from service.waiting import within
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,13 @@ class Lane:
         drive: Takes an update as far as it goes; returns the seconds to wait before the next try, None at its end.
         supersede: Ends an update because a newer one came.
         fail: Ends an update because of a fault of the daemon.
+        name: Of the model.
+        liveness: Told should the lane end by a fault. What it waits for keeps promises of its own: the worker, the
+            disk, the start of a generation.
+
+    Attributes:
+        active: The update that is worked on, or waits for its next try.
+        deferred: Whether it waits.
     """
 
     def __init__(
@@ -30,6 +38,8 @@ class Lane:
         drive: Callable[[Update], Awaitable[float | None]],
         supersede: Callable[[Update, Update], Awaitable[None]],
         fail: Callable[[Update, str], Awaitable[None]],
+        name: str = "",
+        liveness: Liveness | None = None,
     ) -> None:
         self._drive = drive
         self._supersede = supersede
@@ -37,7 +47,9 @@ class Lane:
         self._waiting: list[Update] = []
         self._offered = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._loop = (liveness or Liveness()).loop(f"updates of {name}")
         self.active: Update | None = None
+        self.deferred = False
 
     @property
     def waiting(self) -> int:
@@ -60,14 +72,21 @@ class Lane:
             self._task = None
 
     async def _run(self) -> None:
-        while True:
-            self.active = await self._newest()
-            while (delay := await self._drive_safely(self.active)) is not None:
-                newer = await self._newer_within(delay)
-                if newer is not None:
-                    await self._supersede(self.active, newer)
-                    self.active = newer
-            self.active = None
+        with self._loop:
+            while True:
+                await self._take(await self._newest())
+
+    async def _take(self, update: Update) -> None:
+        """One update to its end, or that of a newer one that came meanwhile."""
+        self.active = update
+        while (delay := await self._drive_safely(self.active)) is not None:
+            self.deferred = True
+            newer = await self._newer_within(delay)
+            self.deferred = False
+            if newer is not None:
+                await self._supersede(self.active, newer)
+                self.active = newer
+        self.active = None
 
     async def _newest(self) -> Update:
         while not self._waiting:

@@ -3,13 +3,66 @@
 from __future__ import annotations
 
 import fcntl
+import ipaddress
+import os
 import socket
+from collections.abc import MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from edged.errors import StateError, UnavailableError
+from edged.errors import ConfigError, StateError, UnavailableError
 
 _BACKLOG = 512
+_FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+
+
+@dataclass
+class Inherited:
+    """Listening sockets that the service manager holds for us, also while we are restarted.
+
+    Attributes:
+        tcp: In the order of the socket unit.
+        unix: Likewise.
+    """
+
+    tcp: list[socket.socket] = field(default_factory=list)
+    unix: list[socket.socket] = field(default_factory=list)
+
+
+def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> Inherited:
+    """Take over what systemd passes, see sd_listen_fds(3); nothing where there is no socket unit.
+
+    Args:
+        environment: LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed from it; None for our own.
+
+    Raises:
+        ConfigError: One of them is no listening stream socket.
+    """
+    environment = os.environ if environment is None else environment
+    owner, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
+    environment.pop("LISTEN_FDNAMES", None)
+    found = Inherited()
+    if owner != str(os.getpid()) or not count.isdecimal():
+        return found
+    for descriptor in range(_FIRST_INHERITED, _FIRST_INHERITED + int(count)):
+        try:
+            os.set_inheritable(descriptor, False)
+            listener = socket.socket(fileno=descriptor)
+            listens = listener.type == socket.SOCK_STREAM and listener.getsockopt(
+                socket.SOL_SOCKET, socket.SO_ACCEPTCONN
+            )
+        except OSError as error:
+            raise ConfigError(f"descriptor {descriptor} of the socket unit is no socket: {error.strerror}") from None
+        if not listens:
+            raise ConfigError("the socket unit passes a socket that does not listen; use ListenStream= and Accept=no")
+        (found.unix if listener.family == socket.AF_UNIX else found.tcp).append(listener)
+    return found
+
+
+def is_loopback(listener: socket.socket) -> bool:
+    """Whether only this machine reaches a TCP listener."""
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def lock_state(path: Path) -> IO[bytes]:

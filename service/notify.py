@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
+
+_STATUS_LENGTH = 300
 
 
 def sd_notify(state: str) -> bool:
@@ -34,3 +37,34 @@ def watchdog_interval_s() -> float | None:
     if not micros.isdecimal() or int(micros) == 0 or (owner and owner != str(os.getpid())):
         return None
     return int(micros) / 2e6
+
+
+def reloading() -> None:
+    """Tell systemd that the config is being taken over; "READY=1" ends it. Type=notify-reload needs the time."""
+    sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+
+class StatusLine:
+    """What `systemctl status` shows of the daemon; sent only when it changes.
+
+    Attributes:
+        trouble: What hangs; stands before everything else. None if nothing does.
+        note: What stays worth knowing, such as a config that was not taken over; None if nothing does.
+    """
+
+    def __init__(self) -> None:
+        self.trouble: str | None = None
+        self.note: str | None = None
+        self._told = ""
+
+    def tell(self, text: str) -> None:
+        """Show `text`.
+
+        Args:
+            text: What is going on; made one line, and cut where it gets long.
+        """
+        parts = [part for part in (self.trouble, self.note, text) if part]
+        line = " ".join("; ".join(parts).split())[:_STATUS_LENGTH]
+        if line != self._told:
+            self._told = line
+            sd_notify(f"STATUS={line}")

@@ -14,6 +14,7 @@ from service.batching import Batching
 from service.channel import BusyError, Reply, ServingError
 from service.children import LOADING_NICE
 from service.generation import Generation
+from service.liveness import Liveness, Loop
 from service.shadow import Shadow
 from service.traffic import Traffic
 from service.waiting import within
@@ -58,6 +59,7 @@ class ModelService:
         restarted: Called whenever a generation that died is started again, with its number and how it ended.
         not_started: Called whenever one that died did not come up again.
         batched: Told how many images were computed together, see `Channel`.
+        liveness: Told how long starting and draining may take.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -80,6 +82,7 @@ class ModelService:
         restarted: Callable[[int, str], None] = lambda *_: None,
         not_started: Callable[[], None] = lambda: None,
         batched: Callable[[int], None] = lambda _: None,
+        liveness: Liveness | None = None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -99,6 +102,7 @@ class ModelService:
         self._settled.set()
         self.held = 0
         self._batched = batched
+        self._liveness = liveness or Liveness()
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -193,7 +197,8 @@ class ModelService:
             nice=0 if self.live is None else LOADING_NICE,
             on_exit=self._exited,
         )
-        await generation.start(self.limits.start_s)
+        with self._liveness.bounded(f"start of {self.name} generation {number}", self.limits.start_s):
+            await generation.start(self.limits.start_s)
         return generation
 
     def route(self, generation: Generation) -> Generation | None:
@@ -212,9 +217,10 @@ class ModelService:
 
     async def retire(self, generation: Generation) -> None:
         """Let `generation` answer what it was asked, then stop it."""
-        if not await generation.drain(self.limits.drain_s):
-            log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
-        await generation.stop()
+        with self._liveness.bounded(f"end of {self.name} generation {generation.number}", self.limits.drain_s):
+            if not await generation.drain(self.limits.drain_s):
+                log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
+            await generation.stop()
 
     async def begin_shadow(self, before: Generation, percent: float, show: Callable[[float], None]) -> None:
         """Let `before` answer what it was asked, then compare the live generation with it."""
@@ -281,11 +287,17 @@ class ModelService:
         return current
 
     async def _bring_up(self, number: int, delay_s: float) -> None:
+        with self._liveness.loop(f"keeper of {self.name}") as loop:
+            generation = await self._start_until_up(number, delay_s, loop)
+        self._keeper = None  # not to be cancelled by `route`
+        self.route(generation)
+
+    async def _start_until_up(self, number: int, delay_s: float, loop: Loop) -> Generation:
         while True:
+            loop.rests(delay_s + self.limits.start_s)
             await asyncio.sleep(delay_s)
             try:
-                generation = await self.prepare(number)
-                break
+                return await self.prepare(number)
             except EdgedError as error:
                 self.failed_starts += 1
                 self.problem = f"cannot start generation {number}: {error}"
@@ -294,8 +306,6 @@ class ModelService:
                 self._tried.set()
                 self._settled.set()
             delay_s = self._next_backoff()
-        self._keeper = None  # not to be cancelled by `route`
-        self.route(generation)
 
     def _cancel_keeper(self) -> None:
         if self._keeper is not None:

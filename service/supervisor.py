@@ -27,19 +27,23 @@ from service.gauges import resident_bytes, show_history, show_live
 from service.intake import Intake
 from service.journal import Journal, Update
 from service.lanes import Lane
+from service.liveness import Liveness
 from service.metrics import Metrics
 from service.paths import Paths
 from service.queries import Queries
 from service.samples import Samples
 from service.serving import ModelService, ServingLimits
 from service.states import State
+from service.status_line import status_line
 from service.units import iso_time
 from service.updates import UpdateRunner
+from service.waiting import within
 from service.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
 _CHECK_S = 1.0
+_DROP_FOLDER_S = 10.0  # a folder that takes longer to answer does not keep the models from being served
 _LAST_UPDATES = 20
 
 
@@ -49,14 +53,16 @@ class Supervisor:
     Args:
         context: What it owns.
         address: URL under which it answers.
+        tell: Told every second what is going on, in a line.
 
     Attributes:
         queries: What it tells of itself.
         administration: What it does when an operator says so.
     """
 
-    def __init__(self, context: Context, address: str = "") -> None:
+    def __init__(self, context: Context, address: str = "", tell: Callable[[str], None] = lambda line: None) -> None:
         self.address = address
+        self._tell = tell
         self._context = context
         self._runner = UpdateRunner(context)
         self._lanes: dict[str, Lane] = {}
@@ -71,15 +77,24 @@ class Supervisor:
         self._stopping = False
 
     @classmethod
-    async def open(cls, config: Config, metrics: Metrics, address: str = "") -> Supervisor:
+    async def open(
+        cls,
+        config: Config,
+        metrics: Metrics,
+        address: str = "",
+        liveness: Liveness | None = None,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Supervisor:
         """Open the state folder.
 
         Raises:
             StateError: It cannot be written.
         """
-        paths, disk = Paths(config.state_dir), Disk()
+        liveness = liveness or Liveness()
+        paths, disk = Paths(config.state_dir), Disk(liveness)
         journal = await disk(Journal, paths.journal)
-        return cls(Context(config, paths, journal, ModelStore(paths.models), metrics, disk), address)
+        store = ModelStore(paths.models)
+        return cls(Context(config, paths, journal, store, metrics, disk, liveness=liveness), address, tell)
 
     @property
     def config(self) -> Config:
@@ -122,6 +137,12 @@ class Supervisor:
         for name in self.services:
             await self._resume(name)
         await self._watcher.start()
+
+    def status_line(self) -> str:
+        """What is going on, for the service manager."""
+        phase = "stopping" if self._stopping else None if self._booted else "starting"
+        watching = self._watcher.up or not self._watcher.looked
+        return status_line(phase, self.services, self._lanes, self._runner.progress, watching)
 
     def begin_stop(self) -> None:
         """From now on the daemon is not ready, so that clients go elsewhere."""
@@ -203,10 +224,18 @@ class Supervisor:
         context, metrics = self._context, self.metrics
         metrics.expect_model(name)
         crashes, batched = CrashLog(context, name), metrics.batch_size.labels(name).observe
-        directory_of = partial(context.store.path, name)
-        service = ModelService(name, directory_of, self._limits(name), crashes.restarted, crashes.not_started, batched)
+        service = ModelService(
+            name,
+            partial(context.store.path, name),
+            self._limits(name),
+            crashes.restarted,
+            crashes.not_started,
+            batched,
+            context.liveness,
+        )
         context.services[name] = service
-        self._lanes[name] = Lane(self._runner.drive, self._runner.supersede, self._runner.fail)
+        runner = self._runner
+        self._lanes[name] = Lane(runner.drive, runner.supersede, runner.fail, name, context.liveness)
         current = context.store.current(name)
         if current is not None:
             service.keep(current)
@@ -253,23 +282,29 @@ class Supervisor:
             on_refused=self._intake.put,
             on_health=self.metrics.watch_up.set,
             on_rebuilt=self.metrics.watch_rebuilds.inc,
+            liveness=self._context.liveness,
         )
 
     async def _make_drop_folder(self, config: Config) -> None:
         """Before anything says ready: whoever sees that may drop a file."""
         try:
-            await self._context.disk(_drop_folder(config).make)
+            await within(_DROP_FOLDER_S, asyncio.to_thread(_drop_folder(config).make))
+        except asyncio.TimeoutError:
+            log.error("drop_dir %s does not answer; serving goes on, and it is looked into once it does", config.drop)
         except OSError as error:
             reason = error.strerror or error
             raise StateError(f"cannot make drop_dir {config.drop}: {reason}; make it or change it") from error
 
     async def _check(self) -> None:
         """Look after the generations and note how they do, as long as the daemon lives."""
-        while True:
-            await asyncio.sleep(_CHECK_S)
-            for service in self.services.values():
-                service.check()
-            self._samples.take_if_due(time.monotonic(), self.services)
+        with self._context.liveness.loop("check of the generations") as loop:
+            while True:
+                self._tell(self.status_line())
+                loop.rests(_CHECK_S)
+                await asyncio.sleep(_CHECK_S)
+                for service in self.services.values():
+                    service.check()
+                self._samples.take_if_due(time.monotonic(), self.services)
 
 
 def _drop_folder(config: Config) -> DropFolder:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from service.drop_folder import Candidate, DropFolder, Refusal, Scan
+from service.liveness import Liveness, Loop
 from service.stability import Fingerprint, StabilityTracker
 from service.waiting import within
 from service.watches import Watches, is_network_folder
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _CALM_S = 0.05  # looks are at least this far apart, however many events come
+_OPEN_S = 10.0  # for a folder to answer at all
 _POLL_S = 2.0  # at most, between two looks without events
 
 
@@ -68,6 +70,8 @@ class Watcher:
         on_refused: Told once of what is not taken, likewise.
         on_health: Told after each look whether all folders exist and are watched, likewise.
         on_rebuilt: Told how many watches were set up anew because their folders had been replaced, likewise.
+        liveness: Told how long each rest may take. The first look promises nothing: where it hangs, on a network share
+            that does not answer, a restart would only hang again, and keep the models from being served.
     """
 
     def __init__(
@@ -81,6 +85,7 @@ class Watcher:
         on_refused: Callable[[Refusal], None] = lambda refusal: None,
         on_health: Callable[[bool], None] = lambda up: None,
         on_rebuilt: Callable[[int], None] = lambda count: None,
+        liveness: Liveness | None = None,
     ) -> None:
         self._folder = folder
         self._rescan_s = rescan_s
@@ -89,6 +94,7 @@ class Watcher:
         self._on_refused = on_refused
         self._on_health = on_health
         self._on_rebuilt = on_rebuilt
+        self._liveness = liveness or Liveness()
         self._rebuilds_told = 0
         self._tracker = StabilityTracker(settle_s)
         self._reported: dict[Path, Fingerprint] = {}
@@ -101,18 +107,25 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self._missing_since: float | None = None
         self.up = False
+        self.looked = False  # until then, `up` means nothing
 
     async def start(self) -> None:
-        """Look once, then go on in the background.
+        """Look once, then go on in the background; a folder that does not answer is waited for there.
 
         Raises:
             OSError: A model's folder cannot be created.
         """
-        await asyncio.to_thread(self._folder.make)
         self._loop = asyncio.get_running_loop()
+        opening = asyncio.create_task(self._open())
+        self._task = asyncio.create_task(self._run(opening))
+        await asyncio.wait({opening}, timeout=_OPEN_S)
+        if opening.done():
+            opening.result()
+
+    async def _open(self) -> None:
+        await asyncio.to_thread(self._folder.make)
         if self._mode == "auto":
             self._watches = await asyncio.to_thread(self._open_watches)
-        self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
         """Stop looking; files not reported by now are found after the next start."""
@@ -135,19 +148,28 @@ class Watcher:
         self._quiet_only.add(path)
         self._poked.set()
 
-    async def _run(self) -> None:
-        while True:
-            self._poked.clear()
-            # What was renamed before this look is in it, unless it is gone again.
-            with self._renamed_lock:
-                renamed, self._renamed = self._renamed, set()
-            scan, self.up = await asyncio.to_thread(self._look)
-            due = self._consider(scan, renamed, time.monotonic())
-            self._tell_health()
-            rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await within(rest, self._poked.wait())
-            await asyncio.sleep(_CALM_S)
+    async def _run(self, opening: asyncio.Task[None]) -> None:
+        with self._liveness.loop("drop folder") as loop:
+            with contextlib.suppress(OSError):  # told by `start`, or from now on by on_health
+                await opening
+            while True:
+                await self._round(loop)
+
+    async def _round(self, loop: Loop) -> None:
+        """Look, report, rest."""
+        self._poked.clear()
+        # What was renamed before this look is in it, unless it is gone again.
+        with self._renamed_lock:
+            renamed, self._renamed = self._renamed, set()
+        scan, self.up = await asyncio.to_thread(self._look)
+        self.looked = True
+        due = self._consider(scan, renamed, time.monotonic())
+        self._tell_health()
+        rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
+        loop.rests(rest)  # and the next look comes out of the patience
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(rest, self._poked.wait())
+        await asyncio.sleep(_CALM_S)
 
     def _look(self) -> tuple[Scan, bool]:
         """Mend the watches, then scan: in this order, so that nothing falls between the two."""

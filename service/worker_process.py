@@ -19,6 +19,7 @@ import psutil
 
 from service.children import FEW_KERNELS, child_environment
 from service.job import Job
+from service.liveness import Liveness, Loop
 from service.memory_trace import MemoryTrace
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class WorkerProcess:
         job: What to do.
         limits: What it may use.
         on_event: Called with every event of the worker, see service.worker.
+        liveness: Told that its limits are being watched.
 
     Attributes:
         pid: None before it runs.
@@ -84,7 +86,10 @@ class WorkerProcess:
         memory: Resident memory over the seconds since its start.
     """
 
-    def __init__(self, job: Job, limits: WorkerLimits, on_event: EventHandler) -> None:
+    def __init__(
+        self, job: Job, limits: WorkerLimits, on_event: EventHandler, liveness: Liveness | None = None
+    ) -> None:
+        self._liveness = liveness or Liveness()
         self._job = job
         self._limits = limits
         self._on_event = on_event
@@ -108,7 +113,7 @@ class WorkerProcess:
             start_new_session=True,  # Ctrl-C on the terminal is for the supervisor
         )
         self.pid = process.pid
-        guard = asyncio.create_task(self._guard(process))
+        guard = asyncio.create_task(self._guard_while_it_runs(process))
         try:
             await asyncio.gather(self._send_job(process), self._read_events(process), self._read_log(process))
             code = await process.wait()
@@ -144,10 +149,15 @@ class WorkerProcess:
             self._stderr.append(text)
             log.info("worker: %s", text)
 
-    async def _guard(self, process: asyncio.subprocess.Process) -> None:
+    async def _guard_while_it_runs(self, process: asyncio.subprocess.Process) -> None:
+        with self._liveness.loop(f"limits of the worker of {self._job.name}") as loop:
+            await self._guard(process, loop)
+
+    async def _guard(self, process: asyncio.subprocess.Process, loop: Loop) -> None:
         """End the worker when it takes too long or too much."""
         start = time.monotonic()
         while self._ended_for is None:
+            loop.rests(_MEMORY_POLL_S)
             await asyncio.sleep(_MEMORY_POLL_S)
             with contextlib.suppress(psutil.NoSuchProcess):
                 used = psutil.Process(process.pid).memory_info().rss

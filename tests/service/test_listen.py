@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import StateError, UnavailableError
-from service.listen import address_of, listen_tcp, listen_unix, lock_state
+from service.listen import address_of, inherited_sockets, listen_tcp, listen_unix, lock_state
 
 
 def test_one_lock_a_folder(tmp_path: Path) -> None:
@@ -71,3 +71,51 @@ def test_no_part_of_an_answer_waits_for_another() -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+PASSED = """
+import os, socket, sys
+from service.listen import inherited_sockets, is_loopback
+kinds = {"tcp": lambda: socket.create_server(("127.0.0.1", 0)), "all": lambda: socket.create_server(("0.0.0.0", 0)),
+         "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "file": lambda: open(os.devnull),
+         "deaf": lambda: socket.socket()}
+def unix():
+    made = socket.socket(socket.AF_UNIX)
+    made.bind(sys.argv[1])
+    made.listen()
+    return made
+kinds["unix"] = unix
+made = [kinds[kind]() for kind in sys.argv[2:]]
+high = [os.dup(one.fileno()) + 0 for one in made]
+high = [os.dup2(fd, 100 + at) for at, fd in enumerate(high)]
+for at, fd in enumerate(high):
+    os.dup2(fd, 3 + at)
+environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high)), "LISTEN_FDNAMES": "x", "ELSE": "1"}
+found = inherited_sockets(environment)
+assert environment == {"ELSE": "1"}
+assert not any(os.get_inheritable(one.fileno()) for one in (*found.tcp, *found.unix))
+print([(one.fileno(), is_loopback(one)) for one in found.tcp], [one.fileno() for one in found.unix])
+os._exit(0)
+"""
+
+
+def passed(path: Path, *kinds: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", PASSED, path, *kinds], capture_output=True, text=True)
+
+
+def test_sockets_of_the_service_manager(tmp_path: Path) -> None:
+    done = passed(tmp_path / "sock", "tcp", "unix", "all")
+    assert (done.stdout, done.stderr) == ("[(3, True), (5, False)] [4]\n", "")
+
+
+@pytest.mark.parametrize(("kind", "told"), [("udp", "ListenStream="), ("deaf", "Accept=no"), ("file", "is no socket")])
+def test_what_is_no_listening_socket(tmp_path: Path, kind: str, told: str) -> None:
+    done = passed(tmp_path / "sock", kind)
+    assert "ConfigError" in done.stderr
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize("environment", [{}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}, {"LISTEN_FDS": "x"}])
+def test_what_is_not_for_us(environment: dict[str, str]) -> None:
+    found = inherited_sockets(environment)
+    assert (found.tcp, found.unix, environment) == ([], [], {})

@@ -1,9 +1,10 @@
 import os
 import socket
+import time
 
 import pytest
 
-from service.notify import sd_notify, watchdog_interval_s
+from service.notify import StatusLine, reloading, sd_notify, watchdog_interval_s
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -41,3 +42,29 @@ def test_the_watchdog_is_fed_at_half_its_time(usec, pid, interval, monkeypatch):
         if value is not None:
             monkeypatch.setenv(name, value)
     assert watchdog_interval_s() == interval
+
+
+def test_the_status_is_sent_when_it_changes_in_one_line_that_is_not_too_long(manager):
+    status = StatusLine()
+    status.tell("serving a")
+    status.tell("serving a")
+    status.note = "config not reloaded:\nwrong"
+    status.tell("serving a")
+    status.trouble = "no progress: disk"
+    status.tell("serving a")
+    status.trouble = status.note = None
+    status.tell("x" * 1000)
+    told = [manager.recv(2000).decode() for _ in range(4)]
+    assert told[0] == "STATUS=serving a"
+    assert told[1] == "STATUS=config not reloaded: wrong; serving a"
+    assert told[2] == "STATUS=no progress: disk; config not reloaded: wrong; serving a"
+    assert told[3] == "STATUS=" + "x" * 300
+
+
+def test_a_reload_is_told_with_the_time_of_the_monotonic_clock(manager):
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    reloading()
+    first, _, second = manager.recv(1000).decode().partition("\n")
+    assert first == "RELOADING=1"
+    assert second.startswith("MONOTONIC_USEC=")
+    assert before <= int(second.partition("=")[2]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
