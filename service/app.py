@@ -9,19 +9,18 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
 
-import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp
 
 from edged.errors import EdgedError
 from service import logs
 from service.access import LocalOnly
 from service.config import Config, load_config
 from service.http import create_app
+from service.http_server import make_server
 from service.listen import address_of, listen_tcp, listen_unix, lock_state
 from service.metrics import Metrics
 from service.notify import sd_notify, watchdog_interval_s
@@ -31,8 +30,6 @@ from service.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # of <malloc.h>
-_KEEP_ALIVE_S = 75
-_LAST_REQUESTS_S = 30  # after SIGTERM
 
 
 def run(config_path: Path) -> int:
@@ -77,7 +74,7 @@ class _Daemon:
     async def run(self, tcp: socket.socket, unix: socket.socket) -> None:
         """Serve until SIGTERM or SIGINT."""
         app = create_app(self._supervisor)
-        servers = [_server(app), _server(LocalOnly(app))]
+        servers = [make_server(app), make_server(LocalOnly(app))]
         serving = [
             asyncio.create_task(server.serve(sockets=[listener]))
             for server, listener in zip(servers, (tcp, unix), strict=True)
@@ -144,28 +141,3 @@ def _configure_logs(config: Config) -> None:
     logs.configure(config.log.format, config.log.level)
     if config.log.level != "debug":  # it tells of every server and connection
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the daemon has its own order of leaving."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-def _server(app: ASGIApp) -> _Server:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_LAST_REQUESTS_S,
-    )
-    return _Server(config)

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from service.waiting import within
 
 # At the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
+OBSERVED = "observed"  # kind of a frame that is no reply
 
 
 class ServingError(EdgedError):
@@ -56,11 +58,16 @@ class Reply:
     json_bytes: int | None = None
 
 
+# What the child is to do with a request once it is answered, see service.sampling.
+Order = Mapping[str, Any]
+
+
 @dataclass
 class _Pending:
     id: int
     body: bytes
     json_bytes: int | None
+    observe: Order | None
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
 
@@ -73,13 +80,22 @@ class Channel:
         reader: From the child.
         writer: To the child.
         queue: Requests that may wait or run at once.
+        on_observed: Told what the child found in a request that it was to look at, after its answer.
     """
 
-    def __init__(self, name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, queue: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        queue: int,
+        on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> None:
         self._name = name
         self._reader = reader
         self._writer = writer
         self._queue = queue
+        self._on_observed = on_observed
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
@@ -103,13 +119,16 @@ class Channel:
         frame = await frames.read(self._reader)
         return None if frame is None else frame[0]
 
-    async def request(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def request(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, observe: Order | None = None
+    ) -> Reply:
         """Have the child answer one request.
 
         Args:
             body: Of the HTTP request.
             deadline_s: Seconds from now.
             json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
+            observe: What else to do with it after the answer; None for nothing.
 
         Raises:
             BusyError: The queue is full.
@@ -120,7 +139,7 @@ class Channel:
             raise self._gone()
         if self.inflight >= self._queue:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
-        pending = _Pending(next(self._ids), body, json_bytes, asyncio.get_running_loop().create_future())
+        pending = _Pending(next(self._ids), body, json_bytes, observe, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
         self._idle.clear()
@@ -148,6 +167,9 @@ class Channel:
         try:
             while (frame := await frames.read(self._reader)) is not None:
                 header, body = frame
+                if header.get("kind") == OBSERVED:
+                    self._on_observed(header)
+                    continue
                 pending = self._sent.pop(header["id"])
                 if not pending.reply.done():
                     pending.reply.set_result(_reply(header, body))
@@ -176,7 +198,10 @@ class Channel:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending
-            self._writer.write(frames.head({"id": pending.id, "json_bytes": pending.json_bytes}, pending.body))
+            header: dict[str, Any] = {"id": pending.id, "json_bytes": pending.json_bytes}
+            if pending.observe is not None:
+                header["observe"] = pending.observe
+            self._writer.write(frames.head(header, pending.body))
             self._writer.write(pending.body)
 
     def _gone(self) -> ServingError:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
-from service.channel import Channel, Reply, ServingError
+from service.channel import Channel, Order, Reply, ServingError
 from service.children import child_environment
 from service.frames import FrameError
 from service.waiting import within
@@ -42,6 +42,7 @@ class Generation:
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
         on_exit: Called once when the process ends without having been asked to.
+        on_observed: See `Channel`.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Generation:
         threads: int | None = None,
         queue: int = 64,
         on_exit: Callable[[Generation], None] = lambda _: None,
+        on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.number = number
@@ -62,6 +64,7 @@ class Generation:
         self._threads = threads
         self._queue = queue
         self._on_exit = on_exit
+        self._on_observed = on_observed
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -103,7 +106,9 @@ class Generation:
         self.serving = True
         self._tasks.append(asyncio.create_task(self._pump(channel)))
 
-    async def infer(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def infer(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, observe: Order | None = None
+    ) -> Reply:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
@@ -111,7 +116,7 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise ServingError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(body, deadline_s, json_bytes)
+        return await self._channel.request(body, deadline_s, json_bytes, observe)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -160,7 +165,7 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return Channel(self.model, reader, writer, self._queue)
+        return Channel(self.model, reader, writer, self._queue, self._on_observed)
 
     def _check_ready(self, header: dict[str, Any] | None) -> None:
         if header is None:

@@ -7,19 +7,25 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edged.artifacts.reader import Artifact, read_artifact
+from edged.calibration.colours import BINS, Histograms
 from edged.errors import EdgedError, GateError
 from service import frames
 from service.binary import Body, RequestError
+from service.channel import OBSERVED
 from service.children import die_with_parent
+from service.observation import Observation
 from service.protocol import Request, error_body, metadata, parse_request
 from service.responses import format_response
 from service.tasks import task_of
@@ -33,6 +39,21 @@ class NotFiniteError(Exception):
     """The network's outputs hold NaN or infinity."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """The response to a request.
+
+    Attributes:
+        status: HTTP status.
+        body: HTTP body.
+        request: What was asked; None if it could not be answered.
+    """
+
+    status: int
+    body: Body
+    request: Request | None = None
+
+
 class ServedModel:
     """A published model in memory.
 
@@ -40,12 +61,17 @@ class ServedModel:
         artifact: The model.
         model: Its name.
         version: Its generation.
+
+    Attributes:
+        input: What it reads.
+        colours: Of its calibration images [axes, BINS]; None in an artifact of an edged that did not look at them.
     """
 
     def __init__(self, artifact: Artifact, model: str, version: str) -> None:
         self._name = model
         self._version = version
-        self._input = artifact.input
+        self.input = artifact.input
+        self.colours = _colours(artifact)
         self._task = task_of(artifact)
         self._outputs = [output["name"] for output in self._task.described]
         network: nn.Module = artifact.load_model()
@@ -70,7 +96,7 @@ class ServedModel:
         Raises:
             GateError: The output is not what it must be.
         """
-        shape = (1, self._input.channels, self._input.size, self._input.size)
+        shape = (1, self.input.channels, self.input.size, self.input.size)
         generator = torch.Generator().manual_seed(0)
         for _ in range(_WARM_PASSES):
             try:
@@ -78,19 +104,21 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit("outputs with NaN or infinity") from None
 
-    def answer(self, body: Body) -> tuple[int, Body]:
-        """Status and body of the response to one inference request."""
+    def answer(self, body: Body) -> Answer:
+        """The response to one inference request."""
         try:
-            request = parse_request(body, self._input, self._outputs)
+            request = parse_request(body, self.input, self._outputs)
             outputs = self._task.answer(request, self.forward)
-            return 200, format_response(outputs, self._name, self._version, request.id, request.binary)
+            response = format_response(outputs, self._name, self._version, request.id, request.binary)
+            return Answer(200, response, request)
         except RequestError as error:
-            return 400, Body(error_body(str(error)))
+            return Answer(400, Body(error_body(str(error))))
         except NotFiniteError as error:
-            return 500, Body(error_body(str(error)))
+            return Answer(500, Body(error_body(str(error))))
         except Exception as error:  # one request must not end the others' server
             log.exception("a request failed")
-            return 500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon"))
+            why = f"inference failed: {type(error).__name__}; see the log of the daemon"
+            return Answer(500, Body(error_body(why)))
 
     def _checked_forward(self, images: Tensor) -> Tensor:
         outputs = self.forward(images)
@@ -106,12 +134,21 @@ class ServedModel:
 
 def serve(stream: BufferedIOBase, served: ServedModel) -> None:
     """Answer frames one after another until the supervisor closes the stream."""
+    writing = threading.Lock()
+
+    def write(header: dict[str, Any], body: bytes = b"") -> None:
+        with writing:
+            frames.write_blocking(stream, header, body)
+
+    observation = Observation(served.input, served.colours, lambda told: write({"kind": OBSERVED, **told}))
     while (frame := frames.read_blocking(stream)) is not None:
         header, body = frame
         start = time.monotonic()
-        status, answer = served.answer(Body(body, header["json_bytes"]))
-        told = {"status": status, "seconds": time.monotonic() - start, "json_bytes": answer.json_bytes}
-        frames.write_blocking(stream, {"id": header["id"], **told}, answer.content)
+        answer = served.answer(Body(body, header["json_bytes"]))
+        told = {"status": answer.status, "seconds": time.monotonic() - start, "json_bytes": answer.body.json_bytes}
+        write({"id": header["id"], **told}, answer.body.content)
+        if "observe" in header and answer.request is not None:
+            observation.offer(header["observe"], answer.request)
 
 
 def main(arguments: list[str]) -> int:
@@ -137,6 +174,14 @@ def main(arguments: list[str]) -> int:
         except (BrokenPipeError, ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
     return 0
+
+
+def _colours(artifact: Artifact) -> Histograms | None:
+    try:
+        colours = np.array(artifact.report["calibration_colours"], np.float64)
+    except (KeyError, ValueError, TypeError):
+        return None
+    return colours if colours.shape in ((1, BINS), (3, BINS)) else None
 
 
 def _load(directory: Path, model: str, version: str) -> tuple[ServedModel, dict[str, Any]]:

@@ -51,6 +51,10 @@ class Lane:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
+    def look_again(self) -> None:
+        """Have the update that waits for its next try not wait any longer."""
+        self._offered.set()
+
     async def close(self) -> None:
         """Stop; what was begun is repeated after the next start."""
         if self._task is not None:

@@ -64,6 +64,9 @@ class Metrics:
             _SWAP_BUCKETS,
             "model",
         )
+        self.updates_deferred = self._counter(
+            "updates_deferred_total", "How often updates were put off, by reason.", "model", "reason"
+        )
         self.queue_length = self._gauge("queue_length", "Updates that wait for their turn.", "model")
         self.last_success = self._gauge("last_success_timestamp_seconds", "When an update last went live.", "model")
         self.worker_peak_memory = self._gauge(
@@ -112,6 +115,16 @@ class Metrics:
             "generation_restarts_total",
             "Serving processes started again because they had ended by themselves.",
             "model",
+        )
+
+        self.captured_images = self._counter(
+            "captured_images_total", "Live requests that were chosen to be kept, by result.", "model", "result"
+        )
+        self.calibration_drift = self._gauge(
+            "calibration_drift", "Population stability index of live images against calibration images.", "model"
+        )
+        self.calibration_drift_images = self._gauge(
+            "calibration_drift_images", "Live images that the drift is computed from.", "model"
         )
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edged.errors import EdgedError
 from service.channel import Reply, ServingError
 from service.generation import Generation
+from service.sampling import Sampling
 from service.traffic import Traffic
 
 log = logging.getLogger(__name__)
@@ -49,6 +51,7 @@ class ModelService:
         directory_of: Where the artifact of a generation lies.
         limits: How it may be served.
         restarted: Called whenever a generation that died is started again.
+        observed: Told what a generation found in a request that it was to look at.
 
     Attributes:
         live: The generation that answers, None while there is none.
@@ -59,6 +62,7 @@ class ModelService:
         traffic_before: Of the one before it.
         recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
+        sampling: Which requests are looked at besides being answered.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class ModelService:
         directory_of: Callable[[int], Path],
         limits: ServingLimits,
         restarted: Callable[[], None] = lambda: None,
+        observed: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         self.name = name
         self.limits = limits
@@ -78,8 +83,10 @@ class ModelService:
         self.traffic_before = Traffic()
         self.recent = Traffic()
         self.switching = asyncio.Lock()
+        self.sampling = Sampling()
         self._directory_of = directory_of
         self._restarted = restarted
+        self._observed = observed
         self._tried = asyncio.Event()
         self._wanted: int | None = None
         self._counted: int | None = None  # the generation that `traffic` is about
@@ -108,7 +115,7 @@ class ModelService:
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
         traffic, start, status = self.traffic, time.monotonic(), ServingError.status
         try:
-            reply = await self.live.infer(body, deadline_s, json_bytes)
+            reply = await self.live.infer(body, deadline_s, json_bytes, self.sampling.choose())
             status = reply.status
             return reply
         except ServingError as error:
@@ -143,6 +150,7 @@ class ModelService:
             threads=self.limits.threads,
             queue=self.limits.queue,
             on_exit=self._exited,
+            on_observed=self._observed,
         )
         await generation.start(self.limits.start_s)
         return generation

@@ -11,6 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from edged.artifacts.store import ModelStore
@@ -27,7 +28,9 @@ from service.lanes import Lane
 from service.metrics import Metrics
 from service.paths import Paths
 from service.queries import Queries
-from service.samples import Samples
+from service.retention import trim_captures
+from service.samples import EVERY_S, Samples
+from service.sampling import sampling_of
 from service.serving import ModelService, ServingLimits
 from service.states import State
 from service.units import iso_time
@@ -36,7 +39,8 @@ from service.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-_CHECK_S = 1.0
+_CHECK_S = EVERY_S  # each look wakes an idle device; a hang is judged in minutes, so nothing is lost by so few
+_TRIM_S = 3600.0  # images of requests get too old without any new ones, too
 _LAST_UPDATES = 20
 
 
@@ -59,7 +63,7 @@ class Supervisor:
         self._lanes: dict[str, Lane] = {}
         self._samples = Samples()
         self._intake = Intake(context, self._offer, lambda drop: self._watcher.release(drop.path))
-        self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held)
+        self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held, self._runner.retry_at)
         self.administration = Administration(context, self._intake.release)
         self._watcher = self._make_watcher()
         self._checker: asyncio.Task[None] | None = None
@@ -115,6 +119,7 @@ class Supervisor:
                 await show_live(self._context, service.name, service.live.number)
         self._booted = True
         await self._context.disk(self._sweep)
+        await self._context.forget_the_past()
         for name in self.services:
             await self._resume(name)
         await self._watcher.start()
@@ -154,9 +159,15 @@ class Supervisor:
             log.info("model %s is new", name)
             self._add_model(name)
             await self._resume(name)
+        for name in names:
+            self._set_sampling(name)
+        await self._context.disk(trim_captures, config, self._context.paths)
         await self._watcher.stop()
         self._watcher = self._make_watcher()
         await self._watcher.start()
+        for lane in self._lanes.values():
+            if lane.active is not None and lane.active.id in self._runner.postponed:
+                lane.look_again()  # what it waits for may have been what was changed
         fixed: dict[str, Callable[[Config], object]] = {
             "state_dir": lambda c: c.state_dir,
             "serve.host": lambda c: c.serve.host,
@@ -197,8 +208,11 @@ class Supervisor:
         context, serve = self._context, self.config.serve
         limits = ServingLimits(threads=serve.threads, queue=serve.queue)
         restarted = context.metrics.generation_restarts.labels(name)
-        service = ModelService(name, lambda number: context.store.path(name, number), limits, restarted.inc)
+        service = ModelService(
+            name, lambda number: context.store.path(name, number), limits, restarted.inc, partial(self._observed, name)
+        )
         context.services[name] = service
+        self._set_sampling(name)
         self._lanes[name] = Lane(self._runner.drive, self._runner.supersede, self._runner.fail)
         current = context.store.current(name)
         if current is not None:
@@ -218,6 +232,19 @@ class Supervisor:
             resumed = await self._context.disk(journal.resume, update.id)
             log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
             self._offer(resumed)
+
+    def _set_sampling(self, name: str) -> None:
+        model = self.config.model(name)
+        if model is not None:
+            self.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
+
+    def _observed(self, model: str, told: dict[str, Any]) -> None:
+        if told["capture"] is not None:
+            self.metrics.captured_images.labels(model, told["capture"]).inc()
+        if told["drift_images"]:
+            self.metrics.calibration_drift_images.labels(model).set(told["drift_images"])
+        if told["drift"] is not None:
+            self.metrics.calibration_drift.labels(model).set(told["drift"])
 
     def _sweep(self) -> None:
         """Remove what a crash left behind."""
@@ -253,11 +280,15 @@ class Supervisor:
 
     async def _check(self) -> None:
         """Look after the generations and note how they do, as long as the daemon lives."""
+        trim_at = 0.0
         while True:
-            await asyncio.sleep(_CHECK_S)
             for service in self.services.values():
                 service.check()
             self._samples.take_if_due(time.monotonic(), self.services)
+            if time.monotonic() >= trim_at:
+                trim_at = time.monotonic() + _TRIM_S
+                await self._context.disk(trim_captures, self.config, self._context.paths)
+            await asyncio.sleep(_CHECK_S)
 
 
 def _drop_folder(config: Config) -> DropFolder:

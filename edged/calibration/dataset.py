@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
+from edged.calibration.colours import Histograms, colour_histograms
 from edged.calibration.folder import SkippedImage, deal, scan, select
 from edged.calibration.images import Decoded, decode, normalize, read_image
 from edged.calibration.letterbox import Letterbox
@@ -32,6 +33,8 @@ from edged.spec import Fit, InputSpec
 MIN_IMAGES = 32  # fewer say too little of the layers' inputs
 MIN_HELD_OUT = 8
 _LAYOUT = 1  # part of the digest: caches of another layout or another decoding are not found
+_COLOUR_IMAGES = 512  # more would tell the same
+_COLOUR_BATCH = 16
 _CHUNK = 64  # images in flight: bounds memory when map_fn runs ahead of the writer
 
 MapFn = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -79,10 +82,25 @@ class ImageCache:
         Args:
             indices: int64 [b].
         """
-        pixels = torch.from_numpy(self.images[indices.numpy()])
+        return normalize(torch.from_numpy(self.pixels(indices)), self.input)
+
+    def pixels(self, indices: Tensor) -> npt.NDArray[np.uint8]:
+        """Images as they were decoded, uint8 [len(indices), channels, size, size]; a copy.
+
+        Args:
+            indices: int64 [b].
+        """
+        pixels = self.images[indices.numpy()]
         # Pages read stay in the page cache; left mapped they would also count as this process's memory.
         self._map.madvise(mmap.MADV_DONTNEED)
-        return normalize(pixels, self.input)
+        return pixels
+
+    def colours(self) -> Histograms:
+        """Mean histograms of calibration images, at most _COLOUR_IMAGES of them evenly chosen, [axes, BINS]."""
+        step = -(-len(self.calibration) // _COLOUR_IMAGES)
+        chosen = self.calibration[::step]
+        parts = [colour_histograms(self.pixels(part)).sum(axis=0) for part in chosen.split(_COLOUR_BATCH)]
+        return np.sum(parts, axis=0) / len(chosen)
 
     def batches(self, indices: Tensor, batch_size: int) -> Iterator[Tensor]:
         """`batch` of each run of `batch_size` indices; the last may be smaller."""
