@@ -81,7 +81,7 @@ class Ring:
         path = self.folder / f"{int(now * 1000):013}-{secrets.token_hex(4)}{suffix}"
         half = path.with_name(f".{path.name}.tmp")
         try:
-            with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 file.write(data)
             half.rename(path)
         except BaseException:

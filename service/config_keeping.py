@@ -1,8 +1,5 @@
 """The sections of the config file on what is kept: of live requests, on the disk, in the journal."""
 
-# `setting` describes a field, as dataclasses.field does; it is called once, when the class is made.
-# ruff: noqa: RUF009
-
 from __future__ import annotations
 
 from dataclasses import dataclass

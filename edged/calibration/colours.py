@@ -40,8 +40,8 @@ def colour_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
 def population_stability(reference: Histograms, recent: Histograms) -> float:
     """The largest population stability index of the axes: PSI = sum over bins of (q - p) ln(q / p).
 
-    p are the shares of the reference, q the recent ones, none below 0.001. By custom a PSI below 0.1 is no change, 0.1 to
-    0.25 a moderate one, and more a large one.
+    p are the shares of the reference, q the recent ones, none below 0.001. By custom a PSI below 0.1 is no change, 0.1
+    to 0.25 a moderate one, and more a large one.
 
     Args:
         reference: [axes, BINS].
@@ -60,4 +60,4 @@ def _histograms(shares: npt.NDArray[np.float64]) -> Histograms:
     """[n, values from 0 to 1] to [n, BINS]."""
     bins = np.clip((shares * BINS).astype(np.int64), 0, BINS - 1)
     counts = np.stack([np.bincount(row, minlength=BINS) for row in bins])
-    return counts / shares.shape[1]
+    return np.asarray(counts / shares.shape[1], np.float64)

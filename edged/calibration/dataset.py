@@ -90,7 +90,7 @@ class ImageCache:
         Args:
             indices: int64 [b].
         """
-        pixels = self.images[indices.numpy()]
+        pixels: npt.NDArray[np.uint8] = self.images[indices.numpy()]
         # Pages read stay in the page cache; left mapped they would also count as this process's memory.
         self._map.madvise(mmap.MADV_DONTNEED)
         return pixels
@@ -99,8 +99,11 @@ class ImageCache:
         """Mean histograms of calibration images, at most _COLOUR_IMAGES of them evenly chosen, [axes, BINS]."""
         step = -(-len(self.calibration) // _COLOUR_IMAGES)
         chosen = self.calibration[::step]
-        parts = [colour_histograms(self.pixels(part)).sum(axis=0) for part in chosen.split(_COLOUR_BATCH)]
-        return np.sum(parts, axis=0) / len(chosen)
+        parts = [
+            colour_histograms(self.pixels(chosen[start : start + _COLOUR_BATCH])).sum(axis=0)
+            for start in range(0, len(chosen), _COLOUR_BATCH)
+        ]
+        return np.asarray(np.sum(parts, axis=0) / len(chosen), np.float64)
 
     def batches(self, indices: Tensor, batch_size: int) -> Iterator[Tensor]:
         """`batch` of each run of `batch_size` indices; the last may be smaller."""
