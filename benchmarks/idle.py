@@ -1,8 +1,8 @@
 """What an idle edged costs: CPU seconds and wake-ups an hour, of the supervisor and of its generations.
 
 A daemon of its own with the default settings puts a model live, is left alone, and then watched for some minutes
-through /proc; nobody asks it anything meanwhile. CPU time is user and system time of all threads, a wake-up a voluntary context
-switch. Usage: python -m benchmarks.idle --minutes N [--pid PID]
+through /proc; nobody asks it anything meanwhile. CPU time is user and system time of all threads, a wake-up a voluntary
+context switch. Usage: python -m benchmarks.idle --minutes N [--pid PID]
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from PIL import Image
 from torch import Tensor
 
 from edged.calibration.colours import Histograms, colour_histograms, population_stability
-from edged.calibration.images import FORMATS
+from edged.calibration.images import suffix_of
+from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 from service.capture_ring import Ring
 from service.protocol import Request
@@ -34,7 +35,6 @@ RECENT = 256  # images that the drift is computed from; fewer say less, more say
 ENOUGH = 128  # of them before there is a figure: by chance alone, 64 images are as far off as 0.1
 _WAITING = 2
 _LEVEL_TOLERANCE = 0.1  # of 255: FP16 is no more exact than that
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
 STORED, LEFT_OUT, NO_IMAGE, FAILED = "stored", "left_out", "no_image", "failed"
 
 Tell = Callable[[dict[str, Any]], None]
@@ -108,7 +108,7 @@ class Observation:
             else:
                 return NO_IMAGE
             return STORED if Ring.from_dict(seen.order["capture"]).add(data, suffix, time.time()) else LEFT_OUT
-        except (OSError, MemoryError):
+        except (OSError, MemoryError, ImageError):
             return FAILED
 
 
@@ -168,9 +168,3 @@ def as_png(image: Tensor, spec: InputSpec) -> bytes | None:
     made = Image.fromarray(pixels[0] if spec.channels == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
     made.save(encoded, "PNG", compress_level=1)
     return encoded.getvalue()
-
-
-def suffix_of(file: bytes) -> str:
-    """Of the format of an encoded image that was decoded before."""
-    with Image.open(io.BytesIO(file), formats=FORMATS) as image:
-        return _SUFFIXES[image.format or ""]

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.calibration.colours import Histograms, colour_histograms
-from edged.calibration.folder import SkippedImage, deal, scan, select
+from edged.calibration.folder import ImageFolder, SkippedImage, deal, scan, select
 from edged.calibration.images import Decoded, decode, normalize, read_image
 from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, ImageError
@@ -143,9 +143,7 @@ def build_cache(
         StateError: The cache cannot be written.
     """
     observer = observer or SilentObserver()
-    found = scan(folder)
-    files = select(found, limit)
-    hashes = _hash_files(folder, files, map_fn)
+    found, files, hashes = _identify(folder, limit, map_fn)
     digest = _digest(spec, found.classes, files, hashes)
     directory = cache_root / digest[:16]
     if (cache := _open(directory, digest, spec, found.skipped)) is not None:
@@ -173,6 +171,23 @@ def build_cache(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return ImageCache(directory, spec, found.skipped)
+
+
+def cache_digest(folder: Path, spec: InputSpec, *, limit: int | None = None, map_fn: MapFn = map) -> str:
+    """The digest that `build_cache` would give the cache of `folder` now; reads every image, decodes none.
+
+    Raises:
+        CalibrationError: The folder is missing.
+    """
+    found, files, hashes = _identify(folder, limit, map_fn)
+    return _digest(spec, found.classes, files, hashes)
+
+
+def _identify(folder: Path, limit: int | None, map_fn: MapFn) -> tuple[ImageFolder, tuple[str, ...], list[str]]:
+    """What is in a folder, which files of it are used, and the sha256 of each."""
+    found = scan(folder)
+    files = select(found, limit)
+    return found, files, _hash_files(folder, files, map_fn)
 
 
 def _split(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
