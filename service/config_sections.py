@@ -190,11 +190,11 @@ class WorkerConfig:
     deadline_s: float = setting(number(above=0), 3600.0)
     tries: int = setting(whole(1), 3)
     retry_s: float = setting(number(above=0), 30.0)
-    window: tuple[Window, ...] = setting(_windows, ())
+    window: tuple[Window, ...] | None = setting(_windows, None)
     defer_above_c: float | None = setting(number(0, 150), None)
     min_free_memory: int | None = setting(size, None)
     defer_on_battery: bool = setting(boolean, False)
-    power_modes: tuple[str, ...] = setting(list_of(_power_mode), ())
+    power_modes: tuple[str, ...] | None = setting(list_of(_power_mode), None)
     recheck_s: float = setting(number(above=0), 60.0)
 
 

@@ -51,10 +51,10 @@ def why_not_now(worker: WorkerConfig, device: DeviceState, now: float) -> Postpo
         device: Asked for what is configured only.
         now: Seconds since 1970.
     """
-    wait_s = seconds_until_open(worker.window, now)
-    if wait_s > 0:
-        windows = ", ".join(map(str, worker.window))
-        return Postponement("window", f"worker.window is {windows}", min(wait_s, _LONGEST_WAIT_S))
+    windows = worker.window or ()
+    if (wait_s := seconds_until_open(windows, now)) > 0:
+        told = ", ".join(map(str, windows))
+        return Postponement("window", f"worker.window is {told}", min(wait_s, _LONGEST_WAIT_S))
     reason = _too_hot(worker, device) or _too_full(worker, device) or _too_weak(worker, device)
     return None if reason is None else Postponement(*reason, worker.recheck_s)
 

@@ -146,6 +146,14 @@ class Metrics:
         for layer, loss in losses:
             self.layer_relative_loss.labels(model, layer).set(loss)
 
+    def show_drift(self, model: str, drift: float | None, images: int) -> None:
+        """How far live images are from the calibration images; None while too few were looked at."""
+        self.calibration_drift_images.labels(model).set(images)
+        if drift is not None:
+            self.calibration_drift.labels(model).set(drift)
+        else:
+            self._forget(self.calibration_drift, model)
+
     def forget_model(self, model: str) -> None:
         """Drop the gauges of a model that is no longer configured; counters stay, as history."""
         for metric in vars(self).values():

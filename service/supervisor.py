@@ -242,9 +242,7 @@ class Supervisor:
         if told["capture"] is not None:
             self.metrics.captured_images.labels(model, told["capture"]).inc()
         if told["drift_images"]:
-            self.metrics.calibration_drift_images.labels(model).set(told["drift_images"])
-        if told["drift"] is not None:
-            self.metrics.calibration_drift.labels(model).set(told["drift"])
+            self.metrics.show_drift(model, told["drift"], told["drift_images"])
 
     def _sweep(self) -> None:
         """Remove what a crash left behind."""
