@@ -21,13 +21,14 @@ def colour_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
     """Shares of the pixels in each bin.
 
     Args:
-        pixels: Intensities 0 to 255, [n, channels, height, width]. Not modified.
+        pixels: Intensities 0 to 255, rounded here, [n, channels, height, width]. Not modified.
 
     Returns:
         [n, axes, BINS], each row of which adds up to 1; 3 axes for 3 channels, else 1.
     """
     step = max(1, min(pixels.shape[2:]) // _ENOUGH)
-    small = pixels[:, :, ::step, ::step].astype(np.float64) / 255
+    # Whole levels, as all decoded images have: grey is in the middle, and must not fall to either side by rounding.
+    small = np.rint(pixels[:, :, ::step, ::step].astype(np.float64)).clip(0, 255) / 255
     brightness = small.mean(axis=1)
     axes = [brightness]
     if small.shape[1] == 3:

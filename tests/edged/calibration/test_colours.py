@@ -27,6 +27,13 @@ def test_each_axis_by_hand():
     assert [axis.argmax() for axis in red] == [10, BINS - 1, int((math.sqrt(0.5) + 1) / 2 * BINS)]
 
 
+@given(SEED, st.floats(-0.4, 0.4))
+def test_arithmetic_does_not_move_a_pixel_to_another_bin(seed, error):
+    pixels = np.repeat(noise(seed, 1, 1, 16, 16), 3, axis=1)  # grey: on the edge of a bin of both opponents
+    floats = pixels + error * np.random.default_rng(seed).random(pixels.shape)
+    np.testing.assert_array_equal(colour_histograms(floats), colour_histograms(pixels))
+
+
 def test_pixels_are_shared_out():
     pixels = np.array([[[[0, 0, 0, 255]]]], np.uint8)
     [[brightness]] = colour_histograms(pixels)
