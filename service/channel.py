@@ -66,8 +66,7 @@ Order = Mapping[str, Any]
 class _Pending:
     id: int
     body: bytes
-    json_bytes: int | None
-    observe: Order | None
+    told: dict[str, Any]  # of the body
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
 
@@ -139,7 +138,10 @@ class Channel:
             raise self._gone()
         if self.inflight >= self._queue:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
-        pending = _Pending(next(self._ids), body, json_bytes, observe, asyncio.get_running_loop().create_future())
+        told: dict[str, Any] = {"json_bytes": json_bytes}
+        if observe is not None:
+            told["observe"] = observe
+        pending = _Pending(next(self._ids), body, told, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
         self._idle.clear()
@@ -198,10 +200,7 @@ class Channel:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending
-            header: dict[str, Any] = {"id": pending.id, "json_bytes": pending.json_bytes}
-            if pending.observe is not None:
-                header["observe"] = pending.observe
-            self._writer.write(frames.head(header, pending.body))
+            self._writer.write(frames.head({"id": pending.id, **pending.told}, pending.body))
             self._writer.write(pending.body)
 
     def _gone(self) -> ServingError:

@@ -6,7 +6,7 @@ Labels hold names of models, stages and outcomes only: never a process id, a pat
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -146,12 +146,16 @@ class Metrics:
         for layer, loss in losses:
             self.layer_relative_loss.labels(model, layer).set(loss)
 
-    def show_drift(self, model: str, drift: float | None, images: int) -> None:
-        """How far live images are from the calibration images; None while too few were looked at."""
-        self.calibration_drift_images.labels(model).set(images)
-        if drift is not None:
-            self.calibration_drift.labels(model).set(drift)
-        else:
+    def note_observed(self, model: str, told: Mapping[str, Any]) -> None:
+        """What a generation found in a request that it was to look at, see service.observation."""
+        if told["capture"] is not None:
+            self.captured_images.labels(model, told["capture"]).inc()
+        if not told["drift_images"]:
+            return
+        self.calibration_drift_images.labels(model).set(told["drift_images"])
+        if told["drift"] is not None:
+            self.calibration_drift.labels(model).set(told["drift"])
+        else:  # too few were looked at; what the generation before found is not true any more
             self._forget(self.calibration_drift, model)
 
     def forget_model(self, model: str) -> None:

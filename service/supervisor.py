@@ -209,7 +209,11 @@ class Supervisor:
         limits = ServingLimits(threads=serve.threads, queue=serve.queue)
         restarted = context.metrics.generation_restarts.labels(name)
         service = ModelService(
-            name, lambda number: context.store.path(name, number), limits, restarted.inc, partial(self._observed, name)
+            name,
+            lambda number: context.store.path(name, number),
+            limits,
+            restarted.inc,
+            partial(context.metrics.note_observed, name),
         )
         context.services[name] = service
         self._set_sampling(name)
@@ -237,12 +241,6 @@ class Supervisor:
         model = self.config.model(name)
         if model is not None:
             self.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
-
-    def _observed(self, model: str, told: dict[str, Any]) -> None:
-        if told["capture"] is not None:
-            self.metrics.captured_images.labels(model, told["capture"]).inc()
-        if told["drift_images"]:
-            self.metrics.show_drift(model, told["drift"], told["drift_images"])
 
     def _sweep(self) -> None:
         """Remove what a crash left behind."""

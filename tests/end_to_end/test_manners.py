@@ -90,3 +90,16 @@ def test_the_higher_priority_goes_first(task: Task, tmp_path: Path) -> None:
             events = daemon.get(f"/edged/v1/updates/{update['id']}").json()["events"]
             began[update["model"]] = next(event["at"] for event in events if event["state"] == "VERIFIED")
         assert sorted(began, key=began.__getitem__) == ["high", "usual", "low"]
+
+
+def test_the_journal_does_not_grow_for_ever(task: Task, tmp_path: Path) -> None:
+    watch = {"settle_s": 0.1, "rescan_s": 1, "max_bytes": 1000}
+    with running(tmp_path, task.calibration, watch=watch, history={"max_updates": 10}) as daemon:
+        bad = tmp_path / "bad.pt"
+        bad.write_bytes(b"x" * 2000)
+        for index in range(25):
+            daemon.drop(bad, f"{index}.pt")
+        eventually(lambda: daemon.updates() and daemon.updates()[0]["id"] == 25, "all are refused")
+        eventually(lambda: len(daemon.updates()) == 10, "the oldest are forgotten")
+        assert {update["state"] for update in daemon.updates()} == {"REJECTED"}
+        assert daemon.metric('edged_updates_total{model="digits",reason="too_large",result="rejected"}') == 25
