@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 from torch import Tensor
 
@@ -140,9 +139,12 @@ class Drift:
 
 
 def intensities(image: Tensor, spec: InputSpec) -> npt.NDArray[np.float32]:
-    """The opposite of `normalize`: intensities from 0 to 255, [channels, size, size]."""
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    values: npt.NDArray[np.float32] = (image * std + mean).mul_(255).numpy()
+    """The opposite of `normalize`: intensities from 0 to 255, [channels, size, size].
+
+    By numpy: torch would start threads of its own for this one.
+    """
+    mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (spec.mean, spec.std))
+    values: npt.NDArray[np.float32] = (image.numpy() * std + mean) * np.float32(255)
     return values
 
 
