@@ -183,7 +183,7 @@ class ModelService:
             await self.retire(before)
 
     def check(self) -> None:
-        """Kill a generation that hangs; it is then started again. Call every second or so."""
+        """Kill a generation that hangs; it is then started again. Call every ten seconds or so."""
         if self.live is not None and self.live.stalled_s > self.limits.hang_s:
             log.error("model %s generation %d: no answer for %.0f s", self.name, self.live.number, self.limits.hang_s)
             self.live.kill()
