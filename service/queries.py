@@ -150,6 +150,6 @@ class Queries:
             return None
 
     def _update(self, update: Update) -> dict[str, Any]:
-        again = self._retry_at.get(update.id)
+        again = self._retry_at.get(update.id) if update.state is State.DEFERRED else None
         retry_at = None if again is None else iso_time(again)
         return {**update.to_dict(), "progress": self._progress.get(update.id), "retry_at": retry_at}

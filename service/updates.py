@@ -49,9 +49,10 @@ class UpdateRunner:
         Returns:
             Seconds until it should be tried again, None if it has ended.
         """
-        self.retry_at.pop(update.id, None)
         delay_s = await self._drive(await self._context.get(update.id))
-        if delay_s is not None:
+        if delay_s is None:
+            self.retry_at.pop(update.id, None)
+        else:
             self.retry_at[update.id] = time.time() + delay_s
         return delay_s
 

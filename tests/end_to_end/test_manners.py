@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon, eventually, running
 
@@ -65,6 +67,7 @@ def test_what_does_not_fit_waits_and_names_what_it_takes(task: Task, tmp_path: P
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"
 
 
+@pytest.mark.slow  # four updates, one after another
 def test_the_higher_priority_goes_first(task: Task, tmp_path: Path) -> None:
     def model(name: str, priority: int) -> dict[str, Any]:
         return {
