@@ -136,6 +136,7 @@ def _add_client_commands(commands: Any) -> None:
     submit.add_argument("file", metavar="FILE")
     submit.add_argument("--model", required=True, metavar="NAME", help="for which model")
     submit.add_argument("--wait", action="store_true", help="until it is live, rejected or put off; see the exit code")
+    submit.add_argument("--until-end", action="store_true", help="with --wait: go on waiting while it is put off")
     submit.add_argument("--timeout", type=float, metavar="SECONDS", help="with --wait: exit code 4 after this time")
     status = _command(commands, "status", _status, "what is live and what is on its way", "edged status --json")
     status.add_argument("model", nargs="?", metavar="MODEL", help="exit code 4 if this model is not in service")

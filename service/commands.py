@@ -54,8 +54,8 @@ def submit(options: Namespace) -> int:
 
     from service import submit as submission
 
-    if options.timeout is not None and not options.wait:
-        raise UsageError("--timeout only means something with --wait; add it")
+    if not options.wait and (options.timeout is not None or options.until_end):
+        raise UsageError("--timeout and --until-end only mean something with --wait; add it")
     client = _client(options)
     submitted = submission.submit(client, Path(options.file), options.model)
     if not options.wait:
@@ -63,7 +63,7 @@ def submit(options: Namespace) -> int:
             options, submitted, lambda r: f"dropped {r['file_name']} for {r['model']}; follow it with `edged status`"
         )
         return 0
-    update = submission.wait(client, submitted, options.timeout, _progress_line(options))
+    update = submission.wait(client, submitted, options.timeout, _progress_line(options), until_end=options.until_end)
 
     def text(result: dict[str, Any]) -> str:
         from service import render

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from edged.errors import AccessError, NotReadyError, StateError, UnavailableError, UsageError
 from service.client import DaemonClient
 from service.drop_folder import is_ignored
-from service.states import State
+from service.states import ENDS, State
 from service.units import printable
 from service.update import PAUSED, PINNED
 
@@ -62,7 +62,12 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
 
 
 def wait(
-    client: DaemonClient, submitted: dict[str, Any], timeout_s: float | None, show: Callable[[dict[str, Any]], None]
+    client: DaemonClient,
+    submitted: dict[str, Any],
+    timeout_s: float | None,
+    show: Callable[[dict[str, Any]], None],
+    *,
+    until_end: bool = False,
 ) -> dict[str, Any]:
     """Follow a submitted file until its update ends or is put off.
 
@@ -71,6 +76,7 @@ def wait(
         submitted: What `submit` returned.
         timeout_s: Most seconds to wait; None for no limit.
         show: Told of the update whenever it was asked for.
+        until_end: Go on while it is put off, or waits for an operator.
 
     Returns:
         The update.
@@ -87,7 +93,9 @@ def wait(
         if mine:
             update: dict[str, Any] = mine[-1]  # the first after the submission
             show(update)
-            if State(update["state"]) in EXIT_CODES or update.get("code") in (PINNED, PAUSED):
+            if State(update["state"]) in ENDS:
+                return update
+            if not until_end and (update["state"] == State.DEFERRED or update.get("code") in (PINNED, PAUSED)):
                 return update
         if end is not None and time.monotonic() > end:
             state = mine[-1]["state"] if mine else "not claimed"

@@ -71,7 +71,8 @@ def test_the_version_is_told(capsys):
         (["fly"], "edged: argument COMMAND: invalid choice: 'fly'"),
         (["status", "--fly"], "edged: unrecognized arguments: --fly; see edged --help"),
         (["submit", "x"], "edged submit: the following arguments are required: --model; see edged submit --help"),
-        (["submit", "x", "--model", "m", "--timeout", "1"], "edged: --timeout only means something with --wait"),
+        (["submit", "x", "--model", "m", "--timeout", "1"], "edged: --timeout and --until-end only mean something"),
+        (["submit", "x", "--model", "m", "--until-end"], "edged: --timeout and --until-end only mean something"),
         (["submit", "x", "--model", "m", "--timeout", "soon"], "edged submit: argument --timeout: invalid float"),
     ],
 )

@@ -80,6 +80,18 @@ def test_waiting_follows_the_update_of_this_submission(daemon, checkpoint):
     assert shown == ["SETTLED", "QUANTIZED", "COMMITTED"]
 
 
+@pytest.mark.parametrize(("until_end", "end"), [(False, "DEFERRED"), (True, "COMMITTED")])
+def test_waiting_can_go_on_while_an_update_is_put_off(daemon, checkpoint, until_end, end):
+    told = submit(daemon.client, checkpoint, "m")
+    daemon.answer(
+        "GET /edged/v1/updates",
+        {"updates": [update(8, "CLAIMED")]},
+        {"updates": [update(8, "DEFERRED")]},
+        {"updates": [update(8, "COMMITTED")]},
+    )
+    assert wait(daemon.client, told, None, lambda u: None, until_end=until_end)["state"] == end
+
+
 def test_waiting_ends_when_the_time_is_over(daemon, checkpoint):
     told = submit(daemon.client, checkpoint, "m")
     with pytest.raises(NotReadyError, match=r"model\.pt is not claimed after 0\.01 s"):
