@@ -11,12 +11,11 @@ import math
 import signal
 import socket
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-import uvicorn
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
@@ -27,6 +26,7 @@ from service.config import Config, load_config
 from service.config_sections import ServeConfig
 from service.heartbeat import beat
 from service.http import create_app
+from service.http_server import Server, make_server
 from service.listen import Inherited, address_of, inherited_sockets, is_loopback, listen_tcp, listen_unix, lock_state
 from service.liveness import Liveness
 from service.metrics import Metrics
@@ -37,9 +37,6 @@ from service.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # of <malloc.h>
-_KEEP_ALIVE_S = 75
-_LAST_REQUESTS_S = 30  # after SIGTERM
-_ON_THE_WAY_S = 0.2  # between the accepting of a connection and its request
 
 
 def run(config_path: Path) -> int:
@@ -130,7 +127,7 @@ class _Daemon:
         self._stop = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._serving: list[tuple[_Server, asyncio.Task[None]]] = []
+        self._serving: list[tuple[Server, asyncio.Task[None]]] = []
 
     async def run(self, doors: _Doors) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -167,7 +164,7 @@ class _Daemon:
         task.add_done_callback(self._tasks.discard)
 
     def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> None:
-        server = _server(app)
+        server = make_server(app)
         self._serving.append((server, asyncio.create_task(server.serve(sockets=listeners))))
 
     def _handle_signals(self) -> None:
@@ -211,35 +208,3 @@ def _configure_logs(config: Config) -> None:
     logs.configure(config.log.format, config.log.level)
     if config.log.level != "debug":  # it tells of every server and connection
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the daemon has its own order of leaving."""
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the doors first, then the connections: a request that is on its way through one is not cut off."""
-        for server in self.servers:
-            server.close()
-        await asyncio.sleep(_ON_THE_WAY_S)
-        await super().shutdown(sockets)
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
-        yield
-
-
-def _server(app: ASGIApp) -> _Server:
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_LAST_REQUESTS_S,
-    )
-    return _Server(config)

@@ -10,10 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from edged.errors import StateError
+from service.admission import stay_within, why_not
 from service.config import ModelConfig
 from service.context import Context
 from service.job import STAGES, Gates, Job
 from service.journal import Update
+from service.manners import PostponedError
 from service.probation import notice_rollback, prove
 from service.rejects import discard
 from service.report import Course
@@ -59,13 +61,16 @@ class Attempt:
 
         Raises:
             StoppedError: The file was refused before, or the worker failed.
+            PostponedError: The worker may not start now.
             RolledBackError: It went live and was taken out of service again.
             EdgedError: Publishing or warming failed, or a gate is shut.
         """
         await notice_rollback(self._context, self._update.id)
         generation = self._update.generation if self._update.state in _PUBLISHED else await self._known_generation()
         if generation is None:
-            async with self._context.worker_slot:
+            async with self._context.worker_slot.turn(self._model.priority):
+                if (postponement := await why_not(self._context, self._update, self._model)) is not None:
+                    raise PostponedError(postponement)
                 await self._quantize()
             generation = await self._publish()
         service = self._context.services[self._update.model]
@@ -239,6 +244,7 @@ class Attempt:
         if not await context.disk(context.shares_claim, update):
             await context.disk(discard, context.claimed_file(update))
         await context.disk(context.store.prune, update.model, self._model.keep)
+        await stay_within(context, self._model)
 
     def _note(self, stage: str, seconds: float) -> None:
         self._stages[stage] = round(seconds, 3)

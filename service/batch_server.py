@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from http import HTTPStatus
 from io import BufferedIOBase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,8 @@ import torch
 from service import frames
 from service.batching import Batching, Waiting
 from service.binary import bodies_of
+from service.frames import Outbox
+from service.observation import observing
 from service.responses import Answer
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class _Prepared(NamedTuple):
-    id: int
+    header: dict[str, Any]
     request: Request
     seconds: float  # that preparing it took
 
@@ -36,9 +39,10 @@ class BatchServer:
 
     def __init__(self, stream: BufferedIOBase, served: ServedModel, batching: Batching) -> None:
         self._stream = stream
+        self._outbox = Outbox(stream)
         self._served = served
+        self._observation = observing(served, self._outbox)
         self._waiting: Waiting[_Prepared] = Waiting(batching)
-        self._writing = threading.Lock()
 
     def run(self) -> None:
         """Answer until the supervisor closes the stream.
@@ -69,7 +73,7 @@ class BatchServer:
         if isinstance(request, Answer):
             self._send(header["id"], request, seconds)
         else:
-            self._waiting.put(_Prepared(header["id"], request, seconds), len(request.images), start)
+            self._waiting.put(_Prepared(header, request, seconds), len(request.images), start)
 
     def _answer(self, batch: list[_Prepared]) -> None:
         start = time.monotonic()
@@ -77,10 +81,11 @@ class BatchServer:
         seconds = time.monotonic() - start
         images = sum(len(prepared.request.images) for prepared in batch)
         for prepared, answer in zip(batch, answers, strict=True):
-            self._send(prepared.id, answer, prepared.seconds + seconds, images)
+            self._send(prepared.header["id"], answer, prepared.seconds + seconds, images)
             images = 0  # each pass is told of once
+            if "observe" in prepared.header and answer.status == HTTPStatus.OK:
+                self._observation.offer(prepared.header["observe"], prepared.request)
 
     def _send(self, identity: int, answer: Answer, seconds: float, images: int = 0) -> None:
         told = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
-        with self._writing:
-            frames.write_blocking(self._stream, {"id": identity, **told}, answer.body.content)
+        self._outbox.send({"id": identity, **told}, answer.body.content)

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from service.waiting import within
 
 # Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
+OBSERVED = "observed"  # kind of a frame that is no reply
 
 
 class ServingError(EdgedError):
@@ -57,6 +58,10 @@ class Reply:
     json_bytes: int | None = None
 
 
+# What the child is to do with a request once it is answered, see service.sampling.
+Order = Mapping[str, Any]
+
+
 # Each is one of a kind. And deque.remove puts the repr into its error, which for a body of 600 kB takes 50 ms.
 @dataclass(eq=False, repr=False)
 class _Pending:
@@ -77,6 +82,7 @@ class Channel:
         queue: Requests that may wait or run at once.
         max_batch: How many the child computes together.
         on_batch: Told of each forward pass over several requests' images how many these were.
+        on_observed: Told what the child found in a request that it was to look at, after its answer.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class Channel:
         queue: int,
         max_batch: int = 1,
         on_batch: Callable[[int], None] = lambda _: None,
+        on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         self._name = name
         self._reader = reader
@@ -94,6 +101,7 @@ class Channel:
         self._queue = queue
         self._at_the_child = _AT_THE_CHILD * max_batch
         self._on_batch = on_batch
+        self._on_observed = on_observed
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
@@ -118,7 +126,13 @@ class Channel:
         return None if frame is None else frame[0]
 
     async def request(
-        self, body: bytes, deadline_s: float, json_bytes: int | None = None, rival: Reply | None = None
+        self,
+        body: bytes,
+        deadline_s: float,
+        json_bytes: int | None = None,
+        *,
+        rival: Reply | None = None,
+        observe: Order | None = None,
     ) -> Reply:
         """Have the child answer one request.
 
@@ -128,6 +142,7 @@ class Channel:
             json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
             rival: What another generation answered to it: the reply tells how far the two agree, see
                 `service.served_model`. None for a reply to the request itself.
+            observe: What else to do with it after the answer; None for nothing.
 
         Raises:
             BusyError: The queue is full.
@@ -142,6 +157,8 @@ class Channel:
         if rival is not None:
             told["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
             body += rival.body
+        if observe is not None:
+            told["observe"] = observe
         pending = _Pending(next(self._ids), body, told, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
@@ -170,6 +187,9 @@ class Channel:
         try:
             while (frame := await frames.read(self._reader)) is not None:
                 header, body = frame
+                if header.get("kind") == OBSERVED:
+                    self._on_observed(header)
+                    continue
                 pending = self._sent.pop(header["id"])
                 if images := header.get("images"):
                     self._on_batch(images)

@@ -14,7 +14,7 @@ from service.failing import fail
 _OFFLINE = {
     "quantize": "quantize a checkpoint into an artifact folder, without a daemon",
     "evaluate": "measure a checkpoint or an artifact on labelled images",
-    "calib": "decode a folder of calibration images and say what is in it",
+    "calib": "say what is in a folder of calibration images; add|list|verify|stats|purge those of a model",
 }
 _ADMINISTRATION = {
     "rollback": "put the generation before back in service",

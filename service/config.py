@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import ConfigError
+from service.config_keeping import CaptureConfig, DriftConfig, HistoryConfig, StorageConfig
 from service.config_quantization import Quantization, QuantizationConfig
 from service.config_sections import (
     MODEL_NAME,
@@ -32,9 +33,12 @@ from service.yaml_source import Problem, Source, parse_yaml
 __all__ = [
     "MODEL_NAME",
     "CalibrationConfig",
+    "CaptureConfig",
     "Config",
     "DetectionConfig",
+    "DriftConfig",
     "GatesConfig",
+    "HistoryConfig",
     "InputConfig",
     "InvalidConfigError",
     "LogConfig",
@@ -43,6 +47,7 @@ __all__ = [
     "QuantizationConfig",
     "RejectedConfig",
     "ServeConfig",
+    "StorageConfig",
     "WatchConfig",
     "WorkerConfig",
     "load_config",
@@ -63,6 +68,8 @@ class Config:
     worker: WorkerConfig = setting(subsection(WorkerConfig), WorkerConfig())
     rejected: RejectedConfig = setting(subsection(RejectedConfig), RejectedConfig())
     serve: ServeConfig = setting(subsection(ServeConfig), ServeConfig())
+    storage: StorageConfig = setting(subsection(StorageConfig), StorageConfig())
+    history: HistoryConfig = setting(subsection(HistoryConfig), HistoryConfig())
     log: LogConfig = setting(subsection(LogConfig), LogConfig())
 
     @property

@@ -22,6 +22,7 @@ from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import MAX_DETECTIONS, DetectionSpec, InputSpec
 from service.batching import Batching
+from service.config_keeping import CaptureConfig, DriftConfig
 from service.config_quantization import Quantization, QuantizationConfig
 from service.settings import (
     Reader,
@@ -38,6 +39,7 @@ from service.settings import (
     text,
     whole,
 )
+from service.windows import Window, parse_windows
 from service.yaml_source import Location
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -47,6 +49,16 @@ def _model_name(value: Any, reader: Reader, location: Location) -> str:
     if not MODEL_NAME.fullmatch(text(value, reader, location)):
         raise ValueError("use letters, digits, '.', '_' and '-', at most 128, not starting with '.' or '-'")
     return str(value)
+
+
+def _windows(value: Any, reader: Reader, location: Location) -> tuple[Window, ...]:
+    texts = value if isinstance(value, list) else [value]
+    return parse_windows(text(each, reader, location) for each in texts)
+
+
+def _power_mode(value: Any, reader: Reader, location: Location) -> str:
+    """The ID or the name of one; `15` and `"15"` are the same."""
+    return str(value) if type(value) is int else text(value, reader, location)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +158,9 @@ class ModelConfig:
     keep: int = setting(whole(2), 3)
     probation_s: float = setting(number(0), 10.0)
     report_images: int = setting(whole(0, 64), 8)
+    priority: int = setting(whole(-100, 100), 0)
+    capture: CaptureConfig = setting(subsection(CaptureConfig), CaptureConfig())
+    drift: DriftConfig = setting(subsection(DriftConfig), DriftConfig())
 
     def __post_init__(self) -> None:
         if self.arch in CLASSIFIERS and self.detection != DetectionConfig():
@@ -169,7 +184,8 @@ class ModelConfig:
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
         # Without what is not asked for, keys stay what they were before it could be asked for.
         irrelevant = ("detection",) if self.detection == DetectionConfig() else ()
-        for key in ("batching", "swap", "runtime", "keep", "probation_s", "report_images", *irrelevant):
+        served = ("batching", "swap", "runtime", "keep", "probation_s", "report_images", "capture", "drift")
+        for key in (*served, "priority", *irrelevant):
             del data[key]
         usual = vars(GatesConfig())
         for key in data["gates"].keys() - {"min_agreement", "max_drop"}:
@@ -205,6 +221,12 @@ class WorkerConfig:
     deadline_s: float = setting(number(above=0), 3600.0)
     tries: int = setting(whole(1), 3)
     retry_s: float = setting(number(above=0), 30.0)
+    window: tuple[Window, ...] | None = setting(_windows, None)
+    defer_above_c: float | None = setting(number(0, 150), None)
+    min_free_memory: int | None = setting(size, None)
+    defer_on_battery: bool = setting(boolean, False)
+    power_modes: tuple[str, ...] | None = setting(list_of(_power_mode), None)
+    recheck_s: float = setting(number(above=0), 60.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -14,14 +15,16 @@ from edged.artifacts.store import ModelStore
 from edged.errors import UsageError
 from service.claim import CLAIMED_NAME
 from service.config import Config
+from service.device_state import DeviceState
 from service.holds import Holds
 from service.journal import Journal, Update
 from service.liveness import Liveness
 from service.metrics import Metrics
 from service.paths import Paths
 from service.serving import ModelService
-from service.states import State
+from service.states import State, is_end
 from service.worker_process import WorkerProcess
+from service.worker_slot import WorkerSlot
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,9 +66,10 @@ class Context:
         store: Published generations.
         metrics: Of this daemon.
         disk: The thread for disk work.
+        device: How it is.
         holds: Pinned and paused models.
         services: By model name.
-        worker_slot: Held by the one worker that may run.
+        worker_slot: Held by the one worker that may run; the highest priority gets it next.
         workers: By model name: those that run.
         liveness: What the loops promise.
     """
@@ -76,9 +80,10 @@ class Context:
     store: ModelStore
     metrics: Metrics
     disk: Disk
+    device: DeviceState = field(default_factory=DeviceState)
     holds: Holds = field(init=False)
     services: dict[str, ModelService] = field(default_factory=dict)
-    worker_slot: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    worker_slot: WorkerSlot = field(default_factory=WorkerSlot)
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
     liveness: Liveness = field(default_factory=Liveness)
 
@@ -114,8 +119,21 @@ class Context:
             service.keep(current)
 
     async def advance(self, update: int, state: State, **fields: Any) -> Update:
-        """Journal a step."""
-        return await self.disk(self.journal.advance, update, state, **fields)
+        """Journal a step; with an end, what is too old to be told goes."""
+        advanced = await self.disk(self.journal.advance, update, state, **fields)
+        if is_end(state):
+            await self.forget_the_past()
+        return advanced
+
+    async def forget_the_past(self) -> None:
+        """Remove ended updates beyond `history` from the journal, unless a generation on the disk is theirs."""
+        history = self.config.history
+        oldest = time.time() - history.max_age_days * 86400
+        await self.disk(self._forget, history.max_updates, oldest)
+
+    def _forget(self, most: int, oldest: float) -> None:
+        kept = {(model.name, number) for model in self.config.models for number in self.store.generations(model.name)}
+        self.journal.forget(most, oldest, kept)
 
     async def get(self, update: int) -> Update:
         """An update as journaled.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from io import BufferedIOBase
 from typing import Any
 
@@ -86,3 +87,24 @@ def write_blocking(file: BufferedIOBase, header: dict[str, Any], body: bytes = b
     file.write(head(header, body))
     file.write(body)
     file.flush()
+
+
+class Outbox:
+    """Sends frames of several threads, each whole.
+
+    Args:
+        file: Where they go.
+    """
+
+    def __init__(self, file: BufferedIOBase) -> None:
+        self._file = file
+        self._writing = threading.Lock()
+
+    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+        """Send one frame.
+
+        Raises:
+            OSError: The other side went away.
+        """
+        with self._writing:
+            write_blocking(self._file, header, body)

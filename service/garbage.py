@@ -114,13 +114,22 @@ def remove(garbage: list[Garbage], config: Config, store: ModelStore) -> None:
     for entry in garbage:
         if entry.kind == "generation":
             continue  # the store knows how, so that half a generation is never seen
-        with as_state_error(entry.path):
-            if entry.path.is_dir():
-                shutil.rmtree(entry.path)
-            else:
-                entry.path.unlink(missing_ok=True)
+        remove_folder(entry.path)
     for model in config.models:
         store.prune(model.name, model.keep)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder or a file.
+
+    Raises:
+        StateError: It cannot be removed.
+    """
+    with as_state_error(path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _generations(config: Config, store: ModelStore) -> Iterator[Garbage]:
@@ -180,10 +189,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _garbage(kind: str, model: str, path: Path) -> Garbage:
-    return Garbage(kind, model, path, _bytes(path))
+    return Garbage(kind, model, path, bytes_of(path))
 
 
-def _bytes(path: Path) -> int:
+def bytes_of(path: Path) -> int:
+    """What a file or a folder takes; what is removed meanwhile counts no more."""
     if not path.is_dir() or path.is_symlink():
         return path.lstat().st_size
     files = (Path(parent, name) for parent, _, names in os.walk(path) for name in names)

@@ -19,7 +19,7 @@ from typing import Any
 
 from edged.errors import DeferredError, GateError
 from service.batching import Batching
-from service.channel import Channel, Reply, ServingError
+from service.channel import Channel, Order, Reply, ServingError
 from service.children import child_environment
 from service.frames import FrameError
 from service.waiting import within
@@ -49,6 +49,7 @@ class Generation:
         on_batch: See `Channel`.
         nice: Niceness of its start, beyond ours; it serves as urgently as we do.
         on_exit: Called once when the process ends without having been asked to.
+        on_observed: See `Channel`.
 
     Attributes:
         metadata: What it serves, as the protocol describes models.
@@ -70,6 +71,7 @@ class Generation:
         on_batch: Callable[[int], None] = lambda _: None,
         nice: int = 0,
         on_exit: Callable[[Generation], None] = lambda _: None,
+        on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         self.model = model
         self.number = number
@@ -84,6 +86,7 @@ class Generation:
         self._on_batch = on_batch
         self._nice = nice
         self._on_exit = on_exit
+        self._on_observed = on_observed
         self._process: asyncio.subprocess.Process | None = None
         self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -133,7 +136,13 @@ class Generation:
         self._tasks.append(asyncio.create_task(self._pump(channel)))
 
     async def infer(
-        self, body: bytes, deadline_s: float, json_bytes: int | None = None, rival: Reply | None = None
+        self,
+        body: bytes,
+        deadline_s: float,
+        json_bytes: int | None = None,
+        *,
+        rival: Reply | None = None,
+        observe: Order | None = None,
     ) -> Reply:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
@@ -142,7 +151,7 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise ServingError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(body, deadline_s, json_bytes, rival)
+        return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -212,7 +221,8 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return Channel(self.model, reader, writer, self._queue, self._batching.max_batch, self._on_batch)
+        max_batch = self._batching.max_batch
+        return Channel(self.model, reader, writer, self._queue, max_batch, self._on_batch, self._on_observed)
 
     async def _why(self) -> str:
         """How the process ended, if that can be told by now."""

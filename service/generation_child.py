@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from functools import partial
+from http import HTTPStatus
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,25 @@ from service.batch_server import BatchServer
 from service.batching import Batching
 from service.binary import bodies_of
 from service.children import die_with_parent, first_to_go, give_way
+from service.frames import Outbox
+from service.observation import observing
+from service.responses import Answer
 from service.served_model import ServedModel
 
 
 def serve(stream: BufferedIOBase, served: ServedModel) -> None:
     """Answer frames one after another until the supervisor closes the stream."""
+    outbox = Outbox(stream)
+    observation = observing(served, outbox)
     while (frame := frames.read_blocking(stream)) is not None:
         header, body = frame
         start = time.monotonic()
-        status, answer = served.answer(*bodies_of(header, body))
-        told = {"status": status, "seconds": time.monotonic() - start, "json_bytes": answer.json_bytes}
-        frames.write_blocking(stream, {"id": header["id"], **told}, answer.content)
+        request = served.prepare(*bodies_of(header, body))
+        answer = request if isinstance(request, Answer) else served.answer_together([request])[0]
+        told = {"status": answer.status, "seconds": time.monotonic() - start, "json_bytes": answer.body.json_bytes}
+        outbox.send({"id": header["id"], **told}, answer.body.content)
+        if "observe" in header and not isinstance(request, Answer) and answer.status == HTTPStatus.OK:
+            observation.offer(header["observe"], request)
 
 
 def main(arguments: list[str]) -> int:

@@ -45,7 +45,9 @@ def max_batch(spec: InputSpec) -> int:
     return max(1, min(MAX_BATCH, _LETTERBOX_VALUES // (spec.channels * spec.size**2)))
 
 
-def read_images(tensor: Mapping[str, Any], behind: memoryview, spec: InputSpec) -> tuple[Tensor, tuple[Letterbox, ...]]:
+def read_images(
+    tensor: Mapping[str, Any], behind: memoryview, spec: InputSpec
+) -> tuple[Tensor, tuple[Letterbox, ...], tuple[bytes | memoryview, ...]]:
     """The images of a request's only input.
 
     Args:
@@ -54,8 +56,8 @@ def read_images(tensor: Mapping[str, Any], behind: memoryview, spec: InputSpec) 
         spec: What the model reads.
 
     Returns:
-        Network input float32 [b, channels, size, size], and where each image lies in its square; the latter is empty
-        for prepared tensors and for cropped images.
+        Network input float32 [b, channels, size, size]; where each image lies in its square, empty for prepared tensors
+        and for cropped images; and the encoded files, empty for tensors.
 
     Raises:
         RequestError: It is not as documented.
@@ -69,13 +71,14 @@ def read_images(tensor: Mapping[str, Any], behind: memoryview, spec: InputSpec) 
     if raw is not None and tensor.get("data") is not None:
         raise RequestError(f"input {name!r} has data in the JSON and {len(raw)} bytes behind it; send one of them")
     if name == IMAGE_INPUT:
-        return read_files(_encoded(tensor, parameters, raw, spec), spec)
+        files = _encoded(tensor, parameters, raw, spec)
+        return *read_files(files, spec), tuple(files)
     shape = _shape(tensor, 4, max_batch(spec))
     wanted = [spec.channels, spec.size, spec.size]
     if shape[1:] != wanted:
         raise RequestError(f"shape has value {shape!r:.80}; this model reads {[-1, *wanted]}")
     values = _listed(tensor, shape) if raw is None else unpack_numbers(raw, datatype, math.prod(shape))
-    return (_pixels if name == PIXEL_INPUT else _prepared)(values.reshape(shape), spec), ()
+    return (_pixels if name == PIXEL_INPUT else _prepared)(values.reshape(shape), spec), (), ()
 
 
 def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Tensor, tuple[Letterbox, ...]]:

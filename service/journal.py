@@ -8,7 +8,7 @@ from __future__ import annotations
 import builtins
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _COLUMNS = (
     "dropped_at, updated_at, stages, report"
 )
 # What callers may set besides the state.
-_SETTABLE = frozenset({"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes"})
+_SETTABLE = frozenset({"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes", "attempt"})
 _JSON = frozenset({"stages", "report"})
 
 
@@ -93,8 +93,8 @@ class Journal:
         Args:
             update_id: Of the update.
             state: Where to.
-            fields: Any of sha256, key, generation, code, reason, stages, report, file_bytes. A state on the way
-                forward clears code and reason, unless they are given.
+            fields: Any of sha256, key, generation, code, reason, stages, report, file_bytes; attempt, for work that
+                did not begin after all. A state on the way forward clears code and reason, unless they are given.
 
         Raises:
             IllegalTransition: The table of service.states does not allow it.
@@ -210,6 +210,33 @@ class Journal:
         rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))
         return [Event(at, State(state), json.loads(detail)) for at, state, detail in rows]
 
+    def forget(self, most: int, oldest: float, kept: Collection[tuple[str, int]]) -> int:
+        """Remove updates that have ended, with their events: the oldest beyond `most`, and those before `oldest`.
+
+        Args:
+            most: Ended updates that may stay.
+            oldest: Seconds since 1970 of the last change.
+            kept: Model and generation of updates that stay in any case.
+
+        Returns:
+            How many went.
+        """
+        ends = sorted(state.value for state in states.ENDS)
+        marks = ", ".join("?" * len(ends))
+        # The marks are question marks only; every value is bound.
+        query = f"SELECT id, model, generation, updated_at FROM updates WHERE state IN ({marks}) ORDER BY id DESC"  # noqa: S608
+        with self._db.transaction():
+            rows = self._db.execute(query, ends).fetchall()
+            gone = [
+                (identity,)
+                for rank, (identity, model, generation, updated_at) in enumerate(rows)
+                if (rank >= most or updated_at < oldest) and (model, generation) not in kept
+            ]
+            for table, column in (("events", "update_id"), ("updates", "id")):
+                for row in gone:
+                    self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", row)  # noqa: S608 - names from above
+        return len(gone)
+
     def holds(self) -> dict[str, Hold]:
         """What is held, by model name."""
         rows = self._db.select("SELECT model, pinned, paused FROM holds")
@@ -226,7 +253,7 @@ class Journal:
         self._db.close()
 
     def _move(self, before: Update, state: State, fields: dict[str, Any]) -> Update:
-        attempt = before.attempt + (state is State.CLAIMED)
+        attempt = fields.get("attempt", before.attempt) + (state is State.CLAIMED)
         self._set(before.id, fields)
         self._db.execute("UPDATE updates SET state = ?, attempt = ? WHERE id = ?", (state.value, attempt, before.id))
         detail = {key: value for key, value in fields.items() if value is not None and key not in _JSON}

@@ -63,6 +63,10 @@ class Lane:
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
+    def look_again(self) -> None:
+        """Have the update that waits for its next try not wait any longer."""
+        self._offered.set()
+
     async def close(self) -> None:
         """Stop; what was begun is repeated after the next start."""
         if self._task is not None:
@@ -100,12 +104,12 @@ class Lane:
 
     async def _newer_within(self, delay_s: float) -> Update | None:
         if not self._waiting:
-            self._offered.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await within(delay_s, self._offered.wait())
         return await self._newest() if self._waiting else None
 
     async def _drive_safely(self, update: Update) -> float | None:
+        self._offered.clear()  # before, not after it: what is asked for meanwhile ends the wait that follows
         try:
             return await self._drive(update)
         except EdgedError as error:  # the journal itself cannot be written: nothing to do but try later

@@ -10,6 +10,7 @@ import logging
 import sys
 from typing import Any, TextIO
 
+from service.log_flood import FloodFilter
 from service.units import iso_time
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -27,6 +28,8 @@ def configure(log_format: str = "auto", level: str = "info", stream: TextIO | No
     human = stream.isatty() if log_format == "auto" else log_format == "human"
     handler = logging.StreamHandler(stream)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
+    if level != "debug":  # whoever looks for a fault wants to see all
+        handler.addFilter(FloodFilter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)

@@ -6,9 +6,10 @@ Labels hold names of models, stages and outcomes only: never a process id, a pat
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
@@ -220,6 +221,16 @@ class Metrics:
         self.requests.labels(model, str(code) if known else OTHER).inc()
         self.request_duration.labels(model).observe(seconds)
 
+        self.captured_images = self._counter(
+            "captured_images_total", "Live requests that were chosen to be kept, by result.", "model", "result"
+        )
+        self.calibration_drift = self._gauge(
+            "calibration_drift", "Population stability index of live images against calibration images.", "model"
+        )
+        self.calibration_drift_images = self._gauge(
+            "calibration_drift_images", "Live images that the drift is computed from.", "model"
+        )
+
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Say what is live; the labels of the generation before vanish.
 
@@ -238,6 +249,18 @@ class Metrics:
         self._forget(self.layer_relative_loss, model)
         for layer, loss in heapq.nlargest(MAX_LAYERS, losses, key=lambda pair: pair[1]):
             self.layer_relative_loss.labels(model, layer).set(loss)
+
+    def note_observed(self, model: str, told: Mapping[str, Any]) -> None:
+        """What a generation found in a request that it was to look at, see service.observation."""
+        if told["capture"] is not None:
+            self.captured_images.labels(model, told["capture"]).inc()
+        if not told["drift_images"]:
+            return
+        self.calibration_drift_images.labels(model).set(told["drift_images"])
+        if told["drift"] is not None:
+            self.calibration_drift.labels(model).set(told["drift"])
+        else:  # too few were looked at; what the generation before found is not true any more
+            self._forget(self.calibration_drift, model)
 
     def forget_model(self, model: str) -> None:
         """Drop the gauges of a model that is no longer configured; counters stay, as history."""

@@ -28,6 +28,7 @@ from edged.spec import (
     Statistics,
     recipe,
 )
+from service import calib_cli
 from service.failing import fail
 from service.job import Gates, Job, input_spec
 from service.offline_tables import calibration_table, evaluation_table, quantization_table
@@ -39,6 +40,8 @@ _LETTERBOX = InputSpec(640, 640, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 
 def main(arguments: list[str]) -> int:
     """Run one command; returns its exit code."""
+    if arguments[:1] == ["calib"] and arguments[1:2] and arguments[1] in calib_cli.COMMANDS:
+        return calib_cli.main(arguments[1:])
     options = _parser().parse_args(arguments)
     try:
         result = options.run(options)
@@ -140,7 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluating.set_defaults(run=evaluate, table=evaluation_table)
 
-    looking = commands.add_parser("calib", help="decode a folder of calibration images and say what is in it")
+    looking = commands.add_parser(
+        "calib",
+        help="decode a folder of calibration images and say what is in it",
+        epilog=f"edged calib {'|'.join(calib_cli.COMMANDS)} --help: the images of a configured model",
+    )
     looking.add_argument("folder", type=Path, metavar="DIR")
     looking.add_argument("--letterbox", action="store_true", help="prepare the images as for a detector (640 pixels)")
     looking.set_defaults(run=calib, table=calibration_table)

@@ -29,7 +29,7 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     worst = sorted(result["layers"], key=lambda layer: -layer["relative_loss"])[:_WORST_LAYERS]
     rows.append(("largest relative loss", ""))
     rows += [(f"  {layer['name']}", f"{layer['relative_loss']:.2e} at {layer['bits']} bits") for layer in worst]
-    return _table([*rows, *_skipped(result["skipped_images"])])
+    return two_columns([*rows, *_skipped(result["skipped_images"])])
 
 
 def plan_line(plan: Mapping[str, Any]) -> str:
@@ -46,7 +46,7 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     """What `edged evaluate` found."""
     measured = [(NAMES.get(key, "top-5"), f"{result[key]:.2f} %") for key in (*NAMES, "top5") if key in result]
     boxes = f", {result['boxes']} labelled boxes" if "boxes" in result else ""
-    return _table(
+    return two_columns(
         [
             ("architecture", f"{result['architecture']}, {result['classes']} classes"),
             *measured,
@@ -57,7 +57,7 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
 
 def calibration_table(result: Mapping[str, Any]) -> str:
     """What `edged calib` found."""
-    return _table(
+    return two_columns(
         [
             ("folder", result["folder"]),
             ("images", f"{result['images']}: {result['calibration']} calibrate, {result['held_out']} are held out"),
@@ -78,7 +78,8 @@ def _skipped(entries: list[dict[str, str]]) -> Iterable[tuple[str, str]]:
         yield "  ...", f"and {len(entries) - _LISTED} more; --json lists all"
 
 
-def _table(rows: Iterable[tuple[str, str]]) -> str:
+def two_columns(rows: Iterable[tuple[str, str]]) -> str:
+    """Names and values, one a line."""
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)

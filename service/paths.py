@@ -57,6 +57,15 @@ class Paths:
         """Those of one model."""
         return self.calibrations / model
 
+    @property
+    def captures(self) -> Path:
+        """Samples of live requests, where they are asked for: <model>/<time>-<random>.<suffix>."""
+        return self.root / "capture"
+
+    def capture(self, model: str) -> Path:
+        """Those of one model."""
+        return self.captures / model
+
     def make(self) -> None:
         """Make the folders.
 

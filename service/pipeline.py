@@ -99,6 +99,8 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         "layers": [layer.to_dict() for layer in compressed.layers],
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
+        # What live requests are compared with, see service.observation.
+        "calibration_colours": cache.colours().round(6).tolist(),
     }
     manifest = _manifest(job, checkpoint, loaded, cache, bool(labels), started_at)
     job.out.parent.mkdir(parents=True, exist_ok=True)

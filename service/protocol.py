@@ -33,6 +33,7 @@ class Request:
         letterboxes: Where each image lies in its square; empty where they are prepared tensors, or cropped.
         binary: Names of the outputs that go as bytes, whether or not they are asked for.
         rival: What another generation answered; the response then tells how far the two agree. None for a client's.
+        files: The encoded images, as they came; empty for tensors.
     """
 
     images: Tensor
@@ -42,6 +43,7 @@ class Request:
     letterboxes: tuple[Letterbox, ...] = ()
     binary: frozenset[str] = frozenset()
     rival: Body | None = None
+    files: tuple[bytes | memoryview, ...] = ()
 
 
 def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,)) -> Request:
@@ -58,7 +60,7 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     text, behind = body.split()
     if body.json_bytes == 0:  # Triton's "raw binary request"
         images, letterboxes = read_files([behind], spec)
-        return Request(images, letterboxes=letterboxes)
+        return Request(images, letterboxes=letterboxes, files=(behind,))
     data = _object(text)
     identity = data.get("id")
     if identity is not None and not isinstance(identity, str):
@@ -71,8 +73,8 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         names = ", ".join(map(repr, DATATYPES))
         raise RequestError(f"'inputs' must be a list of one object, named one of {names}")
-    images, letterboxes = read_images(inputs[0], behind, spec)
-    return Request(images, identity, tuple(asked), parameters, letterboxes, binary)
+    images, letterboxes, files = read_images(inputs[0], behind, spec)
+    return Request(images, identity, tuple(asked), parameters, letterboxes, binary, files=files)
 
 
 def metadata(model: str, version: str, spec: InputSpec, outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

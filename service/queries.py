@@ -18,6 +18,7 @@ from service.report import gather
 from service.samples import Samples
 from service.serving import ModelService
 from service.states import State
+from service.units import iso_time
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Queries:
         lanes: By model name.
         progress: By update id: what its worker is doing now.
         held: Files of a model that wait in the drop folder for an operator.
+        retry_at: By update id: when it is tried again, seconds since 1970.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class Queries:
         lanes: Mapping[str, Lane],
         progress: Mapping[int, Mapping[str, Any]],
         held: Callable[[str], int],
+        retry_at: Mapping[int, float],
     ) -> None:
         self._context = context
         self._lanes = lanes
         self._progress = progress
         self._held = held
+        self._retry_at = retry_at
 
     async def models(self) -> list[dict[str, Any]]:
         """How each model is served."""
@@ -159,4 +163,6 @@ class Queries:
             return None
 
     def _update(self, update: Update) -> dict[str, Any]:
-        return {**update.to_dict(), "progress": self._progress.get(update.id)}
+        again = self._retry_at.get(update.id) if update.state is State.DEFERRED else None
+        retry_at = None if again is None else iso_time(again)
+        return {**update.to_dict(), "progress": self._progress.get(update.id), "retry_at": retry_at}

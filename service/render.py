@@ -107,6 +107,8 @@ def _update_row(update: JSON) -> list[object]:
     stages: JSON = update.get("stages") or {}
     seconds = f"{sum(stages.values()):.1f}" if stages else "-"
     note = f"{update['code']}: {update.get('reason')}" if update.get("code") else _progress(update)
+    if update.get("state") == "DEFERRED" and update.get("retry_at"):
+        note += f" (again at {update['retry_at']})"
     generation = _or_dash(update.get("generation"))
     return [
         update.get("id"),

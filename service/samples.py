@@ -47,7 +47,7 @@ class Samples:
         return list(self._rings.get(model, ()))
 
     def take_if_due(self, now: float, services: Mapping[str, ModelService]) -> None:
-        """Sample every model, unless that was done less than `EVERY_S` ago. Call every second or so.
+        """Sample every model, unless that was done less than `EVERY_S` ago. Call it about that often.
 
         Args:
             now: Monotonic seconds.

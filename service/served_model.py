@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edged.artifacts.reader import Artifact
 from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
+from edged.calibration.colours import BINS, Histograms
 from edged.errors import GateError
 from service.batching import warm_sizes
 from service.binary import Body, RequestError
@@ -39,13 +41,18 @@ class ServedModel:
         model: Its name.
         version: Its generation.
         max_batch: Most images of several requests that are computed together.
+
+    Attributes:
+        input: What it reads.
+        colours: Of its calibration images [axes, BINS]; None in an artifact of an edged that did not look at them.
     """
 
     def __init__(self, artifact: Artifact, model: str, version: str, max_batch: int = 1) -> None:
         self._name = model
         self._max_batch = max_batch
         self._version = version
-        self._input = artifact.input
+        self.input = artifact.input
+        self.colours = _colours(artifact)
         self._task = task_of(artifact)
         self._outputs = [output["name"] for output in self._task.described]
         network: nn.Module = artifact.load_model()
@@ -72,7 +79,7 @@ class ServedModel:
         Raises:
             GateError: The outputs are not what they must be.
         """
-        images = self._noise() if warmup is None else warmup.images(self._input)
+        images = self._noise() if warmup is None else warmup.images(self.input)
         outputs: list[Tensor] = []
 
         def forward(image: Tensor) -> Tensor:
@@ -94,7 +101,7 @@ class ServedModel:
             GateError: The output is not what it must be.
         """
         for size in warm_sizes(self._max_batch)[1:]:
-            shape = (size, self._input.channels, self._input.size, self._input.size)
+            shape = (size, self.input.channels, self.input.size, self.input.size)
             images = torch.randn(shape, generator=torch.Generator().manual_seed(size))
             try:
                 self._task.answer(Request(images), _Computed(self._checked_forward(images)))
@@ -115,7 +122,7 @@ class ServedModel:
         """
 
         def read() -> Request:
-            request = parse_request(body, self._input, self._outputs)
+            request = parse_request(body, self.input, self._outputs)
             self._task.check(request)
             return request if rival is None else replace(request, outputs=(), rival=rival)
 
@@ -157,7 +164,7 @@ class ServedModel:
         return outputs
 
     def _noise(self) -> Tensor:
-        shape = (1, self._input.channels, self._input.size, self._input.size)
+        shape = (1, self.input.channels, self.input.size, self.input.size)
         return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
     def _compare(self, warmup: Warmup, outputs: list[Tensor]) -> Comparison:
@@ -181,6 +188,14 @@ class ServedModel:
         return GateError(
             f"generation {self._version} of {self._name} gives {outputs} on a first pass; it is not put in service"
         )
+
+
+def _colours(artifact: Artifact) -> Histograms | None:
+    try:
+        colours = np.array(artifact.report["calibration_colours"], np.float64)
+    except (KeyError, ValueError, TypeError):
+        return None
+    return colours if colours.shape in ((1, BINS), (3, BINS)) else None
 
 
 class _Computed:

@@ -6,15 +6,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.batching import Batching
 from service.channel import BusyError, Reply, ServingError
 from service.children import LOADING_NICE
 from service.generation import Generation
 from service.liveness import Liveness, Loop
+from service.sampling import Sampling
+from service.serving_limits import Listener, ServingLimits
 from service.shadow import Shadow
 from service.traffic import Traffic
 from service.waiting import within
@@ -26,29 +26,6 @@ _MAX_BACKOFF_S = 30.0
 _WORTH_WAITING_S = 1.0  # requests wait for a generation that is started again after no more than this
 
 
-@dataclass(frozen=True)
-class ServingLimits:
-    """How a model may be served.
-
-    Attributes:
-        threads: Threads of a generation; None for one a core.
-        queue: Requests of one model that may wait or run at once.
-        batching: How far a generation gathers them.
-        start_s: Seconds that a generation may take to load and warm up.
-        drain_s: Seconds that requests may take to finish when their generation is replaced.
-        hang_s: Seconds on one request after which a generation counts as hung.
-        backoff_s: First wait before a generation that died is started again; doubles up to 30 s.
-    """
-
-    threads: int | None = None
-    queue: int = 64
-    batching: Batching = field(default_factory=Batching)
-    start_s: float = 180.0
-    drain_s: float = 60.0
-    hang_s: float = 120.0
-    backoff_s: float = 0.5
-
-
 class ModelService:
     """Routes the requests of one model to its live generation.
 
@@ -56,9 +33,7 @@ class ModelService:
         name: Model name.
         directory_of: Where the artifact of a generation lies.
         limits: How it may be served.
-        restarted: Called whenever a generation that died is started again, with its number and how it ended.
-        not_started: Called whenever one that died did not come up again.
-        batched: Told how many images were computed together, see `Channel`.
+        told: Of what happens to it.
         liveness: Told how long starting and draining may take.
 
     Attributes:
@@ -72,6 +47,7 @@ class ModelService:
         shadow: Compares the live generation with the one before, while it is on probation and somebody asks for that.
         recent: The requests since somebody last took it away to look at it.
         switching: Held by whoever changes the live generation.
+        sampling: Which requests are looked at besides being answered.
     """
 
     def __init__(
@@ -79,9 +55,7 @@ class ModelService:
         name: str,
         directory_of: Callable[[int], Path],
         limits: ServingLimits,
-        restarted: Callable[[int, str], None] = lambda *_: None,
-        not_started: Callable[[], None] = lambda: None,
-        batched: Callable[[int], None] = lambda _: None,
+        told: Listener = Listener(),  # noqa: B008 - frozen
         liveness: Liveness | None = None,
     ) -> None:
         self.name = name
@@ -95,13 +69,12 @@ class ModelService:
         self.recent = Traffic()
         self.shadow: Shadow | None = None
         self.switching = asyncio.Lock()
+        self.sampling = Sampling()
         self._directory_of = directory_of
-        self._restarted = restarted
-        self._not_started = not_started
+        self._told = told
         self._settled = asyncio.Event()  # not set while requests may wait for a generation that is on its way
         self._settled.set()
         self.held = 0
-        self._batched = batched
         self._liveness = liveness or Liveness()
         self._tried = asyncio.Event()
         self._wanted: int | None = None
@@ -131,7 +104,7 @@ class ModelService:
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
         asked, traffic, start, status = self.live, self.traffic, time.monotonic(), ServingError.status
         try:
-            reply = await asked.infer(body, deadline_s, json_bytes)
+            reply = await asked.infer(body, deadline_s, json_bytes, observe=self.sampling.choose())
             status = reply.status
             if self.shadow is not None:
                 self.shadow.offer(asked.number, body, json_bytes, reply)
@@ -193,9 +166,10 @@ class ModelService:
             threads=self.limits.threads,
             queue=self.limits.queue,
             batching=self.limits.batching,
-            on_batch=self._batched,
+            on_batch=self._told.batched,
             nice=0 if self.live is None else LOADING_NICE,
             on_exit=self._exited,
+            on_observed=self._told.observed,
         )
         with self._liveness.bounded(f"start of {self.name} generation {number}", self.limits.start_s):
             await generation.start(self.limits.start_s)
@@ -243,7 +217,7 @@ class ModelService:
         await self._leave("is being replaced; try again in some seconds")
 
     def check(self) -> None:
-        """Kill a generation that hangs; it is then started again. Call every second or so."""
+        """Kill a generation that hangs; it is then started again. Call every ten seconds or so."""
         if self.live is not None and self.live.stalled_s > self.limits.hang_s:
             log.error("model %s generation %d: no answer for %.0f s", self.name, self.live.number, self.limits.hang_s)
             self.live.kill()
@@ -278,7 +252,7 @@ class ModelService:
         why = await generation.ended()
         named = (self.name, generation.number)
         log.error("model %s generation %d ended unexpectedly: %s; starting it again in %.1f s", *named, why, delay_s)
-        self._restarted(generation.number, why)
+        self._told.restarted(generation.number, why)
         await self._bring_up(generation.number, delay_s)
 
     def _next_backoff(self) -> float:
@@ -302,7 +276,7 @@ class ModelService:
                 self.failed_starts += 1
                 self.problem = f"cannot start generation {number}: {error}"
                 log.error("model %s %s", self.name, self.problem)
-                self._not_started()
+                self._told.not_started()
                 self._tried.set()
                 self._settled.set()
             delay_s = self._next_backoff()

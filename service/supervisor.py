@@ -31,8 +31,11 @@ from service.liveness import Liveness
 from service.metrics import Metrics
 from service.paths import Paths
 from service.queries import Queries
-from service.samples import Samples
-from service.serving import ModelService, ServingLimits
+from service.retention import trim_captures
+from service.samples import EVERY_S, Samples
+from service.sampling import sampling_of
+from service.serving import ModelService
+from service.serving_limits import Listener, ServingLimits
 from service.states import State
 from service.status_line import status_line
 from service.units import iso_time
@@ -42,7 +45,8 @@ from service.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-_CHECK_S = 1.0
+_CHECK_S = EVERY_S  # each look wakes an idle device; a hang is judged in minutes, so nothing is lost by so few
+_TRIM_S = 3600.0  # images of requests get too old without any new ones, too
 _DROP_FOLDER_S = 10.0  # a folder that takes longer to answer does not keep the models from being served
 _LAST_UPDATES = 20
 
@@ -68,7 +72,7 @@ class Supervisor:
         self._lanes: dict[str, Lane] = {}
         self._samples = Samples()
         self._intake = Intake(context, self._offer, lambda drop: self._watcher.release(drop.path))
-        self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held)
+        self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held, self._runner.retry_at)
         self.administration = Administration(context, self._intake.release)
         self._watcher = self._make_watcher()
         self._checker: asyncio.Task[None] | None = None
@@ -134,6 +138,7 @@ class Supervisor:
                 await show_live(self._context, service.name, service.live.number)
         self._booted = True
         await self._context.disk(self._sweep)
+        await self._context.forget_the_past()
         for name in self.services:
             await self._resume(name)
         await self._watcher.start()
@@ -181,9 +186,15 @@ class Supervisor:
             log.info("model %s is new", name)
             self._add_model(name)
             await self._resume(name)
+        for name in names:
+            self._set_sampling(name)
+        await self._context.disk(trim_captures, config, self._context.paths)
         await self._watcher.stop()
         self._watcher = self._make_watcher()
         await self._watcher.start()
+        for lane in self._lanes.values():
+            if lane.active is not None and lane.active.id in self._runner.postponed:
+                lane.look_again()  # what it waits for may have been what was changed
         fixed: dict[str, Callable[[Config], object]] = {
             "state_dir": lambda c: c.state_dir,
             "serve.host": lambda c: c.serve.host,
@@ -221,24 +232,22 @@ class Supervisor:
         self._context.require_model(name)
 
     def _add_model(self, name: str) -> None:
-        context, metrics = self._context, self.metrics
+        context, metrics, crashes = self._context, self.metrics, CrashLog(self._context, name)
         metrics.expect_model(name)
-        crashes, batched = CrashLog(context, name), metrics.batch_size.labels(name).observe
-        service = ModelService(
-            name,
-            partial(context.store.path, name),
-            self._limits(name),
+        told = Listener(
             crashes.restarted,
             crashes.not_started,
-            batched,
-            context.liveness,
+            metrics.batch_size.labels(name).observe,
+            partial(metrics.note_observed, name),
         )
-        context.services[name] = service
+        directory_of = partial(context.store.path, name)
+        context.services[name] = ModelService(name, directory_of, self._limits(name), told, context.liveness)
+        self._set_sampling(name)
         runner = self._runner
         self._lanes[name] = Lane(runner.drive, runner.supersede, runner.fail, name, context.liveness)
         current = context.store.current(name)
         if current is not None:
-            service.keep(current)
+            self.services[name].keep(current)
 
     def _limits(self, name: str) -> ServingLimits:
         model, serve = self.config.model(name), self.config.serve
@@ -259,6 +268,11 @@ class Supervisor:
             resumed = await self._context.disk(journal.resume, update.id)
             log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
             self._offer(resumed)
+
+    def _set_sampling(self, name: str) -> None:
+        model = self.config.model(name)
+        if model is not None:
+            self.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
 
     def _sweep(self) -> None:
         """Remove what a crash left behind."""
@@ -297,14 +311,18 @@ class Supervisor:
 
     async def _check(self) -> None:
         """Look after the generations and note how they do, as long as the daemon lives."""
+        trim_at = 0.0
         with self._context.liveness.loop("check of the generations") as loop:
             while True:
                 self._tell(self.status_line())
-                loop.rests(_CHECK_S)
-                await asyncio.sleep(_CHECK_S)
                 for service in self.services.values():
                     service.check()
                 self._samples.take_if_due(time.monotonic(), self.services)
+                if time.monotonic() >= trim_at:
+                    trim_at = time.monotonic() + _TRIM_S
+                    await self._context.disk(trim_captures, self.config, self._context.paths)
+                loop.rests(_CHECK_S)
+                await asyncio.sleep(_CHECK_S)
 
 
 def _drop_folder(config: Config) -> DropFolder:

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 from edged.errors import EdgedError, RejectedError, StateError
+from service.admission import POSTPONED, why_not
 from service.attempt import Attempt
 from service.context import Context
 from service.journal import Update
+from service.manners import PostponedError, Postponement
 from service.rejects import discard, reject
 from service.reports import keep_evidence, write_report
 from service.states import State
@@ -32,11 +34,15 @@ class UpdateRunner:
 
     Attributes:
         progress: By update id: what its worker is doing now.
+        retry_at: By update id: when it is tried again or looked at again, seconds since 1970.
+        postponed: Ids of updates that wait for a better time.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.progress: dict[int, dict[str, Any]] = {}
+        self.retry_at: dict[int, float] = {}
+        self.postponed: set[int] = set()
 
     async def drive(self, update: Update) -> float | None:
         """Take one update as far as it goes.
@@ -44,12 +50,24 @@ class UpdateRunner:
         Returns:
             Seconds until it should be tried again, None if it has ended.
         """
+        delay_s = await self._drive(await self._context.get(update.id))
+        if delay_s is None:
+            self.retry_at.pop(update.id, None)
+        else:
+            self.retry_at[update.id] = time.time() + delay_s
+        return delay_s
+
+    async def _drive(self, update: Update) -> float | None:
         context = self._context
-        update = await context.get(update.id)
         if update.state is State.DEFERRED:
+            if (postponement := await self._still_postponed(update)) is not None:
+                return await self._postpone(update, postponement)
             update = await context.advance(update.id, State.CLAIMED)
+        self.postponed.discard(update.id)
         try:
             await self._attempt(update)
+        except PostponedError as postponed:
+            return await self._postpone(update, postponed.postponement)
         except RolledBackError as rolled_back:
             await self._put_aside(update, State.ROLLED_BACK, rolled_back.failure)
             await write_report(self._context, update.id)
@@ -64,6 +82,30 @@ class UpdateRunner:
         finally:
             self.progress.pop(update.id, None)
         return await self._stop(update, failure)
+
+    async def _still_postponed(self, update: Update) -> Postponement | None:
+        """Looked at without a move in the journal: it may be looked at a thousand times before it goes on."""
+        model = self._context.config.model(update.model)
+        if update.code not in POSTPONED or model is None:
+            return None
+        if self._context.worker_slot.locked():  # its turn has not come in any case, and the others' caches are in use
+            return None
+        async with self._context.worker_slot:
+            return await why_not(self._context, update, model)
+
+    async def _postpone(self, update: Update, postponement: Postponement) -> float:
+        """Put an update off; the try that was begun for it counts for nothing."""
+        context, why = self._context, {"code": postponement.code, "reason": postponement.reason}
+        self.postponed.add(update.id)
+        if update.state is State.DEFERRED and update.code == postponement.code:
+            return postponement.seconds
+        if update.state is State.DEFERRED:
+            await context.disk(context.journal.annotate, update.id, **why)
+        else:
+            await context.advance(update.id, State.DEFERRED, attempt=update.attempt - 1, **why)
+        context.metrics.count_deferral(update.model, postponement.code)
+        log.warning("update %d of %s waits: %s", update.id, update.model, postponement.reason)
+        return postponement.seconds
 
     async def supersede(self, update: Update, newer: Update) -> None:
         """End an update that waits, because a newer file for the same model came."""
@@ -100,6 +142,8 @@ class UpdateRunner:
 
     async def _end(self, update: Update, state: State, failure: Failure) -> None:
         context, result = self._context, state.value.lower()
+        self.retry_at.pop(update.id, None)
+        self.postponed.discard(update.id)
         # The folder first: a crash in between repeats the update, and so ends here again.
         await self._put_aside(update, state, failure)
         await context.advance(update.id, state, code=failure.code, reason=failure.reason)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +125,26 @@ class ModelStore:
         Raises:
             StateError: A folder cannot be removed.
         """
-        folder = self._model(model) / "gen"
         removed = self.outdated(model, keep)
+        self.remove(model, removed)
+        return removed
+
+    def remove(self, model: str, generations: Sequence[int]) -> None:
+        """Remove published generations, and what an earlier removal left behind.
+
+        Raises:
+            StateError: A folder cannot be removed.
+        """
+        folder = self._model(model) / "gen"
         with as_state_error(folder):
-            for generation in removed:
+            for generation in generations:
                 # Renamed first: half a generation must never be seen under its number.
                 path = folder / str(generation)
                 path.rename(temporary_sibling(path))
             for leftover in folder.glob(".*.tmp"):  # of this call, or of one that a crash cut short
                 shutil.rmtree(leftover)
-            if removed:
+            if generations:
                 fsync_directory(folder)
-        return removed
 
     def manifest(self, model: str, generation: int) -> dict[str, Any]:
         """manifest.json of one generation, as parsed JSON.

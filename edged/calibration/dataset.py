@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
-from edged.calibration.folder import SkippedImage, deal, scan, select
+from edged.calibration.colours import Histograms, colour_histograms
+from edged.calibration.folder import ImageFolder, SkippedImage, deal, scan, select
 from edged.calibration.images import Decoded, decode, normalize, read_image
 from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, ImageError
@@ -32,6 +33,8 @@ from edged.spec import Fit, InputSpec
 MIN_IMAGES = 32  # fewer say too little of the layers' inputs
 MIN_HELD_OUT = 8
 _LAYOUT = 1  # part of the digest: caches of another layout or another decoding are not found
+_COLOUR_IMAGES = 512  # more would tell the same
+_COLOUR_BATCH = 16
 _CHUNK = 64  # images in flight: bounds memory when map_fn runs ahead of the writer
 
 MapFn = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -79,10 +82,28 @@ class ImageCache:
         Args:
             indices: int64 [b].
         """
-        pixels = torch.from_numpy(self.images[indices.numpy()])
+        return normalize(torch.from_numpy(self.pixels(indices)), self.input)
+
+    def pixels(self, indices: Tensor) -> npt.NDArray[np.uint8]:
+        """Images as they were decoded, uint8 [len(indices), channels, size, size]; a copy.
+
+        Args:
+            indices: int64 [b].
+        """
+        pixels: npt.NDArray[np.uint8] = self.images[indices.numpy()]
         # Pages read stay in the page cache; left mapped they would also count as this process's memory.
         self._map.madvise(mmap.MADV_DONTNEED)
-        return normalize(pixels, self.input)
+        return pixels
+
+    def colours(self) -> Histograms:
+        """Mean histograms of calibration images, at most _COLOUR_IMAGES of them evenly chosen, [axes, BINS]."""
+        step = -(-len(self.calibration) // _COLOUR_IMAGES)
+        chosen = self.calibration[::step]
+        parts = [
+            colour_histograms(self.pixels(chosen[start : start + _COLOUR_BATCH])).sum(axis=0)
+            for start in range(0, len(chosen), _COLOUR_BATCH)
+        ]
+        return np.asarray(np.sum(parts, axis=0) / len(chosen), np.float64)
 
     def batches(self, indices: Tensor, batch_size: int) -> Iterator[Tensor]:
         """`batch` of each run of `batch_size` indices; the last may be smaller."""
@@ -122,9 +143,7 @@ def build_cache(
         StateError: The cache cannot be written.
     """
     observer = observer or SilentObserver()
-    found = scan(folder)
-    files = select(found, limit)
-    hashes = _hash_files(folder, files, map_fn)
+    found, files, hashes = _identify(folder, limit, map_fn)
     digest = _digest(spec, found.classes, files, hashes)
     directory = cache_root / digest[:16]
     if (cache := _open(directory, digest, spec, found.skipped)) is not None:
@@ -152,6 +171,23 @@ def build_cache(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return ImageCache(directory, spec, found.skipped)
+
+
+def cache_digest(folder: Path, spec: InputSpec, *, limit: int | None = None, map_fn: MapFn = map) -> str:
+    """The digest that `build_cache` would give the cache of `folder` now; reads every image, decodes none.
+
+    Raises:
+        CalibrationError: The folder is missing.
+    """
+    found, files, hashes = _identify(folder, limit, map_fn)
+    return _digest(spec, found.classes, files, hashes)
+
+
+def _identify(folder: Path, limit: int | None, map_fn: MapFn) -> tuple[ImageFolder, tuple[str, ...], list[str]]:
+    """What is in a folder, which files of it are used, and the sha256 of each."""
+    found = scan(folder)
+    files = select(found, limit)
+    return found, files, _hash_files(folder, files, map_fn)
 
 
 def _split(labels: Sequence[int]) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,8 @@ from edged.calibration.letterbox import BORDER, Letterbox
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
+FORMATS = tuple(_SUFFIXES)
 MAX_PIXELS = 64 * 2**20  # of one encoded image: 192 MiB once decoded to RGB
 MAX_FILE_BYTES = 128 * 2**20
 
@@ -100,6 +101,19 @@ def read_image(path: Path) -> bytes:
     if len(data) > MAX_FILE_BYTES:
         raise ImageError(f"is larger than {MAX_FILE_BYTES} bytes")
     return data
+
+
+def suffix_of(data: bytes) -> str:
+    """The usual suffix of an image's format, with the dot; looks at its head only.
+
+    Raises:
+        ImageError: It is none of FORMATS.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return _SUFFIXES[image.format or ""]
+    except Exception as error:  # as in `decode`
+        raise ImageError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
 
 
 def normalize(images: Tensor, spec: InputSpec) -> Tensor:

@@ -29,10 +29,10 @@ class Child:
         self.writer.write(frames.head({"id": identity, "status": status, "seconds": 0.5}, body) + body)
 
 
-def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8) -> None:
+def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8, **options: Any) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
-        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), queue)
+        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), queue, **options)
         child = Child(*(await asyncio.open_unix_connection(sock=theirs)))
         pump = asyncio.create_task(channel.pump())
         try:
@@ -90,6 +90,28 @@ def test_a_body_is_never_put_into_words() -> None:
         assert (await task).body == b"pixels"
 
     run(test)
+
+
+def test_what_else_is_to_be_done_goes_along_and_what_was_seen_comes_back_at_any_time() -> None:
+    heard: list[dict[str, Any]] = []
+
+    async def test(channel: Channel, child: Child) -> None:
+        order = {"capture": None, "drift": True}
+        looked_at, plain = asyncio.create_task(channel.request(b"1", 5, observe=order)), ask(channel, b"2")
+        frame = await asyncio.wait_for(frames.read(child.reader), 5)
+        assert frame is not None
+        first = frame[0]
+        assert first["observe"] == order
+        frame = await asyncio.wait_for(frames.read(child.reader), 5)
+        assert frame is not None
+        assert "observe" not in frame[0]
+        child.answer(first["id"], b"answer 1")
+        child.writer.write(frames.head({"kind": "observed", "drift": 0.5}, b""))
+        child.answer(frame[0]["id"], b"answer 2")
+        assert [(await asked).body for asked in (looked_at, plain)] == [b"answer 1", b"answer 2"]
+        assert [(told["kind"], told["drift"]) for told in heard] == [("observed", 0.5)]
+
+    run(test, on_observed=heard.append)
 
 
 def test_only_a_few_are_with_the_child_at_once() -> None:

@@ -346,3 +346,43 @@ class JournalMachine(RuleBasedStateMachine):
 
 TestJournalMachine = JournalMachine.TestCase
 TestJournalMachine.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+
+
+def ended(journal, state=State.REJECTED, **fields):
+    return journal.advance(claimed(journal, **fields).id, state)
+
+
+def test_the_oldest_ended_updates_are_forgotten_with_their_events(journal):
+    waiting = claimed(journal)
+    old, *kept = (ended(journal) for _ in range(4))
+    assert journal.forget(3, 0.0, ()) == 1
+    assert journal.get(old.id) is None
+    assert journal.events(old.id) == []
+    assert [update.id for update in journal.list()] == [*(update.id for update in reversed(kept)), waiting.id]
+    assert journal.events(kept[0].id)
+    assert journal.forget(3, 0.0, ()) == 0
+    assert claimed(journal).id > kept[-1].id  # numbers are not given twice
+
+
+def test_what_is_too_old_is_forgotten_unless_it_has_not_ended(journal):
+    waiting, old = claimed(journal), ended(journal)
+    new = ended(journal)
+    assert journal.forget(100, old.updated_at + 0.5, ()) == 1
+    assert [update.id for update in journal.list()] == [new.id, waiting.id]
+
+
+def test_updates_of_generations_that_are_there_stay(journal):
+    kept, gone = (
+        ended(journal, State.COMMITTED, generation=1, key="a"),
+        ended(journal, State.COMMITTED, generation=2, key="b"),
+    )
+    assert journal.forget(0, 1e12, {("m", 1), ("n", 2)}) == 1
+    assert journal.last_for_key("a") == kept
+    assert journal.get(gone.id) is None
+
+
+def test_work_that_did_not_begin_is_no_attempt(journal):
+    update = claimed(journal)
+    update = journal.advance(update.id, State.DEFERRED, code="window", reason="later", attempt=update.attempt - 1)
+    assert update.attempt == 0
+    assert journal.advance(update.id, State.CLAIMED).attempt == 1

@@ -122,3 +122,19 @@ def test_a_journal_that_cannot_be_written_is_tried_again_later() -> None:
         assert await script.start() == 2
 
     assert run(test) == ["drive 1", "supersede 1 by 2", "drive 2"]
+
+
+def test_a_look_that_is_asked_for_ends_the_wait_whenever_it_is_asked_for() -> None:
+    async def test(script: Script) -> None:
+        script.lane.offer(update(1))
+        await script.start()
+        script.lane.look_again()  # in the middle of a try, whose outcome is not known yet
+        script.outcomes.put_nowait(3600.0)
+        await script.start()
+        script.outcomes.put_nowait(3600.0)
+        await asyncio.sleep(0)
+        script.lane.look_again()
+        await script.start()
+        script.outcomes.put_nowait(None)
+
+    assert run(test) == ["drive 1"] * 3

@@ -214,3 +214,17 @@ def test_what_a_big_fleet_member_exports(metrics):
 def test_a_state_folder_that_is_gone_does_not_break_the_rest(tmp_path):
     metrics = Metrics(CollectorRegistry(), "1", tmp_path / "gone")
     assert b"edged_state_disk_free_bytes NaN" in generate_latest(metrics.registry)
+
+
+def test_what_was_observed(metrics):
+    def told(**changes):
+        metrics.note_observed("m", {"capture": None, "drift": None, "drift_images": 0, **changes})
+        names = ("edged_calibration_drift", "edged_calibration_drift_images")
+        return tuple(value(metrics, name, model="m") for name in names)
+
+    assert told(capture="stored") == (None, None)
+    assert value(metrics, "edged_captured_images_total", model="m", result="stored") == 1
+    assert told(drift_images=127) == (None, 127)
+    assert told(drift=0.25, drift_images=128) == (0.25, 128)
+    assert told(capture="stored") == (0.25, 128)
+    assert told(drift_images=1) == (None, 1)  # of the next generation

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from service.config import GatesConfig
 from service.probation import ENOUGH_FOR_ERRORS, ENOUGH_FOR_P99, failure, failure_at_end, watch
-from service.serving import ModelService, ServingLimits
+from service.serving import ModelService
+from service.serving_limits import ServingLimits
 from service.traffic import Traffic
 
 GATES = GatesConfig(max_p99_ratio=2.0)

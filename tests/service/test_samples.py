@@ -4,7 +4,8 @@ from types import SimpleNamespace
 import pytest
 
 from service.samples import EVERY_S, KEEP_S, Samples
-from service.serving import ModelService, ServingLimits
+from service.serving import ModelService
+from service.serving_limits import ServingLimits
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
 from service.channel import BusyError, ServingError
 from service.generation import Generation, StartError
-from service.serving import ModelService, ServingLimits
+from service.serving import ModelService
+from service.serving_limits import ServingLimits
 from tests import scenes
 from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 

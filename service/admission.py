@@ -1,0 +1,45 @@
+"""Whether the work on an update may begin now: the device must be willing, and there must be room for what it makes."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from edged.errors import StateError
+from service.config import ModelConfig
+from service.context import Context
+from service.journal import Update
+from service.manners import Postponement, why_not_now
+from service.storage import Storage
+
+log = logging.getLogger(__name__)
+
+# Codes of postponements: an update that was put off for one of them goes on once that is over.
+POSTPONED = frozenset({"window", "temperature", "free_memory", "battery", "power_mode", "disk"})
+
+
+async def why_not(context: Context, update: Update, model: ModelConfig) -> Postponement | None:
+    """Why the worker of an update cannot start now; None if it can. Hold the worker slot: caches may be removed.
+
+    Raises:
+        StateError: Room cannot be made.
+    """
+    worker = context.config.worker
+    postponement = await context.disk(why_not_now, worker, context.device, time.time())
+    if postponement is not None:
+        return postponement
+    storage = Storage(context.config, context.paths, context.store, context.journal)
+    return await context.disk(storage.why_no_room, update, model, worker.recheck_s)
+
+
+async def stay_within(context: Context, model: ModelConfig) -> None:
+    """After an update: keep to storage.max_bytes, as far as that is possible."""
+    storage = Storage(context.config, context.paths, context.store, context.journal)
+    try:
+        if context.worker_slot.locked():
+            await context.disk(storage.make_room, 0, caches=False)
+        else:
+            async with context.worker_slot:
+                await context.disk(storage.make_room, 0, caches_of=model)
+    except StateError as error:  # the update has ended all the same; the next one tries again
+        log.warning("model %s: %s", model.name, error)

@@ -1,0 +1,137 @@
+"""Adds images to a model's calibration folder: only what can be decoded, nothing twice, and no half file."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edged.atomic import as_state_error, write_atomic
+from edged.calibration.boxes import label_path
+from edged.calibration.folder import SUFFIXES, ImageFolder, scan
+from edged.calibration.images import decode, read_image, suffix_of
+from edged.errors import ImageError, UsageError
+from service.calib_set import CalibrationSet, in_threads
+
+
+@dataclass
+class Added:
+    """What became of the images.
+
+    Attributes:
+        added: Paths below the calibration folder.
+        known: How many were there already, by their contents.
+        refused: Path and reason of each that is no usable image.
+    """
+
+    added: list[str] = field(default_factory=list)
+    known: int = 0
+    refused: list[dict[str, str]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    path: Path
+    place: str  # below the calibration folder
+
+
+def add_images(calibration: CalibrationSet, sources: Sequence[Path], class_name: str | None = None) -> Added:
+    """Copy images into the calibration folder of a model.
+
+    A folder keeps what lies below it: class folders stay class folders, and label files come along.
+
+    Args:
+        calibration: Where to.
+        sources: Files, and folders of files.
+        class_name: Put all of them into this class folder.
+
+    Raises:
+        UsageError: A source does not exist, or the images would take the labels from those that are there.
+        CalibrationError: A folder cannot be read.
+        StateError: The calibration folder cannot be written; what was added before stays.
+    """
+    found = calibration.scan()
+    candidates = list(_candidates(sources, class_name))
+    _check_places(calibration, found, candidates)
+    hashes = set(in_threads(lambda file: _sha256(calibration.folder / file), found.files))
+    result = Added()
+    for candidate in candidates:
+        try:
+            data = read_image(candidate.path)
+            decode(data, calibration.input)
+            suffix = suffix_of(data)
+        except ImageError as error:
+            result.refused.append({"path": str(candidate.path), "reason": str(error)})
+            continue
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in hashes:
+            result.known += 1
+            continue
+        hashes.add(digest)
+        target = _free_place(calibration.folder / candidate.place, suffix, digest)
+        _copy(candidate.path, data, target)
+        result.added.append(target.relative_to(calibration.folder).as_posix())
+    return result
+
+
+def _candidates(sources: Sequence[Path], class_name: str | None) -> Iterator[_Candidate]:
+    for source in sources:
+        if source.is_dir():
+            files = [(source / file, file) for file in scan(source).files]
+        elif source.exists():
+            files = [(source, source.name)]
+        else:
+            raise UsageError(f"{source} does not exist; give images, or folders of them")
+        for path, place in files:
+            yield _Candidate(path, place if class_name is None else f"{class_name}/{path.name}")
+
+
+def _check_places(calibration: CalibrationSet, found: ImageFolder, candidates: Sequence[_Candidate]) -> None:
+    """Labels follow from where all images lie: one in a wrong place takes them from all."""
+    strays = [c.place for c in candidates if c.place.count("/") != 1 or c.place.split("/")[0] not in found.classes]
+    if found.classes and strays:
+        raise UsageError(
+            f"{calibration.folder} has a folder a class, and {strays[0]!r:.100} would be in none of them; give --class"
+            f" with one of {', '.join(found.classes)[:300]}"
+        )
+    if calibration.labelled(found):
+        bare = [str(c.path) for c in candidates if not label_path(c.path).is_file()]
+        if bare:
+            raise UsageError(
+                f"{calibration.folder} has YOLO labels, and {bare[0]} has none: it would count as an image that shows"
+                " nothing; put a label file beside it, an empty one if that is so"
+            )
+
+
+def _free_place(wanted: Path, suffix: str, digest: str) -> Path:
+    if wanted.suffix.lower() not in SUFFIXES:
+        wanted = wanted.with_name(wanted.name + suffix)
+    if not wanted.exists():
+        return wanted
+    return wanted.with_name(f"{wanted.stem}-{digest[:12]}{wanted.suffix}")
+
+
+def _copy(source: Path, data: bytes, target: Path) -> None:
+    with as_state_error(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    labels = label_path(source)
+    if labels.is_file():  # first: an image without its labels would count as one that shows nothing
+        place = label_path(target)
+        with as_state_error(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(labels, place)
+    write_atomic(target, data)
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(read_image(path)).hexdigest()
+    except ImageError as error:
+        return str(error)  # `edged calib verify` tells

@@ -1,0 +1,237 @@
+"""Looks through a model's calibration images: what is wrong with them, and how they are distributed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from edged.calibration.boxes import label_path, read_labels
+from edged.calibration.dataset import MIN_IMAGES
+from edged.calibration.folder import ImageFolder
+from edged.calibration.images import decode, read_image
+from edged.errors import CalibrationError, ImageError
+from service.calib_set import CalibrationSet, class_counts, in_threads
+
+ENOUGH_IMAGES = 256  # below it, accuracy suffers
+_FLAT = 2.0  # standard deviation of intensities, of 255: a cap was on the lens
+_NEAR = 2  # bits of 64 in which the hashes of near-duplicates differ at most
+_ROWS = 256  # compared at a time: bounds memory
+_LISTED = 20
+_SMALL_CLASS = 0.1  # of the median class
+
+ERROR, WARNING = "error", "warning"
+Finding = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """One image, or why it is none.
+
+    Attributes:
+        file: Below the calibration folder.
+        reason: Why it cannot be used; None if it can.
+        sha256: Of the file.
+        bits: Difference hash: 64 values 0 or 1, alike for images that look alike.
+        deviation: Standard deviation of all intensities, of 255.
+        size: Width and height, upright.
+        sums: Sum of the intensities and of their squares of each channel, of 1, as the network sees it; [2, channels].
+    """
+
+    file: str
+    reason: str | None = None
+    sha256: str = ""
+    bits: npt.NDArray[np.uint8] | None = None
+    deviation: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    sums: npt.NDArray[np.float64] | None = None
+
+
+def look(calibration: CalibrationSet, found: ImageFolder) -> list[Looked]:
+    """Decode every image once, on all cores."""
+    return in_threads(lambda file: _look(calibration, file), found.files)
+
+
+def verify(calibration: CalibrationSet) -> dict[str, Any]:
+    """What is wrong: {"model", "folder", "images", "usable", "ok", "findings": [{"level", "what", "files"}]}.
+
+    Raises:
+        CalibrationError: The folder cannot be read.
+    """
+    found = calibration.scan()
+    looked = look(calibration, found)
+    usable = [image for image in looked if image.reason is None]
+    findings = [
+        *_unreadable(found, looked),
+        *_too_few(len(usable), found),
+        *_flat(usable),
+        *_repeated(usable),
+        *_labels(calibration, found),
+    ]
+    return {
+        "model": calibration.model.name,
+        "folder": str(calibration.folder),
+        "images": len(found.files),
+        "usable": len(usable),
+        "ok": all(finding["level"] != ERROR for finding in findings),
+        "findings": findings,
+    }
+
+
+def statistics(calibration: CalibrationSet) -> dict[str, Any]:
+    """How the images are distributed, JSON types; channels as the network sees them, intensities of 1.
+
+    Raises:
+        CalibrationError: The folder cannot be read, or no image of it can.
+    """
+    found = calibration.scan()
+    usable = [image for image in look(calibration, found) if image.sums is not None]
+    if not usable:
+        raise CalibrationError(f"{calibration.folder} has no usable image; see `edged calib verify`")
+    mean, square = np.mean([image.sums for image in usable if image.sums is not None], axis=0)
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    widths, heights = zip(*(image.size for image in usable), strict=True)
+    return {
+        "model": calibration.model.name,
+        "folder": str(calibration.folder),
+        "images": len(usable),
+        "mean": mean.round(4).tolist(),
+        "std": deviation.round(4).tolist(),
+        "configured_mean": list(calibration.input.mean),
+        "configured_std": list(calibration.input.std),
+        "input": calibration.input.to_dict(),
+        "width": _range(widths),
+        "height": _range(heights),
+        "classes": class_counts(found),
+        "boxes": _boxes(calibration, found),
+    }
+
+
+def _look(calibration: CalibrationSet, file: str) -> Looked:
+    try:
+        data = read_image(calibration.folder / file)
+        decoded = decode(data, calibration.input)
+    except ImageError as error:
+        return Looked(file, str(error))
+    values = decoded.pixels.astype(np.float64)
+    channels = values.reshape(len(values), -1) / 255
+    return Looked(
+        file,
+        sha256=hashlib.sha256(data).hexdigest(),
+        bits=_difference_hash(values.mean(axis=0)),
+        deviation=float(values.std()),
+        size=(decoded.width, decoded.height),
+        sums=np.stack([channels.mean(axis=1), (channels**2).mean(axis=1)]),
+    )
+
+
+def _difference_hash(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
+    """Whether each of 8 x 8 fields is brighter than the one to its left."""
+    small = np.asarray(Image.fromarray(grey.astype(np.float32)).resize((9, 8), Image.Resampling.BOX))
+    return (small[:, 1:] > small[:, :-1]).astype(np.uint8).ravel()
+
+
+def _unreadable(found: ImageFolder, looked: Sequence[Looked]) -> Iterator[Finding]:
+    broken = [(image.file, image.reason) for image in looked if image.reason is not None]
+    for file, reason in [*broken, *((entry.path, entry.reason) for entry in found.skipped)]:
+        yield _finding(ERROR, f"{file} {reason}", [file])
+
+
+def _too_few(usable: int, found: ImageFolder) -> Iterator[Finding]:
+    if usable < MIN_IMAGES:
+        yield _finding(ERROR, f"{usable} usable images; at least {MIN_IMAGES} are needed")
+    elif usable < ENOUGH_IMAGES:
+        yield _finding(WARNING, f"{usable} usable images; 512 to 1024 give a more accurate model")
+    counts = class_counts(found)
+    usual = float(np.median(list(counts.values()))) if counts else 0.0
+    for name, count in counts.items():
+        if count < _SMALL_CLASS * usual:
+            yield _finding(WARNING, f"class {name} has {count} images, the others about {usual:.0f}")
+
+
+def _flat(usable: Sequence[Looked]) -> Iterator[Finding]:
+    flat = [image.file for image in usable if image.deviation < _FLAT]
+    if flat:
+        yield _finding(WARNING, f"{len(flat)} images show next to nothing but one colour", flat)
+
+
+def _repeated(usable: Sequence[Looked]) -> Iterator[Finding]:
+    """Copies, and images that look the same: they weigh double and say nothing new."""
+    counts = Counter(image.sha256 for image in usable)
+    copies = [image.file for image in usable if counts[image.sha256] > 1]
+    if copies:
+        yield _finding(WARNING, f"{len(copies)} images are copies of others", copies)
+    once = list({image.sha256: image for image in usable if image.deviation >= _FLAT}.values())
+    alike = _alike(once)
+    if alike:
+        yield _finding(WARNING, f"{len(alike)} images look like one before them", alike)
+
+
+def _alike(images: Sequence[Looked]) -> list[str]:
+    """Images whose hash is near that of an earlier one."""
+    if not images:
+        return []
+    bits = np.stack([image.bits for image in images if image.bits is not None]).astype(np.float32)
+    alike = []
+    for start in range(0, len(bits), _ROWS):
+        rows = bits[start : start + _ROWS]
+        distances = rows.sum(axis=1)[:, None] + bits.sum(axis=1)[None] - 2 * rows @ bits.T
+        for offset, row in enumerate(distances):
+            index = start + offset
+            if index and row[:index].min() <= _NEAR:
+                alike.append(images[index].file)
+    return alike
+
+
+def _labels(calibration: CalibrationSet, found: ImageFolder) -> Iterator[Finding]:
+    """YOLO label files, where there are any."""
+    labelled = calibration.labelled(found)
+    for file in labelled:
+        try:
+            boxes = read_labels(calibration.folder, [file])
+        except CalibrationError as error:
+            yield _finding(ERROR, str(error), [file])
+            continue
+        highest = max((int(boxes[0].classes.max()) for boxes in [boxes] if boxes and len(boxes[0].classes)), default=-1)
+        if calibration.classes is not None and highest >= len(calibration.classes):
+            yield _finding(
+                ERROR, f"{file} has a box of class {highest}; the model has {len(calibration.classes)} classes", [file]
+            )
+    bare = sorted(set(found.files) - set(labelled))
+    if labelled and bare:
+        yield _finding(WARNING, f"{len(bare)} images have no label file and count as showing nothing", bare)
+    orphans = _orphans(calibration.folder, found, labelled)
+    if labelled and orphans:
+        yield _finding(WARNING, f"{len(orphans)} label files belong to no image", orphans)
+
+
+def _orphans(folder: Path, found: ImageFolder, labelled: Sequence[str]) -> list[str]:
+    places = {label_path(folder / file).parent for file in labelled}
+    known = {label_path(folder / file) for file in found.files}
+    there = {path for place in places for path in place.glob("*.txt")}
+    ignored = {"classes.txt", "readme.txt"}  # of labelling programs
+    return sorted(path.name for path in there - known if path.name.lower() not in ignored)
+
+
+def _boxes(calibration: CalibrationSet, found: ImageFolder) -> dict[str, int]:
+    """Labelled boxes of each class of a detector."""
+    counts: Counter[int] = Counter()
+    for image in read_labels(calibration.folder, found.files) or ():
+        counts.update(image.classes.tolist())
+    names = calibration.classes or ()
+    return {names[label] if label < len(names) else str(label): count for label, count in sorted(counts.items())}
+
+
+def _range(values: Sequence[int]) -> dict[str, float]:
+    return {"least": min(values), "median": float(np.median(values)), "most": max(values)}
+
+
+def _finding(level: str, what: str, files: Sequence[str] = ()) -> Finding:
+    return {"level": level, "what": what, "files": list(files[:_LISTED])}

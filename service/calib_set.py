@@ -1,0 +1,139 @@
+"""The calibration images of one configured model: where they lie and how the model reads them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from edged.artifacts.store import ModelStore
+from edged.calibration.boxes import label_path
+from edged.calibration.dataset import cache_digest
+from edged.calibration.folder import ImageFolder, scan
+from edged.errors import ArtifactError, EdgedError, UsageError
+from edged.models.names import CIFAR, LARGEST_STRIDES
+from edged.spec import Fit, InputSpec
+from service.capture_ring import Ring
+from service.config import Config, ModelConfig
+from service.garbage import bytes_of
+from service.job import input_spec
+from service.paths import Paths
+from service.sampling import ring_of
+from service.units import iso_time
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """The images of one model.
+
+    Attributes:
+        model: Its configuration.
+        input: How its images are prepared: as the live generation's are; before there is one, as far as the config
+            tells.
+        classes: Of a detector in service, by class id; None where there is none.
+        ring: Images of live requests.
+        caches: Where its decoded images lie.
+    """
+
+    model: ModelConfig
+    input: InputSpec
+    classes: tuple[str, ...] | None
+    ring: Ring
+    caches: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the images lie."""
+        return self.model.calibration.dir
+
+    def scan(self) -> ImageFolder:
+        """The images.
+
+        Raises:
+            CalibrationError: The folder cannot be read.
+        """
+        return scan(self.folder)
+
+    def labelled(self, found: ImageFolder) -> list[str]:
+        """Images with a YOLO label file."""
+        return [file for file in found.files if label_path(self.folder / file).is_file()]
+
+    def describe(self) -> dict[str, Any]:
+        """What `edged calib list` tells, JSON types."""
+        found = self.scan()
+        captured = self.ring.entries()
+        digest = cache_digest(self.folder, self.input, limit=self.model.calibration.images, map_fn=in_threads)
+        return {
+            "model": self.model.name,
+            "folder": str(self.folder),
+            "images": len(found.files),
+            "used": min(len(found.files), self.model.calibration.images),
+            "bytes": sum((self.folder / file).stat().st_size for file in found.files),
+            "classes": class_counts(found),
+            "labelled": len(self.labelled(found)),
+            "input": self.input.to_dict(),
+            "digest": digest,
+            "cache": "current" if (self.caches / digest[:16]).is_dir() else "outdated" if self._caches() else "none",
+            "caches": self._caches(),
+            "captured": {
+                "images": len(captured),
+                "bytes": sum(entry.bytes for entry in captured),
+                "oldest": iso_time(captured[0].at) if captured else None,
+            },
+        }
+
+    def _caches(self) -> list[dict[str, Any]]:
+        folders = sorted(self.caches.iterdir()) if self.caches.is_dir() else []
+        return [{"name": path.name, "bytes": bytes_of(path)} for path in folders if not path.name.startswith(".")]
+
+
+def calibration_set(config: Config, name: str) -> CalibrationSet:
+    """That of a configured model.
+
+    Raises:
+        UsageError: There is no such model.
+    """
+    model = config.model(name)
+    if model is None:
+        raise UsageError(f"no model {name!r:.80}; configured: {', '.join(each.name for each in config.models)}")
+    paths = Paths(config.state_dir)
+    spec, classes = _live(ModelStore(paths.models), model)
+    return CalibrationSet(model, spec, classes, ring_of(model, paths.capture(name)), paths.calibration(name))
+
+
+def class_counts(found: ImageFolder) -> dict[str, int]:
+    """Images of each class folder; empty without labels."""
+    counts = Counter(found.label(file) for file in found.files) if found.classes else {}
+    return {name: counts[index] for index, name in enumerate(found.classes)}
+
+
+def in_threads(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """`map` on all cores: hashing and decoding release the GIL."""
+    with ThreadPoolExecutor(thread_name_prefix="calib") as pool:
+        return list(pool.map(function, items))
+
+
+def _live(store: ModelStore, model: ModelConfig) -> tuple[InputSpec, tuple[str, ...] | None]:
+    default, classes = _usual_input(model.arch), None
+    with contextlib.suppress(ArtifactError, KeyError, TypeError, EdgedError):
+        if (current := store.current(model.name)) is not None:
+            manifest = store.manifest(model.name, current)
+            default = InputSpec.from_dict(manifest["input"])
+            if manifest.get("task") == "detection":
+                classes = tuple(manifest["classes"])
+    return input_spec(default, model.input.overrides()), classes
+
+
+def _usual_input(arch: str | None) -> InputSpec:
+    """Of an architecture that no checkpoint has shown yet."""
+    if arch is not None and arch in LARGEST_STRIDES:
+        size = 1280 if LARGEST_STRIDES[arch] == 64 else 640
+        return InputSpec(size, size, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
+    return InputSpec(32, 32) if arch in CIFAR else InputSpec()

@@ -1,0 +1,131 @@
+"""Images of live requests on the disk: so many, so large and so old at most; the oldest go first. Imports no numpy.
+
+    <state_dir>/capture/<model>/<milliseconds since 1970>-<random>.<suffix>
+
+Only the user that the daemon runs as can read them: folder 0700, files 0600.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"(\d{13,})-[0-9a-f]{8}\.[a-z]+")
+
+
+@dataclass(frozen=True)
+class Captured:
+    """One image.
+
+    Attributes:
+        path: Where it lies.
+        bytes: Its size.
+        at: When it was kept, seconds since 1970.
+    """
+
+    path: Path
+    bytes: int
+    at: float
+
+
+@dataclass(frozen=True)
+class Ring:
+    """The images of one model.
+
+    Attributes:
+        folder: Where they lie; made when the first one comes.
+        max_images: Most images.
+        max_bytes: Most bytes, all images together.
+        max_age_s: Greatest age, seconds.
+    """
+
+    folder: Path
+    max_images: int
+    max_bytes: int
+    max_age_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**vars(self), "folder": str(self.folder)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ring:
+        """Inverse of `to_dict`."""
+        return cls(**{**data, "folder": Path(data["folder"])})
+
+    def entries(self) -> list[Captured]:
+        """All images, the oldest first."""
+        return sorted(self._entries(), key=lambda entry: (entry.at, entry.path.name))
+
+    def add(self, data: bytes, suffix: str, now: float) -> bool:
+        """Keep an image, and drop what is too much or too old then; False if it alone is too large.
+
+        Args:
+            data: An encoded image.
+            suffix: Of its format, with the dot.
+            now: Seconds since 1970.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        if len(data) > self.max_bytes:
+            return False
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        path = self.folder / f"{int(now * 1000):013}-{secrets.token_hex(4)}{suffix}"
+        half = path.with_name(f".{path.name}.tmp")
+        try:
+            with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+                file.write(data)
+            half.rename(path)
+        except BaseException:
+            half.unlink(missing_ok=True)
+            raise
+        self.trim(now)
+        return True
+
+    def trim(self, now: float) -> int:
+        """Drop what is too much or too old; returns how many went.
+
+        Raises:
+            OSError: One cannot be removed.
+        """
+        entries = self.entries()
+        count, size, gone = len(entries), sum(entry.bytes for entry in entries), 0
+        for entry in entries:
+            if count <= self.max_images and size <= self.max_bytes and now - entry.at <= self.max_age_s:
+                break
+            entry.path.unlink(missing_ok=True)
+            count, size, gone = count - 1, size - entry.bytes, gone + 1
+        return gone
+
+    def purge(self) -> list[Captured]:
+        """Remove all images, and what a crash left half written; returns what went.
+
+        Raises:
+            OSError: One cannot be removed.
+        """
+        entries = self.entries()
+        if self.folder.is_dir():
+            for path in self.folder.iterdir():
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # one more may have come
+                self.folder.rmdir()
+        return entries
+
+    def _entries(self) -> Iterator[Captured]:
+        try:
+            listed = list(os.scandir(self.folder))
+        except FileNotFoundError:
+            return
+        for entry in listed:
+            match = _NAME.fullmatch(entry.name)
+            with contextlib.suppress(FileNotFoundError):  # dropped by the other process that may do so
+                if match is not None:
+                    yield Captured(Path(entry.path), entry.stat().st_size, int(match[1]) / 1000)

@@ -1,0 +1,56 @@
+"""Keeps a flood of the same message out of the log: some are let through, the rest is counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+BURST = 50  # lines of one kind at once: a traceback, the end of a few updates
+EVERY_S = 6.0  # and then one in this time: 3 MB a day for each kind
+_KINDS = 1000  # that are remembered; those heard of last
+
+
+@dataclass
+class _Kind:
+    allowance: float
+    seen_at: float
+    left_out: int = 0
+
+
+class FloodFilter(logging.Filter):
+    """Lets through BURST records of one kind, then one every EVERY_S seconds.
+
+    Records are of one kind if logger, level and the text without its values are the same. The next one let through
+    tells as `left_out` how many were not. Nothing runs by a timer: what is counted waits for the next record.
+
+    Args:
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: OrderedDict[tuple[str, int, str], _Kind] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the record goes on."""
+        name, now = (record.name, record.levelno, str(record.msg)), self._clock()
+        with self._lock:
+            kind = self._kinds.pop(name, None) or _Kind(BURST, now)
+            self._kinds[name] = kind  # now the last one
+            if len(self._kinds) > _KINDS:
+                self._kinds.popitem(last=False)
+            kind.allowance = min(BURST, kind.allowance + (now - kind.seen_at) / EVERY_S)
+            kind.seen_at = now
+            if kind.allowance < 1:
+                kind.left_out += 1
+                return False
+            kind.allowance -= 1
+            if kind.left_out:
+                record.left_out, kind.left_out = kind.left_out, 0
+        return True

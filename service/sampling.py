@@ -1,0 +1,54 @@
+"""Which live requests are looked at besides being answered: kept for calibration, or compared with it. Off by default.
+
+The choice is made here, request by request, so that a reload of the config counts from the next request on; the order
+goes with the request, and the generation, which has the image at hand, does what it says after the answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.capture_ring import Ring
+from service.config_sections import ModelConfig
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How requests of one model are sampled.
+
+    Attributes:
+        capture_share: Share of the requests of which an image is kept.
+        drift_share: Share of the requests that are compared with the calibration images.
+        ring: Where images are kept, and how many.
+    """
+
+    capture_share: float = 0.0
+    drift_share: float = 0.0
+    ring: Ring | None = None
+
+    def choose(self, draw: Callable[[], float] = random.random) -> Mapping[str, Any] | None:
+        """What is to be done with the next request, plain JSON types; None for nothing.
+
+        Args:
+            draw: A random number from 0 to 1, 1 excluded.
+        """
+        capture = self.ring if self.capture_share and draw() < self.capture_share else None
+        drift = bool(self.drift_share) and draw() < self.drift_share
+        if capture is None and not drift:
+            return None
+        return {"capture": None if capture is None else capture.to_dict(), "drift": drift}
+
+
+def sampling_of(model: ModelConfig, folder: Path) -> Sampling:
+    """As the config says; images go to `folder`."""
+    return Sampling(model.capture.share, model.drift.share, ring_of(model, folder))
+
+
+def ring_of(model: ModelConfig, folder: Path) -> Ring:
+    """The kept images of a model."""
+    capture = model.capture
+    return Ring(folder, capture.max_images, capture.max_bytes, capture.max_age_s)

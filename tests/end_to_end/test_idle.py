@@ -1,0 +1,41 @@
+"""A daemon that nobody asks sleeps."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+
+from tests.conftest import Task
+from tests.end_to_end.daemon import eventually, running
+
+WATCHED_S = 3.0
+
+
+def wakeups(process: psutil.Process) -> int:
+    """Voluntary context switches of all its threads so far."""
+    return sum(
+        int(line.split()[1])
+        for status in Path(f"/proc/{process.pid}/task").glob("*/status")
+        for line in status.read_text().splitlines()
+        if line.startswith("voluntary_ctxt_switches")
+    )
+
+
+def test_nothing_wakes_an_idle_daemon_by_the_second(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration, watch={"rescan_s": 30, "settle_s": 0.1}) as daemon:
+        daemon.put_live(task.first)
+        assert daemon.process is not None
+        supervisor = psutil.Process(daemon.process.pid)
+        eventually(lambda: len(supervisor.children(recursive=True)) == 1, "the worker has ended")
+        [generation] = supervisor.children(recursive=True)
+
+        def woken() -> list[int]:
+            before = [wakeups(process) for process in (supervisor, generation)]
+            time.sleep(WATCHED_S)  # that nothing happens can only be waited for
+            return [wakeups(process) - count for process, count in zip((supervisor, generation), before, strict=True)]
+
+        # A rescan and a look at the generations may fall into it, some switches each; ten a second were 30 and more.
+        eventually(lambda: woken()[0] <= 15, "the supervisor sleeps")
+        assert woken()[1] == 0

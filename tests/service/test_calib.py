@@ -1,0 +1,287 @@
+"""edged calib add, list, verify, stats and purge on a folder of images of a configured model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from edged.calibration.dataset import build_cache
+from edged.calibration.images import normalize
+from edged.spec import InputSpec
+from service import calib_cli
+from service.calib_set import calibration_set
+from service.config import load_config
+from service.paths import Paths
+from tests import scenes
+
+SIDE = 16
+SPEC = InputSpec(SIDE, SIDE)
+
+
+class Device:
+    """A config with one model, its images, and the commands."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder = folder
+        self.images = folder / "images"
+        self.images.mkdir()
+        self.config = folder / "edged.yaml"
+        self.capsys = capsys
+        self.configure("input: {size: 16, resize: 16}")
+
+    def configure(self, settings: str) -> None:
+        self.config.write_text(
+            f"state_dir: state\nmodels:\n  - name: m\n    calibration: {{dir: images}}\n    {settings}"
+        )
+
+    def run(self, *arguments: object) -> tuple[int, dict[str, Any], str]:
+        code = calib_cli.main([*map(str, arguments), "--config", str(self.config), "--json"])
+        told = self.capsys.readouterr()
+        return code, json.loads(told.out), told.err
+
+    def text(self, *arguments: object) -> str:
+        calib_cli.main([*map(str, arguments), "--config", str(self.config)])
+        return self.capsys.readouterr().out
+
+    def model(self, command: str) -> dict[str, Any]:
+        code, result, _ = self.run(command, "m")
+        [found] = result["models"]
+        return {"code": code, **found}
+
+    def findings(self) -> list[tuple[str, str]]:
+        return [(finding["level"], finding["what"]) for finding in self.model("verify")["findings"]]
+
+
+@pytest.fixture
+def device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Device:
+    return Device(tmp_path, capsys)
+
+
+def picture(seed: int, path: Path, width: int = SIDE, height: int = SIDE) -> Path:
+    """Noise in patches, so that no two look alike."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    patches = np.random.default_rng(seed).integers(0, 256, (8, 9, 3), np.uint8)
+    Image.fromarray(patches).resize((width, height), Image.Resampling.NEAREST).save(path)
+    return path
+
+
+def fill(folder: Path, count: int, name: Callable[[int], str] = "{:03}.png".format) -> None:
+    for index in range(count):
+        picture(index, folder / name(index))
+
+
+def there(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_only_images_are_added_and_the_others_named(device: Device, tmp_path: Path) -> None:
+    fill(tmp_path / "new", 3)
+    (tmp_path / "new" / "broken.png").write_bytes((tmp_path / "new" / "000.png").read_bytes()[:60])
+    (tmp_path / "new" / "text.jpg").write_text("hello")
+    (tmp_path / "new" / "notes.txt").write_text("not an image, and not called one")
+    code, result, _ = device.run("add", "m", tmp_path / "new")
+    assert code == 3  # rejected: some
+    assert result["added"] == there(device.images) == ["000.png", "001.png", "002.png"]
+    refused = {Path(entry["path"]).name: entry["reason"] for entry in result["refused"]}
+    assert refused.keys() == {"broken.png", "text.jpg"}
+    assert refused["text.jpg"] == "is no JPEG, PNG, WEBP or BMP image"
+    assert device.run("add", "m", tmp_path / "new" / "001.png")[:2] == (
+        0,
+        {"model": "m", "folder": str(device.images), "added": [], "known": 1, "refused": []},
+    )
+
+
+def test_what_is_there_is_known_by_its_contents_and_keeps_its_name(device: Device, tmp_path: Path) -> None:
+    picture(0, device.images / "a.png")
+    same, other = picture(0, tmp_path / "b.png"), picture(1, tmp_path / "new" / "a.png")
+    twice = picture(1, tmp_path / "c.png")
+    bare = picture(2, tmp_path / "d.png").rename(tmp_path / "download")
+    before = (device.images / "a.png").read_bytes()
+    code, result, _ = device.run("add", "m", same, other, twice, bare)
+    assert (code, result["known"], len(result["added"])) == (0, 2, 2)
+    assert result["added"][0].startswith("a-")
+    assert result["added"][1] == "download.png"
+    assert (device.images / "a.png").read_bytes() == before
+    assert (device.images / result["added"][0]).read_bytes() == other.read_bytes()
+
+
+def test_classes_stay_classes(device: Device, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        fill(tmp_path / "new" / name, 2, lambda index, name=name: f"{name}{index}.png")
+    picture(7, tmp_path / "new" / "dog" / "dog0.png")
+    picture(8, tmp_path / "new" / "dog" / "dog1.png")
+    assert device.run("add", "m", tmp_path / "new")[0] == 0
+    assert device.model("list")["classes"] == {"cat": 2, "dog": 2}
+    stray = picture(9, tmp_path / "stray.png")
+    code, result, error = device.run("add", "m", stray)
+    assert code == 2
+    assert "give --class with one of cat, dog" in result["error"]
+    assert error.count("\n") == 1
+    assert device.run("add", "m", stray, "--class", "bird")[0] == 2
+    assert device.run("add", "m", stray, "--class", "dog")[1]["added"] == ["dog/stray.png"]
+
+
+def test_labels_come_along_and_are_asked_for(device: Device, tmp_path: Path) -> None:
+    device.configure("arch: yolov5n\n    input: {size: 64}")
+    scenes.write_scenes(tmp_path / "new", range(3))
+    code, result, _ = device.run("add", "m", tmp_path / "new")
+    assert (code, len(result["added"])) == (0, 3)
+    assert there(device.images) == there(tmp_path / "new")
+    assert device.model("list")["labelled"] == 3
+    code, result, _ = device.run("add", "m", picture(0, tmp_path / "bare.png"))
+    assert code == 2
+    assert "has YOLO labels, and" in result["error"]
+
+
+def test_what_cannot_be_added(device: Device, tmp_path: Path) -> None:
+    for arguments, reason in (
+        (("add", "m"), "nothing to add"),
+        (("add", "m", tmp_path / "none.png"), "does not exist"),
+        (("add", "x", device.images), "no model 'x'; configured: m"),
+    ):
+        code, result, _ = device.run(*arguments)
+        assert code == 2
+        assert reason in result["error"]
+    assert calib_cli.main(["list", "--config", str(tmp_path / "none.yaml")]) == 78
+
+
+def test_a_folder_that_cannot_be_written_is_73(device: Device, tmp_path: Path) -> None:
+    new = picture(0, tmp_path / "new" / "sub" / "a.png").parent.parent
+    (device.images / "sub").write_text("a file where a folder should be")
+    code, result, _ = device.run("add", "m", new)
+    assert code == 73
+    assert "cannot write" in result["error"]
+
+
+def test_list_knows_whether_the_cache_is_current(device: Device, tmp_path: Path) -> None:
+    fill(device.images, 40)
+    assert device.model("list")["cache"] == "none"
+    cache = build_cache(device.images, Paths(tmp_path / "state").calibration("m"), SPEC, limit=1024)
+    listed = device.model("list")
+    assert (listed["cache"], listed["digest"], listed["images"]) == ("current", cache.digest, 40)
+    assert listed["bytes"] == sum(path.stat().st_size for path in device.images.iterdir())
+    picture(99, device.images / "one-more.png")
+    assert device.model("list")["cache"] == "outdated"
+    assert "cache        outdated" in device.text("list")
+
+
+def test_a_good_folder_has_no_findings(device: Device) -> None:
+    fill(device.images, 256)
+    verified = device.model("verify")
+    assert (verified["code"], verified["ok"], verified["usable"], verified["findings"]) == (0, True, 256, [])
+    assert device.text("verify", "m") == "m: 256 of 256 images are usable; good\n"
+
+
+def test_each_finding(device: Device) -> None:
+    fill(device.images, 31)
+    assert device.findings() == [("error", "31 usable images; at least 32 are needed")]
+    (device.images / "broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    picture(5, device.images / "copy.png")
+    pixels = np.asarray(Image.open(device.images / "006.png")).astype(int)
+    Image.fromarray((pixels * 0.9 + 5).astype(np.uint8)).save(device.images / "like.png")
+    Image.new("RGB", (16, 16), (10, 10, 10)).save(device.images / "black.png")
+    found = device.findings()
+    assert found[0][0] == "error"
+    assert found[0][1].startswith("broken.jpg is")
+    assert found[1:] == [
+        ("warning", "34 usable images; 512 to 1024 give a more accurate model"),
+        ("warning", "1 images show next to nothing but one colour"),
+        ("warning", "2 images are copies of others"),
+        ("warning", "1 images look like one before them"),
+    ]
+    by_what = {finding["what"]: finding["files"] for finding in device.model("verify")["findings"]}
+    assert by_what["2 images are copies of others"] == ["005.png", "copy.png"]
+    assert by_what["1 images look like one before them"] == ["like.png"]
+    assert device.model("verify")["code"] == 3
+    assert "error    broken.jpg is" in device.text("verify")
+
+
+def test_small_classes_are_told(device: Device) -> None:
+    for offset, (name, count) in enumerate({"a": 30, "b": 30, "c": 2}.items()):
+        for index in range(count):
+            picture(100 * offset + index, device.images / name / f"{index}.png")
+    assert ("warning", "class c has 2 images, the others about 30") in device.findings()
+
+
+def test_labels_that_do_not_fit(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.configure("arch: yolov5n\n    input: {size: 64}")
+    scenes.write_scenes(device.images, range(300))
+    assert device.findings() == []
+    labels = device.images / "labels"
+    (labels / "00000.txt").write_text("0 0.5 0.5 2 2")
+    (labels / "00001.txt").unlink()
+    (labels / "other.txt").write_text("")
+    (labels / "classes.txt").write_text("red")
+    (labels / "00002.txt").write_text("7 0.5 0.5 0.1 0.1")
+    found = device.findings()
+    assert [level for level, _ in found] == ["error", "warning", "warning"]
+    assert "labels 00000.txt, line 1: the box reaches outside the image" in found[0][1]
+    assert found[1:] == [
+        ("warning", "1 images have no label file and count as showing nothing"),
+        ("warning", "1 label files belong to no image"),
+    ]
+    state = Paths(device.folder / "state").models / "m" / "gen" / "1"
+    state.mkdir(parents=True)
+    manifest = {"input": scenes.INPUT.to_dict(), "task": "detection", "classes": list(scenes.NAMES)}
+    (state / "manifest.json").write_text(json.dumps(manifest))
+    (state.parent.parent / "current").symlink_to("gen/1")
+    assert ("error", "images/00002.png has a box of class 7; the model has 3 classes") in device.findings()
+
+
+def test_stats_are_those_of_what_the_network_sees(device: Device) -> None:
+    device.configure("input: {size: 16, resize: 16, mean: [0.4, 0.5, 0.6], std: [0.2, 0.2, 0.2]}")
+    for index in range(40):
+        picture(index, device.images / "ab"[index % 2] / f"{index}.png", 16 + index, 20)
+    cache = build_cache(device.images, device.folder / "cache", SPEC)
+    pixels = normalize(torch.from_numpy(np.array(cache.images)), InputSpec(16, 16, (0.0,) * 3, (1.0,) * 3)).double()
+    found = device.model("stats")
+    np.testing.assert_allclose(found["mean"], pixels.mean((0, 2, 3)), atol=1e-4)
+    np.testing.assert_allclose(found["std"], pixels.std((0, 2, 3), correction=0), atol=1e-4)
+    assert (found["configured_mean"], found["configured_std"]) == ([0.4, 0.5, 0.6], [0.2, 0.2, 0.2])
+    assert (found["width"], found["height"]) == (
+        {"least": 16, "median": 35.5, "most": 55},
+        {"least": 20, "median": 20.0, "most": 20},
+    )
+    assert found["classes"] == {"a": 20, "b": 20}
+    assert "(configured 0.400, 0.500, 0.600)" in device.text("stats")
+
+
+def test_stats_of_nothing_are_refused(device: Device) -> None:
+    code, result, _ = device.run("stats", "m")
+    assert code == 3
+    assert "has no usable image" in result["error"]
+
+
+def test_purge_erases_what_was_kept(device: Device) -> None:
+    ring = calibration_set(load_config(device.config), "m").ring
+    ring.add(b"abc", ".png", 1.0)
+    assert device.model("list")["captured"] == {"images": 1, "bytes": 3, "oldest": "1970-01-01T00:00:01.000Z"}
+    assert device.run("purge", "m")[:2] == (0, {"model": "m", "removed": 1, "bytes": 3})
+    assert device.text("purge", "m") == "m: 0 images of requests removed, 0 B\n"
+    assert not ring.folder.exists()
+
+
+def test_the_command_line_still_takes_a_folder(device: Device, tmp_path: Path) -> None:
+    fill(device.images, 40)
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+
+    def edged(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "service.cli", "calib", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    done = edged(device.images, "--input-size", SIDE, "--json")
+    assert json.loads(done.stdout)["images"] == 40
+    done = edged("list", "--config", device.config, "--json")
+    assert json.loads(done.stdout)["models"][0]["images"] == 40
+    assert edged("add").returncode == 2
+    assert "add|list|verify|stats|purge" in edged("--help").stdout

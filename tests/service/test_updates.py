@@ -1,0 +1,123 @@
+"""Updates on a device that can be made hot, and cool again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from edged.artifacts.store import ModelStore
+from service.config import load_config
+from service.context import Context, Disk
+from service.device_state import DeviceState
+from service.journal import Journal
+from service.lanes import Lane
+from service.metrics import Metrics
+from service.paths import Paths
+from service.states import State
+from service.update import Update
+from service.updates import UpdateRunner
+
+TIMEOUT_S = 60
+
+
+class Device:
+    """A supervisor's context on a device of the test's own, with one claimed update of a file that is no checkpoint."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        (folder / "images").mkdir()
+        config = folder / "edged.yaml"
+        config.write_text(f"state_dir: state\nmodels: [{{name: m, calibration: {{dir: images}}}}]\nworker: {worker}\n")
+        paths = Paths(folder / "state")
+        paths.make()
+        self.zone = folder / "root/sys/class/thermal/thermal_zone0"
+        self.zone.mkdir(parents=True)
+        self.journal = Journal(paths.journal)
+        metrics = Metrics(CollectorRegistry())
+        store, device = ModelStore(paths.models), DeviceState(folder / "root")
+        self.context = Context(load_config(config), paths, self.journal, store, metrics, Disk(), device)
+        self.runner = UpdateRunner(self.context)
+        self.update = self._claim(b"no checkpoint")
+
+    def heat(self, degrees: float) -> None:
+        (self.zone / "temp").write_text(f"{degrees * 1000:.0f}\n")
+
+    def now(self) -> Update:
+        found = self.journal.get(self.update.id)
+        assert found is not None
+        return found
+
+    def states(self) -> list[State]:
+        return [event.state for event in self.journal.events(self.update.id)]
+
+    async def until(self, state: State) -> None:
+        while self.now().state is not state:
+            await asyncio.sleep(0.01)
+
+    def _claim(self, data: bytes) -> Update:
+        update = self.journal.create("m", "a.pt", len(data))
+        self.journal.advance(update.id, State.SETTLED)
+        update = self.journal.advance(update.id, State.CLAIMED, sha256="ab" * 32, key="ab:1")
+        file = self.context.claimed_file(update)
+        file.parent.mkdir()
+        file.write_bytes(data)
+        return update
+
+
+def run(device: Device, test: Callable[[Device, Lane], Awaitable[None]]) -> None:
+    async def main() -> None:
+        lane = Lane(device.runner.drive, device.runner.supersede, device.runner.fail)
+        try:
+            lane.offer(device.update)
+            await asyncio.wait_for(test(device, lane), TIMEOUT_S)
+        finally:
+            await lane.close()
+            device.journal.close()
+            device.context.disk.close()
+
+    asyncio.run(main())
+
+
+def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) -> None:
+    async def test(device: Device, _: Lane) -> None:
+        await device.until(State.DEFERRED)
+        update = device.now()
+        assert (update.code, update.attempt) == ("temperature", 0)
+        assert update.reason == "the device has 91.5 °C; worker.defer_above_c is 80"
+        assert device.runner.postponed == {update.id}
+        first = device.runner.retry_at[update.id]
+        while device.runner.retry_at.get(update.id, first) == first:  # it looks again
+            await asyncio.sleep(0.01)
+        assert device.states()[-2:] == [State.CLAIMED, State.DEFERRED]
+        device.heat(80.0)
+        await device.until(State.REJECTED)  # by a real worker, which found out what the file is
+        assert (device.now().code, device.now().attempt) == ("checkpoint", 1)
+        assert (device.runner.postponed, device.runner.retry_at) == (set(), {})
+        value = device.context.metrics.registry.get_sample_value
+        assert value("edged_updates_deferred_total", {"model": "m", "reason": "temperature"}) == 1
+
+    device = Device(tmp_path, "{defer_above_c: 80, recheck_s: 0.02}")
+    device.heat(91.5)
+    run(device, test)
+
+
+def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
+    async def test(device: Device, lane: Lane) -> None:
+        await device.until(State.DEFERRED)
+        assert device.now().code == "temperature"
+        device.heat(20.0)
+        mains = tmp_path / "root/sys/class/power_supply/BAT0"
+        mains.mkdir(parents=True)
+        (mains / "status").write_text("Discharging\n")
+        (mains / "type").write_text("Battery\n")
+        lane.look_again()
+        while device.now().code != "battery":
+            await asyncio.sleep(0.01)
+        assert (device.now().state, device.now().attempt) == (State.DEFERRED, 0)
+        assert device.states()[-2:] == [State.CLAIMED, State.DEFERRED]
+
+    device = Device(tmp_path, "{defer_above_c: 80, defer_on_battery: true, recheck_s: 3600}")
+    device.heat(80.1)
+    run(device, test)
