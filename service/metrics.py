@@ -174,6 +174,15 @@ class Metrics:
         self.generation_start = self._gauge(
             "generation_start_seconds", "How long the process that serves took to start, load and warm up.", "model"
         )
+        self.captured_images = self._counter(
+            "captured_images_total", "Live requests that were chosen to be kept, by result.", "model", "result"
+        )
+        self.calibration_drift = self._gauge(
+            "calibration_drift", "Population stability index of live images against calibration images.", "model"
+        )
+        self.calibration_drift_images = self._gauge(
+            "calibration_drift_images", "Live images that the drift is computed from.", "model"
+        )
 
     def expect_model(self, model: str) -> None:
         """Have what counts events of a configured model there before the first one."""
@@ -220,16 +229,6 @@ class Metrics:
         known = code in HTTPStatus._value2member_map_
         self.requests.labels(model, str(code) if known else OTHER).inc()
         self.request_duration.labels(model).observe(seconds)
-
-        self.captured_images = self._counter(
-            "captured_images_total", "Live requests that were chosen to be kept, by result.", "model", "result"
-        )
-        self.calibration_drift = self._gauge(
-            "calibration_drift", "Population stability index of live images against calibration images.", "model"
-        )
-        self.calibration_drift_images = self._gauge(
-            "calibration_drift_images", "Live images that the drift is computed from.", "model"
-        )
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Say what is live; the labels of the generation before vanish.

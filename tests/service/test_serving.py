@@ -18,7 +18,7 @@ from edged.models.registry import Architecture, load_model
 from service.channel import BusyError, ServingError
 from service.generation import Generation, StartError
 from service.serving import ModelService
-from service.serving_limits import ServingLimits
+from service.serving_limits import Listener, ServingLimits
 from tests import scenes
 from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 
@@ -194,7 +194,7 @@ def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
     told: list[tuple[int, str]] = []
 
     async def test(service: ModelService) -> None:
-        service._restarted = lambda *crash: told.append(crash)
+        service._told = Listener(restarted=lambda *crash: told.append(crash))
         service.keep(1)
         await service.first_try()
         assert service.live is not None
