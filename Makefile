@@ -8,7 +8,8 @@ TORCH := torch==2.13.0
 TORCHVISION := torchvision==0.28.0
 
 # Debian packages of programs that some tests drive; without them these tests skip themselves and say so.
-PROGRAMS := prometheus chromium
+PROGRAMS := prometheus chromium rsync
+SLOW_PROGRAMS := syncthing skopeo docker-registry mender mender-artifact
 
 .PHONY: demo test slow lint clean programs install uninstall
 .DELETE_ON_ERROR:
@@ -19,6 +20,7 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test programs
 	$(BIN)/python -m pytest
 
+slow: PROGRAMS += $(SLOW_PROGRAMS)
 slow: $(VENV)/.test programs
 	$(BIN)/python -m pytest -m slow
 
@@ -27,7 +29,7 @@ lint: $(VENV)/.test
 
 # In a container only: on a machine that systemd runs, installing Prometheus would also start it.
 programs:
-	@for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	@for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$(echo $$program | sed s/^mender$$/mender-client/)"; done; \
 	[ -z "$$missing" ] || [ "$$(id -u)" != 0 ] || [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null || \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; } \
 	  >/dev/null 2>&1 || echo "not installed:$$missing; the tests that need them are skipped"
