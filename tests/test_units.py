@@ -48,7 +48,7 @@ def since(path: Path) -> int:
     return max(versions)
 
 
-@pytest.mark.parametrize("name", ["edged.service", "edged.socket", "dropins/jetson.conf"])
+@pytest.mark.parametrize("name", ["edged.service", "edged.socket", "dropins/jetson.conf", "dropins/public.conf"])
 def test_the_oldest_systemd_knows_every_directive(name: str) -> None:
     assert since(UNITS / name) <= OLDEST
 
@@ -69,7 +69,24 @@ def test_drop_ins_override_nothing_by_mistake() -> None:
         drop_in.read(path)
         assert drop_in.sections() == ["Service"]
         again = drop_in["Service"].keys() & unit["Service"].keys()
-        assert again <= {"DeviceAllow", "Type", "ExecReload"}, path.name
+        assert again <= {"DeviceAllow", "IPAddressAllow", "Type", "ExecReload"}, path.name
+
+
+def directives(path: Path, name: str) -> list[str]:
+    """All values of a directive, in their order."""
+    return re.findall(rf"^{name}=(.*)$", path.read_text(), re.MULTILINE)
+
+
+def test_other_machines_reach_it_only_with_the_drop_in_for_that() -> None:
+    """What is allowed goes before what is denied, and a later line adds to the earlier ones unless it is empty."""
+    unit, public = UNITS / "edged.service", UNITS / "dropins/public.conf"
+    assert (directives(unit, "IPAddressDeny"), directives(unit, "IPAddressAllow")) == (["any"], ["localhost"])
+    assert (directives(public, "IPAddressDeny"), directives(public, "IPAddressAllow")) == ([], ["any"])
+    assert directives(unit, "RestrictAddressFamilies") == ["AF_UNIX AF_INET AF_INET6"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "$(HOME_OF)/share systemd/dropins/*.conf" in makefile  # where the documents say that it lies
+    for page in ("docs/fleet.md", "configs/edged.yaml"):
+        assert "/opt/edged/share/public.conf" in (ROOT / page).read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
