@@ -72,7 +72,8 @@ def is_local(request: Request) -> bool:
 def _knows_any(request: Request, serve: ServeConfig) -> bool:
     # Each is compared, so that the time does not tell which one nearly fits.
     files = (serve.inference_token_file, serve.admin_token)
-    return any([_knows(request, file) for file in files if file is not None])
+    known = [_knows(request, file) for file in files if file is not None]
+    return any(known)
 
 
 def _knows(request: Request, file: Path) -> bool:
