@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edged.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 OLDEST = 245  # of JetPack 5
@@ -23,7 +25,7 @@ SINCE = {
     "ProtectKernelLogs": 244, "ProtectKernelModules": 232, "ProtectKernelTunables": 232, "ProtectProc": 247,
     "ProtectSystem": 214, "RemoveIPC": 232, "RequiresMountsFor": 183, "RestartMaxDelaySec": 254,
     "RestartPreventExitStatus": 189, "RestartSteps": 254, "RestrictAddressFamilies": 211, "RestrictNamespaces": 233,
-    "RestrictRealtime": 231, "RestrictSUIDSGID": 242, "RuntimeDirectory": 211, "RuntimeDirectoryMode": 211,
+    "RestrictRealtime": 231, "RestrictSUIDSGID": 242, "RuntimeDirectory": 211, "RuntimeDirectoryMode": 211, "StartLimitIntervalSec": 230,
     "StateDirectory": 235, "StateDirectoryMode": 235, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209,
     "SystemCallFilter": 187, "TasksMax": 227, "TimeoutAbortSec": 243, "WatchdogSec": 183,
 }  # fmt: skip
@@ -70,6 +72,14 @@ def test_drop_ins_override_nothing_by_mistake() -> None:
         assert drop_in.sections() == ["Service"]
         again = drop_in["Service"].keys() & unit["Service"].keys()
         assert again <= {"DeviceAllow", "IPAddressAllow", "Type", "ExecReload"}, path.name
+
+
+def test_what_mends_itself_is_tried_again() -> None:
+    """A full disk passes; the wrong config stays wrong."""
+    unit = UNITS / "edged.service"
+    assert (directives(unit, "Restart"), directives(unit, "RestartSec")) == (["on-failure"], ["2"])
+    assert directives(unit, "RestartPreventExitStatus") == [str(ConfigError.exit_code)] == ["78"]
+    assert directives(unit, "StartLimitIntervalSec") == ["0"]
 
 
 def directives(path: Path, name: str) -> list[str]:
