@@ -25,9 +25,9 @@ SINCE = {
     "ProtectKernelLogs": 244, "ProtectKernelModules": 232, "ProtectKernelTunables": 232, "ProtectProc": 247,
     "ProtectSystem": 214, "RemoveIPC": 232, "RequiresMountsFor": 183, "RestartMaxDelaySec": 254,
     "RestartPreventExitStatus": 189, "RestartSteps": 254, "RestrictAddressFamilies": 211, "RestrictNamespaces": 233,
-    "RestrictRealtime": 231, "RestrictSUIDSGID": 242, "RuntimeDirectory": 211, "RuntimeDirectoryMode": 211, "StartLimitIntervalSec": 230,
-    "StateDirectory": 235, "StateDirectoryMode": 235, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209,
-    "SystemCallFilter": 187, "TasksMax": 227, "TimeoutAbortSec": 243, "WatchdogSec": 183,
+    "RestrictRealtime": 231, "RestrictSUIDSGID": 242, "RuntimeDirectory": 211, "RuntimeDirectoryMode": 211,
+    "StartLimitIntervalSec": 230, "StateDirectory": 235, "StateDirectoryMode": 235, "SystemCallArchitectures": 209,
+    "SystemCallErrorNumber": 209, "SystemCallFilter": 187, "TasksMax": 227, "TimeoutAbortSec": 243, "WatchdogSec": 183,
 }  # fmt: skip
 OLD = {
     "After", "Backlog", "CapabilityBoundingSet", "Description", "DeviceAllow", "DevicePolicy", "Documentation",

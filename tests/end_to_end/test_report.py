@@ -147,6 +147,9 @@ def test_the_report_over_http(daemon: Daemon, classified: dict[str, Any]) -> Non
     page = daemon.get(target)
     assert page.text == (daemon.state / "models" / "digits" / "gen" / "1" / "report.html").read_text()
     assert page.text.count("data:image") == 8
+    copies = [*daemon.state.glob("models/digits/gen/1/*"), *daemon.state.glob("calib/digits/*/*")]
+    assert {"warmup.safetensors", "predictions.json", "images.u8"} < {path.name for path in copies}
+    assert not [path for path in copies if path.stat().st_mode & 0o007]  # such images may show people
     assert found["course"]["update"] == classified["id"]
     assert max(used for _, used in found["course"]["memory"]) > 50e6
     assert len(found["predictions"]["images"]) == 8
