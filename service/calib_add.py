@@ -17,7 +17,6 @@ from edged.calibration.images import decode, read_image, suffix_of
 from edged.errors import ImageError, UsageError
 from service.calib_set import CalibrationSet, in_threads
 
-
 _PRIVATE = 0o640  # of images that show what clients sent
 
 
