@@ -99,7 +99,7 @@ def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, c
         journal: What belongs to an update that has not ended stays.
         caches: Whether to look at calibration images; only while no worker runs.
     """
-    found = [*_generations(config, store, journal), *_leftovers(paths, journal), *_rejected(config, paths, journal)]
+    found = [*_generations(config, store, journal), *_leftovers(paths, journal), *rejected(config, paths, journal)]
     if caches:
         found += _caches(config, paths, store)
     return found
@@ -168,7 +168,7 @@ def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
             yield _garbage("claimed", "", path)
 
 
-def _rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
+def rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
     """Files that are too many or too old. That they were refused stays in the journal, so none is tried again."""
     needed = {update.sha256 for update in journal.open_updates()}  # of one that is being put there just now
     newest_first = sorted(_entries(paths.rejected), key=lambda path: path.lstat().st_mtime, reverse=True)

@@ -47,7 +47,9 @@ class Storage:
         return sum(bytes_of(path) for path in (self.paths.models, self.paths.calibrations))
 
     def make_room(self, needed: int, *, caches_of: ModelConfig | None = None, caches: bool = True) -> int:
-        """Remove models that are not configured any more, then the oldest, until `needed` more bytes are within storage.max_bytes, or nothing is left to remove.
+        """Remove until `needed` more bytes are within storage.max_bytes, or nothing is left to remove.
+
+        Generations of models that are not configured any more go first, then the oldest.
 
         Args:
             needed: Bytes that will be written.
