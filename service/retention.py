@@ -1,4 +1,4 @@
-"""Has go what is too old or too much: images of live requests, also of models configured no more, and rejected files."""
+"""Has go what is too old or too much: images of live requests, those of models configured no more, rejected files."""
 
 from __future__ import annotations
 

@@ -130,8 +130,7 @@ class Supervisor:
         for model in self.config.models:
             self._add_model(model.name)
         await show_history(self._context)
-        tell = lambda: self._tell(self.status_line())  # noqa: E731
-        self._housekeeping = asyncio.create_task(keep_house(self._context, self._samples, tell))
+        self._housekeeping = asyncio.create_task(keep_house(self._context, self._samples, self._tell_status))
         for service in self.services.values():
             await service.first_try()
             if service.live is not None:
@@ -148,6 +147,9 @@ class Supervisor:
         phase = "stopping" if self._stopping else None if self._booted else "starting"
         watching = self._watcher.up or not self._watcher.looked
         return status_line(phase, self.services, self._lanes, self._runner.progress, watching)
+
+    def _tell_status(self) -> None:
+        self._tell(self.status_line())
 
     def begin_stop(self) -> None:
         """From now on the daemon is not ready, so that clients go elsewhere."""
