@@ -268,8 +268,13 @@ class Metrics:
         self.calibration_drift_images.labels(model).set(told["drift_images"])
         if told["drift"] is not None:
             self.calibration_drift.labels(model).set(told["drift"])
-        else:  # too few were looked at; what the generation before found is not true any more
+        else:  # too few were looked at; what the process before found is not true any more
             self._forget(self.calibration_drift, model)
+
+    def forget_drift(self, model: str) -> None:
+        """Drop what was found with other images, or with a generation that is not live any more."""
+        for gauge in (self.calibration_drift, self.calibration_drift_images):
+            self._forget(gauge, model)
 
     def forget_model(self, model: str) -> None:
         """Drop the gauges of a model that is no longer configured; counters stay, as history."""

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -240,7 +240,7 @@ class Supervisor:
             crashes.restarted,
             crashes.not_started,
             metrics.batch_size.labels(name).observe,
-            partial(metrics.note_observed, name),
+            partial(self._note_observed, name),
         )
         directory_of = partial(context.store.path, name)
         context.services[name] = ModelService(name, directory_of, self._limits(name), told, context.liveness)
@@ -275,6 +275,13 @@ class Supervisor:
         model = self.config.model(name)
         if model is not None:
             self.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
+            if not model.drift.share:
+                self.metrics.forget_drift(name)
+
+    def _note_observed(self, name: str, told: Mapping[str, Any]) -> None:
+        """What was chosen before a reload may be told after it."""
+        wanted = self.services[name].sampling.drift_share > 0
+        self.metrics.note_observed(name, told if wanted else {**told, "drift_images": 0})
 
     def _sweep(self) -> None:
         """Remove what a crash left behind."""

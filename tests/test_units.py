@@ -74,6 +74,12 @@ def test_drop_ins_override_nothing_by_mistake() -> None:
         assert again <= {"DeviceAllow", "IPAddressAllow", "Type", "ExecReload"}, path.name
 
 
+def test_what_is_pulled_may_be_dropped() -> None:
+    pulling = ROOT / "configs/fleet/oci/edged-pull@.service"
+    assert directives(pulling, "ReadWritePaths") == ["-/var/lib/edged/drop -/srv/checkpoints"]
+    assert r"[Service]\nReadWritePaths=/srv/checkpoints\n" in (ROOT / "docs/fleet.md").read_text()
+
+
 def test_what_mends_itself_is_tried_again() -> None:
     """A full disk passes; the wrong config stays wrong."""
     unit = UNITS / "edged.service"

@@ -159,6 +159,8 @@ def test_the_drift_tells_the_same_camera_from_another(daemon: Daemon, task: Task
     inverted = look_at(255 - task.digits.images[200:600], 256)
     assert inverted is not None
     assert inverted > 0.25
+    configure(daemon, drift={"share": 0.0})
+    assert figures() == (0, None)
     assert not (daemon.state / "capture" / "digits").exists()
 
 

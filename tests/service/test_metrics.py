@@ -230,4 +230,7 @@ def test_what_was_observed(metrics):
     assert told(drift_images=127) == (None, 127)
     assert told(drift=0.25, drift_images=128) == (0.25, 128)
     assert told(capture="stored") == (0.25, 128)
-    assert told(drift_images=1) == (None, 1)  # of the next generation
+    assert told(drift_images=1) == (None, 1)  # of the next process
+    assert told(drift=0.5, drift_images=128) == (0.5, 128)
+    metrics.forget_drift("m")
+    assert told() == (None, None)
