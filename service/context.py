@@ -141,7 +141,7 @@ class Context:
             log.warning("cannot remove old updates from the journal: %s; it is tried again with the next one", error)
 
     def _forget(self, most: int, oldest: float) -> None:
-        kept = {(model.name, number) for model in self.config.models for number in self.store.generations(model.name)}
+        kept = {(model, number) for model in self.store.models() for number in self.store.generations(model)}
         self.journal.forget(most, oldest, kept)
 
     async def get(self, update: int) -> Update:

@@ -29,8 +29,8 @@ class _Kind:
 class FloodFilter(logging.Filter):
     """Lets through BURST records of one kind, OUTPUT_BURST of children's, then one every EVERY_S seconds.
 
-    Records are of one kind if logger, level, model and the text without its values are the same. The next one let through
-    tells as `left_out` how many were not. Nothing runs by a timer: what is counted waits for the next record.
+    Records are of one kind if logger, level, model and the text without its values are the same. The next one let
+    through tells as `left_out` how many were not. Nothing runs by a timer: what is counted waits for the next record.
 
     Args:
         clock: Monotonic seconds.
