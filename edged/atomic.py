@@ -54,8 +54,13 @@ def fsync_tree(path: Path) -> None:
         fsync_directory(Path(parent))
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
     """Replace the file `path` by one that holds `data`; a crash leaves the old contents or the new.
+
+    Args:
+        path: Where to.
+        data: What it will hold.
+        mode: Permissions, less those that the umask takes away.
 
     Raises:
         StateError: The disk is full or the folder cannot be written.
@@ -63,7 +68,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = temporary_sibling(path)
     with as_state_error(path):
         try:
-            with temporary.open("xb") as file:
+            with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

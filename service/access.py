@@ -47,30 +47,33 @@ def check_inference(request: Request, serve: ServeConfig) -> None:
     """
     if serve.inference_token_file is None or is_local(request):
         return
-    files = (serve.inference_token_file, serve.admin_token)
-    # Each is compared, so that the time does not tell which one nearly fits.
-    known = [_knows(request, file) for file in files if file is not None]
-    if not any(known):
+    if not _knows_any(request, serve):
         raise AccessError(
             "wrong or missing token; send 'Authorization: Bearer <contents of serve.inference_token_file>'"
         )
 
 
 def may_see_images(request: Request, serve: ServeConfig) -> bool:
-    """Whether calibration images may be shown: on this machine to all who may ask a model, elsewhere with a token.
+    """Whether calibration images may be shown: through the UNIX socket, over TCP to who knows a token.
+
+    Who asks over TCP cannot be told: systemd may hold the port, and behind a proxy everybody comes from this machine.
 
     Raises:
         AccessError: A token cannot be read.
     """
-    if is_local(request) or (serve.inference_token_file is None and not serve.public):
-        return True
-    known = [_knows(request, file) for file in (serve.inference_token_file, serve.admin_token) if file is not None]
-    return any(known)
+    return is_local(request) or _knows_any(request, serve)
 
 
 def is_local(request: Request) -> bool:
     """Whether a request came through the UNIX socket."""
     return bool(request.scope.get(_LOCAL))
+
+
+def _knows_any(request: Request, serve: ServeConfig) -> bool:
+    # Each is compared, so that the time does not tell which one nearly fits.
+    files = (serve.inference_token_file, serve.admin_token)
+    known = [_knows(request, file) for file in files if file is not None]
+    return any(known)
 
 
 def _knows(request: Request, file: Path) -> bool:

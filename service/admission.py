@@ -14,9 +14,6 @@ from service.storage import Storage
 
 log = logging.getLogger(__name__)
 
-# Codes of postponements: an update that was put off for one of them goes on once that is over.
-POSTPONED = frozenset({"window", "temperature", "free_memory", "battery", "power_mode", "disk"})
-
 
 async def why_not(context: Context, update: Update, model: ModelConfig) -> Postponement | None:
     """Why the worker of an update cannot start now; None if it can. Hold the worker slot: caches may be removed.

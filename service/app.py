@@ -8,6 +8,7 @@ import ctypes
 import faulthandler
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -37,10 +38,12 @@ from service.supervisor import Supervisor
 log = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # of <malloc.h>
+_UMASK = 0o027  # of this process and its children: caches, warm-up images and reports may show what clients sent
 
 
 def run(config_path: Path) -> int:
     """Run the daemon; returns its exit code."""
+    os.umask(os.umask(_UMASK) | _UMASK)
     _share_one_heap()
     faulthandler.enable()  # where every thread is, in the log, when the watchdog ends us
     try:

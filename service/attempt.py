@@ -108,6 +108,7 @@ class Attempt:
 
     async def _quantize(self) -> None:
         context, update = self._context, self._update
+        context.metrics.show_postponed(update.model, None)
         await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
         self._worker_started = time.monotonic()
         worker = WorkerProcess(self._job(), self._limits(), self._on_event, context.liveness)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from edged.calibration.folder import SUFFIXES, ImageFolder, scan
 from edged.calibration.images import decode, read_image, suffix_of
 from edged.errors import ImageError, UsageError
 from service.calib_set import CalibrationSet, in_threads
+
+_PRIVATE = 0o640  # of images that show what clients sent
 
 
 @dataclass
@@ -40,9 +43,15 @@ class Added:
 class _Candidate:
     path: Path
     place: str  # below the calibration folder
+    private: bool = False
 
 
-def add_images(calibration: CalibrationSet, sources: Sequence[Path], class_name: str | None = None) -> Added:
+def add_images(
+    calibration: CalibrationSet,
+    sources: Sequence[Path],
+    class_name: str | None = None,
+    captured: Sequence[Path] = (),
+) -> Added:
     """Copy images into the calibration folder of a model.
 
     A folder keeps what lies below it: class folders stay class folders, and label files come along.
@@ -51,6 +60,8 @@ def add_images(calibration: CalibrationSet, sources: Sequence[Path], class_name:
         calibration: Where to.
         sources: Files, and folders of files.
         class_name: Put all of them into this class folder.
+        captured: Images of live requests, to be added likewise; the copies are not for everybody to read, and belong to
+            whom the originals belong.
 
     Raises:
         UsageError: A source does not exist, or the images would take the labels from those that are there.
@@ -58,7 +69,7 @@ def add_images(calibration: CalibrationSet, sources: Sequence[Path], class_name:
         StateError: The calibration folder cannot be written; what was added before stays.
     """
     found = calibration.scan()
-    candidates = list(_candidates(sources, class_name))
+    candidates = [*_candidates(sources, class_name), *_candidates(captured, class_name, private=True)]
     _check_places(calibration, found, candidates)
     hashes = set(in_threads(lambda file: _sha256(calibration.folder / file), found.files))
     result = Added()
@@ -76,12 +87,12 @@ def add_images(calibration: CalibrationSet, sources: Sequence[Path], class_name:
             continue
         hashes.add(digest)
         target = _free_place(calibration.folder / candidate.place, suffix, digest)
-        _copy(candidate.path, data, target)
+        _copy(candidate, data, target)
         result.added.append(target.relative_to(calibration.folder).as_posix())
     return result
 
 
-def _candidates(sources: Sequence[Path], class_name: str | None) -> Iterator[_Candidate]:
+def _candidates(sources: Sequence[Path], class_name: str | None, private: bool = False) -> Iterator[_Candidate]:
     for source in sources:
         if source.is_dir():
             files = [(source / file, file) for file in scan(source).files]
@@ -90,7 +101,7 @@ def _candidates(sources: Sequence[Path], class_name: str | None) -> Iterator[_Ca
         else:
             raise UsageError(f"{source} does not exist; give images, or folders of them")
         for path, place in files:
-            yield _Candidate(path, place if class_name is None else f"{class_name}/{path.name}")
+            yield _Candidate(path, place if class_name is None else f"{class_name}/{path.name}", private)
 
 
 def _check_places(calibration: CalibrationSet, found: ImageFolder, candidates: Sequence[_Candidate]) -> None:
@@ -118,16 +129,23 @@ def _free_place(wanted: Path, suffix: str, digest: str) -> Path:
     return wanted.with_name(f"{wanted.stem}-{digest[:12]}{wanted.suffix}")
 
 
-def _copy(source: Path, data: bytes, target: Path) -> None:
+def _copy(candidate: _Candidate, data: bytes, target: Path) -> None:
     with as_state_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    labels = label_path(source)
+    labels = label_path(candidate.path)
     if labels.is_file():  # first: an image without its labels would count as one that shows nothing
         place = label_path(target)
         with as_state_error(place):
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(labels, place)
-    write_atomic(target, data)
+    if not candidate.private:
+        write_atomic(target, data)
+        return
+    write_atomic(target, data, _PRIVATE)
+    if os.geteuid() == 0:  # the daemon, which kept the image, must be able to read the copy, too
+        with as_state_error(target):
+            owner = candidate.path.stat()
+            os.chown(target, owner.st_uid, owner.st_gid)
 
 
 def _sha256(path: Path) -> str:

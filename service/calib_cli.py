@@ -42,12 +42,10 @@ def add(options: argparse.Namespace, name: str) -> dict[str, Any]:
     from service.calib_add import add_images
 
     calibration = _set(options, name)
-    sources: list[Path] = list(options.paths)
-    if options.from_capture:
-        sources += [entry.path for entry in calibration.ring.entries()]
-    elif not sources:
+    if not options.paths and not options.from_capture:
         raise UsageError("nothing to add; give images or folders, or --from-capture")
-    result = add_images(calibration, sources, options.class_name)
+    captured = [entry.path for entry in calibration.ring.entries()] if options.from_capture else []
+    result = add_images(calibration, options.paths, options.class_name, captured)
     return {"model": name, "folder": str(calibration.folder), **result.to_dict()}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from edged.artifacts.store import ModelStore
-from edged.errors import UsageError
+from edged.errors import StateError, UsageError
 from service.claim import CLAIMED_NAME
 from service.config import Config
 from service.device_state import DeviceState
@@ -25,6 +26,8 @@ from service.serving import ModelService
 from service.states import State, is_end
 from service.worker_process import WorkerProcess
 from service.worker_slot import WorkerSlot
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -126,13 +129,19 @@ class Context:
         return advanced
 
     async def forget_the_past(self) -> None:
-        """Remove ended updates beyond `history` from the journal, unless a generation on the disk is theirs."""
+        """Remove ended updates beyond `history` from the journal, unless a generation on the disk is theirs.
+
+        What keeps it from that is told in the log: the update that has ended just now has ended all the same.
+        """
         history = self.config.history
         oldest = time.time() - history.max_age_days * 86400
-        await self.disk(self._forget, history.max_updates, oldest)
+        try:
+            await self.disk(self._forget, history.max_updates, oldest)
+        except (StateError, OSError) as error:
+            log.warning("cannot remove old updates from the journal: %s; it is tried again with the next one", error)
 
     def _forget(self, most: int, oldest: float) -> None:
-        kept = {(model.name, number) for model in self.config.models for number in self.store.generations(model.name)}
+        kept = {(model, number) for model in self.store.models() for number in self.store.generations(model)}
         self.journal.forget(most, oldest, kept)
 
     async def get(self, update: int) -> Update:

@@ -40,8 +40,17 @@ def available_bytes(root: Path = Path("/")) -> int:
     Args:
         root: Where /sys and /proc lie; a test brings its own.
     """
-    machine = int(psutil.virtual_memory().available)
-    return min([machine, *_left_in_groups(root)])
+    machine, left = int(psutil.virtual_memory().available), left_in_groups(root)
+    return machine if left is None else min(machine, left)
+
+
+def left_in_groups(root: Path = Path("/")) -> int | None:
+    """What the control groups of this process leave, whatever the machine has; None without any limit.
+
+    Args:
+        root: Where /sys and /proc lie; a test brings its own.
+    """
+    return min(_left_in_groups(root), default=None)
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:

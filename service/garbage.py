@@ -92,14 +92,14 @@ def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, c
     """Everything that can go.
 
     Args:
-        config: Generations beyond `keep` go, rejected files beyond `rejected`, and the calibration images of models
-            that it does not name.
+        config: Generations beyond `keep` go, rejected files beyond `rejected`, and the generations and calibration
+            images of models that it does not name.
         paths: Of the state folder.
         store: Published generations.
         journal: What belongs to an update that has not ended stays.
         caches: Whether to look at calibration images; only while no worker runs.
     """
-    found = [*_generations(config, store), *_leftovers(paths, journal), *_rejected(config, paths, journal)]
+    found = [*_generations(config, store, journal), *_leftovers(paths, journal), *rejected(config, paths, journal)]
     if caches:
         found += _caches(config, paths, store)
     return found
@@ -111,12 +111,14 @@ def remove(garbage: list[Garbage], config: Config, store: ModelStore) -> None:
     Raises:
         StateError: Something cannot be removed.
     """
+    generations: dict[str, list[int]] = {model.name: [] for model in config.models}
     for entry in garbage:
         if entry.kind == "generation":
-            continue  # the store knows how, so that half a generation is never seen
-        remove_folder(entry.path)
-    for model in config.models:
-        store.prune(model.name, model.keep)
+            generations.setdefault(entry.model, []).append(int(entry.path.name))
+        else:
+            remove_folder(entry.path)
+    for model, numbers in generations.items():
+        store.remove(model, numbers)  # the store knows how, so that half a generation is never seen
 
 
 def remove_folder(path: Path) -> None:
@@ -132,10 +134,26 @@ def remove_folder(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def _generations(config: Config, store: ModelStore) -> Iterator[Garbage]:
+def needed_generations(journal: Journal) -> set[tuple[str, int | None]]:
+    """Model and generation of updates that have not ended."""
+    return {(update.model, update.generation) for update in journal.open_updates()}
+
+
+def generations_of_others(config: Config, store: ModelStore, journal: Journal) -> Iterator[Garbage]:
+    """All generations of models that are not configured any more but those that open updates need."""
+    needed = needed_generations(journal)
+    for model in store.models():
+        if config.model(model) is None:
+            for generation in store.generations(model):
+                if (model, generation) not in needed:
+                    yield _garbage("generation", model, store.path(model, generation))
+
+
+def _generations(config: Config, store: ModelStore, journal: Journal) -> Iterator[Garbage]:
     for model in config.models:
         for generation in store.outdated(model.name, model.keep):
             yield _garbage("generation", model.name, store.path(model.name, generation))
+    yield from generations_of_others(config, store, journal)
 
 
 def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
@@ -150,7 +168,7 @@ def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
             yield _garbage("claimed", "", path)
 
 
-def _rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
+def rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
     """Files that are too many or too old. That they were refused stays in the journal, so none is tried again."""
     needed = {update.sha256 for update in journal.open_updates()}  # of one that is being put there just now
     newest_first = sorted(_entries(paths.rejected), key=lambda path: path.lstat().st_mtime, reverse=True)

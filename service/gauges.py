@@ -26,6 +26,7 @@ _OVERLAPS = {"map50": "0.5", "map50_95": "0.5:0.95"}
 
 async def show_live(context: Context, model: str, generation: int) -> None:
     """Export what the manifest and the report of a live generation say."""
+    context.metrics.forget_drift(model)  # of the one before
     try:
         manifest, report = await context.disk(read_artifact, context, model, generation)
         totals = report["totals"]

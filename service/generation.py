@@ -22,9 +22,11 @@ from service.batching import Batching
 from service.channel import Channel, Order, Reply, ServingError
 from service.children import child_environment
 from service.frames import FrameError
+from service.log_flood import OUTPUT
 from service.waiting import within
 
 log = logging.getLogger(__name__)
+output = logging.getLogger(f"{__name__}.{OUTPUT}")
 
 _STOP_S = 5.0
 _END_S = 1.0
@@ -258,4 +260,4 @@ class Generation:
         assert process.stderr is not None  # noqa: S101 - a pipe was asked for
         async for line in process.stderr:
             text = line.decode(errors="replace").rstrip()
-            log.info("model %s generation %d: %s", self.model, self.number, text)
+            output.info("model %s generation %d: %s", self.model, self.number, text)

@@ -133,12 +133,6 @@ class Journal:
         with self._db.transaction():
             self._event(update_id, self._clock(), self._must_get(update_id).state, detail)
 
-    def record_stage(self, update_id: int, stage: str, seconds: float) -> Update:
-        """Add the time that one stage took."""
-        with self._db.transaction():
-            stages = self._must_get(update_id).stages | {stage: round(seconds, 3)}
-            return self.annotate(update_id, stages=stages)
-
     def get(self, update_id: int) -> Update | None:
         """One update; None if there is none."""
         rows = self._select("WHERE id = ?", (update_id,))

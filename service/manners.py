@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Clocks are set and summer time ends: a window that opens in half a day is looked at before, too.
 _LONGEST_WAIT_S = 3600.0
+# Codes of postponements: an update that was put off for one of them goes on once that is over.
+POSTPONED = ("window", "temperature", "free_memory", "battery", "power_mode", "disk")
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Postponement:
     """Not now.
 
     Attributes:
-        code: "window", "temperature", "free_memory", "battery", "power_mode" or "disk".
+        code: One of POSTPONED.
         reason: One line.
         seconds: When to look again.
     """

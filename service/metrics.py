@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from service.device_metrics import DeviceCollector
 from service.hardware import ROOT
 from service.job import STAGES
+from service.manners import POSTPONED
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
 MAX_LAYERS = 256  # series of one model; a network of more is told by the layers that lose most
@@ -98,6 +99,9 @@ class Metrics:
         )
         self.updates_deferred = self._counter(
             "updates_deferred_total", "How often updates were put off, by reason.", "model", "reason"
+        )
+        self.updates_postponed = self._gauge(
+            "updates_postponed", "1 while an update waits for a better time, by reason.", "model", "reason"
         )
         self.queue_length = self._gauge("queue_length", "Updates that wait or are worked on.", "model")
         self.last_drop = self._gauge("last_drop_timestamp_seconds", "When a dropped file was last found.", "model")
@@ -189,8 +193,9 @@ class Metrics:
         for result, reasons in _USUAL_OUTCOMES.items():
             for reason in reasons:
                 self.updates.labels(model, result, reason)
-        for reason in _DEVICE_AT_FAULT:
+        for reason in (*_DEVICE_AT_FAULT, *POSTPONED):
             self.updates_deferred.labels(model, reason)
+        self.show_postponed(model, None)
         for code in _USUAL_CODES:
             self.requests.labels(model, str(code))
         for stage in UPDATE_STAGES:
@@ -217,6 +222,11 @@ class Metrics:
     def count_deferral(self, model: str, reason: str) -> None:
         """Count that an update was put off, for what its error code says."""
         self.updates_deferred.labels(model, self._bounded(reason)).inc()
+
+    def show_postponed(self, model: str, reason: str | None) -> None:
+        """Say what the update of a model waits for; None if none waits."""
+        for code in POSTPONED:
+            self.updates_postponed.labels(model, code).set(code == reason)
 
     def count_request(self, model: str, code: int, seconds: float) -> None:
         """Count an answered request for inference.
@@ -258,8 +268,13 @@ class Metrics:
         self.calibration_drift_images.labels(model).set(told["drift_images"])
         if told["drift"] is not None:
             self.calibration_drift.labels(model).set(told["drift"])
-        else:  # too few were looked at; what the generation before found is not true any more
+        else:  # too few were looked at; what the process before found is not true any more
             self._forget(self.calibration_drift, model)
+
+    def forget_drift(self, model: str) -> None:
+        """Drop what was found with other images, or with a generation that is not live any more."""
+        for gauge in (self.calibration_drift, self.calibration_drift_images):
+            self._forget(gauge, model)
 
     def forget_model(self, model: str) -> None:
         """Drop the gauges of a model that is no longer configured; counters stay, as history."""

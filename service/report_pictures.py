@@ -38,6 +38,8 @@ def predictions(sampled: JSON) -> Html:
     detected = sampled.get("task") == "detection"
     made = (_detected(number, image) if detected else _classified(image) for number, image in enumerate(images))
     note = f"{len(images)} held-out images; half of them are those on which the two differ most."
+    if not any(_source(image) for image in images):
+        note += " To see them, ask with a token, or through the UNIX socket, as `edged report` does."
     return fill(_SECTION, note=note, kind="wide" if detected else "", samples=join(made))
 
 

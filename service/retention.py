@@ -1,4 +1,4 @@
-"""Has images of live requests go when they are too old, or when their model is configured no more."""
+"""Has go what is too old or too much: images of live requests, those of models configured no more, rejected files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,26 @@ import time
 
 from edged.errors import StateError
 from service.config import Config
-from service.garbage import remove_folder
+from service.garbage import rejected, remove_folder
+from service.journal import Journal
 from service.paths import Paths
 from service.sampling import ring_of
 
 log = logging.getLogger(__name__)
 
 
-def trim_captures(config: Config, paths: Paths) -> None:
-    """Look at every model that has images; what cannot be removed is told and tried again next time."""
+def trim(config: Config, paths: Paths, journal: Journal) -> None:
+    """Look at all of it; what cannot be removed is told and tried again next time."""
+    _trim_captures(config, paths)
+    try:
+        for entry in rejected(config, paths, journal):
+            remove_folder(entry.path)
+            log.info("removed %s, %d bytes: see rejected.keep and rejected.keep_days", entry.path, entry.bytes)
+    except (OSError, StateError) as error:
+        log.error("cannot remove rejected files: %s; remove them, or make %s writable", error, paths.rejected)
+
+
+def _trim_captures(config: Config, paths: Paths) -> None:
     for folder in sorted(paths.captures.iterdir()) if paths.captures.is_dir() else ():
         model = config.model(folder.name)
         try:

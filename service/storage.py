@@ -14,7 +14,7 @@ from edged.artifacts.store import ModelStore
 from edged.calibration.folder import scan
 from edged.errors import CalibrationError
 from service.config import Config, ModelConfig
-from service.garbage import Garbage, bytes_of, remove_folder
+from service.garbage import Garbage, bytes_of, generations_of_others, needed_generations, remove_folder
 from service.journal import Journal, Update
 from service.manners import Postponement
 from service.paths import Paths
@@ -47,7 +47,9 @@ class Storage:
         return sum(bytes_of(path) for path in (self.paths.models, self.paths.calibrations))
 
     def make_room(self, needed: int, *, caches_of: ModelConfig | None = None, caches: bool = True) -> int:
-        """Remove the oldest until `needed` more bytes are within storage.max_bytes, or nothing is left to remove.
+        """Remove until `needed` more bytes are within storage.max_bytes, or nothing is left to remove.
+
+        Generations of models that are not configured any more go first, then the oldest.
 
         Args:
             needed: Bytes that will be written.
@@ -68,7 +70,7 @@ class Storage:
             return 0
         kept = "" if caches_of is None else caches_of.name
         found = [*self._old_generations(), *(self._caches(kept) if caches else ())]
-        for entry in sorted(found, key=lambda entry: entry.path.lstat().st_mtime):
+        for entry in [*self._of_others(), *sorted(found, key=lambda entry: entry.path.lstat().st_mtime)]:
             if missing <= 0:
                 break
             log.warning("removed %s of %s for want of room: storage.max_bytes", entry.kind, entry.model)
@@ -104,8 +106,11 @@ class Storage:
         """Bytes that an update will write, at most: an artifact is no larger than its checkpoint."""
         return update.file_bytes + (0 if self._finished_caches(model.name) else _cache_bytes(model))
 
+    def _of_others(self) -> list[Garbage]:
+        return list(generations_of_others(self.config, self.store, self.journal))
+
     def _old_generations(self) -> Iterator[Garbage]:
-        needed = {(update.model, update.generation) for update in self.journal.open_updates()}
+        needed = needed_generations(self.journal)
         for model in self.config.models:
             for generation in self.store.outdated(model.name, keep=0):
                 if (model.name, generation) not in needed:

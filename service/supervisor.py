@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from service.context import Context, Disk
 from service.crashes import CrashLog
 from service.drop_folder import DropFolder
 from service.gauges import resident_bytes, show_history, show_live
+from service.housekeeping import keep_house
 from service.intake import Intake
 from service.journal import Journal, Update
 from service.lanes import Lane
@@ -31,8 +32,8 @@ from service.liveness import Liveness
 from service.metrics import Metrics
 from service.paths import Paths
 from service.queries import Queries
-from service.retention import trim_captures
-from service.samples import EVERY_S, Samples
+from service.retention import trim
+from service.samples import Samples
 from service.sampling import sampling_of
 from service.serving import ModelService
 from service.serving_limits import Listener, ServingLimits
@@ -45,8 +46,6 @@ from service.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
-_CHECK_S = EVERY_S  # each look wakes an idle device; a hang is judged in minutes, so nothing is lost by so few
-_TRIM_S = 3600.0  # images of requests get too old without any new ones, too
 _DROP_FOLDER_S = 10.0  # a folder that takes longer to answer does not keep the models from being served
 _LAST_UPDATES = 20
 
@@ -57,7 +56,7 @@ class Supervisor:
     Args:
         context: What it owns.
         address: URL under which it answers.
-        tell: Told every second what is going on, in a line.
+        tell: Told every ten seconds what is going on, in a line.
 
     Attributes:
         queries: What it tells of itself.
@@ -75,7 +74,7 @@ class Supervisor:
         self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held, self._runner.retry_at)
         self.administration = Administration(context, self._intake.release)
         self._watcher = self._make_watcher()
-        self._checker: asyncio.Task[None] | None = None
+        self._housekeeping: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._booted = False
         self._stopping = False
@@ -131,7 +130,7 @@ class Supervisor:
         for model in self.config.models:
             self._add_model(model.name)
         await show_history(self._context)
-        self._checker = asyncio.create_task(self._check())
+        self._housekeeping = asyncio.create_task(keep_house(self._context, self._samples, self._tell_status))
         for service in self.services.values():
             await service.first_try()
             if service.live is not None:
@@ -149,6 +148,9 @@ class Supervisor:
         watching = self._watcher.up or not self._watcher.looked
         return status_line(phase, self.services, self._lanes, self._runner.progress, watching)
 
+    def _tell_status(self) -> None:
+        self._tell(self.status_line())
+
     def begin_stop(self) -> None:
         """From now on the daemon is not ready, so that clients go elsewhere."""
         self._stopping = True
@@ -158,8 +160,8 @@ class Supervisor:
         self.begin_stop()
         await self._watcher.stop()
         await self._intake.close()
-        if self._checker is not None:
-            self._checker.cancel()
+        if self._housekeeping is not None:
+            self._housekeeping.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
         await asyncio.gather(*(service.close() for service in self.services.values()))
         await self._context.disk(self._context.journal.close)
@@ -188,7 +190,7 @@ class Supervisor:
             await self._resume(name)
         for name in names:
             self._set_sampling(name)
-        await self._context.disk(trim_captures, config, self._context.paths)
+        await self._context.disk(trim, config, self._context.paths, self._context.journal)
         await self._watcher.stop()
         self._watcher = self._make_watcher()
         await self._watcher.start()
@@ -238,7 +240,7 @@ class Supervisor:
             crashes.restarted,
             crashes.not_started,
             metrics.batch_size.labels(name).observe,
-            partial(metrics.note_observed, name),
+            partial(self._note_observed, name),
         )
         directory_of = partial(context.store.path, name)
         context.services[name] = ModelService(name, directory_of, self._limits(name), told, context.liveness)
@@ -276,6 +278,13 @@ class Supervisor:
         model = self.config.model(name)
         if model is not None:
             self.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
+            if not model.drift.share:
+                self.metrics.forget_drift(name)
+
+    def _note_observed(self, name: str, told: Mapping[str, Any]) -> None:
+        """What was chosen before a reload may be told after it."""
+        wanted = self.services[name].sampling.drift_share > 0
+        self.metrics.note_observed(name, told if wanted else {**told, "drift_images": 0})
 
     def _sweep(self) -> None:
         """Remove what a crash left behind."""
@@ -311,21 +320,6 @@ class Supervisor:
         except OSError as error:
             reason = error.strerror or error
             raise StateError(f"cannot make drop_dir {config.drop}: {reason}; make it or change it") from error
-
-    async def _check(self) -> None:
-        """Look after the generations and note how they do, as long as the daemon lives."""
-        trim_at = 0.0
-        with self._context.liveness.loop("check of the generations") as loop:
-            while True:
-                self._tell(self.status_line())
-                for service in self.services.values():
-                    service.check()
-                self._samples.take_if_due(time.monotonic(), self.services)
-                if time.monotonic() >= trim_at:
-                    trim_at = time.monotonic() + _TRIM_S
-                    await self._context.disk(trim_captures, self.config, self._context.paths)
-                loop.rests(_CHECK_S)
-                await asyncio.sleep(_CHECK_S)
 
 
 def _drop_folder(config: Config) -> DropFolder:

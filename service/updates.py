@@ -8,11 +8,11 @@ import time
 from typing import Any
 
 from edged.errors import EdgedError, RejectedError, StateError
-from service.admission import POSTPONED, why_not
+from service.admission import why_not
 from service.attempt import Attempt
 from service.context import Context
 from service.journal import Update
-from service.manners import PostponedError, Postponement
+from service.manners import POSTPONED, PostponedError, Postponement
 from service.rejects import discard, reject
 from service.reports import keep_evidence, write_report
 from service.states import State
@@ -99,6 +99,7 @@ class UpdateRunner:
         """Put an update off; the try that was begun for it counts for nothing."""
         context, why = self._context, {"code": postponement.code, "reason": postponement.reason}
         self.postponed.add(update.id)
+        context.metrics.show_postponed(update.model, postponement.code)
         if update.state is State.DEFERRED and update.code == postponement.code:
             return postponement.seconds
         if update.state is State.DEFERRED:
@@ -150,6 +151,7 @@ class UpdateRunner:
         context, result = self._context, state.value.lower()
         self.retry_at.pop(update.id, None)
         self.postponed.discard(update.id)
+        context.metrics.show_postponed(update.model, None)
         # The folder first: a crash in between repeats the update, and so ends here again.
         await self._put_aside(update, state, failure)
         await context.advance(update.id, state, code=failure.code, reason=failure.reason)

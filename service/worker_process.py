@@ -20,9 +20,11 @@ import psutil
 from service.children import FEW_KERNELS, child_environment
 from service.job import Job
 from service.liveness import Liveness, Loop
+from service.log_flood import OUTPUT
 from service.memory_trace import MemoryTrace
 
 log = logging.getLogger(__name__)
+output = logging.getLogger(f"{__name__}.{OUTPUT}")
 
 _MEMORY_POLL_S = 0.2
 _LINE_LIMIT = 1 << 20
@@ -147,7 +149,7 @@ class WorkerProcess:
         async for line in process.stderr:
             text = line.decode(errors="replace").rstrip()
             self._stderr.append(text)
-            log.info("worker: %s", text)
+            output.info("worker of %s: %s", self._job.name, text)
 
     async def _guard_while_it_runs(self, process: asyncio.subprocess.Process) -> None:
         with self._liveness.loop(f"limits of the worker of {self._job.name}") as loop:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edged.errors import ConfigError
+
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 OLDEST = 245  # of JetPack 5
@@ -24,8 +26,8 @@ SINCE = {
     "ProtectSystem": 214, "RemoveIPC": 232, "RequiresMountsFor": 183, "RestartMaxDelaySec": 254,
     "RestartPreventExitStatus": 189, "RestartSteps": 254, "RestrictAddressFamilies": 211, "RestrictNamespaces": 233,
     "RestrictRealtime": 231, "RestrictSUIDSGID": 242, "RuntimeDirectory": 211, "RuntimeDirectoryMode": 211,
-    "StateDirectory": 235, "StateDirectoryMode": 235, "SystemCallArchitectures": 209, "SystemCallErrorNumber": 209,
-    "SystemCallFilter": 187, "TasksMax": 227, "TimeoutAbortSec": 243, "WatchdogSec": 183,
+    "StartLimitIntervalSec": 230, "StateDirectory": 235, "StateDirectoryMode": 235, "SystemCallArchitectures": 209,
+    "SystemCallErrorNumber": 209, "SystemCallFilter": 187, "TasksMax": 227, "TimeoutAbortSec": 243, "WatchdogSec": 183,
 }  # fmt: skip
 OLD = {
     "After", "Backlog", "CapabilityBoundingSet", "Description", "DeviceAllow", "DevicePolicy", "Documentation",
@@ -48,7 +50,7 @@ def since(path: Path) -> int:
     return max(versions)
 
 
-@pytest.mark.parametrize("name", ["edged.service", "edged.socket", "dropins/jetson.conf"])
+@pytest.mark.parametrize("name", ["edged.service", "edged.socket", "dropins/jetson.conf", "dropins/public.conf"])
 def test_the_oldest_systemd_knows_every_directive(name: str) -> None:
     assert since(UNITS / name) <= OLDEST
 
@@ -69,7 +71,38 @@ def test_drop_ins_override_nothing_by_mistake() -> None:
         drop_in.read(path)
         assert drop_in.sections() == ["Service"]
         again = drop_in["Service"].keys() & unit["Service"].keys()
-        assert again <= {"DeviceAllow", "Type", "ExecReload"}, path.name
+        assert again <= {"DeviceAllow", "IPAddressAllow", "Type", "ExecReload"}, path.name
+
+
+def test_what_is_pulled_may_be_dropped() -> None:
+    pulling = ROOT / "configs/fleet/oci/edged-pull@.service"
+    assert directives(pulling, "ReadWritePaths") == ["-/var/lib/edged/drop -/srv/checkpoints"]
+    assert r"[Service]\nReadWritePaths=/srv/checkpoints\n" in (ROOT / "docs/fleet.md").read_text()
+
+
+def test_what_mends_itself_is_tried_again() -> None:
+    """A full disk passes; the wrong config stays wrong."""
+    unit = UNITS / "edged.service"
+    assert (directives(unit, "Restart"), directives(unit, "RestartSec")) == (["on-failure"], ["2"])
+    assert directives(unit, "RestartPreventExitStatus") == [str(ConfigError.exit_code)] == ["78"]
+    assert directives(unit, "StartLimitIntervalSec") == ["0"]
+
+
+def directives(path: Path, name: str) -> list[str]:
+    """All values of a directive, in their order."""
+    return re.findall(rf"^{name}=(.*)$", path.read_text(), re.MULTILINE)
+
+
+def test_other_machines_reach_it_only_with_the_drop_in_for_that() -> None:
+    """What is allowed goes before what is denied, and a later line adds to the earlier ones unless it is empty."""
+    unit, public = UNITS / "edged.service", UNITS / "dropins/public.conf"
+    assert (directives(unit, "IPAddressDeny"), directives(unit, "IPAddressAllow")) == (["any"], ["localhost"])
+    assert (directives(public, "IPAddressDeny"), directives(public, "IPAddressAllow")) == ([], ["any"])
+    assert directives(unit, "RestrictAddressFamilies") == ["AF_UNIX AF_INET AF_INET6"]
+    makefile = (ROOT / "Makefile").read_text()
+    assert "$(HOME_OF)/share systemd/dropins/*.conf" in makefile  # where the documents say that it lies
+    for page in ("docs/fleet.md", "configs/edged.yaml"):
+        assert "/opt/edged/share/public.conf" in (ROOT / page).read_text()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")

@@ -199,6 +199,21 @@ def _models() -> list[Builder[Panel]]:
             (f"edged_checkpoint_bytes{{{MODEL}}}", "{{instance}} {{model}} checkpoint"),
             (f"edged_artifact_bytes{{{MODEL}}}", "{{instance}} {{model}} artifact"),
         ),
+        _lines(
+            "Drift",
+            "Live images against calibration images; more than 0.25 is a large change.",
+            "none",
+            (f"edged_calibration_drift{{{MODEL}}}", "{{instance}} {{model}}"),
+        ),
+        _bars(
+            "Captured images",
+            "Of live requests that were chosen to be kept.",
+            "none",
+            (
+                f"sum by (model, result) (increase(edged_captured_images_total{{{MODEL}}}[$__rate_interval]))",
+                "{{model}} {{result}}",
+            ),
+        ),
     ]
 
 

@@ -102,6 +102,14 @@ class ModelStore:
         """The folder of one generation, whether it exists or not."""
         return self._model(model) / "gen" / str(generation)
 
+    def models(self) -> list[str]:
+        """All models that were ever published, in order."""
+        try:
+            names = [entry.name for entry in self.root.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if _MODEL_NAME.fullmatch(name))
+
     def generations(self, model: str) -> list[int]:
         """All published generations, ascending."""
         try:
@@ -132,11 +140,17 @@ class ModelStore:
     def remove(self, model: str, generations: Sequence[int]) -> None:
         """Remove published generations, and what an earlier removal left behind.
 
+        A link to one of them goes first, so that none leads nowhere. The numbers are not given again.
+
         Raises:
             StateError: A folder cannot be removed.
         """
         folder = self._model(model) / "gen"
         with as_state_error(folder):
+            for name in ("current", "previous"):
+                if self._target(link := self._model(model) / name) in generations:
+                    link.unlink()
+                    fsync_directory(link.parent)
             for generation in generations:
                 # Renamed first: half a generation must never be seen under its number.
                 path = folder / str(generation)

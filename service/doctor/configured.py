@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from edged.calibration.folder import SUFFIXES
 from edged.errors import ConfigError
 from service.config import Config, load_config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
@@ -16,7 +17,6 @@ from service.units import format_bytes
 _DISK_WARN = 2 << 30
 _DISK_FAIL = 200 << 20
 _FILES_WARN = 1000
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 def read_config(given: str | None) -> tuple[list[Check], Config | None]:
@@ -81,7 +81,7 @@ def check_images(model: str, folder: Path) -> Check:
         1
         for _, _, names in os.walk(folder)
         for name in names
-        if os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 - a name, not a path
+        if os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a name, not a path
     )
     name, detail = f"calibration of {model}", f"{count} images in {folder}"
     if count < 32:

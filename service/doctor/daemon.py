@@ -15,7 +15,7 @@ _ANSWER_S = 5.0
 _IN_USE, _NO_ADDRESS = errno.EADDRINUSE, errno.EADDRNOTAVAIL
 
 
-def check_daemon(_: Machine, config: Config | None) -> Iterator[Check]:
+def check_daemon(machine: Machine, config: Config | None) -> Iterator[Check]:
     """Whether the daemon of this config answers; if none runs, whether its address is free."""
     if config is None:
         return
@@ -27,7 +27,10 @@ def check_daemon(_: Machine, config: Config | None) -> Iterator[Check]:
     except AccessError as error:
         yield Check("daemon", FAIL, str(error), "run `edged doctor` as the daemon's user", 77)
     except UnavailableError:
-        yield _address(config)
+        if (machine.run(["systemctl", "is-active", "edged.socket"]) or "").strip() == "active":
+            yield Check("daemon", OK, "none runs; edged.socket holds its port, and starts it with the first request")
+        else:
+            yield _address(config)
     except EdgedError as error:
         yield Check("daemon", FAIL, f"runs, but answers with an error: {error}", "`journalctl -u edged -n 50`")
     else:

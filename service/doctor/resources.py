@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import datetime
 from collections.abc import Iterator
-from pathlib import Path
 
+from service import hardware
 from service.config import Config
 from service.doctor.check import OK, WARN, Check, Machine
+from service.free_memory import left_in_groups
 from service.paths import Paths
 from service.units import format_bytes
 
@@ -22,16 +23,16 @@ _DAY_S = 86_400.0
 
 def check_memory(machine: Machine, config: Config | None) -> Iterator[Check]:
     """Enough memory for a worker beside a serving generation."""
-    known = _memory(machine)
-    if known is None:
+    known = hardware.memory(machine.root)
+    if not known.keys() >= {"MemAvailable", "MemTotal"}:
         yield Check("memory", WARN, "/proc/meminfo cannot be read", "`mount -t proc proc /proc`")
         return
-    available, total = known
+    available, total = known["MemAvailable"], known["MemTotal"]
     detail = f"{format_bytes(available)} of {format_bytes(total)} available"
     limit = config.worker.memory_max if config is not None else None
-    if (allowed := _group_limit(machine)) is not None and allowed < total:
-        detail += f", of which this service may use {format_bytes(allowed)}"
-        available = min(available, allowed)
+    if (left := left_in_groups(machine.root)) is not None and left < available:
+        detail += f", of which the control group's limit leaves {format_bytes(left)}"
+        available = left
     if available < _MEMORY_WARN:
         fix = "stop other programs (`ps aux --sort=-rss | head`), add swap, or set worker.memory_max and models[].swap"
         yield Check("memory", WARN, f"{detail}; a worker and a generation want 1 GiB", fix)
@@ -78,26 +79,6 @@ def check_clock(machine: Machine, config: Config | None) -> Iterator[Check]:
     else:
         known = "synchronized" if _synchronized(machine) else "whether it is synchronized is not known"
         yield Check("clock", OK, f"{text}, {known}")
-
-
-def _memory(machine: Machine) -> tuple[int, int] | None:
-    """Available and total, bytes."""
-    entries = dict(line.split(":", 1) for line in (machine.read("/proc/meminfo") or "").splitlines() if ":" in line)
-    try:
-        available, total = (int(entries[key].split()[0]) * 1024 for key in ("MemAvailable", "MemTotal"))
-    except (KeyError, ValueError, IndexError):
-        return None
-    return available, total
-
-
-def _group_limit(machine: Machine) -> int | None:
-    """The least memory.max of the process's control group and those above it (version 2); None without one."""
-    lines = (machine.read("/proc/self/cgroup") or "").splitlines()
-    group = next((Path(line[3:]) for line in lines if line.startswith("0::/")), None)
-    if group is None:
-        return None
-    limits = [machine.number(f"/sys/fs/cgroup{parent}/memory.max") for parent in (group, *group.parents)]
-    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _inotify_in_use(machine: Machine) -> tuple[int, int]:

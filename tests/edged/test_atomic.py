@@ -27,9 +27,11 @@ def test_new_files_follow_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_atomic(tmp_path / "file", b"")
+        write_atomic(tmp_path / "private", b"", 0o600)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "private").stat().st_mode) == 0o600
 
 
 def test_a_full_disk_keeps_the_old_contents(full_disk: Path) -> None:

@@ -49,7 +49,13 @@ class Story:
 @pytest.fixture(scope="module")
 def story(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("story")
-    digits = {"name": "digits", "calibration": {"dir": str(task.calibration)}, "input": {"size": 8, "resize": 8}}
+    digits = {
+        "name": "digits",
+        "calibration": {"dir": str(task.calibration)},
+        "input": {"size": 8, "resize": 8},
+        "capture": {"share": 1.0},
+        "drift": {"share": 1.0},
+    }
     shapes = {
         "name": "shapes",
         "calibration": {"dir": str(detection_task.calibration)},
@@ -82,7 +88,9 @@ def live_through(daemon: Daemon, task: Task, detection_task: DetectionTask, serv
     image = next(task.test.rglob("*.png"))
     digest = str(daemon.put_live(task.first)["sha256"])[:12]
     daemon.put_live(detection_task.first, model="shapes")
-    daemon.infer(image)
+    for _ in range(150):  # a drift needs 128 that were looked at
+        daemon.infer(image)
+    seen(server, "edged_calibration_drift > 0")
     daemon.drop(bad)
     assert daemon.update_of("bad.pt")["state"] == "REJECTED"
     daemon.put_live(task.second)

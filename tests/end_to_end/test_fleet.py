@@ -109,6 +109,39 @@ def test_an_update_module_rolls_back_what_it_installed_and_nothing_else(
     assert f"serves generation {before} by now" in committed.stderr
 
 
+def test_the_same_file_deployed_once_more_does_not_go_back_behind_the_start(
+    settled: Daemon, fresh: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    before = settled.generation()
+    Deployment(tmp_path / "first", environment, fresh, model="digits").run("ArtifactInstall", "ArtifactCommit")
+    generation = settled.generation()
+    assert generation != before
+    again = Deployment(tmp_path / "again", environment, fresh, model="digits")
+    again.run("ArtifactInstall", "ArtifactRollback")  # it was live already, so nothing of it is to be undone
+    assert settled.generation() == generation
+
+
+def test_a_reboot_in_the_middle_of_an_installation(
+    settled: Daemon, fresh: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """The module ends before it hears what became of the file; the daemon goes on."""
+    before = settled.generation()
+    deployment = Deployment(tmp_path / "deployment", environment, fresh, model="digits")
+    command = deployment.folder / "edged"  # as if the power went while it waits
+    command.write_text(f'#!/bin/sh\n{environment["EDGED"]} "$@" || exit\n[ "$1" != submit ] || kill -9 $PPID\n')
+    command.chmod(0o755)
+    whole, deployment.environment = deployment.environment, {**environment, "EDGED": str(command)}
+    assert deployment.call("ArtifactInstall").returncode == -signal.SIGKILL
+    deployment.environment = whole
+    assert settled.generation() != before
+    committed = deployment.call("ArtifactCommit")
+    assert (committed.returncode, "not None of this artifact" in committed.stderr) == (1, True)
+    deployment.run("ArtifactRollback")
+    assert settled.generation() == before
+    deployment.run("ArtifactRollback")
+    assert settled.generation() == before
+
+
 def test_an_update_module_fails_with_the_reason(
     settled: Daemon, task: Task, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -62,9 +62,12 @@ def test_what_does_not_fit_waits_and_names_what_it_takes(task: Task, tmp_path: P
         update = deferred(daemon, "first.pt", "disk")
         assert "storage.max_bytes is 97.7 KiB" in update["reason"]
         assert f"update {update['id']} takes about" in update["reason"]
+        waits = 'edged_updates_postponed{model="digits",reason="disk"}'
+        assert daemon.metric(waits) == 1
         daemon.config["storage"] = {"max_bytes": "3MB"}
         daemon.reload()
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"
+        assert daemon.metric(waits) == 0
 
 
 @pytest.mark.slow  # four updates, one after another

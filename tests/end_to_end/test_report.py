@@ -90,10 +90,12 @@ def test_a_classifiers_report(daemon: Daemon, classified: dict[str, Any], tmp_pa
         text = seen(browser, f"{address}/edged/v1/updates/{classified['id']}/report", "classifier", tmp_path)
         for expected in ("COMMITTED", EVIL, "cifar_resnet20", "quantize", "full precision", "Peak memory", "Top-1"):
             assert expected in text
-        assert browser.evaluate(COUNT.format("img")) == 8
+        assert browser.evaluate(COUNT.format("img")) == 0  # without a token
         assert browser.evaluate(COUNT.format("svg[role=img]")) == 4
         assert browser.evaluate(COUNT.format("rect.bar")) >= 2 * 20 + 12  # loss and bits of each layer, stages
         assert browser.evaluate(COUNT.format("rect.band")) >= 4
+        browser.open((daemon.state / "models" / "digits" / "gen" / "1" / "report.html").as_uri())
+        assert browser.evaluate(COUNT.format("img")) == 8
         # The status page leads here.
         browser.open(f"{address}/")
         browser.follow('a[href$="/report"]')
@@ -138,9 +140,16 @@ def test_the_report_over_http(daemon: Daemon, classified: dict[str, Any]) -> Non
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "unsafe" not in page.headers["content-security-policy"]
         assert EVIL not in page.text
+        assert "data:image" not in page.text
         found = client.get(f"{target}.json").json()
         assert client.get("/edged/v1/updates/999/report").status_code == 404
+    assert {image["picture"] for image in found["predictions"]["images"]} == {None}  # without a token
+    page = daemon.get(target)
     assert page.text == (daemon.state / "models" / "digits" / "gen" / "1" / "report.html").read_text()
+    assert page.text.count("data:image") == 8
+    copies = [*daemon.state.glob("models/digits/gen/1/*"), *daemon.state.glob("calib/digits/*/*")]
+    assert {"warmup.safetensors", "predictions.json", "images.u8"} < {path.name for path in copies}
+    assert not [path for path in copies if path.stat().st_mode & 0o007]  # such images may show people
     assert found["course"]["update"] == classified["id"]
     assert max(used for _, used in found["course"]["memory"]) > 50e6
     assert len(found["predictions"]["images"]) == 8

@@ -114,6 +114,7 @@ def test_they_join_the_calibration_images(daemon: Daemon, task: Task) -> None:
     expected = {hashlib.sha256(path.read_bytes()).hexdigest() for path in captured(daemon)} - known
     code, found = calib(daemon, "add", "digits", "--from-capture")
     assert (code, len(found["added"]), found["refused"]) == (0, len(expected), [])
+    assert {stat.S_IMODE((task.calibration / name).stat().st_mode) for name in found["added"]} <= {0o640}
     [listed] = calib(daemon, "list", "digits")[1]["models"]
     assert (listed["images"], listed["cache"]) == (200 + len(expected), "outdated")
     assert listed["captured"]["images"] == MOST
@@ -158,6 +159,8 @@ def test_the_drift_tells_the_same_camera_from_another(daemon: Daemon, task: Task
     inverted = look_at(255 - task.digits.images[200:600], 256)
     assert inverted is not None
     assert inverted > 0.25
+    configure(daemon, drift={"share": 0.0})
+    assert figures() == (0, None)
     assert not (daemon.state / "capture" / "digits").exists()
 
 

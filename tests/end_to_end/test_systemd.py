@@ -332,6 +332,19 @@ def test_a_wrong_config_is_not_tried_over_and_over(service: Service) -> None:
     assert "serve.port" in service.manager.journal(UNIT)
 
 
+def test_a_state_folder_that_cannot_be_written_is_tried_until_it_can(service: Service) -> None:
+    service.begin()
+    service.manager.run("systemctl", "stop", UNIT)
+    claimed = service.state / "claimed"
+    claimed.rmdir()
+    claimed.write_text("in the way, as a full disk would be")
+    service.manager.run("systemctl", "start", "--no-block", UNIT)
+    eventually(lambda: int(service.property("NRestarts")) >= 1, "it is tried again")
+    assert "cannot write state_dir /var/lib/edged" in service.manager.journal(UNIT)
+    claimed.unlink()
+    eventually(lambda: service.property("SubState") == "running", "it runs by itself")
+
+
 def test_stop_answers_what_was_begun(service: Service, task: Task) -> None:
     service.begin()
     service.put_live(task.first)

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 from starlette.requests import Request
 
@@ -73,18 +71,22 @@ def test_a_changed_token_counts_at_once(serve):
 
 
 @pytest.mark.parametrize(
-    ("host", "tokens", "given", "local", "allowed"),
+    ("tokens", "given", "local", "allowed"),
     [
-        ("127.0.0.1", False, None, False, True),
-        ("127.0.0.1", True, None, False, False),  # on a machine of several users a token keeps the others out
-        ("127.0.0.1", True, "Bearer inference-secret", False, True),
-        ("0.0.0.0", False, None, False, False),  # noqa: S104 - it is what is kept from
-        ("0.0.0.0", False, None, True, True),  # noqa: S104
-        ("0.0.0.0", True, "Bearer admin-secret", False, True),  # noqa: S104
-        ("0.0.0.0", True, "Bearer wrong", False, False),  # noqa: S104
+        ((), None, False, False),  # on this machine's own address, too: a proxy may send everybody there
+        ((), "Bearer ", False, False),
+        ((), None, True, True),
+        (("token_file", "inference_token_file"), None, False, False),
+        (("token_file", "inference_token_file"), None, True, True),
+        (("token_file", "inference_token_file"), "Bearer wrong", False, False),
+        (("token_file", "inference_token_file"), "Bearer admin-secret", False, True),
+        (("token_file", "inference_token_file"), "Bearer inference-secret", False, True),
+        (("token_file",), None, False, False),  # anybody may ask a model then, but not see its images
+        (("token_file",), "Bearer admin-secret", False, True),
     ],
 )
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])  # noqa: S104 - it makes no difference
 def test_who_may_see_calibration_images(serve, monkeypatch, host, tokens, given, local, allowed):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
-    configured = dataclasses.replace(serve if tokens else ServeConfig(), host=host)
+    configured = ServeConfig(host=host, **{key: getattr(serve, key) for key in tokens})
     assert may_see_images(request(given, local), configured) is allowed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -99,6 +100,22 @@ def test_only_images_are_added_and_the_others_named(device: Device, tmp_path: Pa
         0,
         {"model": "m", "folder": str(device.images), "added": [], "known": 1, "refused": []},
     )
+
+
+def test_images_of_live_requests_are_not_for_everybody(device: Device, tmp_path: Path) -> None:
+    kept = picture(0, tmp_path / "state" / "capture" / "m" / "0000000001000-01234567.png")
+    if os.geteuid() == 0:
+        os.chown(kept, 4, 5)
+    before = os.umask(0)
+    try:
+        code, result, _ = device.run("add", "m", picture(1, tmp_path / "new.png"), "--from-capture")
+    finally:
+        os.umask(before)
+    assert (code, result["added"]) == (0, ["new.png", kept.name])
+    copies = [(device.images / name).stat() for name in result["added"]]
+    assert [stat.S_IMODE(copy.st_mode) for copy in copies] == [0o666, 0o640]
+    owner = (4, 5) if os.geteuid() == 0 else (os.getuid(), os.getgid())
+    assert [(copy.st_uid, copy.st_gid) for copy in copies] == [(os.getuid(), os.getgid()), owner]
 
 
 def test_what_is_there_is_known_by_its_contents_and_keeps_its_name(device: Device, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from service.garbage import collect_without_daemon, find, remove
 from service.journal import Journal
 from service.listen import lock_state
 from service.paths import Paths
-from service.states import State
+from service.states import WAY, State
 
 DIGESTS = [letter * 64 for letter in "abcd"]
 
@@ -78,6 +78,28 @@ def test_generations_beyond_keep(device):
     device.remove()
     assert device.store.generations("m") == [3, 4]
     assert device.find() == []
+
+
+def test_generations_of_a_model_that_is_not_configured_any_more(device):
+    for _ in range(3):
+        device.publish(DIGESTS[0], "gone")
+    device.publish(DIGESTS[0])
+    update = device.journal.create("gone", "a.pt", 1)
+    for state in WAY[1 : WAY.index(State.PUBLISHED)]:
+        device.journal.advance(update.id, state)
+    device.journal.advance(update.id, State.PUBLISHED, generation=2)  # interrupted, and goes on if the model comes back
+    assert [path for _, path, _ in device.find()] == ["models/gone/gen/1", "models/gone/gen/3"]
+    device.remove()
+    assert device.store.generations("gone") == [2]
+    assert (device.store.current("gone"), device.store.previous("gone")) == (None, 2)
+    device.journal.advance(update.id, State.SUPERSEDED)
+    assert [path for _, path, _ in device.find()] == ["models/gone/gen/2"]
+    device.remove()
+    assert (device.find(), device.store.generations("gone")) == ([], [])
+    assert (device.store.current("gone"), device.store.previous("gone")) == (None, None)
+    device.publish(DIGESTS[0], "gone")  # it comes back, and no number means two things
+    assert device.store.current("gone") == 4
+    assert device.store.generations("m") == [1]
 
 
 def test_images_that_no_generation_was_made_with(device):

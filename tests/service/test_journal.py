@@ -36,8 +36,7 @@ def test_an_update_keeps_what_it_was_told(journal):
     journal.advance(update.id, State.SETTLED)
     update = journal.advance(update.id, State.CLAIMED, sha256="ab", key="ab:1")
     assert (update.sha256, update.key, update.attempt, update.generation) == ("ab", "ab:1", 1, None)
-    journal.record_stage(update.id, "verify", 0.12345)
-    update = journal.annotate(update.id, report={"bits": 4, "layers": [1.5]})
+    update = journal.annotate(update.id, stages={"verify": 0.123}, report={"bits": 4, "layers": [1.5]})
     assert (update.stages, update.report) == ({"verify": 0.123}, {"bits": 4, "layers": [1.5]})
     assert journal.get(update.id) == update
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from service import logs
-from service.log_flood import _KINDS, BURST, EVERY_S, FloodFilter
+from service.log_flood import _KINDS, BURST, EVERY_S, OUTPUT_BURST, FloodFilter
 
 
 class Flood:
@@ -39,6 +39,31 @@ def test_other_kinds_do_not_suffer(flood):
     assert flood.tell("all is well") == 0
     assert flood.tell(level=logging.INFO) == 0
     assert flood.tell(name="y") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "values"), [("model %s: %s", ["m", "x"]), ("update %d of %s rejected: %s", [1, "m", "x"])]
+)
+def test_other_models_do_not_suffer(flood, text, values):
+    for number in range(2 * BURST):
+        if isinstance(values[0], int):
+            values[0] = number  # not the update but the model counts
+        flood.tell(text, *values)
+    assert flood.tell(text, *values) is None
+    assert flood.tell(text, *("n" if value == "m" else value for value in values)) == 0
+
+
+def test_a_childs_traceback_keeps_its_last_line(flood):
+    said = [f"line {number}" for number in range(OUTPUT_BURST)]
+    told = [flood.tell("worker of %s: %s", "m", line, name="service.worker_process.output") for line in said]
+    assert told == [0] * OUTPUT_BURST
+    assert flood.tell("worker of %s: %s", "m", "more", name="service.worker_process.output") is None
+    assert flood.tell("worker of %s: %s", "n", "more", name="service.worker_process.output") == 0
+
+
+def test_messages_that_are_made_otherwise_harm_nothing(flood):
+    for values in (({"model": "m"},), (), None):
+        assert flood.filter.filter(logging.LogRecord("x", logging.INFO, "", 0, "model %s", values, None))
 
 
 def test_an_hour_of_flood_is_some_hundred_lines(flood):

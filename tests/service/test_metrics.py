@@ -148,6 +148,9 @@ def test_a_configured_model_has_its_counters_from_the_start(metrics):
     assert value(metrics, "edged_updates_total", model="m", result="rolled_back", reason="probation") == 0
     assert value(metrics, "edged_inference_requests_total", model="m", code="500") == 0
     assert value(metrics, "edged_swap_duration_seconds_count", model="m") == 0
+    for reason in ("disk", "window", "memory"):
+        assert value(metrics, "edged_updates_deferred_total", model="m", reason=reason) == 0
+    assert value(metrics, "edged_updates_postponed", model="m", reason="disk") == 0
     metrics.count_update("m", "committed")
     metrics.count_request("m", 200, 0.1)
     before = series(metrics)
@@ -227,4 +230,7 @@ def test_what_was_observed(metrics):
     assert told(drift_images=127) == (None, 127)
     assert told(drift=0.25, drift_images=128) == (0.25, 128)
     assert told(capture="stored") == (0.25, 128)
-    assert told(drift_images=1) == (None, 1)  # of the next generation
+    assert told(drift_images=1) == (None, 1)  # of the next process
+    assert told(drift=0.5, drift_images=128) == (0.5, 128)
+    metrics.forget_drift("m")
+    assert told() == (None, None)

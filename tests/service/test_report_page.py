@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from service.report import without_pictures
 from service.report_page import facts, policy, render
 from tests.service.reports import PICTURE, data_of, detections
 from tests.service.test_markup import Text
@@ -35,6 +36,12 @@ def test_it_needs_nothing_but_itself(predictions):
     assert sources
     assert all(source.startswith(("data:", "#")) for source in sources)
     assert not [attributes for _, attributes in Text(page).tags if "style" in attributes]
+
+
+def test_where_pictures_are_left_out_it_says_how_to_see_them():
+    hint = "as `edged report` does"
+    assert hint not in Text(render(data_of())).text
+    assert hint in Text(render(without_pictures(data_of()))).text
 
 
 def test_its_policy_allows_its_own_style_and_no_other():

@@ -92,6 +92,15 @@ def test_the_oldest_go_and_no_more_than_needed(device):
     assert [path.exists() for path in (old, previous, current)] == [False, True, True]
 
 
+def test_what_nobody_is_configured_for_goes_first(device):
+    old, live, gone = device.publish("m"), device.publish("m"), device.publish("gone")
+    device.publish("m")
+    used = device.storage().used()
+    assert device.storage(used).make_room(1) == 0
+    assert [path.exists() for path in (old, live, gone)] == [True, True, False]
+    assert device.storage().store.current("gone") is None
+
+
 def test_what_is_needed_stays(device):
     waiting = device.publish("m", live=False)
     live = device.publish("m")

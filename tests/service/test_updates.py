@@ -68,6 +68,13 @@ class Device:
         return update
 
 
+def waits_for(device: Device) -> set[str]:
+    """The reasons that the gauge has at 1."""
+    (family,) = device.context.metrics.updates_postponed.collect()
+    assert {sample.labels["model"] for sample in family.samples} == {"m"}
+    return {sample.labels["reason"] for sample in family.samples if sample.value}
+
+
 def run(device: Device, test: Callable[[Device, Lane], Awaitable[None]]) -> None:
     async def main() -> None:
         lane = Lane(device.runner.drive, device.runner.supersede, device.runner.fail)
@@ -89,6 +96,7 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
         assert (update.code, update.attempt) == ("temperature", 0)
         assert update.reason == "the device has 91.5 °C; worker.defer_above_c is 80"
         assert device.runner.postponed == {update.id}
+        assert waits_for(device) == {"temperature"}
         first = device.runner.retry_at[update.id]
         while device.runner.retry_at.get(update.id, first) == first:  # it looks again
             await asyncio.sleep(0.01)
@@ -97,6 +105,7 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
         await device.until(State.REJECTED)  # by a real worker, which found out what the file is
         assert (device.now().code, device.now().attempt) == ("checkpoint", 1)
         assert (device.runner.postponed, device.runner.retry_at) == (set(), {})
+        assert waits_for(device) == set()
         value = device.context.metrics.registry.get_sample_value
         assert value("edged_updates_deferred_total", {"model": "m", "reason": "temperature"}) == 1
 
@@ -117,6 +126,7 @@ def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
         lane.look_again()
         while device.now().code != "battery":
             await asyncio.sleep(0.01)
+        assert waits_for(device) == {"battery"}
         assert (device.now().state, device.now().attempt) == (State.DEFERRED, 0)
         assert device.states()[-2:] == [State.CLAIMED, State.DEFERRED]
 

@@ -56,6 +56,15 @@ def test_none_and_another_program_has_its_port(tmp_path, config):
     assert f"`ss -ltnp 'sport = :{port}'`" in check.fix
 
 
+@pytest.mark.parametrize(("active", "level"), [("active\n", "ok"), (None, "fail")])
+def test_none_and_systemd_holds_its_port(tmp_path, config, active, level):
+    """`systemctl is-active` fails unless it is."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        here = machine(tmp_path, commands={"systemctl is-active": active})
+        check = only(check_daemon(here, config(f"port: {held.getsockname()[1]}")))
+    assert (check.level, "edged.socket holds its port" in check.detail) == (level, level == "ok")
+
+
 def test_an_address_of_another_machine(tmp_path, config):
     check = only(check_daemon(machine(tmp_path), config("host: 192.0.2.1, port: 0, allow_public: true")))
     assert (check.level, check.exit_code) == ("fail", 69)

@@ -31,16 +31,27 @@ def test_the_workers_limit_must_fit(tmp_path, config, available, level):
     assert (check.level, "worker.memory_max" in check.fix) == (level, level == "warn")
 
 
-def test_the_limit_of_the_control_group_counts(tmp_path):
+@pytest.mark.parametrize(
+    ("group", "folder", "limit", "usage"),
+    [
+        ("0::/system.slice/edged.service", "", "memory.max", "memory.current"),
+        ("0::/system.slice/edged.service", "", "memory.high", "memory.current"),
+        ("4:memory:/system.slice/edged.service", "memory/", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ],
+)
+def test_what_the_control_group_leaves_counts(tmp_path, group, folder, limit, usage):
+    slice_ = f"/sys/fs/cgroup/{folder}system.slice"
     files = {
         "/proc/meminfo": MEMINFO.format(total=8 * GIB, available=4 * GIB),
-        "/proc/self/cgroup": "1:name=x:/\n0::/system.slice/edged.service\n",
-        "/sys/fs/cgroup/system.slice/edged.service/memory.max": "max\n",
+        "/proc/self/cgroup": f"1:name=x:/\n{group}\n",
+        f"{slice_}/edged.service/{limit}": "max\n",
+        f"{slice_}/edged.service/{usage}": str(100 << 20),
+        f"{slice_}/{usage}": str(100 << 20),
     }
     assert only(check_memory(machine(tmp_path, files), None)).level == "ok"
-    files["/sys/fs/cgroup/system.slice/memory.max"] = str(512 << 20)
+    files[f"{slice_}/{limit}"] = str(612 << 20)
     check = only(check_memory(machine(tmp_path, files), None))
-    assert (check.level, "may use 512.0 MiB" in check.detail) == ("warn", True)
+    assert (check.level, "limit leaves 512.0 MiB" in check.detail) == ("warn", True)
 
 
 @pytest.mark.parametrize("text", ["", "MemTotal: 5 kB\n", "MemTotal: x\nMemAvailable: y\n"])
