@@ -142,6 +142,11 @@ class Edged:
 
         return eventually(look, f"{name} in {' or '.join(states)}")
 
+    def stays(self, name: str, state: str, seconds: float) -> None:
+        """Wait until the update of a file leaves a state that it is in, or for some seconds."""
+        with contextlib.suppress(TimeoutError):
+            eventually(lambda: self.get("/edged/v1/updates?limit=1")["updates"][0]["state"] != state, name, seconds)
+
     def reload(self) -> Swap:
         """Go to the generation before the current one; the next time back again."""
         start = time.monotonic()

@@ -142,7 +142,8 @@ class _Daemon:
         self._supervisor.metrics.config_reload_success.set(1)
         try:
             log.info("listening on %s", self._supervisor.address)
-            await self._supervisor.start()
+            async with self._reloading:  # a SIGHUP until then waits: it would take over a half-started daemon
+                await self._supervisor.start()
             if doors.tcp_is_held:  # what came while we were away or starting is answered by a model, not with 503
                 self._serve(app, doors.tcp)
             sd_notify("READY=1")

@@ -20,7 +20,6 @@ from service.probation import notice_rollback, prove
 from service.rejects import discard
 from service.report import Course
 from service.reports import keep_course, write_report
-from service.shadow import Shadow
 from service.states import State
 from service.stopping import StoppedError
 from service.switching import go_live
@@ -73,16 +72,15 @@ class Attempt:
                     raise PostponedError(postponement)
                 await self._quantize()
             generation = await self._publish()
-        service = self._context.services[self._update.model]
+        resumed = self._update.state is State.LIVE
         try:
             unchanged = not await self._go_live(generation)
             log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
-            shadow = service.shadow
             await write_report(self._context, self._update.id)
-            problem = await prove(self._context, self._update.id, self._model, generation, self._note)
+            problem = await prove(self._context, self._update.id, self._model, generation, self._note, resumed=resumed)
         finally:
-            await service.end_shadow()
-        await self._finish(generation, unchanged, problem, shadow)
+            await self._end_comparison()
+        await self._finish(generation, unchanged, problem)
 
     async def _known_generation(self) -> int | None:
         """The generation that the same file under the same config became before, if it can be used again.
@@ -229,12 +227,18 @@ class Attempt:
         if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
             await self._advance(state, **fields)
 
-    async def _finish(self, generation: int, unchanged: bool, problem: str | None, shadow: Shadow | None) -> None:
+    async def _end_comparison(self) -> None:
+        """Stop comparing live requests, and journal what came of it, however the probation ended."""
+        context, service = self._context, self._context.services[self._update.model]
+        shadow = service.shadow
+        await service.end_shadow()
+        if shadow is not None:
+            report = (await context.get(self._update.id)).report
+            await context.disk(context.journal.annotate, self._update.id, report={**report, "shadow": shadow.figures})
+
+    async def _finish(self, generation: int, unchanged: bool, problem: str | None) -> None:
         context, update = self._context, self._update
         more: dict[str, Any] = {} if problem is None else {"code": "probation", "reason": problem}
-        if shadow is not None:
-            report = (await context.get(update.id)).report
-            more["report"] = {**report, "shadow": shadow.figures}
         await self._advance(State.COMMITTED, generation=generation, **more)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
         context.metrics.count_update(update.model, "committed", reason)

@@ -42,6 +42,7 @@ class BatchServer:
         self._outbox = Outbox(stream)
         self._served = served
         self._observation = observing(served, self._outbox)
+        self._max_batch = batching.max_batch
         self._waiting: Waiting[_Prepared] = Waiting(batching)
 
     def run(self) -> None:
@@ -73,7 +74,8 @@ class BatchServer:
         if isinstance(request, Answer):
             self._send(header["id"], request, seconds)
         else:
-            self._waiting.put(_Prepared(header, request, seconds), len(request.images), start)
+            images = self._max_batch if header.get("alone") else len(request.images)
+            self._waiting.put(_Prepared(header, request, seconds), images, start)
 
     def _answer(self, batch: list[_Prepared]) -> None:
         start = time.monotonic()

@@ -108,13 +108,15 @@ class Channel:
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
+        self._replied_at = 0.0
         self.inflight = 0
 
     @property
     def stalled_s(self) -> float:
-        """How long the oldest request has been with the child."""
+        """How long the child has been silent while a request is with it."""
         now = time.monotonic()
-        return now - min((pending.sent_at for pending in self._sent.values()), default=now)
+        oldest = min((pending.sent_at for pending in self._sent.values()), default=now)
+        return now - max(oldest, self._replied_at)  # many may be there at once: while it replies, it does not hang
 
     async def receive(self) -> dict[str, Any] | None:
         """The next header that is no reply, before the first request; None if the child ended.
@@ -133,6 +135,7 @@ class Channel:
         *,
         rival: Reply | None = None,
         observe: Order | None = None,
+        alone: bool = False,
     ) -> Reply:
         """Have the child answer one request.
 
@@ -143,6 +146,7 @@ class Channel:
             rival: What another generation answered to it: the reply tells how far the two agree, see
                 `service.served_model`. None for a reply to the request itself.
             observe: What else to do with it after the answer; None for nothing.
+            alone: For a probe: it is computed with no other request, and does not count against the queue.
 
         Raises:
             BusyError: The queue is full.
@@ -151,7 +155,7 @@ class Channel:
         """
         if self._closed:
             raise self._gone()
-        if self.inflight >= self._queue:
+        if self.inflight >= self._queue and not alone:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
         told: dict[str, Any] = {"json_bytes": json_bytes}
         if rival is not None:
@@ -159,6 +163,8 @@ class Channel:
             body += rival.body
         if observe is not None:
             told["observe"] = observe
+        if alone:
+            told["alone"] = True
         pending = _Pending(next(self._ids), body, told, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
@@ -190,7 +196,10 @@ class Channel:
                 if header.get("kind") == OBSERVED:
                     self._on_observed(header)
                     continue
-                pending = self._sent.pop(header["id"])
+                self._replied_at = time.monotonic()
+                pending = self._sent.pop(header["id"], None)
+                if pending is None:  # the stream was closed meanwhile, and whoever asked has been told
+                    continue
                 if images := header.get("images"):
                     self._on_batch(images)
                 if not pending.reply.done():

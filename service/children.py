@@ -6,8 +6,7 @@ import contextlib
 import ctypes
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +17,6 @@ _PR_SET_PDEATHSIG = 1
 _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 _OOM_SCORE, _LOADING_OOM_SCORE = Path("/proc/self/oom_score_adj"), 500  # the worker has 1000
-LOADING_NICE = 10  # of a generation beside one that serves: a tenth of a core, and all that is left over
 # systemd hears from the supervisor alone, and gave its sockets to nobody else.
 _SUPERVISOR_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
 FEW_KERNELS = 48  # more than one network's layers have shapes
@@ -85,10 +83,12 @@ def first_to_go() -> Iterator[None]:
 
 
 def leave_to_idle_time(pid: int | None) -> None:
-    """Give a child, with all its threads, only time that nobody else wants; there is no way back without privileges.
+    """Give a child, with all its threads, only time that nobody else wants, and memory likewise.
 
-    What the kernel or a sandbox refuses is left as it is.
+    There is no way back without privileges. What the kernel or a sandbox refuses is left as it is.
     """
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(_LOADING_OOM_SCORE))
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
@@ -108,36 +108,3 @@ def step_back(nice: int) -> None:
             ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
     with contextlib.suppress(OSError):
         _OOM_SCORE.write_text("1000")
-
-
-def give_way(work: Callable[[], T], nice: int) -> T:
-    """Do some work with more niceness, without giving up the urgency of this thread.
-
-    On Linux niceness belongs to a thread, and only a privileged process gets a lower one back. So the work is done in a
-    thread of its own, and threads that libraries start for it are as nice. Elsewhere it may be just as urgent as
-    everything else.
-
-    Args:
-        work: What to do.
-        nice: How much more.
-
-    Raises:
-        Exception: Whatever `work` raises.
-    """
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        with contextlib.suppress(OSError):
-            os.nice(nice)
-        try:
-            done.append(work())
-        except BaseException as error:  # raised below, in the thread that waits
-            failed.append(error)
-
-    thread = threading.Thread(target=run, name="give-way")
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]

@@ -49,7 +49,6 @@ class Generation:
         queue: Requests that may wait or run at once.
         batching: How far the child gathers them.
         on_batch: See `Channel`.
-        nice: Niceness of its start, beyond ours; it serves as urgently as we do.
         on_exit: Called once when the process ends without having been asked to.
         on_observed: See `Channel`.
 
@@ -71,7 +70,6 @@ class Generation:
         queue: int = 64,
         batching: Batching = Batching(),  # noqa: B008 - frozen
         on_batch: Callable[[int], None] = lambda _: None,
-        nice: int = 0,
         on_exit: Callable[[Generation], None] = lambda _: None,
         on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
@@ -86,7 +84,6 @@ class Generation:
         self._queue = queue
         self._batching = batching
         self._on_batch = on_batch
-        self._nice = nice
         self._on_exit = on_exit
         self._on_observed = on_observed
         self._process: asyncio.subprocess.Process | None = None
@@ -106,7 +103,7 @@ class Generation:
 
     @property
     def stalled_s(self) -> float:
-        """How long the oldest request has been with the child."""
+        """How long the child has been silent while a request is with it."""
         return 0.0 if self._channel is None else self._channel.stalled_s
 
     async def start(self, timeout_s: float) -> None:
@@ -145,6 +142,7 @@ class Generation:
         *,
         rival: Reply | None = None,
         observe: Order | None = None,
+        alone: bool = False,
     ) -> Reply:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
@@ -153,7 +151,7 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise ServingError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe)
+        return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -206,8 +204,7 @@ class Generation:
         with theirs:
             try:
                 self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.gentle_start", str(self._nice), "service.generation_child"),
-                    *("--nice", str(self._nice)),
+                    *(sys.executable, "-m", "service.generation_child"),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
                     *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),

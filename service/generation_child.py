@@ -7,7 +7,6 @@ import os
 import socket
 import sys
 import time
-from functools import partial
 from http import HTTPStatus
 from io import BufferedIOBase
 from pathlib import Path
@@ -22,7 +21,7 @@ from service import frames
 from service.batch_server import BatchServer
 from service.batching import Batching
 from service.binary import bodies_of
-from service.children import die_with_parent, first_to_go, give_way
+from service.children import die_with_parent, first_to_go
 from service.frames import Outbox
 from service.observation import observing
 from service.responses import Answer
@@ -54,7 +53,6 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--generation", required=True)
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--max-delay-s", type=float, default=0.0)
-    parser.add_argument("--nice", type=int, default=0, help="niceness of loading, beyond that of serving")
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     batching = Batching(options.max_batch, options.max_delay_s)
@@ -62,9 +60,7 @@ def main(arguments: list[str]) -> int:
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             with first_to_go():
-                served, ready = give_way(partial(_load, options), options.nice)
-                served.warm()  # once more: the threads that compute belong to the thread that asks for it
-                served.warm_batches()
+                served, ready = _load(options)
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
@@ -85,6 +81,7 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
     served = ServedModel(artifact, options.model, options.generation, options.max_batch)
     loaded = time.monotonic()
     compared = served.warm(artifact.load_warmup())
+    served.warm_batches()
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, "warmup": _told(compared), **seconds}
 
@@ -97,4 +94,6 @@ def _told(compared: Comparison | None) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    exit_code = main(sys.argv[1:])
+    sys.stderr.flush()
+    os._exit(exit_code)  # taking torch apart takes half a second of a core, beside the generation that serves now

@@ -60,7 +60,7 @@ class Lane:
         """Queue an update; those that wait already will be superseded."""
         self._waiting.append(update)
         self._offered.set()
-        if self._task is None:
+        if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
     def look_again(self) -> None:
@@ -117,6 +117,8 @@ class Lane:
             return _RETRY_JOURNAL_S
         except Exception as error:  # a fault in this program must not end the model's updates for good
             log.exception("update %d of %s failed in the daemon", update.id, update.model)
-            with contextlib.suppress(EdgedError):
+            try:
                 await self._fail(update, f"unexpected {type(error).__name__}; see the log")
+            except Exception:
+                log.exception("update %d of %s cannot be ended either", update.id, update.model)
             return None

@@ -94,7 +94,7 @@ async def measure_latency_s(generation: Generation) -> float:
     """
     seconds = []
     for _ in range(_PROBES):
-        reply = await generation.infer(_PROBE, _PROBE_S)
+        reply = await generation.infer(_PROBE, _PROBE_S, alone=True)
         if reply.status != 200:
             told = reply.body[:200].decode(errors="replace")
             raise GateError(f"generation {generation.number} answers a plain image with HTTP {reply.status}: {told}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import queue
 import random
@@ -34,6 +35,8 @@ from service.protocol import Request
 
 if TYPE_CHECKING:
     from service.served_model import ServedModel
+
+log = logging.getLogger(__name__)
 
 RECENT = 256  # images that the drift is computed from; fewer say less, more say it later
 ENOUGH = 128  # of them before there is a figure: by chance alone, 64 images are as far off as 0.1
@@ -91,7 +94,12 @@ class Observation:
         while True:
             seen = self._queue.get()
             try:
-                self._tell(self._look(seen))
+                told = self._look(seen)
+            except Exception:  # whatever an image does: the next ones are looked at
+                log.exception("an image of a request cannot be looked at")
+                told = {"capture": FAILED if seen.order["capture"] else None, "drift": None, "drift_images": 0}
+            try:
+                self._tell(told)
             except OSError:  # the supervisor went away
                 return
 

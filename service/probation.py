@@ -29,7 +29,13 @@ _LOOK_S = 0.2
 
 
 async def prove(
-    context: Context, update_id: int, model: ModelConfig, generation: int, note: Callable[[str, float], None]
+    context: Context,
+    update_id: int,
+    model: ModelConfig,
+    generation: int,
+    note: Callable[[str, float], None],
+    *,
+    resumed: bool = False,
 ) -> str | None:
     """Let a live generation prove itself under traffic; take it out of service if it does not.
 
@@ -39,6 +45,8 @@ async def prove(
         model: Its configuration.
         generation: Its number.
         note: Told "probation" and the seconds that it took, if there was one.
+        resumed: Whether it went live before the daemon was started: its time counts from then, so that a restart does
+            not begin it anew. Otherwise it counts from now, when the generation before has left.
 
     Returns:
         Why it failed and stays all the same, because the one before does not come up; None if all is well, and for a
@@ -48,8 +56,7 @@ async def prove(
         RolledBackError: Another generation is in service again.
     """
     update = await context.get(update_id)
-    # Measured from the switch, so that a restart of the daemon does not begin it anew.
-    left_s = min(model.probation_s - (time.time() - update.updated_at), model.probation_s)
+    left_s = model.probation_s - (max(0.0, time.time() - update.updated_at) if resumed else 0.0)
     if update.state is not State.LIVE or left_s <= 0:
         return None
     if await context.disk(target_of, context, model.name) is None:
@@ -102,9 +109,9 @@ async def watch(service: ModelService, generation: int, seconds: float, gates: G
     Returns:
         Why it failed, as soon as that is certain; None if it passed, or if another generation took its place meanwhile.
     """
-    end, crashes_before = time.monotonic() + seconds, _crashes(service)
+    end = time.monotonic() + seconds
     while service.wanted == generation:
-        crashes = _crashes(service) - crashes_before
+        crashes = service.crashes
         if (left_s := end - time.monotonic()) <= 0:
             return failure_at_end(service, crashes, gates)
         if (reason := failure(service.traffic, service.traffic_before, crashes, gates)) is not None:
@@ -161,7 +168,3 @@ def disagreement(shadow: Shadow | None, gates: GatesConfig, *, ended: bool) -> s
     if shadow is None or gates.min_shadow_agreement is None:
         return None
     return shadow.shortfall(gates.min_shadow_agreement, ended=ended)
-
-
-def _crashes(service: ModelService) -> int:
-    return service.restarts + service.failed_starts

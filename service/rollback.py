@@ -44,6 +44,7 @@ async def roll_back(
     """
     service, store = context.services[model], context.store
     async with service.switching:
+        context.require_model(model)  # a reload may have removed it meanwhile
         if context.holds.of(model).pinned:
             raise PinnedError(context.holds.pinned_reason(model))
         current, target = store.current(model), target_of(context, model)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from edged.errors import EdgedError
 from service.channel import BusyError, Reply, ServingError
-from service.children import LOADING_NICE
 from service.generation import Generation
 from service.liveness import Liveness, Loop
 from service.sampling import Sampling
@@ -82,6 +81,16 @@ class ModelService:
         self._keeper: asyncio.Task[None] | None = None
         self._backoff_s = limits.backoff_s
         self._live_since = 0.0
+        self._crashes_before = 0
+
+    @property
+    def crashes(self) -> int:
+        """How often the generation in service ended by itself or did not come up again, since it was routed to."""
+        return self._all_crashes - self._crashes_before
+
+    @property
+    def _all_crashes(self) -> int:
+        return self.restarts + self.failed_starts
 
     @property
     def wanted(self) -> int | None:
@@ -167,7 +176,6 @@ class ModelService:
             queue=self.limits.queue,
             batching=self.limits.batching,
             on_batch=self._told.batched,
-            nice=0 if self.live is None else LOADING_NICE,
             on_exit=self._exited,
             on_observed=self._told.observed,
         )
@@ -182,6 +190,7 @@ class ModelService:
         if self._counted != generation.number:
             self.traffic_before, self.traffic = self.traffic, Traffic()
             self._counted = generation.number
+            self._crashes_before, self._backoff_s = self._all_crashes, self.limits.backoff_s
         self._wanted, self._live_since, self.problem = generation.number, time.monotonic(), None
         self._tried.set()
         self._settled.set()
@@ -192,17 +201,27 @@ class ModelService:
     async def retire(self, generation: Generation) -> None:
         """Let `generation` answer what it was asked, then stop it."""
         with self._liveness.bounded(f"end of {self.name} generation {generation.number}", self.limits.drain_s):
-            if not await generation.drain(self.limits.drain_s):
-                log.warning("model %s generation %d: stopped with requests unanswered", self.name, generation.number)
-            await generation.stop()
+            try:
+                if not await generation.drain(self.limits.drain_s):
+                    log.warning("model %s generation %d: stopped with requests unanswered", *self._named(generation))
+            finally:  # also when nobody waits for it any more: there is no other reference to the process
+                await generation.stop()
+
+    def _named(self, generation: Generation) -> tuple[str, int]:
+        return self.name, generation.number
 
     async def begin_shadow(self, before: Generation, percent: float, show: Callable[[float], None]) -> None:
         """Let `before` answer what it was asked, then compare the live generation with it."""
-        if self.live is None or not await before.drain(self.limits.drain_s):
-            await self.retire(before)
-            return
-        log.info("model %s: %g %% of the requests are compared with generation %d", self.name, percent, before.number)
-        self.shadow = Shadow(before, self.live.number, percent, show)
+        proving, drained = self.wanted, False
+        try:
+            drained = await before.drain(self.limits.drain_s)
+        finally:
+            if not drained or proving is None:
+                await before.stop()
+        if drained and proving is not None:
+            told = (self.name, percent, before.number)
+            log.info("model %s: %g %% of the requests are compared with generation %d", *told)
+            self.shadow = Shadow(before, proving, percent, show)
 
     async def end_shadow(self) -> None:
         """Stop the generation that the live one is compared with, if there is one."""
@@ -225,6 +244,7 @@ class ModelService:
     async def close(self) -> None:
         """Drain and stop."""
         self._wanted = None
+        self._tried.set()
         self._settled.set()
         await self.end_shadow()
         await self._leave("is not served any more")

@@ -258,7 +258,10 @@ class Supervisor:
 
     async def _remove_model(self, name: str) -> None:
         await self._lanes.pop(name).close()
-        await self._context.services.pop(name).close()
+        service = self.services[name]
+        async with service.switching:  # a rollback that is under way would put it in service again
+            del self.services[name]
+            await service.close()
         self.metrics.forget_model(name)
 
     async def _resume(self, name: str) -> None:

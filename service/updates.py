@@ -23,6 +23,8 @@ from service.worker_process import Failure
 log = logging.getLogger(__name__)
 
 _MAX_RETRY_S = 3600.0
+_RETRY_LIVE_S = 10.0
+_IN_SERVICE = (State.LIVE, State.COMMITTED)  # there is no way from here to a failure
 _MAX_INTERRUPTIONS = 10  # restarts of the daemon in the middle of one update, which may be what caused them
 
 
@@ -113,8 +115,9 @@ class UpdateRunner:
         await self._end(update, State.SUPERSEDED, Failure("superseded", f"update {newer.id} brings a newer file"))
 
     async def fail(self, update: Update, reason: str) -> None:
-        """End an update because of a fault of the daemon itself."""
-        await self._end(update, State.FAILED, Failure("internal", reason))
+        """End an update because of a fault of the daemon itself; one that is live stays so."""
+        if (await self._context.get(update.id)).state not in _IN_SERVICE:
+            await self._end(update, State.FAILED, Failure("internal", reason))
 
     async def _attempt(self, update: Update) -> None:
         model = self._context.config.model(update.model)
@@ -126,7 +129,10 @@ class UpdateRunner:
         await Attempt(self._context, update, model, self.progress).run()
 
     async def _stop(self, update: Update, failure: Failure) -> float | None:
-        """Reject, fail or defer."""
+        """Reject, fail or defer; an update that is live already goes on from there."""
+        if (state := (await self._context.get(update.id)).state) in _IN_SERVICE:
+            log.error("update %d of %s, which is live: %s", update.id, update.model, failure.reason)
+            return None if state is State.COMMITTED else _RETRY_LIVE_S
         if failure.permanent:
             await self._end(update, State.REJECTED, failure)
             return None

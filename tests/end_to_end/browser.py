@@ -71,8 +71,12 @@ class Browser:
     def open(self, url: str) -> None:
         """Go there and wait until it is loaded."""
         self.call("Page.navigate", url=url)
-        while (message := self._read()).get("method") != "Page.loadEventFired":
-            self._listen(message)
+        self._await_load()
+
+    def follow(self, selector: str) -> None:
+        """Click a link and wait until what it leads to is loaded."""
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
+        self._await_load()
 
     def evaluate(self, expression: str) -> Any:
         """The value of JavaScript; a promise is awaited."""
@@ -108,6 +112,10 @@ class Browser:
     def close(self) -> None:
         self._commands.close()
         self._answers.close()
+
+    def _await_load(self) -> None:
+        while (message := self._read()).get("method") != "Page.loadEventFired":
+            self._listen(message)
 
     def _read(self) -> dict[str, Any]:
         text = bytearray()

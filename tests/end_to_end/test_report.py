@@ -98,8 +98,8 @@ def test_a_classifiers_report(daemon: Daemon, classified: dict[str, Any], tmp_pa
         assert browser.evaluate(COUNT.format("img")) == 8
         # The status page leads here.
         browser.open(f"{address}/")
-        browser.evaluate("document.querySelector('a[href$=\"/report\"]').click()")
-        browser.until("document.title.startsWith('edged: update')")
+        browser.follow('a[href$="/report"]')
+        assert browser.evaluate("document.title").startswith("edged: update")
 
 
 @pytest.mark.slow  # the report of a refused detector is seen below

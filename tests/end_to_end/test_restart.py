@@ -83,3 +83,19 @@ def test_sigterm_in_the_middle_of_an_update(task: Task, tmp_path: Path) -> None:
         assert daemon.stop() == 0
         daemon.start()
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"
+
+
+def test_a_reload_while_it_starts_waits_until_it_is_up(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)
+        assert daemon.stop() == 0
+        before = daemon.log.read_text().count("listening on")
+        process = daemon.spawn()
+        eventually(lambda: daemon.log.read_text().count("listening on") > before, "it starts")
+        daemon.config["models"].append({**daemon.config["models"][0], "name": "more"})
+        daemon.reload()
+        assert [model["name"] for model in daemon.status()["models"]] == ["digits", "more"]
+        assert process.poll() is None
+        text = daemon.log.read_text()
+        assert text.rindex("config reloaded") > text.rindex(": ready")
+        serves(daemon, task, 1)

@@ -148,3 +148,14 @@ def test_deadlines_drain_and_a_killed_process(artifact: Path) -> None:
         assert all(isinstance(error, ServingError) for error in await asyncio.gather(*asked, return_exceptions=True))
 
     run(artifact, test, Batching(4))
+
+
+def test_a_probe_is_computed_alone(served: ServedModel, connection: tuple[socket.socket, Any, Any]) -> None:
+    ours, client, stream = connection
+    server = threading.Thread(target=BatchServer(stream, served, Batching(4, TIMEOUT_S)).run, daemon=True)
+    send(client, 0, body_of(0.1))
+    frames.write_blocking(client, {"id": 1, "json_bytes": None, "alone": True}, body_of(0.2))
+    server.start()
+    assert [receive(client)[0]["images"] for _ in range(2)] == [1, 1]
+    ours.shutdown(socket.SHUT_RDWR)
+    server.join(TIMEOUT_S)

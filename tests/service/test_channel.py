@@ -205,3 +205,44 @@ def test_a_child_that_talks_nonsense(junk: bytes) -> None:
             await task
 
     asyncio.run(test())
+
+
+def test_a_child_that_replies_does_not_hang_however_many_are_with_it() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        first, second = ask(channel, b"1"), ask(channel, b"2")
+        (id_1, _), (id_2, _) = await child.next(), await child.next()
+        await asyncio.sleep(0.05)
+        assert channel.stalled_s >= 0.05
+        child.answer(id_1, b"")
+        await first
+        assert channel.stalled_s < 0.05
+        child.answer(id_2, b"")
+        await second
+        assert channel.stalled_s == 0
+
+    run(test)
+
+
+def test_a_reply_that_nobody_waits_for_is_dropped() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        child.answer(12345, b"")
+        asked = ask(channel, b"1")
+        identity, _ = await child.next()
+        child.answer(identity, b"answer")
+        assert (await asked).body == b"answer"
+
+    run(test)
+
+
+def test_a_probe_is_told_to_be_computed_alone_and_needs_no_place_in_the_queue() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        asked = ask(channel, b"1")
+        probe = asyncio.create_task(channel.request(b"probe", 5, alone=True))
+        for told in (None, True):
+            frame = await asyncio.wait_for(frames.read(child.reader), 5)
+            assert frame is not None
+            assert frame[0].get("alone") is told
+            child.answer(frame[0]["id"], b"")
+        await asyncio.gather(asked, probe)
+
+    run(test, queue=1)

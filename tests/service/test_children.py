@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 import psutil
-import pytest
 
-from service.children import child_environment, cores, give_way
+from service.children import child_environment, cores
 
 SLEEPER = "import os, sys, time; from service.children import die_with_parent; die_with_parent(int(sys.argv[1]))\n"
 SLEEPER += "print(os.getpid(), flush=True); time.sleep(600)"
@@ -62,16 +61,3 @@ def test_of_two_processes_the_one_that_loads_goes_first() -> None:
     before, meanwhile, after = map(int, done.stdout.split())
     assert before == after
     assert meanwhile == max(before, 500)
-
-
-def test_giving_way_for_a_while() -> None:
-    """Also after it, without the privilege that a lower niceness takes."""
-    code = "import os; from service.children import give_way; start = os.nice(0)\n"
-    code += "print(give_way(lambda: os.nice(0) - start, 7), os.nice(0) - start)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["7", "0"]
-
-
-def test_what_fails_while_giving_way_fails_here() -> None:
-    with pytest.raises(ZeroDivisionError):
-        give_way(lambda: 1 // 0, 0)

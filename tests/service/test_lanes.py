@@ -138,3 +138,18 @@ def test_a_look_that_is_asked_for_ends_the_wait_whenever_it_is_asked_for() -> No
         script.outcomes.put_nowait(None)
 
     assert run(test) == ["drive 1"] * 3
+
+
+def test_a_lane_outlives_an_update_that_can_be_neither_driven_nor_ended() -> None:
+    async def test(script: Script) -> None:
+        async def fail(update: Update, reason: str) -> None:
+            raise RuntimeError(reason)
+
+        script.lane = Lane(script.drive, script.supersede, fail)
+        script.lane.offer(update(1))
+        assert await script.start() == 1
+        script.outcomes.put_nowait(RuntimeError("broken"))
+        script.lane.offer(update(2))
+        assert await script.start() == 2
+
+    assert run(test) == ["drive 1", "drive 2"]

@@ -130,3 +130,16 @@ def test_while_it_is_busy_more_are_left_out_at_once(tmp_path, monkeypatch):
     assert [told.heard.get(timeout=30)["capture"] for _ in range(2)] == ["left_out"] * 2
     free.set()
     assert [told.heard.get(timeout=30)["capture"] for _ in range(3)] == ["no_image"] * 3
+
+
+def test_one_image_that_cannot_be_looked_at_does_not_end_the_looking(tmp_path, monkeypatch):
+    told = Told(tmp_path)
+    images = normalize(torch.from_numpy(pixels_of(0, told.spec)), told.spec)
+
+    def broken(*_):
+        raise RuntimeError("never seen before")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(observation, "as_png", broken)
+        assert told.offer(images)["capture"] == "failed"
+    assert told.offer(images)["capture"] == "stored"

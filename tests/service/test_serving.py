@@ -316,3 +316,53 @@ def test_each_generation_answers_for_its_own_requests(published: Path) -> None:
         assert service.traffic.quantile_s(0.99) is not None
 
     run(published, test)
+
+
+def test_a_generation_that_is_retired_ends_though_nobody_waits_for_it(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        generation = await service.prepare(1)
+        pid = generation.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        asked = asyncio.create_task(generation.infer(REQUEST, 60))
+        await until(lambda: generation.inflight == 1)
+        retiring = asyncio.create_task(service.retire(generation))
+        await asyncio.sleep(0)
+        retiring.cancel()
+        os.kill(pid, signal.SIGCONT)
+        with pytest.raises(asyncio.CancelledError):
+            await retiring
+        await asyncio.gather(asked, return_exceptions=True)
+        assert not psutil.pid_exists(pid)
+
+    run(published, test)
+
+
+def test_a_generation_that_dies_while_the_one_before_drains_leaves_none_behind(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        before, proving = await service.prepare(1), await service.prepare(2)
+        service.route(proving)
+        service.live = None  # it has just died
+        await service.begin_shadow(before, 100.0, lambda agreement: None)
+        assert service.shadow is not None
+        assert service.shadow.figures["with_generation"] == 1
+        await service.end_shadow()
+        assert not psutil.pid_exists(before.pid or 0)
+        await proving.stop()
+
+    run(published, test)
+
+
+def test_a_generation_does_not_wait_longer_for_the_crashes_of_the_one_before(published: Path) -> None:
+    async def test(service: ModelService) -> None:
+        first = await service.prepare(1)
+        service.route(first)
+        for _ in range(3):
+            service._next_backoff()
+        service.restarts += 3
+        service.route(await service.prepare(2))
+        assert service.crashes == 0
+        assert service._next_backoff() == service.limits.backoff_s
+        await service.retire(first)
+
+    run(published, test)

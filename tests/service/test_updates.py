@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
+from edged.errors import StateError
 from service.config import load_config
 from service.context import Context, Disk
 from service.device_state import DeviceState
@@ -131,3 +133,30 @@ def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
     device = Device(tmp_path, "{defer_above_c: 80, defer_on_battery: true, recheck_s: 3600}")
     device.heat(80.1)
     run(device, test)
+
+
+@pytest.mark.parametrize(("state", "again"), [(State.LIVE, True), (State.COMMITTED, False)])
+def test_what_goes_wrong_after_the_switch_takes_nothing_out_of_service(
+    tmp_path: Path, state: State, again: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Say the disk fills up in probation: from LIVE there is no way to DEFERRED, and the file is no bad one."""
+    device = Device(tmp_path, "{tries: 1}")
+    way = list(State)[list(State).index(State.VERIFIED) : list(State).index(state) + 1]
+    for step in way:
+        device.journal.advance(device.update.id, step, generation=1)
+
+    async def full_disk(update: Update) -> None:
+        raise StateError("no room")
+
+    monkeypatch.setattr(device.runner, "_attempt", full_disk)
+
+    async def main() -> None:
+        delay_s = await device.runner.drive(device.update)
+        assert (delay_s is not None) == again
+        await device.runner.fail(device.update, "a fault of the daemon")
+
+    asyncio.run(main())
+    assert device.now().state is state
+    assert not list(device.context.paths.rejected.iterdir())
+    device.journal.close()
+    device.context.disk.close()
