@@ -129,21 +129,22 @@ def _kill(rows: Rows) -> str:
 def _reload_goals(rows: Rows) -> list[tuple[str, str, str]]:
     row = next(row for row in rows if row["server"] == "edged")
     worst, ratio = row["swapping"]["worst"], row["memory_after"] / row["memory_before"]
+    slower = row["swapping"]["p99"] / row["steady"]["p99"]
     return [
         ("reload: no request fails", str(row["failed"]), _met(row["failed"] == 0)),
         (f"reload: worst latency at most {WORST_MS} ms", f"{worst:.0f} ms", _met(worst <= WORST_MS)),
+        (f"reload: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", _met(slower <= SWAP_RATIO)),
         ("reload: memory back to within 5 %", f"{100 * (ratio - 1):+.1f} %", _met(ratio <= MEMORY_SHARE)),
     ]
 
 
 def _swaps_goals(rows: Rows) -> list[tuple[str, str, str]]:
     (row,) = rows
-    wrong, ratio = len(row["of_two"]) + len(row["went_back"]), row["swapping"]["p99"] / row["steady"]["p99"]
+    wrong = len(row["of_two"]) + len(row["went_back"])
     what = f"{row['swaps']} swaps, {row['requests']} requests"
     return [
         (f"{what}: none fails", str(row["failed"]), _met(row["failed"] == 0)),
         (f"{what}: each answer of one generation, never of one that is gone", f"{wrong} others", _met(wrong == 0)),
-        (f"p99 during swaps at most {SWAP_RATIO:g} times steady", f"{ratio:.2f} times", _met(ratio <= SWAP_RATIO)),
     ]
 
 
@@ -208,7 +209,7 @@ do not belong to the generation that an answer names are found, and so is an ans
 was seen, over any connection (`benchmarks/serving_checks.py`).
 """
 _CONTENTION = """
-A ResNet-18 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second. The other
+A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second. The other
 rows undo what edged does about it, from outside: `worker.nice: 0`, and OpenMP's own settings in all children.
 """
 _OVERHEAD = """
