@@ -27,6 +27,10 @@ class ServingError(EdgedError):
     status = 503
 
 
+class UnsentError(ServingError):
+    """The child ended before it was given the request, which another process may well answer."""
+
+
 class BusyError(ServingError):
     """The queue is full."""
 
@@ -151,10 +155,11 @@ class Channel:
         Raises:
             BusyError: The queue is full.
             DeadlineError: No answer within `deadline_s`.
-            ServingError: The child ended.
+            UnsentError: The child ended before it was given the request.
+            ServingError: It ended before it answered.
         """
         if self._closed:
-            raise self._gone()
+            raise UnsentError(self._gone)
         if self.inflight >= self._queue and not alone:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
         told: dict[str, Any] = {"json_bytes": json_bytes}
@@ -218,9 +223,10 @@ class Channel:
         """Show the child the end of the stream; requests still there get a ServingError."""
         self._closed = True
         self._writer.close()
-        for pending in [*self._sent.values(), *self._waiting]:
-            if not pending.reply.done():
-                pending.reply.set_exception(self._gone())
+        for kind, group in ((ServingError, self._sent.values()), (UnsentError, self._waiting)):
+            for pending in group:
+                if not pending.reply.done():
+                    pending.reply.set_exception(kind(self._gone))
         self._sent.clear()
         self._waiting.clear()
 
@@ -232,8 +238,9 @@ class Channel:
             self._writer.write(frames.head({"id": pending.id, **pending.told}, pending.body))
             self._writer.write(pending.body)
 
-    def _gone(self) -> ServingError:
-        return ServingError(f"model {self._name!r} has lost its process; try again in some seconds")
+    @property
+    def _gone(self) -> str:
+        return f"model {self._name!r} has lost its process; try again in some seconds"
 
 
 def _reply(header: dict[str, Any], body: bytes) -> Reply:

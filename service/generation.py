@@ -19,7 +19,7 @@ from typing import Any
 
 from edged.errors import DeferredError, GateError
 from service.batching import Batching
-from service.channel import Channel, Order, Reply, ServingError
+from service.channel import Channel, Order, Reply, UnsentError
 from service.children import child_environment
 from service.frames import FrameError
 from service.log_flood import OUTPUT
@@ -147,10 +147,11 @@ class Generation:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
-            ServingError: It is not up, too busy, too slow, or it ended.
+            UnsentError: It is not up, or ended before it was given the request.
+            ServingError: It is too busy, too slow, or it ended.
         """
         if self._channel is None or not self.serving:
-            raise ServingError(f"model {self.model!r} is starting; try again in some seconds")
+            raise UnsentError(f"model {self.model!r} is starting; try again in some seconds")
         return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone)
 
     async def drain(self, timeout_s: float) -> bool:

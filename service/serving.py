@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.channel import BusyError, Reply, ServingError
+from service.channel import BusyError, Reply, ServingError, UnsentError
 from service.generation import Generation
 from service.liveness import Liveness, Loop
 from service.sampling import Sampling
@@ -113,7 +113,12 @@ class ModelService:
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
         asked, traffic, start, status = self.live, self.traffic, time.monotonic(), ServingError.status
         try:
-            reply = await asked.infer(body, deadline_s, json_bytes, observe=self.sampling.choose())
+            observe = self.sampling.choose()
+            try:
+                reply = await asked.infer(body, deadline_s, json_bytes, observe=observe)
+            except UnsentError:
+                asked, left_s = await self._same_again(asked.number, deadline_s - (time.monotonic() - start))
+                reply = await asked.infer(body, left_s, json_bytes, observe=observe)
             status = reply.status
             if self.shadow is not None:
                 self.shadow.offer(asked.number, body, json_bytes, reply)
@@ -124,6 +129,18 @@ class ModelService:
         finally:
             for counted in (traffic, self.recent):
                 counted.note(status, time.monotonic() - start)
+
+    async def _same_again(self, number: int, timeout_s: float) -> tuple[Generation, float]:
+        """The generation with this number once it is up again, and the seconds that are left then.
+
+        Raises:
+            BusyError: Too many wait for it already.
+            UnsentError: It does not come up in time, or another one took its place.
+        """
+        left_s = await self.wait_until_up(max(0.0, timeout_s))
+        if self.live is None or self.live.number != number:
+            raise UnsentError(f"model {self.name!r} has lost its process; try again in some seconds")
+        return self.live, left_s
 
     async def wait_until_up(self, timeout_s: float) -> float:
         """Wait for a generation that is on its way: in a swap by "resource", or after the first crashes.
