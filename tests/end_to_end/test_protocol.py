@@ -266,7 +266,7 @@ def test_too_busy_too_slow_and_gone(tmp_path: Path) -> None:
         daemon.start()
         assert daemon.process is not None
         children = psutil.Process(daemon.process.pid).children()
-        (child,) = (each for each in children if "service.generation_child" in each.cmdline())
+        (child,) = (each for each in children if "digits" in each.cmdline())
         os.kill(child.pid, signal.SIGSTOP)
         waiting = asked()
         ask()  # while the queue is full

@@ -97,5 +97,5 @@ def test_a_reload_while_it_starts_waits_until_it_is_up(task: Task, tmp_path: Pat
         assert [model["name"] for model in daemon.status()["models"]] == ["digits", "more"]
         assert process.poll() is None
         text = daemon.log.read_text()
-        assert text.rindex("config reloaded") > text.rindex(": ready")
+        assert text.rindex(" config reloaded") > text.rindex(" ready\n")
         serves(daemon, task, 1)
