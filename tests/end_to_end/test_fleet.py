@@ -95,6 +95,7 @@ def test_an_update_module_installs_and_commits(
     assert settled.generation() != before
 
 
+@pytest.mark.slow
 def test_an_update_module_rolls_back_what_it_installed_and_nothing_else(
     settled: Daemon, fresh: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -109,6 +110,7 @@ def test_an_update_module_rolls_back_what_it_installed_and_nothing_else(
     assert f"serves generation {before} by now" in committed.stderr
 
 
+@pytest.mark.slow
 def test_the_same_file_deployed_once_more_does_not_go_back_behind_the_start(
     settled: Daemon, fresh: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -121,6 +123,7 @@ def test_the_same_file_deployed_once_more_does_not_go_back_behind_the_start(
     assert settled.generation() == generation
 
 
+@pytest.mark.slow
 def test_a_reboot_in_the_middle_of_an_installation(
     settled: Daemon, fresh: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:

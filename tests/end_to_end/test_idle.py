@@ -23,6 +23,7 @@ def wakeups(process: psutil.Process) -> int:
     )
 
 
+@pytest.mark.slow
 def test_nothing_wakes_an_idle_daemon_by_the_second(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration, watch={"rescan_s": 30, "settle_s": 0.1}) as daemon:
         daemon.put_live(task.first)

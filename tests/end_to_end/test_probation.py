@@ -122,6 +122,7 @@ def test_the_first_generation_has_none_and_keeps_no_other_waiting(task: Task, tm
         daemon.update_of("second.pt", "LIVE")
 
 
+@pytest.mark.slow
 def test_a_generation_that_fails_stays_where_the_one_before_does_not_come_up(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         on_probation(task, daemon, 600.0)
