@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.conftest import Task
 from tests.end_to_end.daemon import eventually, running
