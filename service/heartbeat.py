@@ -39,6 +39,7 @@ async def beat(liveness: Liveness, socket: Path, interval_s: float, status: Stat
             status.trouble = f"no progress: {', '.join(hung)}"
             if hung != before:
                 log.error("%s; the watchdog is not fed until there is", status.trouble)
+        status.refresh()
         await asyncio.sleep(interval_s)
 
 

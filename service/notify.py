@@ -55,7 +55,12 @@ class StatusLine:
     def __init__(self) -> None:
         self.trouble: str | None = None
         self.note: str | None = None
+        self._text = ""
         self._told = ""
+
+    def refresh(self) -> None:
+        """Show a changed `trouble` or `note` at once, before the same text as last."""
+        self.tell(self._text)
 
     def tell(self, text: str) -> None:
         """Show `text`.
@@ -63,6 +68,7 @@ class StatusLine:
         Args:
             text: What is going on; made one line, and cut where it gets long.
         """
+        self._text = text
         parts = [part for part in (self.trouble, self.note, text) if part]
         line = " ".join("; ".join(parts).split())[:_STATUS_LENGTH]
         if line != self._told:

@@ -51,7 +51,7 @@ def test_the_status_is_sent_when_it_changes_in_one_line_that_is_not_too_long(man
     status.note = "config not reloaded:\nwrong"
     status.tell("serving a")
     status.trouble = "no progress: disk"
-    status.tell("serving a")
+    status.refresh()
     status.trouble = status.note = None
     status.tell("x" * 1000)
     told = [manager.recv(2000).decode() for _ in range(4)]
