@@ -46,20 +46,19 @@ def seconds_until_open(windows: Sequence[Window], now: float) -> float:
     """How long until one of them opens: 0.0 if one is open, or if there are none.
 
     Args:
-        windows: In local time.
+        windows: In local time. One that lies in an hour that summer time leaves out does not open on that day.
         now: Seconds since 1970.
     """
-    local = time.localtime(now)
-    minute = local.tm_hour * 60 + local.tm_min
-    if not windows or any(window.holds(minute) for window in windows):
-        return 0.0
-    openings = []
-    for window in windows:
-        day = local.tm_mday + (window.start <= minute)
-        # The last value has the C library find out whether it is summer time then.
-        opening = (local.tm_year, local.tm_mon, day, window.start // 60, window.start % 60, 0, 0, 0, -1)
-        openings.append(time.mktime(opening) - now)
-    return max(min(openings), 1.0)
+    opening_s = now
+    # Minute by minute, because on two days a year a time of day is not as far away as the clock's face says.
+    while windows and not any(window.holds(_minute_of_day(opening_s)) for window in windows):
+        opening_s = (opening_s // 60 + 1) * 60
+    return opening_s - now
+
+
+def _minute_of_day(time_s: float) -> int:
+    local = time.localtime(time_s)
+    return local.tm_hour * 60 + local.tm_min
 
 
 def _parse(text: str) -> Window:

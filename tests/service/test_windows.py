@@ -83,13 +83,13 @@ def test_a_window_holds_as_many_minutes_as_lie_between_its_ends(start, end, minu
     ),
     st.integers(at_start := 1_767_225_600, at_start + 2 * 365 * 86400),
 )
-def test_after_the_wait_one_is_open_and_a_minute_before_none_was(windows, now):
+def test_after_the_wait_one_is_open_and_a_second_before_none_was(windows, now):
     windows = [Window(*window) for window in windows]
     wait_s = seconds_until_open(windows, now)
-    assert 0 <= wait_s <= 25 * 3600
+    assert 0 <= wait_s <= 48 * 3600
     assert seconds_until_open(windows, now + wait_s) == 0
-    if wait_s > 60:
-        assert seconds_until_open(windows, now + wait_s - 60) > 0
+    if wait_s:
+        assert seconds_until_open(windows, now + wait_s - 1) == 1
 
 
 def test_waits_are_to_the_second():
@@ -106,3 +106,20 @@ def test_the_night_of_summer_time_is_an_hour_shorter():
     early = parse_windows(["04:00-05:00"])
     assert seconds_until_open(early, at("2026-03-29T00:00:00")) == 3 * 3600
     assert seconds_until_open(early, at("2026-10-25T00:00:00")) == 5 * 3600
+
+
+def test_a_window_in_the_hour_that_is_left_out_opens_on_the_next_day():
+    gone = parse_windows(["02:10-02:20"])
+    assert seconds_until_open(gone, at("2026-03-29T00:00:00")) == at("2026-03-30T02:10:00") - at("2026-03-29T00:00:00")
+
+
+def test_a_window_into_the_hour_that_is_left_out_opens_for_what_is_there_of_it():
+    late = parse_windows(["02:30-03:30"])
+    assert seconds_until_open(late, at("2026-03-29T01:59:00")) == 60
+
+
+def test_a_window_in_the_hour_that_comes_twice_opens_twice():
+    twice = parse_windows(["02:10-02:20"])
+    first = at("2026-10-25T02:10:00")
+    assert seconds_until_open(twice, first + 600) == 3000
+    assert seconds_until_open(twice, first + 3600) == 0
