@@ -17,6 +17,7 @@ from edged.errors import StateError, UsageError
 from service.claim import CLAIMED_NAME
 from service.config import Config
 from service.device_state import DeviceState
+from service.fork_client import ForkServer
 from service.holds import Holds
 from service.journal import Journal, Update
 from service.liveness import Liveness
@@ -71,6 +72,7 @@ class Context:
         disk: The thread for disk work.
         device: How it is.
         holds: Pinned and paused models.
+        fork_server: What the processes of all generations are forked from.
         services: By model name.
         worker_slot: Held by the one worker that may run; the highest priority gets it next.
         workers: By model name: those that run.
@@ -85,6 +87,7 @@ class Context:
     disk: Disk
     device: DeviceState = field(default_factory=DeviceState)
     holds: Holds = field(init=False)
+    fork_server: ForkServer = field(default_factory=ForkServer)
     services: dict[str, ModelService] = field(default_factory=dict)
     worker_slot: WorkerSlot = field(default_factory=WorkerSlot)
     workers: dict[str, WorkerProcess] = field(default_factory=dict)

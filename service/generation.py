@@ -11,7 +11,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,9 @@ from typing import Any
 from edged.errors import DeferredError, GateError
 from service.batching import Batching
 from service.channel import Channel, Order, Reply, UnsentError
-from service.children import child_environment
+from service.children import cores
+from service.fork_client import ForkError, ForkServer
+from service.forked import Forked
 from service.frames import FrameError
 from service.log_flood import OUTPUT
 from service.waiting import within
@@ -45,6 +46,7 @@ class Generation:
         model: Model name.
         number: Generation.
         directory: The artifact.
+        fork_server: What its process is forked from.
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
         batching: How far the child gathers them.
@@ -65,6 +67,7 @@ class Generation:
         model: str,
         number: int,
         directory: Path,
+        fork_server: ForkServer,
         *,
         threads: int | None = None,
         queue: int = 64,
@@ -80,13 +83,14 @@ class Generation:
         self.start_seconds = 0.0
         self.warmup: dict[str, Any] | None = None
         self._directory = directory
+        self._fork_server = fork_server
         self._threads = threads
         self._queue = queue
         self._batching = batching
         self._on_batch = on_batch
         self._on_exit = on_exit
         self._on_observed = on_observed
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: Forked | None = None
         self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
@@ -115,8 +119,8 @@ class Generation:
         """
         began = time.monotonic()
         try:
-            channel = self._channel = await self._spawn()
-            header = await within(timeout_s, channel.receive())
+            channel = self._channel = await self._spawn(timeout_s)
+            header = await within(timeout_s - (time.monotonic() - began), channel.receive())
             if header is None:
                 raise StartError(
                     f"generation {self.number} ended while it was starting{await self._why()}; see the log"
@@ -126,7 +130,7 @@ class Generation:
             await self.stop()
             if isinstance(error, asyncio.TimeoutError):
                 raise StartError(f"generation {self.number} was not ready after {timeout_s:g} s") from error
-            if isinstance(error, (OSError, FrameError)):
+            if isinstance(error, (OSError, FrameError, ForkError)):
                 raise StartError(f"generation {self.number} cannot be started: {error}") from error
             raise
         self.serving = True
@@ -200,22 +204,11 @@ class Generation:
             return "its outputs are to the bit those that were evaluated"
         return f"its outputs differ from those that were evaluated by {self.warmup['relative_error']:.2g} of their norm"
 
-    async def _spawn(self) -> Channel:
+    async def _spawn(self, timeout_s: float) -> Channel:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.generation_child"),
-                    *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
-                    *("--artifact", str(self._directory), "--model", self.model, "--generation", str(self.number)),
-                    *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),
-                    pass_fds=[theirs.fileno()],
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=asyncio.subprocess.DEVNULL,
-                    stderr=asyncio.subprocess.PIPE,
-                    env=child_environment(self._threads),
-                    start_new_session=True,  # Ctrl-C on the terminal is for the supervisor
-                )
+                self._process = await self._fork_server.fork(self._arguments(), theirs, timeout_s)
             except BaseException:
                 ours.close()
                 raise
@@ -223,6 +216,14 @@ class Generation:
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         max_batch = self._batching.max_batch
         return Channel(self.model, reader, writer, self._queue, max_batch, self._on_batch, self._on_observed)
+
+    def _arguments(self) -> list[str]:
+        """Of service.generation_child; what tells generations apart first, because `ps` may not show the rest."""
+        return [
+            *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
+            *("--parent", str(os.getpid()), "--threads", str(self._threads or cores())),
+            *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),
+        ]
 
     async def _why(self) -> str:
         """How the process ended, if that can be told by now."""
@@ -257,8 +258,7 @@ class Generation:
         except asyncio.TimeoutError:
             self.kill()
 
-    async def _read_log(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stderr is not None  # noqa: S101 - a pipe was asked for
+    async def _read_log(self, process: Forked) -> None:
         async for line in process.stderr:
             text = line.decode(errors="replace").rstrip()
             output.info("model %s generation %d: %s", self.model, self.number, text)

@@ -1,11 +1,9 @@
-"""`python -m service.generation_child ...`: holds one published model in memory and answers over a socket."""
+"""Holds one published model in memory and answers over a socket. Runs in a process that service.fork_server forked."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import socket
-import sys
 import time
 from http import HTTPStatus
 from io import BufferedIOBase
@@ -51,12 +49,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--generation", required=True)
+    parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--max-delay-s", type=float, default=0.0)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     batching = Batching(options.max_batch, options.max_delay_s)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    torch.set_num_threads(options.threads)
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             with first_to_go():
@@ -92,8 +91,3 @@ def _told(compared: Comparison | None) -> dict[str, Any] | None:
     figures = {"relative_error": compared.relative_error, "outputs_sha256": compared.digest}
     return {"identical": compared.identical, **figures, "recorded_sha256": compared.recorded}
 
-
-if __name__ == "__main__":
-    exit_code = main(sys.argv[1:])
-    sys.stderr.flush()
-    os._exit(exit_code)  # taking torch apart takes half a second of a core, beside the generation that serves now

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edged.errors import EdgedError
 from service.channel import BusyError, Reply, ServingError, UnsentError
+from service.fork_client import ForkServer
 from service.generation import Generation
 from service.liveness import Liveness, Loop
 from service.sampling import Sampling
@@ -31,6 +32,7 @@ class ModelService:
     Args:
         name: Model name.
         directory_of: Where the artifact of a generation lies.
+        fork_server: What the processes of its generations are forked from.
         limits: How it may be served.
         told: Of what happens to it.
         liveness: Told how long starting and draining may take.
@@ -53,6 +55,7 @@ class ModelService:
         self,
         name: str,
         directory_of: Callable[[int], Path],
+        fork_server: ForkServer,
         limits: ServingLimits,
         told: Listener = Listener(),  # noqa: B008 - frozen
         liveness: Liveness | None = None,
@@ -70,6 +73,7 @@ class ModelService:
         self.switching = asyncio.Lock()
         self.sampling = Sampling()
         self._directory_of = directory_of
+        self._fork_server = fork_server
         self._told = told
         self._settled = asyncio.Event()  # not set while requests may wait for a generation that is on its way
         self._settled.set()
@@ -189,6 +193,7 @@ class ModelService:
             self.name,
             number,
             self._directory_of(number),
+            self._fork_server,
             threads=self.limits.threads,
             queue=self.limits.queue,
             batching=self.limits.batching,

@@ -164,6 +164,7 @@ class Supervisor:
             self._housekeeping.cancel()
         await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
         await asyncio.gather(*(service.close() for service in self.services.values()))
+        await self._context.fork_server.close()
         await self._context.disk(self._context.journal.close)
         self._context.disk.close()
 
@@ -243,7 +244,9 @@ class Supervisor:
             partial(self._note_observed, name),
         )
         directory_of = partial(context.store.path, name)
-        context.services[name] = ModelService(name, directory_of, self._limits(name), told, context.liveness)
+        context.services[name] = ModelService(
+            name, directory_of, context.fork_server, self._limits(name), told, context.liveness
+        )
         self._set_sampling(name)
         runner = self._runner
         self._lanes[name] = Lane(runner.drive, runner.supersede, runner.fail, name, context.liveness)

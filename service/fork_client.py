@@ -1,0 +1,218 @@
+"""The supervisor's side of the process that generations are forked from. Imports no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+from service.children import adopt_orphans, child_environment
+from service.forked import Forked
+from service.log_flood import OUTPUT
+from service.waiting import within
+
+log = logging.getLogger(__name__)
+output = logging.getLogger(f"{__name__}.{OUTPUT}")
+
+_MAX_ANSWER = 1 << 16
+_END_S = 5.0
+
+
+class ForkError(Exception):
+    """No process could be forked."""
+
+
+class ForkServer:
+    """Forks generations; one for all models.
+
+    Its process is started with the first of them, because nobody knows before whether there will be one, and again with
+    the next one should it have ended. Generations outlive it.
+    """
+
+    def __init__(self) -> None:
+        self._process: _Process | None = None
+        self._starting = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Of its process; None while there is none."""
+        return None if self._process is None or self._process.ended else self._process.pid
+
+    async def fork(self, arguments: Sequence[str], connection: socket.socket, timeout_s: float) -> Forked:
+        """A new generation, which is a child of this process.
+
+        Args:
+            arguments: Of service.generation_child, without the socket.
+            connection: Its end of the socket; to be closed here afterwards.
+            timeout_s: Seconds that the process may take to answer, at first with all its imports; one that takes
+                longer is killed.
+
+        Raises:
+            ForkError: It cannot, or ended meanwhile.
+            OSError: Its process cannot be started, or the generation not be watched.
+            asyncio.TimeoutError: The time is over.
+        """
+        async with self._starting:
+            if self._process is None or self._process.ended:
+                self._process = await _Process.start()
+        return await self._process.fork(arguments, connection, timeout_s)
+
+    async def close(self) -> None:
+        """End its process."""
+        async with self._starting:
+            if self._process is not None:
+                await self._process.close()
+                self._process = None
+
+
+class _Process:
+    """One run of service.fork_server.
+
+    Attributes:
+        ended: Whether it is of no use any more.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
+        self.ended = False
+        self._process = process
+        self._control = control
+        self._numbers = itertools.count()
+        self._asked: dict[int, tuple[asyncio.Future[Forked], asyncio.StreamReader]] = {}
+        asyncio.get_running_loop().add_reader(control, self._read_answers)
+        self._tasks = [asyncio.create_task(self._read_log()), asyncio.create_task(self._see_it_end())]
+
+    @classmethod
+    async def start(cls) -> _Process:
+        """Start it; it answers once it has imported everything."""
+        adopt_orphans()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # a message is sent whole, or is not
+        ours.setblocking(False)
+        with theirs:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "service.fork_server"),
+                    *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
+                    pass_fds=[theirs.fileno()],
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    stderr=asyncio.subprocess.PIPE,
+                    env=child_environment(1),  # each generation sets its own number of threads
+                    start_new_session=True,  # Ctrl-C on the terminal is for the supervisor
+                )
+            except BaseException:
+                ours.close()
+                raise
+        return cls(process, ours)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def fork(self, arguments: Sequence[str], connection: socket.socket, timeout_s: float) -> Forked:
+        """As told in `ForkServer.fork`."""
+        loop = asyncio.get_running_loop()
+        number, answer = next(self._numbers), loop.create_future()
+        stderr = asyncio.StreamReader()
+        read_end, write_end = os.pipe()
+        try:
+            # Closed by itself at the end of the stream, which comes even where nobody is asked: the other end is closed.
+            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(read_end, "rb", 0))
+            request = json.dumps({"id": number, "arguments": list(arguments)}).encode()
+            self._asked[number] = answer, stderr
+            socket.send_fds(self._control, [request], [connection.fileno(), write_end])
+        except BaseException:
+            self._asked.pop(number, None)
+            raise
+        finally:
+            os.close(write_end)
+        return await self._answered(answer, timeout_s)
+
+    async def _answered(self, answer: asyncio.Future[Forked], timeout_s: float) -> Forked:
+        try:
+            await asyncio.wait({answer}, timeout=timeout_s)
+        except asyncio.CancelledError:
+            if answer.done() and answer.exception() is None:  # both came in the same moment
+                answer.result().kill()
+            raise
+        finally:
+            answer.cancel()  # what comes after this is for nobody
+        if answer.cancelled():
+            log.error("the process that generations are forked from does not answer within %g s; killed", timeout_s)
+            self.kill()
+            raise asyncio.TimeoutError
+        return answer.result()
+
+    def kill(self) -> None:
+        """End it at once. The next request is for another one."""
+        self.ended = True
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def close(self) -> None:
+        """Show it the end of the socket, and wait for its own."""
+        self.ended = True
+        with contextlib.suppress(OSError):
+            self._control.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(_END_S, self._process.wait())
+        self.kill()
+        await asyncio.wait(self._tasks)
+
+    def _read_answers(self) -> None:
+        while True:
+            try:
+                text = self._control.recv(_MAX_ANSWER)
+            except OSError:  # there is no more for now, or ever
+                return
+            if not text:
+                self.ended = True
+                asyncio.get_running_loop().remove_reader(self._control)  # or it would be told of again and again
+                return
+            self._hand_out(json.loads(text))
+
+    def _hand_out(self, told: dict[str, object]) -> None:
+        answer, stderr = self._asked.pop(int(str(told["id"])))
+        try:
+            if "error" in told:
+                raise ForkError(str(told["error"]))
+            forked = Forked(int(str(told["pid"])), stderr)
+        except (ForkError, OSError) as error:
+            if not answer.done():
+                answer.set_exception(error)
+            return
+        if answer.done():  # whoever asked has gone
+            forked.kill()
+        else:
+            answer.set_result(forked)
+
+    async def _see_it_end(self) -> None:
+        code = await self._process.wait()
+        self.ended = True
+        self._read_answers()
+        asyncio.get_running_loop().remove_reader(self._control)
+        self._control.close()
+        how = f"exit code {code}" if code >= 0 else f"killed by signal {-code} ({signal.strsignal(-code)})"
+        for answer, _ in self._asked.values():
+            if not answer.done():
+                answer.set_exception(ForkError(f"the process that it is forked from ended: {how}; see the log"))
+        self._asked.clear()
+        await asyncio.to_thread(_bury, self._process.pid)
+
+    async def _read_log(self) -> None:
+        assert self._process.stderr is not None  # noqa: S101 - a pipe was asked for
+        async for line in self._process.stderr:
+            output.info("fork server: %s", line.decode(errors="replace").rstrip())
+
+
+def _bury(group: int) -> None:
+    """Wait for those of a fork server's process group that it left to us unannounced; they end with it."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-group, 0)

@@ -1,0 +1,54 @@
+"""A child of ours that another process forked, as far as is needed what asyncio.subprocess.Process is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+
+
+class Forked:
+    """Waits for the process from the moment it is made, and buries it.
+
+    Args:
+        pid: Of a child, which nobody has waited for.
+        stderr: What it says there.
+
+    Attributes:
+        returncode: Exit code, or minus the signal that ended it; None while it runs.
+
+    Raises:
+        OSError: It cannot be watched, and was killed.
+    """
+
+    def __init__(self, pid: int, stderr: asyncio.StreamReader) -> None:
+        self.pid = pid
+        self.stderr = stderr
+        self.returncode: int | None = None
+        self._end = asyncio.Event()
+        try:
+            self._pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise OSError(f"pidfd_open: {error.strerror}; Linux 5.3 or later is needed, and leave to use it") from error
+        asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
+
+    async def wait(self) -> int:
+        """Its exit code, once it has one; minus the signal that ended it."""
+        await self._end.wait()
+        assert self.returncode is not None  # noqa: S101 - set before the event
+        return self.returncode
+
+    def kill(self) -> None:
+        """End it at once, if it runs."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    def _ended(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        self._end.set()
