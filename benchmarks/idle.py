@@ -111,7 +111,8 @@ def processes(supervisor: int) -> list[psutil.Process]:
 def name(process: psutil.Process) -> str:
     """What to call a process in the table."""
     line = process.cmdline()
-    role = "generation" if "service.generation_child" in line else "supervisor" if "run" in line else "other"
+    roles = {"service.generation_child": "generation", "service.fork_server": "fork server", "run": "supervisor"}
+    role = next((role for word, role in roles.items() if word in line), "other")
     return f"{role} {process.pid}"
 
 

@@ -18,6 +18,7 @@ from edged.errors import EdgedError
 
 FEW_SWAPS = 5
 KILLS = 2
+AT_REST = 2  # processes below the supervisor: a generation, and what generations are forked from
 
 
 def swaps(effort: Effort) -> Rows:
@@ -70,8 +71,8 @@ def _memory(swaps: int, altered: str) -> dict[str, Any]:
         for number in range(1, swaps + 1):
             edged.reload()
             if number == FEW_SWAPS:
-                few = resting_bytes(edged.pid, processes=1)
-        many = resting_bytes(edged.pid, processes=1)
+                few = resting_bytes(edged.pid, AT_REST)
+        many = resting_bytes(edged.pid, AT_REST)
     return {"swaps": swaps, "few": few, "many": many, "grew": memory_grew(few, many)}
 
 

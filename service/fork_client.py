@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from service.children import adopt_orphans, child_environment
 from service.forked import Forked
 from service.log_flood import OUTPUT
-from service.waiting import within
 
 log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
 
 _MAX_ANSWER = 1 << 16
-_END_S = 5.0
 
 
 class ForkError(Exception):
@@ -63,6 +61,12 @@ class ForkServer:
             if self._process is None or self._process.ended:
                 self._process = await _Process.start()
         return await self._process.fork(arguments, connection, timeout_s)
+
+    async def __aenter__(self) -> ForkServer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """End its process."""
@@ -156,12 +160,7 @@ class _Process:
             self._process.kill()
 
     async def close(self) -> None:
-        """Show it the end of the socket, and wait for its own."""
-        self.ended = True
-        with contextlib.suppress(OSError):
-            self._control.shutdown(socket.SHUT_WR)
-        with contextlib.suppress(asyncio.TimeoutError):
-            await within(_END_S, self._process.wait())
+        """End it, and wait until it has: it holds nothing that could be lost."""
         self.kill()
         await asyncio.wait(self._tasks)
 

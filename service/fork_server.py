@@ -13,6 +13,8 @@ a fork.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
 import gc
 import json
 import os
@@ -20,7 +22,9 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
 
+import torch
 from PIL import Image
 
 from service import generation_child
@@ -29,6 +33,7 @@ from service.process_title import set_name, set_title
 
 MAX_MESSAGE = 1 << 16
 _DESCRIPTORS = 2  # of a request
+_GO, _TOLD = b"go", b"told"
 
 
 def main(arguments: list[str]) -> int:
@@ -39,7 +44,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     set_name("edged-fork")
-    Image.init()  # what reads each format is a module of its own
+    _import_the_rest()
     threads = len(os.listdir("/proc/self/task"))
     if threads > 1:
         sys.stderr.write(f"{threads} threads after the imports, where there should be one: what they hold is lost\n")
@@ -58,49 +63,65 @@ def main(arguments: list[str]) -> int:
                     os.close(descriptor)
 
 
+def _import_the_rest() -> None:
+    """What is imported only when it is needed first: a package that is replaced meanwhile must not show."""
+    Image.init()
+    with torch.device("cpu"):
+        pass
+
+
 def _answer(control: socket.socket, identity: int, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
-    if len(descriptors) < _DESCRIPTORS:
-        control.send(_told(identity, error="too many open files"))
-        return
-    leash, generations_leash = socket.socketpair()
-    with leash:
-        with generations_leash:
-            try:
+    """Have a process answer that is a child of the supervisor; where there is none, say so."""
+    try:
+        if len(descriptors) < _DESCRIPTORS:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
                 between = os.fork()
-            except OSError as error:
-                control.send(_told(identity, error=f"cannot fork: {error.strerror}"))
-                return
-            if between == 0:
-                _fork_again(control, leash, generations_leash, arguments, descriptors)
-        os.waitpid(between, 0)
-        # The generation's parent has ended, so it is the supervisor's child now, and nobody else can wait for it.
-        pid = leash.recv(64)
-        if not pid:
-            control.send(_told(identity, error="cannot fork: it ended at once"))
-            return
-        control.send(_told(identity, pid=int(pid)))
-        leash.send(b"go")
+                if between == 0:
+                    ours.close()
+                    _fork_again(_Birth(control, theirs, identity), arguments, descriptors)
+            os.waitpid(between, 0)  # from here on its child is the supervisor's, and nobody else can bury it
+            ours.send(_GO)
+            if ours.recv(len(_TOLD)) != _TOLD:
+                raise BrokenPipeError(errno.EPIPE, "the new process ended at once")
+    except OSError as error:
+        control.send(json.dumps({"id": identity, "error": f"cannot fork: {error.strerror}"}).encode())
 
 
-def _told(identity: int, **answer: object) -> bytes:
-    return json.dumps({"id": identity, **answer}).encode()
+class _Birth(NamedTuple):
+    """What a new process has until it is a generation.
+
+    Attributes:
+        control: To the supervisor.
+        leash: To the fork server.
+        identity: Of the request.
+    """
+
+    control: socket.socket
+    leash: socket.socket
+    identity: int
+
+    def told(self) -> bool:
+        """Tell the supervisor of this process once it is its parent; False if it will never be."""
+        with self.control, self.leash:
+            if self.leash.recv(len(_GO)) != _GO:
+                return False  # the fork server has ended
+            self.control.send(json.dumps({"id": self.identity, "pid": os.getpid()}).encode())
+            with contextlib.suppress(OSError):
+                self.leash.send(_TOLD)
+        return True
 
 
-def _fork_again(
-    control: socket.socket,
-    leash: socket.socket,
-    generations_leash: socket.socket,
-    arguments: Sequence[str],
-    descriptors: Sequence[int],
-) -> None:
-    """In the process between: have a child that nobody here waits for, and end. Does not return, nor does the child."""
+def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[int]) -> NoReturn:
+    """In the process between: have a child that nobody here waits for, and end. The child ends here as well."""
     code = 1
     try:
         if os.fork() != 0:
             os._exit(0)
-        control.close()
-        leash.close()
-        code = _generation(generations_leash, list(arguments), *descriptors)
+        if birth.told():
+            code = _generation(list(arguments), *descriptors)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -108,15 +129,11 @@ def _fork_again(
         os._exit(code)  # taking torch apart takes half a second of a core, beside the generation that serves now
 
 
-def _generation(leash: socket.socket, arguments: list[str], connection: int, errors: int) -> int:
-    """Become a generation, and be one until its end."""
+def _generation(arguments: list[str], connection: int, errors: int) -> int:
+    """Be a generation; returns its exit code."""
+    os.setsid()  # until here it is in the fork server's group, where the supervisor looks for what it was not told of
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
-    leash.send(str(os.getpid()).encode())
-    if not leash.recv(2):
-        return 1  # the fork server ended: the supervisor never heard of this process
-    leash.close()
-    os.setsid()  # until here it is in the fork server's group, where the supervisor looks for such processes
     set_name("edged-gen")
     set_title(["service.generation_child", *arguments])
     return generation_child.main([*arguments, "--socket-fd", str(connection)])

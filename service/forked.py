@@ -7,6 +7,8 @@ import contextlib
 import os
 import signal
 
+_UNKNOWN = 255  # somebody else has waited for it; asyncio says so, too
+
 
 class Forked:
     """Waits for the process from the moment it is made, and buries it.
@@ -50,5 +52,8 @@ class Forked:
     def _ended(self) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)
-        self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        try:
+            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        except ChildProcessError:
+            self.returncode = _UNKNOWN
         self._end.set()

@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 LEAK_BYTES = 1 << 20  # a swap
-CHILDREN = ("service.generation_child", "service.worker")
+CHILDREN = ("service.fork_server", "service.worker")  # what is changed in the first is so in each generation
 
 
 def empty_network() -> None:
@@ -48,7 +48,7 @@ def spin() -> None:
     """Take back what service.children set. OpenMP reads it when it is loaded, which is later."""
     for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.pop(name, None)
-    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # OpenMP's default; a generation would take 1 without any
+    os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # OpenMP's default
 
 
 def leak() -> None:

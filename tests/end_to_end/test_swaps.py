@@ -62,15 +62,17 @@ def test_both_children_wait_quietly_and_with_as_many_threads_as_configured(task:
         environment = process.environ()
         return {key: environment.get(key, "") for key in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
-    def expected(threads: int) -> dict[str, str]:
-        count = str(threads)
-        return {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    count = str(cores())
+    expected = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
 
     with running(tmp_path, task.calibration, serve={"port": 0, "threads": 1}) as daemon:
         daemon.drop(task.first)
-        assert eventually(lambda: [seen(worker) for worker in workers(daemon)], "a worker") == [expected(cores())]
+        assert eventually(lambda: [seen(worker) for worker in workers(daemon)], "a worker") == [expected]
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"
-        assert seen(generation_process(daemon)) == expected(1)
+        generation = generation_process(daemon)
+        assert seen(generation)["OMP_WAIT_POLICY"] == "PASSIVE"
+        assert daemon.infer(next(task.test.rglob("*.png"))).status_code == 200
+        assert generation.num_threads() == 1  # it has computed, and its threads stay
 
 
 def test_requests_with_the_process_get_one_503_and_all_others_wait(task: Task, tmp_path: Path) -> None:

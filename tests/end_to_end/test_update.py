@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -15,6 +14,7 @@ from service.job import STAGES
 from tests import trained
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.test_trouble import children
 from tests.prometheus import needs_promtool, promtool
 
 
@@ -203,7 +203,7 @@ def test_the_supervisor_stays_small(daemon: Daemon, first: dict[str, object]) ->
 
 def test_a_generation_that_dies_comes_back(daemon: Daemon, first: dict[str, object], task: Task) -> None:
     assert daemon.process is not None
-    (child,) = psutil.Process(daemon.process.pid).children()
+    (child,) = children(daemon, "service.generation_child")
     generation = daemon.generation()
     child.kill()
     eventually(lambda: daemon.status()["models"][0]["restarts"] == 1, "a restart")

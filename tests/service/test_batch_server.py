@@ -20,6 +20,7 @@ from service import frames
 from service.batch_server import BatchServer
 from service.batching import Batching
 from service.channel import DeadlineError, ServingError
+from service.fork_client import ForkServer
 from service.generation import Generation
 from service.served_model import ServedModel
 from tests.service.artifacts import write_untrained
@@ -93,12 +94,13 @@ def run(artifact: Path, test: Any, batching: Batching, queue: int = 64) -> list[
 
     async def main() -> None:
         options: dict[str, Any] = {"threads": 1, "queue": queue, "batching": batching, "on_batch": sizes.append}
-        generation = Generation("digits", 1, artifact, **options)
-        await generation.start(TIMEOUT_S)
-        try:
-            await asyncio.wait_for(test(generation), TIMEOUT_S)
-        finally:
-            await generation.stop()
+        async with ForkServer() as fork_server:
+            generation = Generation("digits", 1, artifact, fork_server, **options)
+            await generation.start(TIMEOUT_S)
+            try:
+                await asyncio.wait_for(test(generation), TIMEOUT_S)
+            finally:
+                await generation.stop()
 
     asyncio.run(main())
     return sizes

@@ -10,6 +10,7 @@ import pytest
 
 from edged.errors import GateError
 from service.config import GatesConfig
+from service.fork_client import ForkServer
 from service.generation import Generation
 from service.live_gates import Incumbent, check, interface_of, observe
 from tests.service.artifacts import write_untrained
@@ -26,7 +27,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_a_warm_generation_must_show(artifact: Path) -> None:
     async def main() -> None:
-        first, second = (Generation("digits", number, artifact, threads=1) for number in (1, 2))
+        fork_server = ForkServer()
+        first, second = (Generation("digits", number, artifact, fork_server, threads=1) for number in (1, 2))
         assert await observe(first, ANYTHING) is None  # it is not up
         await asyncio.gather(first.start(120), second.start(120))
         try:
@@ -39,6 +41,7 @@ def test_what_a_warm_generation_must_show(artifact: Path) -> None:
             await refusals(second, incumbent)
         finally:
             await asyncio.gather(first.stop(), second.stop())
+            await fork_server.close()
 
     asyncio.run(main())
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.config import GatesConfig
+from service.fork_client import ForkServer
 from service.probation import ENOUGH_FOR_ERRORS, ENOUGH_FOR_P99, failure, failure_at_end, watch
 from service.serving import ModelService
 from service.serving_limits import ServingLimits
@@ -50,8 +51,8 @@ def test_no_generation_fails_for_errors_that_are_allowed_or_too_few(good, bad, a
     assert (told is not None) == (good + bad >= ENOUGH_FOR_ERRORS and 100 * bad > allowed * (good + bad))
 
 
-def service(now, before):
-    made = ModelService("m", lambda number: None, ServingLimits())
+def service(now, before, fork_server=None):
+    made = ModelService("m", lambda number: None, fork_server or ForkServer(), ServingLimits())
     made.traffic, made.traffic_before = now, before
     return made
 
@@ -75,12 +76,13 @@ def test_latency_is_judged_at_the_end(requests, seconds, gates, fails):
 
 def test_what_is_not_up_at_the_end_has_failed():
     async def main():
-        down = service(traffic(0), traffic(0))
-        down.keep(7)  # there is no such artifact
-        try:
-            return await asyncio.wait_for(watch(down, 7, 0.01, GATES), 60)
-        finally:
-            await down.close()
+        async with ForkServer() as fork_server:
+            down = service(traffic(0), traffic(0), fork_server)
+            down.keep(7)  # there is no such artifact
+            try:
+                return await asyncio.wait_for(watch(down, 7, 0.01, GATES), 60)
+            finally:
+                await down.close()
 
     assert "it does not answer" in asyncio.run(main())
 

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from service.fork_client import ForkServer
 from service.samples import EVERY_S, KEEP_S, Samples
 from service.serving import ModelService
 from service.serving_limits import ServingLimits
@@ -10,7 +11,7 @@ from service.serving_limits import ServingLimits
 
 @pytest.fixture
 def service():
-    made = ModelService("m", lambda number: None, ServingLimits())
+    made = ModelService("m", lambda number: None, ForkServer(), ServingLimits())
     made.live = SimpleNamespace(pid=os.getpid())
     return made
 

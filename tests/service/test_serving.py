@@ -16,6 +16,7 @@ import torch
 from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
 from service.channel import BusyError, ServingError
+from service.fork_client import ForkServer
 from service.generation import Generation, StartError
 from service.serving import ModelService
 from service.serving_limits import Listener, ServingLimits
@@ -39,11 +40,20 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(published: Path, test: Callable[[ModelService], Awaitable[None]], **limits: float) -> None:
     async def main() -> None:
         settings = ServingLimits(threads=1, backoff_s=0.01, **limits)  # type: ignore[arg-type]  # all of them are floats
-        service = ModelService("digits", lambda number: published / str(number), settings)
-        try:
-            await asyncio.wait_for(test(service), 120)
-        finally:
-            await service.close()
+        async with ForkServer() as fork_server:
+            service = ModelService("digits", lambda number: published / str(number), fork_server, settings)
+            try:
+                await asyncio.wait_for(test(service), 120)
+            finally:
+                await service.close()
+
+    asyncio.run(main())
+
+
+def with_fork_server(test: Callable[[ForkServer], Awaitable[None]]) -> None:
+    async def main() -> None:
+        async with ForkServer() as fork_server:
+            await asyncio.wait_for(test(fork_server), 120)
 
     asyncio.run(main())
 
@@ -56,8 +66,8 @@ async def until(look: Callable[[], object]) -> None:
 def test_a_generation_computes_what_its_artifact_says(tmp_path: Path) -> None:
     state = write_untrained(tmp_path / "artifact")
 
-    async def main() -> None:
-        generation = Generation("digits", 7, tmp_path / "artifact", threads=1)
+    async def test(fork_server: ForkServer) -> None:
+        generation = Generation("digits", 7, tmp_path / "artifact", fork_server, threads=1)
         with pytest.raises(ServingError, match="starting"):
             await generation.infer(REQUEST, 5)
         await generation.start(60)
@@ -76,7 +86,7 @@ def test_a_generation_computes_what_its_artifact_says(tmp_path: Path) -> None:
         assert pid is not None
         assert not psutil.pid_exists(pid)
 
-    asyncio.run(main())
+    with_fork_server(test)
 
 
 def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path) -> None:
@@ -85,8 +95,8 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, side, side], "data": [0.25] * (3 * side * side)}
     body = {"inputs": [tensor], "outputs": [{"name": "raw"}, {"name": "boxes"}]}
 
-    async def main() -> None:
-        generation = Generation("shapes", 7, tmp_path / "artifact", threads=1)
+    async def test(fork_server: ForkServer) -> None:
+        generation = Generation("shapes", 7, tmp_path / "artifact", fork_server, threads=1)
         await generation.start(60)
         try:
             answer = json.loads((await generation.infer(json.dumps(body).encode(), 30)).body)
@@ -98,7 +108,7 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
         finally:
             await generation.stop()
 
-    asyncio.run(main())
+    with_fork_server(test)
 
 
 @pytest.mark.parametrize(
@@ -110,18 +120,25 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
     ],
 )
 def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: type[Exception], reason: str) -> None:
-    async def main() -> None:
-        generation = Generation("digits", 3, published / name, threads=1)
+    async def test(fork_server: ForkServer) -> None:
+        generation = Generation("digits", 3, published / name, fork_server, threads=1)
         with pytest.raises(error, match=reason):
             await generation.start(60)
         assert not generation.serving
 
-    asyncio.run(main())
+    with_fork_server(test)
 
 
-def test_how_a_generation_ended_while_it_was_starting_is_told(published: Path) -> None:
-    async def main() -> None:
-        generation = Generation("digits", 1, published / "1", threads=1)
+@pytest.fixture
+def never_loaded(tmp_path: Path) -> Path:
+    """An artifact that a generation never has done with reading: nobody writes to its manifest."""
+    os.mkfifo(tmp_path / "manifest.json")
+    return tmp_path
+
+
+def test_how_a_generation_ended_while_it_was_starting_is_told(never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        generation = Generation("digits", 1, never_loaded, fork_server, threads=1)
         starting = asyncio.create_task(generation.start(60))
         await until(lambda: generation.pid is not None)
         assert generation.pid is not None
@@ -129,18 +146,23 @@ def test_how_a_generation_ended_while_it_was_starting_is_told(published: Path) -
         with pytest.raises(StartError, match=r"was starting: killed by signal 9 \(Killed\), most likely by the kernel"):
             await starting
 
-    asyncio.run(main())
+    with_fork_server(test)
 
 
-def test_a_generation_that_takes_too_long_is_ended(published: Path) -> None:
-    async def main() -> None:
-        generation = Generation("digits", 1, published / "1", threads=1)
-        with pytest.raises(StartError, match=r"not ready after 0\.01 s"):
-            await generation.start(0.01)
+def test_a_generation_that_takes_too_long_is_ended(published: Path, never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        first = Generation("digits", 1, published / "1", fork_server, threads=1)
+        await first.start(60)
+        await first.stop()
+        server = fork_server.pid
+        generation = Generation("digits", 1, never_loaded, fork_server, threads=1)
+        with pytest.raises(StartError, match=r"not ready after 2 s"):
+            await generation.start(2)
         assert generation.pid is not None
         assert not psutil.pid_exists(generation.pid)
+        assert fork_server.pid == server  # which did its part
 
-    asyncio.run(main())
+    with_fork_server(test)
 
 
 def test_routing_from_one_generation_to_the_next(published: Path) -> None:

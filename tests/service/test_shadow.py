@@ -13,6 +13,7 @@ import pytest
 from service.batching import Batching
 from service.channel import Reply
 from service.config import GatesConfig
+from service.fork_client import ForkServer
 from service.generation import Generation
 from service.probation import disagreement
 from service.shadow import ENOUGH_FOR_AGREEMENT, Shadow
@@ -33,12 +34,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_generation(artifact: Path, test: Callable[[Generation], Awaitable[None]], max_batch: int = 1) -> None:
     async def main() -> None:
-        generation = Generation("digits", 1, artifact, threads=1, batching=Batching(max_batch))
-        await generation.start(TIMEOUT_S)
-        try:
-            await asyncio.wait_for(test(generation), TIMEOUT_S)
-        finally:
-            await generation.stop()
+        async with ForkServer() as fork_server:
+            generation = Generation("digits", 1, artifact, fork_server, threads=1, batching=Batching(max_batch))
+            await generation.start(TIMEOUT_S)
+            try:
+                await asyncio.wait_for(test(generation), TIMEOUT_S)
+            finally:
+                await generation.stop()
 
     asyncio.run(main())
 
@@ -109,7 +111,7 @@ def test_only_a_share_is_asked(artifact: Path) -> None:
 
 
 def shadow_of(requests: int, agreement: float) -> Shadow:
-    shadow = Shadow(Generation("digits", 7, Path("/nowhere")), 8, 10.0)
+    shadow = Shadow(Generation("digits", 7, Path("/nowhere"), ForkServer()), 8, 10.0)
     shadow.requests, shadow._compared = requests, 100 * requests
     shadow._agreed = round(agreement * requests)
     return shadow

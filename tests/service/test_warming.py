@@ -17,6 +17,7 @@ from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
 from edged.observer import SilentObserver
 from edged.spec import Method, QuantSpec
+from service.fork_client import ForkServer
 from service.generation import Generation
 from service.job import Job
 from service.pipeline import run_job
@@ -53,12 +54,13 @@ def started(artifact: Path, threads: int = 1) -> Generation:
     """A generation that has come up, and is gone again."""
 
     async def main() -> Generation:
-        generation = Generation("m", 7, artifact, threads=threads)
-        try:
-            await generation.start(120)
-        finally:
-            await generation.stop()
-        return generation
+        async with ForkServer() as fork_server:
+            generation = Generation("m", 7, artifact, fork_server, threads=threads)
+            try:
+                await generation.start(120)
+            finally:
+                await generation.stop()
+            return generation
 
     return asyncio.run(main())
 

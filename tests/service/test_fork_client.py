@@ -1,0 +1,255 @@
+"""Generations forked from a process that has imported everything. Real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.fork_client import ForkError, ForkServer
+from service.forked import Forked
+from service.generation import Generation
+from tests.service.artifacts import write_untrained
+
+TIMEOUT_S = 60.0
+PARENT = """
+import asyncio, socket, sys
+from service.fork_client import ForkServer
+from service.generation import Generation
+from pathlib import Path
+
+async def main():
+    fork_server = ForkServer()
+    generation = Generation("digits", 1, Path(sys.argv[1]), fork_server, threads=1)
+    await generation.start(60)
+    print(fork_server.pid, generation.pid, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("published") / "1"
+    write_untrained(folder)
+    return folder
+
+
+@pytest.fixture
+def never_loaded(tmp_path: Path) -> Path:
+    """An artifact that a generation never has done with reading: nobody writes to its manifest."""
+    os.mkfifo(tmp_path / "manifest.json")
+    return tmp_path
+
+
+def run(test: Callable[[ForkServer], Awaitable[None]]) -> None:
+    async def main() -> None:
+        before = psutil.Process().children(), psutil.Process().num_fds()
+        async with ForkServer() as fork_server:
+            await asyncio.wait_for(test(fork_server), 120)
+        assert (psutil.Process().children(), psutil.Process().num_fds()) == before
+
+    asyncio.run(main())
+
+
+async def forked(fork_server: ForkServer, artifact: Path, *more: str, timeout_s: float = TIMEOUT_S) -> Forked:
+    """A generation that nobody asks anything: its socket is closed here, which it sees once it has loaded."""
+    arguments = ["--generation", "3", "--model", "digits", "--artifact", str(artifact), "--parent", str(os.getpid())]
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        return await fork_server.fork([*arguments, "--threads", "1", *more], theirs, timeout_s)
+
+
+async def until(look: Callable[[], object]) -> None:
+    while not look():
+        await asyncio.sleep(0.01)
+
+
+def test_it_is_a_child_of_ours_with_nothing_but_its_own(never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        assert fork_server.pid is None  # nobody has needed one
+        generation = await forked(fork_server, never_loaded)
+        process = psutil.Process(generation.pid)
+        await until(lambda: process.name() == "edged-gen" and "digits" in process.cmdline())
+        assert process.cmdline()[:5] == ["service.generation_child", "--generation", "3", "--model", "digits"]
+        assert (process.ppid(), os.getsid(process.pid)) == (os.getpid(), process.pid)
+        assert process.environ()["OMP_WAIT_POLICY"] == "PASSIVE"
+        descriptors = {number: os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        assert (descriptors[0], descriptors[1], descriptors[2][:5]) == ("/dev/null", "/dev/null", "pipe:")
+        assert process.num_fds() == 4  # and its socket
+        assert fork_server.pid is not None
+        assert psutil.Process(fork_server.pid).num_threads() == 1
+        assert generation.returncode is None
+        generation.kill()
+        assert await generation.wait() == generation.returncode == -signal.SIGKILL
+        generation.kill()  # is over
+
+    run(test)
+
+
+def test_how_it_ends_and_what_it_says_are_told(tmp_path: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        unknown = await forked(fork_server, tmp_path, "--nonsense")
+        said = (await unknown.stderr.read()).decode()
+        assert "service.generation_child: error: unrecognized arguments: --nonsense" in said
+        assert await unknown.wait() == 1
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                arguments = ["--generation", "3", "--model", "m", "--artifact", str(tmp_path / "none"), "--threads", "1"]
+                missing = await fork_server.fork([*arguments, "--parent", str(os.getpid())], theirs, TIMEOUT_S)
+            assert await missing.wait() == 3  # of an artifact that cannot be read
+            assert b"is no artifact" in ours.recv(1 << 16)
+        assert await missing.stderr.read() == b""
+
+    run(test)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_it_computes_with_as_many_threads_as_it_is_told(artifact: Path, threads: int) -> None:
+    body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
+
+    async def test(fork_server: ForkServer) -> None:
+        generation = Generation("digits", 1, artifact, fork_server, threads=threads)
+        await generation.start(TIMEOUT_S)
+        try:
+            assert (await generation.infer(json.dumps(body).encode(), TIMEOUT_S)).status == 200
+            process = psutil.Process(generation.pid)
+            computing = [thread for thread in process.threads() if thread.user_time + thread.system_time > 0]
+            assert process.num_threads() == 1 if threads == 1 else process.num_threads() >= threads
+            assert len(computing) <= threads
+        finally:
+            await generation.stop()
+
+    run(test)
+
+
+def test_a_generation_outlives_what_it_was_forked_from(never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        first = await forked(fork_server, never_loaded)
+        killed = fork_server.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: fork_server.pid is None)
+        second = await forked(fork_server, never_loaded)
+        assert fork_server.pid not in (None, killed)
+        assert [generation.returncode for generation in (first, second)] == [None, None]
+        for generation in (first, second):
+            generation.kill()
+            await generation.wait()
+
+    run(test)
+
+
+def test_if_it_is_killed_while_it_is_asked_the_next_request_has_another_one(never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        asked = [asyncio.create_task(forked(fork_server, never_loaded)) for _ in range(2)]
+        await until(lambda: fork_server.pid is not None)
+        await asyncio.sleep(0)  # it has been asked, and still imports
+        os.kill(fork_server.pid or 0, signal.SIGKILL)
+        for each in asked:
+            with pytest.raises(ForkError, match=r"it is forked from ended: killed by signal 9 \(Killed\); see the log"):
+                await each
+        generation = await forked(fork_server, never_loaded)
+        generation.kill()
+        await generation.wait()
+
+    run(test)
+
+
+def test_if_it_hangs_the_next_request_has_another_one(never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        first = await forked(fork_server, never_loaded)
+        hung = fork_server.pid
+        os.kill(hung or 0, signal.SIGSTOP)
+        with pytest.raises(asyncio.TimeoutError):
+            await forked(fork_server, never_loaded, timeout_s=0.1)
+        second = await forked(fork_server, never_loaded)
+        assert fork_server.pid != hung
+        for generation in (first, second):
+            generation.kill()
+            await generation.wait()
+
+    run(test)
+
+
+def test_what_nobody_waits_for_any_more_is_ended(never_loaded: Path) -> None:
+    def generations() -> list[psutil.Process]:
+        return [child for child in psutil.Process().children() if child.pid != server]
+
+    async def test(fork_server: ForkServer) -> None:
+        nonlocal server
+        (await forked(fork_server, never_loaded)).kill()
+        server = fork_server.pid
+        await until(lambda: not generations())
+        os.kill(server or 0, signal.SIGSTOP)
+        asked = asyncio.create_task(forked(fork_server, never_loaded))
+        await asyncio.sleep(0.05)  # it has been sent by now; if it has not, the test merely shows less
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
+        os.kill(server or 0, signal.SIGCONT)
+        last = await forked(fork_server, never_loaded)  # answered after the one before
+        await until(lambda: [child.pid for child in generations()] == [last.pid])
+        last.kill()
+        await last.wait()
+
+    server: int | None = None
+    run(test)
+
+
+def test_nothing_is_left_of_many(tmp_path: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        await (await forked(fork_server, tmp_path / "none")).wait()
+        server = psutil.Process(fork_server.pid)
+        before = server.num_fds(), psutil.Process().num_fds()
+        for generation in await asyncio.gather(*(forked(fork_server, tmp_path / "none") for _ in range(5))):
+            assert await generation.wait() > 0
+            await generation.stderr.read()
+        assert (server.num_fds(), psutil.Process().num_fds()) == before
+        assert server.children() == []
+
+    run(test)
+
+
+def test_without_descriptors_it_says_so_and_goes_on(never_loaded: Path, tmp_path: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        await (await forked(fork_server, tmp_path / "none")).wait()
+        server = psutil.Process(fork_server.pid)
+        limits = server.rlimit(psutil.RLIMIT_NOFILE)
+        for left in (1, 3):  # too few for those that are sent, or for what it needs besides
+            used = {int(name) for name in os.listdir(f"/proc/{server.pid}/fd")}
+            free = [number for number in range(1000) if number not in used]
+            server.rlimit(psutil.RLIMIT_NOFILE, (free[left], limits[1]))
+            with pytest.raises(ForkError, match="cannot fork: Too many open files"):
+                await forked(fork_server, tmp_path / "none")
+        server.rlimit(psutil.RLIMIT_NOFILE, limits)
+        assert await (await forked(fork_server, tmp_path / "none")).wait() > 0
+        assert fork_server.pid == server.pid
+
+    run(test)
+
+
+def test_all_die_with_the_supervisor(artifact: Path) -> None:
+    with ExitStack() as held:
+        parent = held.enter_context(
+            subprocess.Popen([sys.executable, "-c", PARENT, str(artifact)], stdout=subprocess.PIPE)
+        )
+        assert parent.stdout is not None
+        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        assert len(processes) == 2
+        parent.kill()
+        for process in processes:
+            psutil.wait_procs([process], timeout=10)
+            assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
