@@ -126,7 +126,7 @@ class _Process:
         stderr = asyncio.StreamReader()
         read_end, write_end = os.pipe()
         try:
-            # Closed by itself at the end of the stream, which comes even where nobody is asked: the other end is closed.
+            # Closed by itself at the end of the stream, which comes with the process, or right away if there is none.
             await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stderr), os.fdopen(read_end, "rb", 0))
             request = json.dumps({"id": number, "arguments": list(arguments)}).encode()
             self._asked[number] = answer, stderr

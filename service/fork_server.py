@@ -1,13 +1,12 @@
 """`python -m service.fork_server ...`: imports once all that a generation needs, and forks one for each request.
 
-Imports no sooner than that: what is imported here is in every generation's memory, and all of them share it. One request
-is one message with two file descriptors: the generation's socket and the write end of a pipe for what it says on stderr.
+A swap then costs no import, and generations share the memory of what is imported. A request is one message with two
+file descriptors: the generation's socket, and the write end of a pipe for what it says on stderr.
 
-    request   {"id": n, "arguments": [...]}        those of service.generation_child without the socket
-    answer    {"id": n, "pid": m} or {"id": n, "error": "..."}
+    request   {"id": n, "arguments": [...]}                     of service.generation_child, without the socket
+    answer    {"id": n, "pid": m} or {"id": n, "error": "..."}  the former from the generation itself
 
-Everything here happens in one thread, and nothing is computed: neither threads nor what OpenMP knows of its own survive
-a fork.
+All of it happens in one thread, and nothing is computed: no thread survives a fork, but OpenMP would think so.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -45,9 +45,11 @@ def main(arguments: list[str]) -> int:
     die_with_parent(options.parent)
     set_name("edged-fork")
     _import_the_rest()
-    threads = len(os.listdir("/proc/self/task"))
+    threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
-        sys.stderr.write(f"{threads} threads after the imports, where there should be one: what they hold is lost\n")
+        sys.stderr.write(
+            f"{threads} threads after the imports instead of one; a lock that one holds may never be free\n"
+        )
     gc.collect()
     gc.freeze()  # the collector writes to whatever it looks at, and what is written to is not shared any more
     with socket.socket(fileno=options.socket_fd) as control:

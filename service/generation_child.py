@@ -90,4 +90,3 @@ def _told(compared: Comparison | None) -> dict[str, Any] | None:
         return None
     figures = {"relative_error": compared.relative_error, "outputs_sha256": compared.digest}
     return {"identical": compared.identical, **figures, "recorded_sha256": compared.recorded}
-

@@ -63,12 +63,16 @@ def run(test: Callable[[ForkServer], Awaitable[None]]) -> None:
     asyncio.run(main())
 
 
+def arguments(artifact: Path) -> list[str]:
+    named = ["--generation", "3", "--model", "digits", "--artifact", str(artifact)]
+    return [*named, "--parent", str(os.getpid()), "--threads", "1"]
+
+
 async def forked(fork_server: ForkServer, artifact: Path, *more: str, timeout_s: float = TIMEOUT_S) -> Forked:
     """A generation that nobody asks anything: its socket is closed here, which it sees once it has loaded."""
-    arguments = ["--generation", "3", "--model", "digits", "--artifact", str(artifact), "--parent", str(os.getpid())]
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        return await fork_server.fork([*arguments, "--threads", "1", *more], theirs, timeout_s)
+        return await fork_server.fork([*arguments(artifact), *more], theirs, timeout_s)
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -85,15 +89,14 @@ def test_it_is_a_child_of_ours_with_nothing_but_its_own(never_loaded: Path) -> N
         assert process.cmdline()[:5] == ["service.generation_child", "--generation", "3", "--model", "digits"]
         assert (process.ppid(), os.getsid(process.pid)) == (os.getpid(), process.pid)
         assert process.environ()["OMP_WAIT_POLICY"] == "PASSIVE"
-        descriptors = {number: os.readlink(f"/proc/{process.pid}/fd/{number}") for number in range(3)}
+        descriptors = {number: str(Path(f"/proc/{process.pid}/fd/{number}").readlink()) for number in range(3)}
         assert (descriptors[0], descriptors[1], descriptors[2][:5]) == ("/dev/null", "/dev/null", "pipe:")
         assert process.num_fds() == 4  # and its socket
         assert fork_server.pid is not None
         assert psutil.Process(fork_server.pid).num_threads() == 1
-        assert generation.returncode is None
+        assert psutil.pid_exists(generation.pid)
         generation.kill()
         assert await generation.wait() == generation.returncode == -signal.SIGKILL
-        generation.kill()  # is over
 
     run(test)
 
@@ -107,8 +110,7 @@ def test_how_it_ends_and_what_it_says_are_told(tmp_path: Path) -> None:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                arguments = ["--generation", "3", "--model", "m", "--artifact", str(tmp_path / "none"), "--threads", "1"]
-                missing = await fork_server.fork([*arguments, "--parent", str(os.getpid())], theirs, TIMEOUT_S)
+                missing = await fork_server.fork(arguments(tmp_path / "none"), theirs, TIMEOUT_S)
             assert await missing.wait() == 3  # of an artifact that cannot be read
             assert b"is no artifact" in ours.recv(1 << 16)
         assert await missing.stderr.read() == b""
@@ -185,6 +187,8 @@ def test_if_it_hangs_the_next_request_has_another_one(never_loaded: Path) -> Non
 
 
 def test_what_nobody_waits_for_any_more_is_ended(never_loaded: Path) -> None:
+    server: int | None = None
+
     def generations() -> list[psutil.Process]:
         return [child for child in psutil.Process().children() if child.pid != server]
 
@@ -205,7 +209,6 @@ def test_what_nobody_waits_for_any_more_is_ended(never_loaded: Path) -> None:
         last.kill()
         await last.wait()
 
-    server: int | None = None
     run(test)
 
 
@@ -229,7 +232,7 @@ def test_without_descriptors_it_says_so_and_goes_on(never_loaded: Path, tmp_path
         server = psutil.Process(fork_server.pid)
         limits = server.rlimit(psutil.RLIMIT_NOFILE)
         for left in (1, 3):  # too few for those that are sent, or for what it needs besides
-            used = {int(name) for name in os.listdir(f"/proc/{server.pid}/fd")}
+            used = {int(path.name) for path in Path(f"/proc/{server.pid}/fd").iterdir()}
             free = [number for number in range(1000) if number not in used]
             server.rlimit(psutil.RLIMIT_NOFILE, (free[left], limits[1]))
             with pytest.raises(ForkError, match="cannot fork: Too many open files"):
