@@ -82,7 +82,8 @@ async def until(look: Callable[[], object]) -> None:
 
 def test_it_is_a_child_of_ours_with_nothing_but_its_own(never_loaded: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
-        assert fork_server.pid is None  # nobody has needed one
+        before = fork_server.pid
+        assert before is None  # nobody has needed one
         generation = await forked(fork_server, never_loaded)
         process = psutil.Process(generation.pid)
         await until(lambda: process.name() == "edged-gen" and "digits" in process.cmdline())
