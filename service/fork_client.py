@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Sequence
 
 from service.children import adopt_orphans, child_environment
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
 
 _MAX_ANSWER = 1 << 16
+_END_S, _LOOK_S = 5.0, 0.02
 
 
 class ForkError(Exception):
@@ -177,7 +179,10 @@ class _Process:
             self._hand_out(json.loads(text))
 
     def _hand_out(self, told: dict[str, object]) -> None:
-        answer, stderr = self._asked.pop(int(str(told["id"])))
+        asked = self._asked.pop(int(str(told["id"])), None)
+        if asked is None:  # one that told of itself and then ended before the fork server knew
+            return
+        answer, stderr = asked
         try:
             if "error" in told:
                 raise ForkError(str(told["error"]))
@@ -202,7 +207,7 @@ class _Process:
             if not answer.done():
                 answer.set_exception(ForkError(f"the process that it is forked from ended: {how}; see the log"))
         self._asked.clear()
-        await asyncio.to_thread(_bury, self._process.pid)
+        await _bury(self._process.pid)
 
     async def _read_log(self) -> None:
         assert self._process.stderr is not None  # noqa: S101 - a pipe was asked for
@@ -210,8 +215,13 @@ class _Process:
             output.info("fork server: %s", line.decode(errors="replace").rstrip())
 
 
-def _bury(group: int) -> None:
-    """Wait for those of a fork server's process group that it left to us unannounced; they end with it."""
+async def _bury(group: int) -> None:
+    """Wait for those of a fork server's process group that it left to us unannounced; they end with it.
+
+    By looking again, since one that leaves the group instead wakes nobody who waits for it.
+    """
+    end = time.monotonic() + _END_S
     with contextlib.suppress(ChildProcessError):
-        while True:
-            os.waitpid(-group, 0)
+        while time.monotonic() < end:
+            if os.waitpid(-group, os.WNOHANG) == (0, 0):
+                await asyncio.sleep(_LOOK_S)
