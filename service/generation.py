@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
+from service.arena import Arena
 from service.batching import Batching
 from service.channel import Channel, Order, Reply, UnsentError
 from service.children import child_environment
@@ -204,6 +205,7 @@ class Generation:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
+                arena = Arena(ours)
                 self._process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-m", "service.generation_child"),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
@@ -221,8 +223,16 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        max_batch = self._batching.max_batch
-        return Channel(self.model, reader, writer, self._queue, max_batch, self._on_batch, self._on_observed)
+        return Channel(
+            self.model,
+            reader,
+            writer,
+            self._queue,
+            self._batching.max_batch,
+            self._on_batch,
+            self._on_observed,
+            arena,
+        )
 
     async def _why(self) -> str:
         """How the process ended, if that can be told by now."""
