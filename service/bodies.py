@@ -30,7 +30,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             size += len(piece)
             if size > max_bytes:
                 raise too_large
-            pieces.append(piece)
+            if piece:  # the last one is empty: one piece and no more is not copied
+                pieces.append(piece)
     except ClientDisconnect:
         raise HTTPException(400, "the client went away") from None
     return b"".join(pieces)

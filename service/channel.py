@@ -14,7 +14,7 @@ from typing import Any
 from edged.errors import EdgedError
 from service import frames
 from service.arena import PLACE, Arena, Place
-from service.waiting import within
+from service.waiting import in_time, within
 
 # Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
@@ -133,7 +133,10 @@ class Channel:
         Raises:
             FrameError: It is damaged.
         """
-        frame = await frames.read(self._reader)
+        try:
+            frame = await frames.read(self._reader)
+        except ConnectionResetError:  # the end of the stream, where the child has not read everything
+            return None
         return None if frame is None else frame[0]
 
     async def request(
@@ -181,15 +184,13 @@ class Channel:
         self._idle.clear()
         try:
             self._send_more()
-            await asyncio.wait({pending.reply}, timeout=deadline_s)
-            if not pending.reply.done():
-                raise DeadlineError(f"model {self._name!r} gave no answer within {deadline_s:g} s")
-            return pending.reply.result()
+            return await in_time(pending.reply, deadline_s)
+        except asyncio.TimeoutError:
+            raise DeadlineError(f"model {self._name!r} gave no answer within {deadline_s:g} s") from None
         finally:
             # One that waits is forgotten; one that is with the child keeps its place there until it is answered.
             with contextlib.suppress(ValueError):
                 self._waiting.remove(pending)
-            pending.reply.cancel()
             self.inflight -= 1
             if self.inflight == 0:
                 self._idle.set()

@@ -39,18 +39,18 @@ def create_app(supervisor: Supervisor) -> Starlette:
     model = "/v2/models/{model}"
     return Starlette(
         routes=[
-            Route("/v2", routes.server),
-            Route("/v2/health/live", routes.live),
-            Route("/v2/health/ready", routes.ready),
             *(
                 Route(prefix + path, handler, methods=[method])
                 for prefix in (model, f"{model}/versions/{{version}}")
                 for path, handler, method in (
+                    ("/infer", routes.infer, "POST"),  # first: they are looked through in this order
                     ("", routes.model, "GET"),
                     ("/ready", routes.model_ready, "GET"),
-                    ("/infer", routes.infer, "POST"),
                 )
             ),
+            Route("/v2", routes.server),
+            Route("/v2/health/live", routes.live),
+            Route("/v2/health/ready", routes.ready),
             Route("/metrics", routes.metrics),
             Route("/edged/v1/status", routes.status),
             Route("/edged/v1/updates", routes.updates),

@@ -10,9 +10,11 @@ from email.utils import formatdate
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _KEEP_ALIVE_S = 75
 _LAST_REQUESTS_S = 30  # after SIGTERM
+_READ_BYTES = 1 << 20  # at once
 _ON_THE_WAY_S = 0.2  # between the accepting of a connection and its request
 
 
@@ -78,11 +80,28 @@ class Dated:
         await self._app(scope, receive, dated)
 
 
+class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
+    """uvicorn's, but a body of an image is read in one piece or two instead of three, into memory that is there already.
+
+    uvicorn stops reading after each piece until the application has taken it.
+    """
+
+    _buffer = memoryview(bytearray(_READ_BYTES))  # for all: what is read is parsed, and copied, before anything else is
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where the transport reads to."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Parse what was read."""
+        self.data_received(self._buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
+
+
 def make_server(app: ASGIApp) -> Server:
     """A server for one kind of listening sockets."""
     config = uvicorn.Config(
         Dated(app),
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
