@@ -64,6 +64,8 @@ def main(arguments: list[str]) -> int:
             memory = receive_memory(connection)
             with first_to_go():
                 served, ready = _load(options)
+        except (ConnectionResetError, frames.FrameError):
+            return 0  # the supervisor went away
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code

@@ -49,7 +49,9 @@ async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
         return await future
     finally:
         timer.cancel()
-        if future.done() and not future.cancelled():  # when this is cancelled in the moment that the future fails, nobody hears of it
+        if (
+            future.done() and not future.cancelled()
+        ):  # when this is cancelled in the moment that the future fails, nobody hears of it
             future.exception()
 
 
