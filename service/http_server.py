@@ -100,7 +100,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.data_received(self._buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
 
     def on_body(self, body: bytes) -> None:
-        """Let the application have a first piece as it is: uvicorn copies each twice, into a bytearray and out of it."""
+        """Let the application have a first piece as it is: uvicorn copies it twice, to a bytearray and back."""
         if not self.cycle.body:
             self.cycle.body = body  # type: ignore[assignment]  # what is added to it makes another
             body = b""

@@ -35,7 +35,7 @@ async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
-    """The result of a future if it comes in time. `within` does more than that takes, which shows where it is done often.
+    """The result of a future if it comes in time. `within` would do, with more turns of the loop.
 
     Args:
         future: Cancelled when this is; done in any case afterwards.
@@ -49,9 +49,8 @@ async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
         return await future
     finally:
         timer.cancel()
-        if (
-            future.done() and not future.cancelled()
-        ):  # when this is cancelled in the moment that the future fails, nobody hears of it
+        # What fails in the very moment that this is cancelled has nobody to hear of it, which asyncio would log.
+        if future.done() and not future.cancelled():
             future.exception()
 
 

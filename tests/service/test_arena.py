@@ -7,6 +7,7 @@ import mmap
 import os
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -80,8 +81,8 @@ class Sharing(RuleBasedStateMachine):
         for place, body in self.bodies.items():
             assert self.child[place.start : place.end] == body
         ordered = sorted(self.bodies)
-        assert all(before.end <= after.start for before, after in zip(ordered, ordered[1:], strict=False))
-        assert all(0 <= place.start and place.end <= SMALL_ARENA for place in ordered)
+        assert all(before.end <= after.start for before, after in pairwise(ordered))
+        assert all(place.start >= 0 and place.end <= SMALL_ARENA for place in ordered)
 
     @invariant()
     def memory_goes_back(self) -> None:
@@ -138,7 +139,7 @@ def test_a_body_is_read_where_it_lies_and_may_be_written_to(pair: tuple[socket.s
     arena, memory = Arena(ours), receive_memory(theirs)
     body = bytes(range(256)) * 256
     place = arena.put(body, 5)
-    inbox = Inbox(frame_of({"id": 7, PLACE: place}), memory)  # type: ignore[arg-type]  # any file
+    inbox = Inbox(frame_of({"id": 7, PLACE: place}), memory)
     frame = inbox.read()
     assert frame is not None
     header, content = frame
@@ -154,7 +155,7 @@ def test_what_is_looked_at_after_the_answer_does_not_change_then(pair: tuple[soc
     read = {}
     place = arena.put(b"1" * LEAST_BYTES, None)
     for key, told in (("plain", {}), ("observed", {"observe": {"drift": True}})):
-        frame = Inbox(frame_of({PLACE: place, **told}), memory).read()  # type: ignore[arg-type]
+        frame = Inbox(frame_of({PLACE: place, **told}), memory).read()
         assert frame is not None
         read[key] = frame[1]
     assert place is not None
@@ -164,7 +165,7 @@ def test_what_is_looked_at_after_the_answer_does_not_change_then(pair: tuple[soc
 
 
 def test_bodies_in_the_frame_are_read_as_ever() -> None:
-    inbox = Inbox(frame_of({"id": 1}, b"body"))  # type: ignore[arg-type]
+    inbox = Inbox(frame_of({"id": 1}, b"body"))
     assert inbox.read() == ({"id": 1, "body_bytes": 4}, b"body")
     assert inbox.read() is None
 
@@ -175,7 +176,7 @@ def test_a_place_outside_of_the_memory(place: tuple[int, int], pair: tuple[socke
     arena = Arena(ours)
     memory = receive_memory(theirs) if place[0] else None
     with pytest.raises(frames.FrameError, match="shared memory has"):
-        Inbox(frame_of({PLACE: place}), memory).read()  # type: ignore[arg-type]
+        Inbox(frame_of({PLACE: place}), memory).read()
     arena.close()
 
 
