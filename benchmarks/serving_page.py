@@ -209,8 +209,9 @@ do not belong to the generation that an answer names are found, and so is an ans
 was seen, over any connection (`benchmarks/serving_checks.py`).
 """
 _CONTENTION = """
-A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second. The other
-rows undo what edged does about it, from outside: `worker.nice: 0`, and OpenMP's own settings in all children.
+A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second.
+`worker.threads` and `serve.threads` can leave a core to the other side; the last rows undo what edged does about it,
+from outside: `worker.nice: 0`, and OpenMP's own settings in all children.
 """
 _OVERHEAD = """
 1x3x224x224 FP32, one request at a time, the servers in turns. The network gives zeros without computing, so all that is

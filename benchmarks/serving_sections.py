@@ -68,6 +68,8 @@ def contention(effort: Effort) -> Rows:
     """Latency while the worker quantizes another model, with what edged does about it and without."""
     variants: dict[str, dict[str, Any]] = {
         "as it is": {},
+        "one thread for the worker": {"worker": {"threads": 1}},
+        "one thread for the model": {"serve": {"port": 0, "threads": 1}},
         "worker not niced": {"worker": {"nice": 0}},
         "OpenMP's own waiting": {"altered": "spinning"},
         "neither": {"worker": {"nice": 0}, "altered": "spinning"},

@@ -143,7 +143,8 @@ class _Daemon:
         try:
             log.info("listening on %s", self._supervisor.address)
             async with self._reloading:  # a SIGHUP until then waits: it would take over a half-started daemon
-                await self._supervisor.start()
+                if not await self._start():
+                    return
             if doors.tcp_is_held:  # what came while we were away or starting is answered by a model, not with 503
                 self._serve(app, doors.tcp)
             sd_notify("READY=1")
@@ -161,6 +162,19 @@ class _Daemon:
                 server.should_exit = True
             await asyncio.gather(*(serving for _, serving in self._serving))
             await self._supervisor.stop()
+
+    async def _start(self) -> bool:
+        """Start the supervisor; false if a stop was asked for first, which does not wait for a model that loads."""
+        starting, stop = asyncio.create_task(self._supervisor.start()), asyncio.create_task(self._stop.wait())
+        try:
+            await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                starting.result()
+            return starting.done()
+        finally:
+            starting.cancel()
+            stop.cancel()
+            await asyncio.wait({starting, stop})
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -6,9 +6,11 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from tests.end_to_end.daemon import TIMEOUT_S, Daemon, running
+from tests.conftest import Task
+from tests.end_to_end.daemon import TIMEOUT_S, Daemon, eventually, running
 
 
 @pytest.fixture
@@ -73,3 +75,15 @@ def test_ready_without_any_model_published(tmp_path: Path, images: Path) -> None
         assert daemon.get("/v2/models/digits/ready").status_code == 503
         assert daemon.rss_bytes() < 60 * 2**20
         assert daemon.stop() == 0
+
+
+def test_a_stop_does_not_wait_for_a_model_that_loads(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        generation = daemon.put_live(task.first)["generation"]
+        assert daemon.stop() == 0
+        process = daemon.spawn()
+        child = eventually(lambda: psutil.Process(process.pid).children(), "the generation is started")[0]
+        child.suspend()  # it would have three minutes to load
+        assert daemon.stop() == 0
+        daemon.start()
+        assert daemon.generation() == generation

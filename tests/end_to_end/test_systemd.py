@@ -16,8 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import psutil
 import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor
 
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon
@@ -207,6 +212,52 @@ def test_the_sandbox_lets_torch_work_and_the_worker_step_back(service: Service, 
     assert max(scores) <= 0
     assert "NoNewPrivs:\t1" in Path(f"/proc/{generation}/status").read_text()
     service.says("serving digits generation 1")
+
+
+RUN_ONNX = """
+import json, numpy, onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 2
+session = onnxruntime.InferenceSession("/srv/model.onnx", options, providers=["CPUExecutionProvider"])
+(logits,) = session.run(None, {"input": numpy.load("/srv/input.npy")})
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print("ANSWER", json.dumps({"logits": logits.tolist(), "confined": status["NoNewPrivs"].strip()}))
+"""
+
+
+def onnx_network(weights: Tensor) -> onnx.ModelProto:
+    """A convolution with weights of 8 bits, as a quantized network would be handed to ONNX Runtime; and their mean."""
+    codes, scale = weights.to(torch.int8).numpy(), np.float32(1)
+    constants = [numpy_helper.from_array(codes, "codes"), numpy_helper.from_array(scale, "scale")]
+    nodes = [
+        onnx.helper.make_node("DequantizeLinear", ["codes", "scale"], ["weight"]),
+        onnx.helper.make_node("Conv", ["input", "weight"], ["map"]),
+        onnx.helper.make_node("GlobalAveragePool", ["map"], ["logits"]),
+    ]
+    ends = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("input", [1, weights.shape[1], 32, 32]), ("logits", [1, len(weights), 1, 1]))
+    ]
+    graph = onnx.helper.make_graph(nodes, "sandbox", ends[:1], ends[1:], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+    onnx.checker.check_model(model)
+    return model
+
+
+def test_the_sandbox_lets_onnx_runtime_work(service: Service) -> None:
+    weights, image = torch.randint(-128, 128, (16, 3, 3, 3)).float(), torch.rand(1, 3, 32, 32)
+    srv = service.manager.root / "srv"
+    onnx.save(onnx_network(weights), srv / "model.onnx")
+    np.save(srv / "input.npy", image.numpy())
+    (srv / "run_onnx.py").write_text(RUN_ONNX)
+    command = "ExecStart=\nExecStart=/opt/edged/bin/python /srv/run_onnx.py"
+    service.drop_in(f"[Service]\nType=oneshot\nRestart=no\nExecReload=\n{command}\n")
+    service.manager.run("systemctl", "start", UNIT)
+    log = service.manager.journal(UNIT)
+    answer = json.loads(log.rpartition("ANSWER ")[2].splitlines()[0])
+    expected = torch.nn.functional.conv2d(image, weights).mean((2, 3), keepdim=True)
+    assert torch.allclose(torch.tensor(answer["logits"]), expected, rtol=1e-4, atol=1e-3)
+    assert answer["confined"] == "1"
 
 
 def test_kill_9_and_it_serves_the_same_again(service: Service, task: Task) -> None:

@@ -94,7 +94,7 @@ environment = {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(high)), "LI
 found = inherited_sockets(environment)
 assert environment == {"ELSE": "1"}
 assert not any(os.get_inheritable(one.fileno()) for one in (*found.tcp, *found.unix))
-print([(one.fileno(), is_loopback(one)) for one in found.tcp], [one.fileno() for one in found.unix])
+print([(one.fileno(), is_loopback(one)) for one in found.tcp], [one.fileno() for one in found.unix], flush=True)
 os._exit(0)
 """
 
