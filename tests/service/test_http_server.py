@@ -56,14 +56,14 @@ def test_a_server_that_is_told_before_it_began_leaves_at_once():
 @contextlib.asynccontextmanager
 async def serving(*routes):
     """A running server's port."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = make_server(Starlette(routes=list(routes)))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        yield listener.getsockname()[1]
-    finally:
-        server.should_exit = True
-        await asyncio.wait_for(task, 30)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = make_server(Starlette(routes=list(routes)))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, 30)
 
 
 async def digest(request):
