@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 import time
 from http import HTTPStatus
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from service import frames
+from service.arena import Inbox
 from service.batching import Batching, Waiting
 from service.binary import bodies_of
 from service.frames import Outbox
@@ -35,10 +37,13 @@ class BatchServer:
         stream: To the supervisor.
         served: The model.
         batching: How far requests are gathered.
+        memory: Shared with the supervisor; None where all bodies come through the stream.
     """
 
-    def __init__(self, stream: BufferedIOBase, served: ServedModel, batching: Batching) -> None:
-        self._stream = stream
+    def __init__(
+        self, stream: BufferedIOBase, served: ServedModel, batching: Batching, memory: mmap.mmap | None = None
+    ) -> None:
+        self._inbox = Inbox(stream, memory)
         self._outbox = Outbox(stream)
         self._served = served
         self._observation = observing(served, self._outbox)
@@ -60,14 +65,14 @@ class BatchServer:
         # for. One core is enough to prepare.
         torch.set_num_threads(1)
         try:
-            while (frame := frames.read_blocking(self._stream)) is not None:
+            while (frame := self._inbox.read()) is not None:
                 self._prepare(*frame)
         except (OSError, frames.FrameError):
             pass  # the supervisor went away
         finally:
             self._waiting.close()
 
-    def _prepare(self, header: dict[str, Any], content: bytes) -> None:
+    def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> None:
         start = time.monotonic()
         request = self._served.prepare(*bodies_of(header, content))
         seconds = time.monotonic() - start

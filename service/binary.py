@@ -39,7 +39,7 @@ class Body(NamedTuple):
         json_bytes: Length of the JSON, for Inference-Header-Content-Length; None where it is the whole content.
     """
 
-    content: bytes
+    content: bytes | memoryview
     json_bytes: int | None = None
 
     def split(self) -> tuple[bytes, memoryview]:
@@ -52,10 +52,10 @@ class Body(NamedTuple):
         length = size if self.json_bytes is None else self.json_bytes
         if not 0 <= length <= size:
             raise RequestError(f"Inference-Header-Content-Length is {length}, but the body has {size} bytes")
-        return self.content[:length], memoryview(self.content)[length:]
+        return bytes(self.content[:length]), memoryview(self.content)[length:]
 
 
-def bodies_of(header: Mapping[str, Any], content: bytes) -> tuple[Body, Body | None]:
+def bodies_of(header: Mapping[str, Any], content: bytes | memoryview) -> tuple[Body, Body | None]:
     """The request in a frame of the supervisor, and what another generation answered to it, if that is to be compared.
 
     Args:

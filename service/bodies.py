@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -30,7 +31,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             size += len(piece)
             if size > max_bytes:
                 raise too_large
-            pieces.append(piece)
+            if piece:  # the last one is empty: one piece and no more is not copied
+                pieces.append(piece)
     except ClientDisconnect:
         raise HTTPException(400, "the client went away") from None
     return b"".join(pieces)
@@ -50,9 +52,14 @@ def json_bytes_of(request: Request) -> int | None:
     return int(text)
 
 
-def response_of(reply: Reply) -> Response:
-    """What a generation answered."""
+def response_of(reply: Reply, then: BackgroundTask | None = None) -> Response:
+    """What a generation answered.
+
+    Args:
+        reply: Its answer.
+        then: Done once the response was handed over to be sent.
+    """
     if reply.json_bytes is None:
-        return Response(reply.body, reply.status, media_type="application/json")
+        return Response(reply.body, reply.status, media_type="application/json", background=then)
     headers = {JSON_BYTES: str(reply.json_bytes)}
-    return Response(reply.body, reply.status, headers, media_type="application/octet-stream")
+    return Response(reply.body, reply.status, headers, media_type="application/octet-stream", background=then)

@@ -13,7 +13,8 @@ from typing import Any
 
 from edged.errors import EdgedError
 from service import frames
-from service.waiting import within
+from service.arena import PLACE, Arena, Place
+from service.waiting import in_time, within
 
 # Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
@@ -74,6 +75,7 @@ class _Pending:
     told: dict[str, Any]  # of the body
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
+    place: Place | None = field(default=None)  # in the memory shared with the child
 
 
 class Channel:
@@ -87,6 +89,7 @@ class Channel:
         max_batch: How many the child computes together.
         on_batch: Told of each forward pass over several requests' images how many these were.
         on_observed: Told what the child found in a request that it was to look at, after its answer.
+        arena: Memory shared with the child, for large bodies; None to have all go through the socket.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Channel:
         max_batch: int = 1,
         on_batch: Callable[[int], None] = lambda _: None,
         on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
+        arena: Arena | None = None,
     ) -> None:
         self._name = name
         self._reader = reader
@@ -106,6 +110,7 @@ class Channel:
         self._at_the_child = _AT_THE_CHILD * max_batch
         self._on_batch = on_batch
         self._on_observed = on_observed
+        self._arena = arena
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
@@ -128,7 +133,10 @@ class Channel:
         Raises:
             FrameError: It is damaged.
         """
-        frame = await frames.read(self._reader)
+        try:
+            frame = await frames.read(self._reader)
+        except ConnectionResetError:  # the end of the stream, where the child has not read everything
+            return None
         return None if frame is None else frame[0]
 
     async def request(
@@ -176,15 +184,13 @@ class Channel:
         self._idle.clear()
         try:
             self._send_more()
-            await asyncio.wait({pending.reply}, timeout=deadline_s)
-            if not pending.reply.done():
-                raise DeadlineError(f"model {self._name!r} gave no answer within {deadline_s:g} s")
-            return pending.reply.result()
+            return await in_time(pending.reply, deadline_s)
+        except asyncio.TimeoutError:
+            raise DeadlineError(f"model {self._name!r} gave no answer within {deadline_s:g} s") from None
         finally:
             # One that waits is forgotten; one that is with the child keeps its place there until it is answered.
             with contextlib.suppress(ValueError):
                 self._waiting.remove(pending)
-            pending.reply.cancel()
             self.inflight -= 1
             if self.inflight == 0:
                 self._idle.set()
@@ -205,6 +211,7 @@ class Channel:
                 pending = self._sent.pop(header["id"], None)
                 if pending is None:  # the stream was closed meanwhile, and whoever asked has been told
                     continue
+                self._give_back(pending)
                 if images := header.get("images"):
                     self._on_batch(images)
                 if not pending.reply.done():
@@ -229,14 +236,29 @@ class Channel:
                     pending.reply.set_exception(kind(self._gone))
         self._sent.clear()
         self._waiting.clear()
+        if self._arena is not None:
+            self._arena.close()
 
     def _send_more(self) -> None:
         while self._waiting and len(self._sent) < self._at_the_child:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending
-            self._writer.write(frames.head({"id": pending.id, **pending.told}, pending.body))
+            self._send(pending)
+
+    def _send(self, pending: _Pending) -> None:
+        header = {"id": pending.id, **pending.told}
+        if self._arena is not None:
+            pending.place = self._arena.put(pending.body, pending.told["json_bytes"])
+        if pending.place is not None:
+            self._writer.write(frames.head({**header, PLACE: pending.place}, b""))
+        else:
+            self._writer.write(frames.head(header, pending.body))
             self._writer.write(pending.body)
+
+    def _give_back(self, pending: _Pending) -> None:
+        if self._arena is not None and pending.place is not None:
+            self._arena.free(pending.place)
 
     @property
     def _gone(self) -> str:

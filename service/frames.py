@@ -20,7 +20,7 @@ class FrameError(Exception):
     """The other side sent something that is no frame."""
 
 
-def head(header: dict[str, Any], body: bytes) -> bytes:
+def head(header: dict[str, Any], body: bytes | memoryview) -> bytes:
     """Everything that goes before `body`."""
     text = json.dumps({**header, "body_bytes": len(body)}).encode()
     return len(text).to_bytes(4, "big") + text
@@ -82,7 +82,7 @@ def read_blocking(file: BufferedIOBase) -> tuple[dict[str, Any], bytes] | None:
     raise FrameError("stream ends within a frame")
 
 
-def write_blocking(file: BufferedIOBase, header: dict[str, Any], body: bytes = b"") -> None:
+def write_blocking(file: BufferedIOBase, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
     """Send one frame."""
     file.write(head(header, body))
     file.write(body)
@@ -100,7 +100,7 @@ class Outbox:
         self._file = file
         self._writing = threading.Lock()
 
-    def send(self, header: dict[str, Any], body: bytes = b"") -> None:
+    def send(self, header: dict[str, Any], body: bytes | memoryview = b"") -> None:
         """Send one frame.
 
         Raises:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
+from service.arena import Arena
 from service.batching import Batching
 from service.channel import Channel, Order, Reply, UnsentError
 from service.children import cores
@@ -208,14 +209,23 @@ class Generation:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
+                arena = Arena(ours)
                 self._process = await self._fork_server.fork(self._arguments(), theirs, timeout_s)
             except BaseException:
                 ours.close()
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        max_batch = self._batching.max_batch
-        return Channel(self.model, reader, writer, self._queue, max_batch, self._on_batch, self._on_observed)
+        return Channel(
+            self.model,
+            reader,
+            writer,
+            self._queue,
+            self._batching.max_batch,
+            self._on_batch,
+            self._on_observed,
+            arena,
+        )
 
     def _arguments(self) -> list[str]:
         """Of service.generation_child; what tells generations apart first, because `ps` may not show the rest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import mmap
 import socket
 import time
 from http import HTTPStatus
@@ -16,6 +17,7 @@ from edged.artifacts.reader import read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
 from service import frames
+from service.arena import Inbox, receive_memory
 from service.batch_server import BatchServer
 from service.batching import Batching
 from service.binary import bodies_of
@@ -26,11 +28,11 @@ from service.responses import Answer
 from service.served_model import ServedModel
 
 
-def serve(stream: BufferedIOBase, served: ServedModel) -> None:
+def serve(stream: BufferedIOBase, served: ServedModel, memory: mmap.mmap | None = None) -> None:
     """Answer frames one after another until the supervisor closes the stream."""
-    outbox = Outbox(stream)
+    inbox, outbox = Inbox(stream, memory), Outbox(stream)
     observation = observing(served, outbox)
-    while (frame := frames.read_blocking(stream)) is not None:
+    while (frame := inbox.read()) is not None:
         header, body = frame
         start = time.monotonic()
         request = served.prepare(*bodies_of(header, body))
@@ -58,17 +60,20 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
+            memory = receive_memory(connection)
             with first_to_go():
                 served, ready = _load(options)
+        except (ConnectionResetError, frames.FrameError):
+            return 0  # the supervisor went away
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
         frames.write_blocking(stream, {"kind": "ready", **ready})
         try:
             if batching.max_batch > 1:
-                BatchServer(stream, served, batching).run()
+                BatchServer(stream, served, batching, memory).run()
             else:
-                serve(stream, served)
+                serve(stream, served, memory)
         except (BrokenPipeError, ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
     return 0

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -39,18 +40,18 @@ def create_app(supervisor: Supervisor) -> Starlette:
     model = "/v2/models/{model}"
     return Starlette(
         routes=[
-            Route("/v2", routes.server),
-            Route("/v2/health/live", routes.live),
-            Route("/v2/health/ready", routes.ready),
             *(
                 Route(prefix + path, handler, methods=[method])
                 for prefix in (model, f"{model}/versions/{{version}}")
                 for path, handler, method in (
+                    ("/infer", routes.infer, "POST"),  # first: they are looked through in this order
                     ("", routes.model, "GET"),
                     ("/ready", routes.model_ready, "GET"),
-                    ("/infer", routes.infer, "POST"),
                 )
             ),
+            Route("/v2", routes.server),
+            Route("/v2/health/live", routes.live),
+            Route("/v2/health/ready", routes.ready),
             Route("/metrics", routes.metrics),
             Route("/edged/v1/status", routes.status),
             Route("/edged/v1/updates", routes.updates),
@@ -115,20 +116,21 @@ class Routes:
         service = self._service(request)
         metrics, serve = self._supervisor.metrics, self._supervisor.config.serve
         start = time.monotonic()
-        code = 500
+
+        async def count(code: int, seconds: float) -> None:
+            metrics.count_request(service.name, code, seconds)
+
         try:
             check_inference(request, serve)
             body = await read_body(request, serve.max_body_bytes)
             left_s = await service.wait_until_up(serve.deadline_ms / 1000)
             service = self._service(request)  # once more: its version may have been replaced meanwhile
             reply = await service.infer(body, left_s, json_bytes_of(request))
-            code = reply.status
-            return response_of(reply)
-        except (HTTPException, ServingError, AccessError) as error:
-            code = _status_of(error)
+        except BaseException as error:
+            await count(_status_of(error), time.monotonic() - start)
             raise
-        finally:
-            metrics.count_request(service.name, code, time.monotonic() - start)
+        # Counting takes a twentieth of what an answer takes, so the answer goes first.
+        return response_of(reply, BackgroundTask(count, reply.status, time.monotonic() - start))
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
@@ -181,7 +183,7 @@ class Routes:
         return service
 
 
-def _status_of(error: HTTPException | EdgedError) -> int:
+def _status_of(error: BaseException) -> int:
     if isinstance(error, HTTPException):
         return error.status_code
     if isinstance(error, ServingError):

@@ -32,3 +32,28 @@ async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
+    """The result of a future if it comes in time. `within` would do, with more turns of the loop.
+
+    Args:
+        future: Cancelled when this is; done in any case afterwards.
+        timeout_s: Seconds.
+
+    Raises:
+        asyncio.TimeoutError: The time is over.
+    """
+    timer = asyncio.get_running_loop().call_later(timeout_s, _expire, future)
+    try:
+        return await future
+    finally:
+        timer.cancel()
+        # What fails in the very moment that this is cancelled has nobody to hear of it, which asyncio would log.
+        if future.done() and not future.cancelled():
+            future.exception()
+
+
+def _expire(future: asyncio.Future[T]) -> None:
+    if not future.done():
+        future.set_exception(asyncio.TimeoutError())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -10,20 +11,29 @@ from typing import Any
 import pytest
 
 from service import frames
+from service.arena import LEAST_BYTES, PLACE, Arena, receive_memory
 from service.channel import BusyError, Channel, DeadlineError, Reply, ServingError
 
 
 class Child:
     """The other end of the socket: answers when the test says so."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap) -> None:
         self.reader = reader
         self.writer = writer
+        self.memory = memory
+        self.shared: list[int] = []  # where bodies lay
 
     async def next(self) -> tuple[int, bytes]:
         frame = await asyncio.wait_for(frames.read(self.reader), 5)
         assert frame is not None
-        return frame[0]["id"], frame[1]
+        header, body = frame
+        if PLACE in header:
+            assert not body
+            start, size = header[PLACE]
+            self.shared.append(start)
+            body = self.memory[start : start + size]
+        return header["id"], body
 
     def answer(self, identity: int, body: bytes, status: int = 200) -> None:
         self.writer.write(frames.head({"id": identity, "status": status, "seconds": 0.5}, body) + body)
@@ -32,8 +42,9 @@ class Child:
 def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8, **options: Any) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
-        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), queue, **options)
-        child = Child(*(await asyncio.open_unix_connection(sock=theirs)))
+        arena, memory = Arena(ours), receive_memory(theirs)
+        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), queue, arena=arena, **options)
+        child = Child(*(await asyncio.open_unix_connection(sock=theirs)), memory)
         pump = asyncio.create_task(channel.pump())
         try:
             await test(channel, child)
@@ -246,3 +257,71 @@ def test_a_probe_is_told_to_be_computed_alone_and_needs_no_place_in_the_queue() 
         await asyncio.gather(asked, probe)
 
     run(test, queue=1)
+
+
+def test_large_bodies_lie_in_shared_memory_until_they_are_answered() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        bodies = [bytes([n]) * LEAST_BYTES for n in range(3)]
+        tasks = [ask(channel, body) for body in bodies]
+        (id_0, body_0), (id_1, body_1) = await child.next(), await child.next()
+        assert [body_0, body_1] == bodies[:2]
+        child.answer(id_1, b"one")
+        id_2, body_2 = await child.next()
+        assert body_2 == bodies[2]
+        assert child.memory[:LEAST_BYTES] == bodies[0]  # still there: it is not answered
+        assert child.shared == [0, LEAST_BYTES, LEAST_BYTES]
+        child.answer(id_0, b"zero")
+        child.answer(id_2, b"two")
+        assert [reply.body for reply in await asyncio.gather(*tasks)] == [b"zero", b"one", b"two"]
+
+    run(test)
+
+
+def test_a_body_keeps_its_place_beyond_its_deadline_as_long_as_the_child_may_read_it() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        with pytest.raises(DeadlineError):
+            await channel.request(b"1" * LEAST_BYTES, 0.05)
+        late = ask(channel, b"2" * LEAST_BYTES)
+        (id_1, body_1), (id_2, body_2) = await child.next(), await child.next()
+        assert (body_1[:1], body_2[:1]) == (b"1", b"2")
+        child.answer(id_1, b"too late")
+        child.answer(id_2, b"in time")
+        assert (await late).body == b"in time"
+
+    run(test)
+
+
+def test_small_bodies_and_those_that_find_no_room_go_through_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.arena.ARENA_BYTES", LEAST_BYTES)
+
+    async def test(channel: Channel, child: Child) -> None:
+        bodies = [b"small", b"1" * LEAST_BYTES, b"2" * LEAST_BYTES]
+        for body, places in zip(bodies, ([], [0], [0]), strict=True):
+            tasks = [ask(channel, body)]
+            if body[:1] == b"1":
+                tasks.append(ask(channel, body))
+            for _ in tasks:
+                identity, seen = await child.next()
+                assert seen == body
+            if body[:1] == b"1":
+                assert child.shared == [0]
+            for number in range(identity - len(tasks) + 1, identity + 1):
+                child.answer(number, b"")
+            await asyncio.gather(*tasks)
+            assert child.shared[:1] == places
+        assert child.shared == [0, 0]
+
+    run(test)
+
+
+def test_a_child_that_ends_with_a_large_body() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        task = ask(channel, b"x" * LEAST_BYTES)
+        await child.next()
+        child.writer.close()
+        with pytest.raises(ServingError, match="has lost its process"):
+            await task
+        with pytest.raises(ServingError):
+            await channel.request(b"x" * LEAST_BYTES, 5)
+
+    run(test)

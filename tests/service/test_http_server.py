@@ -1,11 +1,14 @@
 import asyncio
+import contextlib
+import hashlib
+import os
 import socket
 import time
 from email.utils import parsedate_to_datetime
 
 import httpx
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.http_server import make_server
@@ -46,5 +49,81 @@ def test_a_server_that_is_told_before_it_began_leaves_at_once():
         assert server.should_exit
         server.should_exit = False
         assert not server.should_exit
+
+    asyncio.run(main())
+
+
+@contextlib.asynccontextmanager
+async def serving(*routes):
+    """A running server's port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = make_server(Starlette(routes=list(routes)))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, 30)
+
+
+async def digest(request):
+    body = await request.body()
+    return JSONResponse({"bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()})
+
+
+def test_bodies_of_many_connections_at_once_are_not_mixed_up():
+    """All connections are read into the same memory."""
+
+    async def send(client, size, piece):
+        body = os.urandom(size)
+
+        async def pieces():
+            for start in range(0, size, piece):
+                yield body[start : start + piece]
+                await asyncio.sleep(0)
+
+        for content in (body, pieces()):  # the latter is sent in chunks
+            response = await client.post("/digest", content=content)
+            assert response.json() == {"bytes": size, "sha256": hashlib.sha256(body).hexdigest()}
+
+    async def main():
+        async with (
+            serving(Route("/digest", digest, methods=["POST"])) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        ):
+            sizes = [0, 1, 65_536, 65_537, 602_278, 1 << 20, (1 << 20) + 1, 3_000_000]
+            await asyncio.gather(*(send(client, size, piece) for size in sizes for piece in (70_001, 1 << 20)))
+
+    asyncio.run(main())
+
+
+def test_what_the_application_does_not_take_is_not_read():
+    """A client cannot fill the memory with a body that nobody wants yet."""
+    size = 64 << 20
+
+    async def main():
+        wanted, told = asyncio.Event(), asyncio.Event()
+
+        async def slow(request):
+            told.set()
+            await wanted.wait()
+            total = 0
+            async for piece in request.stream():
+                total += len(piece)
+            return Response(str(total))
+
+        async with serving(Route("/", slow, methods=["POST"])) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
+            await told.wait()
+            writer.write(bytes(size))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(writer.drain(), 1)
+            left = writer.transport.get_write_buffer_size()
+            wanted.set()
+            answer = await asyncio.wait_for(reader.readuntil(b"%d" % size), 30)
+            writer.close()
+        assert left > size // 2  # the rest is in the buffers of both sockets, and one piece in the server
+        assert answer.startswith(b"HTTP/1.1 200")
 
     asyncio.run(main())

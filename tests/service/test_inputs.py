@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,20 @@ def read(name: str, datatype: str, data: Any, shape: Any = SHAPE, spec: InputSpe
         return read_images({**tensor, "data": data}, memoryview(b""), spec)[:2]
     tensor["parameters"] = {"binary_data_size": len(data), **parameters}
     return read_images(tensor, memoryview(data), spec)[:2]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_tensor_lies_as_the_network_reads_it_wherever_its_bytes_lay(channels: int) -> None:
+    values = np.random.default_rng(0).normal(size=(2, channels, 4, 4)).astype("<f4")
+    spec = dataclasses.replace(SPEC, mean=(0.5,) * channels, std=(0.5,) * channels)
+    for offset in range(3):  # an odd address, too
+        behind = memoryview(bytearray(b"x" * offset + values.tobytes()))[offset:]
+        tensor = {"name": "input", "datatype": "FP32", "shape": [2, channels, 4, 4]}
+        tensor["parameters"] = {"binary_data_size": len(behind)}
+        images = read_images(tensor, behind, spec)[0]
+        behind[:] = bytes(len(behind))  # the next request's
+        assert images.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(images, torch.from_numpy(values))
 
 
 @pytest.mark.parametrize(("datatype", "dtype"), [("FP16", "<f2"), ("FP32", "<f4"), ("FP64", "<f8")])

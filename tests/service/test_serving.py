@@ -9,13 +9,17 @@ import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import psutil
 import pytest
 import torch
 
 from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
-from service.channel import BusyError, ServingError
+from service.arena import LEAST_BYTES
+from service.batching import Batching
+from service.channel import BusyError, Reply, ServingError
 from service.fork_client import ForkServer
 from service.generation import Generation, StartError
 from service.serving import ModelService
@@ -389,3 +393,46 @@ def test_a_generation_does_not_wait_longer_for_the_crashes_of_the_one_before(pub
         await service.retire(first)
 
     run(published, test)
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_bodies_in_shared_memory_are_answered_as_those_in_the_socket(published: Path, max_batch: int) -> None:
+    images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype("<f4")
+
+    def request(part: npt.NDArray[np.float32]) -> tuple[bytes, int]:
+        tensor = {
+            "name": "input",
+            "datatype": "FP32",
+            "shape": part.shape,
+            "parameters": {"binary_data_size": part.nbytes},
+        }
+        text = json.dumps({"inputs": [tensor]}).encode()
+        return text + part.tobytes(), len(text)
+
+    def logits(reply: Reply) -> list[float]:
+        assert reply.status == 200
+        return list(json.loads(reply.body)["outputs"][0]["data"])
+
+    async def test(fork_server: ForkServer) -> None:
+        generation = Generation("digits", 1, published / "1", fork_server, threads=1, batching=Batching(max_batch))
+        await generation.start(60)
+        try:
+
+            async def ask(first: int, count: int) -> list[float]:
+                body, json_bytes = request(images[first : first + count])
+                assert (len(body) >= LEAST_BYTES) == (count > 1)
+                return logits(await generation.infer(body, 60, json_bytes))
+
+            large = await asyncio.gather(*(ask(first, 32) for first in range(0, 64, 32) for _ in range(4)))
+            small = await asyncio.gather(*(ask(first, 1) for first in range(64)))
+            alone = [np.concatenate(small[first : first + 32]) for first in range(0, 64, 32) for _ in range(4)]
+            np.testing.assert_allclose(large, alone, rtol=1e-4, atol=1e-5)
+
+            body, json_bytes = request(images)
+            reply = await generation.infer(body, 60, json_bytes)
+            told = await generation.infer(body, 60, json_bytes, rival=reply)
+            assert json.loads(told.body) == {"agreed": 64, "compared": 64, "unit": "images"}
+        finally:
+            await generation.stop()
+
+    with_fork_server(test)

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from service.waiting import within
+from service.waiting import in_time, within
 
 
 def test_a_result_in_time_comes_back():
@@ -55,3 +56,63 @@ def test_a_cancellation_together_with_the_result_is_not_lost(ticks: int):
                 await task
 
     asyncio.run(main())
+
+
+def test_a_future_in_time_and_one_that_is_not():
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        good, bad, late = loop.create_future(), loop.create_future(), loop.create_future()
+        loop.call_soon(good.set_result, 42)
+        assert await in_time(good, 5) == 42
+        loop.call_soon(bad.set_exception, KeyError("x"))
+        with pytest.raises(KeyError):
+            await in_time(bad, 5)
+        with pytest.raises(asyncio.TimeoutError):
+            await in_time(late, 0.01)
+        assert late.done()  # whoever has the result now sees that nobody waits
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("ticks", range(3))
+def test_a_cancellation_together_with_the_future_is_not_lost(ticks: int, fails: bool):
+    told: list[dict[str, object]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context))
+        future = loop.create_future()
+        task = asyncio.create_task(in_time(future, 5))
+        await asyncio.sleep(0)
+        if fails:
+            future.set_exception(KeyError("x"))
+        else:
+            future.set_result(1)
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        if not task.done():
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        elif fails:
+            with pytest.raises(KeyError):
+                await task
+        del future, task
+        gc.collect()
+
+    asyncio.run(main())
+    assert not told  # of an error that nobody asked for
+
+
+def test_what_is_cancelled_cancels_its_future():
+    async def main() -> bool:
+        future = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(in_time(future, 5))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return future.cancelled()
+
+    assert asyncio.run(main())

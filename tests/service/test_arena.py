@@ -1,0 +1,187 @@
+"""Memory that the supervisor and a generation share: what is put there is read there, until it is given back."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import socket
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from service import arena as arena_module
+from service import frames
+from service.arena import ARENA_BYTES, KEPT_BYTES, LEAST_BYTES, PLACE, Arena, Inbox, Place, receive_memory
+
+SMALL_ARENA = 1 << 18
+SMALL_KEPT = 1 << 16
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def frame_of(header: dict[str, Any], body: bytes = b"") -> io.BytesIO:
+    return io.BytesIO(frames.head(header, body) + body)
+
+
+def filled_bytes(descriptor: int) -> int:
+    """How much of a file takes memory."""
+    return os.fstat(descriptor).st_blocks * 512
+
+
+class Sharing(RuleBasedStateMachine):
+    """Bodies come and go in any order; what lies there is what was put there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(arena_module, "ARENA_BYTES", SMALL_ARENA)
+        self.patch.setattr(arena_module, "KEPT_BYTES", SMALL_KEPT)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            self.arena = Arena(ours)
+            _, [self.descriptor], _, _ = socket.recv_fds(theirs, 1, 1)
+        self.child = mmap.mmap(self.descriptor, SMALL_ARENA)
+        self.bodies: dict[Place, bytes] = {}
+        self.count = 0
+
+    @rule(size=st.integers(0, SMALL_ARENA + 1), json_bytes=st.one_of(st.none(), st.integers(0, 10**18)))
+    def put(self, size: int, json_bytes: int | None) -> None:
+        self.count += 1
+        body = self.count.to_bytes(2, "big") * (size // 2) + b"x" * (size % 2)
+        place = self.arena.put(body, json_bytes)
+        if size < LEAST_BYTES or size > SMALL_ARENA:
+            assert place is None
+        elif not self.bodies and size <= SMALL_ARENA - 64:
+            assert place is not None
+        if place is not None:
+            assert (place.start + (json_bytes or 0)) % 64 == 0
+            assert place.size == size
+            self.bodies[place] = body
+
+    @precondition(lambda self: self.bodies)
+    @rule(data=st.data())
+    def free(self, data: st.DataObject) -> None:
+        place = data.draw(st.sampled_from(sorted(self.bodies)))
+        self.arena.free(place)
+        del self.bodies[place]
+
+    @invariant()
+    def all_are_as_they_were_put(self) -> None:
+        for place, body in self.bodies.items():
+            assert self.child[place.start : place.end] == body
+        ordered = sorted(self.bodies)
+        assert all(before.end <= after.start for before, after in pairwise(ordered))
+        assert all(place.start >= 0 and place.end <= SMALL_ARENA for place in ordered)
+
+    @invariant()
+    def memory_goes_back(self) -> None:
+        if not self.bodies:
+            assert filled_bytes(self.descriptor) <= SMALL_KEPT
+
+    def teardown(self) -> None:
+        self.arena.close()
+        self.child.close()
+        os.close(self.descriptor)
+        self.patch.undo()
+
+
+TestSharing = Sharing.TestCase
+TestSharing.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+
+
+def test_a_large_body_does_not_keep_its_memory(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    arena = Arena(ours)
+    _, [descriptor], _, _ = socket.recv_fds(theirs, 1, 1)
+    assert filled_bytes(descriptor) == 0
+    place = arena.put(b"x" * (ARENA_BYTES - 64), None)
+    assert place is not None
+    assert filled_bytes(descriptor) >= ARENA_BYTES - 4096
+    assert arena.put(b"y" * LEAST_BYTES, None) is None  # full: through the socket
+    arena.free(place)
+    assert 0 < filled_bytes(descriptor) <= KEPT_BYTES
+    os.close(descriptor)
+
+
+def test_the_other_side_cannot_change_its_size(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    arena = Arena(ours)
+    _, [descriptor], _, _ = socket.recv_fds(theirs, 1, 1)
+    for size in (0, 2 * ARENA_BYTES):
+        with pytest.raises(PermissionError):
+            os.ftruncate(descriptor, size)
+    os.close(descriptor)
+    arena.close()
+
+
+def test_no_descriptor_stays_open(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - numbers, no paths
+    arena, memory = Arena(ours), receive_memory(theirs)
+    arena.close()
+    memory.close()
+    assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
+
+
+def test_a_body_is_read_where_it_lies_and_may_be_written_to(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    arena, memory = Arena(ours), receive_memory(theirs)
+    body = bytes(range(256)) * 256
+    place = arena.put(body, 5)
+    inbox = Inbox(frame_of({"id": 7, PLACE: place}), memory)
+    frame = inbox.read()
+    assert frame is not None
+    header, content = frame
+    assert header["id"] == 7
+    assert isinstance(content, memoryview)
+    assert (bytes(content), content.readonly) == (body, False)
+    assert inbox.read() is None
+
+
+def test_what_is_looked_at_after_the_answer_does_not_change_then(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    arena, memory = Arena(ours), receive_memory(theirs)
+    read = {}
+    place = arena.put(b"1" * LEAST_BYTES, None)
+    for key, told in (("plain", {}), ("observed", {"observe": {"drift": True}})):
+        frame = Inbox(frame_of({PLACE: place, **told}), memory).read()
+        assert frame is not None
+        read[key] = frame[1]
+    assert place is not None
+    arena.free(place)
+    assert arena.put(b"2" * LEAST_BYTES, None) == place
+    assert {key: bytes(body[:1]) for key, body in read.items()} == {"plain": b"2", "observed": b"1"}
+
+
+def test_bodies_in_the_frame_are_read_as_ever() -> None:
+    inbox = Inbox(frame_of({"id": 1}, b"body"))
+    assert inbox.read() == ({"id": 1, "body_bytes": 4}, b"body")
+    assert inbox.read() is None
+
+
+@pytest.mark.parametrize("place", [(0, 1), (ARENA_BYTES, 1), (ARENA_BYTES - 1, 2)])
+def test_a_place_outside_of_the_memory(place: tuple[int, int], pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    arena = Arena(ours)
+    memory = receive_memory(theirs) if place[0] else None
+    with pytest.raises(frames.FrameError, match="shared memory has"):
+        Inbox(frame_of({PLACE: place}), memory).read()
+    arena.close()
+
+
+def test_a_supervisor_that_went_away(pair: tuple[socket.socket, socket.socket]) -> None:
+    ours, theirs = pair
+    ours.close()
+    with pytest.raises(frames.FrameError, match="went away"):
+        receive_memory(theirs)
