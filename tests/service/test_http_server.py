@@ -18,17 +18,27 @@ async def hello(_):
     return JSONResponse({"hello": 1}, headers={"X-Other": "kept"})
 
 
+@contextlib.asynccontextmanager
+async def serving(*routes):
+    """A running server's port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = make_server(Starlette(routes=list(routes)))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield listener.getsockname()[1]
+            assert not task.done()
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, 30)
+
+
 def test_responses_have_a_date_and_the_server_leaves_when_it_is_told():
     async def main():
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = make_server(Starlette(routes=[Route("/", hello)]))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-            found = [await client.get(target) for target in ("/", "/nowhere")]
-        assert not serving.done()
-        server.should_exit = True
-        await asyncio.wait_for(serving, 30)
-        return found
+        async with (
+            serving(Route("/", hello)) as port,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+        ):
+            return [await client.get(target) for target in ("/", "/nowhere")]
 
     before = int(time.time())
     good, missing = asyncio.run(main())
@@ -42,28 +52,15 @@ def test_responses_have_a_date_and_the_server_leaves_when_it_is_told():
 
 def test_a_server_that_is_told_before_it_began_leaves_at_once():
     async def main():
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = make_server(Starlette())
-        server.should_exit = True
-        await asyncio.wait_for(server.serve(sockets=[listener]), 30)
-        assert server.should_exit
-        server.should_exit = False
-        assert not server.should_exit
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            server = make_server(Starlette())
+            server.should_exit = True
+            await asyncio.wait_for(server.serve(sockets=[listener]), 30)
+            assert server.should_exit
+            server.should_exit = False
+            assert not server.should_exit
 
     asyncio.run(main())
-
-
-@contextlib.asynccontextmanager
-async def serving(*routes):
-    """A running server's port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = make_server(Starlette(routes=list(routes)))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await asyncio.wait_for(task, 30)
 
 
 async def digest(request):
