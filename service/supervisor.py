@@ -10,34 +10,28 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError
 from service.administration import Administration
-from service.batching import Batching
 from service.claim import sweep
 from service.config import Config
 from service.context import Context, Disk
-from service.crashes import CrashLog
 from service.drop_folder import DropFolder
 from service.gauges import resident_bytes, show_history, show_live
 from service.housekeeping import keep_house
 from service.intake import Intake
-from service.journal import Journal, Update
-from service.lanes import Lane
+from service.journal import Journal
 from service.liveness import Liveness
 from service.metrics import Metrics
+from service.model_set import ModelSet
 from service.paths import Paths
 from service.queries import Queries
 from service.retention import trim
 from service.samples import Samples
-from service.sampling import sampling_of
 from service.serving import ModelService
-from service.serving_limits import Listener, ServingLimits
-from service.states import State
 from service.status_line import status_line
 from service.units import iso_time
 from service.updates import UpdateRunner
@@ -68,10 +62,12 @@ class Supervisor:
         self._tell = tell
         self._context = context
         self._runner = UpdateRunner(context)
-        self._lanes: dict[str, Lane] = {}
+        self._models = ModelSet(context, self._runner)
         self._samples = Samples()
-        self._intake = Intake(context, self._offer, lambda drop: self._watcher.release(drop.path))
-        self.queries = Queries(context, self._lanes, self._runner.progress, self._intake.held, self._runner.retry_at)
+        self._intake = Intake(context, self._models.offer, lambda drop: self._watcher.release(drop.path))
+        self.queries = Queries(
+            context, self._models.lanes, self._runner.progress, self._intake.held, self._runner.retry_at
+        )
         self.administration = Administration(context, self._intake.release)
         self._watcher = self._make_watcher()
         self._housekeeping: asyncio.Task[None] | None = None
@@ -128,7 +124,7 @@ class Supervisor:
         await self._make_drop_folder(self.config)
         await self._context.holds.load()
         for model in self.config.models:
-            self._add_model(model.name)
+            self._models.add(model.name)
         await show_history(self._context)
         self._housekeeping = asyncio.create_task(keep_house(self._context, self._samples, self._tell_status))
         for service in self.services.values():
@@ -139,14 +135,14 @@ class Supervisor:
         await self._context.disk(self._sweep)
         await self._context.forget_the_past()
         for name in self.services:
-            await self._resume(name)
+            await self._models.resume(name)
         await self._watcher.start()
 
     def status_line(self) -> str:
         """What is going on, for the service manager."""
         phase = "stopping" if self._stopping else None if self._booted else "starting"
         watching = self._watcher.up or not self._watcher.looked
-        return status_line(phase, self.services, self._lanes, self._runner.progress, watching)
+        return status_line(phase, self.services, self._models.lanes, self._runner.progress, watching)
 
     def _tell_status(self) -> None:
         self._tell(self.status_line())
@@ -162,7 +158,7 @@ class Supervisor:
         await self._intake.close()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
-        await asyncio.gather(*(lane.close() for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.close() for lane in self._models.lanes.values()))
         await asyncio.gather(*(service.close() for service in self.services.values()))
         await self._context.fork_server.close()
         await self._context.disk(self._context.journal.close)
@@ -182,20 +178,17 @@ class Supervisor:
         names = [model.name for model in config.models]
         for name in [name for name in self.services if name not in names]:
             log.info("model %s is not configured any more", name)
-            await self._remove_model(name)
-        for service in self.services.values():
-            service.limits = self._limits(service.name)  # of the next process; the one that serves keeps its own
+            await self._models.remove(name)
+        self._models.configure()
         for name in [name for name in names if name not in self.services]:
             log.info("model %s is new", name)
-            self._add_model(name)
-            await self._resume(name)
-        for name in names:
-            self._set_sampling(name)
+            self._models.add(name)
+            await self._models.resume(name)
         await self._context.disk(trim, config, self._context.paths, self._context.journal)
         await self._watcher.stop()
         self._watcher = self._make_watcher()
         await self._watcher.start()
-        for lane in self._lanes.values():
+        for lane in self._models.lanes.values():
             if lane.active is not None and lane.active.id in self._runner.postponed:
                 lane.look_again()  # what it waits for may have been what was changed
         fixed: dict[str, Callable[[Config], object]] = {
@@ -234,71 +227,11 @@ class Supervisor:
         """
         self._context.require_model(name)
 
-    def _add_model(self, name: str) -> None:
-        context, metrics, crashes = self._context, self.metrics, CrashLog(self._context, name)
-        metrics.expect_model(name)
-        told = Listener(
-            crashes.restarted,
-            crashes.not_started,
-            metrics.batch_size.labels(name).observe,
-            partial(self._note_observed, name),
-        )
-        directory_of = partial(context.store.path, name)
-        context.services[name] = ModelService(
-            name, directory_of, context.fork_server, self._limits(name), told, context.liveness
-        )
-        self._set_sampling(name)
-        runner = self._runner
-        self._lanes[name] = Lane(runner.drive, runner.supersede, runner.fail, name, context.liveness)
-        current = context.store.current(name)
-        if current is not None:
-            self.services[name].keep(current)
-
-    def _limits(self, name: str) -> ServingLimits:
-        model, serve = self.config.model(name), self.config.serve
-        batching = Batching() if model is None else model.batching.to_batching()
-        return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching)
-
-    async def _remove_model(self, name: str) -> None:
-        await self._lanes.pop(name).close()
-        service = self.services[name]
-        async with service.switching:  # a rollback that is under way would put it in service again
-            del self.services[name]
-            await service.close()
-        self.metrics.forget_model(name)
-
-    async def _resume(self, name: str) -> None:
-        """Go on with what a stop of the daemon interrupted."""
-        journal = self._context.journal
-        for update in await self._context.disk(journal.open_updates):
-            if update.model != name or update.state in (State.DROPPED, State.SETTLED):
-                continue  # the latter are still in the drop folder
-            resumed = await self._context.disk(journal.resume, update.id)
-            log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
-            self._offer(resumed)
-
-    def _set_sampling(self, name: str) -> None:
-        model = self.config.model(name)
-        if model is not None:
-            self.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
-            if not model.drift.share:
-                self.metrics.forget_drift(name)
-
-    def _note_observed(self, name: str, told: Mapping[str, Any]) -> None:
-        """What was chosen before a reload may be told after it."""
-        wanted = self.services[name].sampling.drift_share > 0
-        self.metrics.note_observed(name, told if wanted else {**told, "drift_images": 0})
-
     def _sweep(self) -> None:
         """Remove what a crash left behind."""
         sweep(self._context.paths.claimed)
         for leftover in self._context.paths.staging.iterdir():
             shutil.rmtree(leftover, ignore_errors=True)
-
-    def _offer(self, update: Update) -> None:
-        lane = self._lanes.get(update.model)
-        if lane is not None:
-            lane.offer(update)
 
     def _make_watcher(self) -> Watcher:
         watch = self.config.watch

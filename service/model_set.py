@@ -1,0 +1,109 @@
+"""The models that are configured: each with the service that answers for it and the lane of its updates."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from service.batching import Batching
+from service.context import Context
+from service.crashes import CrashLog
+from service.journal import Update
+from service.lanes import Lane
+from service.sampling import sampling_of
+from service.serving import ModelService
+from service.serving_limits import Listener, ServingLimits
+from service.states import State
+from service.updates import UpdateRunner
+
+log = logging.getLogger(__name__)
+
+
+class ModelSet:
+    """Puts models in service, changes them with the config, and takes them out again.
+
+    Args:
+        context: Their services are `context.services`.
+        runner: Drives their updates.
+
+    Attributes:
+        lanes: The updates that wait or are worked on, by model name.
+    """
+
+    def __init__(self, context: Context, runner: UpdateRunner) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self._context = context
+        self._runner = runner
+
+    def add(self, name: str) -> None:
+        """Serve what was published of a model, and take updates of it."""
+        context, metrics, crashes = self._context, self._context.metrics, CrashLog(self._context, name)
+        metrics.expect_model(name)
+        told = Listener(
+            crashes.restarted,
+            crashes.not_started,
+            metrics.batch_size.labels(name).observe,
+            partial(self._note_observed, name),
+        )
+        directory_of = partial(context.store.path, name)
+        context.services[name] = ModelService(
+            name, directory_of, context.fork_server, self._limits(name), told, context.liveness
+        )
+        self._set_sampling(name)
+        runner = self._runner
+        self.lanes[name] = Lane(runner.drive, runner.supersede, runner.fail, name, context.liveness)
+        current = context.store.current(name)
+        if current is not None:
+            context.services[name].keep(current)
+
+    async def remove(self, name: str) -> None:
+        """Let a model's work and its requests end, and forget it."""
+        await self.lanes.pop(name).close()
+        service = self._context.services[name]
+        async with service.switching:  # a rollback that is under way would put it in service again
+            del self._context.services[name]
+            await service.close()
+        self._context.metrics.forget_model(name)
+
+    def configure(self) -> None:
+        """Have all models follow the configuration in force."""
+        for name, service in self._context.services.items():
+            service.limits = self._limits(name)  # of the next process; the one that serves keeps its own
+            self._set_sampling(name)
+
+    async def resume(self, name: str) -> None:
+        """Go on with what a stop of the daemon interrupted."""
+        journal = self._context.journal
+        for update in await self._context.disk(journal.open_updates):
+            if update.model != name or update.state in (State.DROPPED, State.SETTLED):
+                continue  # the latter are still in the drop folder
+            resumed = await self._context.disk(journal.resume, update.id)
+            log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
+            self.offer(resumed)
+
+    def offer(self, update: Update) -> None:
+        """Have an update driven once those before it have ended."""
+        lane = self.lanes.get(update.model)
+        if lane is not None:
+            lane.offer(update)
+
+    def _limits(self, name: str) -> ServingLimits:
+        model, serve = self._context.config.model(name), self._context.config.serve
+        batching = Batching() if model is None else model.batching.to_batching()
+        return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching)
+
+    def _set_sampling(self, name: str) -> None:
+        model = self._context.config.model(name)
+        if model is not None:
+            self._context.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
+            if not model.drift.share:
+                self._context.metrics.forget_drift(name)
+
+    def _note_observed(self, name: str, told: Mapping[str, Any]) -> None:
+        """What was chosen before a reload may be told after it."""
+        service = self._context.services.get(name)
+        if service is not None:
+            wanted = service.sampling.drift_share > 0
+            self._context.metrics.note_observed(name, told if wanted else {**told, "drift_images": 0})
