@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.conftest import Task
@@ -19,6 +21,12 @@ def serves(daemon: Daemon, task: Task, generation: int) -> None:
     assert (answer.status_code, answer.json()["model_version"]) == (200, str(generation))
 
 
+def fork_server(daemon: Daemon) -> psutil.Process:
+    assert daemon.process is not None
+    children = psutil.Process(daemon.process.pid).children()
+    return next(child for child in children if "service.fork_server" in child.cmdline())
+
+
 @pytest.mark.parametrize(
     ("at", "tries"),
     [
@@ -30,15 +38,18 @@ def serves(daemon: Daemon, task: Task, generation: int) -> None:
 def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
+        if "PUBLISHED" in at:  # it would be over in a moment
+            fork_server(daemon).suspend()
         daemon.drop(task.second)
         killed = daemon.update_of("second.pt", *at)
         dropped_at = daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}')
         daemon.kill()
 
         daemon.start()
-        assert daemon.generation() == 1  # before anything else
+        since = daemon.log.read_text().rpartition("listening on")[2]
+        assert re.findall(r"generation (\d) is up|(goes on)", since)[:2] == [("1", ""), ("", "goes on")]
+        assert daemon.infer(next(task.test.rglob("*.png"))).status_code == 200
         assert daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}') == dropped_at
-        serves(daemon, task, 1)
         ended = daemon.update_of("second.pt")
         assert (ended["id"], ended["state"], ended["generation"]) == (killed["id"], "COMMITTED", 2)
         seen = states(daemon, ended["id"])
