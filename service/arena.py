@@ -1,13 +1,14 @@
 """Large bodies of requests lie in memory that the supervisor and a generation share; the socket says only where.
 
 A socket takes some 200 kB at a time, so that 600 kB went through it in four pieces, with a wake-up and two copies for
-each. Here a body is copied once, to where torch may work on it: at an even address, in memory that can be written to.
+each. Here a body is copied once, to an aligned address.
 
 The memory is a nameless file that goes with its two processes. Imports no numpy.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -20,7 +21,10 @@ from service import frames
 
 ARENA_BYTES = 16 << 20  # a generation; what finds no place in it goes through the socket
 LEAST_BYTES = 16 << 10  # what is smaller goes through the socket as fast
-KEPT_BYTES = 2 << 20  # stays in memory while nothing lies there, so that the next body finds its pages
+# What was written to stays in memory while nothing lies there, up to this, so that the next body finds its pages: that
+# of a detector takes 5 MB.
+KEPT_BYTES = 8 << 20
+_MFD_NOEXEC_SEAL = 8  # of <linux/memfd.h>: hardened systems refuse memory that could be executed
 _ALIGNMENT = 64  # of tensors: a line of the processor's cache
 PLACE = "place"  # key of a frame's header
 
@@ -55,7 +59,7 @@ class Arena:
     def __init__(self, connection: socket.socket) -> None:
         self._places: list[Place] = []  # in their order
         self._touched = 0
-        descriptor = os.memfd_create("edged-requests", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        descriptor = _nameless_file()
         try:
             os.ftruncate(descriptor, ARENA_BYTES)
             # Else a child could make the file shorter, and who then writes to what is missing ends by SIGBUS.
@@ -149,6 +153,16 @@ def receive_memory(connection: socket.socket) -> mmap.mmap:
         return mmap.mmap(descriptors[0], ARENA_BYTES)
     finally:
         os.close(descriptors[0])
+
+
+def _nameless_file() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    try:
+        return os.memfd_create("edged-requests", flags | _MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.memfd_create("edged-requests", flags)  # before Linux 6.3
 
 
 def _aligned(at: int) -> int:

@@ -99,7 +99,7 @@ def unpack_numbers(data: memoryview, datatype: str, count: int) -> npt.NDArray[A
         count: Of values.
 
     Returns:
-        Of shape [count]; cannot be written to.
+        Of shape [count]; not to be written to.
 
     Raises:
         RequestError: The bytes are not as many as the values take.

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from service.children import adopt_orphans, child_environment
 from service.forked import Forked
 from service.log_flood import OUTPUT
+from service.waiting import within
 
 log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
@@ -27,6 +28,10 @@ _END_S, _LOOK_S = 5.0, 0.02
 
 class ForkError(Exception):
     """No process could be forked."""
+
+
+class _EndedError(ForkError):
+    """The process that was asked has ended."""
 
 
 class ForkServer:
@@ -59,10 +64,21 @@ class ForkServer:
             OSError: Its process cannot be started, or the generation not be watched.
             asyncio.TimeoutError: The time is over.
         """
+        for name in ("memfd_create", "pidfd_open"):
+            if not hasattr(os, name):
+                raise ForkError(f"this Python was built without os.{name}; run edged with the system's python3")
+        end = time.monotonic() + timeout_s
+        try:
+            return await (await self._running()).fork(arguments, connection, timeout_s)
+        except _EndedError as error:  # which is not the generation's fault
+            log.warning("%s; started again", error)
+            return await (await self._running()).fork(arguments, connection, max(0.0, end - time.monotonic()))
+
+    async def _running(self) -> _Process:
         async with self._starting:
             if self._process is None or self._process.ended:
                 self._process = await _Process.start()
-        return await self._process.fork(arguments, connection, timeout_s)
+            return self._process
 
     async def __aenter__(self) -> ForkServer:
         return self
@@ -90,6 +106,7 @@ class _Process:
         self._process = process
         self._control = control
         self._numbers = itertools.count()
+        self._silent = asyncio.Event()
         self._asked: dict[int, tuple[asyncio.Future[Forked], asyncio.StreamReader]] = {}
         asyncio.get_running_loop().add_reader(control, self._read_answers)
         self._tasks = [asyncio.create_task(self._read_log()), asyncio.create_task(self._see_it_end())]
@@ -133,6 +150,10 @@ class _Process:
             request = json.dumps({"id": number, "arguments": list(arguments)}).encode()
             self._asked[number] = answer, stderr
             socket.send_fds(self._control, [request], [connection.fileno(), write_end])
+        except BrokenPipeError:
+            self._asked.pop(number)
+            self.ended = True
+            raise _EndedError("the process that generations are forked from has ended") from None
         except BaseException:
             self._asked.pop(number, None)
             raise
@@ -174,6 +195,7 @@ class _Process:
                 return
             if not text:
                 self.ended = True
+                self._silent.set()
                 asyncio.get_running_loop().remove_reader(self._control)  # or it would be told of again and again
                 return
             self._hand_out(json.loads(text))
@@ -199,13 +221,15 @@ class _Process:
     async def _see_it_end(self) -> None:
         code = await self._process.wait()
         self.ended = True
-        self._read_answers()
+        # Those on their way to become generations hold the other end until they have told of themselves.
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(_END_S, self._silent.wait())
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         how = f"exit code {code}" if code >= 0 else f"killed by signal {-code} ({signal.strsignal(-code)})"
         for answer, _ in self._asked.values():
             if not answer.done():
-                answer.set_exception(ForkError(f"the process that it is forked from ended: {how}; see the log"))
+                answer.set_exception(_EndedError(f"the process that generations are forked from ended: {how}"))
         self._asked.clear()
         await _bury(self._process.pid)
 

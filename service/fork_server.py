@@ -84,7 +84,10 @@ def _answer(control: socket.socket, identity: int, arguments: Sequence[str], des
                 if between == 0:
                     ours.close()
                     _fork_again(_Birth(control, theirs, identity), arguments, descriptors)
-            os.waitpid(between, 0)  # from here on its child is the supervisor's, and nobody else can bury it
+            # From here on its child is the supervisor's, and nobody else can bury it.
+            failure = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
+            if failure:
+                raise OSError(failure, os.strerror(failure))
             ours.send(_GO)
             if ours.recv(len(_TOLD)) != _TOLD:
                 raise BrokenPipeError(errno.EPIPE, "the new process ended at once")
@@ -120,7 +123,11 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
     """In the process between: have a child that nobody here waits for, and end. The child ends here as well."""
     code = 1
     try:
-        if os.fork() != 0:
+        try:
+            child = os.fork()
+        except OSError as error:
+            os._exit(error.errno or code)
+        if child != 0:
             os._exit(0)
         if birth.told():
             code = _generation(list(arguments), *descriptors)

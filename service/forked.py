@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 
+_REFUSED = (errno.ENOSYS, errno.EPERM)
 _UNKNOWN = 255  # somebody else has waited for it; asyncio says so, too
 
 
@@ -34,7 +36,8 @@ class Forked:
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            raise OSError(f"pidfd_open: {error.strerror}; Linux 5.3 or later is needed, and leave to use it") from error
+            needed = "; Linux 5.3 or later is needed, and leave to use it" if error.errno in _REFUSED else ""
+            raise OSError(f"pidfd_open: {error.strerror}{needed}") from error
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
     async def wait(self) -> int:

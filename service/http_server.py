@@ -101,9 +101,13 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Let the application have a first piece as it is: uvicorn copies it twice, to a bytearray and back."""
-        if not self.cycle.body:
-            self.cycle.body = body  # type: ignore[assignment]  # what is added to it makes another
-            body = b""
+        cycle = self.cycle
+        if not cycle.response_complete:
+            found: object = cycle.body
+            if not found:
+                cycle.body, body = body, b""  # type: ignore[assignment]
+            elif isinstance(found, bytes):
+                cycle.body = bytearray(found)  # to it can be added, and tiny pieces may follow
         super().on_body(body)
 
 

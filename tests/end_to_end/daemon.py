@@ -183,6 +183,17 @@ class Daemon:
         return int(psutil.Process(self.process.pid).memory_info().rss)
 
 
+def children(daemon: Daemon, module: str) -> list[psutil.Process]:
+    """Those of its processes that run a module."""
+    assert daemon.process is not None
+    found = []
+    for child in psutil.Process(daemon.process.pid).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if module in child.cmdline():
+                found.append(child)
+    return found
+
+
 @contextlib.contextmanager
 def running(folder: Path, calibration: Path, **settings: Any) -> Iterator[Daemon]:
     """A daemon that is ready; ended whatever happens, its log shown when something goes wrong."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.daemon import Daemon, children, eventually, running
 
 
 def states(daemon: Daemon, update: int) -> list[str]:
@@ -19,12 +18,6 @@ def states(daemon: Daemon, update: int) -> list[str]:
 def serves(daemon: Daemon, task: Task, generation: int) -> None:
     answer = daemon.infer(next(task.test.rglob("*.png")))
     assert (answer.status_code, answer.json()["model_version"]) == (200, str(generation))
-
-
-def fork_server(daemon: Daemon) -> psutil.Process:
-    assert daemon.process is not None
-    children = psutil.Process(daemon.process.pid).children()
-    return next(child for child in children if "service.fork_server" in child.cmdline())
 
 
 @pytest.mark.parametrize(
@@ -39,7 +32,7 @@ def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> 
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
         if "PUBLISHED" in at:  # it would be over in a moment
-            fork_server(daemon).suspend()
+            children(daemon, "service.fork_server")[0].suspend()
         daemon.drop(task.second)
         killed = daemon.update_of("second.pt", *at)
         dropped_at = daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}')

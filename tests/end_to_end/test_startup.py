@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import TIMEOUT_S, Daemon, eventually, running
+from tests.end_to_end.daemon import TIMEOUT_S, Daemon, children, eventually, running
 
 
 @pytest.fixture
@@ -77,13 +77,18 @@ def test_ready_without_any_model_published(tmp_path: Path, images: Path) -> None
         assert daemon.stop() == 0
 
 
-def test_a_stop_does_not_wait_for_a_model_that_loads(task: Task, tmp_path: Path) -> None:
+@pytest.mark.parametrize("module", ["service.fork_server", "service.generation_child"])
+def test_a_stop_does_not_wait_for_a_model_that_loads(task: Task, tmp_path: Path, module: str) -> None:
+    """It would have three minutes for it."""
     with running(tmp_path, task.calibration) as daemon:
         generation = daemon.put_live(task.first)["generation"]
         assert daemon.stop() == 0
-        process = daemon.spawn()
-        child = eventually(lambda: psutil.Process(process.pid).children(), "the generation is started")[0]
-        child.suspend()  # it would have three minutes to load
+        weights = daemon.state / f"models/digits/gen/{generation}/weights.safetensors"
+        kept = weights.rename(tmp_path / "kept")
+        os.mkfifo(weights)  # nobody writes to it
+        daemon.spawn()
+        eventually(lambda: children(daemon, module), f"{module} runs")[0].suspend()
         assert daemon.stop() == 0
+        kept.rename(weights)
         daemon.start()
         assert daemon.generation() == generation

@@ -21,9 +21,9 @@ import torch
 from edged.models.registry import Architecture, build
 from service.children import cores
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.daemon import Daemon, children, eventually, running
 from tests.end_to_end.test_memory_limit import ENTER
-from tests.end_to_end.test_trouble import children, workers
+from tests.end_to_end.test_trouble import workers
 
 MIB = 1 << 20
 

@@ -11,7 +11,7 @@ import torch
 
 from tests import trained
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.daemon import Daemon, children, eventually, running
 
 
 def test_no_calibration_images(task: Task, tmp_path: Path) -> None:
@@ -175,12 +175,6 @@ def serves(daemon: Daemon, task: Task) -> str:
     answer = daemon.infer(next(task.test.rglob("*.png")))
     assert answer.status_code == 200, answer.text
     return str(answer.json()["model_version"])
-
-
-def children(daemon: Daemon, module: str) -> list[psutil.Process]:
-    assert daemon.process is not None
-    found = psutil.Process(daemon.process.pid).children()
-    return [child for child in found if module in child.cmdline()]
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:

@@ -13,8 +13,7 @@ from edged.artifacts.reader import read_artifact
 from service.job import STAGES
 from tests import trained
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
-from tests.end_to_end.test_trouble import children
+from tests.end_to_end.daemon import Daemon, children, eventually, running
 from tests.prometheus import needs_promtool, promtool
 
 

@@ -158,18 +158,47 @@ def test_a_generation_outlives_what_it_was_forked_from(never_loaded: Path) -> No
     run(test)
 
 
-def test_if_it_is_killed_while_it_is_asked_the_next_request_has_another_one(never_loaded: Path) -> None:
+def test_those_who_asked_one_that_was_killed_get_theirs_from_another(never_loaded: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
         asked = [asyncio.create_task(forked(fork_server, never_loaded)) for _ in range(2)]
         await until(lambda: fork_server.pid is not None)
         await asyncio.sleep(0)  # it has been asked, and still imports
-        os.kill(fork_server.pid or 0, signal.SIGKILL)
-        for each in asked:
-            with pytest.raises(ForkError, match=r"it is forked from ended: killed by signal 9 \(Killed\); see the log"):
-                await each
+        killed = fork_server.pid
+        os.kill(killed or 0, signal.SIGKILL)
+        for generation in await asyncio.gather(*asked):
+            generation.kill()
+            await generation.wait()
+        assert fork_server.pid not in (None, killed)
+
+    run(test)
+
+
+def test_one_that_is_killed_again_and_again_is_told_of(never_loaded: Path) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        asked = asyncio.create_task(forked(fork_server, never_loaded))
+        killed: set[int | None] = {None}
+        for _ in range(2):
+            await until(lambda: fork_server.pid not in killed)
+            os.kill(fork_server.pid or 0, signal.SIGKILL)
+            killed.add(fork_server.pid)
+        with pytest.raises(ForkError, match=r"are forked from ended: killed by signal 9 \(Killed\)"):
+            await asked
         generation = await forked(fork_server, never_loaded)
         generation.kill()
         await generation.wait()
+
+    run(test)
+
+
+@pytest.mark.parametrize("name", ["memfd_create", "pidfd_open"])
+def test_a_python_without_what_it_takes(never_loaded: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    async def test(fork_server: ForkServer) -> None:
+        connection, other = socket.socketpair()
+        monkeypatch.delattr(os, name)
+        with connection, other, pytest.raises(ForkError, match=rf"built without os\.{name}; run edged with the system"):
+            await fork_server.fork(arguments(never_loaded), connection, TIMEOUT_S)
+        monkeypatch.undo()
+        assert fork_server.pid is None
 
     run(test)
 
@@ -256,6 +285,8 @@ def test_all_die_with_the_supervisor(artifact: Path) -> None:
         assert parent.stdout is not None
         processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
         assert len(processes) == 2
+        for process in processes:
+            process.suspend()  # or each would see the end of its socket, and leave by itself
         parent.kill()
         for process in processes:
             psutil.wait_procs([process], timeout=10)

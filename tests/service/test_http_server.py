@@ -94,6 +94,23 @@ def test_bodies_of_many_connections_at_once_are_not_mixed_up():
     asyncio.run(main())
 
 
+def test_a_body_in_tiny_pieces_is_whole():
+    """Each reading brings thousands of them."""
+    count = 200_000
+    chunks = b"6\r\nsixsix\r\n" * count + b"0\r\n\r\n"
+
+    async def main():
+        async with serving(Route("/digest", digest, methods=["POST"])) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST /digest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
+            answer = await asyncio.wait_for(reader.readuntil(b"}"), 60)
+            writer.close()
+            await writer.wait_closed()
+        assert hashlib.sha256(b"sixsix" * count).hexdigest().encode() in answer
+
+    asyncio.run(main())
+
+
 def test_what_the_application_does_not_take_is_not_read():
     """A client cannot fill the memory with a body that nobody wants yet."""
     size = 64 << 20
