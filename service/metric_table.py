@@ -137,7 +137,9 @@ class MetricTable:
             "inference_requests_in_flight", "Requests not answered yet, waiting ones included.", "model"
         )
         self.generation_memory = self._gauge(
-            "generation_memory_bytes", "Resident memory of the process that serves the model.", "model"
+            "generation_memory_bytes",
+            "Resident memory of the process that serves the model, shared pages included.",
+            "model",
         )
         self.generation_restarts = self._counter(
             "generation_restarts_total",
