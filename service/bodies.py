@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -52,14 +51,9 @@ def json_bytes_of(request: Request) -> int | None:
     return int(text)
 
 
-def response_of(reply: Reply, then: BackgroundTask | None = None) -> Response:
-    """What a generation answered.
-
-    Args:
-        reply: Its answer.
-        then: Done once the response was handed over to be sent.
-    """
+def response_of(reply: Reply) -> Response:
+    """What a generation answered."""
     if reply.json_bytes is None:
-        return Response(reply.body, reply.status, media_type="application/json", background=then)
+        return Response(reply.body, reply.status, media_type="application/json")
     headers = {JSON_BYTES: str(reply.json_bytes)}
-    return Response(reply.body, reply.status, headers, media_type="application/octet-stream", background=then)
+    return Response(reply.body, reply.status, headers, media_type="application/octet-stream")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from http import HTTPStatus
@@ -9,7 +10,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -116,10 +116,6 @@ class Routes:
         service = self._service(request)
         metrics, serve = self._supervisor.metrics, self._supervisor.config.serve
         start = time.monotonic()
-
-        async def count(code: int, seconds: float) -> None:
-            metrics.count_request(service.name, code, seconds)
-
         try:
             check_inference(request, serve)
             body = await read_body(request, serve.max_body_bytes)
@@ -127,10 +123,12 @@ class Routes:
             service = self._service(request)  # once more: its version may have been replaced meanwhile
             reply = await service.infer(body, left_s, json_bytes_of(request))
         except BaseException as error:
-            await count(_status_of(error), time.monotonic() - start)
+            metrics.count_request(service.name, _status_of(error), time.monotonic() - start)
             raise
-        # Counting takes a twentieth of what an answer takes, so the answer goes first.
-        return response_of(reply, BackgroundTask(count, reply.status, time.monotonic() - start))
+        # A twentieth of what an answer takes, so the answer goes first: it is sent before the loop turns.
+        told = (service.name, reply.status, time.monotonic() - start)
+        asyncio.get_running_loop().call_soon(metrics.count_request, *told)
+        return response_of(reply)
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
