@@ -17,6 +17,7 @@ from benchmarks.serving_processes import eventually, resting_bytes, tree_bytes
 from edged.errors import EdgedError
 
 FEW_SWAPS = 5
+SWAP_PERIOD_S = 1.0  # a swap takes a tenth of that; one right after the other would be a measure of loading
 KILLS = 2
 AT_REST = 2  # processes below the supervisor: a generation, and what generations are forked from
 
@@ -32,7 +33,9 @@ def swaps(effort: Effort) -> Rows:
             begin = time.monotonic()
             while len(done) < effort.swaps:
                 drop = effort.drops and len(done) % (effort.swaps // effort.drops) == 0
+                next_s = time.monotonic() + SWAP_PERIOD_S
                 done.append(edged.put_live() if drop else edged.reload())
+                time.sleep(max(0.0, next_s - time.monotonic()))
                 memory[len(done)] = tree_bytes(edged.pid) if len(done) in (FEW_SWAPS, effort.swaps) else 0
             end = time.monotonic()
             eventually(lambda: len(load.answers) >= effort.requests, "enough requests", 3600)

@@ -204,7 +204,7 @@ backend) and MLServer load the same artifacts' networks with torch, through thei
 processes of the server, shared pages counted once, after a first reload and after the last.
 """
 _SWAPS = """
-edged alone, one swap after the other without a pause. All requests are equal and no two generations are, so bytes that
+edged alone, a swap a second at most. All requests are equal and no two generations are, so bytes that
 do not belong to the generation that an answer names are found, and so is an answer of a generation after its successor
 was seen, over any connection (`benchmarks/serving_checks.py`).
 """
