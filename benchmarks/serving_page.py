@@ -204,9 +204,10 @@ backend) and MLServer load the same artifacts' networks with torch, through thei
 processes of the server, shared pages counted once, after a first reload and after the last.
 """
 _SWAPS = """
-edged alone, a swap a second at most. All requests are equal and no two generations are, so bytes that
-do not belong to the generation that an answer names are found, and so is an answer of a generation after its successor
-was seen, over any connection (`benchmarks/serving_checks.py`).
+edged alone, a swap a second at most. The rate is close to the most that the machine can answer, so that waiting for
+one's turn is in these latencies. All requests are equal and no two generations are, so bytes that do not belong to the
+generation that an answer names are found, and so is an answer of a generation after its successor was seen, over any
+connection (`benchmarks/serving_checks.py`).
 """
 _CONTENTION = """
 A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second.
