@@ -40,6 +40,18 @@ def test_what_takes_too_long_is_cancelled():
     assert asyncio.run(main())
 
 
+async def cancelled_after(ticks: int, task: asyncio.Task[object]) -> bool:
+    """Cancel a task after some turns of the loop; false if it was done by then."""
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    if task.done():
+        return False
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    return True
+
+
 @pytest.mark.parametrize("ticks", range(6))
 def test_a_cancellation_together_with_the_result_is_not_lost(ticks: int):
     async def main() -> None:
@@ -48,12 +60,7 @@ def test_a_cancellation_together_with_the_result_is_not_lost(ticks: int):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         event.set()
-        for _ in range(ticks):
-            await asyncio.sleep(0)
-        if not task.done():
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
+        await cancelled_after(ticks, task)
 
     asyncio.run(main())
 
@@ -89,13 +96,7 @@ def test_a_cancellation_together_with_the_future_is_not_lost(ticks: int, fails: 
             future.set_exception(KeyError("x"))
         else:
             future.set_result(1)
-        for _ in range(ticks):
-            await asyncio.sleep(0)
-        if not task.done():
-            task.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await task
-        elif fails:
+        if not await cancelled_after(ticks, task) and fails:
             with pytest.raises(KeyError):
                 await task
         del future, task
