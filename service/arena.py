@@ -3,6 +3,9 @@
 A socket takes some 200 kB at a time, so that 600 kB went through it in four pieces, with a wake-up and two copies for
 each. Here a body is copied once, to an aligned address.
 
+Before the bodies stands which request the generation has taken up last: that can still be read when it was killed, and
+what it had not taken up another process may answer.
+
 The memory is a nameless file that goes with its two processes. Imports no numpy.
 """
 
@@ -13,6 +16,7 @@ import fcntl
 import mmap
 import os
 import socket
+import struct
 from bisect import insort
 from io import BufferedIOBase
 from typing import Any, NamedTuple
@@ -26,6 +30,8 @@ LEAST_BYTES = 16 << 10  # what is smaller goes through the socket as fast
 KEPT_BYTES = 8 << 20
 _MFD_NOEXEC_SEAL = 8  # of <linux/memfd.h>: hardened systems refuse memory that could be executed
 _ALIGNMENT = 64  # of tensors: a line of the processor's cache
+_TAKEN_UP = struct.Struct("=Q")  # at the beginning of the memory
+_BODIES_AT = _ALIGNMENT  # behind it
 PLACE = "place"  # key of a frame's header
 
 
@@ -94,13 +100,19 @@ class Arena:
             self._memory.madvise(mmap.MADV_REMOVE, KEPT_BYTES, self._touched - KEPT_BYTES)
             self._touched = KEPT_BYTES
 
+    @property
+    def taken_up(self) -> int:
+        """The id of the request that the generation has taken up last, 0 before the first."""
+        found: int = _TAKEN_UP.unpack_from(self._memory)[0]
+        return found
+
     def close(self) -> None:
         """Give it up; the other side keeps what it has mapped."""
         self._memory.close()
 
     def _gap(self, size: int, shift: int) -> int | None:
         """The first free place, `shift` bytes behind an aligned one."""
-        free = 0
+        free = _BODIES_AT
         for place in self._places:
             start = _aligned(free) + shift
             if start + size <= place.start:
@@ -120,6 +132,7 @@ class Inbox:
 
     def __init__(self, stream: BufferedIOBase, memory: mmap.mmap | None = None) -> None:
         self._stream = stream
+        self._shared = memory
         self._memory = memoryview(memory or b"")
 
     def read(self) -> tuple[dict[str, Any], bytes | memoryview] | None:
@@ -129,6 +142,8 @@ class Inbox:
             FrameError: The frame is damaged or cut short.
         """
         frame = frames.read_blocking(self._stream)
+        if frame is not None and self._shared is not None:
+            take_up(self._shared, frame[0]["id"])
         if frame is None or PLACE not in frame[0]:
             return frame
         header = frame[0]
@@ -138,6 +153,11 @@ class Inbox:
             raise frames.FrameError(f"a body at {place}, but the shared memory has {len(self._memory)} bytes")
         # What is looked at after the answer must still be there then.
         return header, memoryview(bytearray(body)) if "observe" in header else body
+
+
+def take_up(memory: mmap.mmap, identity: int) -> None:
+    """Show the supervisor that from now on the generation may have done anything with a request, and those before."""
+    _TAKEN_UP.pack_into(memory, 0, identity)
 
 
 def receive_memory(connection: socket.socket) -> mmap.mmap:

@@ -28,8 +28,8 @@ class ServingError(EdgedError):
     status = 503
 
 
-class UnsentError(ServingError):
-    """The child ended before it was given the request, which another process may well answer."""
+class UntouchedError(ServingError):
+    """The child ended before it took the request up, which another process may well answer."""
 
 
 class BusyError(ServingError):
@@ -163,11 +163,11 @@ class Channel:
         Raises:
             BusyError: The queue is full.
             DeadlineError: No answer within `deadline_s`.
-            UnsentError: The child ended before it was given the request.
+            UntouchedError: The child ended before it took the request up.
             ServingError: It ended before it answered.
         """
         if self._closed:
-            raise UnsentError(self._gone)
+            raise UntouchedError(self._gone)
         if self.inflight >= self._queue and not alone:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
         told: dict[str, Any] = {"json_bytes": json_bytes}
@@ -230,10 +230,10 @@ class Channel:
         """Show the child the end of the stream; requests still there get a ServingError."""
         self._closed = True
         self._writer.close()
-        for kind, group in ((ServingError, self._sent.values()), (UnsentError, self._waiting)):
-            for pending in group:
-                if not pending.reply.done():
-                    pending.reply.set_exception(kind(self._gone))
+        for pending in (*self._sent.values(), *self._waiting):
+            if not pending.reply.done():
+                kind = ServingError if self._taken_up(pending) else UntouchedError
+                pending.reply.set_exception(kind(self._gone))
         self._sent.clear()
         self._waiting.clear()
         if self._arena is not None:
@@ -259,6 +259,10 @@ class Channel:
     def _give_back(self, pending: _Pending) -> None:
         if self._arena is not None and pending.place is not None:
             self._arena.free(pending.place)
+
+    def _taken_up(self, pending: _Pending) -> bool:
+        """Whether the child may have begun with it: then it may be what the child ended of."""
+        return pending.id in self._sent and (self._arena is None or pending.id <= self._arena.taken_up)
 
     @property
     def _gone(self) -> str:

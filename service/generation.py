@@ -19,7 +19,7 @@ from typing import Any
 from edged.errors import DeferredError, GateError
 from service.arena import Arena
 from service.batching import Batching
-from service.channel import Channel, Order, Reply, UnsentError
+from service.channel import Channel, Order, Reply, UntouchedError
 from service.children import cores
 from service.fork_client import ForkError, ForkServer
 from service.forked import Forked
@@ -152,11 +152,11 @@ class Generation:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
-            UnsentError: It is not up, or ended before it was given the request.
+            UntouchedError: It is not up, or ended before it took the request up.
             ServingError: It is too busy, too slow, or it ended.
         """
         if self._channel is None or not self.serving:
-            raise UnsentError(f"model {self.model!r} is starting; try again in some seconds")
+            raise UntouchedError(f"model {self.model!r} is starting; try again in some seconds")
         return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone)
 
     async def drain(self, timeout_s: float) -> bool:

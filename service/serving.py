@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.channel import BusyError, Reply, ServingError, UnsentError
+from service.channel import BusyError, Reply, ServingError, UntouchedError
 from service.fork_client import ForkServer
 from service.generation import Generation
 from service.liveness import Liveness, Loop
@@ -120,7 +120,7 @@ class ModelService:
             observe = self.sampling.choose()
             try:
                 reply = await asked.infer(body, deadline_s, json_bytes, observe=observe)
-            except UnsentError:
+            except UntouchedError:
                 asked, left_s = await self._same_again(asked.number, deadline_s - (time.monotonic() - start))
                 reply = await asked.infer(body, left_s, json_bytes, observe=observe)
             status = reply.status
@@ -139,11 +139,11 @@ class ModelService:
 
         Raises:
             BusyError: Too many wait for it already.
-            UnsentError: It does not come up in time, or another one took its place.
+            UntouchedError: It does not come up in time, or another one took its place.
         """
         left_s = await self.wait_until_up(max(0.0, timeout_s))
         if self.live is None or self.live.number != number:
-            raise UnsentError(f"model {self.name!r} has lost its process; try again in some seconds")
+            raise UntouchedError(f"model {self.name!r} has lost its process; try again in some seconds")
         return self.live, left_s
 
     async def wait_until_up(self, timeout_s: float) -> float:

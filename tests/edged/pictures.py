@@ -24,6 +24,11 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def vast_picture() -> bytes:
+    """A small file that takes some ten milliseconds to decode."""
+    return encode(Image.new("RGB", (3000, 3000)), "PNG")
+
+
 def write_png(path: Path, seed: int, height: int = 20, width: int = 20) -> None:
     """One PNG of `pixels(seed)`."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ class Sharing(RuleBasedStateMachine):
         place = self.arena.put(body, json_bytes)
         if size < LEAST_BYTES or size > SMALL_ARENA:
             assert place is None
-        elif not self.bodies and size <= SMALL_ARENA - 64:
+        elif not self.bodies and size <= SMALL_ARENA - 128:
             assert place is not None
         if place is not None:
             assert (place.start + (json_bytes or 0)) % 64 == 0
@@ -82,7 +82,7 @@ class Sharing(RuleBasedStateMachine):
             assert self.child[place.start : place.end] == body
         ordered = sorted(self.bodies)
         assert all(before.end <= after.start for before, after in pairwise(ordered))
-        assert all(place.start >= 0 and place.end <= SMALL_ARENA for place in ordered)
+        assert all(place.start >= 64 and place.end <= SMALL_ARENA for place in ordered)
 
     @invariant()
     def memory_goes_back(self) -> None:
@@ -105,7 +105,7 @@ def test_a_large_body_does_not_keep_its_memory(pair: tuple[socket.socket, socket
     arena = Arena(ours)
     _, [descriptor], _, _ = socket.recv_fds(theirs, 1, 1)
     assert filled_bytes(descriptor) == 0
-    place = arena.put(b"x" * (ARENA_BYTES - 64), None)
+    place = arena.put(b"x" * (ARENA_BYTES - 128), None)
     assert place is not None
     assert filled_bytes(descriptor) >= ARENA_BYTES - 4096
     assert arena.put(b"y" * LEAST_BYTES, None) is None  # full: through the socket
@@ -149,13 +149,30 @@ def test_a_body_is_read_where_it_lies_and_may_be_written_to(pair: tuple[socket.s
     assert inbox.read() is None
 
 
+def test_what_was_taken_up_last_can_be_told_after_the_other_side_went_away(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    ours, theirs = pair
+    arena, memory = Arena(ours), receive_memory(theirs)
+    place = arena.put(b"x" * LEAST_BYTES, None)
+    assert arena.taken_up == 0
+    sent = frame_of({"id": 7}, b"small").getvalue() + frame_of({"id": 1 << 40, PLACE: place}).getvalue()
+    inbox = Inbox(io.BytesIO(sent), memory)
+    for identity in (7, 1 << 40):
+        inbox.read()
+        assert arena.taken_up == identity
+    assert inbox.read() is None
+    theirs.close()
+    assert arena.taken_up == 1 << 40
+
+
 def test_what_is_looked_at_after_the_answer_does_not_change_then(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     arena, memory = Arena(ours), receive_memory(theirs)
     read = {}
     place = arena.put(b"1" * LEAST_BYTES, None)
     for key, told in (("plain", {}), ("observed", {"observe": {"drift": True}})):
-        frame = Inbox(frame_of({PLACE: place, **told}), memory).read()
+        frame = Inbox(frame_of({"id": 1, PLACE: place, **told}), memory).read()
         assert frame is not None
         read[key] = frame[1]
     assert place is not None
@@ -176,7 +193,7 @@ def test_a_place_outside_of_the_memory(place: tuple[int, int], pair: tuple[socke
     arena = Arena(ours)
     memory = receive_memory(theirs) if place[0] else None
     with pytest.raises(frames.FrameError, match="shared memory has"):
-        Inbox(frame_of({PLACE: place}), memory).read()
+        Inbox(frame_of({"id": 1, PLACE: place}), memory).read()
     arena.close()
 
 

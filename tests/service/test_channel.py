@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from service import frames
-from service.arena import LEAST_BYTES, PLACE, Arena, receive_memory
-from service.channel import BusyError, Channel, DeadlineError, Reply, ServingError
+from service.arena import LEAST_BYTES, PLACE, Arena, receive_memory, take_up
+from service.channel import BusyError, Channel, DeadlineError, Reply, ServingError, UntouchedError
 
 
 class Child:
@@ -33,6 +33,7 @@ class Child:
             start, size = header[PLACE]
             self.shared.append(start)
             body = self.memory[start : start + size]
+        take_up(self.memory, header["id"])
         return header["id"], body
 
     def answer(self, identity: int, body: bytes, status: int = 200) -> None:
@@ -193,9 +194,10 @@ def test_a_child_that_ends() -> None:
         tasks = [ask(channel, b"x") for _ in range(3)]
         await child.next()
         child.writer.close()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            assert isinstance(result, ServingError)
-            assert "has lost its process" in str(result)
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        # The second lay in its socket, the third had not been sent.
+        assert [type(result) for result in results] == [ServingError, UntouchedError, UntouchedError]
+        assert {str(result) for result in results} == {"model 'digits' has lost its process; try again in some seconds"}
         with pytest.raises(ServingError):
             await channel.request(b"x", 5)
 
@@ -212,8 +214,9 @@ def test_a_child_that_talks_nonsense(junk: bytes) -> None:
             theirs.sendall(junk)
         with pytest.raises((frames.FrameError, OSError)):
             await channel.pump()
-        with pytest.raises(ServingError):
+        with pytest.raises(ServingError) as caught:
             await task
+        assert type(caught.value) is ServingError  # nobody knows whether it was taken up
 
     asyncio.run(test())
 
@@ -268,8 +271,8 @@ def test_large_bodies_lie_in_shared_memory_until_they_are_answered() -> None:
         child.answer(id_1, b"one")
         id_2, body_2 = await child.next()
         assert body_2 == bodies[2]
-        assert child.memory[:LEAST_BYTES] == bodies[0]  # still there: it is not answered
-        assert child.shared == [0, LEAST_BYTES, LEAST_BYTES]
+        assert child.memory[child.shared[0] :][:LEAST_BYTES] == bodies[0]  # still there: it is not answered
+        assert child.shared == [64, 64 + LEAST_BYTES, 64 + LEAST_BYTES]
         child.answer(id_0, b"zero")
         child.answer(id_2, b"two")
         assert [reply.body for reply in await asyncio.gather(*tasks)] == [b"zero", b"one", b"two"]
@@ -292,11 +295,11 @@ def test_a_body_keeps_its_place_beyond_its_deadline_as_long_as_the_child_may_rea
 
 
 def test_small_bodies_and_those_that_find_no_room_go_through_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.arena.ARENA_BYTES", LEAST_BYTES)
+    monkeypatch.setattr("service.arena.ARENA_BYTES", 64 + LEAST_BYTES)
 
     async def test(channel: Channel, child: Child) -> None:
         bodies = [b"small", b"1" * LEAST_BYTES, b"2" * LEAST_BYTES]
-        for body, places in zip(bodies, ([], [0], [0]), strict=True):
+        for body, places in zip(bodies, ([], [64], [64]), strict=True):
             tasks = [ask(channel, body)]
             if body[:1] == b"1":
                 tasks.append(ask(channel, body))
@@ -304,12 +307,12 @@ def test_small_bodies_and_those_that_find_no_room_go_through_the_socket(monkeypa
                 identity, seen = await child.next()
                 assert seen == body
             if body[:1] == b"1":
-                assert child.shared == [0]
+                assert child.shared == [64]
             for number in range(identity - len(tasks) + 1, identity + 1):
                 child.answer(number, b"")
             await asyncio.gather(*tasks)
             assert child.shared[:1] == places
-        assert child.shared == [0, 0]
+        assert child.shared == [64, 64]
 
     run(test)
 

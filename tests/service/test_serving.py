@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -22,9 +23,12 @@ from service.batching import Batching
 from service.channel import BusyError, Reply, ServingError
 from service.fork_client import ForkServer
 from service.generation import Generation, StartError
+from service.inputs import MAX_BATCH
 from service.serving import ModelService
 from service.serving_limits import Listener, ServingLimits
 from tests import scenes
+from tests.edged.pictures import vast_picture
+from tests.processes import busy
 from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 
 BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
@@ -60,6 +64,12 @@ def with_fork_server(test: Callable[[ForkServer], Awaitable[None]]) -> None:
             await asyncio.wait_for(test(fork_server), 120)
 
     asyncio.run(main())
+
+
+def slow_request() -> bytes:
+    """Some seconds of work for a generation."""
+    data = [base64.b64encode(vast_picture()).decode()] * MAX_BATCH
+    return json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}]}).encode()
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -204,11 +214,10 @@ def test_a_killed_generation_comes_back(published: Path) -> None:
         await service.first_try()
         assert service.live is not None
         assert service.live.pid is not None
-        os.kill(service.live.pid, signal.SIGSTOP)  # so that it cannot answer before it dies
-        asked_before = asyncio.create_task(service.infer(REQUEST, 30))
-        await asyncio.sleep(0)
+        asked_before = asyncio.create_task(service.infer(slow_request(), 60))
+        await until(busy(service.live.pid))
         os.kill(service.live.pid, signal.SIGKILL)
-        with pytest.raises(ServingError):
+        with pytest.raises(ServingError, match="has lost its process"):
             await asked_before
         await until(lambda: service.restarts == 1 and service.live is not None)
         assert (await service.infer(REQUEST, 30)).status == 200
@@ -225,21 +234,22 @@ def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
         await service.first_try()
         assert service.live is not None
         assert service.live.pid is not None
+        begun = asyncio.create_task(service.infer(slow_request(), 60))
+        await until(busy(service.live.pid))
         os.kill(service.live.pid, signal.SIGSTOP)
-        with_it = [asyncio.create_task(ask(service)) for _ in range(4)]
+        with_it = [asyncio.create_task(ask(service)) for _ in range(3)]  # one of them in its socket
         await until(lambda: service.live is not None and service.live.inflight == 4)
         os.kill(service.live.pid, signal.SIGKILL)
-        await until(lambda: service.held == 2)  # the process had been given the other two
-        after = [asyncio.create_task(ask(service)) for _ in range(2)]
+        await until(lambda: service.held == 3)
+        after = asyncio.create_task(ask(service))
         await asyncio.sleep(0)
         with pytest.raises(BusyError, match="has 4 requests waiting"):
             await service.wait_until_up(30)
-        failed, again = with_it[:2], with_it[2:]
-        results = await asyncio.gather(*failed, return_exceptions=True)
-        assert [type(result) for result in results] == [ServingError] * 2
-        assert await asyncio.gather(*again, *after) == [200] * 4
+        with pytest.raises(ServingError, match="has lost its process"):
+            await begun
+        assert await asyncio.gather(*with_it, after) == [200] * 4
         assert told == [(1, "killed by signal 9 (Killed)")]
-        assert service.traffic.failures == 2
+        assert service.traffic.failures == 1
 
     run(published, test, queue=4)
 
@@ -276,6 +286,33 @@ def test_nobody_waits_for_what_was_never_there(published: Path) -> None:
         await service.pause()  # as "resource" does for the first generation, too
         assert await service.wait_until_up(5.0) == 5.0
 
+    run(published, test)
+
+
+def test_a_request_is_given_to_no_third_process(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = ModelService.prepare
+
+    async def stopped(service: ModelService, number: int) -> Generation:
+        generation = await start(service, number)
+        assert generation.pid is not None
+        os.kill(generation.pid, signal.SIGSTOP)  # so that it takes nothing up
+        return generation
+
+    async def test(service: ModelService) -> None:
+        service.keep(1)
+        await service.first_try()
+        asked = asyncio.create_task(service.infer(REQUEST, 60))
+        for crashes in range(2):
+            await until(lambda crashes=crashes: service.restarts == crashes and service.live is not None)
+            assert service.live is not None
+            assert service.live.pid is not None
+            await until(lambda: service.live is not None and service.live.inflight == 1)
+            os.kill(service.live.pid, signal.SIGKILL)
+            await until(lambda crashes=crashes: service.restarts == crashes + 1)
+        with pytest.raises(ServingError, match="has lost its process"):
+            await asked
+
+    monkeypatch.setattr(ModelService, "prepare", stopped)
     run(published, test)
 
 
