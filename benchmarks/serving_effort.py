@@ -35,7 +35,7 @@ class Effort:
     reloads: int = 10
     swaps: int = 200
     drops: int = 10
-    rate: float = 150
+    rate: float = 100
     requests: int = 50_000
     quantizing_s: float = 30
     rounds: int = 400

@@ -155,8 +155,8 @@ class UpdateRunner:
         # The folder first: a crash in between repeats the update, and so ends here again.
         await self._put_aside(update, state, failure)
         await context.advance(update.id, state, code=failure.code, reason=failure.reason)
-        await write_report(context, update.id)
         context.metrics.count_update(update.model, result, failure.code)
+        await write_report(context, update.id)
         level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
         log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
         await self._prune(update.model)

@@ -70,14 +70,15 @@ class Prometheus:
         assert answer["status"] == "success", (parameters, answer)
         return answer["data"]
 
-    def query(self, promql: str) -> list[dict[str, Any]]:
-        """The samples of now: {"metric": labels, "value": [time, text]}."""
-        found: list[dict[str, Any]] = self.get("query", query=promql)["result"]
+    def query(self, promql: str, at: float | None = None) -> list[dict[str, Any]]:
+        """The samples of a time, None for now: {"metric": labels, "value": [time, text]}."""
+        when = {} if at is None else {"time": at}
+        found: list[dict[str, Any]] = self.get("query", query=promql, **when)["result"]
         return found
 
-    def values(self, promql: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """The samples of now by the given labels."""
-        return {tuple(s["metric"].get(x, "") for x in labels): float(s["value"][1]) for s in self.query(promql)}
+    def values(self, promql: str, *labels: str, at: float | None = None) -> dict[tuple[str, ...], float]:
+        """These samples by the given labels."""
+        return {tuple(s["metric"].get(x, "") for x in labels): float(s["value"][1]) for s in self.query(promql, at)}
 
     def numbers(self, promql: str, start: float, end: float, step_s: float = 1.0) -> list[float]:
         """Everything that a graph would show, without what is no number."""

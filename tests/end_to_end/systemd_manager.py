@@ -195,6 +195,7 @@ class Manager:
 
     def journal(self, unit: str) -> str:
         """What a unit has logged, and systemd of it."""
+        self.run("journalctl", "--sync")  # what has been written, but not yet read
         return self.run("journalctl", "--no-pager", "--output=short-monotonic", f"--unit={unit}")
 
     def host_pid(self, pid: int) -> int:

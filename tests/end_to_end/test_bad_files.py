@@ -76,7 +76,8 @@ def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
 def check_rejected(daemon: Daemon, name: str, content: bytes, code: str, reason: str) -> None:
     source = daemon.folder / name
     source.write_bytes(content)
-    before = daemon.metric(f'edged_updates_total{{model="digits",reason="{code}",result="rejected"}}') or 0
+    counted = f'edged_updates_total{{model="digits",reason="{code}",result="rejected"}}'
+    before = daemon.metric(counted) or 0
     daemon.drop(source)
     update = daemon.update_of(name)
     print(update["code"], "|", update["reason"])
@@ -88,7 +89,7 @@ def check_rejected(daemon: Daemon, name: str, content: bytes, code: str, reason:
     assert (folder / "file").read_bytes() == content
     told = json.loads((folder / "reason.json").read_text())
     assert (told["file_name"], told["code"], told["reason"]) == (name, code, update["reason"])
-    assert daemon.metric(f'edged_updates_total{{model="digits",reason="{code}",result="rejected"}}') == before + 1
+    eventually(lambda: daemon.metric(counted) == before + 1, "it is counted")
     assert not list((daemon.state / "claimed").iterdir())
     assert not list((daemon.state / "drop" / "digits").iterdir())
     assert daemon.generation() == 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.conftest import Task
 from tests.end_to_end.daemon import Daemon, eventually, running
 from tests.end_to_end.test_commands import edged
+from tests.end_to_end.test_trouble import workers
 
 
 def held(daemon: Daemon) -> int:
@@ -50,8 +51,10 @@ def test_a_pinned_model_keeps_its_generation(task: Task, tmp_path: Path) -> None
 
         # What was taken before waits just before it would go live; `current` stays.
         daemon.drop(task.second)
-        daemon.update_of("second.pt", "CLAIMED", "VERIFIED", "LOADED", "CALIBRATED", "QUANTIZED")
+        (worker,) = eventually(lambda: workers(daemon), "its worker")
+        worker.suspend()
         assert edged(daemon, "pin", "digits")[1]["generation"] == 1
+        worker.resume()
         waiting = eventually(lambda: next((u for u in daemon.updates() if u["code"] == "pinned"), None), "it waits")
         assert waiting["state"] == "PUBLISHED"
         assert daemon.metric('edged_model_pinned{model="digits"}') == 1

@@ -15,7 +15,7 @@ import pytest
 from tests import scenes
 from tests.conftest import DetectionTask, Task
 from tests.end_to_end.browser import Browser, browsing
-from tests.end_to_end.daemon import Daemon, running
+from tests.end_to_end.daemon import Daemon, eventually, running
 from tests.end_to_end.test_status_page import _CONTRAST, EVIL, needs_browser
 
 # But for tooltips, and for the names of boxes, which have a dark plate behind them whatever the page's colour is.
@@ -175,6 +175,7 @@ def test_a_worker_that_takes_too_much_leaves_its_course(task: Task, tmp_path: Pa
         update = daemon.update_of(task.first.name)
         assert (update["state"], update["code"]) == ("FAILED", "memory")
         folder = daemon.state / "rejected" / update["sha256"]
+        eventually((folder / "report.html").exists, "its report")
         course = json.loads((folder / "course.json").read_text())
         assert course["memory_max"] == 60 << 20
         assert max(used for _, used in course["memory"]) > 60 << 20

@@ -84,8 +84,10 @@ const contrast = (element) => {
 
 @needs_browser
 def test_drop_and_roll_back_with_the_token(browser: Browser, daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    browser.evaluate("document.querySelector('main').dataset.old = 1")
     browser.evaluate("document.querySelector('button[data-post]').click()")
     browser.until("document.getElementById('message').textContent.includes('wrong or missing token')")
+    browser.until("!document.querySelector('main').dataset.old")  # it is renewed, with the form, after each action
 
     file = tmp_path / "from the page.pt"
     shutil.copy(task.second, file)
@@ -95,7 +97,9 @@ def test_drop_and_roll_back_with_the_token(browser: Browser, daemon: Daemon, tas
     browser.until("document.getElementById('message').textContent.includes('is in the drop folder of digits')")
     update = daemon.update_of(file.name)
     assert (update["state"], update["generation"]) == ("COMMITTED", 2)
-    browser.until("document.body.innerText.includes('from the page.pt')")  # by itself, some seconds later
+    browser.until(
+        "document.querySelector('main').innerText.includes('from the page.pt')"
+    )  # by itself, some seconds later
 
     browser.evaluate("document.querySelector('button[data-post]').click()")
     browser.until("document.getElementById('message').textContent.includes('generation 1 is live again')")

@@ -15,7 +15,7 @@ from benchmarks.serving_processes import eventually
 def test_ten_swaps_and_two_thousand_requests() -> None:
     with swappable() as edged:
         first = edged.generation
-        with Load(edged.address, edged.call, rate=150) as load:
+        with Load(edged.address, edged.call, rate=80) as load:
             eventually(lambda: len(load.answers) > 20, "traffic")
             done = [edged.put_live(), *(edged.reload() for _ in range(9))]
             eventually(lambda: len(load.answers) >= 2000, "2,000 requests")

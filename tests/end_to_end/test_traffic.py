@@ -85,7 +85,7 @@ def test_sigterm_answers_what_was_asked(task: Task, tmp_path: Path) -> None:
         daemon.put_live(task.first)
         body = json.loads(image_request(task))
         body["inputs"][0] |= {"shape": [128], "data": body["inputs"][0]["data"] * 128}
-        asked = 24  # enough to be under way still when they are first seen to be
+        asked = 24
         answers: list[int] = []
         address = daemon.status()["address"]
 
@@ -98,9 +98,16 @@ def test_sigterm_answers_what_was_asked(task: Task, tmp_path: Path) -> None:
             connection.close()
 
         askers = [threading.Thread(target=ask) for _ in range(asked)]
+        (generation,) = children(daemon, "service.generation_child")
+        generation.suspend()
         for asker in askers:
             asker.start()
-        eventually(lambda: (daemon.metric('edged_inference_requests_in_flight{model="digits"}') or 0) > 0, "a request")
+        in_flight = 'edged_inference_requests_in_flight{model="digits"}'
+        eventually(lambda: daemon.metric(in_flight) == asked, "all are under way")
+        assert daemon.process is not None
+        daemon.process.terminate()
+        eventually(lambda: "stopping: no new requests" in daemon.log.read_text(), "it stops")
+        generation.resume()
         assert daemon.stop() == 0
         for asker in askers:
             asker.join()

@@ -25,7 +25,8 @@ def test_no_calibration_images(task: Task, tmp_path: Path) -> None:
         assert f"calibration folder {empty} has 0 usable images" in failed["reason"]
         assert "tried 2 times" in failed["reason"]
         assert (daemon.state / "rejected" / failed["sha256"] / "reason.json").exists()
-        assert daemon.metric('edged_updates_total{model="digits",reason="calibration",result="failed"}') == 1
+        counted = 'edged_updates_total{model="digits",reason="calibration",result="failed"}'
+        eventually(lambda: daemon.metric(counted) == 1, "it is counted")
 
         shutil.copytree(task.calibration, empty, dirs_exist_ok=True)
         assert daemon.put_live(task.first, "again.pt")["generation"] == 1  # the file was not at fault
@@ -43,7 +44,7 @@ def test_a_newer_file_takes_the_place_of_one_that_waits(task: Task, tmp_path: Pa
         older = daemon.update_of("first.pt")
         assert (older["state"], older["code"]) == ("SUPERSEDED", "superseded")
         assert f"update {newer['id']} brings a newer file" in older["reason"]
-        assert not list((daemon.state / "claimed").iterdir())
+        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed files are removed")
 
 
 def test_a_deferred_update_is_tried_again_after_a_restart(task: Task, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -227,9 +228,10 @@ def test_a_child_that_replies_does_not_hang_however_many_are_with_it() -> None:
         (id_1, _), (id_2, _) = await child.next(), await child.next()
         await asyncio.sleep(0.05)
         assert channel.stalled_s >= 0.05
+        answered = time.monotonic()
         child.answer(id_1, b"")
         await first
-        assert channel.stalled_s < 0.05
+        assert channel.stalled_s <= time.monotonic() - answered
         child.answer(id_2, b"")
         await second
         assert channel.stalled_s == 0

@@ -257,13 +257,15 @@ def test_a_reader_that_stops_early_is_no_error(daemon):
 
 
 def test_status_is_quick_and_imports_little(daemon):
-    """The goal is 50 ms; here the best of several counts, because machines that test are busy."""
-    times = []
+    """The goal is 50 ms, where Python alone starts in 15; the best of several, because machines that test are busy."""
+    times: dict[str, list[float]] = {"status": [], "nothing": []}
+    commands = {"status": [EDGED, "status", "--json"], "nothing": [sys.executable, "-c", "pass"]}
     for _ in range(7):
-        start = time.perf_counter()
-        subprocess.run([EDGED, "status", "--json"], check=True, stdout=subprocess.DEVNULL)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.15
+        for name, command in commands.items():
+            start = time.perf_counter()
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            times[name].append(time.perf_counter() - start)
+    assert min(times["status"]) < 10 * min(times["nothing"])
     code = "import sys; from service.cli import main; main(['status', '--json']); print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"torch", "numpy", "yaml", "asyncio", "http.client", "ssl", "prometheus_client", "psutil", "logging"}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import json
 import os
 import signal
@@ -56,6 +58,7 @@ def never_loaded(tmp_path: Path) -> Path:
 
 def run(test: Callable[[ForkServer], Awaitable[None]]) -> None:
     async def main() -> None:
+        gc.collect()  # what earlier tests left may hold files
         before = psutil.Process().children(), psutil.Process().num_fds()
         async with ForkServer() as fork_server:
             await asyncio.wait_for(test(fork_server), 120)
@@ -77,6 +80,23 @@ async def forked(fork_server: ForkServer, artifact: Path, *more: str, timeout_s:
         return await fork_server.fork([*arguments(artifact), *more], theirs, timeout_s)
 
 
+def opened(pid: int) -> list[str]:
+    """Kinds of files that a process has open, besides the shared memory."""
+    found = []
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(str(path.readlink()))
+    return sorted(each.partition(":")[0] for each in found if not each.startswith("/memfd:"))
+
+
+async def begun(fork_server: ForkServer, artifact: Path) -> psutil.Process:
+    """The fork server, after it has forked once and closed everything that belonged to that."""
+    first = await forked(fork_server, artifact)
+    await first.wait()
+    await first.stderr.read()  # to its end, which the fork server's copy would keep away
+    return psutil.Process(fork_server.pid)
+
+
 async def until(look: Callable[[], object]) -> None:
     while not look():
         await asyncio.sleep(0.01)
@@ -92,9 +112,8 @@ def test_it_is_a_child_of_ours_with_nothing_but_its_own(never_loaded: Path) -> N
         assert process.cmdline()[:5] == ["service.generation_child", "--generation", "3", "--model", "digits"]
         assert (process.ppid(), os.getsid(process.pid)) == (os.getpid(), process.pid)
         assert process.environ()["OMP_WAIT_POLICY"] == "PASSIVE"
-        opened = [str(path.readlink()) for path in Path(f"/proc/{process.pid}/fd").iterdir()]
-        kinds = sorted(each.partition(":")[0] for each in opened if not each.startswith("/memfd:"))
-        assert kinds == ["/dev/null", "/dev/null", "pipe", "socket"]
+        # Once it has read what else it opens for a moment.
+        await until(lambda: opened(process.pid) == ["/dev/null", "/dev/null", "pipe", "socket"])
         assert fork_server.pid is not None
         assert psutil.Process(fork_server.pid).num_threads() == 1
         assert psutil.pid_exists(generation.pid)
@@ -247,8 +266,7 @@ def test_what_nobody_waits_for_any_more_is_ended(never_loaded: Path) -> None:
 
 def test_nothing_is_left_of_many(tmp_path: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
-        await (await forked(fork_server, tmp_path / "none")).wait()
-        server = psutil.Process(fork_server.pid)
+        server = await begun(fork_server, tmp_path / "none")
         before = server.num_fds(), psutil.Process().num_fds()
         for generation in await asyncio.gather(*(forked(fork_server, tmp_path / "none") for _ in range(5))):
             assert await generation.wait() > 0
@@ -261,10 +279,11 @@ def test_nothing_is_left_of_many(tmp_path: Path) -> None:
 
 def test_without_descriptors_it_says_so_and_goes_on(never_loaded: Path, tmp_path: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
-        await (await forked(fork_server, tmp_path / "none")).wait()
-        server = psutil.Process(fork_server.pid)
+        server = await begun(fork_server, tmp_path / "none")
+        quiet = server.num_fds()
         limits = server.rlimit(psutil.RLIMIT_NOFILE)
         for left in (1, 3):  # too few for those that are sent, or for what it needs besides
+            await until(lambda: server.num_fds() == quiet)
             used = {int(path.name) for path in Path(f"/proc/{server.pid}/fd").iterdir()}
             free = [number for number in range(1000) if number not in used]
             server.rlimit(psutil.RLIMIT_NOFILE, (free[left], limits[1]))

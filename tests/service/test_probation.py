@@ -48,7 +48,7 @@ def test_what_fails_at_once(now, before, crashes, reason):
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0, 100))
 def test_no_generation_fails_for_errors_that_are_allowed_or_too_few(good, bad, allowed):
     told = failure(traffic(good, bad), traffic(0), 0, GatesConfig(max_error_rate=allowed))
-    assert (told is not None) == (good + bad >= ENOUGH_FOR_ERRORS and 100 * bad > allowed * (good + bad))
+    assert (told is not None) == (good + bad >= ENOUGH_FOR_ERRORS and 100.0 * bad / (good + bad) > allowed)
 
 
 def service(now, before, fork_server=None):

@@ -97,6 +97,8 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
         assert update.reason == "the device has 91.5 °C; worker.defer_above_c is 80"
         assert device.runner.postponed == {update.id}
         assert waits_for(device) == {"temperature"}
+        while update.id not in device.runner.retry_at:  # it is told as soon as the journal has it
+            await asyncio.sleep(0.01)
         first = device.runner.retry_at[update.id]
         while device.runner.retry_at.get(update.id, first) == first:  # it looks again
             await asyncio.sleep(0.01)

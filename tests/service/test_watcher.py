@@ -87,14 +87,14 @@ async def test_a_written_file_is_told_once_it_is_quiet(tmp_path):
 
 @run
 async def test_a_slow_writer_is_waited_for(tmp_path):
-    async with watching(tmp_path, settle_s=0.6) as (told, _):
+    async with watching(tmp_path, settle_s=2) as (told, _):
         path = tmp_path / "m" / "a.pt"
-        for _ in range(8):  # each pause is far shorter than the wait, all of them are longer
+        for _ in range(12):  # each pause is far shorter than the wait, all of them are longer
             with path.open("ab") as file:
                 file.write(b"x")
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.2)
             assert told.drops.empty()
-        assert (await told.drop()).size == 8
+        assert (await told.drop()).size == 12
 
 
 @run
