@@ -97,9 +97,7 @@ def test_drop_and_roll_back_with_the_token(browser: Browser, daemon: Daemon, tas
     browser.until("document.getElementById('message').textContent.includes('is in the drop folder of digits')")
     update = daemon.update_of(file.name)
     assert (update["state"], update["generation"]) == ("COMMITTED", 2)
-    browser.until(
-        "document.querySelector('main').innerText.includes('from the page.pt')"
-    )  # by itself, some seconds later
+    browser.until("document.querySelector('main').innerText.includes('from the page.pt')")  # by itself, in time
 
     browser.evaluate("document.querySelector('button[data-post]').click()")
     browser.until("document.getElementById('message').textContent.includes('generation 1 is live again')")
