@@ -6,7 +6,9 @@ import contextlib
 import ctypes
 import os
 import signal
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,6 +19,7 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
+_BESIDE_NICE = 10  # a tenth of the time that others get
 _OOM_SCORE, _LOADING_OOM_SCORE = Path("/proc/self/oom_score_adj"), 500  # the worker has 1000
 # systemd hears from the supervisor alone, and gave its sockets to nobody else.
 _SUPERVISOR_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -93,6 +96,22 @@ def first_to_go() -> Iterator[None]:
         if before is not None:
             with contextlib.suppress(OSError):
                 _OOM_SCORE.write_text(str(before))
+
+
+def beside_others(work: Callable[[], T]) -> T:
+    """What `work` returns, done in a thread that gives way to processes which have more to do with the moment.
+
+    A thread, because what takes a lower priority may not come back to the one before. It still makes progress where all
+    cores are busy, unlike in idle time.
+    """
+
+    def give_way() -> None:
+        thread = threading.get_native_id()
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _BESIDE_NICE)
+
+    with ThreadPoolExecutor(1, initializer=give_way) as executor:
+        return executor.submit(work).result()
 
 
 def leave_to_idle_time(pid: int | None) -> None:

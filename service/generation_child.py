@@ -21,7 +21,7 @@ from service.arena import Inbox, receive_memory
 from service.batch_server import BatchServer
 from service.batching import Batching
 from service.binary import bodies_of
-from service.children import die_with_parent, first_to_go
+from service.children import beside_others, die_with_parent, first_to_go
 from service.frames import Outbox
 from service.observation import observing
 from service.responses import Answer
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         try:
             memory = receive_memory(connection)
             with first_to_go():
-                served, ready = _load(options)
+                served, ready = beside_others(lambda: _load(options))
         except (ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
         except EdgedError as error:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import psutil
+import pytest
 
-from service.children import child_environment, cores
+from service.children import beside_others, child_environment, cores
 
 SLEEPER = "import os, sys, time; from service.children import die_with_parent; die_with_parent(int(sys.argv[1]))\n"
 SLEEPER += "print(os.getpid(), flush=True); time.sleep(600)"
@@ -51,6 +53,15 @@ def test_stepping_back() -> None:
     code += "print(open('/proc/self/oom_score_adj').read())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["19", str(os.SCHED_IDLE), "1000"]
+
+
+def test_work_beside_others_gives_way_and_leaves_the_process_as_it_was() -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    thread, nice = beside_others(lambda: (threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0)))
+    assert (thread != threading.get_native_id(), nice) == (True, min(own + 10, 19))
+    assert os.getpriority(os.PRIO_PROCESS, 0) == own
+    with pytest.raises(ZeroDivisionError):
+        beside_others(lambda: 1 // 0)
 
 
 def test_of_two_processes_the_one_that_loads_goes_first() -> None:
