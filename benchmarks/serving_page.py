@@ -142,9 +142,11 @@ def _swaps_goals(rows: Rows) -> list[tuple[str, str, str]]:
     (row,) = rows
     wrong = len(row["of_two"]) + len(row["went_back"])
     what = f"{row['swaps']} swaps, {row['requests']} requests"
+    slower = row["swapping"]["p99"] / row["steady"]["p99"]
     return [
         (f"{what}: none fails", str(row["failed"]), _met(row["failed"] == 0)),
         (f"{what}: each answer of one generation, never of one that is gone", f"{wrong} others", _met(wrong == 0)),
+        (f"{what}: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", _met(slower <= SWAP_RATIO)),
     ]
 
 

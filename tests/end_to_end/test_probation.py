@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.end_to_end.daemon import Daemon, children, eventually, running
 
 # Overflows inside the network, so that its outputs are not finite: the daemon answers 500.
 TOO_LARGE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [3e38] * 192}]}
@@ -84,10 +82,9 @@ def test_a_process_that_ends_twice_brings_the_generation_before_back(task: Task,
 
 
 def kill_generation(daemon: Daemon) -> None:
-    assert daemon.process is not None
-    for child in psutil.Process(daemon.process.pid).children():
-        if "service.generation_child" in child.cmdline():
-            os.kill(child.pid, signal.SIGKILL)
+    for generation in generations(daemon):
+        with contextlib.suppress(psutil.NoSuchProcess):  # the one before may just be leaving
+            generation.kill()
 
 
 def test_a_probation_that_is_passed_and_one_that_a_restart_interrupts(task: Task, tmp_path: Path) -> None:
@@ -217,10 +214,4 @@ def test_a_comparison_that_is_passed_and_one_that_a_restart_ends(task: Task, tmp
 
 
 def generations(daemon: Daemon) -> list[psutil.Process]:
-    assert daemon.process is not None
-    found = []
-    for child in psutil.Process(daemon.process.pid).children():
-        with contextlib.suppress(psutil.Error):  # it has just ended
-            if "service.generation_child" in child.cmdline():
-                found.append(child)
-    return found
+    return children(daemon, "service.generation_child")

@@ -19,7 +19,6 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -28,7 +27,7 @@ from edged.artifacts.store import ModelStore
 from edged.calibration.images import decode_bytes, normalize
 from edged.models.registry import Architecture, load_model
 from tests import scenes
-from tests.end_to_end.daemon import Daemon, eventually
+from tests.end_to_end.daemon import Daemon, children, eventually
 from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 from tests.trained import INPUT
 
@@ -255,9 +254,7 @@ def test_too_busy_and_too_slow(tmp_path: Path) -> None:
 
     try:
         daemon.start()
-        assert daemon.process is not None
-        children = psutil.Process(daemon.process.pid).children()
-        (child,) = (each for each in children if "digits" in each.cmdline())
+        (child,) = children(daemon, "service.generation_child")
         child.suspend()
         waiting = threading.Thread(target=ask)
         waiting.start()

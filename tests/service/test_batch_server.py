@@ -126,9 +126,9 @@ def test_a_batch_waits_no_longer_than_its_delay(artifact: Path) -> None:
     async def test(generation: Generation) -> None:
         reply = await generation.infer(body_of(0.5), TIMEOUT_S)
         assert reply.status == 200
-        assert reply.seconds < 0.5  # the wait does not count as work
+        assert reply.seconds < 3  # the wait does not count as work
 
-    assert run(artifact, test, Batching(8, 0.5)) == [1]
+    assert run(artifact, test, Batching(8, 3.0)) == [1]
 
 
 def test_deadlines_drain_and_a_killed_process(artifact: Path) -> None:
