@@ -218,7 +218,7 @@ class Channel:
                     pending.reply.set_result(_reply(header, body))
                 self._send_more()
         finally:
-            self.close()
+            self.close(ended=True)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -226,13 +226,17 @@ class Channel:
             await within(timeout_s, self._idle.wait())
         return self.inflight == 0
 
-    def close(self) -> None:
-        """Show the child the end of the stream; requests still there get a ServingError."""
+    def close(self, *, ended: bool = False) -> None:
+        """Show the child the end of the stream; requests still there get a ServingError.
+
+        Args:
+            ended: The child takes nothing up any more.
+        """
         self._closed = True
         self._writer.close()
         for pending in (*self._sent.values(), *self._waiting):
             if not pending.reply.done():
-                kind = ServingError if self._taken_up(pending) else UntouchedError
+                kind = UntouchedError if self._untouched(pending, ended) else ServingError
                 pending.reply.set_exception(kind(self._gone))
         self._sent.clear()
         self._waiting.clear()
@@ -260,9 +264,11 @@ class Channel:
         if self._arena is not None and pending.place is not None:
             self._arena.free(pending.place)
 
-    def _taken_up(self, pending: _Pending) -> bool:
-        """Whether the child may have begun with it: then it may be what the child ended of."""
-        return pending.id in self._sent and (self._arena is None or pending.id <= self._arena.taken_up)
+    def _untouched(self, pending: _Pending, ended: bool) -> bool:
+        """Whether the child has not begun with it, nor will: then it is not what the child ended of."""
+        if pending.id not in self._sent:
+            return True
+        return ended and self._arena is not None and pending.id > self._arena.taken_up
 
     @property
     def _gone(self) -> str:

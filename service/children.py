@@ -20,6 +20,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 _BESIDE_NICE = 10  # a tenth of the time that others get
+_AUTOGROUP = Path("/proc/self/autogroup")
 _OOM_SCORE, _LOADING_OOM_SCORE = Path("/proc/self/oom_score_adj"), 500  # the worker has 1000
 # systemd hears from the supervisor alone, and gave its sockets to nobody else.
 _SUPERVISOR_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
@@ -133,6 +134,9 @@ def step_back(nice: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.nice(nice - os.nice(0))
+    with contextlib.suppress(OSError):
+        # Where the kernel gives each session the same time, all that is said here only counts within this one.
+        _AUTOGROUP.write_text(str(nice))
     if nice >= _SCHED_IDLE_NICE:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -140,7 +140,9 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
 
 def _generation(arguments: list[str], connection: int, errors: int) -> int:
     """Be a generation; returns its exit code."""
-    os.setsid()  # until here it is in the fork server's group, where the supervisor looks for what it was not told of
+    # Until here it is in the fork server's group, where the supervisor looks for what it was not told of. Not a session
+    # of its own: the kernel may give each session the same time, and niceness then only counts within it.
+    os.setpgid(0, 0)
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
     set_name("edged-gen")

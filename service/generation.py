@@ -51,6 +51,7 @@ class Generation:
         threads: Threads of the child; None for one a core.
         queue: Requests that may wait or run at once.
         batching: How far the child gathers them.
+        beside: Whether another one serves meanwhile, which it is to give way to while it loads.
         on_batch: See `Channel`.
         on_exit: Called once when the process ends without having been asked to.
         on_observed: See `Channel`.
@@ -73,6 +74,7 @@ class Generation:
         threads: int | None = None,
         queue: int = 64,
         batching: Batching = Batching(),  # noqa: B008 - frozen
+        beside: bool = False,
         on_batch: Callable[[int], None] = lambda _: None,
         on_exit: Callable[[Generation], None] = lambda _: None,
         on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
@@ -88,6 +90,7 @@ class Generation:
         self._threads = threads
         self._queue = queue
         self._batching = batching
+        self._beside = beside
         self._on_batch = on_batch
         self._on_exit = on_exit
         self._on_observed = on_observed
@@ -232,6 +235,7 @@ class Generation:
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
             *("--parent", str(os.getpid()), "--threads", str(self._threads or cores())),
+            *(("--beside",) if self._beside else ()),
             *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),
         ]
 

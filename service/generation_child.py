@@ -52,17 +52,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--generation", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--beside", action="store_true", help="another one serves meanwhile: give way to it")
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--max-delay-s", type=float, default=0.0)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     batching = Batching(options.max_batch, options.max_delay_s)
-    torch.set_num_threads(options.threads)
+    compute_with(options.threads)
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             memory = receive_memory(connection)
             with first_to_go():
-                served, ready = beside_others(lambda: _load(options))
+                served, ready = beside_others(lambda: _load(options)) if options.beside else _load(options)
         except (ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
         except EdgedError as error:
@@ -79,8 +80,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def compute_with(threads: int) -> None:
+    """In this thread. torch takes the number up when a thread first asks; by then it may have been told another."""
+    torch.set_num_threads(threads)
+    torch.get_num_threads()
+
+
 def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
     start = time.monotonic()
+    compute_with(options.threads)
     artifact = read_artifact(options.artifact)
     served = ServedModel(artifact, options.model, options.generation, options.max_batch)
     loaded = time.monotonic()

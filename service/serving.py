@@ -197,6 +197,7 @@ class ModelService:
             threads=self.limits.threads,
             queue=self.limits.queue,
             batching=self.limits.batching,
+            beside=self.live is not None,
             on_batch=self._told.batched,
             on_exit=self._exited,
             on_observed=self._told.observed,

@@ -1,12 +1,23 @@
-"""What a test wants to know of another process."""
+"""What keeps a generation busy, and whether it is."""
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Callable
 
 import psutil
 
+from service.inputs import MAX_BATCH
+from tests.edged.pictures import vast_picture
+
 _BUSY_S = 0.05  # of a core: more than it takes to look for work
+
+
+def slow_request() -> bytes:
+    """Some seconds of work."""
+    data = [base64.b64encode(vast_picture()).decode()] * MAX_BATCH
+    return json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}]}).encode()
 
 
 def busy(pid: int) -> Callable[[], bool]:

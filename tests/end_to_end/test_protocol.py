@@ -254,7 +254,7 @@ def test_too_busy_and_too_slow(tmp_path: Path) -> None:
 
     try:
         daemon.start()
-        (child,) = children(daemon, "service.generation_child")
+        (child,) = (each for each in children(daemon, "service.generation_child") if "digits" in each.cmdline())
         child.suspend()
         waiting = threading.Thread(target=ask)
         waiting.start()

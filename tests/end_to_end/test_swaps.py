@@ -175,7 +175,8 @@ def test_recovery_from_kill_9_under_load(task: Task, tmp_path: Path, capsys: pyt
             )
         assert recovered_s < load_s + 10  # benchmarks.serving measures how fast; here a start may be slow
         assert {status for _, _, status in answers} <= {200, 503}
-        assert all(asked < 0 for asked in failed)  # only those that the process had taken up
+        assert len(failed) <= 1  # what the process had taken up
+        assert all(asked < 0 for asked in failed)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import children, eventually, running
+from tests.end_to_end.daemon import TIMEOUT_S, children, eventually, running
 
 
 class Client(threading.Thread):
@@ -108,7 +108,7 @@ def test_sigterm_answers_what_was_asked(task: Task, tmp_path: Path) -> None:
         daemon.process.terminate()
         eventually(lambda: "stopping: no new requests" in daemon.log.read_text(), "it stops")
         generation.resume()
-        assert daemon.stop() == 0
+        assert daemon.process.wait(TIMEOUT_S) == 0
         for asker in askers:
             asker.join()
         assert answers == [200] * asked

@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from io import BufferedRWPair
@@ -19,17 +21,18 @@ from edged.artifacts.reader import read_artifact
 from service import frames
 from service.batch_server import BatchServer
 from service.batching import Batching
-from service.channel import DeadlineError, ServingError
+from service.channel import DeadlineError, ServingError, UntouchedError
 from service.fork_client import ForkServer
 from service.generation import Generation
 from service.served_model import ServedModel
+from tests.processes import busy, slow_request
 from tests.service.artifacts import write_untrained
 
 TIMEOUT_S = 60.0
 
 
-def body_of(value: float) -> bytes:
-    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [value] * 192}
+def body_of(value: float, images: int = 1) -> bytes:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [images, 3, 8, 8], "data": [value] * images * 192}
     return json.dumps({"id": f"{value}", "inputs": [tensor]}).encode()
 
 
@@ -88,14 +91,14 @@ def test_answers_carry_the_ids_of_their_requests_and_tell_of_each_pass_once(
     assert not server.is_alive()
 
 
-def run(artifact: Path, test: Any, batching: Batching, queue: int = 64) -> list[int]:
+def run(artifact: Path, test: Any, batching: Batching, queue: int = 64, **more: Any) -> list[int]:
     """Run `test` on a generation that is up; returns how many images were computed together each time."""
     sizes: list[int] = []
 
     async def main() -> None:
-        options: dict[str, Any] = {"threads": 1, "queue": queue, "batching": batching, "on_batch": sizes.append}
+        options: dict[str, Any] = {"threads": 1, "queue": queue, "batching": batching, **more}
         async with ForkServer() as fork_server:
-            generation = Generation("digits", 1, artifact, fork_server, **options)
+            generation = Generation("digits", 1, artifact, fork_server, on_batch=sizes.append, **options)
             await generation.start(TIMEOUT_S)
             try:
                 await asyncio.wait_for(test(generation), TIMEOUT_S)
@@ -147,9 +150,34 @@ def test_deadlines_drain_and_a_killed_process(artifact: Path) -> None:
         asked = [asyncio.create_task(generation.infer(body_of(0.1), TIMEOUT_S)) for _ in range(12)]
         await asyncio.sleep(0)
         os.kill(generation.pid, signal.SIGKILL)
-        assert all(isinstance(error, ServingError) for error in await asyncio.gather(*asked, return_exceptions=True))
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(result) for result in results] == [UntouchedError] * 12
 
     run(artifact, test, Batching(4))
+
+
+def test_what_a_killed_process_has_taken_up_is_told_from_the_rest(artifact: Path) -> None:
+    async def test(generation: Generation) -> None:
+        assert generation.pid is not None
+        asked = [asyncio.create_task(generation.infer(slow_request(), TIMEOUT_S)) for _ in range(3)]
+        await asyncio.sleep(0)
+        begun = busy(generation.pid)
+        while not begun():
+            await asyncio.sleep(0.01)
+        os.kill(generation.pid, signal.SIGKILL)
+        results = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(result) for result in results] == [ServingError, UntouchedError, UntouchedError]
+
+    run(artifact, test, Batching(4))  # its reader decodes one after another
+
+
+def test_it_computes_with_its_threads_whatever_the_reader_computes_with() -> None:
+    code = "import threading, torch; from service.generation_child import compute_with; compute_with(2)\n"
+    code += "reader = threading.Thread(target=torch.set_num_threads, args=(1,)); reader.start(); reader.join()\n"
+    code += "print(torch.get_num_threads())"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as the fork server has it
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "2\n"
 
 
 def test_a_probe_is_computed_alone(served: ServedModel, connection: tuple[socket.socket, Any, Any]) -> None:

@@ -110,7 +110,7 @@ def test_it_is_a_child_of_ours_with_nothing_but_its_own(never_loaded: Path) -> N
         process = psutil.Process(generation.pid)
         await until(lambda: process.name() == "edged-gen" and "digits" in process.cmdline())
         assert process.cmdline()[:5] == ["service.generation_child", "--generation", "3", "--model", "digits"]
-        assert (process.ppid(), os.getsid(process.pid)) == (os.getpid(), process.pid)
+        assert (process.ppid(), os.getpgid(process.pid)) == (os.getpid(), process.pid)
         assert process.environ()["OMP_WAIT_POLICY"] == "PASSIVE"
         # Once it has read what else it opens for a moment.
         await until(lambda: opened(process.pid) == ["/dev/null", "/dev/null", "pipe", "socket"])

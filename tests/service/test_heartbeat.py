@@ -74,8 +74,10 @@ async def http(path: Path, answers: asyncio.Event) -> AsyncIterator[None]:
         server.close()
 
 
-async def silence(manager: Manager) -> None:
-    """What was on its way comes; then nothing for several intervals."""
+async def silence(manager: Manager, status: StatusLine) -> None:
+    """What was on its way comes; once trouble is seen, nothing for several intervals."""
+    while status.trouble is None:
+        await asyncio.sleep(0.01)
     await asyncio.sleep(2 * INTERVAL_S)
     manager.nothing_more()
     with pytest.raises(asyncio.TimeoutError):
@@ -95,7 +97,7 @@ def test_a_loop_that_hangs_stops_the_feeding(
             assert await manager.told() == "WATCHDOG=1"
             with liveness.loop("drop folder") as loop:
                 loop.works()
-                await silence(manager)
+                await silence(manager, status)
                 assert status.trouble == "no progress: drop folder"
                 loop.rests(None)
                 assert await asyncio.wait_for(manager.told(), 10) == "WATCHDOG=1"
@@ -111,7 +113,7 @@ def test_an_http_server_that_hangs_stops_the_feeding(manager: Manager, tmp_path:
         answers, status = asyncio.Event(), StatusLine()
         async with http(tmp_path / "sock", answers):
             feeding = asyncio.create_task(beat(Liveness(), tmp_path / "sock", INTERVAL_S, status))
-            await silence(manager)
+            await silence(manager, status)
             assert status.trouble == "no progress: http"
             answers.set()
             assert await asyncio.wait_for(manager.told(), 10) == "WATCHDOG=1"
@@ -132,7 +134,7 @@ def test_a_thread_at_the_disk_that_hangs_is_seen(manager: Manager, tmp_path: Pat
             feeding = asyncio.create_task(beat(liveness, tmp_path / "sock", INTERVAL_S, status))
             assert await manager.told() == "WATCHDOG=1"
             writing = asyncio.create_task(disk(go_on.wait, 60))
-            await silence(manager)
+            await silence(manager, status)
             assert status.trouble == "no progress: disk"
             go_on.set()
             assert await writing

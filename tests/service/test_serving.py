@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import signal
@@ -23,12 +22,10 @@ from service.batching import Batching
 from service.channel import BusyError, Reply, ServingError
 from service.fork_client import ForkServer
 from service.generation import Generation, StartError
-from service.inputs import MAX_BATCH
 from service.serving import ModelService
 from service.serving_limits import Listener, ServingLimits
 from tests import scenes
-from tests.edged.pictures import vast_picture
-from tests.processes import busy
+from tests.processes import busy, slow_request
 from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 
 BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
@@ -64,12 +61,6 @@ def with_fork_server(test: Callable[[ForkServer], Awaitable[None]]) -> None:
             await asyncio.wait_for(test(fork_server), 120)
 
     asyncio.run(main())
-
-
-def slow_request() -> bytes:
-    """Some seconds of work for a generation."""
-    data = [base64.b64encode(vast_picture()).decode()] * MAX_BATCH
-    return json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}]}).encode()
 
 
 async def until(look: Callable[[], object]) -> None:
@@ -287,6 +278,33 @@ def test_nobody_waits_for_what_was_never_there(published: Path) -> None:
         assert await service.wait_until_up(5.0) == 5.0
 
     run(published, test)
+
+
+def test_one_that_loads_beside_another_gives_way_only_until_it_is_up(published: Path, tmp_path: Path) -> None:
+    def niceness(pid: int | None) -> set[int]:
+        stats = [(thread / "stat").read_text() for thread in Path(f"/proc/{pid}/task").iterdir()]
+        return {int(stat.rpartition(")")[2].split()[16]) for stat in stats}
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+
+    async def test(fork_server: ForkServer) -> None:
+        os.mkfifo(tmp_path / "manifest.json")  # nobody writes to it: it loads for ever
+        stuck = Generation("digits", 1, tmp_path, fork_server, threads=1, beside=True)
+        starting = asyncio.create_task(stuck.start(60))
+        await until(lambda: stuck.pid is not None and niceness(stuck.pid) == {own, min(own + 10, 19)})
+        stuck.kill()
+        with pytest.raises(StartError):
+            await starting
+        for beside in (False, True):
+            generation = Generation("digits", 1, published / "1", fork_server, threads=2, beside=beside)
+            await generation.start(60)
+            try:
+                assert (await generation.infer(REQUEST, 60)).status == 200
+                await until(lambda pid=generation.pid: niceness(pid) == {own})
+            finally:
+                await generation.stop()
+
+    with_fork_server(test)
 
 
 def test_a_request_is_given_to_no_third_process(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
