@@ -134,9 +134,10 @@ def step_back(nice: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.nice(nice - os.nice(0))
-    with contextlib.suppress(OSError):
-        # Where the kernel gives each session the same time, all that is said here only counts within this one.
-        _AUTOGROUP.write_text(str(nice))
+    if os.getsid(0) == os.getpid():  # nobody else is in it
+        with contextlib.suppress(OSError):
+            # Where the kernel gives each session the same time, all else that is said here only counts within this one.
+            _AUTOGROUP.write_text(str(nice))
     if nice >= _SCHED_IDLE_NICE:
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -50,9 +51,21 @@ def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
 def test_stepping_back() -> None:
     code = "import os; from service.children import step_back; step_back(19)\n"
     code += "print(os.nice(0), os.sched_getscheduler(0))\n"
-    code += "print(open('/proc/self/oom_score_adj').read())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["19", str(os.SCHED_IDLE), "1000"]
+    code += "print(open('/proc/self/oom_score_adj').read())\n"
+    code += "print(os.path.exists(g := '/proc/self/autogroup') and open(g).read().strip() or 'nice 19')"
+    before = autogroup()
+    for alone in (True, False):
+        options = {"capture_output": True, "text": True, "check": True, "start_new_session": alone}
+        said = subprocess.run([sys.executable, "-c", code], **options).stdout.split()
+        assert said[:3] == ["19", str(os.SCHED_IDLE), "1000"]
+        if alone:
+            assert said[-2:] == ["nice", "19"]
+    assert autogroup() == before  # a session that is shared is left alone
+
+
+def autogroup() -> str:
+    path = Path("/proc/self/autogroup")
+    return path.read_text() if path.exists() else ""
 
 
 def test_work_beside_others_gives_way_and_leaves_the_process_as_it_was() -> None:
