@@ -27,7 +27,7 @@ from PIL import Image
 from service.binary import Body
 from service.generation_child import _load
 before = set(sys.modules)
-served, _ = _load(argparse.Namespace(artifact=Path(sys.argv[1]), model="m", generation="1", max_batch=1))
+served, _ = _load(argparse.Namespace(artifact=Path(sys.argv[1]), model="m", generation="1", max_batch=1, threads=1))
 for kind in ("JPEG", "PNG", "WEBP", "BMP"):
     file = io.BytesIO()
     Image.new("RGB", (40, 30)).save(file, kind)
