@@ -132,7 +132,6 @@ class Inbox:
 
     def __init__(self, stream: BufferedIOBase, memory: mmap.mmap | None = None) -> None:
         self._stream = stream
-        self._shared = memory
         self._memory = memoryview(memory or b"")
 
     def read(self) -> tuple[dict[str, Any], bytes | memoryview] | None:
@@ -142,8 +141,8 @@ class Inbox:
             FrameError: The frame is damaged or cut short.
         """
         frame = frames.read_blocking(self._stream)
-        if frame is not None and self._shared is not None:
-            take_up(self._shared, frame[0]["id"])
+        if frame is not None and self._memory:
+            take_up(self._memory, frame[0]["id"])
         if frame is None or PLACE not in frame[0]:
             return frame
         header = frame[0]
@@ -155,7 +154,7 @@ class Inbox:
         return header, memoryview(bytearray(body)) if "observe" in header else body
 
 
-def take_up(memory: mmap.mmap, identity: int) -> None:
+def take_up(memory: mmap.mmap | memoryview, identity: int) -> None:
     """Show the supervisor that from now on the generation may have done anything with a request, and those before."""
     _TAKEN_UP.pack_into(memory, 0, identity)
 

@@ -173,7 +173,7 @@ def test_recovery_from_kill_9_under_load(task: Task, tmp_path: Path, capsys: pyt
                 f"\nkill -9 at 10 requests/s: answered again after {recovered_s:.2f} s, {load_s:.2f} s of them to load"
                 f" the model; {len(failed)} of {len(answers)} requests failed"
             )
-        assert recovered_s < load_s + 10  # benchmarks.serving measures how fast; here a start may be slow
+        assert recovered_s < load_s + 2.0
         assert {status for _, _, status in answers} <= {200, 503}
         assert len(failed) <= 1  # what the process had taken up
         assert all(asked < 0 for asked in failed)
