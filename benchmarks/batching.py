@@ -28,7 +28,7 @@ import yaml
 from benchmarks.demo_daemon import daemon, submit
 from benchmarks.networks import NETWORKS, data_root
 from benchmarks.protocol import as_binary
-from service.binary import Body
+from service.inference.binary import Body
 
 SIDES = {"resnet20": 32, "resnet18": 224}
 SETTINGS: dict[str, dict[str, float]] = {

@@ -25,7 +25,7 @@ from PIL import Image
 from benchmarks import digits
 from benchmarks.demo_boxes import draw_sheet
 from benchmarks.demo_daemon import EDGED, ask, daemon, submit, table
-from service.figures import figures
+from service.reporting.figures import figures
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 STAGES = (

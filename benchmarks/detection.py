@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edged.calibration.boxes import Boxes, read_labels
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.calibration.yolo_labels import Boxes, read_labels
 from edged.compress import compress
 from edged.evaluation.classification import predict
 from edged.evaluation.detection import Precision, agreement, average_precision, detect_all

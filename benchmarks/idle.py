@@ -111,7 +111,11 @@ def processes(supervisor: int) -> list[psutil.Process]:
 def name(process: psutil.Process) -> str:
     """What to call a process in the table."""
     line = process.cmdline()
-    roles = {"service.generation_child": "generation", "service.fork_server": "fork server", "run": "supervisor"}
+    roles = {
+        "service.inference.main": "generation",
+        "service.inference.fork_server": "fork server",
+        "run": "supervisor",
+    }
     role = next((role for word, role in roles.items() if word in line), "other")
     return f"{role} {process.pid}"
 

@@ -32,7 +32,7 @@ from edged.quant.grid import Grid
 from edged.quant.linalg import Factor, damp_in_place
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import column_order
-from edged.quant.search import weighted_grid
+from edged.quant.scale_search import weighted_grid
 from edged.spec import Order, QuantSpec, recipe
 
 SHARED = (Order.NONE, Order.ERROR, Order.WEIGHT, Order.HESSIAN, Order.MIN_PIVOT, Order.SENSITIVITY)

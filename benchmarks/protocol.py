@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 
 from edged.spec import InputSpec
-from service.binary import Body
-from service.protocol import parse_request
-from service.responses import float_output, format_response
+from service.inference.binary import Body
+from service.inference.requests import parse_request
+from service.inference.responses import float_output, format_response
 
 SIDES = (224, 640)
 PREDICTIONS, VALUES = 25200, 85  # raw outputs of a YOLOv5 at 640 pixels

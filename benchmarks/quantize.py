@@ -40,7 +40,7 @@ from edged.models.architecture import TORCHVISION
 from edged.models.graph import Program
 from edged.models.resnet import BLOCKS, ResNet
 from edged.spec import InputSpec, recipe
-from service.children import FEW_KERNELS, child_environment
+from service.system.processes import FEW_KERNELS, child_environment
 
 FORWARD_BATCH = 16
 # What is timed inside, as (owner, function, label); a function inside another counts for itself only.

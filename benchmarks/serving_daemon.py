@@ -75,7 +75,7 @@ class Edged:
             environment |= {"EDGED_ALTERED": self._altered, "PYTHONPATH": os.pathsep.join(paths)}
         config = self._folder / "edged.yaml"
         config.write_text(yaml.safe_dump(self._config))
-        command = [sys.executable, "-m", "service.cli", "run", "--config", str(config)]
+        command = [sys.executable, "-m", "service.cli.main", "run", "--config", str(config)]
         with (self._folder / "log").open("wb") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         try:
@@ -113,7 +113,7 @@ class Edged:
         return next(
             child.pid
             for child in psutil.Process(self.pid).children(recursive=True)
-            if "service.generation_child" in child.cmdline()
+            if "service.inference.main" in child.cmdline()
         )
 
     def put_live(self) -> Swap:

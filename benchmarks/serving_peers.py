@@ -25,7 +25,7 @@ from benchmarks.serving_checks import Swap
 from benchmarks.serving_daemon import MODEL, image_call
 from benchmarks.serving_load import Call, Connection
 from benchmarks.serving_processes import end_group, eventually, free_port
-from service.children import child_environment
+from service.system.processes import child_environment
 
 PACKAGES = {
     "triton": ("nvidia-pytriton==0.7.0",),  # the wheel carries the whole server

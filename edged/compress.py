@@ -21,7 +21,7 @@ from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import relative_errors
 from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
-from edged.observer import Observer, SilentObserver
+from edged.progress import Observer, SilentObserver
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
 

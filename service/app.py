@@ -21,19 +21,27 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
 from edged.errors import ConfigError, EdgedError
-from service import logs
-from service.access import LocalOnly
-from service.config import Config, load_config
-from service.config_sections import ServeConfig
-from service.heartbeat import beat
-from service.http import create_app
-from service.http_server import Server, make_server
-from service.listen import Inherited, address_of, inherited_sockets, is_loopback, listen_tcp, listen_unix, lock_state
-from service.liveness import Liveness
-from service.metrics import Metrics
-from service.notify import StatusLine, reloading, sd_notify, watchdog_interval_s
-from service.paths import Paths
-from service.supervisor import Supervisor
+from service.config.load import Config, load_config
+from service.config.sections import ServeConfig
+from service.daemon.supervisor import Supervisor
+from service.http.auth import LocalOnly
+from service.http.routes import create_app
+from service.http.server import Server, make_server
+from service.metrics.registry import Metrics
+from service.storage.paths import Paths
+from service.system import logs
+from service.system.liveness import Liveness
+from service.system.sockets import (
+    Inherited,
+    address_of,
+    inherited_sockets,
+    is_loopback,
+    listen_tcp,
+    listen_unix,
+    lock_state,
+)
+from service.system.systemd import StatusLine, reloading, sd_notify, watchdog_interval_s
+from service.system.watchdog import beat
 
 log = logging.getLogger(__name__)
 

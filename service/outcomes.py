@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from service.worker_process import Failure
+from service.worker.process import Failure
 
 
 class StoppedError(Exception):

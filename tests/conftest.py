@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests import scenes, trained
-from tests.edged.models.yolov5.samples import save_tiny
+from tests.support import scenes, trained
+from tests.support.yolov5_samples import save_tiny
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,10 @@ import sys
 from typing import Any
 
 LEAK_BYTES = 1 << 20  # a swap
-CHILDREN = ("service.fork_server", "service.worker")  # what is changed in the first is so in each generation
+CHILDREN = (
+    "service.inference.fork_server",
+    "service.worker.main",
+)  # what is changed in the first is so in each generation
 
 
 def empty_network() -> None:
@@ -20,7 +23,7 @@ def empty_network() -> None:
     import torch
 
     from edged.artifacts.reader import Artifact
-    from service import frames
+    from service.ipc import frames
 
     ready = False
     load_model, write = Artifact.load_model, frames.write_blocking
@@ -45,7 +48,7 @@ def empty_network() -> None:
 
 
 def spin() -> None:
-    """Take back what service.children set. OpenMP reads it when it is loaded, which is later."""
+    """Take back what service.system.processes set. OpenMP reads it when it is loaded, which is later."""
     for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.pop(name, None)
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # OpenMP's default
@@ -53,7 +56,7 @@ def spin() -> None:
 
 def leak() -> None:
     """Keep memory of every generation that is retired."""
-    from service.serving import ModelService
+    from service.serving.model_server import ModelService
 
     kept: list[bytes] = []
     retire = ModelService.retire

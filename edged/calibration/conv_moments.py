@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from edged.products import shifted_products
+from edged.matmul import shifted_products
 
 _OFFSETS = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
 _SIDES = ("top", "bottom", "left", "right")

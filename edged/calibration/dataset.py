@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
-from edged.calibration.colours import Histograms, colour_histograms
+from edged.calibration.color_histograms import Histograms, colour_histograms
 from edged.calibration.folder import ImageFolder, SkippedImage, deal, scan, select
 from edged.calibration.images import Decoded, decode, normalize, read_image
 from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, ImageError
-from edged.observer import Observer, SilentObserver
+from edged.progress import Observer, SilentObserver
 from edged.spec import Fit, InputSpec
 
 MIN_IMAGES = 32  # fewer say too little of the layers' inputs

@@ -18,9 +18,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from edged.calibration.conv_moments import LagMoments, lag_elements
 from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, padded, strided
-from edged.calibration.lag import LagMoments, lag_elements
-from edged.products import matmul_nt, shifted_products
+from edged.matmul import matmul_nt, shifted_products
 
 
 class Moments(Protocol):

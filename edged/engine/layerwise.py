@@ -34,7 +34,7 @@ from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statist
 from edged.memory import give_back_blocks_of, give_back_free_memory
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
-from edged.observer import Observer
+from edged.progress import Observer
 from edged.quant.layer import LayerResult, quantize_layer
 from edged.spec import QuantSpec
 

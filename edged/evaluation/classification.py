@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache
 from edged.device import device_of, moved
 from edged.errors import CalibrationError
-from edged.observer import Observer, SilentObserver
+from edged.progress import Observer, SilentObserver
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from edged.calibration.boxes import Boxes
 from edged.calibration.dataset import ImageCache
+from edged.calibration.yolo_labels import Boxes
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
 from edged.models.detections import Detections
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import detect
 from edged.models.yolov5.plan import Plan
-from edged.observer import Observer, SilentObserver
+from edged.progress import Observer, SilentObserver
 from edged.spec import EVALUATION, DetectionSpec
 
 Floats = npt.NDArray[np.float64]

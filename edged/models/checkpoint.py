@@ -26,10 +26,10 @@ from edged.errors import (
     UnsafeCheckpointError,
 )
 from edged.models.allowlist import DTYPES, YOLOV5, Stub
-from edged.models.containers import pieces, read_contents
 from edged.models.pickle_scan import quoted
 from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
+from edged.models.zip_container import pieces, read_contents
 
 MAX_FILE_BYTES = 2 << 30
 MAX_TENSORS = 20_000

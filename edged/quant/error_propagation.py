@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from edged.products import matmul_nt
+from edged.matmul import matmul_nt
 from edged.quant.linalg import Factor
 
 _ROWS = 256  # at a time: a solution takes several matrices of its own shape

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edged.products import matmul_nt
+from edged.matmul import matmul_nt
 from edged.quant.grid import Grid, nearest_codes_
 from edged.quant.linalg import factorize
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from edged.products import matmul_nt
+from edged.matmul import matmul_nt
 from edged.quant.accept import better_rows
 from edged.quant.beam import quantize_with_beam
-from edged.quant.descent import descend
+from edged.quant.coordinate_descent import descend
+from edged.quant.error_propagation import compensated_weights
 from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
 from edged.quant.linalg import FACTOR_ROWS, Factor, damp_in_place, factorize
@@ -19,8 +20,7 @@ from edged.quant.obq import ROWS_AT_ONCE as OBQ_ROWS
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import KNOWN_BEFOREHAND, column_order, order_beforehand
 from edged.quant.rtn import round_to_nearest
-from edged.quant.search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
-from edged.quant.target import compensated_weights
+from edged.quant.scale_search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.spec import Method, Order, QuantSpec, Search
 
 # Orders that Order.BEST tries.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from edged.errors import CalibrationError
-from edged.products import matmul_nt
+from edged.matmul import matmul_nt
 
 DAMP_GROWTH = 10.0
 MAX_RETRIES = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from edged.products import matmul_nt
+from edged.matmul import matmul_nt
 
 
 def row_loss(delta: Tensor, H: Tensor) -> Tensor:

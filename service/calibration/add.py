@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from edged.atomic import as_state_error, write_atomic
-from edged.calibration.boxes import label_path
 from edged.calibration.folder import SUFFIXES, ImageFolder, scan
 from edged.calibration.images import decode, read_image, suffix_of
+from edged.calibration.yolo_labels import label_path
 from edged.errors import ImageError, UsageError
-from service.calib_set import CalibrationSet, in_threads
+from service.calibration.image_set import CalibrationSet, in_threads
 
 _PRIVATE = 0o640  # of images that show what clients sent
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from edged.calibration.boxes import label_path, read_labels
 from edged.calibration.dataset import MIN_IMAGES
 from edged.calibration.folder import ImageFolder
 from edged.calibration.images import decode, read_image
+from edged.calibration.yolo_labels import label_path, read_labels
 from edged.errors import CalibrationError, ImageError
-from service.calib_set import CalibrationSet, class_counts, in_threads
+from service.calibration.image_set import CalibrationSet, class_counts, in_threads
 
 ENOUGH_IMAGES = 256  # below it, accuracy suffers
 _FLAT = 2.0  # standard deviation of intensities, of 255: a cap was on the lens

@@ -11,19 +11,19 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edged.artifacts.store import ModelStore
-from edged.calibration.boxes import label_path
 from edged.calibration.dataset import cache_digest
 from edged.calibration.folder import ImageFolder, scan
+from edged.calibration.yolo_labels import label_path
 from edged.errors import ArtifactError, EdgedError, UsageError
 from edged.models.names import CIFAR, LARGEST_STRIDES
 from edged.spec import Fit, InputSpec
-from service.capture_ring import Ring
-from service.config import Config, ModelConfig
-from service.garbage import bytes_of
-from service.job import input_spec
-from service.paths import Paths
-from service.sampling import ring_of
+from service.config.load import Config, ModelConfig
+from service.serving.sampling import ring_of
+from service.storage.capture_ring import Ring
+from service.storage.garbage import bytes_of
+from service.storage.paths import Paths
 from service.units import iso_time
+from service.worker.job import input_spec
 
 S = TypeVar("S")
 T = TypeVar("T")

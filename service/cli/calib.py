@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edged.errors import EdgedError, RejectedError, StateError, UsageError
-from service.failing import fail
-from service.locate import find_config
+from service.cli.parser import fail
+from service.config.locate import find_config
 from service.units import format_bytes
 
 if TYPE_CHECKING:
-    from service.calib_set import CalibrationSet
-    from service.config import Config
+    from service.calibration.image_set import CalibrationSet
+    from service.config.load import Config
 
 COMMANDS = ("add", "list", "verify", "stats", "purge")
 
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 def add(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Copy images into the calibration folder."""
-    from service.calib_add import add_images
+    from service.calibration.add import add_images
 
     calibration = _set(options, name)
     if not options.paths and not options.from_capture:
@@ -56,14 +56,14 @@ def describe(options: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def verify(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Look for what is wrong."""
-    from service import calib_checks
+    from service.calibration import checks as calib_checks
 
     return calib_checks.verify(_set(options, name))
 
 
 def stats(options: argparse.Namespace, name: str) -> dict[str, Any]:
     """Look at the distributions."""
-    from service.calib_checks import statistics
+    from service.calibration.checks import statistics
 
     return statistics(_set(options, name))
 
@@ -89,13 +89,13 @@ def _models(options: argparse.Namespace) -> list[str]:
 
 
 def _config(options: argparse.Namespace) -> Config:
-    from service.config import load_config
+    from service.config.load import load_config
 
     return load_config(find_config(options.config))
 
 
 def _set(options: argparse.Namespace, name: str) -> CalibrationSet:
-    from service.calib_set import calibration_set
+    from service.calibration.image_set import calibration_set
 
     return calibration_set(options.configured, name)
 
@@ -149,7 +149,7 @@ def added_text(result: dict[str, Any]) -> str:
 
 def list_text(result: dict[str, Any]) -> str:
     """`edged calib list`."""
-    from service.offline_tables import two_columns
+    from service.cli.tables import two_columns
 
     captured = result["captured"]
     kept = f"{captured['images']}, {format_bytes(captured['bytes'])}, the oldest of {captured['oldest']}"
@@ -181,7 +181,7 @@ def verify_text(result: dict[str, Any]) -> str:
 
 def stats_text(result: dict[str, Any]) -> str:
     """`edged calib stats`."""
-    from service.offline_tables import two_columns
+    from service.cli.tables import two_columns
 
     def numbers(values: list[float]) -> str:
         return ", ".join(f"{value:.3f}" for value in values)

@@ -10,12 +10,12 @@ from typing import Any
 
 from edged.errors import NotReadyError, UnavailableError, UsageError
 from service.client import DaemonClient
-from service.locate import find_config, find_own_config, find_socket
+from service.config.locate import find_config, find_own_config, find_socket
 
 
 def check_config(options: Namespace) -> int:
     """`edged check-config`: every mistake with its line, or what the file says."""
-    from service.config import InvalidConfigError, load_config
+    from service.config.load import InvalidConfigError, load_config
 
     path = find_config(options.config)
     try:
@@ -40,7 +40,7 @@ def doctor(options: Namespace) -> int:
     code = exit_code(found)
 
     def text(result: dict[str, Any]) -> str:
-        from service import render
+        from service.cli import render
 
         return render.checks(result["checks"])
 
@@ -52,7 +52,7 @@ def submit(options: Namespace) -> int:
     """`edged submit`: the exit code says how it ended, with --wait."""
     from pathlib import Path
 
-    from service import submit as submission
+    from service.cli import submit as submission
 
     if not options.wait and (options.timeout is not None or options.until_end):
         raise UsageError("--timeout and --until-end only mean something with --wait; add it")
@@ -66,7 +66,7 @@ def submit(options: Namespace) -> int:
     update = submission.wait(client, submitted, options.timeout, _progress_line(options), until_end=options.until_end)
 
     def text(result: dict[str, Any]) -> str:
-        from service import render
+        from service.cli import render
 
         return render.outcome(result)
 
@@ -79,7 +79,7 @@ def status(options: Namespace) -> int:
     answer = _client(options).get("/edged/v1/status")
 
     def text(result: dict[str, Any]) -> str:
-        from service import render
+        from service.cli import render
 
         return render.status(result)
 
@@ -99,7 +99,7 @@ def history(options: Namespace) -> int:
     """`edged history [MODEL]`."""
     from urllib.parse import quote
 
-    from service import render
+    from service.cli import render
 
     client = _client(options)
     if options.model is None:
@@ -115,7 +115,7 @@ def administer(options: Namespace) -> int:
     """`edged rollback|pin|unpin|pause|resume MODEL`."""
     from urllib.parse import quote
 
-    from service import render
+    from service.cli import render
 
     answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/{options.command}")
     _print(options, answer, render.rollback if options.command == "rollback" else render.hold)
@@ -124,15 +124,15 @@ def administer(options: Namespace) -> int:
 
 def collect_garbage(options: Namespace) -> int:
     """`edged gc`: through the daemon; where none runs, here."""
-    from service import render
+    from service.cli import render
 
     try:
         answer = _client(options).post(f"/edged/v1/gc?dry_run={'true' if options.dry_run else 'false'}")
     except UnavailableError:
         if (path := find_own_config(options.socket, options.config)) is None:
             raise
-        from service.config import load_config
-        from service.garbage import collect_without_daemon
+        from service.config.load import load_config
+        from service.storage.garbage import collect_without_daemon
 
         answer = collect_without_daemon(load_config(path), options.dry_run)
     _print(options, answer, render.garbage)
@@ -148,7 +148,7 @@ def _progress_line(options: Namespace) -> Callable[[dict[str, Any]], None]:
     if options.json or not sys.stderr.isatty():
         return lambda update: None
 
-    from service.states import State
+    from service.journal.states import State
 
     def show(update: dict[str, Any]) -> None:
         progress = update.get("progress") or {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
-from service.failing import fail
+from service.cli.parser import fail
 
 _OFFLINE = {
     "quantize": "quantize a checkpoint into an artifact folder, without a daemon",
@@ -55,15 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def become_offline(arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by `python -m service.offline`, with OpenMP's settings in its environment.
+    """Replace this process by `python -m service.cli.offline`, with OpenMP's settings in its environment.
 
     They are read when OpenMP is loaded, so they must be there before; and one process less is one peak less.
     """
-    from service.children import FEW_KERNELS, child_environment
+    from service.system.processes import FEW_KERNELS, child_environment
 
     environment = child_environment(_threads(arguments), kernels=FEW_KERNELS)
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "service.offline", *arguments], environment)  # noqa: S606 - no shell
+    os.execve(sys.executable, [sys.executable, "-m", "service.cli.offline", *arguments], environment)  # noqa: S606 - no shell
 
 
 def _threads(arguments: Sequence[str]) -> int | None:
@@ -185,55 +185,55 @@ def _add_json(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from service.app import run
-    from service.locate import find_config
+    from service.config.locate import find_config
 
     return run(find_config(options.config))
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from service.commands import check_config
+    from service.cli.commands import check_config
 
     return check_config(options)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from service.commands import doctor
+    from service.cli.commands import doctor
 
     return doctor(options)
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from service.commands import submit
+    from service.cli.commands import submit
 
     return submit(options)
 
 
 def _status(options: argparse.Namespace) -> int:
-    from service.commands import status
+    from service.cli.commands import status
 
     return status(options)
 
 
 def _history(options: argparse.Namespace) -> int:
-    from service.commands import history
+    from service.cli.commands import history
 
     return history(options)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from service.report_command import report
+    from service.cli.report import report
 
     return report(options)
 
 
 def _administer(options: argparse.Namespace) -> int:
-    from service.commands import administer
+    from service.cli.commands import administer
 
     return administer(options)
 
 
 def _gc(options: argparse.Namespace) -> int:
-    from service.commands import collect_garbage
+    from service.cli.commands import collect_garbage
 
     return collect_garbage(options)
 

@@ -1,6 +1,6 @@
-"""`python -m service.offline quantize|evaluate|calib ...`: the commands that compute, without a daemon.
+"""`python -m service.cli.offline quantize|evaluate|calib ...`: the commands that compute, without a daemon.
 
-`edged` becomes this process, with OpenMP's settings in its environment; see service.cli.
+`edged` becomes this process, with OpenMP's settings in its environment; see service.cli.main.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
-from edged.observer import Observer, SilentObserver
+from edged.progress import Observer, SilentObserver
 from edged.spec import (
     DEFAULT_RECIPE,
     MAX_BITS,
@@ -28,11 +28,11 @@ from edged.spec import (
     Statistics,
     recipe,
 )
-from service import calib_cli
-from service.failing import fail
-from service.job import Gates, Job, input_spec
-from service.offline_tables import calibration_table, evaluation_table, quantization_table
+from service.cli import calib as calib_cli
+from service.cli.parser import fail
+from service.cli.tables import calibration_table, evaluation_table, quantization_table
 from service.units import parse_bytes
+from service.worker.job import Gates, Job, input_spec
 
 THRESHOLDS = ("confidence", "iou", "max_detections")
 _LETTERBOX = InputSpec(640, 640, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 def quantize(options: argparse.Namespace) -> dict[str, Any]:
     """Checkpoint and images to an artifact folder."""
-    from service.pipeline import run_job  # torch, which --help and a wrong option should not wait for
+    from service.worker.pipeline import run_job  # torch, which --help and a wrong option should not wait for
 
     out: Path = options.out
     if out.exists():
@@ -85,7 +85,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy, or a detector's mAP, of a checkpoint or an artifact on labelled images."""
-    from service.scoring import score
+    from service.worker.scoring import score
 
     overrides = _overrides(options)
     return score(
@@ -95,7 +95,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
 def calib(options: argparse.Namespace) -> dict[str, Any]:
     """Build or find the cache of an image folder and say what is in it."""
-    from service.pipeline import calibrate, set_up_torch
+    from service.worker.pipeline import calibrate, set_up_torch
 
     set_up_torch(options.threads, "cpu")
     spec = input_spec(_LETTERBOX if options.letterbox else InputSpec(), _overrides(options))
@@ -234,7 +234,7 @@ def _cache(options: argparse.Namespace) -> Path:
 def _observer(options: argparse.Namespace) -> Observer:
     if options.json:
         return SilentObserver()
-    from service.progress import BarObserver
+    from service.cli.progress_bar import BarObserver
 
     return BarObserver(sys.stderr)
 

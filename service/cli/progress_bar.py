@@ -8,7 +8,7 @@ from typing import IO, Any, NoReturn
 
 from tqdm import tqdm
 
-from service.offline_tables import plan_line
+from service.cli.tables import plan_line
 
 
 class BarObserver:

@@ -14,15 +14,15 @@ from typing import Any
 
 from edged.errors import StateError, UnavailableError, UsageError
 from service.client import DaemonClient
-from service.locate import find_config, find_socket
-from service.report import gather, without_pictures
+from service.config.locate import find_config, find_socket
+from service.reporting.data import gather, without_pictures
 
 JSON = dict[str, Any]
 
 
 def report(options: Namespace) -> int:
     """`edged report UPDATE|MODEL`."""
-    from service.report_text import summary
+    from service.reporting.text import summary
 
     data = _fetch(options)
     page = _write_page(options, data)
@@ -64,9 +64,9 @@ def _from_disk(options: Namespace, unavailable: UnavailableError) -> JSON:
         UsageError: There is no such update.
     """
     from edged.artifacts.store import ModelStore
-    from service.config import load_config
-    from service.journal import Journal
-    from service.paths import Paths
+    from service.config.load import load_config
+    from service.journal.store import Journal
+    from service.storage.paths import Paths
 
     config = find_config(options.config)
     if not config.exists():
@@ -102,7 +102,7 @@ def _copy_of(journal: Path, unavailable: UnavailableError) -> Iterator[Path]:
 
 def _write_page(options: Namespace, data: JSON) -> str | None:
     """Where the page was written: where it was asked for, or, to be opened, where the browser can read it."""
-    from service.report_page import render
+    from service.reporting.page import render
 
     if options.output:
         target = Path(options.output)

@@ -14,10 +14,10 @@ from urllib.parse import quote
 
 from edged.errors import AccessError, NotReadyError, StateError, UnavailableError, UsageError
 from service.client import DaemonClient
-from service.drop_folder import is_ignored
-from service.states import ENDS, State
+from service.intake.drop_folder import is_ignored
+from service.journal.states import ENDS, State
+from service.journal.update import PAUSED, PINNED
 from service.units import printable
-from service.update import PAUSED, PINNED
 
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.2

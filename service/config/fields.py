@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from edged.errors import UsageError
+from service.config.yaml_source import Location, Problem, Source, key_name
 from service.units import parse_bytes
-from service.yaml_source import Location, Problem, Source, key_name
 
 T = TypeVar("T")
 # Value of the file, reader, its place -> value of the program. Raises ValueError with what to do instead.

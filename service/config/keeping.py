@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.settings import number, setting, size, whole
+from service.config.fields import number, setting, size, whole
 
 
 @dataclass(frozen=True, kw_only=True)

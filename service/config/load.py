@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import ConfigError
-from service.config_keeping import CaptureConfig, DriftConfig, HistoryConfig, StorageConfig
-from service.config_quantization import Quantization, QuantizationConfig
-from service.config_sections import (
+from service.config.fields import Reader, folder, list_of, path, setting, subsection
+from service.config.keeping import CaptureConfig, DriftConfig, HistoryConfig, StorageConfig
+from service.config.quantization import Quantization, QuantizationConfig
+from service.config.sections import (
     MODEL_NAME,
     CalibrationConfig,
     DetectionConfig,
@@ -27,8 +28,7 @@ from service.config_sections import (
     WatchConfig,
     WorkerConfig,
 )
-from service.settings import Reader, folder, list_of, path, setting, subsection
-from service.yaml_source import Problem, Source, parse_yaml
+from service.config.yaml_source import Problem, Source, parse_yaml
 
 __all__ = [
     "MODEL_NAME",

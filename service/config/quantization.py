@@ -13,7 +13,7 @@ from typing import Any
 
 from edged.errors import UsageError
 from edged.spec import DEFAULT_RECIPE, MAX_BEAM, MAX_BITS, MIN_BITS, RECIPES, QuantSpec, recipe
-from service.settings import Check, boolean, choice, number, setting, whole
+from service.config.fields import Check, boolean, choice, number, setting, whole
 
 
 class Quantization:

@@ -1,4 +1,4 @@
-"""The sections of the config file; service.config puts them together.
+"""The sections of the config file; service.config.load puts them together.
 
 A bound that stands here is one that no value beyond it could ever work; what is merely unwise is allowed.
 """
@@ -21,10 +21,7 @@ from typing import Any
 from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import MAX_DETECTIONS, DetectionSpec, InputSpec
-from service.batching import Batching
-from service.config_keeping import CaptureConfig, DriftConfig
-from service.config_quantization import Quantization, QuantizationConfig
-from service.settings import (
+from service.config.fields import (
     Reader,
     boolean,
     choice,
@@ -39,8 +36,11 @@ from service.settings import (
     text,
     whole,
 )
-from service.windows import Window, parse_windows
-from service.yaml_source import Location
+from service.config.keeping import CaptureConfig, DriftConfig
+from service.config.quantization import Quantization, QuantizationConfig
+from service.config.windows import Window, parse_windows
+from service.config.yaml_source import Location
+from service.inference.batch_queue import Batching
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 

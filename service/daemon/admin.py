@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edged.errors import NotReadyError
-from service import garbage
-from service.context import Context
-from service.rollback import roll_back
+from service.daemon.context import Context
+from service.rollout.rollback import roll_back
+from service.storage import garbage
 
 log = logging.getLogger(__name__)
 

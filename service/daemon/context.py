@@ -14,19 +14,19 @@ from typing import Any, ParamSpec, TypeVar
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError, UsageError
-from service.claim import CLAIMED_NAME
-from service.config import Config
-from service.device_state import DeviceState
-from service.fork_client import ForkServer
-from service.holds import Holds
-from service.journal import Journal, Update
-from service.liveness import Liveness
-from service.metrics import Metrics
-from service.paths import Paths
-from service.serving import ModelService
-from service.states import State, is_end
-from service.worker_process import WorkerProcess
-from service.worker_slot import WorkerSlot
+from service.config.load import Config
+from service.intake.claim import CLAIMED_NAME
+from service.journal.holds import Holds
+from service.journal.states import State, is_end
+from service.journal.store import Journal, Update
+from service.metrics.registry import Metrics
+from service.serving.fork_client import ForkServer
+from service.serving.model_server import ModelService
+from service.storage.paths import Paths
+from service.system.device_state import DeviceState
+from service.system.liveness import Liveness
+from service.worker.process import WorkerProcess
+from service.worker.slot import WorkerSlot
 
 log = logging.getLogger(__name__)
 

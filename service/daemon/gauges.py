@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from edged.errors import ArtifactError
-from service.context import Context
+from service.daemon.context import Context
 
 if TYPE_CHECKING:
-    from service.lanes import Lane
+    from service.updates.queue import Lane
 
 log = logging.getLogger(__name__)
 

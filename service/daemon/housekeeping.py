@@ -6,9 +6,9 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from service.context import Context
-from service.retention import trim
-from service.samples import EVERY_S, Samples
+from service.daemon.context import Context
+from service.daemon.samples import EVERY_S, Samples
+from service.storage.retention import trim
 
 _CHECK_S = EVERY_S  # each look wakes an idle device; a hang is judged in minutes, so nothing is lost by so few
 _TRIM_S = 3600.0  # images of requests and rejected files get too old without any new ones, too

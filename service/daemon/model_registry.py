@@ -7,16 +7,16 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from service.batching import Batching
-from service.context import Context
-from service.crashes import CrashLog
-from service.journal import Update
-from service.lanes import Lane
-from service.sampling import sampling_of
-from service.serving import ModelService
-from service.serving_limits import Listener, ServingLimits
-from service.states import State
-from service.updates import UpdateRunner
+from service.daemon.context import Context
+from service.inference.batch_queue import Batching
+from service.journal.states import State
+from service.journal.store import Update
+from service.rollout.crash_log import CrashLog
+from service.serving.limits import Listener, ServingLimits
+from service.serving.model_server import ModelService
+from service.serving.sampling import sampling_of
+from service.updates.queue import Lane
+from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from typing import Any
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from edged.errors import ArtifactError, UsageError
-from service.context import Context
-from service.gauges import RUNTIME, read_artifact, refresh, resident_bytes
-from service.journal import Update
-from service.lanes import Lane
-from service.report import gather
-from service.samples import Samples
-from service.serving import ModelService
-from service.states import State
+from service.daemon.context import Context
+from service.daemon.gauges import RUNTIME, read_artifact, refresh, resident_bytes
+from service.daemon.samples import Samples
+from service.journal.states import State
+from service.journal.store import Update
+from service.reporting.data import gather
+from service.serving.model_server import ModelService
 from service.units import iso_time
+from service.updates.queue import Lane
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class Queries:
         return {**update, "events": [event.to_dict() for event in events]}
 
     async def report(self, identity: int) -> dict[str, Any]:
-        """All that is known of one update, see `service.report.gather`.
+        """All that is known of one update, see `service.reporting.data.gather`.
 
         Raises:
             UsageError: There is none.

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from service.lanes import Lane
-    from service.serving import ModelService
+    from service.serving.model_server import ModelService
+    from service.updates.queue import Lane
 
 
 def status_line(

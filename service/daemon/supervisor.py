@@ -15,28 +15,28 @@ from typing import Any
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError
-from service.administration import Administration
-from service.claim import sweep
-from service.config import Config
-from service.context import Context, Disk
-from service.drop_folder import DropFolder
-from service.gauges import resident_bytes, show_history, show_live
-from service.housekeeping import keep_house
-from service.intake import Intake
-from service.journal import Journal
-from service.liveness import Liveness
-from service.metrics import Metrics
-from service.model_set import ModelSet
-from service.paths import Paths
-from service.queries import Queries
-from service.retention import trim
-from service.samples import Samples
-from service.serving import ModelService
-from service.status_line import status_line
+from service.config.load import Config
+from service.daemon.admin import Administration
+from service.daemon.context import Context, Disk
+from service.daemon.gauges import resident_bytes, show_history, show_live
+from service.daemon.housekeeping import keep_house
+from service.daemon.model_registry import ModelSet
+from service.daemon.queries import Queries
+from service.daemon.samples import Samples
+from service.daemon.status_line import status_line
+from service.intake.claim import sweep
+from service.intake.claim_queue import Intake
+from service.intake.drop_folder import DropFolder
+from service.intake.watcher import Watcher
+from service.journal.store import Journal
+from service.metrics.registry import Metrics
+from service.serving.model_server import ModelService
+from service.storage.paths import Paths
+from service.storage.retention import trim
+from service.system.liveness import Liveness
+from service.system.timeouts import within
 from service.units import iso_time
-from service.updates import UpdateRunner
-from service.waiting import within
-from service.watcher import Watcher
+from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
 

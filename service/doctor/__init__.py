@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from service.config import Config
+from service.config.load import Config
 from service.doctor.accelerator import check_cuda, check_device_nodes
 from service.doctor.caches import check_caches
 from service.doctor.check import FAIL, OK, WARN, Check, Machine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.config import Config
+from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.packages import probe
 
@@ -30,7 +30,7 @@ _OTHER_REMEDY = "`sudo dmesg` tells what the driver met"
 
 def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
     """Whether the CUDA driver starts."""
-    found = probe("service.cuda_probe")
+    found = probe("service.doctor.cuda_probe")
     wanted = config is not None and config.worker.device == "cuda"
     trouble = FAIL if wanted else WARN
     computing = "and worker.device is cuda" if wanted else "computing on the CPU"

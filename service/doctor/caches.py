@@ -12,10 +12,10 @@ from pathlib import Path
 
 from edged.artifacts.store import ModelStore
 from edged.errors import EdgedError
-from service.config import Config
-from service.config_sections import ModelConfig
+from service.config.load import Config
+from service.config.sections import ModelConfig
 from service.doctor.check import OK, WARN, Check, Machine
-from service.paths import Paths
+from service.storage.paths import Paths
 from service.units import format_bytes
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from edged.calibration.folder import SUFFIXES
 from edged.errors import ConfigError
-from service.config import Config, load_config
+from service.config.load import Config, load_config
+from service.config.locate import DEFAULT_CONFIG, find_config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
-from service.locate import DEFAULT_CONFIG, find_config
 from service.units import format_bytes
 
 _DISK_WARN = 2 << 30

@@ -1,4 +1,4 @@
-"""`python -m service.cuda_probe`: asks the CUDA driver, without torch, and says in one line of JSON what it answers.
+"""`python -m service.doctor.cuda_probe`: ask the CUDA driver, without torch, and print its answer as a line of JSON.
 
 A process of its own, because a broken driver may end it without a word.
 """

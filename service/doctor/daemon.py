@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from edged.errors import AccessError, EdgedError, NotReadyError, UnavailableError
 from service.client import DaemonClient
-from service.config import Config
+from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 
 _ANSWER_S = 5.0

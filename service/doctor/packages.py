@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
-from service.config import Config
+from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 
 _PROBE_S = 120.0
@@ -35,7 +35,7 @@ def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
         fix = "install the builds of your device: JetPack's wheels, or `pip install torch torchvision`"
         yield Check("torch", FAIL, f"{' and '.join(missing)} not installed", fix)
         return
-    found = probe("service.torch_probe")
+    found = probe("service.doctor.torch_probe")
     if isinstance(found, str):
         fix = "`pip install --force-reinstall torch torchvision`, on a Jetson JetPack's wheels"
         yield Check("torch", FAIL, f"torch {version_of('torch')} cannot be imported: {found}", fix)

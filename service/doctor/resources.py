@@ -6,11 +6,11 @@ import contextlib
 import datetime
 from collections.abc import Iterator
 
-from service import hardware
-from service.config import Config
+from service.config.load import Config
 from service.doctor.check import OK, WARN, Check, Machine
-from service.free_memory import left_in_groups
-from service.paths import Paths
+from service.storage.paths import Paths
+from service.system import hardware
+from service.system.free_memory import left_in_groups
 from service.units import format_bytes
 
 # `import torch` and one convolution take 250 MB, a serving ResNet-50 about 400 (measured).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from service.config import Config
+from service.config.load import Config
 from service.doctor.check import OK, WARN, Check, Machine
 
 _LEAST = 245

@@ -1,4 +1,4 @@
-"""`python -m service.torch_probe`: imports torch, torchvision and onnxruntime; says in one line of JSON how that went.
+"""`python -m service.doctor.torch_probe`: import torch, torchvision and onnxruntime; print the result as a line of JSON.
 
 A process of its own, because a broken build may end it without a word.
 """

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edged.errors import AccessError
-from service.config import ServeConfig
+from service.config.load import ServeConfig
 
 _LOCAL = "edged.local"
 

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.channel import Reply
+from service.serving.channel import Reply
 
 JSON_BYTES = "Inference-Header-Content-Length"  # of the binary tensor data extension
 _MAX_DIGITS = 18

@@ -10,12 +10,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from service.access import check_admin, is_local
-from service.status_page import render
-from service.uploads import receive
+from service.http.auth import check_admin, is_local
+from service.http.status_page import render
+from service.http.uploads import receive
 
 if TYPE_CHECKING:
-    from service.supervisor import Supervisor
+    from service.daemon.supervisor import Supervisor
 
 _STATIC = Path(__file__).parent / "static"
 _MEDIA_TYPES = {"status.css": "text/css", "status.js": "text/javascript"}

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from service.access import may_see_images
-from service.report import without_pictures
-from service.report_page import policy, render
+from service.http.auth import may_see_images
+from service.reporting.data import without_pictures
+from service.reporting.page import policy, render
 
 if TYPE_CHECKING:
-    from service.supervisor import Supervisor
+    from service.daemon.supervisor import Supervisor
 
 
 class ReportRoutes:

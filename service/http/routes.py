@@ -16,15 +16,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
-from service.access import check_admin, check_inference
-from service.bodies import json_bytes_of, read_body, response_of
-from service.channel import ServingError
-from service.page_routes import PageRoutes
-from service.report_routes import ReportRoutes
+from service.http.auth import check_admin, check_inference
+from service.http.bodies import json_bytes_of, read_body, response_of
+from service.http.page_routes import PageRoutes
+from service.http.report_routes import ReportRoutes
+from service.serving.channel import ServingError
 
 if TYPE_CHECKING:
-    from service.serving import ModelService
-    from service.supervisor import Supervisor
+    from service.daemon.supervisor import Supervisor
+    from service.serving.model_server import ModelService
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.charts import bars, lines
-from service.markup import MOODS, Html, fill, join
-from service.samples import KEEP_S, Sample
+from service.daemon.samples import KEEP_S, Sample
+from service.reporting.charts import bars, lines
+from service.reporting.html import MOODS, Html, fill, join
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from edged.atomic import as_state_error
 from edged.errors import CheckpointError, UsageError
-from service.drop_folder import is_ignored
+from service.intake.drop_folder import is_ignored
 from service.units import format_bytes, printable
 
 _MAX_NAME = 200  # bytes; filesystems allow 255, and names get suffixes

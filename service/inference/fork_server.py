@@ -1,9 +1,9 @@
-"""`python -m service.fork_server ...`: imports once all that a generation needs, and forks one for each request.
+"""`python -m service.inference.fork_server`: import once what a generation needs, and fork one for each request.
 
 A swap then costs no import, and generations share the memory of what is imported. A request is one message with two
 file descriptors: the generation's socket, and the write end of a pipe for what it says on stderr.
 
-    request   {"id": n, "arguments": [...]}                     of service.generation_child, without the socket
+    request   {"id": n, "arguments": [...]}                     of service.inference.main, without the socket
     answer    {"id": n, "pid": m} or {"id": n, "error": "..."}  the former from the generation itself
 
 All of it happens in one thread, and nothing is computed: no thread survives a fork, but OpenMP would think so.
@@ -27,9 +27,9 @@ from typing import NamedTuple, NoReturn
 import torch
 from PIL import Image
 
-from service import generation_child
-from service.children import die_with_parent
-from service.process_title import set_name, set_title
+from service.inference import main as generation_child
+from service.system.process_title import set_name, set_title
+from service.system.processes import die_with_parent
 
 MAX_MESSAGE = 1 << 16
 _DESCRIPTORS = 2  # of a request
@@ -38,7 +38,7 @@ _GO, _TOLD = b"go", b"told"
 
 def main(arguments: list[str]) -> int:
     """Fork until the supervisor closes the socket."""
-    parser = argparse.ArgumentParser(prog="service.fork_server")
+    parser = argparse.ArgumentParser(prog="service.inference.fork_server")
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--socket-fd", type=int, required=True)
     options = parser.parse_args(arguments)
@@ -146,7 +146,7 @@ def _generation(arguments: list[str], connection: int, errors: int) -> int:
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
     set_name("edged-gen")
-    set_title(["service.generation_child", *arguments])
+    set_title(["service.inference.main", *arguments])
     return generation_child.main([*arguments, "--socket-fd", str(connection)])
 
 

@@ -1,4 +1,4 @@
-"""Holds one published model in memory and answers over a socket. Runs in a process that service.fork_server forked."""
+"""Serve one published model over a socket, in a process that `service.inference.fork_server` has forked."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ import torch
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
-from service import frames
-from service.arena import Inbox, receive_memory
-from service.batch_server import BatchServer
-from service.batching import Batching
-from service.binary import bodies_of
-from service.children import beside_others, die_with_parent, first_to_go
-from service.frames import Outbox
-from service.observation import observing
-from service.responses import Answer
-from service.served_model import ServedModel
+from service.inference.batch_queue import Batching
+from service.inference.binary import bodies_of
+from service.inference.model import ServedModel
+from service.inference.observation import observing
+from service.inference.responses import Answer
+from service.inference.server import BatchServer
+from service.ipc import frames
+from service.ipc.frames import Outbox
+from service.ipc.shared_memory import Inbox, receive_memory
+from service.system.processes import beside_others, die_with_parent, first_to_go
 
 
 def serve(stream: BufferedIOBase, served: ServedModel, memory: mmap.mmap | None = None) -> None:
@@ -45,7 +45,7 @@ def serve(stream: BufferedIOBase, served: ServedModel, memory: mmap.mmap | None 
 
 def main(arguments: list[str]) -> int:
     """Load, warm up, say so, serve."""
-    parser = argparse.ArgumentParser(prog="service.generation_child")
+    parser = argparse.ArgumentParser(prog="service.inference.main")
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--socket-fd", type=int, required=True)
     parser.add_argument("--artifact", type=Path, required=True)

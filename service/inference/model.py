@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from edged.artifacts.reader import Artifact
 from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
-from edged.calibration.colours import BINS, Histograms
+from edged.calibration.color_histograms import BINS, Histograms
 from edged.errors import GateError
-from service.batching import warm_sizes
-from service.binary import Body, RequestError
-from service.protocol import Request, error_body, metadata, parse_request
-from service.responses import Answer, OutputTensor, format_response, read_outputs
-from service.tasks import task_of
+from service.inference.batch_queue import warm_sizes
+from service.inference.binary import Body, RequestError
+from service.inference.requests import Request, error_body, metadata, parse_request
+from service.inference.responses import Answer, OutputTensor, format_response, read_outputs
+from service.inference.tasks import task_of
 
 T = TypeVar("T")
 

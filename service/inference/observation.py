@@ -24,17 +24,17 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from edged.calibration.colours import Histograms, colour_histograms, population_stability
+from edged.calibration.color_histograms import Histograms, colour_histograms, population_stability
 from edged.calibration.images import suffix_of
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
-from service.capture_ring import Ring
-from service.channel import OBSERVED
-from service.frames import Outbox
-from service.protocol import Request
+from service.inference.requests import Request
+from service.ipc.frames import Outbox
+from service.serving.channel import OBSERVED
+from service.storage.capture_ring import Ring
 
 if TYPE_CHECKING:
-    from service.served_model import ServedModel
+    from service.inference.model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Observation:
         self._thread: threading.Thread | None = None
 
     def offer(self, order: Mapping[str, Any], request: Request) -> None:
-        """Have a random image of a request looked at, as service.sampling ordered it. Returns at once."""
+        """Have a random image of a request looked at, as service.serving.sampling ordered it. Returns at once."""
         index = random.randrange(len(request.images))  # noqa: S311 - a sample, no secret
         file = bytes(request.files[index]) if request.files and order["capture"] else None
         # Copies: the request's memory may be large, and is not to be held.

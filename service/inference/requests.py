@@ -14,8 +14,16 @@ from torch import Tensor
 
 from edged.calibration.letterbox import Letterbox
 from edged.spec import InputSpec
-from service.binary import Body, RequestError
-from service.inputs import DATATYPES, IMAGE_INPUT, PIXEL_INPUT, TENSOR_INPUT, parameters_of, read_files, read_images
+from service.inference.binary import Body, RequestError
+from service.inference.inputs import (
+    DATATYPES,
+    IMAGE_INPUT,
+    PIXEL_INPUT,
+    TENSOR_INPUT,
+    parameters_of,
+    read_files,
+    read_images,
+)
 
 LOGITS = "logits"
 _BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: every output as bytes

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from service.binary import NUMBERS, Body, pack_elements, pack_numbers
+from service.inference.binary import NUMBERS, Body, pack_elements, pack_numbers
 
 
 class Answer(NamedTuple):

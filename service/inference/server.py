@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from service import frames
-from service.arena import Inbox
-from service.batching import Batching, Waiting
-from service.binary import bodies_of
-from service.frames import Outbox
-from service.observation import observing
-from service.responses import Answer
+from service.inference.batch_queue import Batching, Waiting
+from service.inference.binary import bodies_of
+from service.inference.observation import observing
+from service.inference.responses import Answer
+from service.ipc import frames
+from service.ipc.frames import Outbox
+from service.ipc.shared_memory import Inbox
 
 if TYPE_CHECKING:
-    from service.protocol import Request
-    from service.served_model import ServedModel
+    from service.inference.model import ServedModel
+    from service.inference.requests import Request
 
 
 class _Prepared(NamedTuple):

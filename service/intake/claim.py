@@ -19,8 +19,8 @@ from pathlib import Path
 
 from edged.atomic import as_state_error, fsync_directory, temporary_sibling
 from edged.errors import CheckpointError, DeferredError, TooLargeError
-from service.drop_folder import sidecar_of
-from service.stability import Fingerprint
+from service.intake.drop_folder import sidecar_of
+from service.intake.stability import Fingerprint
 from service.units import format_bytes, printable
 
 log = logging.getLogger(__name__)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import DeferredError, EdgedError, RejectedError
-from service.claim import GoneError, NotSettledError, claim
-from service.config import ModelConfig
-from service.context import Context
-from service.drop_folder import Refusal
-from service.journal import Update
-from service.liveness import Loop
-from service.states import State
-from service.watcher import Drop
+from service.config.load import ModelConfig
+from service.daemon.context import Context
+from service.intake.claim import GoneError, NotSettledError, claim
+from service.intake.drop_folder import Refusal
+from service.intake.watcher import Drop
+from service.journal.states import State
+from service.journal.store import Update
+from service.system.liveness import Loop
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from service.stability import Fingerprint
+from service.intake.stability import Fingerprint
 from service.units import format_bytes
 
 SIDECAR_SUFFIX = ".sha256"

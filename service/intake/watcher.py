@@ -1,7 +1,7 @@
 """Finds finished files in the drop folder. Events only hasten the next look; the look itself is the truth.
 
 A file is finished when it has not changed for `settle_s`, at once when it was renamed into place, and at once when a
-checksum lies beside it (which is then checked by service.claim). No event is needed for any of this: what events
+checksum lies beside it (which is then checked by service.intake.claim). No event is needed for any of this: what events
 miss (an overflow of their queue, hard links, another machine's writes) the next rescan finds.
 """
 
@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.drop_folder import Candidate, DropFolder, Refusal, Scan
-from service.liveness import Liveness, Loop
-from service.stability import Fingerprint, StabilityTracker
-from service.waiting import within
-from service.watches import Watches, is_network_folder
+from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan
+from service.intake.inotify import Watches, is_network_folder
+from service.intake.stability import Fingerprint, StabilityTracker
+from service.system.liveness import Liveness, Loop
+from service.system.timeouts import within
 
 log = logging.getLogger(__name__)
 

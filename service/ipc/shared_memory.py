@@ -21,7 +21,7 @@ from bisect import insort
 from io import BufferedIOBase
 from typing import Any, NamedTuple
 
-from service import frames
+from service.ipc import frames
 
 ARENA_BYTES = 16 << 20  # a generation; what finds no place in it goes through the socket
 LEAST_BYTES = 16 << 10  # what is smaller goes through the socket as fast

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from service.update import PAUSED, PINNED, Hold
+from service.journal.update import PAUSED, PINNED, Hold
 
 if TYPE_CHECKING:
-    from service.context import Disk
-    from service.journal import Journal
+    from service.daemon.context import Disk
+    from service.journal.store import Journal
 
 
 class Holds:

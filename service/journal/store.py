@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
-from service import states
-from service.database import Database
-from service.journal_schema import MIGRATIONS, SCHEMA, VERSION
-from service.states import State
+from service.journal import states
+from service.journal.database import Database
+from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
+from service.journal.states import State
+from service.journal.update import Event, Hold, Update
 from service.units import printable
-from service.update import Event, Hold, Update
 
 __all__ = ["Event", "Hold", "Journal", "Update"]
 
@@ -97,7 +97,7 @@ class Journal:
                 did not begin after all. A state on the way forward clears code and reason, unless they are given.
 
         Raises:
-            IllegalTransition: The table of service.states does not allow it.
+            IllegalTransition: The table of service.journal.states does not allow it.
             StateError: The disk is full or the file cannot be written.
             KeyError: No such update.
         """
@@ -109,7 +109,7 @@ class Journal:
             return self._move(before, state, fields)
 
     def resume(self, update_id: int, **fields: Any) -> Update:
-        """After a restart of the daemon: move an update to the state from which it goes on, see service.states."""
+        """Move an update to the state from which it goes on after a restart, see `service.journal.states`."""
         with self._db.transaction():
             before = self._must_get(update_id)
             target = states.resume(before.state)

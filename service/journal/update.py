@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.states import State
+from service.journal.states import State
 from service.units import iso_time
 
 PINNED, PAUSED = "pinned", "paused"  # codes of updates that wait for an operator

@@ -12,8 +12,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service import hardware
-from service.hardware import ROOT
+from service.system import hardware
+from service.system.hardware import ROOT
 
 _MAX_SERIES = 32  # of one metric: a server has a frequency a core, and may have a hundred of them
 

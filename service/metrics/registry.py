@@ -1,4 +1,4 @@
-"""How the daemon counts and shows what takes more than one line; `service/metric_table.py` has the metrics."""
+"""How the daemon counts and shows what takes more than one line; `service/metrics/metric_table.py` has the metrics."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from service.hardware import ROOT
-from service.job import STAGES
-from service.manners import POSTPONED
-from service.metric_table import MetricTable
+from service.metrics.metric_table import MetricTable
+from service.system.hardware import ROOT
+from service.updates.conditions import POSTPONED
+from service.worker.job import STAGES
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
 MAX_LAYERS = 256  # series of one model; a network of more is told by the layers that lose most
@@ -118,7 +118,7 @@ class Metrics(MetricTable):
             self.layer_relative_loss.labels(model, layer).set(loss)
 
     def note_observed(self, model: str, told: Mapping[str, Any]) -> None:
-        """What a generation found in a request that it was to look at, see service.observation."""
+        """What a generation found in a request that it was to look at, see service.inference.observation."""
         if told["capture"] is not None:
             self.captured_images.labels(model, told["capture"]).inc()
         if not told["drift_images"]:

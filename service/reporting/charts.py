@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from service.markup import Html, fill, join
+from service.reporting.html import Html, fill, join
 from service.units import format_seconds
 
 _WIDTH, _HEIGHT = 340.0, 120.0  # of the drawing, in units that the page scales

@@ -2,9 +2,9 @@
 
 Files lie in the folder of the generation that the update became, or where a refused file is kept:
     report.json, manifest.json     what the worker did, see edged.artifacts.writer
-    predictions.json               sample predictions with pictures, see service.predictions
+    predictions.json               sample predictions with pictures, see service.worker.predictions
     course.json                    what the supervisor saw of the worker, see Course
-    report.html                    all of it for people, see service.report_page
+    report.html                    all of it for people, see service.reporting.page
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 
 from edged.artifacts.store import ModelStore
 from edged.errors import UsageError
-from service.job import PREDICTIONS
-from service.journal import Journal, Update
-from service.paths import Paths
-from service.report_timeline import spans
+from service.journal.store import Journal, Update
+from service.reporting.timeline import spans
+from service.storage.paths import Paths
+from service.worker.job import PREDICTIONS
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def gather(journal: Journal, store: ModelStore, paths: Paths, update_id: int) ->
     """All that is known of an update.
 
     Returns:
-        "update" with its "events"; "timeline", see service.report_timeline; "report", "manifest", "predictions" and
+        "update" with its "events"; "timeline", see service.reporting.timeline; "report", "manifest", "predictions" and
         "course", each None where there is none; "path" of report.html, None if it is not written.
 
     Raises:

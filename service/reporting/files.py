@@ -8,9 +8,9 @@ from pathlib import Path
 
 from edged.atomic import write_atomic
 from edged.errors import EdgedError
-from service.context import Context
-from service.report import COURSE, EVIDENCE, PAGE, Course, folder_of, gather, is_of
-from service.report_page import render
+from service.daemon.context import Context
+from service.reporting.data import COURSE, EVIDENCE, PAGE, Course, folder_of, gather, is_of
+from service.reporting.page import render
 
 log = logging.getLogger(__name__)
 

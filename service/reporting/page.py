@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from service.charts import bars, lines, spans
-from service.figures import figures
-from service.job import STAGES
-from service.markup import MOODS, Html, fill, join
-from service.report_pictures import predictions
+from service.reporting.charts import bars, lines, spans
+from service.reporting.figures import figures
+from service.reporting.html import MOODS, Html, fill, join
+from service.reporting.pictures import predictions
 from service.units import format_bytes, format_seconds
+from service.worker.job import STAGES
 
 JSON = Mapping[str, Any]
 
@@ -61,7 +61,7 @@ def render(data: JSON) -> str:
     """The whole page.
 
     Args:
-        data: See `service.report.gather`.
+        data: See `service.reporting.data.gather`.
     """
     update: JSON = data["update"]
     reason = f"{update['code']}: {update['reason']}" if update.get("code") else ""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.markup import Html, fill, join
+from service.reporting.html import Html, fill, join
 
 JSON = Mapping[str, Any]
 
 _NOTHING = Html("")
 _DRAWN_WIDTH, _DRAWN_HEIGHT = 320.0, 270.0  # most of a picture with boxes, in units that the page scales
-_SMALL_PREFIX = "data:image/png"  # pictures of few pixels, see service.predictions
+_SMALL_PREFIX = "data:image/png"  # pictures of few pixels, see service.worker.predictions
 _PICTURE_PREFIXES = ("data:image/png;base64,", "data:image/jpeg;base64,")
 _SECTION = """<section aria-labelledby="predictions"><h2 id="predictions">Sample predictions</h2>
 <p class="note">{note}</p><div class="samples {kind}">{samples}</div></section>"""
@@ -30,7 +30,7 @@ def predictions(sampled: JSON) -> Html:
     """The section of sample predictions; nothing without any.
 
     Args:
-        sampled: See `service.predictions.sample_predictions`; pictures may be missing.
+        sampled: See `service.worker.predictions.sample_predictions`; pictures may be missing.
     """
     images: Sequence[JSON] = sampled.get("images") or []
     if not images:

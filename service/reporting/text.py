@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.report_page import facts
-from service.report_pictures import count_of, name_of, said
+from service.reporting.page import facts
+from service.reporting.pictures import count_of, name_of, said
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -19,7 +19,7 @@ def summary(data: JSON, page: str | None) -> str:
     """Some screens of text.
 
     Args:
-        data: See `service.report.gather`.
+        data: See `service.reporting.data.gather`.
         page: Where report.html lies, if anywhere.
     """
     update: JSON = data["update"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.states import State
-from service.update import Event, Update
+from service.journal.states import State
+from service.journal.update import Event, Update
 
 # The journal has the seconds of each stage, and the time of each state. These stages end with their state's entry ...
 _ENDS: Mapping[str, State] = {

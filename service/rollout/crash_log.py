@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from edged.errors import StateError
-from service.context import Context
+from service.daemon.context import Context
 
 log = logging.getLogger(__name__)
 

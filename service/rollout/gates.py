@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import GateError
-from service.config_sections import GatesConfig
-from service.gauges import resident_bytes
-from service.generation import Generation
+from service.config.sections import GatesConfig
+from service.daemon.gauges import resident_bytes
+from service.serving.generation import Generation
 from service.units import format_bytes
 
 log = logging.getLogger(__name__)

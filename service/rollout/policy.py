@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
-from service.context import Context
-from service.free_memory import available_bytes
-from service.gauges import read_artifact, resident_bytes
+from service.daemon.context import Context
+from service.daemon.gauges import read_artifact, resident_bytes
+from service.system.free_memory import available_bytes
 from service.units import format_bytes
 
 log = logging.getLogger(__name__)

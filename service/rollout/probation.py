@@ -8,15 +8,15 @@ import time
 from collections.abc import Callable
 
 from edged.errors import EdgedError
-from service.config_sections import GatesConfig, ModelConfig
-from service.context import Context
-from service.rollback import roll_back, target_of
-from service.serving import ModelService
-from service.shadow import Shadow
-from service.states import State
-from service.stopping import RolledBackError
-from service.traffic import Traffic
-from service.worker_process import Failure
+from service.config.sections import GatesConfig, ModelConfig
+from service.daemon.context import Context
+from service.journal.states import State
+from service.outcomes import RolledBackError
+from service.rollout.rollback import roll_back, target_of
+from service.serving.model_server import ModelService
+from service.serving.request_stats import Traffic
+from service.serving.shadow import Shadow
+from service.worker.process import Failure
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ import logging
 from typing import Any
 
 from edged.errors import NotReadyError, PinnedError
-from service.context import Context
-from service.reports import write_report
-from service.states import State
-from service.switching import go_live
+from service.daemon.context import Context
+from service.journal.states import State
+from service.reporting.files import write_report
+from service.rollout.swap import go_live
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from service.config_sections import GatesConfig
-from service.context import Context
-from service.free_memory import available_bytes
-from service.gauges import resident_bytes, show_live
-from service.generation import Generation
-from service.live_gates import check, observe
-from service.serving import ModelService
-from service.swap_policy import choose
+from service.config.sections import GatesConfig
+from service.daemon.context import Context
+from service.daemon.gauges import resident_bytes, show_live
+from service.rollout.gates import check, observe
+from service.rollout.policy import choose
+from service.serving.generation import Generation
+from service.serving.model_server import ModelService
+from service.system.free_memory import available_bytes
 
 Warmed = Callable[[float, dict[str, Any]], Awaitable[None]]
 Live = Callable[[], Awaitable[None]]
@@ -30,7 +30,7 @@ async def go_live(
     gates: GatesConfig | None = None,
     shadow_percent: float | None = None,
 ) -> float:
-    """Warm a generation, commit to it on disk, route to it, retire the one before. Hold `service.switching`.
+    """Warm a generation, commit to it on disk, route to it, retire the one before. Hold `service.rollout.swap`.
 
     Args:
         context: What the supervisor owns.

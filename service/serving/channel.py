@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edged.errors import EdgedError
-from service import frames
-from service.arena import PLACE, Arena, Place
-from service.waiting import in_time, within
+from service.ipc import frames
+from service.ipc.shared_memory import PLACE, Arena, Place
+from service.system.timeouts import in_time, within
 
 # Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
@@ -63,7 +63,7 @@ class Reply:
     json_bytes: int | None = None
 
 
-# What the child is to do with a request once it is answered, see service.sampling.
+# What the child is to do with a request once it is answered, see service.serving.sampling.
 Order = Mapping[str, Any]
 
 
@@ -156,7 +156,7 @@ class Channel:
             deadline_s: Seconds from now.
             json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
             rival: What another generation answered to it: the reply tells how far the two agree, see
-                `service.served_model`. None for a reply to the request itself.
+                `service.inference.model`. None for a reply to the request itself.
             observe: What else to do with it after the answer; None for nothing.
             alone: For a probe: it is computed with no other request, and does not count against the queue.
 

@@ -14,10 +14,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from service.children import adopt_orphans, child_environment
-from service.forked import Forked
-from service.log_flood import OUTPUT
-from service.waiting import within
+from service.serving.forked_process import Forked
+from service.system.log_flood import OUTPUT
+from service.system.processes import adopt_orphans, child_environment
+from service.system.timeouts import within
 
 log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
@@ -54,7 +54,7 @@ class ForkServer:
         """A new generation, which is a child of this process.
 
         Args:
-            arguments: Of service.generation_child, without the socket.
+            arguments: Of service.inference.main, without the socket.
             connection: Its end of the socket; to be closed here afterwards.
             timeout_s: Seconds that the process may take to answer, at first with all its imports; one that takes
                 longer is killed.
@@ -95,7 +95,7 @@ class ForkServer:
 
 
 class _Process:
-    """One run of service.fork_server.
+    """One run of service.inference.fork_server.
 
     Attributes:
         ended: Whether it is of no use any more.
@@ -120,7 +120,7 @@ class _Process:
         with theirs:
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "service.fork_server"),
+                    *(sys.executable, "-m", "service.inference.fork_server"),
                     *("--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())),
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
-from service.arena import Arena
-from service.batching import Batching
-from service.channel import Channel, Order, Reply, UntouchedError
-from service.children import cores
-from service.fork_client import ForkError, ForkServer
-from service.forked import Forked
-from service.frames import FrameError
-from service.log_flood import OUTPUT
-from service.waiting import within
+from service.inference.batch_queue import Batching
+from service.ipc.frames import FrameError
+from service.ipc.shared_memory import Arena
+from service.serving.channel import Channel, Order, Reply, UntouchedError
+from service.serving.fork_client import ForkError, ForkServer
+from service.serving.forked_process import Forked
+from service.system.log_flood import OUTPUT
+from service.system.processes import cores
+from service.system.timeouts import within
 
 log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
@@ -231,7 +231,7 @@ class Generation:
         )
 
     def _arguments(self) -> list[str]:
-        """Of service.generation_child; what tells generations apart first, because `ps` may not show the rest."""
+        """Of service.inference.main; what tells generations apart first, because `ps` may not show the rest."""
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
             *("--parent", str(os.getpid()), "--threads", str(self._threads or cores())),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.batching import Batching
+from service.inference.batch_queue import Batching
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Listener:
         restarted: Whenever a generation that died is started again: its number, and how it ended.
         not_started: Whenever one that died did not come up again.
         batched: How many images were computed together.
-        observed: What a generation found in a request that it was to look at, see service.observation.
+        observed: What a generation found in a request that it was to look at, see service.inference.observation.
     """
 
     restarted: Callable[[int, str], None] = lambda *_: None

@@ -9,15 +9,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.channel import BusyError, Reply, ServingError, UntouchedError
-from service.fork_client import ForkServer
-from service.generation import Generation
-from service.liveness import Liveness, Loop
-from service.sampling import Sampling
-from service.serving_limits import Listener, ServingLimits
-from service.shadow import Shadow
-from service.traffic import Traffic
-from service.waiting import within
+from service.serving.channel import BusyError, Reply, ServingError, UntouchedError
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
+from service.serving.limits import Listener, ServingLimits
+from service.serving.request_stats import Traffic
+from service.serving.sampling import Sampling
+from service.serving.shadow import Shadow
+from service.system.liveness import Liveness, Loop
+from service.system.timeouts import within
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.capture_ring import Ring
-from service.config_sections import ModelConfig
+from service.config.sections import ModelConfig
+from service.storage.capture_ring import Ring
 
 
 @dataclass(frozen=True)

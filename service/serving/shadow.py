@@ -14,9 +14,9 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from service.channel import Reply, ServingError
-from service.children import leave_to_idle_time
-from service.generation import Generation
+from service.serving.channel import Reply, ServingError
+from service.serving.generation import Generation
+from service.system.processes import leave_to_idle_time
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from typing import Any
 from edged.artifacts.store import ModelStore
 from edged.atomic import as_state_error
 from edged.errors import ArtifactError, UsageError
-from service.config import Config
-from service.journal import Journal
-from service.listen import lock_state
-from service.paths import Paths
+from service.config.load import Config
+from service.journal.store import Journal
+from service.storage.paths import Paths
+from service.system.sockets import lock_state
 
 # A file is under claimed/ for a moment before the journal knows of it.
 _ABANDONED_S = 3600.0

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from edged.artifacts.store import ModelStore
 from edged.calibration.folder import scan
 from edged.errors import CalibrationError
-from service.config import Config, ModelConfig
-from service.garbage import Garbage, bytes_of, generations_of_others, needed_generations, remove_folder
-from service.journal import Journal, Update
-from service.manners import Postponement
-from service.paths import Paths
+from service.config.load import Config, ModelConfig
+from service.journal.store import Journal, Update
+from service.storage.garbage import Garbage, bytes_of, generations_of_others, needed_generations, remove_folder
+from service.storage.paths import Paths
 from service.units import format_bytes
+from service.updates.conditions import Postponement
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import logging
 import time
 
 from edged.errors import StateError
-from service.config import Config
-from service.garbage import rejected, remove_folder
-from service.journal import Journal
-from service.paths import Paths
-from service.sampling import ring_of
+from service.config.load import Config
+from service.journal.store import Journal
+from service.serving.sampling import ring_of
+from service.storage.garbage import rejected, remove_folder
+from service.storage.paths import Paths
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,8 @@
 """Whether every loop of the daemon still moves. Pure bookkeeping: the caller brings the clock, threads may share it.
 
-A loop promises when its next word comes at the latest: within its sleep, plus a patience that is the same for all. A
-promise that is overdue means that the loop hangs. service.heartbeat feeds the service manager's watchdog only while
-there is none.
+A loop says within which time its next heartbeat is expected: its sleep, plus a patience that is the same for all. A
+heartbeat that is overdue means that the loop hangs. `service.system.watchdog` feeds the service manager's watchdog only
+while no heartbeat is overdue.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import logging
 import sys
 from typing import Any, TextIO
 
-from service.log_flood import FloodFilter
+from service.system.log_flood import FloodFilter
 from service.units import iso_time
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

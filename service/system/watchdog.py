@@ -8,8 +8,8 @@ from pathlib import Path
 
 from edged.errors import EdgedError
 from service.client import DaemonClient
-from service.liveness import Liveness
-from service.notify import StatusLine, sd_notify
+from service.system.liveness import Liveness
+from service.system.systemd import StatusLine, sd_notify
 
 log = logging.getLogger(__name__)
 

@@ -6,11 +6,11 @@ import logging
 import time
 
 from edged.errors import StateError
-from service.config import ModelConfig
-from service.context import Context
-from service.journal import Update
-from service.manners import Postponement, why_not_now
-from service.storage import Storage
+from service.config.load import ModelConfig
+from service.daemon.context import Context
+from service.journal.store import Update
+from service.storage.quota import Storage
+from service.updates.conditions import Postponement, why_not_now
 
 log = logging.getLogger(__name__)
 

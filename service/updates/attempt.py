@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from typing import Any
 
 from edged.errors import StateError
-from service.admission import stay_within, why_not
-from service.config import ModelConfig
-from service.context import Context
-from service.job import STAGES, Gates, Job
-from service.journal import Update
-from service.manners import PostponedError
-from service.probation import notice_rollback, prove
-from service.rejects import discard
-from service.report import Course
-from service.reports import keep_course, write_report
-from service.states import State
-from service.stopping import StoppedError
-from service.switching import go_live
-from service.update import PINNED
-from service.worker_process import Failure, WorkerLimits, WorkerProcess
+from service.config.load import ModelConfig
+from service.daemon.context import Context
+from service.journal.states import State
+from service.journal.store import Update
+from service.journal.update import PINNED
+from service.outcomes import StoppedError
+from service.reporting.data import Course
+from service.reporting.files import keep_course, write_report
+from service.rollout.probation import notice_rollback, prove
+from service.rollout.swap import go_live
+from service.updates.admission import stay_within, why_not
+from service.updates.conditions import PostponedError
+from service.updates.rejected import discard
+from service.worker.job import STAGES, Gates, Job
+from service.worker.process import Failure, WorkerLimits, WorkerProcess
 
 log = logging.getLogger(__name__)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from service.device_state import DeviceState
+from service.config.windows import seconds_until_open
+from service.system.device_state import DeviceState
 from service.units import format_bytes
-from service.windows import seconds_until_open
 
 if TYPE_CHECKING:
-    from service.config_sections import WorkerConfig
+    from service.config.sections import WorkerConfig
 
 # Clocks are set and summer time ends: a window that opens in half a day is looked at before, too.
 _LONGEST_WAIT_S = 3600.0

@@ -8,9 +8,9 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from edged.errors import EdgedError
-from service.journal import Update
-from service.liveness import Liveness
-from service.waiting import within
+from service.journal.store import Update
+from service.system.liveness import Liveness
+from service.system.timeouts import within
 
 log = logging.getLogger(__name__)
 

@@ -8,17 +8,17 @@ import time
 from typing import Any
 
 from edged.errors import EdgedError, RejectedError, StateError
-from service.admission import why_not
-from service.attempt import Attempt
-from service.context import Context
-from service.journal import Update
-from service.manners import POSTPONED, PostponedError, Postponement
-from service.rejects import discard, reject
-from service.reports import keep_evidence, write_report
-from service.states import State
-from service.stopping import RolledBackError, StoppedError
+from service.daemon.context import Context
+from service.journal.states import State
+from service.journal.store import Update
+from service.outcomes import RolledBackError, StoppedError
+from service.reporting.files import keep_evidence, write_report
 from service.units import iso_time
-from service.worker_process import Failure
+from service.updates.admission import why_not
+from service.updates.attempt import Attempt
+from service.updates.conditions import POSTPONED, PostponedError, Postponement
+from service.updates.rejected import discard, reject
+from service.worker.process import Failure
 
 log = logging.getLogger(__name__)
 

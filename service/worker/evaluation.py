@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from edged.calibration.boxes import Boxes, read_labels
 from edged.calibration.dataset import ImageCache
+from edged.calibration.yolo_labels import Boxes, read_labels
 from edged.compress import Compressed
 from edged.device import device_of, exact_float32
 from edged.errors import GateError
@@ -23,7 +23,7 @@ from edged.models.detections import Detections
 from edged.models.registry import Architecture
 from edged.models.yolov5.plan import Plan
 from edged.spec import EVALUATION, DetectionSpec
-from service.job import Gates
+from service.worker.job import Gates
 
 # Task -> the figure that max_drop and min_accuracy are about: its key in the report, and what people call it.
 FIGURES: Mapping[str, tuple[str, str]] = {

@@ -11,7 +11,7 @@ from typing import Any
 from edged.errors import UsageError
 from edged.spec import DetectionSpec, Fit, InputSpec, QuantSpec
 
-PREDICTIONS = "predictions.json"  # beside report.json, see service.predictions
+PREDICTIONS = "predictions.json"  # beside report.json, see service.worker.predictions
 
 # The stages that a worker reports, in order; each moves the update one state on.
 STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")

@@ -1,4 +1,4 @@
-"""`python -m service.worker PARENT NICE < JOB`: quantizes one checkpoint and ends. The only parser of untrusted files.
+"""`python -m service.worker.main PARENT NICE < JOB`: quantize one checkpoint. The only parser of untrusted files.
 
 Tells on stdout, a JSON object a line:
     {"event": "stage", "stage": "load", "state": "begin"}
@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from edged.errors import EdgedError, MemoryLimitError, StateError
-from service.children import die_with_parent, step_back
-from service.job import Job
+from service.system.processes import die_with_parent, step_back
+from service.worker.job import Job
 
 _PROGRESS_INTERVAL_S = 0.2  # more often than a person can read is waste
 
@@ -85,7 +85,7 @@ def main(arguments: list[str]) -> int:
 def _run(job: Job, observer: LineObserver) -> dict[str, Any]:
     """`run_job`, with the errors of the machine and of libraries as EdgedErrors."""
     # Half a second of torch: only now, so that the lines above are in place first.
-    from service.pipeline import run_job
+    from service.worker.pipeline import run_job
 
     try:
         return run_job(job, observer)

@@ -29,13 +29,13 @@ from edged.memory import device_peak_bytes, peak_bytes
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
 from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
-from edged.observer import Observer
+from edged.progress import Observer
 from edged.spec import InputSpec
-from service.evaluation import Evaluation, Labels, check_gates, evaluate, held_out_labels
-from service.job import PREDICTIONS, Job, input_spec
-from service.predictions import sample_predictions
-from service.refused import kept_if_refused
-from service.timing import TimingObserver
+from service.worker.evaluation import Evaluation, Labels, check_gates, evaluate, held_out_labels
+from service.worker.job import PREDICTIONS, Job, input_spec
+from service.worker.predictions import sample_predictions
+from service.worker.refused import kept_if_refused
+from service.worker.timing import TimingObserver
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         "layers": [layer.to_dict() for layer in compressed.layers],
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
-        # What live requests are compared with, see service.observation.
+        # What live requests are compared with, see service.inference.observation.
         "calibration_colours": cache.colours().round(6).tolist(),
     }
     manifest = _manifest(job, checkpoint, loaded, cache, bool(labels), started_at)

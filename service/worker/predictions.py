@@ -21,7 +21,7 @@ from edged.evaluation.detection import agreement
 from edged.models.detections import Detections
 from edged.models.registry import Architecture
 from edged.models.yolov5.plan import Plan
-from service.evaluation import Labels
+from service.worker.evaluation import Labels
 
 MAX_PICTURE_BYTES = 400 << 10  # of all pictures together, encoded
 _CLASSIFIED_SIDE, _DETECTED_SIDE = 160, 400  # longer side of a picture, pixels
@@ -46,7 +46,7 @@ def sample_predictions(
         cache: Their images.
         architecture: Of the networks.
         labels: Of the held-out images.
-        boxes: Of a detector, see `service.evaluation.Evaluation`.
+        boxes: Of a detector, see `service.worker.evaluation.Evaluation`.
         count: Most images; fewer if their pictures take more than MAX_PICTURE_BYTES.
 
     Returns:

@@ -17,11 +17,11 @@ from typing import Any
 
 import psutil
 
-from service.children import FEW_KERNELS, child_environment
-from service.job import Job
-from service.liveness import Liveness, Loop
-from service.log_flood import OUTPUT
-from service.memory_trace import MemoryTrace
+from service.system.liveness import Liveness, Loop
+from service.system.log_flood import OUTPUT
+from service.system.processes import FEW_KERNELS, child_environment
+from service.worker.job import Job
+from service.worker.memory_trace import MemoryTrace
 
 log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
@@ -79,7 +79,7 @@ class WorkerProcess:
     Args:
         job: What to do.
         limits: What it may use.
-        on_event: Called with every event of the worker, see service.worker.
+        on_event: Called with every event of the worker, see service.worker.main.
         liveness: Told that its limits are being watched.
 
     Attributes:
@@ -106,7 +106,7 @@ class WorkerProcess:
         """Run it to its end. Cancelling kills it."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-m", "service.worker", str(os.getpid()), str(self._limits.nice)),
+            *("-m", "service.worker.main", str(os.getpid()), str(self._limits.nice)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -10,7 +10,7 @@ from typing import Any
 
 from edged.compress import Compressed
 from edged.errors import GateError
-from service.job import Job
+from service.worker.job import Job
 
 
 @contextmanager

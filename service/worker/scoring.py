@@ -10,17 +10,17 @@ import torch
 from torch import nn
 
 from edged.artifacts.reader import read_artifact
-from edged.calibration.boxes import read_labels
 from edged.calibration.dataset import ImageCache
+from edged.calibration.yolo_labels import read_labels
 from edged.errors import UsageError
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import average_precision, detect_all
 from edged.models.checkpoint import load_checkpoint
 from edged.models.registry import Architecture
-from edged.observer import Observer
-from service.evaluation import fits
-from service.job import input_spec
-from service.pipeline import Loaded, calibrate, load, set_up_torch
+from edged.progress import Observer
+from service.worker.evaluation import fits
+from service.worker.job import input_spec
+from service.worker.pipeline import Loaded, calibrate, load, set_up_torch
 
 
 def score(

@@ -12,7 +12,7 @@ import torch
 from edged.device import CPU
 from edged.errors import MemoryLimitError
 from edged.memory import present_bytes
-from edged.observer import Observer
+from edged.progress import Observer
 
 
 class TimingObserver:

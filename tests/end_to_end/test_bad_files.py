@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.support.daemon import Daemon, eventually, running
 
 
 class Malicious:

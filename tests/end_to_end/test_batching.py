@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import DetectionTask, Task
-from tests.end_to_end.daemon import Daemon, eventually, running
 from tests.end_to_end.test_probation import TOO_LARGE
 from tests.end_to_end.test_traffic import Client, image_request
+from tests.support.daemon import Daemon, eventually, running
 
 CLIENTS = 8
 BATCHING = {"max_batch": 4, "max_delay_ms": 20}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, running
+from tests.support.daemon import Daemon, running
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
 
 
 def edged(daemon: Daemon, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "service.cli", *map(str, arguments), "--json"]
+    command = [sys.executable, "-m", "service.cli.main", *map(str, arguments), "--json"]
     done = subprocess.run([*command, "--config", daemon.folder / "edged.yaml"], capture_output=True, timeout=120)
     return done.returncode, json.loads(done.stdout)
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
-from service.metrics import Metrics
-from tests import scenes
-from tests.boards import jetson
-from tests.configs.test_grafana import DASHBOARD, PANELS
+from service.metrics.registry import Metrics
 from tests.conftest import DetectionTask, Task
-from tests.end_to_end.daemon import Daemon, eventually, running
 from tests.end_to_end.test_probation import TOO_LARGE
-from tests.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
+from tests.support import scenes
+from tests.support.boards import jetson
+from tests.support.daemon import Daemon, eventually, running
+from tests.support.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
+from tests.unit.configs.test_grafana import DASHBOARD, PANELS
 
 pytestmark = [pytest.mark.slow, needs_prometheus]
 

@@ -23,10 +23,10 @@ from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5 import decode as decoding
 from edged.spec import DetectionSpec
-from tests import scenes
 from tests.conftest import DetectionTask, Task
-from tests.edged.models.yolov5.samples import classes_of_yolov5, pickled, save_tiny, tiny_model, yaml_of
-from tests.end_to_end.daemon import Daemon, running
+from tests.support import scenes
+from tests.support.daemon import Daemon, running
+from tests.support.yolov5_samples import classes_of_yolov5, pickled, save_tiny, tiny_model, yaml_of
 
 README = Path(__file__).parents[2] / "README.md"
 BOXES = ["boxes", "scores", "class_ids", "names", "counts"]

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.support.daemon import Daemon, eventually, running
 
 ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "configs" / "fleet" / "mender" / "edged-checkpoint"
@@ -41,7 +41,7 @@ def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
 def environment(daemon: Daemon) -> dict[str, str]:
     """Of a device on which `edged` is a command that finds the daemon."""
     command = daemon.folder / "edged"
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m service.cli "$@"\n')
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m service.cli.main "$@"\n')
     command.chmod(0o755)
     python = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "EDGED": str(command), "EDGED_SOCKET": str(daemon.state / "edged.sock"), "PYTHONPATH": python}

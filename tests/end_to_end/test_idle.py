@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import eventually, running
+from tests.support.daemon import eventually, running
 
 WATCHED_S = 3.0
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from service.windows import parse_windows
+from service.config.windows import parse_windows
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
 from tests.end_to_end.test_trouble import workers
+from tests.support.daemon import Daemon, eventually, running
 
 
 def closed_now() -> str:

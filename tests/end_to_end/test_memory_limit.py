@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from edged.models.torchvision_shim import import_torchvision
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 MIB = 1 << 20
 LIMIT = 800 * MIB
@@ -26,7 +26,7 @@ import sys
 import torch
 from edged.models.yolov5 import YoloV5, standard
 from edged.models.yolov5.standard import _rows
-from tests.edged.models.yolov5.samples import classes_of_yolov5, pickled
+from tests.support.yolov5_samples import classes_of_yolov5, pickled
 
 torch.manual_seed(0)
 plan = standard("x", [str(number) for number in range(80)])
@@ -57,7 +57,7 @@ def test_a_resnet50_stays_within_its_limit(group: Path, tmp_path: Path):
     torch.manual_seed(0)
     torch.save(import_torchvision().models.resnet50().state_dict(), tmp_path / "resnet50.pth")
     write_folder(tmp_path / "images", classes=4, images=40)
-    command = [sys.executable, "-m", "service.cli", "quantize", str(tmp_path / "resnet50.pth")]
+    command = [sys.executable, "-m", "service.cli.main", "quantize", str(tmp_path / "resnet50.pth")]
     command += ["--calib", str(tmp_path / "images"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     command += ["--memory-limit", str(LIMIT), "--json"]
     inside = [sys.executable, "-c", ENTER, str(group / "cgroup.procs"), *command]
@@ -77,7 +77,7 @@ def test_a_yolov5x_stays_within_its_limit(group: Path, tmp_path: Path, capsys: p
     subprocess.run([sys.executable, "-c", SAVE_YOLOV5X, tmp_path / "best.pt"], check=True, cwd=ROOT)
     assert 160e6 < (tmp_path / "best.pt").stat().st_size < 180e6
     write_folder(tmp_path / "images", classes=0, images=40)
-    command = [sys.executable, "-m", "service.cli", "quantize", str(tmp_path / "best.pt"), "--input-size", "96"]
+    command = [sys.executable, "-m", "service.cli.main", "quantize", str(tmp_path / "best.pt"), "--input-size", "96"]
     command += ["--calib", str(tmp_path / "images"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     command += ["--memory-limit", str(limit), "--recipe", "fast", "--json"]
     inside = [sys.executable, "-c", ENTER, str(group / "cgroup.procs"), *command]
@@ -96,7 +96,7 @@ def test_a_yolov5x_stays_within_its_limit(group: Path, tmp_path: Path, capsys: p
 def test_an_impossible_limit_is_refused_at_once(tmp_path: Path):
     torch.save(import_torchvision().models.resnet18().state_dict(), tmp_path / "resnet18.pth")
     write_folder(tmp_path / "images", classes=2, images=32)
-    command = [sys.executable, "-m", "service.cli", "quantize", str(tmp_path / "resnet18.pth")]
+    command = [sys.executable, "-m", "service.cli.main", "quantize", str(tmp_path / "resnet18.pth")]
     command += ["--calib", str(tmp_path / "images"), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "out")]
     done = subprocess.run([*command, "--memory-limit", "450MiB"], capture_output=True, text=True)
     assert done.returncode == 75

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, children, eventually, running
+from tests.support.daemon import Daemon, children, eventually, running
 
 # Overflows inside the network, so that its outputs are not finite: the daemon answers 500.
 TOO_LARGE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [3e38] * 192}]}
@@ -214,4 +214,4 @@ def test_a_comparison_that_is_passed_and_one_that_a_restart_ends(task: Task, tmp
 
 
 def generations(daemon: Daemon) -> list[psutil.Process]:
-    return children(daemon, "service.generation_child")
+    return children(daemon, "service.inference.main")

@@ -26,10 +26,10 @@ from PIL import Image
 from edged.artifacts.store import ModelStore
 from edged.calibration.images import decode_bytes, normalize
 from edged.models.registry import Architecture, load_model
-from tests import scenes
-from tests.end_to_end.daemon import Daemon, children, eventually
-from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
-from tests.trained import INPUT
+from tests.support import scenes
+from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
+from tests.support.daemon import Daemon, children, eventually
+from tests.support.trained import INPUT
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http], of the extra 'test', is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402 - only where the line above finds it
@@ -254,7 +254,7 @@ def test_too_busy_and_too_slow(tmp_path: Path) -> None:
 
     try:
         daemon.start()
-        (child,) = (each for each in children(daemon, "service.generation_child") if "digits" in each.cmdline())
+        (child,) = (each for each in children(daemon, "service.inference.main") if "digits" in each.cmdline())
         child.suspend()
         waiting = threading.Thread(target=ask)
         waiting.start()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.daemon import Daemon, running
+from tests.support.daemon import Daemon, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -25,7 +25,7 @@ MODELS: list[tuple[str, str, str, str, dict[str, int], float, float]] = [
 
 
 def top1(model: Path, data: Path, cache: Path, size: dict[str, int]) -> float:
-    command = [sys.executable, "-m", "service.cli", "evaluate", str(model), "--data", str(data), "--json"]
+    command = [sys.executable, "-m", "service.cli.main", "evaluate", str(model), "--data", str(data), "--json"]
     command += ["--cache", str(cache)]
     if size:
         command += ["--input-size", str(size["size"]), "--resize", str(size["resize"])]
@@ -70,7 +70,15 @@ def show(name: str, update: dict[str, Any], before: float, after: float) -> None
 
 
 def show_daemon(daemon: Daemon) -> None:
-    command = [sys.executable, "-m", "service.cli", "status", "--json", "--socket", str(daemon.state / "edged.sock")]
+    command = [
+        sys.executable,
+        "-m",
+        "service.cli.main",
+        "status",
+        "--json",
+        "--socket",
+        str(daemon.state / "edged.sock"),
+    ]
     seconds = []
     for _ in range(5):
         start = time.monotonic()

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from edged.calibration.boxes import parse_labels
+from edged.calibration.yolo_labels import parse_labels
 from edged.models.nms import pairwise_iou
-from tests.end_to_end.daemon import Daemon, running
+from tests.support.daemon import Daemon, running
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -89,7 +89,7 @@ def show(name: str, update: dict[str, Any]) -> None:
 
 
 def test_the_command_line_measures_map(real_data: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "service.cli", "evaluate", str(real_data / "weights" / "yolov5n.pt")]
+    command = [sys.executable, "-m", "service.cli.main", "evaluate", str(real_data / "weights" / "yolov5n.pt")]
     command += ["--data", str(real_data / "coco" / "val"), "--cache", str(tmp_path), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     scores = json.loads(done.stdout)

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests import scenes
 from tests.conftest import DetectionTask, Task
-from tests.end_to_end.browser import Browser, browsing
-from tests.end_to_end.daemon import Daemon, eventually, running
 from tests.end_to_end.test_status_page import _CONTRAST, EVIL, needs_browser
+from tests.support import scenes
+from tests.support.browser import Browser, browsing
+from tests.support.daemon import Daemon, eventually, running
 
 # But for tooltips, and for the names of boxes, which have a dark plate behind them whatever the page's colour is.
 TEXTS = "[...document.querySelectorAll('body *:not(title):not(.tag)')]"
@@ -158,7 +158,15 @@ def test_the_report_over_http(daemon: Daemon, classified: dict[str, Any]) -> Non
 
 def test_the_command(daemon: Daemon, classified: dict[str, Any], refused: dict[str, Any]) -> None:
     def edged(*arguments: str) -> str:
-        command = [sys.executable, "-m", "service.cli", "report", *arguments, "--config", daemon.folder / "edged.yaml"]
+        command = [
+            sys.executable,
+            "-m",
+            "service.cli.main",
+            "report",
+            *arguments,
+            "--config",
+            daemon.folder / "edged.yaml",
+        ]
         return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
     assert edged(str(classified["id"])).startswith(f"update {classified['id']} of digits: COMMITTED")

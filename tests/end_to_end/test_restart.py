@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, children, eventually, running
+from tests.support.daemon import Daemon, children, eventually, running
 
 
 def states(daemon: Daemon, update: int) -> list[str]:
@@ -37,7 +37,7 @@ def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> 
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
         if "PUBLISHED" in at:  # it would be over in a moment
-            children(daemon, "service.fork_server")[0].suspend()
+            children(daemon, "service.inference.fork_server")[0].suspend()
         daemon.drop(task.second)
         killed = daemon.update_of("second.pt", *at)
         dropped_at = daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}')

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.support.daemon import Daemon, eventually, running
 
 MOST = 6
 
@@ -58,7 +58,7 @@ def ask_until(daemon: Daemon, image: Path, count: float) -> None:
 
 
 def calib(daemon: Daemon, *arguments: object) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "service.cli", "calib", *map(str, arguments), "--json"]
+    command = [sys.executable, "-m", "service.cli.main", "calib", *map(str, arguments), "--json"]
     done = subprocess.run([*command, "--config", str(daemon.folder / "edged.yaml")], capture_output=True, text=True)
     assert done.stderr == ""
     return done.returncode, json.loads(done.stdout)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import TIMEOUT_S, Daemon, children, eventually, running
+from tests.support.daemon import TIMEOUT_S, Daemon, children, eventually, running
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_ready_without_any_model_published(tmp_path: Path, images: Path) -> None
         assert daemon.stop() == 0
 
 
-@pytest.mark.parametrize("module", ["service.fork_server", "service.generation_child"])
+@pytest.mark.parametrize("module", ["service.inference.fork_server", "service.inference.main"])
 def test_a_stop_does_not_wait_for_a_model_that_loads(task: Task, tmp_path: Path, module: str) -> None:
     """It would have three minutes for it."""
     with running(tmp_path, task.calibration) as daemon:

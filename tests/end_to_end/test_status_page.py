@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.browser import CHROMIUM, Browser, browsing
-from tests.end_to_end.daemon import Daemon, eventually, running
+from tests.support.browser import CHROMIUM, Browser, browsing
+from tests.support.daemon import Daemon, eventually, running
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
 EVIL = "<img src=x onerror=alert(1)>'\".pt"

@@ -19,20 +19,20 @@ import pytest
 import torch
 
 from edged.models.registry import Architecture, build
-from service.children import cores
-from service.inputs import MAX_BATCH
+from service.inference.inputs import MAX_BATCH
+from service.system.processes import cores
 from tests.conftest import Task
-from tests.edged.pictures import vast_picture
-from tests.end_to_end.daemon import Daemon, children, eventually, running
 from tests.end_to_end.test_memory_limit import ENTER
 from tests.end_to_end.test_trouble import workers
-from tests.processes import busy
+from tests.support.daemon import Daemon, children, eventually, running
+from tests.support.pictures import vast_picture
+from tests.support.processes import busy
 
 MIB = 1 << 20
 
 
 def generation_process(daemon: Daemon) -> psutil.Process:
-    (child,) = children(daemon, "service.generation_child")
+    (child,) = children(daemon, "service.inference.main")
     return child
 
 
@@ -47,7 +47,7 @@ def test_the_policy_of_each_swap_is_journaled(task: Task, tmp_path: Path) -> Non
         assert 100 * MIB < swap["needed_bytes"] < swap["free_bytes"]
         assert daemon.post("/edged/v1/models/digits/rollback").status_code == 200
 
-        command = [sys.executable, "-m", "service.cli", "history", "digits", "--json"]
+        command = [sys.executable, "-m", "service.cli.main", "history", "digits", "--json"]
         done = subprocess.run(
             [*command, "--config", str(daemon.folder / "edged.yaml")], capture_output=True, text=True, check=True
         )
@@ -199,7 +199,7 @@ class Confined(Daemon):
     group: Path
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "service.cli", "run", "--config", str(self.write_config())]
+        command = [sys.executable, "-m", "service.cli.main", "run", "--config", str(self.write_config())]
         with self.log.open("ab") as log:
             inside = [sys.executable, "-c", ENTER, str(self.group / "cgroup.procs"), *command]
             self.process = subprocess.Popen(inside, stderr=log, stdout=log)

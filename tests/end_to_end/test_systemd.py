@@ -25,8 +25,8 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon
-from tests.end_to_end.systemd_manager import REPOSITORY, SYSTEM_PYTHON, Manager, eventually, managed
+from tests.support.daemon import Daemon
+from tests.support.systemd_manager import REPOSITORY, SYSTEM_PYTHON, Manager, eventually, managed
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -194,7 +194,7 @@ def test_the_sandbox_lets_torch_work_and_the_worker_step_back(service: Service, 
     service.config["models"][0]["quantization"]["recipe"] = "best"  # long enough to be looked at
     service.begin()
     service.drop(task.first)
-    worker = eventually(lambda: service.pid_of("service.worker"), "a worker has started")
+    worker = eventually(lambda: service.pid_of("service.worker.main"), "a worker has started")
     eventually(lambda: Path(f"/proc/{worker}/oom_score_adj").read_text() == "1000\n", "the worker stepped back")
     status = psutil.Process(worker)
     assert status.nice() == 19
@@ -205,7 +205,7 @@ def test_the_sandbox_lets_torch_work_and_the_worker_step_back(service: Service, 
     assert status.uids().real == user
     assert service.update_of("first.pt")["state"] == "COMMITTED"
 
-    generation, main = service.pid_of("service.generation_child"), service.manager.main_pid(UNIT)
+    generation, main = service.pid_of("service.inference.main"), service.manager.main_pid(UNIT)
     scores = [
         int(Path(f"/proc/{pid}/oom_score_adj").read_text()) for pid in (generation, service.manager.host_pid(main))
     ]
@@ -329,7 +329,7 @@ def test_a_worker_that_needs_too_much_goes_alone(service: Service, task: Task) -
     service.config["worker"] = {"retry_s": 2, "tries": 1000}
     service.begin()
     service.put_live(task.first)
-    main, generation = service.manager.main_pid(UNIT), service.pid_of("service.generation_child")
+    main, generation = service.manager.main_pid(UNIT), service.pid_of("service.inference.main")
     group = service.manager.root / "sys/fs/cgroup/memory" / service.property("ControlGroup").strip("/")
     figures = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     room = int(figures["total_rss"]) + (40 << 20)  # a worker with torch takes more
@@ -340,7 +340,7 @@ def test_a_worker_that_needs_too_much_goes_alone(service: Service, task: Task) -
     assert (deferred["code"], "lack of memory" in deferred["reason"]) == ("memory", True)
     assert re.search(r"oom_kill [1-9]", (group / "memory.oom_control").read_text())
     assert service.infer(next(task.test.rglob("*.png"))).json()["model_version"] == "1"
-    assert (service.manager.main_pid(UNIT), service.pid_of("service.generation_child")) == (main, generation)
+    assert (service.manager.main_pid(UNIT), service.pid_of("service.inference.main")) == (main, generation)
     service.says("deferred, it is tried again")
 
     service.manager.run("systemctl", "set-property", "--runtime", UNIT, "MemoryMax=infinity")
@@ -401,7 +401,7 @@ def test_stop_answers_what_was_begun(service: Service, task: Task) -> None:
     service.config["serve"]["deadline_ms"] = 60_000
     service.begin()
     service.put_live(task.first)
-    generation, image = psutil.Process(service.pid_of("service.generation_child")), next(task.test.rglob("*.png"))
+    generation, image = psutil.Process(service.pid_of("service.inference.main")), next(task.test.rglob("*.png"))
     generation.suspend()
     with ThreadPoolExecutor(8) as clients:
         asked = [clients.submit(service.infer, image) for _ in range(8)]

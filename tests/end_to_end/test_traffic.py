@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.conftest import Task
-from tests.end_to_end.daemon import TIMEOUT_S, children, eventually, running
+from tests.support.daemon import TIMEOUT_S, children, eventually, running
 
 
 class Client(threading.Thread):
@@ -98,7 +98,7 @@ def test_sigterm_answers_what_was_asked(task: Task, tmp_path: Path) -> None:
             connection.close()
 
         askers = [threading.Thread(target=ask) for _ in range(asked)]
-        (generation,) = children(daemon, "service.generation_child")
+        (generation,) = children(daemon, "service.inference.main")
         generation.suspend()
         for asker in askers:
             asker.start()
@@ -127,7 +127,7 @@ def test_too_many_and_too_slow(task: Task, tmp_path: Path) -> None:
 
         daemon.config["serve"]["deadline_ms"] = 20
         daemon.reload()
-        (generation,) = children(daemon, "service.generation_child")
+        (generation,) = children(daemon, "service.inference.main")
         generation.suspend()
         answer = daemon.post("/v2/models/digits/infer", content=image_request(task))
         generation.resume()

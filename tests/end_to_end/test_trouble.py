@@ -9,9 +9,9 @@ import httpx
 import psutil
 import torch
 
-from tests import trained
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, children, eventually, running
+from tests.support import trained
+from tests.support.daemon import Daemon, children, eventually, running
 
 
 def test_no_calibration_images(task: Task, tmp_path: Path) -> None:
@@ -179,9 +179,9 @@ def serves(daemon: Daemon, task: Task) -> str:
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:
-    return children(daemon, "service.worker")
+    return children(daemon, "service.worker.main")
 
 
 def daemon_child(daemon: Daemon) -> int:
-    (child,) = children(daemon, "service.generation_child")
+    (child,) = children(daemon, "service.inference.main")
     return int(child.pid)

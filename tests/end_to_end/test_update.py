@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from edged.artifacts.reader import read_artifact
-from service.job import STAGES
-from tests import trained
+from service.worker.job import STAGES
 from tests.conftest import Task
-from tests.end_to_end.daemon import Daemon, children, eventually, running
-from tests.prometheus import needs_promtool, promtool
+from tests.support import trained
+from tests.support.daemon import Daemon, children, eventually, running
+from tests.support.prometheus import needs_promtool, promtool
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_the_supervisor_stays_small(daemon: Daemon, first: dict[str, object]) ->
 
 def test_a_generation_that_dies_comes_back(daemon: Daemon, first: dict[str, object], task: Task) -> None:
     assert daemon.process is not None
-    (child,) = children(daemon, "service.generation_child")
+    (child,) = children(daemon, "service.inference.main")
     generation = daemon.generation()
     child.kill()
     eventually(lambda: daemon.status()["models"][0]["restarts"] == 1, "a restart")

@@ -11,9 +11,9 @@ from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
 from edged.models.registry import Architecture, build
 from edged.spec import DetectionSpec, InputSpec, QuantSpec
-from tests import scenes
-from tests.edged.models.yolov5.samples import tiny_model
-from tests.trained import INPUT
+from tests.support import scenes
+from tests.support.trained import INPUT
+from tests.support.yolov5_samples import tiny_model
 
 ARCHITECTURE = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
 

@@ -74,7 +74,7 @@ class Daemon:
         return self
 
     def spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "service.cli", "run", "--config", str(self.write_config())]
+        command = [sys.executable, "-m", "service.cli.main", "run", "--config", str(self.write_config())]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
         return self.process

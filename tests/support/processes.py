@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import psutil
 
-from service.inputs import MAX_BATCH
-from tests.edged.pictures import vast_picture
+from service.inference.inputs import MAX_BATCH
+from tests.support.pictures import vast_picture
 
 _BUSY_S = 0.05  # of a core: more than it takes to look for work
 

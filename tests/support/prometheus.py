@@ -17,9 +17,9 @@ import httpx
 import pytest
 import yaml
 
-from tests.end_to_end.daemon import eventually
+from tests.support.daemon import eventually
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "prometheus"
+CONFIGS = Path(__file__).parents[2] / "configs" / "prometheus"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus here: apt-get install prometheus")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: apt-get install prometheus")

@@ -10,7 +10,7 @@ PICTURE = (
 
 
 def data_of(text: str = "plain", **changes: Any) -> dict[str, Any]:
-    """As `service.report.gather` gives it; `text` stands wherever a name from outside does."""
+    """As `service.reporting.data.gather` gives it; `text` stands wherever a name from outside does."""
     update = {
         "id": 7,
         "model": "m",

@@ -15,8 +15,8 @@ from edged.calibration.letterbox import Letterbox
 from edged.models.yolov5 import Plan, YoloV5
 from edged.models.yolov5.decode import decode
 from edged.spec import Fit, InputSpec
-from tests.edged.models.yolov5.samples import tiny_model, tiny_plan
-from tests.edged.pictures import encode
+from tests.support.pictures import encode
+from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 NAMES = ("red", "green", "blue")
 WIDTH, HEIGHT, SIDE = 96, 72, 64  # of a scene, and of the network's input

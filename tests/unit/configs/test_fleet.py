@@ -12,11 +12,11 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
-from service.metrics import Metrics
-from tests.end_to_end.daemon import eventually
-from tests.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
+from service.metrics.registry import Metrics
+from tests.support.daemon import eventually
+from tests.support.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "fleet.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "fleet.md"
 OLD, NEW = "aa" * 32, "bb" * 32  # sha256 of two checkpoints
 
 

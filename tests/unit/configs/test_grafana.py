@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.metrics import Metrics
-from tests.service.test_metrics import families
+from service.metrics.registry import Metrics
+from tests.unit.service.metrics.test_registry import families
 
-FOLDER = Path(__file__).parents[2] / "configs" / "grafana"
+FOLDER = Path(__file__).parents[3] / "configs" / "grafana"
 DASHBOARD = json.loads((FOLDER / "edged.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 needs_sdk = pytest.mark.skipif(sys.version_info < (3, 11), reason="grafana-foundation-sdk needs Python 3.11")

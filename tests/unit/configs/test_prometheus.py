@@ -9,11 +9,11 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.cli import _parser
-from service.metrics import Metrics
-from tests.boards import jetson
-from tests.prometheus import CONFIGS, needs_promtool, promtool
-from tests.service.test_metrics import families
+from service.cli.main import _parser
+from service.metrics.registry import Metrics
+from tests.support.boards import jetson
+from tests.support.prometheus import CONFIGS, needs_promtool, promtool
+from tests.unit.service.metrics.test_registry import families
 
 RULES = sorted(CONFIGS.glob("*.rules.yml"))
 TESTS = sorted(CONFIGS.glob("*.test.yml"))

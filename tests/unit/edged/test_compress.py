@@ -18,10 +18,10 @@ from edged.errors import ArchitectureError
 from edged.models.architecture import Architecture
 from edged.models.registry import load_model
 from edged.models.resnet import CifarResNet
-from edged.observer import SilentObserver
+from edged.progress import SilentObserver
 from edged.spec import RECIPES, Fit, InputSpec, Method, Order, QuantSpec, Statistics, recipe
-from tests.edged.models.yolov5.samples import tiny_model, tiny_plan
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
+from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ import sys
 from pathlib import Path
 from edged.calibration.dataset import ImageCache
 from edged.spec import InputSpec
-from tests.edged.test_compress import digest_of_codes, network
+from tests.unit.edged.test_compress import digest_of_codes, network
 cache = ImageCache(Path(sys.argv[1]), InputSpec(16, 16))
 print(digest_of_codes(network(cache, blocks=1), cache))
 """

@@ -16,8 +16,8 @@ from edged.device import CPU, choose_device, device_name, device_of, exact_float
 from edged.engine.plan import Resources
 from edged.errors import DeviceError, UsageError
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
-from tests.edged.pictures import write_folder
-from tests.edged.pretended import DEVICE, PretendedDevice
+from tests.support.pictures import write_folder
+from tests.support.pretended import DEVICE, PretendedDevice
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 

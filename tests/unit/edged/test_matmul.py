@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from edged.products import matmul_nt, shifted_products
+from edged.matmul import matmul_nt, shifted_products
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(3, 4, 5), (256, 300, 400), (1, 4096, 4096)])

@@ -16,7 +16,7 @@ from edged.compress import Compressed, compress
 from edged.engine.plan import Resources
 from edged.models.layers import quantizable_layers
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 GEOMETRIES = [
     {"kernel_size": 1},

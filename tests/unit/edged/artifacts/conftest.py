@@ -9,7 +9,7 @@ from edged.models.layers import quantizable_layers
 from edged.models.registry import build
 from edged.quant.grid import QuantizedWeight, minmax_grid
 from edged.spec import Scheme
-from tests.edged.artifacts.samples import ARCHITECTURE, network_manifest
+from tests.support.artifact_samples import ARCHITECTURE, network_manifest
 
 Parts = tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
 

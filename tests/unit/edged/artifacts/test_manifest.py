@@ -7,7 +7,7 @@ import pytest
 
 from edged.artifacts.manifest import Manifest
 from edged.errors import ArtifactError
-from tests.edged.artifacts.samples import manifest
+from tests.support.artifact_samples import manifest
 
 
 @pytest.mark.parametrize("classes", [("a", "b"), None])

@@ -14,8 +14,8 @@ from edged.errors import ArtifactError
 from edged.models.registry import Architecture
 from edged.quant.grid import QuantizedWeight
 from edged.spec import DetectionSpec
-from tests.edged.artifacts.samples import ARCHITECTURE, FILES, manifest, network_manifest
-from tests.edged.models.yolov5.samples import tiny_model, tiny_plan
+from tests.support.artifact_samples import ARCHITECTURE, FILES, manifest, network_manifest
+from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 
 def test_what_is_written_is_read_back(

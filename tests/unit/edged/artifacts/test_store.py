@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from edged.artifacts.store import ModelStore
 from edged.errors import ArtifactError, StateError, UsageError
-from tests.edged.artifacts.samples import stage
+from tests.support.artifact_samples import stage
 
 
 @pytest.fixture

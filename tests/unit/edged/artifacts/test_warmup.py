@@ -17,8 +17,8 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.errors import ArtifactError
 from edged.models.registry import build
 from edged.spec import InputSpec
-from tests.edged.artifacts.samples import ARCHITECTURE, manifest
-from tests.edged.pictures import write_folder
+from tests.support.artifact_samples import ARCHITECTURE, manifest
+from tests.support.pictures import write_folder
 
 SPEC = InputSpec(16, 16)
 

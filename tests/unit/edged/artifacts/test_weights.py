@@ -14,7 +14,7 @@ from edged.models.layers import quantizable_layers
 from edged.models.torchvision_shim import import_torchvision
 from edged.quant.grid import minmax_grid
 from edged.spec import Scheme
-from tests.edged.artifacts.samples import quantized
+from tests.support.artifact_samples import quantized
 
 REST = {
     "bn.weight": torch.tensor([1.5, -0.25]),

@@ -8,7 +8,7 @@ from torch import Tensor
 from edged.artifacts.writer import write_artifact
 from edged.errors import ArtifactError, StateError
 from edged.quant.grid import QuantizedWeight
-from tests.edged.artifacts.samples import FILES, network_manifest
+from tests.support.artifact_samples import FILES, network_manifest
 
 
 def test_the_folder_holds_three_files_and_nothing_lies_beside(written: Path) -> None:

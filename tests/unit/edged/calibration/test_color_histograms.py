@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.calibration.colours import BINS, colour_histograms, population_stability
+from edged.calibration.color_histograms import BINS, colour_histograms, population_stability
 from edged.calibration.dataset import build_cache
 from edged.calibration.images import decode_image
 from edged.spec import InputSpec

@@ -17,9 +17,9 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.calibration.images import Decoded, decode_image, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, StateError
-from edged.observer import SilentObserver
+from edged.progress import SilentObserver
 from edged.spec import Fit, InputSpec
-from tests.edged.pictures import write_folder, write_png
+from tests.support.pictures import write_folder, write_png
 
 SPEC = InputSpec(size=16, resize=18)
 

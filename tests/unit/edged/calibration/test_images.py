@@ -16,7 +16,7 @@ from edged.calibration.images import decode_bytes, decode_image, normalize
 from edged.errors import ImageError
 from edged.models.torchvision_shim import import_torchvision
 from edged.spec import InputSpec
-from tests.edged.pictures import encode, pixels
+from tests.support.pictures import encode, pixels
 
 SPEC = InputSpec(size=16, resize=16)
 GREY = InputSpec(size=16, resize=16, mean=(0.5,), std=(0.5,))

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from edged.calibration.images import decode
 from edged.calibration.letterbox import BORDER, Letterbox
 from edged.spec import Fit, InputSpec
-from tests.edged.pictures import encode, pixels
+from tests.support.pictures import encode, pixels
 
 SPEC = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
+from edged.calibration.conv_moments import LagMoments
 from edged.calibration.geometry import conv_columns, padded
-from edged.calibration.lag import LagMoments
 from edged.calibration.moments import DenseMoments, UnfoldMoments, hessian, moments_for
 
 GEOMETRIES = [

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from edged.calibration.boxes import label_path, parse_labels, read_labels
+from edged.calibration.yolo_labels import label_path, parse_labels, read_labels
 from edged.errors import CalibrationError
 
 

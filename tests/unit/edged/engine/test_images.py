@@ -8,7 +8,7 @@ import torch
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.images import AugmentedImages
 from edged.spec import InputSpec
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.plan import Resources
-from edged.observer import SilentObserver
+from edged.progress import SilentObserver
 from edged.spec import InputSpec, QuantSpec, Statistics
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 
 @pytest.fixture(scope="module")

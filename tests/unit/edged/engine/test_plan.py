@@ -14,7 +14,7 @@ from edged.errors import MemoryLimitError
 from edged.models.graph import Program
 from edged.models.resnet import CifarResNet
 from edged.spec import InputSpec, QuantSpec
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 MIB = 1 << 20
 
@@ -98,7 +98,8 @@ from edged.compress import compress
 from edged.engine.plan import Resources
 from edged.memory import peak_bytes
 from edged.models.torchvision_shim import import_torchvision
-from edged.spec import InputSpec, QuantSpec
+from edged.spec import InputSpec
+from edged.spec import QuantSpec
 
 torch.manual_seed(0)
 model = import_torchvision().models.resnet18().eval()

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.errors import CalibrationError
 from edged.evaluation.classification import Accuracy, accuracy, predict
-from edged.observer import SilentObserver
+from edged.progress import SilentObserver
 from edged.spec import InputSpec
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 
 @pytest.fixture(scope="module")

@@ -9,16 +9,16 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from edged.calibration.boxes import Boxes
 from edged.calibration.dataset import build_cache
+from edged.calibration.yolo_labels import Boxes
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
 from edged.evaluation.detection import agreement, average_precision, detect_all, detections_of
 from edged.models.detections import Detections
 from edged.models.yolov5.decode import detect
 from edged.spec import EVALUATION, Fit, InputSpec
-from tests.edged.models.yolov5.samples import tiny_model, tiny_plan
-from tests.edged.pictures import write_png
+from tests.support.pictures import write_png
+from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 SIZE = (200, 100)
 

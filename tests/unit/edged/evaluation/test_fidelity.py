@@ -10,7 +10,7 @@ from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import Fidelity, fidelity, relative_errors
 from edged.spec import InputSpec
-from tests.edged.pictures import write_folder
+from tests.support.pictures import write_folder
 
 
 def test_a_model_agrees_with_itself() -> None:

@@ -6,7 +6,7 @@ from edged.errors import ArchitectureError, UsageError
 from edged.models.architecture import Architecture
 from edged.models.yolov5 import SIZES, standard
 from edged.spec import Fit, InputSpec
-from tests.edged.models.yolov5.samples import tiny_plan
+from tests.support.yolov5_samples import tiny_plan
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from edged.errors import AccessError, CheckpointError, NonFiniteError, TooLargeError, UnsafeCheckpointError
 from edged.models.checkpoint import load_checkpoint
 from edged.models.resnet import CifarResNet
-from tests.edged.models.refusals import refused
+from tests.support.refusals import refused
 
 FORMATS = ("torch-zip", "torch-legacy", "safetensors")
 
@@ -348,7 +348,7 @@ def test_malicious_pickle_of_another_protocol_is_not_run(tmp_path, protocol):
 
 def test_second_opinion_of_torch_holds_without_the_scan(tmp_path, monkeypatch):
     """Were the scan to miss a name, torch would still refuse it; its advice to load unsafely is not passed on."""
-    monkeypatch.setattr("edged.models.containers.scan_pickle", lambda stream, extra_names: {})
+    monkeypatch.setattr("edged.models.zip_container.scan_pickle", lambda stream, extra_names: {})
     path, canary = tmp_path / "evil.pt", tmp_path / "canary"
     save({"w": Evil(canary)}, path)
     assert "torch cannot read it (UnpicklingError)" in refused(path)

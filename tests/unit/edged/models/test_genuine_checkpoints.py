@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from edged.calibration.boxes import read_labels
 from edged.calibration.dataset import build_cache
+from edged.calibration.yolo_labels import read_labels
 from edged.errors import UnsafeCheckpointError
 from edged.evaluation.detection import average_precision, detect_all
 from edged.models.checkpoint import load_checkpoint

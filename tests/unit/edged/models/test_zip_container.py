@@ -9,7 +9,7 @@ import torch
 
 from edged.errors import UnsafeCheckpointError
 from edged.models.allowlist import STUBBED, Stub, stubs
-from edged.models.containers import read_contents
+from edged.models.zip_container import read_contents
 
 NAMES = ("models.yolo.Model", "models.common.Conv")
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import torch
 from torch.testing import assert_close
 
-from edged.quant.descent import descend
+from edged.quant.coordinate_descent import descend
 from edged.quant.objective import row_loss
 from edged.quant.rtn import round_to_nearest
-from tests.edged.quant.conftest import Layer
+from tests.unit.edged.quant.conftest import Layer
 
 
 def test_no_row_gets_worse_and_the_loss_is_that_of_the_codes(layer: Layer):

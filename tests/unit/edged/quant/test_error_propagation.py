@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from edged.quant.error_propagation import compensated_weights
 from edged.quant.linalg import damp_in_place
-from edged.quant.target import compensated_weights
 
 
 def test_full_share_is_the_ridge_solution_around_the_weights():

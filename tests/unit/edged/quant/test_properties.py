@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from edged.quant.beam import quantize_with_beam
-from edged.quant.descent import descend
+from edged.quant.coordinate_descent import descend
 from edged.quant.fastobq import QuantizedRows, quantize_columns, quantize_with_factor
 from edged.quant.grid import Grid
 from edged.quant.layer import BEST_OF, quantize_layer
@@ -21,9 +21,9 @@ from edged.quant.linalg import factorize
 from edged.quant.objective import row_loss
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.rtn import round_to_nearest
-from edged.quant.search import quantize_with_search
+from edged.quant.scale_search import quantize_with_search
 from edged.spec import Method, Order, QuantSpec, Search
-from tests.edged.quant.conftest import LAYERS, Layer, make_layer
+from tests.unit.edged.quant.conftest import LAYERS, Layer, make_layer
 
 Solver = Callable[[Tensor, Tensor, Grid, Tensor], QuantizedRows]
 

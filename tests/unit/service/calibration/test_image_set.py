@@ -19,11 +19,11 @@ from PIL import Image
 from edged.calibration.dataset import build_cache
 from edged.calibration.images import normalize
 from edged.spec import InputSpec
-from service import calib_cli
-from service.calib_set import calibration_set
-from service.config import load_config
-from service.paths import Paths
-from tests import scenes
+from service.calibration.image_set import calibration_set
+from service.cli import calib as calib_cli
+from service.config.load import load_config
+from service.storage.paths import Paths
+from tests.support import scenes
 
 SIDE = 16
 SPEC = InputSpec(SIDE, SIDE)
@@ -293,7 +293,7 @@ def test_the_command_line_still_takes_a_folder(device: Device, tmp_path: Path) -
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
 
     def edged(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.cli", "calib", *map(str, arguments)]
+        command = [sys.executable, "-m", "service.cli.main", "calib", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 
     done = edged(device.images, "--input-size", SIDE, "--json")

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from service import cli, doctor, locate
-from tests.service.fake_daemon import fake_daemon
+from service import doctor
+from service.cli import main as cli
+from service.config import locate
+from tests.support.fake_daemon import fake_daemon
 
 EDGED = Path(sys.executable).with_name("edged")
 DAEMON_COMMANDS = ["run", "check-config", "doctor"]
@@ -222,7 +224,7 @@ def test_commands_that_compute_become_another_process(monkeypatch):
         with pytest.raises(SystemExit):
             cli.main(arguments)
         path, command, environment = became.pop()
-        assert (path, command) == (sys.executable, [sys.executable, "-m", "service.offline", *arguments])
+        assert (path, command) == (sys.executable, [sys.executable, "-m", "service.cli.offline", *arguments])
         assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
         assert environment["OMP_NUM_THREADS"] == (threads or str(len(os.sched_getaffinity(0))))
 
@@ -266,7 +268,7 @@ def test_status_is_quick_and_imports_little(daemon):
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             times[name].append(time.perf_counter() - start)
     assert min(times["status"]) < 7 * min(times["nothing"])
-    code = "import sys; from service.cli import main; main(['status', '--json']); print(*sorted(sys.modules))"
+    code = "import sys; from service.cli.main import main; main(['status', '--json']); print(*sorted(sys.modules))"
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"torch", "numpy", "yaml", "asyncio", "http.client", "ssl", "prometheus_client", "psutil", "logging"}
     assert not heavy & set(modules)

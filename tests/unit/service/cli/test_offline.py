@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests import scenes
 from tests.conftest import DetectionTask, Task
+from tests.support import scenes
 
 SIZE = ["--input-size", "8"]
 
 
 def edged(cache: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "service.cli.main", *map(str, arguments)]
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache)}
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
 

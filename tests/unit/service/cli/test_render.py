@@ -1,4 +1,4 @@
-from service import render
+from service.cli import render
 
 
 def test_columns_are_aligned_and_lines_end_where_their_text_ends():

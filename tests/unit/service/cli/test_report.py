@@ -5,12 +5,12 @@ import webbrowser
 
 import pytest
 
-from service.journal import Journal
-from service.paths import Paths
-from service.states import State
-from tests.service.fake_daemon import fake_daemon
-from tests.service.reports import data_of
-from tests.service.test_cli import call
+from service.journal.states import State
+from service.journal.store import Journal
+from service.storage.paths import Paths
+from tests.support.fake_daemon import fake_daemon
+from tests.support.reports import data_of
+from tests.unit.service.cli.test_main import call
 
 JSON_OF_7 = "GET /edged/v1/updates/7/report.json"
 
@@ -113,6 +113,6 @@ def test_no_daemon_and_no_journal(capsys, stopped, tmp_path):
 
 
 def test_nothing_heavy_is_imported():
-    code = "import service.report_command, service.report_page, service.report_text, sys; "
+    code = "import service.cli.report, service.reporting.page, service.reporting.text, sys; "
     code += "sys.exit(bool({'torch', 'numpy', 'PIL', 'asyncio'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

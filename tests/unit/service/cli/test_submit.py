@@ -3,10 +3,10 @@ import hashlib
 import pytest
 
 from edged.errors import NotReadyError, StateError, UnavailableError, UsageError
+from service.cli.submit import EXIT_CODES, submit, wait
 from service.client import DaemonClient
-from service.states import State
-from service.submit import EXIT_CODES, submit, wait
-from tests.service.fake_daemon import fake_daemon
+from service.journal.states import State
+from tests.support.fake_daemon import fake_daemon
 
 CONTENTS = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()

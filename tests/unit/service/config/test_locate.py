@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import ConfigError
-from service.locate import find_config, find_own_config, find_socket
+from service.config.locate import find_config, find_own_config, find_socket
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.windows import DAY_MIN, Window, parse_windows, seconds_until_open
+from service.config.windows import DAY_MIN, Window, parse_windows, seconds_until_open
 
 
 @pytest.fixture(autouse=True)

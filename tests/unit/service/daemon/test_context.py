@@ -10,12 +10,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
-from service.config import load_config
-from service.context import Context, Disk
-from service.journal import Journal
-from service.metrics import Metrics
-from service.paths import Paths
-from service.states import WAY, State
+from service.config.load import load_config
+from service.daemon.context import Context, Disk
+from service.journal.states import WAY, State
+from service.journal.store import Journal
+from service.metrics.registry import Metrics
+from service.storage.paths import Paths
 
 CONFIG = "state_dir: state\nmodels: [{name: m, calibration: {dir: images}}]\nhistory: {max_updates: 10}\n"
 

@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.fork_client import ForkServer
-from service.samples import EVERY_S, KEEP_S, Samples
-from service.serving import ModelService
-from service.serving_limits import ServingLimits
+from service.daemon.samples import EVERY_S, KEEP_S, Samples
+from service.serving.fork_client import ForkServer
+from service.serving.limits import ServingLimits
+from service.serving.model_server import ModelService
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from service.status_line import status_line
+from service.daemon.status_line import status_line
 
 
 def service(live: int | None = None, wanted: int | None = None, problem: str | None = None) -> Any:

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from service.config import load_config
+from service.config.load import load_config
 from service.doctor import accelerator
 from service.doctor.accelerator import check_cuda, check_device_nodes
-from tests.service.doctor.machines import machine, only, write
+from tests.support.machines import machine, only, write
 
 SOURCE = """
 #include <stdlib.h>

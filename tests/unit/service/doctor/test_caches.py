@@ -5,11 +5,11 @@ import pytest
 from edged.artifacts.store import ModelStore
 from edged.calibration.dataset import build_cache
 from edged.spec import InputSpec
-from service.config import load_config
+from service.config.load import load_config
 from service.doctor.caches import check_caches
-from tests.edged.pictures import write_folder, write_png
-from tests.service.artifacts import ARCHITECTURE, write
-from tests.service.doctor.machines import machine, only
+from tests.support.artifacts import ARCHITECTURE, write
+from tests.support.machines import machine, only
+from tests.support.pictures import write_folder, write_png
 
 
 @pytest.fixture

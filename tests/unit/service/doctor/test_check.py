@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from service.doctor.check import Machine, clock_is_synchronized, run_command
-from tests.service.doctor.machines import machine
+from tests.support.machines import machine
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ import subprocess
 
 import pytest
 
-from service.config import load_config
+from service.config.load import load_config
 from service.doctor import configured
 from service.doctor.configured import check_folder, check_folders, check_images, check_token, read_config
-from tests.service.doctor.machines import machine, only, told
+from tests.support.machines import machine, only, told
 
 
 @pytest.fixture

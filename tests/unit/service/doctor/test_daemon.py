@@ -3,10 +3,10 @@ import socket
 import pytest
 
 from edged.errors import AccessError
-from service.config import load_config
+from service.config.load import load_config
 from service.doctor.daemon import check_daemon
-from tests.service.doctor.machines import machine, only
-from tests.service.fake_daemon import fake_daemon
+from tests.support.fake_daemon import fake_daemon
+from tests.support.machines import machine, only
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import service.doctor
-from service.config import Config
+from service.config.load import Config
 from service.doctor import CHECKS, FAIL, OK, WARN, Check, diagnose, exit_code
-from tests.service.doctor.machines import machine, mended
-from tests.service.test_cli import COMMANDS
+from tests.support.machines import machine, mended
+from tests.unit.service.cli.test_main import COMMANDS
 
 FOLDER = Path(service.doctor.__file__).parent
 
@@ -61,7 +61,7 @@ def keys(kind, prefix=""):
     for field in dataclasses.fields(kind):
         yield prefix + field.name
         value = field.type if isinstance(field.type, str) else ""
-        for section in vars(sys.modules["service.config"]).values():
+        for section in vars(sys.modules["service.config.load"]).values():
             if dataclasses.is_dataclass(section) and section.__name__ in re.findall(r"\w+", value):
                 name = f"{prefix}{field.name}{'[]' if 'tuple' in value else ''}."
                 yield from keys(section, name)

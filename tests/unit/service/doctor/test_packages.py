@@ -1,9 +1,9 @@
 import pytest
 
-from service.config import load_config
+from service.config.load import load_config
 from service.doctor import packages
 from service.doctor.packages import check_packages, check_python, probe
-from tests.service.doctor.machines import machine, only, told
+from tests.support.machines import machine, only, told
 
 FOUND = {"torch": "2.13.0", "cuda": False, "built_for_cuda": None, "torchvision": "0.28.0", "operators": True,
          "onnxruntime": None}  # fmt: skip

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
-from service.config import load_config
+from service.config.load import load_config
 from service.doctor.resources import check_clock, check_inotify, check_memory
-from tests.service.doctor.machines import MEMINFO, NOW, machine, only, write
+from tests.support.machines import MEMINFO, NOW, machine, only, write
 
 GIB = 1 << 20  # in kB
 INOTIFY = "/proc/sys/fs/inotify"

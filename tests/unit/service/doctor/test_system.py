@@ -1,7 +1,7 @@
 import pytest
 
 from service.doctor.system import check_systemd
-from tests.service.doctor.machines import machine, only, told
+from tests.support.machines import machine, only, told
 
 RUNNING = {"/run/systemd/system/.keep": ""}
 

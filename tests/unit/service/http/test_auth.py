@@ -2,8 +2,8 @@ import pytest
 from starlette.requests import Request
 
 from edged.errors import AccessError
-from service.access import check_admin, check_inference, may_see_images
-from service.config import ServeConfig
+from service.config.load import ServeConfig
+from service.http.auth import check_admin, check_inference, may_see_images
 
 
 @pytest.fixture

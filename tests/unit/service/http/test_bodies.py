@@ -9,8 +9,8 @@ import pytest
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from service.bodies import json_bytes_of, read_body, response_of
-from service.channel import Reply
+from service.http.bodies import json_bytes_of, read_body, response_of
+from service.serving.channel import Reply
 
 
 def request(*pieces: bytes | None, **headers: str) -> Request:

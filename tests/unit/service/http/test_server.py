@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.http_server import make_server
+from service.http.server import make_server
 
 
 async def hello(_):

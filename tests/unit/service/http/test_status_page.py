@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from service.samples import Sample
-from service.status_page import render
-from tests.service.test_markup import Text
+from service.daemon.samples import Sample
+from service.http.status_page import render
+from tests.unit.service.reporting.test_html import Text
 
 EVIL = "\"'><script>alert(1)</script>&{x}"
 

@@ -4,7 +4,7 @@ import hashlib
 import pytest
 
 from edged.errors import StateError, UsageError
-from service.uploads import UploadError, receive
+from service.http.uploads import UploadError, receive
 
 
 def send(folder, name, *pieces, max_bytes=100):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.batching import Batching, Waiting, warm_sizes
+from service.inference.batch_queue import Batching, Waiting, warm_sizes
 
 LONG_S = 60.0
 

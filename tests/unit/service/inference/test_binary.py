@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.binary import (
+from service.inference.binary import (
     NUMBERS,
     Body,
     RequestError,

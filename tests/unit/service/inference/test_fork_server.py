@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from service.children import child_environment
-from tests.service.artifacts import write_untrained, write_untrained_detector
+from service.system.processes import child_environment
+from tests.support.artifacts import write_untrained, write_untrained_detector
 
 IMPORTS = """
 import os, sys
-from service import fork_server
+from service.inference import fork_server
 fork_server._import_the_rest()
 assert os.listdir("/proc/self/task") == [str(os.getpid())], "threads"
 import torch
@@ -24,8 +24,8 @@ ANSWERS = """
 import argparse, base64, io, json
 from pathlib import Path
 from PIL import Image
-from service.binary import Body
-from service.generation_child import _load
+from service.inference.binary import Body
+from service.inference.main import _load
 before = set(sys.modules)
 served, _ = _load(argparse.Namespace(artifact=Path(sys.argv[1]), model="m", generation="1", max_batch=1, threads=1))
 for kind in ("JPEG", "PNG", "WEBP", "BMP"):

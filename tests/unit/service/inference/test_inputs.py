@@ -15,9 +15,9 @@ from hypothesis.extra import numpy as hnp
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
-from service.binary import RequestError, pack_elements
-from service.inputs import max_batch, read_images
-from tests.service.test_protocol import LETTERBOX, SPEC, png
+from service.inference.binary import RequestError, pack_elements
+from service.inference.inputs import max_batch, read_images
+from tests.unit.service.inference.test_requests import LETTERBOX, SPEC, png
 
 SHAPE = (2, 3, 4, 4)
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from edged.artifacts.reader import read_artifact
 from edged.spec import InputSpec
-from service.binary import Body
-from service.protocol import Request
-from service.responses import Answer, float_output, format_response
-from service.served_model import ServedModel
-from tests import scenes
-from tests.service.artifacts import write_untrained, write_untrained_detector
-from tests.trained import INPUT
+from service.inference.binary import Body
+from service.inference.model import ServedModel
+from service.inference.requests import Request
+from service.inference.responses import Answer, float_output, format_response
+from tests.support import scenes
+from tests.support.artifacts import write_untrained, write_untrained_detector
+from tests.support.trained import INPUT
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_an_answer_that_is_none_is_told_like_any_fault(classifier: ServedModel) 
 def test_a_real_resnet_gives_the_same_logits(real_data: Path, tmp_path: Path) -> None:
     from edged.models.checkpoint import load_checkpoint
     from edged.models.registry import recognize
-    from tests.service.artifacts import write
+    from tests.support.artifacts import write
 
     state = load_checkpoint(real_data / "weights" / "resnet20-12fca82f.th").state
     architecture = recognize(state)

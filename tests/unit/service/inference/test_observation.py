@@ -10,13 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.calibration.colours import colour_histograms, population_stability
+from edged.calibration.color_histograms import colour_histograms, population_stability
 from edged.calibration.images import decode_bytes, normalize
 from edged.spec import Fit, InputSpec
-from service import observation
-from service.capture_ring import Ring
-from service.observation import ENOUGH, RECENT, Drift, Observation, as_png, intensities
-from service.protocol import Request
+from service.inference import observation
+from service.inference.observation import ENOUGH, RECENT, Drift, Observation, as_png, intensities
+from service.inference.requests import Request
+from service.storage.capture_ring import Ring
 
 SPECS = [
     InputSpec(8, 8),

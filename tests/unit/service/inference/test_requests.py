@@ -19,10 +19,10 @@ from PIL import Image
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
-from service import protocol
-from service.binary import Body, RequestError
-from service.inputs import DATATYPES, MAX_BATCH
-from service.protocol import Request, metadata
+from service.inference import requests as protocol
+from service.inference.binary import Body, RequestError
+from service.inference.inputs import DATATYPES, MAX_BATCH
+from service.inference.requests import Request, metadata
 
 SPEC = InputSpec(4, 5)
 LETTERBOX = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)

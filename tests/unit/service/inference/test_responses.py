@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.binary import unpack_elements, unpack_numbers
-from service.responses import OutputTensor, float_output, format_response, read_outputs
+from service.inference.binary import unpack_elements, unpack_numbers
+from service.inference.responses import OutputTensor, float_output, format_response, read_outputs
 
 
 def test_the_response() -> None:

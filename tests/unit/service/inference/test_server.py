@@ -18,15 +18,15 @@ from typing import Any
 import pytest
 
 from edged.artifacts.reader import read_artifact
-from service import frames
-from service.batch_server import BatchServer
-from service.batching import Batching
-from service.channel import DeadlineError, ServingError, UntouchedError
-from service.fork_client import ForkServer
-from service.generation import Generation
-from service.served_model import ServedModel
-from tests.processes import busy, slow_request
-from tests.service.artifacts import write_untrained
+from service.inference.batch_queue import Batching
+from service.inference.model import ServedModel
+from service.inference.server import BatchServer
+from service.ipc import frames
+from service.serving.channel import DeadlineError, ServingError, UntouchedError
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
+from tests.support.artifacts import write_untrained
+from tests.support.processes import busy, slow_request
 
 TIMEOUT_S = 60.0
 
@@ -172,7 +172,7 @@ def test_what_a_killed_process_has_taken_up_is_told_from_the_rest(artifact: Path
 
 
 def test_it_computes_with_its_threads_whatever_the_reader_computes_with() -> None:
-    code = "import threading, torch; from service.generation_child import compute_with; compute_with(2)\n"
+    code = "import threading, torch; from service.inference.main import compute_with; compute_with(2)\n"
     code += "reader = threading.Thread(target=torch.set_num_threads, args=(1,)); reader.start(); reader.join()\n"
     code += "print(torch.get_num_threads())"
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as the fork server has it

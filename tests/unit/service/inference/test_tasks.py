@@ -12,11 +12,11 @@ from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import decode
 from edged.spec import DetectionSpec, Fit, InputSpec
-from service.binary import RequestError
-from service.protocol import Request
-from service.responses import OutputTensor
-from service.tasks import BOXES, Classification, Detection
-from tests.edged.models.yolov5.samples import tiny_plan
+from service.inference.binary import RequestError
+from service.inference.requests import Request
+from service.inference.responses import OutputTensor
+from service.inference.tasks import BOXES, Classification, Detection
+from tests.support.yolov5_samples import tiny_plan
 
 PLAN = tiny_plan()
 SIDE = 32

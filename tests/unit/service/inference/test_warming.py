@@ -15,14 +15,14 @@ from safetensors.torch import save_file
 
 from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
-from edged.observer import SilentObserver
+from edged.progress import SilentObserver
 from edged.spec import Method, QuantSpec
-from service.fork_client import ForkServer
-from service.generation import Generation
-from service.job import Job
-from service.pipeline import run_job
-from tests import scenes
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
+from service.worker.job import Job
+from service.worker.pipeline import run_job
 from tests.conftest import DetectionTask, Task
+from tests.support import scenes
 
 FAST = QuantSpec(method=Method.RTN, bits=8)
 

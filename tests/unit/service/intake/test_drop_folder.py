@@ -3,7 +3,7 @@ import socket
 
 import pytest
 
-from service.drop_folder import DropFolder, is_ignored, sidecar_of
+from service.intake.drop_folder import DropFolder, is_ignored, sidecar_of
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from service.watches import Watches, is_network_folder
+from service.intake.inotify import Watches, is_network_folder
 
 EVENT_S = 10  # at most; events come within milliseconds
 

@@ -3,7 +3,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.stability import Fingerprint, StabilityTracker
+from service.intake.stability import Fingerprint, StabilityTracker
 
 A, B = Path("a"), Path("b")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from service.drop_folder import DropFolder, sidecar_of
-from service.watcher import Watcher
+from service.intake.drop_folder import DropFolder, sidecar_of
+from service.intake.watcher import Watcher
 
 SETTLE_S = 0.2
 NEVER_S = 600.0  # longer than any test: what is found without a rescan was found by an event
@@ -240,8 +240,8 @@ async def test_without_events_it_looks_by_itself(tmp_path):
 WATCH_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from service.drop_folder import DropFolder
-from service.watcher import Watcher
+from service.intake.claim_queue.drop_folder import DropFolder
+from service.intake.claim_queue.watcher import Watcher
 
 async def main():
     def told(drop):

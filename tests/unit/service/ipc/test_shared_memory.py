@@ -15,9 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service import arena as arena_module
-from service import frames
-from service.arena import ARENA_BYTES, KEPT_BYTES, LEAST_BYTES, PLACE, Arena, Inbox, Place, receive_memory
+from service.ipc import frames
+from service.ipc import shared_memory as arena_module
+from service.ipc.shared_memory import ARENA_BYTES, KEPT_BYTES, LEAST_BYTES, PLACE, Arena, Inbox, Place, receive_memory
 
 SMALL_ARENA = 1 << 18
 SMALL_KEPT = 1 << 16

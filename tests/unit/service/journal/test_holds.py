@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from service.context import Disk
-from service.holds import Holds
-from service.journal import Hold, Journal
+from service.daemon.context import Disk
+from service.journal.holds import Holds
+from service.journal.store import Hold, Journal
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from service.states import ENDS, NEXT, WAY, IllegalTransition, State, advance, is_end, resume
+from service.journal.states import ENDS, NEXT, WAY, IllegalTransition, State, advance, is_end, resume
 
 
 def reachable(start):

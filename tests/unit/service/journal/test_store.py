@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.errors import StateError, UsageError
-from service.journal import Hold, Journal
-from service.states import ENDS, NEXT, WAY, IllegalTransition, State, resume
+from service.journal.states import ENDS, NEXT, WAY, IllegalTransition, State, resume
+from service.journal.store import Hold, Journal
 
 
 @pytest.fixture
@@ -201,8 +201,8 @@ def test_it_survives_kill_9_in_the_middle_of_writing(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from service.journal import Journal
-from service.states import State
+from service.journal.store.store import Journal
+from service.journal.store.states import State
 journal = Journal(Path(sys.argv[1]))
 while True:
     update = journal.create("m", f"file-{journal.list(limit=1)[0].id if journal.list(limit=1) else 0}", 1)

@@ -1,8 +1,8 @@
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.device_metrics import DeviceCollector
-from tests.boards import desktop, jetson
+from service.metrics.device import DeviceCollector
+from tests.support.boards import desktop, jetson
 
 
 def registry(root, state_dir=None):

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-import service.claim  # noqa: F401 - its errors reject files, too
+import service.intake.claim  # noqa: F401 - its errors reject files, too
 from edged.errors import RejectedError
-from service.metrics import MAX_REASONS, UPDATE_STAGES, Metrics
+from service.metrics.registry import MAX_REASONS, UPDATE_STAGES, Metrics
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[4] / "docs" / "metrics.md"
 FORBIDDEN_LABELS = {"pid", "path", "sha256", "file", "id"}
 
 

@@ -1,6 +1,6 @@
 import re
 
-from service.charts import bars, lines, spans
+from service.reporting.charts import bars, lines, spans
 
 
 def numbers(pattern, markup):

@@ -8,16 +8,16 @@ from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
 from edged.errors import UsageError
-from service.config import load_config
-from service.context import Context, Disk
-from service.job import PREDICTIONS
-from service.journal import Journal
-from service.metrics import Metrics
-from service.paths import Paths
-from service.report import COURSE, PAGE, Course, folder_of, gather, is_of, without_pictures
-from service.reports import keep_course, keep_evidence, write_report
-from service.states import State
-from tests.service.reports import data_of
+from service.config.load import load_config
+from service.daemon.context import Context, Disk
+from service.journal.states import State
+from service.journal.store import Journal
+from service.metrics.registry import Metrics
+from service.reporting.data import COURSE, PAGE, Course, folder_of, gather, is_of, without_pictures
+from service.reporting.files import keep_course, keep_evidence, write_report
+from service.storage.paths import Paths
+from service.worker.job import PREDICTIONS
+from tests.support.reports import data_of
 
 FORWARD = [State.SETTLED, State.CLAIMED, State.VERIFIED, State.LOADED, State.CALIBRATED, State.QUANTIZED,
            State.EVALUATED]  # fmt: skip

@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.markup import Html, fill, join
+from service.reporting.html import Html, fill, join
 
 
 class Text(HTMLParser):

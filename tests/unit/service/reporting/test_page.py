@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from service.report import without_pictures
-from service.report_page import facts, policy, render
-from tests.service.reports import PICTURE, data_of, detections
-from tests.service.test_markup import Text
+from service.reporting.data import without_pictures
+from service.reporting.page import facts, policy, render
+from tests.support.reports import PICTURE, data_of, detections
+from tests.unit.service.reporting.test_html import Text
 
 EVIL = "\"'><script>alert(1)</script>&{x}"
 

@@ -1,5 +1,5 @@
-from service.report_text import summary
-from tests.service.reports import data_of, detections
+from service.reporting.text import summary
+from tests.support.reports import data_of, detections
 
 
 def test_a_classifier():

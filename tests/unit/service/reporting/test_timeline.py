@@ -1,8 +1,8 @@
 import pytest
 
-from service.report_timeline import spans
-from service.states import WAY, State
-from service.update import Event, Update
+from service.journal.states import WAY, State
+from service.journal.update import Event, Update
+from service.reporting.timeline import spans
 
 STAGES = {"settle": 2.0, "claim": 1.0, "start": 1.5, "verify": 0.5, "load": 0.5, "calibrate": 3.0, "quantize": 20.0,
           "evaluate": 4.0, "write": 0.5, "publish": 0.1, "warm": 2.0, "swap": 0.3, "probation": 10.0}  # fmt: skip

@@ -8,13 +8,13 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
-from service.config import load_config
-from service.context import Context, Disk
-from service.crashes import CrashLog
-from service.journal import Journal
-from service.metrics import Metrics
-from service.paths import Paths
-from service.states import WAY
+from service.config.load import load_config
+from service.daemon.context import Context, Disk
+from service.journal.states import WAY
+from service.journal.store import Journal
+from service.metrics.registry import Metrics
+from service.rollout.crash_log import CrashLog
+from service.storage.paths import Paths
 
 
 def test_crashes_are_counted_and_the_journal_does_not_fill_up(tmp_path: Path) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from edged.errors import GateError
-from service.config import GatesConfig
-from service.fork_client import ForkServer
-from service.generation import Generation
-from service.live_gates import Incumbent, check, interface_of, observe
-from tests.service.artifacts import write_untrained
+from service.config.load import GatesConfig
+from service.rollout.gates import Incumbent, check, interface_of, observe
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
+from tests.support.artifacts import write_untrained
 
 ANYTHING = GatesConfig()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from service.swap_policy import needed_bytes
+from service.rollout.policy import needed_bytes
 
 MIB = 1 << 20
 

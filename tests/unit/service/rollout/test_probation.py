@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.config import GatesConfig
-from service.fork_client import ForkServer
-from service.probation import ENOUGH_FOR_ERRORS, ENOUGH_FOR_P99, failure, failure_at_end, watch
-from service.serving import ModelService
-from service.serving_limits import ServingLimits
-from service.traffic import Traffic
+from service.config.load import GatesConfig
+from service.rollout.probation import ENOUGH_FOR_ERRORS, ENOUGH_FOR_P99, failure, failure_at_end, watch
+from service.serving.fork_client import ForkServer
+from service.serving.limits import ServingLimits
+from service.serving.model_server import ModelService
+from service.serving.request_stats import Traffic
 
 GATES = GatesConfig(max_p99_ratio=2.0)
 

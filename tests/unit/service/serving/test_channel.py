@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from service import frames
-from service.arena import LEAST_BYTES, PLACE, Arena, receive_memory, take_up
-from service.channel import BusyError, Channel, DeadlineError, Reply, ServingError, UntouchedError
+from service.ipc import frames
+from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, take_up
+from service.serving.channel import BusyError, Channel, DeadlineError, Reply, ServingError, UntouchedError
 
 
 class Child:
@@ -297,7 +297,7 @@ def test_a_body_keeps_its_place_beyond_its_deadline_as_long_as_the_child_may_rea
 
 
 def test_small_bodies_and_those_that_find_no_room_go_through_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.arena.ARENA_BYTES", 64 + LEAST_BYTES)
+    monkeypatch.setattr("service.ipc.shared_memory.ARENA_BYTES", 64 + LEAST_BYTES)
 
     async def test(channel: Channel, child: Child) -> None:
         bodies = [b"small", b"1" * LEAST_BYTES, b"2" * LEAST_BYTES]

@@ -18,17 +18,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.arena import Arena
-from service.fork_client import ForkError, ForkServer
-from service.forked import Forked
-from service.generation import Generation
-from tests.service.artifacts import write_untrained
+from service.ipc.shared_memory import Arena
+from service.serving.fork_client import ForkError, ForkServer
+from service.serving.forked_process import Forked
+from service.serving.generation import Generation
+from tests.support.artifacts import write_untrained
 
 TIMEOUT_S = 60.0
 PARENT = """
 import asyncio, socket, sys
-from service.fork_client import ForkServer
-from service.generation import Generation
+from service.serving.model_server.fork_client import ForkServer
+from service.serving.model_server.generation import Generation
 from pathlib import Path
 
 async def main():
@@ -109,7 +109,7 @@ def test_it_is_a_child_of_ours_with_nothing_but_its_own(never_loaded: Path) -> N
         generation = await forked(fork_server, never_loaded)
         process = psutil.Process(generation.pid)
         await until(lambda: process.name() == "edged-gen" and "digits" in process.cmdline())
-        assert process.cmdline()[:5] == ["service.generation_child", "--generation", "3", "--model", "digits"]
+        assert process.cmdline()[:5] == ["service.inference.main", "--generation", "3", "--model", "digits"]
         assert (process.ppid(), os.getpgid(process.pid)) == (os.getpid(), process.pid)
         assert process.environ()["OMP_WAIT_POLICY"] == "PASSIVE"
         # Once it has read what else it opens for a moment.
@@ -127,7 +127,7 @@ def test_how_it_ends_and_what_it_says_are_told(tmp_path: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
         unknown = await forked(fork_server, tmp_path, "--nonsense")
         said = (await unknown.stderr.read()).decode()
-        assert "service.generation_child: error: unrecognized arguments: --nonsense" in said
+        assert "service.inference.main: error: unrecognized arguments: --nonsense" in said
         assert await unknown.wait() == 1
         ours, theirs = socket.socketpair()
         with ours:

@@ -17,16 +17,16 @@ import torch
 
 from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
-from service.arena import LEAST_BYTES
-from service.batching import Batching
-from service.channel import BusyError, Reply, ServingError
-from service.fork_client import ForkServer
-from service.generation import Generation, StartError
-from service.serving import ModelService
-from service.serving_limits import Listener, ServingLimits
-from tests import scenes
-from tests.processes import busy, slow_request
-from tests.service.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
+from service.inference.batch_queue import Batching
+from service.ipc.shared_memory import LEAST_BYTES
+from service.serving.channel import BusyError, Reply, ServingError
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation, StartError
+from service.serving.limits import Listener, ServingLimits
+from service.serving.model_server import ModelService
+from tests.support import scenes
+from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
+from tests.support.processes import busy, slow_request
 
 BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
 REQUEST = json.dumps(BODY).encode()

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.traffic import Traffic
+from service.serving.request_stats import Traffic
 
 SECONDS = st.floats(1e-4, 200)
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from service.capture_ring import Ring
-from service.config_sections import CalibrationConfig, CaptureConfig, DriftConfig, ModelConfig
-from service.sampling import Sampling, sampling_of
+from service.config.sections import CalibrationConfig, CaptureConfig, DriftConfig, ModelConfig
+from service.serving.sampling import Sampling, sampling_of
+from service.storage.capture_ring import Ring
 
 RING = Ring(Path("capture/m"), 10, 1000, 60.0)
 

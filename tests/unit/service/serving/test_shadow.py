@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from service.batching import Batching
-from service.channel import Reply
-from service.config import GatesConfig
-from service.fork_client import ForkServer
-from service.generation import Generation
-from service.probation import disagreement
-from service.shadow import ENOUGH_FOR_AGREEMENT, Shadow
-from tests.service.artifacts import write_untrained
+from service.config.load import GatesConfig
+from service.inference.batch_queue import Batching
+from service.rollout.probation import disagreement
+from service.serving.channel import Reply
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
+from service.serving.shadow import ENOUGH_FOR_AGREEMENT, Shadow
+from tests.support.artifacts import write_untrained
 
 TIMEOUT_S = 60.0
 BODY = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.capture_ring import Ring
+from service.storage.capture_ring import Ring
 
 DAY = 86400.0
 

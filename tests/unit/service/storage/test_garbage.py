@@ -7,12 +7,12 @@ import pytest
 
 from edged.artifacts.store import ModelStore
 from edged.errors import UnavailableError, UsageError
-from service.config import RejectedConfig, load_config
-from service.garbage import collect_without_daemon, find, remove
-from service.journal import Journal
-from service.listen import lock_state
-from service.paths import Paths
-from service.states import WAY, State
+from service.config.load import RejectedConfig, load_config
+from service.journal.states import WAY, State
+from service.journal.store import Journal
+from service.storage.garbage import collect_without_daemon, find, remove
+from service.storage.paths import Paths
+from service.system.sockets import lock_state
 
 DIGESTS = [letter * 64 for letter in "abcd"]
 

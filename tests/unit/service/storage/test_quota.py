@@ -5,11 +5,11 @@ import pytest
 from PIL import Image
 
 from edged.artifacts.store import ModelStore
-from service.config import load_config
-from service.journal import Journal
-from service.paths import Paths
-from service.states import State
-from service.storage import Storage
+from service.config.load import load_config
+from service.journal.states import State
+from service.journal.store import Journal
+from service.storage.paths import Paths
+from service.storage.quota import Storage
 
 SIZE = 1000  # of each generation and each cache
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from edged.errors import StateError
-from service import retention
-from service.config import Config, load_config
-from service.journal import Journal
-from service.paths import Paths
-from service.retention import trim
-from service.states import State
+from service.config.load import Config, load_config
+from service.journal.states import State
+from service.journal.store import Journal
+from service.storage import retention
+from service.storage.paths import Paths
+from service.storage.retention import trim
 
 DAY_S = 86400
 

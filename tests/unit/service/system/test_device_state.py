@@ -3,7 +3,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.device_state import DeviceState, PowerMode
+from service.system.device_state import DeviceState, PowerMode
 
 
 class Device:

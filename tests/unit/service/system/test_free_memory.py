@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.free_memory import available_bytes
+from service.system.free_memory import available_bytes
 
 MIB = 1 << 20
 NO_LIMIT = 9223372036854771712  # what version 1 says for none

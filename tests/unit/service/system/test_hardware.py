@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import hardware
-from service.hardware import Clock, Zone
-from tests.boards import desktop, jetson
+from service.system import hardware
+from service.system.hardware import Clock, Zone
+from tests.support.boards import desktop, jetson
 
 
 @pytest.fixture

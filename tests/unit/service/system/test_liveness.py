@@ -9,7 +9,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from service.liveness import Liveness, Loop
+from service.system.liveness import Liveness, Loop
 
 PATIENCE_S = 10.0
 

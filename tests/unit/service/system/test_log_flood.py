@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from service import logs
-from service.log_flood import _KINDS, BURST, EVERY_S, OUTPUT_BURST, FloodFilter
+from service.system import logs
+from service.system.log_flood import _KINDS, BURST, EVERY_S, OUTPUT_BURST, FloodFilter
 
 
 class Flood:
@@ -55,10 +55,10 @@ def test_other_models_do_not_suffer(flood, text, values):
 
 def test_a_childs_traceback_keeps_its_last_line(flood):
     said = [f"line {number}" for number in range(OUTPUT_BURST)]
-    told = [flood.tell("worker of %s: %s", "m", line, name="service.worker_process.output") for line in said]
+    told = [flood.tell("worker of %s: %s", "m", line, name="service.worker.process.output") for line in said]
     assert told == [0] * OUTPUT_BURST
-    assert flood.tell("worker of %s: %s", "m", "more", name="service.worker_process.output") is None
-    assert flood.tell("worker of %s: %s", "n", "more", name="service.worker_process.output") == 0
+    assert flood.tell("worker of %s: %s", "m", "more", name="service.worker.process.output") is None
+    assert flood.tell("worker of %s: %s", "n", "more", name="service.worker.process.output") == 0
 
 
 def test_messages_that_are_made_otherwise_harm_nothing(flood):

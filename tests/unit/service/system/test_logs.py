@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from service import logs
+from service.system import logs
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import sys
 import psutil
 import pytest
 
-CODE = "import sys; from service.process_title import set_name, set_title\n"
+CODE = "import sys; from service.system.process_title import set_name, set_title\n"
 CODE += "set_name('edged-test'); set_title(sys.argv[1].split(',')); print(sys.argv[2], flush=True); sys.stdin.read()"
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.children import beside_others, child_environment, cores
+from service.system.processes import beside_others, child_environment, cores
 
-SLEEPER = "import os, sys, time; from service.children import die_with_parent; die_with_parent(int(sys.argv[1]))\n"
+SLEEPER = (
+    "import os, sys, time; from service.system.processes import die_with_parent; die_with_parent(int(sys.argv[1]))\n"
+)
 SLEEPER += "print(os.getpid(), flush=True); time.sleep(600)"
 PARENT = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())]).wait()"
 
@@ -49,7 +51,7 @@ def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
 
 
 def test_stepping_back() -> None:
-    code = "import os; from service.children import step_back; step_back(19)\n"
+    code = "import os; from service.system.processes import step_back; step_back(19)\n"
     code += "print(os.nice(0), os.sched_getscheduler(0))\n"
     code += "print(open('/proc/self/oom_score_adj').read())\n"
     code += "print(os.path.exists(g := '/proc/self/autogroup') and open(g).read().strip() or 'nice 19')"
@@ -78,7 +80,7 @@ def test_work_beside_others_gives_way_and_leaves_the_process_as_it_was() -> None
 
 
 def test_of_two_processes_the_one_that_loads_goes_first() -> None:
-    code = "from service.children import first_to_go\n"
+    code = "from service.system.processes import first_to_go\n"
     code += "def score(): return open('/proc/self/oom_score_adj').read().strip()\n"
     code += "print(score())\nwith first_to_go(): print(score())\nprint(score())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

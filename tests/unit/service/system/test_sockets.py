@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import StateError, UnavailableError
-from service.listen import address_of, inherited_sockets, listen_tcp, listen_unix, lock_state
+from service.system.sockets import address_of, inherited_sockets, listen_tcp, listen_unix, lock_state
 
 
 def test_one_lock_a_folder(tmp_path: Path) -> None:
@@ -21,7 +21,7 @@ def test_one_lock_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_lock_ends_with_the_process_however_it_ends(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from service.listen import lock_state\n"
+    code = "import sys, time; from pathlib import Path; from service.system.sockets import lock_state\n"
     code += "file = lock_state(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
@@ -75,7 +75,7 @@ def test_no_part_of_an_answer_waits_for_another() -> None:
 
 PASSED = """
 import os, socket, sys
-from service.listen import inherited_sockets, is_loopback
+from service.system.sockets import inherited_sockets, is_loopback
 kinds = {"tcp": lambda: socket.create_server(("127.0.0.1", 0)), "all": lambda: socket.create_server(("0.0.0.0", 0)),
          "udp": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM), "file": lambda: open(os.devnull),
          "deaf": lambda: socket.socket()}

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from service.notify import StatusLine, reloading, sd_notify, watchdog_interval_s
+from service.system.systemd import StatusLine, reloading, sd_notify, watchdog_interval_s
 
 
 @pytest.fixture(params=["path", "abstract"])

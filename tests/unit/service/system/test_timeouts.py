@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from service.waiting import in_time, within
+from service.system.timeouts import in_time, within
 
 
 def test_a_result_in_time_comes_back():

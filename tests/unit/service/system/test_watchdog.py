@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from service.heartbeat import beat
-from service.liveness import Liveness
-from service.notify import StatusLine
+from service.system.liveness import Liveness
+from service.system.systemd import StatusLine
+from service.system.watchdog import beat
 
 PATIENCE_S = 30.0
 INTERVAL_S = 0.05
@@ -43,7 +43,7 @@ class Manager:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An HTTP server that is merely slow to answer, as on a busy machine, does not count as one that hangs."""
-    monkeypatch.setattr("service.heartbeat._PROBES_PER_BEAT", INTERVAL_S / PATIENCE_S)
+    monkeypatch.setattr("service.system.watchdog._PROBES_PER_BEAT", INTERVAL_S / PATIENCE_S)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_an_http_server_that_hangs_stops_the_feeding(manager: Manager, tmp_path:
 
 @pytest.mark.usefixtures("patient")
 def test_a_thread_at_the_disk_that_hangs_is_seen(manager: Manager, tmp_path: Path) -> None:
-    from service.context import Disk
+    from service.daemon.context import Disk
 
     async def main() -> None:
         answers, liveness, go_on, status = asyncio.Event(), Liveness(0.0), threading.Event(), StatusLine()

@@ -2,10 +2,10 @@ import time
 
 import pytest
 
-from service.config_sections import WorkerConfig
-from service.device_state import DeviceState, PowerMode
-from service.manners import why_not_now
-from service.windows import parse_windows
+from service.config.sections import WorkerConfig
+from service.config.windows import parse_windows
+from service.system.device_state import DeviceState, PowerMode
+from service.updates.conditions import why_not_now
 
 
 class Scripted(DeviceState):

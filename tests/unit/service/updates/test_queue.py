@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from edged.errors import StateError
-from service.journal import Update
-from service.lanes import Lane
-from service.states import State
+from service.journal.states import State
+from service.journal.store import Update
+from service.updates.queue import Lane
 
 
 def update(identity: int) -> Update:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import StateError
-from service.rejects import discard, reject
+from service.updates.rejected import discard, reject
 
 
 def claimed(root: Path, content: bytes) -> Path:

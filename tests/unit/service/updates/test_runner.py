@@ -11,16 +11,16 @@ from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError
-from service.config import load_config
-from service.context import Context, Disk
-from service.device_state import DeviceState
-from service.journal import Journal
-from service.lanes import Lane
-from service.metrics import Metrics
-from service.paths import Paths
-from service.states import State
-from service.update import Update
-from service.updates import UpdateRunner
+from service.config.load import load_config
+from service.daemon.context import Context, Disk
+from service.journal.states import State
+from service.journal.store import Journal
+from service.journal.update import Update
+from service.metrics.registry import Metrics
+from service.storage.paths import Paths
+from service.system.device_state import DeviceState
+from service.updates.queue import Lane
+from service.updates.runner import UpdateRunner
 
 TIMEOUT_S = 60
 

@@ -8,19 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from edged.calibration.boxes import read_labels
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.calibration.yolo_labels import read_labels
 from edged.compress import Compressed, compress
 from edged.errors import CalibrationError, GateError
 from edged.evaluation.detection import agreement, average_precision, detect_all
 from edged.models.checkpoint import load_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
 from edged.spec import DetectionSpec, QuantSpec
-from service.evaluation import Labels, check_gates, evaluate, held_out_labels
-from service.job import Gates
-from tests import scenes
+from service.worker.evaluation import Labels, check_gates, evaluate, held_out_labels
+from service.worker.job import Gates
 from tests.conftest import DetectionTask
-from tests.edged.models.yolov5.samples import tiny_model
+from tests.support import scenes
+from tests.support.yolov5_samples import tiny_model
 
 DETECTOR = Architecture.detector(scenes.plan())
 SERVED = DetectionSpec(confidence=0.1)

@@ -8,7 +8,7 @@ import pytest
 
 from edged.errors import UsageError
 from edged.spec import DetectionSpec, Fit, InputSpec, Method, QuantSpec
-from service.job import Gates, Job, input_spec
+from service.worker.job import Gates, Job, input_spec
 
 
 def test_a_job_survives_its_way_to_the_worker() -> None:

@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.memory_trace import MAX_POINTS, MemoryTrace
+from service.worker.memory_trace import MAX_POINTS, MemoryTrace
 
 
 @given(st.lists(st.integers(1, 10**12), max_size=700), st.sampled_from([2, 4, 10]))

@@ -24,13 +24,13 @@ from edged.errors import (
     UsageError,
 )
 from edged.models.checkpoint import load_checkpoint
-from edged.observer import SilentObserver
+from edged.progress import SilentObserver
 from edged.spec import DetectionSpec, Method, QuantSpec
-from service.job import PREDICTIONS, STAGES, Gates, Job
-from service.pipeline import run_job
-from tests import scenes
+from service.worker.job import PREDICTIONS, STAGES, Gates, Job
+from service.worker.pipeline import run_job
 from tests.conftest import DetectionTask, Task
-from tests.trained import INPUT
+from tests.support import scenes
+from tests.support.trained import INPUT
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 
@@ -213,7 +213,7 @@ def test_a_full_gpu_is_told_as_a_matter_of_memory(task: Task, tmp_path: Path, mo
     def overflow(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr("service.pipeline.compress", overflow)
+    monkeypatch.setattr("service.worker.pipeline.compress", overflow)
     with pytest.raises(MemoryLimitError, match=r"ran out of memory; give a lower memory limit than the \d+ MiB"):
         run_job(job_of(task, tmp_path), SilentObserver())
 

@@ -20,11 +20,11 @@ from edged.evaluation.detection import detect_all
 from edged.models.checkpoint import load_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
 from edged.spec import DetectionSpec, InputSpec, Method, QuantSpec
-from service import predictions
-from service.evaluation import evaluate, held_out_labels
-from service.predictions import choose, sample_predictions
-from tests import scenes, trained
+from service.worker import predictions
+from service.worker.evaluation import evaluate, held_out_labels
+from service.worker.predictions import choose, sample_predictions
 from tests.conftest import DetectionTask, Task
+from tests.support import scenes, trained
 
 SERVED = DetectionSpec(confidence=0.1)
 

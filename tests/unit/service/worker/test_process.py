@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from edged.artifacts.reader import read_artifact
-from service.job import STAGES, Job
-from service.worker_process import Done, Failure, WorkerLimits, WorkerProcess
+from service.worker.job import STAGES, Job
+from service.worker.process import Done, Failure, WorkerLimits, WorkerProcess
 from tests.conftest import Task
 
 LIMITS = WorkerLimits(deadline_s=120)

@@ -3,7 +3,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.worker_slot import WorkerSlot
+from service.worker.slot import WorkerSlot
 
 
 async def use(slot, name, priority, log, hold=None):

@@ -10,8 +10,8 @@ import pytest
 
 from edged.errors import MemoryLimitError
 from edged.memory import peak_bytes, resident_bytes
-from edged.observer import SilentObserver
-from service.timing import TimingObserver
+from edged.progress import SilentObserver
+from service.worker.timing import TimingObserver
 
 
 class Recorder:

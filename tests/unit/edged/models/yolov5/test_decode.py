@@ -9,7 +9,7 @@ from torch.testing import assert_close
 from edged.errors import ImageError
 from edged.models.yolov5.decode import decode, detect
 from edged.spec import DetectionSpec
-from tests.edged.models.yolov5.samples import tiny_plan
+from tests.support.yolov5_samples import tiny_plan
 
 PLAN = tiny_plan()  # two anchors; strides 4 and 8
 HEIGHT, WIDTH = 16, 24

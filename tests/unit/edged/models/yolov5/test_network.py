@@ -12,7 +12,7 @@ from edged.models.layers import quantizable_layers
 from edged.models.yolov5 import Plan, YoloV5, standard
 from edged.models.yolov5.network import check_sizes
 from edged.models.yolov5.plan import parse_anchors, parse_rows
-from tests.edged.models.yolov5.samples import ANCHORS, BACKBONE, HEAD, tiny_model, tiny_plan
+from tests.support.yolov5_samples import ANCHORS, BACKBONE, HEAD, tiny_model, tiny_plan
 
 
 def test_rows_read_what_they_say():

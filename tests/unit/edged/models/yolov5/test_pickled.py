@@ -16,8 +16,8 @@ from edged.errors import ArchitectureError, CheckpointError, NonFiniteError, Uns
 from edged.models.architecture import Architecture
 from edged.models.checkpoint import load_checkpoint
 from edged.models.registry import load_model, recognize
-from tests.edged.models.refusals import refused
-from tests.edged.models.yolov5.samples import (
+from tests.support.refusals import refused
+from tests.support.yolov5_samples import (
     BACKBONE,
     HEAD,
     classes_of_yolov5,
@@ -325,7 +325,7 @@ def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
         import torch
         from edged.models.yolov5 import YoloV5, standard
         from edged.models.yolov5.standard import _rows
-        from tests.edged.models.yolov5.samples import classes_of_yolov5, pickled
+        from tests.support.yolov5_samples import classes_of_yolov5, pickled
         plan = standard("x", [str(i) for i in range(80)])
         anchors = [[side for pair in level for side in pair] for level in plan.anchors]
         rows = _rows([128, 256, 512, 1024])
@@ -336,7 +336,7 @@ def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
             torch.save({{"model": one, "ema": pickled(YoloV5(plan), plan, classes, yaml=yaml),
                         "optimizer": {{"momentum": torch.zeros(86_000_000)}}}}, {str(tmp_path / "last.pt")!r})
     """
-    run = {"check": True, "capture_output": True, "text": True, "cwd": Path(__file__).parents[4]}
+    run = {"check": True, "capture_output": True, "text": True, "cwd": Path(__file__).parents[5]}
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], **run)
     size = (tmp_path / "last.pt").stat().st_size / 2**20
     assert size > 650

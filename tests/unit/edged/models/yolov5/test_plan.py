@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from edged.errors import ArchitectureError
 from edged.models.yolov5 import Plan, standard
 from edged.models.yolov5.plan import Row, parse_anchors, parse_names, parse_rows
-from tests.edged.models.yolov5.samples import ANCHORS, BACKBONE, HEAD, tiny_plan
+from tests.support.yolov5_samples import ANCHORS, BACKBONE, HEAD, tiny_plan
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 99) | st.floats() | st.sampled_from(["Conv", "C3", "None", "nc", "x"]),

@@ -5,7 +5,7 @@ from edged.errors import ArchitectureError
 from edged.models.yolov5 import SIZES, Plan, YoloV5, standard
 from edged.models.yolov5.network import check_sizes
 from edged.models.yolov5.standard import name_of
-from tests.edged.models.yolov5.samples import tiny_plan
+from tests.support.yolov5_samples import tiny_plan
 
 COCO = tuple(f"class {index}" for index in range(80))
 
