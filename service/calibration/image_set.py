@@ -18,10 +18,10 @@ from edged.errors import ArtifactError, EdgedError, UsageError
 from edged.models.names import CIFAR, LARGEST_STRIDES
 from edged.spec import Fit, InputSpec
 from service.config.load import Config, ModelConfig
-from service.serving.sampling import ring_of
 from service.storage.capture_ring import Ring
 from service.storage.garbage import bytes_of
 from service.storage.paths import Paths
+from service.storage.retention import ring_of
 from service.units import iso_time
 from service.worker.job import input_spec
 

@@ -40,7 +40,7 @@ from service.config.keeping import CaptureConfig, DriftConfig
 from service.config.quantization import Quantization, QuantizationConfig
 from service.config.windows import Window, parse_windows
 from service.config.yaml_source import Location
-from service.inference.batch_queue import Batching
+from service.ipc.options import Batching
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError, UsageError
 from service.config.load import Config
-from service.intake.claim import CLAIMED_NAME
 from service.journal.holds import Holds
 from service.journal.states import State, is_end
 from service.journal.store import Journal, Update
 from service.metrics.registry import Metrics
 from service.serving.fork_client import ForkServer
 from service.serving.model_server import ModelService
-from service.storage.paths import Paths
+from service.storage.paths import CLAIMED_NAME, Paths
 from service.system.device_state import DeviceState
+from service.system.disk_thread import Disk
 from service.system.liveness import Liveness
 from service.worker.process import WorkerProcess
 from service.worker.slot import WorkerSlot
@@ -32,31 +28,6 @@ log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Disk:
-    """Runs what may wait for the disk in one thread, in order, so that the event loop never does.
-
-    Args:
-        liveness: Told of each piece of work; one that takes too long counts as hung.
-    """
-
-    def __init__(self, liveness: Liveness | None = None) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="disk")
-        self._liveness = liveness or Liveness()
-
-    async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `function(*args, **kwargs)`."""
-        work = partial(self._run, partial(function, *args, **kwargs))
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-    def _run(self, function: Callable[[], T]) -> T:
-        with self._liveness.bounded("disk"):
-            return function()
-
-    def close(self) -> None:
-        """Wait for what was begun."""
-        self._thread.shutdown()
 
 
 @dataclass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -10,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from edged.errors import ArtifactError
 from service.daemon.context import Context
+from service.system.processes import resident_bytes
 
 if TYPE_CHECKING:
     from service.updates.queue import Lane
@@ -74,14 +72,6 @@ def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
         metrics.worker_memory.labels(name).set(0 if worker is None else resident_bytes(worker.pid))
     for name, lane in lanes.items():
         metrics.queue_length.labels(name).set(lane.waiting)
-
-
-def resident_bytes(pid: int | None) -> int:
-    """Resident memory of a process, 0 if it is gone."""
-    with contextlib.suppress(psutil.Error):
-        if pid is not None:
-            return int(psutil.Process(pid).memory_info().rss)
-    return 0
 
 
 def read_artifact(context: Context, model: str, generation: int) -> tuple[dict[str, Any], dict[str, Any]]:

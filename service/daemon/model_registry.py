@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from service.daemon.context import Context
-from service.inference.batch_queue import Batching
+from service.ipc.options import Batching
 from service.journal.states import State
 from service.journal.store import Update
 from service.rollout.crash_log import CrashLog

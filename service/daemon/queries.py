@@ -11,12 +11,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from edged.errors import ArtifactError, UsageError
 from service.daemon.context import Context
-from service.daemon.gauges import RUNTIME, read_artifact, refresh, resident_bytes
+from service.daemon.gauges import RUNTIME, read_artifact, refresh
 from service.daemon.samples import Samples
 from service.journal.states import State
 from service.journal.store import Update
 from service.reporting.data import gather
 from service.serving.model_server import ModelService
+from service.system.processes import resident_bytes
 from service.units import iso_time
 from service.updates.queue import Lane
 

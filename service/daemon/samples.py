@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.daemon.gauges import resident_bytes
 from service.serving.model_server import ModelService
 from service.serving.request_stats import Traffic
+from service.system.processes import resident_bytes
 
 EVERY_S = 10.0
 KEEP_S = 3600.0

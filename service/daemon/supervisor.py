@@ -17,8 +17,8 @@ from edged.artifacts.store import ModelStore
 from edged.errors import StateError
 from service.config.load import Config
 from service.daemon.admin import Administration
-from service.daemon.context import Context, Disk
-from service.daemon.gauges import resident_bytes, show_history, show_live
+from service.daemon.context import Context
+from service.daemon.gauges import show_history, show_live
 from service.daemon.housekeeping import keep_house
 from service.daemon.model_registry import ModelSet
 from service.daemon.queries import Queries
@@ -33,7 +33,9 @@ from service.metrics.registry import Metrics
 from service.serving.model_server import ModelService
 from service.storage.paths import Paths
 from service.storage.retention import trim
+from service.system.disk_thread import Disk
 from service.system.liveness import Liveness
+from service.system.processes import resident_bytes
 from service.system.timeouts import within
 from service.units import iso_time
 from service.updates.runner import UpdateRunner

@@ -1,4 +1,4 @@
-"""`python -m service.doctor.torch_probe`: import torch, torchvision and onnxruntime; print the result as a line of JSON.
+"""`python -m service.doctor.torch_probe`: import torch, torchvision and onnxruntime; print what came of it as JSON.
 
 A process of its own, because a broken build may end it without a word.
 """

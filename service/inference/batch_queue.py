@@ -9,23 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from service.ipc.options import Batching
+
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How far requests are gathered.
-
-    Attributes:
-        max_batch: Most images in one forward pass; 1 gathers nothing.
-        max_delay_s: Seconds that a request may wait for others while nothing is computed; 0 takes what is there.
-    """
-
-    max_batch: int = 1
-    max_delay_s: float = 0.0
 
 
 class Waiting(Generic[T]):

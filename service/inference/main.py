@@ -16,7 +16,6 @@ import torch
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
-from service.inference.batch_queue import Batching
 from service.inference.binary import bodies_of
 from service.inference.model import ServedModel
 from service.inference.observation import observing
@@ -24,6 +23,7 @@ from service.inference.responses import Answer
 from service.inference.server import BatchServer
 from service.ipc import frames
 from service.ipc.frames import Outbox
+from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox, receive_memory
 from service.system.processes import beside_others, die_with_parent, first_to_go
 

@@ -29,8 +29,7 @@ from edged.calibration.images import suffix_of
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 from service.inference.requests import Request
-from service.ipc.frames import Outbox
-from service.serving.channel import OBSERVED
+from service.ipc.frames import OBSERVED, Outbox
 from service.storage.capture_ring import Ring
 
 if TYPE_CHECKING:

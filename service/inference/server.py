@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from service.inference.batch_queue import Batching, Waiting
+from service.inference.batch_queue import Waiting
 from service.inference.binary import bodies_of
 from service.inference.observation import observing
 from service.inference.responses import Answer
 from service.ipc import frames
 from service.ipc.frames import Outbox
+from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox
 
 if TYPE_CHECKING:

@@ -21,11 +21,10 @@ from edged.atomic import as_state_error, fsync_directory, temporary_sibling
 from edged.errors import CheckpointError, DeferredError, TooLargeError
 from service.intake.drop_folder import sidecar_of
 from service.intake.stability import Fingerprint
+from service.storage.paths import CLAIMED_NAME
 from service.units import format_bytes, printable
 
 log = logging.getLogger(__name__)
-
-CLAIMED_NAME = "file"  # as in rejected/<sha256>/file: names from outside are kept in the journal only
 
 _CHUNK_BYTES = 1 << 20
 _MAX_SIDECAR_BYTES = 4096

@@ -14,6 +14,7 @@ from io import BufferedIOBase
 from typing import Any
 
 MAX_HEADER = 1 << 20
+OBSERVED = "observed"  # kind of a frame that is no reply
 
 
 class FrameError(Exception):

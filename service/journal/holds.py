@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from service.journal.update import PAUSED, PINNED, Hold
 
 if TYPE_CHECKING:
-    from service.daemon.context import Disk
     from service.journal.store import Journal
+    from service.system.disk_thread import Disk
 
 
 class Holds:

@@ -54,6 +54,9 @@ WAY = (
     State.COMMITTED,
 )
 
+# The stages that a worker reports, in order; each moves the update one state on.
+STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")
+
 # Nothing is left to do.
 ENDS = frozenset({State.COMMITTED, State.REJECTED, State.FAILED, State.SUPERSEDED, State.ROLLED_BACK})
 

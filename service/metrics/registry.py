@@ -10,10 +10,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from service.journal.states import STAGES
 from service.metrics.metric_table import MetricTable
+from service.outcomes import POSTPONED
 from service.system.hardware import ROOT
-from service.updates.conditions import POSTPONED
-from service.worker.job import STAGES
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
 MAX_LAYERS = 256  # series of one model; a network of more is told by the layers that lose most

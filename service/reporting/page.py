@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from service.journal.states import STAGES
 from service.reporting.charts import bars, lines, spans
 from service.reporting.figures import figures
 from service.reporting.html import MOODS, Html, fill, join
 from service.reporting.pictures import predictions
 from service.units import format_bytes, format_seconds
-from service.worker.job import STAGES
 
 JSON = Mapping[str, Any]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from edged.errors import GateError
 from service.config.sections import GatesConfig
-from service.daemon.gauges import resident_bytes
 from service.serving.generation import Generation
+from service.system.processes import resident_bytes
 from service.units import format_bytes
 
 log = logging.getLogger(__name__)

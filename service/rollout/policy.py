@@ -6,8 +6,9 @@ import logging
 from dataclasses import dataclass
 
 from service.daemon.context import Context
-from service.daemon.gauges import read_artifact, resident_bytes
+from service.daemon.gauges import read_artifact
 from service.system.free_memory import available_bytes
+from service.system.processes import resident_bytes
 from service.units import format_bytes
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,11 @@ from edged.errors import EdgedError
 from service.config.sections import GatesConfig, ModelConfig
 from service.daemon.context import Context
 from service.journal.states import State
-from service.outcomes import RolledBackError
+from service.outcomes import Failure, RolledBackError
 from service.rollout.rollback import roll_back, target_of
 from service.serving.model_server import ModelService
 from service.serving.request_stats import Traffic
 from service.serving.shadow import Shadow
-from service.worker.process import Failure
 
 log = logging.getLogger(__name__)
 

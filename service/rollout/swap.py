@@ -9,12 +9,13 @@ from typing import Any
 
 from service.config.sections import GatesConfig
 from service.daemon.context import Context
-from service.daemon.gauges import resident_bytes, show_live
+from service.daemon.gauges import show_live
 from service.rollout.gates import check, observe
 from service.rollout.policy import choose
 from service.serving.generation import Generation
 from service.serving.model_server import ModelService
 from service.system.free_memory import available_bytes
+from service.system.processes import resident_bytes
 
 Warmed = Callable[[float, dict[str, Any]], Awaitable[None]]
 Live = Callable[[], Awaitable[None]]

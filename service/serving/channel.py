@@ -13,12 +13,12 @@ from typing import Any
 
 from edged.errors import EdgedError
 from service.ipc import frames
+from service.ipc.frames import OBSERVED
 from service.ipc.shared_memory import PLACE, Arena, Place
 from service.system.timeouts import in_time, within
 
 # Batches at the child at once: while it computes the first, the second already lies in its socket.
 _AT_THE_CHILD = 2
-OBSERVED = "observed"  # kind of a frame that is no reply
 
 
 class ServingError(EdgedError):

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
-from service.inference.batch_queue import Batching
 from service.ipc.frames import FrameError
+from service.ipc.options import Batching
 from service.ipc.shared_memory import Arena
 from service.serving.channel import Channel, Order, Reply, UntouchedError
 from service.serving.fork_client import ForkError, ForkServer

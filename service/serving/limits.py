@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from service.inference.batch_queue import Batching
+from service.ipc.options import Batching
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 from service.config.sections import ModelConfig
 from service.storage.capture_ring import Ring
+from service.storage.retention import ring_of
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,3 @@ class Sampling:
 def sampling_of(model: ModelConfig, folder: Path) -> Sampling:
     """As the config says; images go to `folder`."""
     return Sampling(model.capture.share, model.drift.share, ring_of(model, folder))
-
-
-def ring_of(model: ModelConfig, folder: Path) -> Ring:
-    """The kept images of a model."""
-    capture = model.capture
-    return Ring(folder, capture.max_images, capture.max_bytes, capture.max_age_s)

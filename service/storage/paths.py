@@ -7,6 +7,8 @@ from pathlib import Path
 
 from edged.errors import StateError
 
+CLAIMED_NAME = "file"  # as in rejected/<sha256>/file: names from outside are kept in the journal only
+
 
 @dataclass(frozen=True)
 class Paths:

@@ -15,10 +15,10 @@ from edged.calibration.folder import scan
 from edged.errors import CalibrationError
 from service.config.load import Config, ModelConfig
 from service.journal.store import Journal, Update
+from service.outcomes import Postponement
 from service.storage.garbage import Garbage, bytes_of, generations_of_others, needed_generations, remove_folder
 from service.storage.paths import Paths
 from service.units import format_bytes
-from service.updates.conditions import Postponement
 
 log = logging.getLogger(__name__)
 

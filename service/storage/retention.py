@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
 
 from edged.errors import StateError
-from service.config.load import Config
+from service.config.load import Config, ModelConfig
 from service.journal.store import Journal
-from service.serving.sampling import ring_of
+from service.storage.capture_ring import Ring
 from service.storage.garbage import rejected, remove_folder
 from service.storage.paths import Paths
 
@@ -37,3 +38,9 @@ def _trim_captures(config: Config, paths: Paths) -> None:
                 log.warning("images of requests of %s are removed: it is not configured any more", folder.name)
         except (OSError, StateError) as error:
             log.error("cannot remove images of requests of %s: %s; remove %s", folder.name, error, folder)
+
+
+def ring_of(model: ModelConfig, folder: Path) -> Ring:
+    """The kept images of a model."""
+    capture = model.capture
+    return Ring(folder, capture.max_images, capture.max_bytes, capture.max_age_s)

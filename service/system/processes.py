@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import psutil
+
 T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
@@ -145,3 +147,11 @@ def step_back(nice: int) -> None:
             ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
     with contextlib.suppress(OSError):
         _OOM_SCORE.write_text("1000")
+
+
+def resident_bytes(pid: int | None) -> int:
+    """Resident memory of a process, 0 if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        if pid is not None:
+            return int(psutil.Process(pid).memory_info().rss)
+    return 0

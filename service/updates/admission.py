@@ -9,8 +9,9 @@ from edged.errors import StateError
 from service.config.load import ModelConfig
 from service.daemon.context import Context
 from service.journal.store import Update
+from service.outcomes import Postponement
 from service.storage.quota import Storage
-from service.updates.conditions import Postponement, why_not_now
+from service.updates.conditions import why_not_now
 
 log = logging.getLogger(__name__)
 

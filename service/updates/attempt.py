@@ -12,19 +12,18 @@ from typing import Any
 from edged.errors import StateError
 from service.config.load import ModelConfig
 from service.daemon.context import Context
-from service.journal.states import State
+from service.journal.states import STAGES, State
 from service.journal.store import Update
 from service.journal.update import PINNED
-from service.outcomes import StoppedError
+from service.outcomes import Failure, PostponedError, StoppedError
 from service.reporting.data import Course
 from service.reporting.files import keep_course, write_report
 from service.rollout.probation import notice_rollback, prove
 from service.rollout.swap import go_live
 from service.updates.admission import stay_within, why_not
-from service.updates.conditions import PostponedError
 from service.updates.rejected import discard
-from service.worker.job import STAGES, Gates, Job
-from service.worker.process import Failure, WorkerLimits, WorkerProcess
+from service.worker.job import Gates, Job
+from service.worker.process import WorkerLimits, WorkerProcess
 
 log = logging.getLogger(__name__)
 

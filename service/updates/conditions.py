@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from service.config.windows import seconds_until_open
+from service.outcomes import Postponement
 from service.system.device_state import DeviceState
 from service.units import format_bytes
 
@@ -14,35 +14,6 @@ if TYPE_CHECKING:
 
 # Clocks are set and summer time ends: a window that opens in half a day is looked at before, too.
 _LONGEST_WAIT_S = 3600.0
-# Codes of postponements: an update that was put off for one of them goes on once that is over.
-POSTPONED = ("window", "temperature", "free_memory", "battery", "power_mode", "disk")
-
-
-@dataclass(frozen=True)
-class Postponement:
-    """Not now.
-
-    Attributes:
-        code: One of POSTPONED.
-        reason: One line.
-        seconds: When to look again.
-    """
-
-    code: str
-    reason: str
-    seconds: float
-
-
-class PostponedError(Exception):
-    """The work on an update cannot begin now, through no fault of it.
-
-    Attributes:
-        postponement: Why, and until when.
-    """
-
-    def __init__(self, postponement: Postponement) -> None:
-        super().__init__(postponement.reason)
-        self.postponement = postponement
 
 
 def why_not_now(worker: WorkerConfig, device: DeviceState, now: float) -> Postponement | None:

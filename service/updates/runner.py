@@ -11,14 +11,12 @@ from edged.errors import EdgedError, RejectedError, StateError
 from service.daemon.context import Context
 from service.journal.states import State
 from service.journal.store import Update
-from service.outcomes import RolledBackError, StoppedError
+from service.outcomes import POSTPONED, Failure, PostponedError, Postponement, RolledBackError, StoppedError
 from service.reporting.files import keep_evidence, write_report
 from service.units import iso_time
 from service.updates.admission import why_not
 from service.updates.attempt import Attempt
-from service.updates.conditions import POSTPONED, PostponedError, Postponement
 from service.updates.rejected import discard, reject
-from service.worker.process import Failure
 
 log = logging.getLogger(__name__)
 

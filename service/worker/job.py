@@ -13,9 +13,6 @@ from edged.spec import DetectionSpec, Fit, InputSpec, QuantSpec
 
 PREDICTIONS = "predictions.json"  # beside report.json, see service.worker.predictions
 
-# The stages that a worker reports, in order; each moves the update one state on.
-STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")
-
 
 @dataclass(frozen=True)
 class Gates:

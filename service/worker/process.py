@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from service.outcomes import Failure
 from service.system.liveness import Liveness, Loop
 from service.system.log_flood import OUTPUT
 from service.system.processes import FEW_KERNELS, child_environment
@@ -56,21 +57,6 @@ class Done:
     """
 
     totals: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """The worker did not.
-
-    Attributes:
-        code: An error code of edged.errors, or "crash" or "timeout".
-        reason: One line.
-        permanent: Trying the same file again cannot help.
-    """
-
-    code: str
-    reason: str
-    permanent: bool = False
 
 
 class WorkerProcess:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from edged.artifacts.reader import read_artifact
-from service.worker.job import STAGES
+from service.journal.states import STAGES
 from tests.conftest import Task
 from tests.support import trained
 from tests.support.daemon import Daemon, children, eventually, running

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edged.errors import ConfigError
 from edged.spec import RECIPES, DetectionSpec, QuantSpec, recipe
 from service.config.load import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
-from service.inference.batch_queue import Batching
+from service.ipc.options import Batching
 
 CONFIGS = Path(__file__).parents[4] / "configs"
 MINIMAL = "models: [{name: m, calibration: {dir: images}}]\n"

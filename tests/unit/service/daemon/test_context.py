@@ -11,11 +11,12 @@ from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
 from service.config.load import load_config
-from service.daemon.context import Context, Disk
+from service.daemon.context import Context
 from service.journal.states import WAY, State
 from service.journal.store import Journal
 from service.metrics.registry import Metrics
 from service.storage.paths import Paths
+from service.system.disk_thread import Disk
 
 CONFIG = "state_dir: state\nmodels: [{name: m, calibration: {dir: images}}]\nhistory: {max_updates: 10}\n"
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.inference.batch_queue import Batching, Waiting, warm_sizes
+from service.inference.batch_queue import Waiting, warm_sizes
+from service.ipc.options import Batching
 
 LONG_S = 60.0
 

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from edged.artifacts.reader import read_artifact
-from service.inference.batch_queue import Batching
 from service.inference.model import ServedModel
 from service.inference.server import BatchServer
 from service.ipc import frames
+from service.ipc.options import Batching
 from service.serving.channel import DeadlineError, ServingError, UntouchedError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation

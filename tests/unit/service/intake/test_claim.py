@@ -174,7 +174,7 @@ def test_a_crash_before_the_source_is_removed_is_repaired_by_claiming_again(sour
     script = f"""
 import os, sys
 from pathlib import Path
-from service.intake.claim_queue.claim import claim
+from service.intake.claim import claim
 claim(Path({str(source)!r}), Path({str(root)!r}), journal=lambda *_: os._exit(9))
 """
     assert subprocess.run([sys.executable, "-c", script]).returncode == 9

@@ -240,8 +240,8 @@ async def test_without_events_it_looks_by_itself(tmp_path):
 WATCH_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
-from service.intake.claim_queue.drop_folder import DropFolder
-from service.intake.claim_queue.watcher import Watcher
+from service.intake.drop_folder import DropFolder
+from service.intake.watcher import Watcher
 
 async def main():
     def told(drop):

@@ -2,9 +2,9 @@ import asyncio
 
 import pytest
 
-from service.daemon.context import Disk
 from service.journal.holds import Holds
 from service.journal.store import Hold, Journal
+from service.system.disk_thread import Disk
 
 
 @pytest.fixture

@@ -201,8 +201,8 @@ def test_it_survives_kill_9_in_the_middle_of_writing(tmp_path):
     script = """
 import sys
 from pathlib import Path
-from service.journal.store.store import Journal
-from service.journal.store.states import State
+from service.journal.store import Journal
+from service.journal.states import State
 journal = Journal(Path(sys.argv[1]))
 while True:
     update = journal.create("m", f"file-{journal.list(limit=1)[0].id if journal.list(limit=1) else 0}", 1)

@@ -9,13 +9,14 @@ from prometheus_client import CollectorRegistry
 from edged.artifacts.store import ModelStore
 from edged.errors import UsageError
 from service.config.load import load_config
-from service.daemon.context import Context, Disk
+from service.daemon.context import Context
 from service.journal.states import State
 from service.journal.store import Journal
 from service.metrics.registry import Metrics
 from service.reporting.data import COURSE, PAGE, Course, folder_of, gather, is_of, without_pictures
 from service.reporting.files import keep_course, keep_evidence, write_report
 from service.storage.paths import Paths
+from service.system.disk_thread import Disk
 from service.worker.job import PREDICTIONS
 from tests.support.reports import data_of
 

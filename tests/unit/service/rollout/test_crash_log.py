@@ -9,12 +9,13 @@ from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
 from service.config.load import load_config
-from service.daemon.context import Context, Disk
+from service.daemon.context import Context
 from service.journal.states import WAY
 from service.journal.store import Journal
 from service.metrics.registry import Metrics
 from service.rollout.crash_log import CrashLog
 from service.storage.paths import Paths
+from service.system.disk_thread import Disk
 
 
 def test_crashes_are_counted_and_the_journal_does_not_fill_up(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from tests.support.artifacts import write_untrained
 TIMEOUT_S = 60.0
 PARENT = """
 import asyncio, socket, sys
-from service.serving.model_server.fork_client import ForkServer
-from service.serving.model_server.generation import Generation
+from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
 from pathlib import Path
 
 async def main():

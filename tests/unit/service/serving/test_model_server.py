@@ -17,7 +17,7 @@ import torch
 
 from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
-from service.inference.batch_queue import Batching
+from service.ipc.options import Batching
 from service.ipc.shared_memory import LEAST_BYTES
 from service.serving.channel import BusyError, Reply, ServingError
 from service.serving.fork_client import ForkServer

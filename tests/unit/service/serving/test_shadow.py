@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from service.config.load import GatesConfig
-from service.inference.batch_queue import Batching
+from service.ipc.options import Batching
 from service.rollout.probation import disagreement
 from service.serving.channel import Reply
 from service.serving.fork_client import ForkServer

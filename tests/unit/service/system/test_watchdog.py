@@ -124,7 +124,7 @@ def test_an_http_server_that_hangs_stops_the_feeding(manager: Manager, tmp_path:
 
 @pytest.mark.usefixtures("patient")
 def test_a_thread_at_the_disk_that_hangs_is_seen(manager: Manager, tmp_path: Path) -> None:
-    from service.daemon.context import Disk
+    from service.system.disk_thread import Disk
 
     async def main() -> None:
         answers, liveness, go_on, status = asyncio.Event(), Liveness(0.0), threading.Event(), StatusLine()

@@ -12,13 +12,14 @@ from prometheus_client import CollectorRegistry
 from edged.artifacts.store import ModelStore
 from edged.errors import StateError
 from service.config.load import load_config
-from service.daemon.context import Context, Disk
+from service.daemon.context import Context
 from service.journal.states import State
 from service.journal.store import Journal
 from service.journal.update import Update
 from service.metrics.registry import Metrics
 from service.storage.paths import Paths
 from service.system.device_state import DeviceState
+from service.system.disk_thread import Disk
 from service.updates.queue import Lane
 from service.updates.runner import UpdateRunner
 

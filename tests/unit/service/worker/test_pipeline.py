@@ -26,7 +26,8 @@ from edged.errors import (
 from edged.models.checkpoint import load_checkpoint
 from edged.progress import SilentObserver
 from edged.spec import DetectionSpec, Method, QuantSpec
-from service.worker.job import PREDICTIONS, STAGES, Gates, Job
+from service.journal.states import STAGES
+from service.worker.job import PREDICTIONS, Gates, Job
 from service.worker.pipeline import run_job
 from tests.conftest import DetectionTask, Task
 from tests.support import scenes

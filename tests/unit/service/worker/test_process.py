@@ -15,8 +15,10 @@ import psutil
 import pytest
 
 from edged.artifacts.reader import read_artifact
-from service.worker.job import STAGES, Job
-from service.worker.process import Done, Failure, WorkerLimits, WorkerProcess
+from service.journal.states import STAGES
+from service.outcomes import Failure
+from service.worker.job import Job
+from service.worker.process import Done, WorkerLimits, WorkerProcess
 from tests.conftest import Task
 
 LIMITS = WorkerLimits(deadline_s=120)
