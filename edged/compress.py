@@ -15,7 +15,7 @@ from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.device import device_of, exact_float32, moved
 from edged.engine.layerwise import Quantized, quantize_network
-from edged.engine.plan import Plan, Resources
+from edged.engine.plan import MemoryPlan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import relative_errors
@@ -86,7 +86,7 @@ class Compressed:
     rest: dict[str, Tensor]
     layers: list[LayerReport]
     bn_reestimated: bool
-    plan: Plan
+    plan: MemoryPlan
     full: nn.Module
     cache: ImageCache
 
@@ -146,7 +146,7 @@ def compress(
     return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, done.plan, full, cache)
 
 
-def _batch_size(plan: Plan) -> int:
+def _batch_size(plan: MemoryPlan) -> int:
     """Half of what is planned for: a plain forward pass keeps values that the traced one lets go of."""
     return max(1, plan.steps[0].batch // 2)
 

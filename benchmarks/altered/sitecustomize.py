@@ -56,16 +56,16 @@ def spin() -> None:
 
 def leak() -> None:
     """Keep memory of every generation that is retired."""
-    from service.serving.model_server import ModelService
+    from service.serving.model_server import ModelServer
 
     kept: list[bytes] = []
-    retire = ModelService.retire
+    retire = ModelServer.retire
 
-    async def leaking(self: ModelService, generation: Any) -> None:
+    async def leaking(self: ModelServer, generation: Any) -> None:
         await retire(self, generation)
         kept.append(os.urandom(LEAK_BYTES))  # not zeros: pages of those would not count
 
-    ModelService.retire = leaking  # type: ignore[method-assign]
+    ModelServer.retire = leaking  # type: ignore[method-assign]
 
 
 def alter(wanted: str, command: list[str]) -> None:

@@ -28,7 +28,7 @@ from edged.calibration.moments import Moments, hessian, moments_for
 from edged.device import device_of, exact_float32, synchronize
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import SPARED_BLOCK, Plan, Resources, plan_work
+from edged.engine.plan import SPARED_BLOCK, MemoryPlan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
 from edged.memory import give_back_blocks_of, give_back_free_memory
@@ -55,7 +55,7 @@ class Quantized:
     model: nn.Module
     results: dict[str, LayerResult]
     images: dict[str, int]
-    plan: Plan
+    plan: MemoryPlan
 
 
 def quantize_network(
@@ -101,7 +101,7 @@ class _Work:
         program: Program,
         images: AugmentedImages,
         spec: QuantSpec,
-        plan: Plan,
+        plan: MemoryPlan,
         store: ActivationStore,
     ) -> None:
         self.quantized = shared_copy(model)

@@ -56,7 +56,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """How the work is divided.
 
     Attributes:
@@ -91,7 +91,7 @@ class Plan:
 
 def plan_work(
     program: Program, model: nn.Module, images: AugmentedImages, spec: QuantSpec, resources: Resources
-) -> Plan:
+) -> MemoryPlan:
     """The fastest plan that fits.
 
     Args:
@@ -123,7 +123,7 @@ def plan_work(
             room = resources.memory_limit if sparing else int(resources.memory_limit / (1 + MARGIN))
             waiting = min(waiting, room - present - work)
         if waiting >= 0:
-            return Plan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
+            return MemoryPlan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
         least = present + work
     raise MemoryLimitError(
         f"a memory limit of {(resources.memory_limit or 0) >> 20} MiB is too little for this model; it takes at least"

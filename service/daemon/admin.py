@@ -47,7 +47,7 @@ class Administration:
         """
         context = self._context
         context.require_model(model)
-        async with context.services[model].switching:  # not in the middle of a swap
+        async with context.servers[model].switching:  # not in the middle of a swap
             if context.store.current(model) is None:
                 raise NotReadyError(f"model {model!r} has no generation to be pinned to; drop a checkpoint first")
             return await self._hold(model, pinned=True)
@@ -82,11 +82,11 @@ class Administration:
             StateError: Something cannot be removed.
         """
         context = self._context
-        if context.worker_slot.locked():
+        if context.worker_lock.locked():
             removed = await context.disk(self._collect, dry_run, caches=False)
             skipped = "calibration images: a worker is running, which may use them; try again when it has ended"
         else:
-            async with context.worker_slot:
+            async with context.worker_lock:
                 removed, skipped = await context.disk(self._collect, dry_run, caches=True), None
         told = garbage.summary(removed, context.paths, dry_run=dry_run, skipped=skipped)
         if not dry_run:

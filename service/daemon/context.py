@@ -16,13 +16,13 @@ from service.journal.states import State, is_end
 from service.journal.store import Journal, Update
 from service.metrics.registry import Metrics
 from service.serving.fork_client import ForkServer
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 from service.storage.paths import CLAIMED_NAME, Paths
 from service.system.device_state import DeviceState
 from service.system.disk_thread import Disk
 from service.system.liveness import Liveness
+from service.worker.lock import WorkerLock
 from service.worker.process import WorkerProcess
-from service.worker.slot import WorkerSlot
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ class Context:
         device: How it is.
         holds: Pinned and paused models.
         fork_server: What the processes of all generations are forked from.
-        services: By model name.
-        worker_slot: Held by the one worker that may run; the highest priority gets it next.
+        servers: By model name.
+        worker_lock: Parked by the one worker that may run; the highest priority gets it next.
         workers: By model name: those that run.
         liveness: What the loops promise.
     """
@@ -59,8 +59,8 @@ class Context:
     device: DeviceState = field(default_factory=DeviceState)
     holds: Holds = field(init=False)
     fork_server: ForkServer = field(default_factory=ForkServer)
-    services: dict[str, ModelService] = field(default_factory=dict)
-    worker_slot: WorkerSlot = field(default_factory=WorkerSlot)
+    servers: dict[str, ModelServer] = field(default_factory=dict)
+    worker_lock: WorkerLock = field(default_factory=WorkerLock)
     workers: dict[str, WorkerProcess] = field(default_factory=dict)
     liveness: Liveness = field(default_factory=Liveness)
 
@@ -73,8 +73,8 @@ class Context:
         Raises:
             UsageError: There is none.
         """
-        if name not in self.services:
-            raise UsageError(f"no model {name!r:.80}; configured: {', '.join(self.services) or 'none'}")
+        if name not in self.servers:
+            raise UsageError(f"no model {name!r:.80}; configured: {', '.join(self.servers) or 'none'}")
 
     def claimed_file(self, update: Update) -> Path:
         """Where the dropped file of `update` lies while it is worked on."""
@@ -90,7 +90,7 @@ class Context:
 
     def keep_current(self, model: str) -> None:
         """After a switch that failed: have the generation that is current on disk serve again, if none does."""
-        service = self.services[model]
+        service = self.servers[model]
         current = self.store.current(model)
         if service.live is None and current is not None:
             service.keep(current)

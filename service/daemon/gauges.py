@@ -14,7 +14,7 @@ from service.daemon.context import Context
 from service.system.processes import resident_bytes
 
 if TYPE_CHECKING:
-    from service.updates.queue import Lane
+    from service.updates.queue import UpdateQueue
 
 log = logging.getLogger(__name__)
 
@@ -49,17 +49,17 @@ async def show_live(context: Context, model: str, generation: int) -> None:
 async def show_history(context: Context) -> None:
     """Export what the journal knows of the time before this start."""
     for model, (drop, success) in (await context.disk(context.journal.last_times)).items():
-        if model in context.services:
+        if model in context.servers:
             context.metrics.last_drop.labels(model).set(drop)
             if success is not None:
                 context.metrics.last_success.labels(model).set(success)
 
 
-def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
+def refresh(context: Context, queues: Mapping[str, UpdateQueue]) -> None:
     """Set the gauges that change all the time."""
     metrics, limit = context.metrics, context.config.worker.memory_max
     metrics.worker_memory_limit.set(math.inf if limit is None else limit)
-    for name, service in context.services.items():
+    for name, service in context.servers.items():
         live = service.live
         hold = context.holds.of(name)
         metrics.model_pinned.labels(name).set(hold.pinned)
@@ -70,7 +70,7 @@ def refresh(context: Context, lanes: Mapping[str, Lane]) -> None:
         metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))
         worker = context.workers.get(name)
         metrics.worker_memory.labels(name).set(0 if worker is None else resident_bytes(worker.pid))
-    for name, lane in lanes.items():
+    for name, lane in queues.items():
         metrics.queue_length.labels(name).set(lane.waiting)
 
 

@@ -26,11 +26,11 @@ async def keep_house(context: Context, samples: Samples, tell: Callable[[], None
     with context.liveness.loop("check of the generations") as loop:
         while True:
             tell()
-            for service in context.services.values():
+            for service in context.servers.values():
                 service.check()
-            samples.take_if_due(time.monotonic(), context.services)
+            samples.take_if_due(time.monotonic(), context.servers)
             if time.monotonic() >= trim_at:
                 trim_at = time.monotonic() + _TRIM_S
                 await context.disk(trim, context.config, context.paths, context.journal)
-            loop.rests(_CHECK_S)
+            loop.expect_within(_CHECK_S)
             await asyncio.sleep(_CHECK_S)

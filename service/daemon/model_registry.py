@@ -13,27 +13,27 @@ from service.journal.states import State
 from service.journal.store import Update
 from service.rollout.crash_log import CrashLog
 from service.serving.limits import Listener, ServingLimits
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 from service.serving.sampling import sampling_of
-from service.updates.queue import Lane
+from service.updates.queue import UpdateQueue
 from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
 
 
-class ModelSet:
+class ModelRegistry:
     """Puts models in service, changes them with the config, and takes them out again.
 
     Args:
-        context: Their services are `context.services`.
+        context: Their servers are `context.servers`.
         runner: Drives their updates.
 
     Attributes:
-        lanes: The updates that wait or are worked on, by model name.
+        queues: The updates that wait or are worked on, by model name.
     """
 
     def __init__(self, context: Context, runner: UpdateRunner) -> None:
-        self.lanes: dict[str, Lane] = {}
+        self.queues: dict[str, UpdateQueue] = {}
         self._context = context
         self._runner = runner
 
@@ -48,28 +48,28 @@ class ModelSet:
             partial(self._note_observed, name),
         )
         directory_of = partial(context.store.path, name)
-        context.services[name] = ModelService(
+        context.servers[name] = ModelServer(
             name, directory_of, context.fork_server, self._limits(name), told, context.liveness
         )
         self._set_sampling(name)
         runner = self._runner
-        self.lanes[name] = Lane(runner.drive, runner.supersede, runner.fail, name, context.liveness)
+        self.queues[name] = UpdateQueue(runner.drive, runner.supersede, runner.fail, name, context.liveness)
         current = context.store.current(name)
         if current is not None:
-            context.services[name].keep(current)
+            context.servers[name].keep(current)
 
     async def remove(self, name: str) -> None:
         """Let a model's work and its requests end, and forget it."""
-        await self.lanes.pop(name).close()
-        service = self._context.services[name]
+        await self.queues.pop(name).close()
+        service = self._context.servers[name]
         async with service.switching:  # a rollback that is under way would put it in service again
-            del self._context.services[name]
+            del self._context.servers[name]
             await service.close()
         self._context.metrics.forget_model(name)
 
     def configure(self) -> None:
         """Have all models follow the configuration in force."""
-        for name, service in self._context.services.items():
+        for name, service in self._context.servers.items():
             service.limits = self._limits(name)  # of the next process; the one that serves keeps its own
             self._set_sampling(name)
 
@@ -85,7 +85,7 @@ class ModelSet:
 
     def offer(self, update: Update) -> None:
         """Have an update driven once those before it have ended."""
-        lane = self.lanes.get(update.model)
+        lane = self.queues.get(update.model)
         if lane is not None:
             lane.offer(update)
 
@@ -97,13 +97,13 @@ class ModelSet:
     def _set_sampling(self, name: str) -> None:
         model = self._context.config.model(name)
         if model is not None:
-            self._context.services[name].sampling = sampling_of(model, self._context.paths.capture(name))
+            self._context.servers[name].sampling = sampling_of(model, self._context.paths.capture(name))
             if not model.drift.share:
                 self._context.metrics.forget_drift(name)
 
     def _note_observed(self, name: str, told: Mapping[str, Any]) -> None:
         """What was chosen before a reload may be told after it."""
-        service = self._context.services.get(name)
+        service = self._context.servers.get(name)
         if service is not None:
             wanted = service.sampling.drift_share > 0
             self._context.metrics.note_observed(name, told if wanted else {**told, "drift_images": 0})

@@ -16,10 +16,10 @@ from service.daemon.samples import Samples
 from service.journal.states import State
 from service.journal.store import Update
 from service.reporting.data import gather
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 from service.system.processes import resident_bytes
 from service.units import iso_time
-from service.updates.queue import Lane
+from service.updates.queue import UpdateQueue
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class Queries:
 
     Args:
         context: What the supervisor owns.
-        lanes: By model name.
+        queues: By model name.
         progress: By update id: what its worker is doing now.
         held: Files of a model that wait in the drop folder for an operator.
         retry_at: By update id: when it is tried again, seconds since 1970.
@@ -38,20 +38,20 @@ class Queries:
     def __init__(
         self,
         context: Context,
-        lanes: Mapping[str, Lane],
+        queues: Mapping[str, UpdateQueue],
         progress: Mapping[int, Mapping[str, Any]],
         held: Callable[[str], int],
         retry_at: Mapping[int, float],
     ) -> None:
         self._context = context
-        self._lanes = lanes
+        self._queues = queues
         self._progress = progress
         self._held = held
         self._retry_at = retry_at
 
     async def models(self) -> list[dict[str, Any]]:
         """How each model is served."""
-        return [self._model(service) for service in self._context.services.values()]
+        return [self._model(service) for service in self._context.servers.values()]
 
     async def detailed_models(self, samples: Samples) -> list[dict[str, Any]]:
         """`models`, each with what its live generation is made of and with its last hour."""
@@ -124,13 +124,13 @@ class Queries:
 
     async def exposition(self) -> tuple[bytes, str]:
         """The metrics in the Prometheus text format, and its content type."""
-        refresh(self._context, self._lanes)
+        refresh(self._context, self._queues)
         # 7 ms for a model of 100 layers, measured; and a thermal sensor or a disk on the network may be slow.
         text = await asyncio.to_thread(generate_latest, self._context.metrics.registry)
         return text, CONTENT_TYPE_LATEST
 
-    def _model(self, service: ModelService) -> dict[str, Any]:
-        live, lane = service.live, self._lanes[service.name]
+    def _model(self, service: ModelServer) -> dict[str, Any]:
+        live, lane = service.live, self._queues[service.name]
         return {
             "name": service.name,
             "ready": live is not None and live.serving,

@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from service.serving.model_server import ModelService
-from service.serving.request_stats import Traffic
+from service.serving.model_server import ModelServer
+from service.serving.request_stats import RequestStats
 from service.system.processes import resident_bytes
 
 EVERY_S = 10.0
@@ -46,20 +46,20 @@ class Samples:
         """The oldest first."""
         return list(self._rings.get(model, ()))
 
-    def take_if_due(self, now: float, services: Mapping[str, ModelService]) -> None:
+    def take_if_due(self, now: float, servers: Mapping[str, ModelServer]) -> None:
         """Sample every model, unless that was done less than `EVERY_S` ago. Call it about that often.
 
         Args:
             now: Monotonic seconds.
-            services: By model name; others are forgotten.
+            servers: By model name; others are forgotten.
         """
         if now < self._next:
             return
         self._next = now + EVERY_S
-        for name in self._rings.keys() - services.keys():
+        for name in self._rings.keys() - servers.keys():
             del self._rings[name]
-        for name, service in services.items():
-            seen, service.recent = service.recent, Traffic()
+        for name, service in servers.items():
+            seen, service.recent = service.recent, RequestStats()
             pid = None if service.live is None else service.live.pid
             ring = self._rings.setdefault(name, deque(maxlen=int(KEEP_S / EVERY_S)))
             ring.append(

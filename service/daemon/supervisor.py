@@ -20,17 +20,17 @@ from service.daemon.admin import Administration
 from service.daemon.context import Context
 from service.daemon.gauges import show_history, show_live
 from service.daemon.housekeeping import keep_house
-from service.daemon.model_registry import ModelSet
+from service.daemon.model_registry import ModelRegistry
 from service.daemon.queries import Queries
 from service.daemon.samples import Samples
 from service.daemon.status_line import status_line
 from service.intake.claim import sweep
-from service.intake.claim_queue import Intake
+from service.intake.claim_queue import ClaimQueue
 from service.intake.drop_folder import DropFolder
 from service.intake.watcher import Watcher
 from service.journal.store import Journal
 from service.metrics.registry import Metrics
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 from service.storage.paths import Paths
 from service.storage.retention import trim
 from service.system.disk_thread import Disk
@@ -64,11 +64,11 @@ class Supervisor:
         self._tell = tell
         self._context = context
         self._runner = UpdateRunner(context)
-        self._models = ModelSet(context, self._runner)
+        self._models = ModelRegistry(context, self._runner)
         self._samples = Samples()
-        self._intake = Intake(context, self._models.offer, lambda drop: self._watcher.release(drop.path))
+        self._intake = ClaimQueue(context, self._models.offer, lambda drop: self._watcher.release(drop.path))
         self.queries = Queries(
-            context, self._models.lanes, self._runner.progress, self._intake.held, self._runner.retry_at
+            context, self._models.queues, self._runner.progress, self._intake.held, self._runner.retry_at
         )
         self.administration = Administration(context, self._intake.release)
         self._watcher = self._make_watcher()
@@ -108,14 +108,14 @@ class Supervisor:
         return self._context.metrics
 
     @property
-    def services(self) -> dict[str, ModelService]:
+    def servers(self) -> dict[str, ModelServer]:
         """By model name."""
-        return self._context.services
+        return self._context.servers
 
     @property
     def ready(self) -> bool:
         """Whether every model that has a generation answers; false from the moment a stop is asked for."""
-        return self._booted and not self._stopping and all(service.ready for service in self.services.values())
+        return self._booted and not self._stopping and all(service.ready for service in self.servers.values())
 
     async def start(self) -> None:
         """Serve what was published, then resume what was interrupted, then take what is dropped.
@@ -129,14 +129,14 @@ class Supervisor:
             self._models.add(model.name)
         await show_history(self._context)
         self._housekeeping = asyncio.create_task(keep_house(self._context, self._samples, self._tell_status))
-        for service in self.services.values():
+        for service in self.servers.values():
             await service.first_try()
             if service.live is not None:
                 await show_live(self._context, service.name, service.live.number)
         self._booted = True
         await self._context.disk(self._sweep)
         await self._context.forget_the_past()
-        for name in self.services:
+        for name in self.servers:
             await self._models.resume(name)
         await self._watcher.start()
 
@@ -144,7 +144,7 @@ class Supervisor:
         """What is going on, for the service manager."""
         phase = "stopping" if self._stopping else None if self._booted else "starting"
         watching = self._watcher.up or not self._watcher.looked
-        return status_line(phase, self.services, self._models.lanes, self._runner.progress, watching)
+        return status_line(phase, self.servers, self._models.queues, self._runner.progress, watching)
 
     def _tell_status(self) -> None:
         self._tell(self.status_line())
@@ -160,8 +160,8 @@ class Supervisor:
         await self._intake.close()
         if self._housekeeping is not None:
             self._housekeeping.cancel()
-        await asyncio.gather(*(lane.close() for lane in self._models.lanes.values()))
-        await asyncio.gather(*(service.close() for service in self.services.values()))
+        await asyncio.gather(*(lane.close() for lane in self._models.queues.values()))
+        await asyncio.gather(*(service.close() for service in self.servers.values()))
         await self._context.fork_server.close()
         await self._context.disk(self._context.journal.close)
         self._context.disk.close()
@@ -178,11 +178,11 @@ class Supervisor:
         await self._make_drop_folder(config)
         before, self._context.config = self.config, config
         names = [model.name for model in config.models]
-        for name in [name for name in self.services if name not in names]:
+        for name in [name for name in self.servers if name not in names]:
             log.info("model %s is not configured any more", name)
             await self._models.remove(name)
         self._models.configure()
-        for name in [name for name in names if name not in self.services]:
+        for name in [name for name in names if name not in self.servers]:
             log.info("model %s is new", name)
             self._models.add(name)
             await self._models.resume(name)
@@ -190,7 +190,7 @@ class Supervisor:
         await self._watcher.stop()
         self._watcher = self._make_watcher()
         await self._watcher.start()
-        for lane in self._models.lanes.values():
+        for lane in self._models.queues.values():
             if lane.active is not None and lane.active.id in self._runner.postponed:
                 lane.look_again()  # what it waits for may have been what was changed
         fixed: dict[str, Callable[[Config], object]] = {

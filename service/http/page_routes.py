@@ -13,11 +13,12 @@ from starlette.routing import Route
 from service.http.auth import check_admin, is_local
 from service.http.status_page import render
 from service.http.uploads import receive
+from service.reporting.page import STATIC
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
 
-_STATIC = Path(__file__).parent / "static"
+_FILES = {"status.css": STATIC, "status.js": Path(__file__).parent / "static"}
 _MEDIA_TYPES = {"status.css": "text/css", "status.js": "text/javascript"}
 # Nothing but what this daemon itself serves: were a name ever not escaped, it still could not run anything.
 _HEADERS = {
@@ -38,7 +39,7 @@ class PageRoutes:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
-        self._static = {name: (_STATIC / name).read_bytes() for name in _MEDIA_TYPES}
+        self._static = {name: (folder / name).read_bytes() for name, folder in _FILES.items()}
 
     @property
     def routes(self) -> list[Route]:

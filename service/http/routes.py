@@ -24,7 +24,7 @@ from service.serving.channel import ServingError
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
-    from service.serving.model_server import ModelService
+    from service.serving.model_server import ModelServer
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Routes:
         """GET /v2/health/ready: every model that has a generation serves."""
         if self._supervisor.ready:
             return JSONResponse({"ready": True})
-        waiting = [service for service in self._supervisor.services.values() if not service.ready]
+        waiting = [service for service in self._supervisor.servers.values() if not service.ready]
         return _not_ready("; ".join(map(_why_not, waiting)) or "the daemon is starting or stopping")
 
     async def model(self, request: Request) -> Response:
@@ -168,11 +168,11 @@ class Routes:
             raise HTTPException(400, f"dry_run has value {given!r:.80}; choose true or false")
         return JSONResponse(await self._supervisor.administration.collect_garbage(given == "true"))
 
-    def _service(self, request: Request) -> ModelService:
+    def _service(self, request: Request) -> ModelServer:
         name = request.path_params["model"]
-        service = self._supervisor.services.get(name)
+        service = self._supervisor.servers.get(name)
         if service is None:
-            raise HTTPException(404, f"no model {name!r}; configured: {', '.join(self._supervisor.services) or 'none'}")
+            raise HTTPException(404, f"no model {name!r}; configured: {', '.join(self._supervisor.servers) or 'none'}")
         wanted = request.path_params.get("version")
         live = service.wanted if service.live is None else service.live.number  # in a moment, if not now
         if wanted is not None and wanted != str(live):
@@ -189,7 +189,7 @@ def _status_of(error: BaseException) -> int:
     return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
 
 
-def _why_not(service: ModelService) -> str:
+def _why_not(service: ModelServer) -> str:
     return f"model {service.name!r} {service.problem or 'has no generation in service yet'}"
 
 

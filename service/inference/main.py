@@ -25,7 +25,7 @@ from service.ipc import frames
 from service.ipc.frames import Outbox
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox, receive_memory
-from service.system.processes import beside_others, die_with_parent, first_to_go
+from service.system.processes import at_background_priority, die_with_parent, preferred_oom_victim
 
 
 def serve(stream: BufferedIOBase, served: ServedModel, memory: mmap.mmap | None = None) -> None:
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             memory = receive_memory(connection)
-            with first_to_go():
-                served, ready = beside_others(lambda: _load(options)) if options.beside else _load(options)
+            with preferred_oom_victim():
+                served, ready = at_background_priority(lambda: _load(options)) if options.beside else _load(options)
         except (ConnectionResetError, frames.FrameError):
             return 0  # the supervisor went away
         except EdgedError as error:

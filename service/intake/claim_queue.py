@@ -27,7 +27,7 @@ _REMEMBERED = 200  # refusals that are not journaled a second time
 
 
 @dataclass(frozen=True)
-class Held:
+class Parked:
     """A file that stays in the drop folder because its model is paused or pinned.
 
     Attributes:
@@ -39,7 +39,7 @@ class Held:
     update: Update
 
 
-class Intake:
+class ClaimQueue:
     """Claims files, one after another.
 
     Args:
@@ -54,7 +54,7 @@ class Intake:
         self._not_settled = not_settled
         self._queue: asyncio.Queue[Drop | Refusal] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._held: dict[Path, Held] = {}
+        self._held: dict[Path, Parked] = {}
 
     def held(self, model: str) -> int:
         """Files of a model that wait in the drop folder for an operator."""
@@ -91,9 +91,9 @@ class Intake:
                 await self._next(loop)
 
     async def _next(self, loop: Loop) -> None:
-        loop.rests(None)
+        loop.expect_within(None)
         found = await self._queue.get()
-        loop.rests(found.size / _SLOWEST_COPY)
+        loop.expect_within(found.size / _SLOWEST_COPY)
         try:
             if isinstance(found, Drop):
                 await self._take(found)
@@ -132,7 +132,7 @@ class Intake:
         context = self._context
         update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
         await context.disk(context.journal.annotate, update.id, code=code, reason=reason)
-        self._held[drop.path] = Held(drop, update)
+        self._held[drop.path] = Parked(drop, update)
         self._count_held(drop.model)
         log.warning("update %d of %s waits in the drop folder: %s", update.id, drop.model, reason)
 

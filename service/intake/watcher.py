@@ -166,7 +166,7 @@ class Watcher:
         due = self._consider(scan, renamed, time.monotonic())
         self._tell_health()
         rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
-        loop.rests(rest)  # and the next look comes out of the patience
+        loop.expect_within(rest)  # and the next look comes out of the patience
         with contextlib.suppress(asyncio.TimeoutError):
             await within(rest, self._poked.wait())
         await asyncio.sleep(_CALM_S)

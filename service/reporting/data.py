@@ -3,7 +3,7 @@
 Files lie in the folder of the generation that the update became, or where a refused file is kept:
     report.json, manifest.json     what the worker did, see edged.artifacts.writer
     predictions.json               sample predictions with pictures, see service.worker.predictions
-    course.json                    what the supervisor saw of the worker, see Course
+    course.json                    what the supervisor saw of the worker, see ResourceTrace
     report.html                    all of it for people, see service.reporting.page
 """
 
@@ -31,7 +31,7 @@ JSON = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Course:
+class ResourceTrace:
     """What the supervisor saw of a worker.
 
     Attributes:

@@ -9,13 +9,13 @@ from pathlib import Path
 from edged.atomic import write_atomic
 from edged.errors import EdgedError
 from service.daemon.context import Context
-from service.reporting.data import COURSE, EVIDENCE, PAGE, Course, folder_of, gather, is_of
+from service.reporting.data import COURSE, EVIDENCE, PAGE, ResourceTrace, folder_of, gather, is_of
 from service.reporting.page import render
 
 log = logging.getLogger(__name__)
 
 
-def keep_course(folder: Path, course: Course) -> None:
+def keep_resource_trace(folder: Path, course: ResourceTrace) -> None:
     """Leave what was seen of a worker in the folder that it worked in, which is made if it failed early."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

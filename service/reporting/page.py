@@ -19,7 +19,7 @@ from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
 
-_STATIC = Path(__file__).parent / "static"
+STATIC = Path(__file__).parent / "static"
 _NOTHING = Html("")
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -41,7 +41,7 @@ _PAGE = """<!doctype html>
 </header>
 <main>
 <section aria-labelledby="outcome"><h2 id="outcome">Outcome</h2><dl class="facts">{facts}</dl></section>
-<section aria-labelledby="course"><h2 id="course">Course</h2>{course}</section>
+<section aria-labelledby="course"><h2 id="course">ResourceTrace</h2>{course}</section>
 {layers}
 {predictions}
 </main>
@@ -234,4 +234,4 @@ def _row(cells: Sequence[object]) -> Html:
 @cache
 def _stylesheet() -> Html:
     """That of the status page, and what a report has beyond it."""
-    return Html("".join((_STATIC / name).read_text() for name in ("status.css", "report.css")))
+    return Html("".join((STATIC / name).read_text() for name in ("status.css", "report.css")))

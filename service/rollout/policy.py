@@ -45,7 +45,7 @@ async def choose(context: Context, model: str, number: int, asked: str) -> Choic
         number: Generation that is to be started.
         asked: Policy of the config.
     """
-    service = context.services[model]
+    service = context.servers[model]
     if asked != "auto":
         return Choice(asked, asked)
     if service.wanted is None:  # there is nothing that could leave

@@ -13,8 +13,8 @@ from service.daemon.context import Context
 from service.journal.states import State
 from service.outcomes import Failure, RolledBackError
 from service.rollout.rollback import roll_back, target_of
-from service.serving.model_server import ModelService
-from service.serving.request_stats import Traffic
+from service.serving.model_server import ModelServer
+from service.serving.request_stats import RequestStats
 from service.serving.shadow import Shadow
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ async def prove(
     if await context.disk(target_of, context, model.name) is None:
         log.info("update %d of %s: no probation, there is no generation to go back to", update_id, model.name)
         return None
-    start, service = time.monotonic(), context.services[model.name]
+    start, service = time.monotonic(), context.servers[model.name]
     if model.shadow_percent is not None and service.shadow is None:
         log.warning("model %s: the generation before is not in memory, so no request is compared with it", model.name)
     with context.metrics.model_probation.labels(model.name).track_inprogress():
@@ -96,7 +96,7 @@ async def notice_rollback(context: Context, update_id: int) -> None:
         raise RolledBackError(Failure(update.code or "rollback", update.reason or "rolled back", permanent=True))
 
 
-async def watch(service: ModelService, generation: int, seconds: float, gates: GatesConfig) -> str | None:
+async def watch(service: ModelServer, generation: int, seconds: float, gates: GatesConfig) -> str | None:
     """Wait until the probation of the live generation is over.
 
     Args:
@@ -113,7 +113,7 @@ async def watch(service: ModelService, generation: int, seconds: float, gates: G
         crashes = service.crashes
         if (left_s := end - time.monotonic()) <= 0:
             return failure_at_end(service, crashes, gates)
-        if (reason := failure(service.traffic, service.traffic_before, crashes, gates)) is not None:
+        if (reason := failure(service.stats, service.previous_stats, crashes, gates)) is not None:
             return reason
         if (reason := disagreement(service.shadow, gates, ended=False)) is not None:
             return reason
@@ -121,7 +121,7 @@ async def watch(service: ModelService, generation: int, seconds: float, gates: G
     return None
 
 
-def failure(now: Traffic, before: Traffic, crashes: int, gates: GatesConfig) -> str | None:
+def failure(now: RequestStats, before: RequestStats, crashes: int, gates: GatesConfig) -> str | None:
     """Why the generation has failed already, whatever comes; None if it has not.
 
     Args:
@@ -142,9 +142,9 @@ def failure(now: Traffic, before: Traffic, crashes: int, gates: GatesConfig) -> 
     return None
 
 
-def failure_at_end(service: ModelService, crashes: int, gates: GatesConfig) -> str | None:
+def failure_at_end(service: ModelServer, crashes: int, gates: GatesConfig) -> str | None:
     """Why the generation failed, judged when its probation is over; None if it passed."""
-    now, before = service.traffic, service.traffic_before
+    now, before = service.stats, service.previous_stats
     if (reason := failure(now, before, crashes, gates)) is not None:
         return reason
     if not service.ready:

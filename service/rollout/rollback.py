@@ -42,7 +42,7 @@ async def roll_back(
         PinnedError: The model is pinned.
         EdgedError: It does not come up; the current one goes on serving.
     """
-    service, store = context.services[model], context.store
+    service, store = context.servers[model], context.store
     async with service.switching:
         context.require_model(model)  # a reload may have removed it meanwhile
         if context.holds.of(model).pinned:

@@ -13,7 +13,7 @@ from service.daemon.gauges import show_live
 from service.rollout.gates import check, observe
 from service.rollout.policy import choose
 from service.serving.generation import Generation
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 from service.system.free_memory import available_bytes
 from service.system.processes import resident_bytes
 
@@ -43,7 +43,7 @@ async def go_live(
         live: Called when new requests go to the generation.
         gates: What the generation must show once it is warm; None on the way back to one that has served before.
         shadow_percent: Share of the live requests that are compared with the generation before, which then stays until
-            `ModelService.end_shadow`; None for none.
+            `ModelServer.end_shadow`; None for none.
 
     Returns:
         Seconds from the change of the route to the end of the generation before, or of its last request.
@@ -52,7 +52,7 @@ async def go_live(
         GateError: It is not as `gates` want it; the current generation goes on serving.
         EdgedError: It does not come up, or the disk refuses; likewise.
     """
-    service = context.services[model]
+    service = context.servers[model]
     await service.end_shadow()
     choice = await choose(context, model, number, policy)
     start = time.monotonic()
@@ -87,7 +87,7 @@ async def go_live(
     return seconds
 
 
-async def _let_go(context: Context, service: ModelService, before: Generation, shadow_percent: float | None) -> None:
+async def _let_go(context: Context, service: ModelServer, before: Generation, shadow_percent: float | None) -> None:
     """End the generation before, or keep it for comparison."""
     if shadow_percent is not None and _may_stay(before):
         show = context.metrics.shadow_agreement.labels(service.name).set

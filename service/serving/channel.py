@@ -28,7 +28,7 @@ class ServingError(EdgedError):
     status = 503
 
 
-class UntouchedError(ServingError):
+class NotStartedError(ServingError):
     """The child ended before it took the request up, which another process may well answer."""
 
 
@@ -163,11 +163,11 @@ class Channel:
         Raises:
             BusyError: The queue is full.
             DeadlineError: No answer within `deadline_s`.
-            UntouchedError: The child ended before it took the request up.
+            NotStartedError: The child ended before it took the request up.
             ServingError: It ended before it answered.
         """
         if self._closed:
-            raise UntouchedError(self._gone)
+            raise NotStartedError(self._gone)
         if self.inflight >= self._queue and not alone:
             raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
         told: dict[str, Any] = {"json_bytes": json_bytes}
@@ -236,7 +236,7 @@ class Channel:
         self._writer.close()
         for pending in (*self._sent.values(), *self._waiting):
             if not pending.reply.done():
-                kind = UntouchedError if self._untouched(pending, ended) else ServingError
+                kind = NotStartedError if self._not_started(pending, ended) else ServingError
                 pending.reply.set_exception(kind(self._gone))
         self._sent.clear()
         self._waiting.clear()
@@ -264,7 +264,7 @@ class Channel:
         if self._arena is not None and pending.place is not None:
             self._arena.free(pending.place)
 
-    def _untouched(self, pending: _Pending, ended: bool) -> bool:
+    def _not_started(self, pending: _Pending, ended: bool) -> bool:
         """Whether the child has not begun with it, nor will: then it is not what the child ended of."""
         if pending.id not in self._sent:
             return True

@@ -20,7 +20,7 @@ from edged.errors import DeferredError, GateError
 from service.ipc.frames import FrameError
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Arena
-from service.serving.channel import Channel, Order, Reply, UntouchedError
+from service.serving.channel import Channel, NotStartedError, Order, Reply
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
 from service.system.log_flood import OUTPUT
@@ -155,11 +155,11 @@ class Generation:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
-            UntouchedError: It is not up, or ended before it took the request up.
+            NotStartedError: It is not up, or ended before it took the request up.
             ServingError: It is too busy, too slow, or it ended.
         """
         if self._channel is None or not self.serving:
-            raise UntouchedError(f"model {self.model!r} is starting; try again in some seconds")
+            raise NotStartedError(f"model {self.model!r} is starting; try again in some seconds")
         return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone)
 
     async def drain(self, timeout_s: float) -> bool:

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edged.errors import EdgedError
-from service.serving.channel import BusyError, Reply, ServingError, UntouchedError
+from service.serving.channel import BusyError, NotStartedError, Reply, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.serving.limits import Listener, ServingLimits
-from service.serving.request_stats import Traffic
+from service.serving.request_stats import RequestStats
 from service.serving.sampling import Sampling
 from service.serving.shadow import Shadow
 from service.system.liveness import Liveness, Loop
@@ -26,7 +26,7 @@ _MAX_BACKOFF_S = 30.0
 _WORTH_WAITING_S = 1.0  # requests wait for a generation that is started again after no more than this
 
 
-class ModelService:
+class ModelServer:
     """Routes the requests of one model to its live generation.
 
     Args:
@@ -43,11 +43,11 @@ class ModelService:
         restarts: How often a generation died and was started again.
         failed_starts: How often one that died did not come up again.
         traffic: The requests of the generation in service.
-        traffic_before: Of the one before it.
+        previous_stats: Of the one before it.
         held: Requests that wait for a generation that is on its way.
         shadow: Compares the live generation with the one before, while it is on probation and somebody asks for that.
         recent: The requests since somebody last took it away to look at it.
-        switching: Held by whoever changes the live generation.
+        switching: Parked by whoever changes the live generation.
         sampling: Which requests are looked at besides being answered.
     """
 
@@ -66,9 +66,9 @@ class ModelService:
         self.problem: str | None = None
         self.restarts = 0
         self.failed_starts = 0
-        self.traffic = Traffic()
-        self.traffic_before = Traffic()
-        self.recent = Traffic()
+        self.stats = RequestStats()
+        self.previous_stats = RequestStats()
+        self.recent = RequestStats()
         self.shadow: Shadow | None = None
         self.switching = asyncio.Lock()
         self.sampling = Sampling()
@@ -115,12 +115,12 @@ class ModelService:
         if self.live is None:  # no generation's fault, so it is not held against one
             self.recent.note(ServingError.status, 0.0)
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
-        asked, traffic, start, status = self.live, self.traffic, time.monotonic(), ServingError.status
+        asked, traffic, start, status = self.live, self.stats, time.monotonic(), ServingError.status
         try:
             observe = self.sampling.choose()
             try:
                 reply = await asked.infer(body, deadline_s, json_bytes, observe=observe)
-            except UntouchedError:
+            except NotStartedError:
                 asked, left_s = await self._same_again(asked.number, deadline_s - (time.monotonic() - start))
                 reply = await asked.infer(body, left_s, json_bytes, observe=observe)
             status = reply.status
@@ -139,11 +139,11 @@ class ModelService:
 
         Raises:
             BusyError: Too many wait for it already.
-            UntouchedError: It does not come up in time, or another one took its place.
+            NotStartedError: It does not come up in time, or another one took its place.
         """
         left_s = await self.wait_until_up(max(0.0, timeout_s))
         if self.live is None or self.live.number != number:
-            raise UntouchedError(f"model {self.name!r} has lost its process; try again in some seconds")
+            raise NotStartedError(f"model {self.name!r} has lost its process; try again in some seconds")
         return self.live, left_s
 
     async def wait_until_up(self, timeout_s: float) -> float:
@@ -211,7 +211,7 @@ class ModelService:
         self._cancel_keeper()
         before, self.live = self.live, generation
         if self._counted != generation.number:
-            self.traffic_before, self.traffic = self.traffic, Traffic()
+            self.previous_stats, self.stats = self.stats, RequestStats()
             self._counted = generation.number
             self._crashes_before, self._backoff_s = self._all_crashes, self.limits.backoff_s
         self._wanted, self._live_since, self.problem = generation.number, time.monotonic(), None
@@ -311,7 +311,7 @@ class ModelService:
 
     async def _start_until_up(self, number: int, delay_s: float, loop: Loop) -> Generation:
         while True:
-            loop.rests(delay_s + self.limits.start_s)
+            loop.expect_within(delay_s + self.limits.start_s)
             await asyncio.sleep(delay_s)
             try:
                 return await self.prepare(number)

@@ -10,7 +10,7 @@ _STEP = 1.05
 _BUCKETS = 300  # up to 220 s
 
 
-class Traffic:
+class RequestStats:
     """Requests over some time: a generation's life, or the seconds between two samples.
 
     Attributes:

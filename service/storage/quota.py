@@ -27,7 +27,7 @@ _SIDE, _DETECTOR_SIDE = 224, 640  # of a decoded image, where neither config nor
 
 
 @dataclass(frozen=True)
-class Storage:
+class Quota:
     """The part of the state folder that grows with every update.
 
     Attributes:

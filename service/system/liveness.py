@@ -25,11 +25,11 @@ class Loop:
         self.due = math.inf  # it has promised nothing yet
         self._owner = owner
 
-    def works(self) -> None:
+    def heartbeat(self) -> None:
         """It begins with something that takes no longer than the patience."""
-        self.rests(0.0)
+        self.expect_within(0.0)
 
-    def rests(self, at_most_s: float | None) -> None:
+    def expect_within(self, at_most_s: float | None) -> None:
         """Its next word comes within `at_most_s` seconds; None if it waits for an event that may never come."""
         self.due = math.inf if at_most_s is None else self._owner.promise(at_most_s)
 
@@ -68,7 +68,7 @@ class Liveness:
     def bounded(self, name: str, at_most_s: float = 0.0) -> Iterator[None]:
         """A single piece of work that must end by itself within `at_most_s` seconds, well or not."""
         piece = Loop(self, name)
-        piece.rests(at_most_s)
+        piece.expect_within(at_most_s)
         key = f"{name} {id(piece)}"  # several of one name may be under way
         self.loops[key] = piece
         try:

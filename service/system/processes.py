@@ -84,7 +84,7 @@ def adopt_orphans() -> None:
 
 
 @contextmanager
-def first_to_go() -> Iterator[None]:
+def preferred_oom_victim() -> Iterator[None]:
     """While entered, a kernel that is out of memory ends this process rather than the one that serves.
 
     Both are as large as each other, and of two that are the kernel may take either. The way back needs no privilege.
@@ -101,7 +101,7 @@ def first_to_go() -> Iterator[None]:
                 _OOM_SCORE.write_text(str(before))
 
 
-def beside_others(work: Callable[[], T]) -> T:
+def at_background_priority(work: Callable[[], T]) -> T:
     """What `work` returns, done in a thread that gives way to processes which have more to do with the moment.
 
     A thread, because what takes a lower priority may not come back to the one before. It still makes progress where all
@@ -129,7 +129,7 @@ def leave_to_idle_time(pid: int | None) -> None:
             os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
 
 
-def step_back(nice: int) -> None:
+def lower_priority(nice: int) -> None:
     """Give way to everything else: niceness, idle scheduling, idle I/O, and first in line for the OOM killer.
 
     What the kernel or a sandbox refuses is left as it is: the work is then merely less polite.

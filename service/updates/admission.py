@@ -10,7 +10,7 @@ from service.config.load import ModelConfig
 from service.daemon.context import Context
 from service.journal.store import Update
 from service.outcomes import Postponement
-from service.storage.quota import Storage
+from service.storage.quota import Quota
 from service.updates.conditions import why_not_now
 
 log = logging.getLogger(__name__)
@@ -26,18 +26,18 @@ async def why_not(context: Context, update: Update, model: ModelConfig) -> Postp
     postponement = await context.disk(why_not_now, worker, context.device, time.time())
     if postponement is not None:
         return postponement
-    storage = Storage(context.config, context.paths, context.store, context.journal)
+    storage = Quota(context.config, context.paths, context.store, context.journal)
     return await context.disk(storage.why_no_room, update, model, worker.recheck_s)
 
 
 async def stay_within(context: Context, model: ModelConfig) -> None:
     """After an update: keep to storage.max_bytes, as far as that is possible."""
-    storage = Storage(context.config, context.paths, context.store, context.journal)
+    storage = Quota(context.config, context.paths, context.store, context.journal)
     try:
-        if context.worker_slot.locked():
+        if context.worker_lock.locked():
             await context.disk(storage.make_room, 0, caches=False)
         else:
-            async with context.worker_slot:
+            async with context.worker_lock:
                 await context.disk(storage.make_room, 0, caches_of=model)
     except StateError as error:  # the update has ended all the same; the next one tries again
         log.warning("model %s: %s", model.name, error)

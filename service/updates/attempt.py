@@ -16,8 +16,8 @@ from service.journal.states import STAGES, State
 from service.journal.store import Update
 from service.journal.update import PINNED
 from service.outcomes import Failure, PostponedError, StoppedError
-from service.reporting.data import Course
-from service.reporting.files import keep_course, write_report
+from service.reporting.data import ResourceTrace
+from service.reporting.files import keep_resource_trace, write_report
 from service.rollout.probation import notice_rollback, prove
 from service.rollout.swap import go_live
 from service.updates.admission import stay_within, why_not
@@ -66,7 +66,7 @@ class Attempt:
         await notice_rollback(self._context, self._update.id)
         generation = self._update.generation if self._update.state in _PUBLISHED else await self._known_generation()
         if generation is None:
-            async with self._context.worker_slot.turn(self._model.priority):
+            async with self._context.worker_lock.turn(self._model.priority):
                 if (postponement := await why_not(self._context, self._update, self._model)) is not None:
                     raise PostponedError(postponement)
                 await self._quantize()
@@ -117,8 +117,8 @@ class Attempt:
             outcome = await worker.run()
         finally:
             del context.workers[update.model]
-        course = Course(update.id, began, worker.memory.points, context.config.worker.memory_max)
-        await context.disk(keep_course, context.staged(update), course)
+        course = ResourceTrace(update.id, began, worker.memory.points, context.config.worker.memory_max)
+        await context.disk(keep_resource_trace, context.staged(update), course)
         metrics, name = context.metrics, update.model
         if isinstance(outcome, Failure):
             metrics.worker_peak_memory.labels(name).set(worker.peak_bytes)
@@ -180,7 +180,7 @@ class Attempt:
     async def _go_live(self, generation: int) -> bool:
         """Give the traffic to `generation`; False if it has it already."""
         context, name = self._context, self._update.model
-        service = context.services[name]
+        service = context.servers[name]
         while True:
             async with service.switching:
                 if service.live is not None and service.live.number == generation == context.store.current(name):
@@ -228,7 +228,7 @@ class Attempt:
 
     async def _end_comparison(self) -> None:
         """Stop comparing live requests, and journal what came of it, however the probation ended."""
-        context, service = self._context, self._context.services[self._update.model]
+        context, service = self._context, self._context.servers[self._update.model]
         shadow = service.shadow
         await service.end_shadow()
         if shadow is not None:

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _RETRY_JOURNAL_S = 10.0
 
 
-class Lane:
+class UpdateQueue:
     """The updates of one model.
 
     Args:

@@ -88,9 +88,9 @@ class UpdateRunner:
         model = self._context.config.model(update.model)
         if update.code not in POSTPONED or model is None:
             return None
-        if self._context.worker_slot.locked():  # its turn has not come in any case, and the others' caches are in use
+        if self._context.worker_lock.locked():  # its turn has not come in any case, and the others' caches are in use
             return None
-        async with self._context.worker_slot:
+        async with self._context.worker_lock:
             return await why_not(self._context, update, model)
 
     async def _postpone(self, update: Update, postponement: Postponement) -> float:

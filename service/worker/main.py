@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from edged.errors import EdgedError, MemoryLimitError, StateError
-from service.system.processes import die_with_parent, step_back
+from service.system.processes import die_with_parent, lower_priority
 from service.worker.job import Job
 
 _PROGRESS_INTERVAL_S = 0.2  # more often than a person can read is waste
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     """Run the job on stdin."""
     parent, nice = (int(argument) for argument in arguments)
     die_with_parent(parent)
-    step_back(nice)
+    lower_priority(nice)
     # Whatever a library prints must not land between the lines.
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -145,7 +145,7 @@ class WorkerProcess:
         """End the worker when it takes too long or too much."""
         start = time.monotonic()
         while self._ended_for is None:
-            loop.rests(_MEMORY_POLL_S)
+            loop.expect_within(_MEMORY_POLL_S)
             await asyncio.sleep(_MEMORY_POLL_S)
             with contextlib.suppress(psutil.NoSuchProcess):
                 used = psutil.Process(process.pid).memory_info().rss

@@ -9,7 +9,7 @@ import pytest
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import KERNEL_BYTES, MARGIN, OVERHEAD, SPARING_OVERHEAD, Plan, Resources, plan_work
+from edged.engine.plan import KERNEL_BYTES, MARGIN, OVERHEAD, SPARING_OVERHEAD, MemoryPlan, Resources, plan_work
 from edged.errors import MemoryLimitError
 from edged.models.graph import Program
 from edged.models.resnet import CifarResNet
@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     return build_cache(root / "images", root / "cache", InputSpec(32, 32))
 
 
-def planned(cache: ImageCache, spec: QuantSpec, resources: Resources) -> Plan:
+def planned(cache: ImageCache, spec: QuantSpec, resources: Resources) -> MemoryPlan:
     model = CifarResNet(3).eval()
     return plan_work(Program(model), model, AugmentedImages(cache, 1, 0), spec, resources)
 

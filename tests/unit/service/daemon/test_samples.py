@@ -6,12 +6,12 @@ import pytest
 from service.daemon.samples import EVERY_S, KEEP_S, Samples
 from service.serving.fork_client import ForkServer
 from service.serving.limits import ServingLimits
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 
 
 @pytest.fixture
 def service():
-    made = ModelService("m", lambda number: None, ForkServer(), ServingLimits())
+    made = ModelServer("m", lambda number: None, ForkServer(), ServingLimits())
     made.live = SimpleNamespace(pid=os.getpid())
     return made
 

@@ -14,11 +14,11 @@ def lane(active: int | None = None, waiting: int = 0, deferred: bool = False) ->
 
 
 def test_what_is_served_and_what_is_worked_on() -> None:
-    services = {"cam": service(live=3), "new": service()}
-    lanes = {"cam": lane(active=7, waiting=1), "new": lane()}
+    servers = {"cam": service(live=3), "new": service()}
+    queues = {"cam": lane(active=7, waiting=1), "new": lane()}
     progress = {7: {"stage": "quantize", "done": 12, "total": 21}}
     expected = "serving cam generation 3; new has nothing to serve yet; update 7 of cam: quantize 12/21; 1 more waits"
-    assert status_line(None, services, lanes, progress, True) == expected
+    assert status_line(None, servers, queues, progress, True) == expected
 
 
 def test_what_is_wrong() -> None:

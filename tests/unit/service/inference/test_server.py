@@ -22,7 +22,7 @@ from service.inference.model import ServedModel
 from service.inference.server import BatchServer
 from service.ipc import frames
 from service.ipc.options import Batching
-from service.serving.channel import DeadlineError, ServingError, UntouchedError
+from service.serving.channel import DeadlineError, NotStartedError, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from tests.support.artifacts import write_untrained
@@ -151,7 +151,7 @@ def test_deadlines_drain_and_a_killed_process(artifact: Path) -> None:
         await asyncio.sleep(0)
         os.kill(generation.pid, signal.SIGKILL)
         results = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(result) for result in results] == [UntouchedError] * 12
+        assert [type(result) for result in results] == [NotStartedError] * 12
 
     run(artifact, test, Batching(4))
 
@@ -166,7 +166,7 @@ def test_what_a_killed_process_has_taken_up_is_told_from_the_rest(artifact: Path
             await asyncio.sleep(0.01)
         os.kill(generation.pid, signal.SIGKILL)
         results = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(result) for result in results] == [ServingError, UntouchedError, UntouchedError]
+        assert [type(result) for result in results] == [ServingError, NotStartedError, NotStartedError]
 
     run(artifact, test, Batching(4))  # its reader decodes one after another
 

@@ -13,8 +13,8 @@ from service.daemon.context import Context
 from service.journal.states import State
 from service.journal.store import Journal
 from service.metrics.registry import Metrics
-from service.reporting.data import COURSE, PAGE, Course, folder_of, gather, is_of, without_pictures
-from service.reporting.files import keep_course, keep_evidence, write_report
+from service.reporting.data import COURSE, PAGE, ResourceTrace, folder_of, gather, is_of, without_pictures
+from service.reporting.files import keep_evidence, keep_resource_trace, write_report
 from service.storage.paths import Paths
 from service.system.disk_thread import Disk
 from service.worker.job import PREDICTIONS
@@ -69,7 +69,7 @@ def look(context, update):
 
 def test_all_that_is_known_of_a_published_update(context):
     update = update_of(context.journal, *FORWARD, stages={"settle": 1.0, "verify": 2.0})
-    keep_course(context.staged(update), Course(update.id, 5.0, [(0.2, 7)], None))
+    keep_resource_trace(context.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
     update = published(context, update, report='{"layers": []}', predictions='{"images": []}')
     found = look(context, update)
     assert found["report"] == {"layers": []}
@@ -103,7 +103,7 @@ def test_a_refused_file_keeps_what_its_worker_left(context):
     (folder / "report.json").write_text('{"of": "an earlier update"}')
     keep_evidence(staged, folder)  # no worker ran
     assert (folder / "report.json").exists()
-    keep_course(staged, Course(update.id, 5.0, [], None))
+    keep_resource_trace(staged, ResourceTrace(update.id, 5.0, [], None))
     assert folder_of(update, context.store, context.paths) == staged
     (staged / PREDICTIONS).write_text("{}")
     keep_evidence(staged, folder)
@@ -112,7 +112,7 @@ def test_a_refused_file_keeps_what_its_worker_left(context):
 
 def test_the_page_is_written_beside_what_it_tells_of(context):
     update = update_of(context.journal, *FORWARD)
-    keep_course(context.staged(update), Course(update.id, 5.0, [(0.2, 7)], None))
+    keep_resource_trace(context.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
     update = published(context, update, report=json.dumps(data_of()["report"]))
     asyncio.run(write_report(context, update.id))
     page = context.store.path("m", update.generation) / PAGE
@@ -136,7 +136,7 @@ def test_a_report_that_cannot_be_written_is_told_and_harms_nothing(context, capl
     asyncio.run(write_report(context, 99))
     in_the_way = context.paths.root / "plain"
     in_the_way.touch()
-    keep_course(in_the_way / "staged", Course(1, 5.0, [], None))
+    keep_resource_trace(in_the_way / "staged", ResourceTrace(1, 5.0, [], None))
     assert "goes without memory over time" in caplog.text
 
 

@@ -10,14 +10,14 @@ from service.config.load import GatesConfig
 from service.rollout.probation import ENOUGH_FOR_ERRORS, ENOUGH_FOR_P99, failure, failure_at_end, watch
 from service.serving.fork_client import ForkServer
 from service.serving.limits import ServingLimits
-from service.serving.model_server import ModelService
-from service.serving.request_stats import Traffic
+from service.serving.model_server import ModelServer
+from service.serving.request_stats import RequestStats
 
 GATES = GatesConfig(max_p99_ratio=2.0)
 
 
 def traffic(good, bad=0, seconds=0.01):
-    counted = Traffic()
+    counted = RequestStats()
     for _ in range(good):
         counted.note(200, seconds)
     for _ in range(bad):
@@ -52,8 +52,8 @@ def test_no_generation_fails_for_errors_that_are_allowed_or_too_few(good, bad, a
 
 
 def service(now, before, fork_server=None):
-    made = ModelService("m", lambda number: None, fork_server or ForkServer(), ServingLimits())
-    made.traffic, made.traffic_before = now, before
+    made = ModelServer("m", lambda number: None, fork_server or ForkServer(), ServingLimits())
+    made.stats, made.previous_stats = now, before
     return made
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from service.ipc import frames
 from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, take_up
-from service.serving.channel import BusyError, Channel, DeadlineError, Reply, ServingError, UntouchedError
+from service.serving.channel import BusyError, Channel, DeadlineError, NotStartedError, Reply, ServingError
 
 
 class Child:
@@ -197,7 +197,7 @@ def test_a_child_that_ends() -> None:
         child.writer.close()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         # The second lay in its socket, the third had not been sent.
-        assert [type(result) for result in results] == [ServingError, UntouchedError, UntouchedError]
+        assert [type(result) for result in results] == [ServingError, NotStartedError, NotStartedError]
         assert {str(result) for result in results} == {"model 'digits' has lost its process; try again in some seconds"}
         with pytest.raises(ServingError):
             await channel.request(b"x", 5)

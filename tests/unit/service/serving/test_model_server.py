@@ -23,7 +23,7 @@ from service.serving.channel import BusyError, Reply, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, StartError
 from service.serving.limits import Listener, ServingLimits
-from service.serving.model_server import ModelService
+from service.serving.model_server import ModelServer
 from tests.support import scenes
 from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 from tests.support.processes import busy, slow_request
@@ -42,11 +42,11 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(published: Path, test: Callable[[ModelService], Awaitable[None]], **limits: float) -> None:
+def run(published: Path, test: Callable[[ModelServer], Awaitable[None]], **limits: float) -> None:
     async def main() -> None:
         settings = ServingLimits(threads=1, backoff_s=0.01, **limits)  # type: ignore[arg-type]  # all of them are floats
         async with ForkServer() as fork_server:
-            service = ModelService("digits", lambda number: published / str(number), fork_server, settings)
+            service = ModelServer("digits", lambda number: published / str(number), fork_server, settings)
             try:
                 await asyncio.wait_for(test(service), 120)
             finally:
@@ -171,10 +171,10 @@ def test_a_generation_that_takes_too_long_is_ended(published: Path, never_loaded
 
 
 def test_routing_from_one_generation_to_the_next(published: Path) -> None:
-    async def version(service: ModelService) -> str:
+    async def version(service: ModelServer) -> str:
         return str(json.loads((await service.infer(REQUEST, 30)).body)["model_version"])
 
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         assert service.ready  # nothing was promised
         with pytest.raises(ServingError, match="no generation in service yet"):
             await service.infer(REQUEST, 30)
@@ -200,7 +200,7 @@ def test_routing_from_one_generation_to_the_next(published: Path) -> None:
 
 
 def test_a_killed_generation_comes_back(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         service.keep(1)
         await service.first_try()
         assert service.live is not None
@@ -219,7 +219,7 @@ def test_a_killed_generation_comes_back(published: Path) -> None:
 def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
     told: list[tuple[int, str]] = []
 
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         service._told = Listener(restarted=lambda *crash: told.append(crash))
         service.keep(1)
         await service.first_try()
@@ -240,13 +240,13 @@ def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
             await begun
         assert await asyncio.gather(*with_it, after) == [200] * 4
         assert told == [(1, "killed by signal 9 (Killed)")]
-        assert service.traffic.failures == 1
+        assert service.stats.failures == 1
 
     run(published, test, queue=4)
 
 
 def test_requests_wait_while_one_generation_makes_room_for_the_next(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         service.keep(1)
         await service.first_try()
         await service.pause()
@@ -273,7 +273,7 @@ def test_requests_wait_while_one_generation_makes_room_for_the_next(published: P
 
 
 def test_nobody_waits_for_what_was_never_there(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         await service.pause()  # as "resource" does for the first generation, too
         assert await service.wait_until_up(5.0) == 5.0
 
@@ -308,15 +308,15 @@ def test_one_that_loads_beside_another_gives_way_only_until_it_is_up(published: 
 
 
 def test_a_request_is_given_to_no_third_process(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = ModelService.prepare
+    start = ModelServer.prepare
 
-    async def stopped(service: ModelService, number: int) -> Generation:
+    async def stopped(service: ModelServer, number: int) -> Generation:
         generation = await start(service, number)
         assert generation.pid is not None
         os.kill(generation.pid, signal.SIGSTOP)  # so that it takes nothing up
         return generation
 
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         service.keep(1)
         await service.first_try()
         asked = asyncio.create_task(service.infer(REQUEST, 60))
@@ -330,16 +330,16 @@ def test_a_request_is_given_to_no_third_process(published: Path, monkeypatch: py
         with pytest.raises(ServingError, match="has lost its process"):
             await asked
 
-    monkeypatch.setattr(ModelService, "prepare", stopped)
+    monkeypatch.setattr(ModelServer, "prepare", stopped)
     run(published, test)
 
 
-async def ask(service: ModelService) -> int:
+async def ask(service: ModelServer) -> int:
     return (await service.infer(REQUEST, await service.wait_until_up(30))).status
 
 
 def test_a_hung_generation_is_replaced(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         service.keep(1)
         await service.first_try()
         hung = service.live
@@ -356,7 +356,7 @@ def test_a_hung_generation_is_replaced(published: Path) -> None:
 
 
 def test_what_cannot_come_up_is_tried_again_and_says_why(published: Path, tmp_path: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         service.keep(9)
         await service.first_try()
         assert not service.ready
@@ -370,11 +370,11 @@ def test_what_cannot_come_up_is_tried_again_and_says_why(published: Path, tmp_pa
 
 
 def test_each_generation_answers_for_its_own_requests(published: Path) -> None:
-    def counted(service: ModelService) -> tuple[tuple[int, int], ...]:
-        kept = (service.traffic, service.traffic_before, service.recent)
+    def counted(service: ModelServer) -> tuple[tuple[int, int], ...]:
+        kept = (service.stats, service.previous_stats, service.recent)
         return tuple((traffic.requests, traffic.failures) for traffic in kept)
 
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         with pytest.raises(ServingError):
             await service.infer(REQUEST, 30)
         assert counted(service) == ((0, 0), (0, 0), (1, 1))  # nobody's fault yet
@@ -395,13 +395,13 @@ def test_each_generation_answers_for_its_own_requests(published: Path) -> None:
         await service.retire(first)
         await service.infer(REQUEST, 30)
         assert counted(service) == ((1, 0), (3, 1), (5, 2))
-        assert service.traffic.quantile_s(0.99) is not None
+        assert service.stats.quantile_s(0.99) is not None
 
     run(published, test)
 
 
 def test_a_generation_that_is_retired_ends_though_nobody_waits_for_it(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         generation = await service.prepare(1)
         pid = generation.pid
         assert pid is not None
@@ -421,7 +421,7 @@ def test_a_generation_that_is_retired_ends_though_nobody_waits_for_it(published:
 
 
 def test_a_generation_that_dies_while_the_one_before_drains_leaves_none_behind(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         before, proving = await service.prepare(1), await service.prepare(2)
         service.route(proving)
         service.live = None  # it has just died
@@ -436,7 +436,7 @@ def test_a_generation_that_dies_while_the_one_before_drains_leaves_none_behind(p
 
 
 def test_a_generation_does_not_wait_longer_for_the_crashes_of_the_one_before(published: Path) -> None:
-    async def test(service: ModelService) -> None:
+    async def test(service: ModelServer) -> None:
         first = await service.prepare(1)
         service.route(first)
         for _ in range(3):

@@ -4,20 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.serving.request_stats import Traffic
+from service.serving.request_stats import RequestStats
 
 SECONDS = st.floats(1e-4, 200)
 
 
 def traffic(answers):
-    counted = Traffic()
+    counted = RequestStats()
     for status, seconds in answers:
         counted.note(status, seconds)
     return counted
 
 
 def test_without_requests_there_is_nothing_to_say():
-    assert (Traffic().error_rate, Traffic().quantile_s(0.99)) == (0.0, None)
+    assert (RequestStats().error_rate, RequestStats().quantile_s(0.99)) == (0.0, None)
 
 
 def test_only_faults_of_the_server_are_failures():

@@ -9,7 +9,7 @@ from service.config.load import load_config
 from service.journal.states import State
 from service.journal.store import Journal
 from service.storage.paths import Paths
-from service.storage.quota import Storage
+from service.storage.quota import Quota
 
 SIZE = 1000  # of each generation and each cache
 
@@ -23,7 +23,7 @@ class Device:
         self.journal: Journal | None = None
         self.ages = iter(range(1000))
 
-    def storage(self, max_bytes: int | str = "null") -> Storage:
+    def storage(self, max_bytes: int | str = "null") -> Quota:
         models = "[{name: m, calibration: {dir: images}}, {name: n, calibration: {dir: images}}]"
         text = f"state_dir: state\nmodels: {models}\nstorage: {{max_bytes: {max_bytes}}}\n"
         (self.folder / "edged.yaml").write_text(text)
@@ -31,7 +31,7 @@ class Device:
         paths = Paths(config.state_dir)
         paths.make()
         self.journal = self.journal or Journal(paths.journal)
-        return Storage(config, paths, ModelStore(paths.models), self.journal)
+        return Quota(config, paths, ModelStore(paths.models), self.journal)
 
     def publish(self, model: str, live: bool = True) -> Path:
         storage = self.storage()

@@ -34,16 +34,16 @@ def liveness(clock: Clock) -> Liveness:
 
 def test_a_loop_is_overdue_after_its_rest_and_the_patience(liveness: Liveness, clock: Clock) -> None:
     with liveness.loop("watcher") as loop:
-        loop.rests(30)
+        loop.expect_within(30)
         clock.now += 30 + PATIENCE_S
         assert liveness.overdue() == []
         clock.now += 0.01
         assert liveness.overdue() == ["watcher"]
-        loop.works()
+        loop.heartbeat()
         assert liveness.overdue() == []
         clock.now += PATIENCE_S + 0.01
         assert liveness.overdue() == ["watcher"]
-        loop.rests(None)
+        loop.expect_within(None)
         clock.now += 1e9
         assert liveness.overdue() == []
 
@@ -56,7 +56,7 @@ def test_who_has_promised_nothing_is_never_overdue(liveness: Liveness, clock: Cl
 
 def test_who_has_left_is_not_missed(liveness: Liveness, clock: Clock) -> None:
     with liveness.loop("done") as loop:
-        loop.works()
+        loop.heartbeat()
     clock.now += 1e9
     assert liveness.overdue() == []
 
@@ -64,7 +64,7 @@ def test_who_has_left_is_not_missed(liveness: Liveness, clock: Clock) -> None:
 def test_a_loop_that_fell_over_is_overdue_at_once_until_another_takes_its_place(liveness: Liveness) -> None:
     def falls_over() -> None:
         with liveness.loop("lane") as loop:
-            loop.rests(None)
+            loop.expect_within(None)
             raise ValueError("a mistake")
 
     with pytest.raises(ValueError, match="a mistake"):
@@ -77,7 +77,7 @@ def test_a_loop_that_fell_over_is_overdue_at_once_until_another_takes_its_place(
 def test_a_cancelled_loop_was_asked_to_end(liveness: Liveness) -> None:
     async def forever() -> None:
         with liveness.loop("lane") as loop:
-            loop.works()
+            loop.heartbeat()
             await asyncio.Event().wait()
 
     async def main() -> None:
@@ -113,7 +113,7 @@ def test_a_piece_that_fails_has_ended_all_the_same(liveness: Liveness, clock: Cl
 def test_where_nobody_watches_nothing_is_overdue(clock: Clock) -> None:
     liveness = Liveness(math.inf, clock)
     with liveness.loop("watcher") as loop:
-        loop.works()
+        loop.heartbeat()
         clock.now += 1e9
         assert liveness.overdue() == []
 
@@ -138,7 +138,7 @@ class Promises(RuleBasedStateMachine):
     @rule(name=names, rest=st.one_of(st.none(), st.floats(0, 100)))
     def rest(self, name: str, rest: float | None) -> None:
         if name in self.loops:
-            self.loops[name].rests(rest)
+            self.loops[name].expect_within(rest)
             self.due[name] = math.inf if rest is None else self.clock.now + rest + PATIENCE_S
 
     @rule(name=names, error=st.sampled_from([None, ValueError("x"), asyncio.CancelledError()]))

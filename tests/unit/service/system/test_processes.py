@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.system.processes import beside_others, child_environment, cores
+from service.system.processes import at_background_priority, child_environment, cores
 
 SLEEPER = (
     "import os, sys, time; from service.system.processes import die_with_parent; die_with_parent(int(sys.argv[1]))\n"
@@ -51,7 +51,7 @@ def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
 
 
 def test_stepping_back() -> None:
-    code = "import os; from service.system.processes import step_back; step_back(19)\n"
+    code = "import os; from service.system.processes import lower_priority; lower_priority(19)\n"
     code += "print(os.nice(0), os.sched_getscheduler(0))\n"
     code += "print(open('/proc/self/oom_score_adj').read())\n"
     code += "print(os.path.exists(g := '/proc/self/autogroup') and open(g).read().strip() or 'nice 19')"
@@ -72,17 +72,17 @@ def autogroup() -> str:
 
 def test_work_beside_others_gives_way_and_leaves_the_process_as_it_was() -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    thread, nice = beside_others(lambda: (threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0)))
+    thread, nice = at_background_priority(lambda: (threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0)))
     assert (thread != threading.get_native_id(), nice) == (True, min(own + 10, 19))
     assert os.getpriority(os.PRIO_PROCESS, 0) == own
     with pytest.raises(ZeroDivisionError):
-        beside_others(lambda: 1 // 0)
+        at_background_priority(lambda: 1 // 0)
 
 
 def test_of_two_processes_the_one_that_loads_goes_first() -> None:
-    code = "from service.system.processes import first_to_go\n"
+    code = "from service.system.processes import preferred_oom_victim\n"
     code += "def score(): return open('/proc/self/oom_score_adj').read().strip()\n"
-    code += "print(score())\nwith first_to_go(): print(score())\nprint(score())"
+    code += "print(score())\nwith preferred_oom_victim(): print(score())\nprint(score())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, meanwhile, after = map(int, done.stdout.split())
     assert before == after

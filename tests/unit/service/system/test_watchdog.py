@@ -96,10 +96,10 @@ def test_a_loop_that_hangs_stops_the_feeding(
             assert await manager.told() == "WATCHDOG=1"
             assert await manager.told() == "WATCHDOG=1"
             with liveness.loop("drop folder") as loop:
-                loop.works()
+                loop.heartbeat()
                 await silence(manager, status)
                 assert status.trouble == "no progress: drop folder"
-                loop.rests(None)
+                loop.expect_within(None)
                 assert await asyncio.wait_for(manager.told(), 10) == "WATCHDOG=1"
                 assert status.trouble is None
             feeding.cancel()

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from edged.errors import StateError
 from service.journal.states import State
 from service.journal.store import Update
-from service.updates.queue import Lane
+from service.updates.queue import UpdateQueue
 
 
 def update(identity: int) -> Update:
@@ -22,7 +22,7 @@ class Script:
         self.log: list[str] = []
         self.started: asyncio.Queue[int] = asyncio.Queue()
         self.outcomes: asyncio.Queue[float | Exception | None] = asyncio.Queue()
-        self.lane = Lane(self.drive, self.supersede, self.fail)
+        self.lane = UpdateQueue(self.drive, self.supersede, self.fail)
 
     async def drive(self, update: Update) -> float | None:
         self.log.append(f"drive {update.id}")
@@ -145,7 +145,7 @@ def test_a_lane_outlives_an_update_that_can_be_neither_driven_nor_ended() -> Non
         async def fail(update: Update, reason: str) -> None:
             raise RuntimeError(reason)
 
-        script.lane = Lane(script.drive, script.supersede, fail)
+        script.lane = UpdateQueue(script.drive, script.supersede, fail)
         script.lane.offer(update(1))
         assert await script.start() == 1
         script.outcomes.put_nowait(RuntimeError("broken"))

@@ -20,7 +20,7 @@ from service.metrics.registry import Metrics
 from service.storage.paths import Paths
 from service.system.device_state import DeviceState
 from service.system.disk_thread import Disk
-from service.updates.queue import Lane
+from service.updates.queue import UpdateQueue
 from service.updates.runner import UpdateRunner
 
 TIMEOUT_S = 60
@@ -76,9 +76,9 @@ def waits_for(device: Device) -> set[str]:
     return {sample.labels["reason"] for sample in family.samples if sample.value}
 
 
-def run(device: Device, test: Callable[[Device, Lane], Awaitable[None]]) -> None:
+def run(device: Device, test: Callable[[Device, UpdateQueue], Awaitable[None]]) -> None:
     async def main() -> None:
-        lane = Lane(device.runner.drive, device.runner.supersede, device.runner.fail)
+        lane = UpdateQueue(device.runner.drive, device.runner.supersede, device.runner.fail)
         try:
             lane.offer(device.update)
             await asyncio.wait_for(test(device, lane), TIMEOUT_S)
@@ -91,7 +91,7 @@ def run(device: Device, test: Callable[[Device, Lane], Awaitable[None]]) -> None
 
 
 def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) -> None:
-    async def test(device: Device, _: Lane) -> None:
+    async def test(device: Device, _: UpdateQueue) -> None:
         await device.until(State.DEFERRED)
         update = device.now()
         assert (update.code, update.attempt) == ("temperature", 0)
@@ -118,7 +118,7 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
 
 
 def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
-    async def test(device: Device, lane: Lane) -> None:
+    async def test(device: Device, lane: UpdateQueue) -> None:
         await device.until(State.DEFERRED)
         assert device.now().code == "temperature"
         device.heat(20.0)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 
 
-class WorkerSlot:
+class WorkerLock:
     """Like a lock, but those that wait have priorities."""
 
     def __init__(self) -> None:

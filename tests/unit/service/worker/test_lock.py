@@ -3,7 +3,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.worker.slot import WorkerSlot
+from service.worker.lock import WorkerLock
 
 
 async def use(slot, name, priority, log, hold=None):
@@ -21,7 +21,7 @@ async def settle():
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=8), st.sets(st.integers(0, 7), max_size=4))
 def test_the_highest_priority_goes_first_and_among_equals_the_first(priorities, cancelled):
     async def main():
-        slot, log, hold = WorkerSlot(), [], asyncio.Event()
+        slot, log, hold = WorkerLock(), [], asyncio.Event()
         holder = asyncio.create_task(use(slot, "holder", 0, log, hold))
         await settle()
         assert slot.locked()
@@ -40,7 +40,7 @@ def test_the_highest_priority_goes_first_and_among_equals_the_first(priorities, 
 
 def test_one_that_is_cancelled_just_as_its_turn_comes_hands_it_on():
     async def main():
-        slot, log, hold, tasks = WorkerSlot(), [], asyncio.Event(), []
+        slot, log, hold, tasks = WorkerLock(), [], asyncio.Event(), []
 
         async def cancel_the_next_one():
             async with slot.turn(0):
@@ -61,7 +61,7 @@ def test_one_that_is_cancelled_just_as_its_turn_comes_hands_it_on():
 
 def test_a_plain_turn_is_of_priority_0_and_ends_with_an_error_too():
     async def main():
-        slot = WorkerSlot()
+        slot = WorkerLock()
         try:
             async with slot:
                 assert slot.locked()
