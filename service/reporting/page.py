@@ -41,7 +41,7 @@ _PAGE = """<!doctype html>
 </header>
 <main>
 <section aria-labelledby="outcome"><h2 id="outcome">Outcome</h2><dl class="facts">{facts}</dl></section>
-<section aria-labelledby="course"><h2 id="course">ResourceTrace</h2>{course}</section>
+<section aria-labelledby="course"><h2 id="course">Course</h2>{course}</section>
 {layers}
 {predictions}
 </main>

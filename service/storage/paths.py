@@ -47,7 +47,7 @@ class Paths:
 
     @property
     def lock(self) -> Path:
-        """Parked by the one daemon that may write here."""
+        """Held by the one daemon that may write here."""
         return self.root / "lock"
 
     @property
