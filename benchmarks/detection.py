@@ -31,7 +31,7 @@ from edged.evaluation.classification import predict
 from edged.evaluation.detection import Precision, agreement, average_precision, detect_all
 from edged.memory import peak_bytes
 from edged.models.architecture import Architecture
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.detections import Detections
 from edged.models.layers import quantizable_layers
 from edged.models.registry import load_model, recognize
@@ -96,7 +96,7 @@ def main() -> None:
 
 def load(root: Path, weights: str, cache_root: Path) -> Loaded:
     """Checkpoint, images and labels."""
-    checkpoint = load_checkpoint(root / "weights" / weights)
+    checkpoint = read_checkpoint(root / "weights" / weights)
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     model = load_model(checkpoint.state, architecture)
     calibration, test = (

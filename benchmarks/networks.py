@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.errors import UsageError
 from edged.evaluation.classification import predict
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import load_model, recognize
 from edged.spec import InputSpec
 
@@ -88,7 +88,7 @@ def load(name: str, cache_root: Path) -> Loaded:
         UsageError: EDGED_DATA is not set, or the test images have no class folders.
     """
     network, root = NETWORKS[name], data_root()
-    state = load_checkpoint(root / "weights" / network.file).state
+    state = read_checkpoint(root / "weights" / network.file).state
     model = load_model(state, recognize(state)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibration = build_cache(root / network.calibration, cache_root, network.input, limit=CALIBRATION_IMAGES)
     test = build_cache(root / network.test, cache_root, network.input)

@@ -15,13 +15,13 @@ from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.device import device_of, exact_float32, moved
 from edged.engine.layerwise import Quantized, quantize_network
-from edged.engine.plan import MemoryPlan, Resources
+from edged.engine.memory_plan import MemoryPlan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import relative_errors
 from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
-from edged.progress import Observer, SilentObserver
+from edged.progress import ProgressListener, SilentListener
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
 
@@ -116,7 +116,7 @@ def compress(
     spec: QuantSpec,
     *,
     resources: Resources | None = None,
-    observer: Observer | None = None,
+    listener: ProgressListener | None = None,
 ) -> Compressed:
     """Quantize all convolutions and linear layers of `model`.
 
@@ -126,14 +126,14 @@ def compress(
         cache: Calibration and held-out images.
         spec: How to quantize.
         resources: Memory to work in; changes speed only.
-        observer: Told of the plan and of the stages "layers" and "compare".
+        listener: Told of the plan and of the stages "layers" and "compare".
 
     Raises:
         ArchitectureError: The model has no layer to quantize.
         CalibrationError: A layer's Hessian cannot be used.
         MemoryLimitError: The memory limit is too low for this model.
     """
-    watcher: Observer = observer or SilentObserver()
+    watcher: ProgressListener = listener or SilentListener()
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     give_back_free_memory()  # the other layout and the checkpoint

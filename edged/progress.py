@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 
-class Observer(Protocol):
+class ProgressListener(Protocol):
     """Told of every stage and of the progress inside it."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
@@ -20,8 +20,8 @@ class Observer(Protocol):
         """How the work of the current stage will be divided, in plain JSON types."""
 
 
-class SilentObserver:
-    """An observer that ignores everything."""
+class SilentListener:
+    """An listener that ignores everything."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Do nothing."""

@@ -1,7 +1,7 @@
-"""How the colours of images are distributed, and how far one distribution is from another.
+"""How the colors of images are distributed, and how far one distribution is from another.
 
 Each image is looked at along three axes: brightness (R + G + B) / 3, and the opponents R - G and (R + G) / 2 - B. A
-camera that got darker moves the first, a lamp of another colour, swapped channels or a negative the others. Images of
+camera that got darker moves the first, a lamp of another color, swapped channels or a negative the others. Images of
 one channel have the first axis only.
 """
 
@@ -17,7 +17,7 @@ _LEAST_SHARE = 1e-3  # of a bin: an empty one would be infinitely far from any o
 Histograms = npt.NDArray[np.float64]
 
 
-def colour_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
+def color_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
     """Shares of the pixels in each bin.
 
     Args:
@@ -33,7 +33,7 @@ def colour_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
     axes = [brightness]
     if small.shape[1] == 3:
         red, green, blue = small.transpose(1, 0, 2, 3)
-        # Most pixels are nearly grey: the root gives the little that tells colours apart most of the bins.
+        # Most pixels are nearly grey: the root gives the little that tells colors apart most of the bins.
         axes += [(_signed_root(opponent) + 1) / 2 for opponent in (red - green, (red + green) / 2 - blue)]
     return np.stack([_histograms(axis.reshape(len(small), -1)) for axis in axes], axis=1)
 

@@ -22,19 +22,19 @@ import torch
 from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
-from edged.calibration.color_histograms import Histograms, colour_histograms
+from edged.calibration.color_histograms import Histograms, color_histograms
 from edged.calibration.folder import ImageFolder, SkippedImage, deal, scan, select
 from edged.calibration.images import Decoded, decode, normalize, read_image
 from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, ImageError
-from edged.progress import Observer, SilentObserver
+from edged.progress import ProgressListener, SilentListener
 from edged.spec import Fit, InputSpec
 
 MIN_IMAGES = 32  # fewer say too little of the layers' inputs
 MIN_HELD_OUT = 8
 _LAYOUT = 1  # part of the digest: caches of another layout or another decoding are not found
-_COLOUR_IMAGES = 512  # more would tell the same
-_COLOUR_BATCH = 16
+_COLOR_IMAGES = 512  # more would tell the same
+_COLOR_BATCH = 16
 _CHUNK = 64  # images in flight: bounds memory when map_fn runs ahead of the writer
 
 MapFn = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -95,13 +95,13 @@ class ImageCache:
         self._map.madvise(mmap.MADV_DONTNEED)
         return pixels
 
-    def colours(self) -> Histograms:
-        """Mean histograms of calibration images, at most _COLOUR_IMAGES of them evenly chosen, [axes, BINS]."""
-        step = -(-len(self.calibration) // _COLOUR_IMAGES)
+    def color_histogram(self) -> Histograms:
+        """Mean histograms of calibration images, at most _COLOR_IMAGES of them evenly chosen, [axes, BINS]."""
+        step = -(-len(self.calibration) // _COLOR_IMAGES)
         chosen = self.calibration[::step]
         parts = [
-            colour_histograms(self.pixels(chosen[start : start + _COLOUR_BATCH])).sum(axis=0)
-            for start in range(0, len(chosen), _COLOUR_BATCH)
+            color_histograms(self.pixels(chosen[start : start + _COLOR_BATCH])).sum(axis=0)
+            for start in range(0, len(chosen), _COLOR_BATCH)
         ]
         return np.asarray(np.sum(parts, axis=0) / len(chosen), np.float64)
 
@@ -126,7 +126,7 @@ def build_cache(
     *,
     limit: int | None = None,
     map_fn: MapFn = map,
-    observer: Observer | None = None,
+    listener: ProgressListener | None = None,
 ) -> ImageCache:
     """The cache of `folder`; decoded only if no cache of the same contents and preprocessing exists.
 
@@ -136,13 +136,13 @@ def build_cache(
         spec: Size, resize and channels to prepare for.
         limit: Most images to use, chosen before decoding, balanced over classes; None for all.
         map_fn: `map` or an executor's; results must come in order.
-        observer: Told of images done.
+        listener: Told of images done.
 
     Raises:
         CalibrationError: The folder is missing or holds fewer than MIN_IMAGES usable images.
         StateError: The cache cannot be written.
     """
-    observer = observer or SilentObserver()
+    listener = listener or SilentListener()
     found, files, hashes = _identify(folder, limit, map_fn)
     digest = _digest(spec, found.classes, files, hashes)
     directory = cache_root / digest[:16]
@@ -152,7 +152,7 @@ def build_cache(
     with as_state_error(cache_root):
         temporary.mkdir(parents=True)
         try:
-            kept, sizes, skipped = _decode_all(folder, files, hashes, temporary / "images.u8", spec, map_fn, observer)
+            kept, sizes, skipped = _decode_all(folder, files, hashes, temporary / "images.u8", spec, map_fn, listener)
             _require_enough(folder, len(kept), [*found.skipped, *skipped])
             meta = {
                 "digest": digest,
@@ -235,7 +235,7 @@ def _decode_all(
     target: Path,
     spec: InputSpec,
     map_fn: MapFn,
-    observer: Observer,
+    listener: ProgressListener,
 ) -> tuple[list[str], list[tuple[int, int]], list[SkippedImage]]:
     """Write the pixels of each usable file to `target`, one after another; returns who is in, its size, who is not."""
     kept: list[str] = []
@@ -252,7 +252,7 @@ def _decode_all(
                     output.write(decoded.pixels.data)
                     kept.append(file)
                     sizes.append((decoded.width, decoded.height))
-                observer.progress(len(kept) + len(skipped), len(jobs))
+                listener.progress(len(kept) + len(skipped), len(jobs))
     return kept, sizes, skipped
 
 

@@ -28,13 +28,13 @@ from edged.calibration.moments import Moments, hessian, moments_for
 from edged.device import device_of, exact_float32, synchronize
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import SPARED_BLOCK, MemoryPlan, Resources, plan_work
+from edged.engine.memory_plan import SPARED_BLOCK, MemoryPlan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
 from edged.memory import give_back_blocks_of, give_back_free_memory
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
-from edged.progress import Observer
+from edged.progress import ProgressListener
 from edged.quant.layer import LayerResult, quantize_layer
 from edged.spec import QuantSpec
 
@@ -59,7 +59,7 @@ class Quantized:
 
 
 def quantize_network(
-    model: nn.Module, cache: ImageCache, spec: QuantSpec, resources: Resources, observer: Observer
+    model: nn.Module, cache: ImageCache, spec: QuantSpec, resources: Resources, listener: ProgressListener
 ) -> Quantized:
     """Quantize every convolution and linear layer.
 
@@ -69,7 +69,7 @@ def quantize_network(
         cache: Its calibration images are used.
         spec: How to quantize.
         resources: Memory to work in; changes speed only.
-        observer: Told of the plan and of layers done.
+        listener: Told of the plan and of layers done.
 
     Raises:
         ArchitectureError: There is nothing to quantize.
@@ -80,7 +80,7 @@ def quantize_network(
     images = AugmentedImages(cache, spec.augmentation, spec.seed, device)
     program = Program(model)
     plan = plan_work(program, model, images, spec, resources)
-    observer.planned(plan.to_dict())
+    listener.planned(plan.to_dict())
     if plan.sparing:
         give_back_blocks_of(SPARED_BLOCK)
     # What does not fit the memory lies beside the cache meanwhile, where there is room for images.
@@ -89,8 +89,8 @@ def quantize_network(
         work = _Work(model, program, images, spec, plan, store)
         for index in range(len(program.cuts)):
             work.quantize_at(index)
-            observer.progress(index + 1, len(program.cuts))
-        synchronize(device)  # the stage that the observer times ends with it
+            listener.progress(index + 1, len(program.cuts))
+        synchronize(device)  # the stage that the listener times ends with it
     return Quantized(work.quantized, work.results, work.images, plan)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache
 from edged.device import device_of, moved
 from edged.errors import CalibrationError
-from edged.progress import Observer, SilentObserver
+from edged.progress import ProgressListener, SilentListener
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def predict(
     cache: ImageCache,
     indices: Tensor,
     batch_size: int = 32,
-    observer: Observer | None = None,
+    listener: ProgressListener | None = None,
 ) -> Tensor:
     """The model's outputs in eval mode; the mode of each part is restored.
 
@@ -65,7 +65,7 @@ def predict(
         cache: Images.
         indices: Which of them, int64 [n].
         batch_size: Images per forward pass.
-        observer: Told of images done.
+        listener: Told of images done.
 
     Returns:
         float32 [n, classes] on the CPU.
@@ -75,7 +75,7 @@ def predict(
     """
     if not len(indices):
         raise CalibrationError("no images to predict; give at least one")
-    observer = observer or SilentObserver()
+    listener = listener or SilentListener()
     device = device_of(model)
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -86,7 +86,7 @@ def predict(
             for batch in cache.batches(indices, batch_size):
                 outputs.append(model(moved(batch, device)).float().cpu())
                 done += len(batch)
-                observer.progress(done, len(indices))
+                listener.progress(done, len(indices))
     finally:
         for module, training in modes:
             module.training = training

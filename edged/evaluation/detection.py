@@ -18,7 +18,7 @@ from edged.models.detections import Detections
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import detect
 from edged.models.yolov5.plan import Plan
-from edged.progress import Observer, SilentObserver
+from edged.progress import ProgressListener, SilentListener
 from edged.spec import EVALUATION, DetectionSpec
 
 Floats = npt.NDArray[np.float64]
@@ -82,7 +82,7 @@ def detect_all(
     indices: Tensor,
     spec: DetectionSpec = EVALUATION,
     batch_size: int = 8,
-    observer: Observer | None = None,
+    listener: ProgressListener | None = None,
 ) -> list[Detections]:
     """Run a detector over images. The raw outputs of a batch, 9 MB an image, are in memory at a time.
 
@@ -93,17 +93,17 @@ def detect_all(
         indices: Which of them, int64 [n].
         spec: Which predictions count.
         batch_size: Images per forward pass.
-        observer: Told of images done.
+        listener: Told of images done.
 
     Returns:
         Boxes in pixels of the original images.
     """
-    observer = observer or SilentObserver()
+    listener = listener or SilentListener()
     found: list[Detections] = []
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
         found += detections_of(predict(model, cache, part, batch_size), plan, cache, part, spec)
-        observer.progress(len(found), len(indices))
+        listener.progress(len(found), len(indices))
     return found
 
 

@@ -59,7 +59,7 @@ class Checkpoint:
     plan: Plan | None = None
 
 
-def load_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoint:
+def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoint:
     """Read a .pt, .pth, .th or .safetensors file that may come from anywhere.
 
     float32 tensors of zip and safetensors files stay on disk, mapped copy-on-write, until they are used; so the file

@@ -159,7 +159,7 @@ def _too_few(usable: int, found: ImageFolder) -> Iterator[Finding]:
 def _flat(usable: Sequence[Looked]) -> Iterator[Finding]:
     flat = [image.file for image in usable if image.deviation < _FLAT]
     if flat:
-        yield _finding(WARNING, f"{len(flat)} images show next to nothing but one colour", flat)
+        yield _finding(WARNING, f"{len(flat)} images show next to nothing but one color", flat)
 
 
 def _repeated(usable: Sequence[Looked]) -> Iterator[Finding]:

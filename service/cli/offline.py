@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
-from edged.progress import Observer, SilentObserver
+from edged.progress import ProgressListener, SilentListener
 from edged.spec import (
     DEFAULT_RECIPE,
     MAX_BITS,
@@ -79,7 +79,7 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
         device=options.device,
         memory_limit=options.memory_limit,
     )
-    result = run_job(job, _observer(options))
+    result = run_job(job, _listener(options))
     return {"out": result["out"], **result["report"]}
 
 
@@ -89,7 +89,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     overrides = _overrides(options)
     return score(
-        options.model, options.data, _cache(options), options.arch, overrides, options.threads, _observer(options)
+        options.model, options.data, _cache(options), options.arch, overrides, options.threads, _listener(options)
     )
 
 
@@ -99,7 +99,7 @@ def calib(options: argparse.Namespace) -> dict[str, Any]:
 
     set_up_torch(options.threads, "cpu")
     spec = input_spec(_LETTERBOX if options.letterbox else InputSpec(), _overrides(options))
-    cache = calibrate(options.folder, _cache(options), spec, options.images, _observer(options))
+    cache = calibrate(options.folder, _cache(options), spec, options.images, _listener(options))
     return {
         "folder": str(options.folder),
         "cache": str(cache.directory),
@@ -231,12 +231,12 @@ def _cache(options: argparse.Namespace) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "images"
 
 
-def _observer(options: argparse.Namespace) -> Observer:
+def _listener(options: argparse.Namespace) -> ProgressListener:
     if options.json:
-        return SilentObserver()
-    from service.cli.progress_bar import BarObserver
+        return SilentListener()
+    from service.cli.progress_bar import BarListener
 
-    return BarObserver(sys.stderr)
+    return BarListener(sys.stderr)
 
 
 if __name__ == "__main__":

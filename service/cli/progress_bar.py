@@ -11,8 +11,8 @@ from tqdm import tqdm
 from service.cli.tables import plan_line
 
 
-class BarObserver:
-    """An Observer that draws one bar for each stage that counts its steps.
+class BarListener:
+    """An ProgressListener that draws one bar for each stage that counts its steps.
 
     Args:
         output: A terminal; anything else gets the plan only.

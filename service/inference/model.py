@@ -44,7 +44,7 @@ class ServedModel:
 
     Attributes:
         input: What it reads.
-        colours: Of its calibration images [axes, BINS]; None in an artifact of an edged that did not look at them.
+        color_histogram: Of its calibration images [axes, BINS]; None in an artifact without one.
     """
 
     def __init__(self, artifact: Artifact, model: str, version: str, max_batch: int = 1) -> None:
@@ -52,7 +52,7 @@ class ServedModel:
         self._max_batch = max_batch
         self._version = version
         self.input = artifact.input
-        self.colours = _colours(artifact)
+        self.color_histogram = _color_histogram(artifact)
         self._task = task_of(artifact)
         self._outputs = [output["name"] for output in self._task.described]
         network: nn.Module = artifact.load_model()
@@ -190,12 +190,12 @@ class ServedModel:
         )
 
 
-def _colours(artifact: Artifact) -> Histograms | None:
+def _color_histogram(artifact: Artifact) -> Histograms | None:
     try:
-        colours = np.array(artifact.report["calibration_colours"], np.float64)
+        histogram = np.array(artifact.report["calibration_colours"], np.float64)
     except (KeyError, ValueError, TypeError):
         return None
-    return colours if colours.shape in ((1, BINS), (3, BINS)) else None
+    return histogram if histogram.shape in ((1, BINS), (3, BINS)) else None
 
 
 class _Computed:

@@ -1,6 +1,6 @@
 """What a generation does with some requests after it has answered them, in a thread that gives way to all else.
 
-An image is kept for calibration, or its colours are compared with those of the calibration images. Nothing of this can
+An image is kept for calibration, or its colors are compared with those of the calibration images. Nothing of this can
 fail or delay an answer: at most a few images wait, more are left out, and what goes wrong is counted.
 """
 
@@ -24,7 +24,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch import Tensor
 
-from edged.calibration.color_histograms import Histograms, colour_histograms, population_stability
+from edged.calibration.color_histograms import Histograms, color_histograms, population_stability
 from edged.calibration.images import suffix_of
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
@@ -125,11 +125,11 @@ class Observation:
 
 def observing(served: ServedModel, outbox: Outbox) -> Observation:
     """The observation of a model, which tells the supervisor."""
-    return Observation(served.input, served.colours, lambda told: outbox.send({"kind": OBSERVED, **told}))
+    return Observation(served.input, served.color_histogram, lambda told: outbox.send({"kind": OBSERVED, **told}))
 
 
 class Drift:
-    """How far the colours of the last images are from the calibration images'.
+    """How far the colors of the last images are from the calibration images'.
 
     Args:
         reference: [axes, BINS].
@@ -146,7 +146,7 @@ class Drift:
 
     def add(self, pixels: npt.NDArray[np.generic]) -> None:
         """One more image, intensities 0 to 255 [channels, size, size]; the oldest goes."""
-        self._recent.append(colour_histograms(pixels[None])[0])
+        self._recent.append(color_histograms(pixels[None])[0])
 
     def figure(self) -> float | None:
         """The population stability index; None while there are fewer than ENOUGH images."""

@@ -27,7 +27,7 @@ from service.worker.job import Job
 _PROGRESS_INTERVAL_S = 0.2  # more often than a person can read is waste
 
 
-class LineObserver:
+class LineListener:
     """Writes what happens as JSON lines."""
 
     def __init__(self, output: IO[str]) -> None:
@@ -72,23 +72,23 @@ def main(arguments: list[str]) -> int:
     # Whatever a library prints must not land between the lines.
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    observer = LineObserver(output)
+    listener = LineListener(output)
     try:
-        result = _run(Job.from_json(sys.stdin.read()), observer)
+        result = _run(Job.from_json(sys.stdin.read()), listener)
     except EdgedError as error:
-        observer.tell("error", code=error.code, message=str(error), exit_code=error.exit_code)
+        listener.tell("error", code=error.code, message=str(error), exit_code=error.exit_code)
         return error.exit_code
-    observer.tell("result", out=result["out"], totals=result["report"]["totals"])
+    listener.tell("result", out=result["out"], totals=result["report"]["totals"])
     return 0
 
 
-def _run(job: Job, observer: LineObserver) -> dict[str, Any]:
+def _run(job: Job, listener: LineListener) -> dict[str, Any]:
     """`run_job`, with the errors of the machine and of libraries as EdgedErrors."""
     # Half a second of torch: only now, so that the lines above are in place first.
     from service.worker.pipeline import run_job
 
     try:
-        return run_job(job, observer)
+        return run_job(job, listener)
     except EdgedError:
         raise
     except MemoryError as error:

@@ -23,19 +23,19 @@ from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.device import CPU, choose_device, device_name
-from edged.engine.plan import Resources
+from edged.engine.memory_plan import Resources
 from edged.errors import CalibrationError, MemoryLimitError, RejectedError
 from edged.memory import device_peak_bytes, peak_bytes
-from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, load_checkpoint
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
 from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
-from edged.progress import Observer
+from edged.progress import ProgressListener
 from edged.spec import InputSpec
 from service.worker.evaluation import Evaluation, Labels, check_gates, evaluate, held_out_labels
 from service.worker.job import PREDICTIONS, Job, input_spec
 from service.worker.predictions import sample_predictions
 from service.worker.refused import kept_if_refused
-from service.worker.timing import TimingObserver
+from service.worker.timing import TimingListener
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Loaded:
     input: InputSpec
 
 
-def run_job(job: Job, observer: Observer) -> dict[str, Any]:
+def run_job(job: Job, listener: ProgressListener) -> dict[str, Any]:
     """Quantize one checkpoint into an artifact folder.
 
     Returns:
@@ -64,9 +64,9 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
     """
     started_at = _now()
     device = set_up_torch(job.threads, job.device)
-    watch = TimingObserver(observer, job.memory_limit, device)
+    watch = TimingListener(listener, job.memory_limit, device)
     with watch.stage("verify"), _named(job):
-        checkpoint = load_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
+        checkpoint = read_checkpoint(job.checkpoint, max_bytes=job.max_bytes or MAX_FILE_BYTES)
     with watch.stage("load"), _named(job):
         loaded = load(checkpoint, job.arch, job.input)
         # The file stays mapped, and its pages count as memory in use, for as long as a tensor refers to it.
@@ -78,7 +78,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
             raise CalibrationError(f"gates.{gate} needs labels, and {_without_labels(job, loaded.architecture, cache)}")
     with watch.stage("quantize"), _memory_of(device):
         model = loaded.model.to(device)
-        compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), observer=watch)
+        compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), listener=watch)
     with watch.stage("evaluate"), _memory_of(device):
         evaluation = evaluate(compressed, cache, loaded.architecture, labels, job.detection)
         shown = _predictions(job, compressed, cache, loaded.architecture, labels, evaluation)
@@ -100,7 +100,7 @@ def run_job(job: Job, observer: Observer) -> dict[str, Any]:
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
         # What live requests are compared with, see service.inference.observation.
-        "calibration_colours": cache.colours().round(6).tolist(),
+        "calibration_colours": cache.color_histogram().round(6).tolist(),
     }
     manifest = _manifest(job, checkpoint, loaded, cache, bool(labels), started_at)
     job.out.parent.mkdir(parents=True, exist_ok=True)
@@ -175,10 +175,12 @@ def load(checkpoint: Checkpoint, arch: str | None, overrides: Mapping[str, Any])
     return Loaded(own_memory(load_model(checkpoint.state, architecture)), architecture, spec)
 
 
-def calibrate(folder: Path, cache_root: Path, spec: InputSpec, images: int | None, observer: Observer) -> ImageCache:
+def calibrate(
+    folder: Path, cache_root: Path, spec: InputSpec, images: int | None, listener: ProgressListener
+) -> ImageCache:
     """The decoded images of `folder`; decoding runs on all cores, because Pillow releases the GIL."""
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
-        return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, observer=observer)
+        return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, listener=listener)
 
 
 def _without_labels(job: Job, architecture: Architecture, cache: ImageCache) -> str:

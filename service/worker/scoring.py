@@ -15,9 +15,9 @@ from edged.calibration.yolo_labels import read_labels
 from edged.errors import UsageError
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import average_precision, detect_all
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture
-from edged.progress import Observer
+from edged.progress import ProgressListener
 from service.worker.evaluation import fits
 from service.worker.job import input_spec
 from service.worker.pipeline import Loaded, calibrate, load, set_up_torch
@@ -30,7 +30,7 @@ def score(
     arch: str | None,
     overrides: Mapping[str, Any],
     threads: int | None,
-    observer: Observer,
+    listener: ProgressListener,
 ) -> dict[str, Any]:
     """Top-1 and top-5, or of a detector mAP50 and mAP50-95, over all images of `data`, in percent.
 
@@ -41,19 +41,19 @@ def score(
         arch: Expected architecture, or None.
         overrides: Of the InputSpec: of the architecture's for a checkpoint, of the remembered one for an artifact.
         threads: Threads for computing; None for one a core.
-        observer: Told of the stages "load", "decode" and "predict".
+        listener: Told of the stages "load", "decode" and "predict".
 
     Raises:
         EdgedError: The model or the images cannot be used, or the folders are not the model's classes.
     """
     set_up_torch(threads, "cpu")
-    with observer.stage("load"):
+    with listener.stage("load"):
         loaded = _load(path, arch, overrides)
-    with observer.stage("decode"):
-        cache = calibrate(data, cache_root, loaded.input, None, observer)
+    with listener.stage("decode"):
+        cache = calibrate(data, cache_root, loaded.input, None, listener)
     model = loaded.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     measure = _accuracy if loaded.architecture.plan is None else _precision
-    figures = measure(model, loaded.architecture, cache, data, observer)
+    figures = measure(model, loaded.architecture, cache, data, listener)
     return {
         **figures,
         "images": len(cache),
@@ -66,7 +66,7 @@ def score(
 
 
 def _accuracy(
-    model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, observer: Observer
+    model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
 ) -> dict[str, Any]:
     classes, outputs = len(cache.classes), architecture.num_classes
     if classes != outputs:
@@ -76,13 +76,13 @@ def _accuracy(
     indices = torch.arange(len(cache))
     labels = cache.labels_of(indices)
     assert labels is not None  # noqa: S101 - there are classes
-    with observer.stage("predict"):
-        result = accuracy(predict(model, cache, indices, observer=observer), labels)
+    with listener.stage("predict"):
+        result = accuracy(predict(model, cache, indices, listener=listener), labels)
     return {"top1": result.top1, "top5": result.top5}
 
 
 def _precision(
-    model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, observer: Observer
+    model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
 ) -> dict[str, Any]:
     assert architecture.plan is not None  # noqa: S101 - a detector
     labels = read_labels(data, cache.files)
@@ -91,15 +91,15 @@ def _precision(
         raise UsageError(
             f"--data {data} has {found}; give images with YOLO labels of the model's {architecture.num_classes} classes"
         )
-    with observer.stage("predict"):
-        detections = detect_all(model, architecture.plan, cache, torch.arange(len(cache)), observer=observer)
+    with listener.stage("predict"):
+        detections = detect_all(model, architecture.plan, cache, torch.arange(len(cache)), listener=listener)
         result = average_precision(detections, labels, cache.sizes)
     return {"map50": result.map50, "map50_95": result.map50_95, "boxes": result.boxes}
 
 
 def _load(path: Path, arch: str | None, overrides: Mapping[str, Any]) -> Loaded:
     if not path.is_dir():
-        return load(load_checkpoint(path), arch, overrides)
+        return load(read_checkpoint(path), arch, overrides)
     artifact = read_artifact(path)
     if arch not in (None, artifact.architecture.name) and (arch, artifact.manifest.task) != ("yolov5", "detection"):
         raise UsageError(f"--arch has value {arch!r}, the artifact {path} holds a {artifact.architecture.name}")

@@ -12,11 +12,11 @@ import torch
 from edged.device import CPU
 from edged.errors import MemoryLimitError
 from edged.memory import present_bytes
-from edged.progress import Observer
+from edged.progress import ProgressListener
 
 
-class TimingObserver:
-    """Passes everything on to another observer, and notes the seconds of each stage.
+class TimingListener:
+    """Passes everything on to another listener, and notes the seconds of each stage.
 
     Args:
         inner: Is told of everything.
@@ -27,7 +27,7 @@ class TimingObserver:
         seconds: Wall time by stage; stages inside others count in both.
     """
 
-    def __init__(self, inner: Observer, memory_limit: int | None = None, device: torch.device = CPU) -> None:
+    def __init__(self, inner: ProgressListener, memory_limit: int | None = None, device: torch.device = CPU) -> None:
         self._inner = inner
         self._device = device
         self._memory_limit = memory_limit

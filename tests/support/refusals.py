@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from edged.errors import CheckpointError
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 
 
 def refused(path: Path, kind: type[CheckpointError] = CheckpointError) -> str:
     """The reason, which must be one printable line that starts with the file's name."""
     with pytest.raises(kind) as caught:
-        load_checkpoint(path)
+        read_checkpoint(path)
     reason = str(caught.value)
     assert reason.startswith(f"{path.name}: ")
     assert reason.isprintable()

@@ -18,7 +18,7 @@ from edged.errors import ArchitectureError
 from edged.models.architecture import Architecture
 from edged.models.registry import load_model
 from edged.models.resnet import CifarResNet
-from edged.progress import SilentObserver
+from edged.progress import SilentListener
 from edged.spec import RECIPES, Fit, InputSpec, Method, Order, QuantSpec, Statistics, recipe
 from tests.support.pictures import write_folder
 from tests.support.yolov5_samples import tiny_model, tiny_plan
@@ -170,7 +170,7 @@ def test_the_full_model_keeps_its_statistics_when_they_are_reestimated(model: nn
 
 
 def test_progress_reaches_its_end(model: nn.Module, cache: ImageCache):
-    class Recorder(SilentObserver):
+    class Recorder(SilentListener):
         def __init__(self) -> None:
             self.seen: list[tuple[int, int]] = []
 
@@ -178,7 +178,7 @@ def test_progress_reaches_its_end(model: nn.Module, cache: ImageCache):
             self.seen.append((done, total))
 
     recorder = Recorder()
-    compress(model, cache, QuantSpec(), observer=recorder)
+    compress(model, cache, QuantSpec(), listener=recorder)
     assert recorder.seen == [(done, 20) for done in range(1, 21)]
 
 

@@ -13,7 +13,7 @@ from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import hessian, moments_for
 from edged.compress import compress
 from edged.device import CPU, choose_device, device_name, device_of, exact_float32, moved, synchronize
-from edged.engine.plan import Resources
+from edged.engine.memory_plan import Resources
 from edged.errors import DeviceError, UsageError
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
 from tests.support.pictures import write_folder

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
-from edged.engine.plan import Resources
+from edged.engine.memory_plan import Resources
 from edged.models.layers import quantizable_layers
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
 from tests.support.pictures import write_folder

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.calibration.color_histograms import BINS, colour_histograms, population_stability
+from edged.calibration.color_histograms import BINS, color_histograms, population_stability
 from edged.calibration.dataset import build_cache
 from edged.calibration.images import decode_image
 from edged.spec import InputSpec
@@ -22,7 +22,7 @@ def test_each_axis_by_hand():
     pixels = np.zeros((2, 3, 1, 2), np.uint8)
     pixels[0] = 100
     pixels[1, 0] = 255
-    grey, red = colour_histograms(pixels)
+    grey, red = color_histograms(pixels)
     assert [axis.argmax() for axis in grey] == [12, BINS // 2, BINS // 2]
     assert [axis.argmax() for axis in red] == [10, BINS - 1, int((math.sqrt(0.5) + 1) / 2 * BINS)]
 
@@ -31,18 +31,18 @@ def test_each_axis_by_hand():
 def test_arithmetic_does_not_move_a_pixel_to_another_bin(seed, error):
     pixels = np.repeat(noise(seed, 1, 1, 16, 16), 3, axis=1)  # grey: on the edge of a bin of both opponents
     floats = pixels + error * np.random.default_rng(seed).random(pixels.shape)
-    np.testing.assert_array_equal(colour_histograms(floats), colour_histograms(pixels))
+    np.testing.assert_array_equal(color_histograms(floats), color_histograms(pixels))
 
 
 def test_pixels_are_shared_out():
     pixels = np.array([[[[0, 0, 0, 255]]]], np.uint8)
-    [[brightness]] = colour_histograms(pixels)
+    [[brightness]] = color_histograms(pixels)
     assert (brightness[0], brightness[-1], brightness.sum()) == (0.75, 0.25, 1)
 
 
 @given(SEED, st.sampled_from([1, 3]), st.integers(1, 130), st.integers(1, 130))
 def test_shares_add_up_to_one(seed, channels, height, width):
-    shares = colour_histograms(noise(seed, 2, channels, height, width))
+    shares = color_histograms(noise(seed, 2, channels, height, width))
     assert shares.shape == (2, channels, BINS)
     np.testing.assert_allclose(shares.sum(axis=-1), 1)
 
@@ -50,7 +50,7 @@ def test_shares_add_up_to_one(seed, channels, height, width):
 def test_a_large_image_is_looked_at_in_part_and_that_is_enough():
     image = noise(0, 1, 3, 448, 448)
     part = image[:, :, ::8, ::8]
-    np.testing.assert_array_equal(colour_histograms(image), colour_histograms(part))
+    np.testing.assert_array_equal(color_histograms(image), color_histograms(part))
 
 
 @given(SEED, SEED)
@@ -71,15 +71,15 @@ def test_the_index_by_hand():
     assert population_stability(np.vstack([p, p]), np.vstack([p, q])) == pytest.approx(expected)  # the largest counts
 
 
-def test_the_colours_of_a_cache_are_those_of_its_calibration_images(tmp_path):
+def test_the_colors_of_a_cache_are_those_of_its_calibration_images(tmp_path):
     from PIL import Image
 
     (tmp_path / "images").mkdir()
     for index in range(40):
         Image.fromarray(noise(index, 8, 8, 3)).save(tmp_path / "images" / f"{index:02}.png")
     cache = build_cache(tmp_path / "images", tmp_path / "cache", InputSpec(8, 8))
-    expected = colour_histograms(np.array(cache.images)[cache.calibration.numpy()]).mean(axis=0)
-    np.testing.assert_allclose(cache.colours(), expected)
+    expected = color_histograms(np.array(cache.images)[cache.calibration.numpy()]).mean(axis=0)
+    np.testing.assert_allclose(cache.color_histogram(), expected)
 
 
 CHANGES = {
@@ -100,9 +100,9 @@ def test_real_images_of_one_origin_are_near_and_changed_ones_far(real_data, fold
         return np.stack([decode_image(chosen[index], spec) for index in picked])
 
     def drift(images):
-        return population_stability(reference, colour_histograms(images).mean(axis=0))
+        return population_stability(reference, color_histograms(images).mean(axis=0))
 
-    reference = colour_histograms(pixels("calib", 256)).mean(axis=0)
+    reference = color_histograms(pixels("calib", 256)).mean(axis=0)
     live = pixels("val" if (real_data / folder / "val").is_dir() else "test", 128)
     assert drift(live) < 0.1
     for name, change in CHANGES.items():

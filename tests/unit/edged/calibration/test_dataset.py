@@ -17,14 +17,14 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.calibration.images import Decoded, decode_image, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.errors import CalibrationError, StateError
-from edged.progress import SilentObserver
+from edged.progress import SilentListener
 from edged.spec import Fit, InputSpec
 from tests.support.pictures import write_folder, write_png
 
 SPEC = InputSpec(size=16, resize=18)
 
 
-class Counted(SilentObserver):
+class Counted(SilentListener):
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
 
@@ -44,9 +44,9 @@ def build(folder: Path, spec: InputSpec = SPEC, **options: Any) -> ImageCache:
 
 def decoded_again(folder: Path) -> bool:
     """Whether building now decodes, seen by its progress."""
-    observer = Counted()
-    build(folder, observer=observer)
-    return bool(observer.seen)
+    listener = Counted()
+    build(folder, listener=listener)
+    return bool(listener.seen)
 
 
 def test_the_cache_holds_what_decoding_gives(folder: Path) -> None:
@@ -93,9 +93,9 @@ def test_a_tenth_is_held_out(tmp_path: Path, classes: int, images: int, held_out
 
 
 def test_a_second_build_decodes_nothing(folder: Path) -> None:
-    observer = Counted()
-    first = build(folder, observer=observer)
-    assert observer.seen == [(done, 40) for done in range(1, 41)]
+    listener = Counted()
+    first = build(folder, listener=listener)
+    assert listener.seen == [(done, 40) for done in range(1, 41)]
     assert not decoded_again(folder)
     second = build(folder)
     assert second.digest == first.digest
@@ -160,9 +160,9 @@ def test_a_damaged_cache_is_made_again(folder: Path, damage: str, how: Callable[
 
 
 def test_a_limit_is_balanced_repeatable_and_decodes_no_more(folder: Path) -> None:
-    observer = Counted()
-    cache = build(folder, limit=34, observer=observer)
-    assert observer.seen[-1] == (34, 34)
+    listener = Counted()
+    cache = build(folder, limit=34, listener=listener)
+    assert listener.seen[-1] == (34, 34)
     assert cache.labels is not None
     assert sorted(torch.bincount(cache.labels).tolist()) == [8, 8, 9, 9]
     assert build(folder).files[:34] == cache.files

@@ -91,8 +91,8 @@ def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
 def test_greyscale_becomes_three_equal_channels_and_rgb_becomes_luma() -> None:
     grey = pixels(4, 16, 16, 1)[..., 0]
     assert np.array_equal(decode_bytes(as_png(grey), SPEC), np.stack([grey] * 3))
-    colour = Image.fromarray(pixels(4, 16, 16))
-    assert np.array_equal(decode_bytes(encode(colour, "PNG"), GREY), np.asarray(colour.convert("L"))[None])
+    color = Image.fromarray(pixels(4, 16, 16))
+    assert np.array_equal(decode_bytes(encode(color, "PNG"), GREY), np.asarray(color.convert("L"))[None])
 
 
 def test_alpha_is_dropped() -> None:
@@ -102,7 +102,7 @@ def test_alpha_is_dropped() -> None:
     assert np.array_equal(decode_bytes(as_png(grey_alpha), SPEC), np.stack([array[..., 0]] * 3))
 
 
-def test_cmyk_jpeg_shows_its_colours() -> None:
+def test_cmyk_jpeg_shows_its_colors() -> None:
     red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     channels = decode_bytes(encode(red, "JPEG", quality=95), SPEC).mean((1, 2))
     assert channels[0] > 240
@@ -110,7 +110,7 @@ def test_cmyk_jpeg_shows_its_colours() -> None:
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 256, 4))])
-def test_palette_images_show_their_colours(transparency: object) -> None:
+def test_palette_images_show_their_colors(transparency: object) -> None:
     palette = Image.fromarray(pixels(7, 16, 16)).quantize(64)
     options = {} if transparency is None else {"transparency": transparency}
     expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.layerwise import Quantized, quantize_network
-from edged.engine.plan import Resources
-from edged.progress import SilentObserver
+from edged.engine.memory_plan import Resources
+from edged.progress import SilentListener
 from edged.spec import InputSpec, QuantSpec, Statistics
 from tests.support.pictures import write_folder
 
@@ -57,7 +57,7 @@ class RowMixer(TokenMixer):
 
 def quantized(model: nn.Module, cache: ImageCache) -> Quantized:
     spec = QuantSpec(bits=3, statistics=Statistics.BIAS)
-    return quantize_network(model, cache, spec, Resources(), SilentObserver())
+    return quantize_network(model, cache, spec, Resources(), SilentListener())
 
 
 @pytest.mark.parametrize("kind", [TokenMixer, RowMixer])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.errors import CalibrationError
 from edged.evaluation.classification import Accuracy, accuracy, predict
-from edged.progress import SilentObserver
+from edged.progress import SilentListener
 from edged.spec import InputSpec
 from tests.support.pictures import write_folder
 
@@ -51,7 +51,7 @@ def test_labels_that_do_not_fit_are_refused(count: int, labels: list[int], messa
         accuracy(torch.zeros(count, 3), torch.tensor(labels, dtype=torch.int64))
 
 
-class Counted(SilentObserver):
+class Counted(SilentListener):
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
 
@@ -67,12 +67,12 @@ def network() -> nn.Module:
 def test_predict_is_the_eval_forward_pass_in_the_order_asked_for(cache: ImageCache) -> None:
     model = network()
     indices = torch.tensor([9, 0, 33, 5, 6])
-    observer = Counted()
-    logits = predict(model, cache, indices, batch_size=2, observer=observer)
+    listener = Counted()
+    logits = predict(model, cache, indices, batch_size=2, listener=listener)
     with torch.no_grad():
         expected = model.eval()(cache.batch(indices))
     torch.testing.assert_close(logits, expected)
-    assert observer.seen == [(2, 5), (4, 5), (5, 5)]
+    assert listener.seen == [(2, 5), (4, 5), (5, 5)]
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edged.errors import AccessError, CheckpointError, NonFiniteError, TooLargeError, UnsafeCheckpointError
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.resnet import CifarResNet
 from tests.support.refusals import refused
 
@@ -56,7 +56,7 @@ def assert_same(state, expected) -> None:
 def test_every_format_gives_the_tensors_that_were_saved(tmp_path, form):
     state = CifarResNet(3).state_dict()
     path = save(state, tmp_path / "model.any", form)
-    loaded = load_checkpoint(path)
+    loaded = read_checkpoint(path)
     assert dict(loaded.state).keys() == dict(state).keys()
     assert all(torch.equal(loaded.state[name], tensor) for name, tensor in state.items())
     assert loaded.format == form
@@ -71,25 +71,25 @@ def test_wrappers_are_opened_and_their_metadata_ignored(tmp_path, form, wrappers
     for key in reversed(wrappers):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(3))], momentum=0.9).state_dict()
         value = {"epoch": 3, "best_prec1": 91.5, key: value, "optimizer": optimizer, "note": "x"}
-    assert_same(load_checkpoint(save(value, tmp_path / "m.pth", form)).state, small_state())
+    assert_same(read_checkpoint(save(value, tmp_path / "m.pth", form)).state, small_state())
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_prefixes_of_wrappers_are_removed(tmp_path, prefix):
     value = OrderedDict((prefix + name, tensor) for name, tensor in small_state().items())
-    assert_same(load_checkpoint(save(value, tmp_path / "m.pt")).state, small_state())
+    assert_same(read_checkpoint(save(value, tmp_path / "m.pt")).state, small_state())
 
 
 def test_prefix_of_some_names_only_stays(tmp_path):
     value = {"module.a": torch.zeros(1), "b": torch.zeros(1)}
-    assert list(load_checkpoint(save(value, tmp_path / "m.pt")).state) == ["module.a", "b"]
+    assert list(read_checkpoint(save(value, tmp_path / "m.pt")).state) == ["module.a", "b"]
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_floats_become_float32_and_counters_stay(tmp_path, form, dtype):
     value = {name: t.to(dtype) if t.is_floating_point() else t for name, t in small_state().items()}
-    loaded = load_checkpoint(save(value, tmp_path / "m.pt", form)).state
+    loaded = read_checkpoint(save(value, tmp_path / "m.pt", form)).state
     expected = {name: t.float() if t.is_floating_point() else t for name, t in value.items()}
     assert_same({name: loaded[name] for name in expected}, expected)  # safetensors has an order of its own
     assert {name: t.dtype for name, t in loaded.items()} == {name: t.dtype for name, t in expected.items()}
@@ -103,12 +103,12 @@ def test_views_parameters_and_strides(tmp_path):
         "parameter": torch.nn.Parameter(torch.randn(3)),
         "scalar": torch.tensor(2.5),
     }
-    assert_same(load_checkpoint(save(value, tmp_path / "m.pt")).state, {k: v.detach() for k, v in value.items()})
+    assert_same(read_checkpoint(save(value, tmp_path / "m.pt")).state, {k: v.detach() for k, v in value.items()})
 
 
 def test_tensors_of_one_storage_do_not_share_memory(tmp_path):
     base = torch.arange(100.0)
-    loaded = load_checkpoint(save({"a": base[:50], "b": base[25:75]}, tmp_path / "m.pt")).state
+    loaded = read_checkpoint(save({"a": base[:50], "b": base[25:75]}, tmp_path / "m.pt")).state
     loaded["a"].zero_()
     assert torch.equal(loaded["b"], base[25:75])
 
@@ -116,14 +116,14 @@ def test_tensors_of_one_storage_do_not_share_memory(tmp_path):
 def test_writing_to_a_tensor_leaves_the_file_alone(tmp_path):
     path = save(small_state(), tmp_path / "m.pt")
     before = path.read_bytes()
-    load_checkpoint(path).state["b"].zero_()
+    read_checkpoint(path).state["b"].zero_()
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("form", FORMATS)
 def test_float32_stays_mapped_from_the_file(tmp_path, form):
     path = save({"w": torch.zeros(1 << 20), "half": torch.zeros(1 << 10).half()}, tmp_path / "m.pt", form)
-    loaded = load_checkpoint(path).state
+    loaded = read_checkpoint(path).state
     assert is_mapped(path, loaded["w"]) == (form != "torch-legacy")
     assert not is_mapped(path, loaded["half"])
 
@@ -144,7 +144,7 @@ def test_training_objects_beside_the_weights_are_ignored(tmp_path, form):
         "state": defaultdict(dict, {1: {"step": 5}}),
         "where": [torch.device("cpu"), torch.float32, torch.Size([1, 2, 3, 4]), {1, 2}, b"x", 2**70],
     }
-    assert_same(load_checkpoint(save(value, tmp_path / "m.pt", form)).state, small_state())
+    assert_same(read_checkpoint(save(value, tmp_path / "m.pt", form)).state, small_state())
 
 
 @pytest.mark.parametrize("protocol", [3, 4, 5])
@@ -222,7 +222,7 @@ def test_unreadable_paths(tmp_path):
     os.mkfifo(tmp_path / "fifo.pt")
     assert "not a regular file" in refused(tmp_path / "fifo.pt")
     with pytest.raises(CheckpointError, match=r"^'b\\nad.pt': "):
-        load_checkpoint(tmp_path / "b\nad.pt")
+        read_checkpoint(tmp_path / "b\nad.pt")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -230,15 +230,15 @@ def test_permission_denied(tmp_path):
     path = save(small_state(), tmp_path / "m.pt")
     path.chmod(0)
     with pytest.raises(AccessError, match="permission denied"):
-        load_checkpoint(path)
+        read_checkpoint(path)
 
 
 def test_size_limit(tmp_path):
     path = save(small_state(), tmp_path / "m.pt")
     size = path.stat().st_size
-    load_checkpoint(path, max_bytes=size)
+    read_checkpoint(path, max_bytes=size)
     with pytest.raises(TooLargeError, match=f"has {size} bytes, the limit is {size - 1}"):
-        load_checkpoint(path, max_bytes=size - 1)
+        read_checkpoint(path, max_bytes=size - 1)
 
 
 # ---- what is damaged
@@ -277,7 +277,7 @@ def test_safetensors_whose_length_starts_like_a_pickle(tmp_path):
         header["__metadata__"]["pad"] = "x" * (size - len(json.dumps(header)))
         write_safetensors(tmp_path / "m.safetensors", header, bytes(4))
         assert (tmp_path / "m.safetensors").read_bytes()[:1] == b"\x80"
-        assert_same(load_checkpoint(tmp_path / "m.safetensors").state, {"w": torch.zeros(1)})
+        assert_same(read_checkpoint(tmp_path / "m.safetensors").state, {"w": torch.zeros(1)})
 
 
 def test_float64_beyond_float32_is_not_finite(tmp_path):
@@ -299,7 +299,7 @@ def test_damage_anywhere_gives_a_reason_or_a_state_dict(tmp_path, form, edits):
         data[start : start + len(patch)] = patch
     path.write_bytes(data)
     try:
-        state = load_checkpoint(path).state
+        state = read_checkpoint(path).state
     except CheckpointError:
         return
     assert all(tensor.numel() <= len(data) for tensor in state.values())

@@ -12,7 +12,7 @@ from edged.calibration.dataset import build_cache
 from edged.calibration.yolo_labels import read_labels
 from edged.errors import UnsafeCheckpointError
 from edged.evaluation.detection import average_precision, detect_all
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
 from edged.models.yolov5 import standard
 
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="ED
     ],
 )
 def test_genuine_resnets_load_as_torch_loads_them(file, form, architecture):
-    checkpoint = load_checkpoint(DATA / "weights" / file)
+    checkpoint = read_checkpoint(DATA / "weights" / file)
     assert checkpoint.format == form
     assert recognize(checkpoint.state) == architecture
     assert form == "torch-zip" or checkpoint.sha256.startswith(file.split("-")[1].removesuffix(".th"))
@@ -49,7 +49,7 @@ def test_genuine_resnets_load_as_torch_loads_them(file, form, architecture):
     ],
 )
 def test_genuine_yolov5_loads(file, names):
-    checkpoint = load_checkpoint(DATA / "weights" / file)
+    checkpoint = read_checkpoint(DATA / "weights" / file)
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     assert architecture.name == "yolov5n"
     assert names in (architecture.num_classes, architecture.plan.names)
@@ -61,11 +61,11 @@ def test_genuine_yolov5_loads(file, names):
 
 def test_a_variant_with_other_blocks_is_refused_by_name():
     with pytest.raises(UnsafeCheckpointError, match=r"block that edged does not know.*'models.common.C3x'"):
-        load_checkpoint(DATA / "weights" / "fixtures" / "yolov5n_variant_c3x_dwconvtranspose_nc80.pt")
+        read_checkpoint(DATA / "weights" / "fixtures" / "yolov5n_variant_c3x_dwconvtranspose_nc80.pt")
 
 
 def test_yolov5n_reaches_its_precision(tmp_path):
-    checkpoint = load_checkpoint(DATA / "weights" / "yolov5n.pt")
+    checkpoint = read_checkpoint(DATA / "weights" / "yolov5n.pt")
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     model = load_model(checkpoint.state, architecture).to(memory_format=torch.channels_last)
     cache = build_cache(DATA / "coco" / "val", tmp_path, architecture.default_input)
@@ -78,7 +78,7 @@ def test_yolov5n_reaches_its_precision(tmp_path):
 
 
 def test_resnet20_reaches_its_accuracy():
-    state = load_checkpoint(DATA / "weights" / "resnet20-12fca82f.th").state
+    state = read_checkpoint(DATA / "weights" / "resnet20-12fca82f.th").state
     model = load_model(state, recognize(state))
     assert sum(parameter.numel() for parameter in model.parameters()) == 269_722
     mean, std = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from edged.models.architecture import Architecture
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.layers import own_memory, quantizable_layers
 from edged.models.registry import build, load_model, recognize
 from edged.models.resnet import CifarResNet
@@ -37,7 +37,7 @@ def test_a_model_with_memory_of_its_own_lets_go_of_the_file(tmp_path: Path):
     torch.manual_seed(0)
     original = CifarResNet(3).state_dict()
     torch.save(original, path)
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     model = load_model(checkpoint.state, recognize(checkpoint.state))
     assert is_mapped(path)
     assert own_memory(model) is model

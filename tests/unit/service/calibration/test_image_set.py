@@ -212,7 +212,7 @@ def test_each_finding(device: Device) -> None:
     assert found[0][1].startswith("broken.jpg is")
     assert found[1:] == [
         ("warning", "34 usable images; 512 to 1024 give a more accurate model"),
-        ("warning", "1 images show next to nothing but one colour"),
+        ("warning", "1 images show next to nothing but one color"),
         ("warning", "2 images are copies of others"),
         ("warning", "1 images look like one before them"),
     ]

@@ -171,11 +171,11 @@ def test_an_answer_that_is_none_is_told_like_any_fault(classifier: ServedModel) 
 
 @pytest.mark.slow
 def test_a_real_resnet_gives_the_same_logits(real_data: Path, tmp_path: Path) -> None:
-    from edged.models.checkpoint import load_checkpoint
+    from edged.models.checkpoint import read_checkpoint
     from edged.models.registry import recognize
     from tests.support.artifacts import write
 
-    state = load_checkpoint(real_data / "weights" / "resnet20-12fca82f.th").state
+    state = read_checkpoint(real_data / "weights" / "resnet20-12fca82f.th").state
     architecture = recognize(state)
     tensors = {name: value.clone() for name, value in state.items()}
     write(tmp_path / "artifact", tensors, architecture, InputSpec(32, 32))

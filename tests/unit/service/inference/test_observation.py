@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.calibration.color_histograms import colour_histograms, population_stability
+from edged.calibration.color_histograms import color_histograms, population_stability
 from edged.calibration.images import decode_bytes, normalize
 from edged.spec import Fit, InputSpec
 from service.inference import observation
@@ -50,14 +50,14 @@ def test_a_tensor_between_or_beyond_the_levels_is_no_image(change):
 
 def test_drift_is_the_index_of_the_last_images():
     spec, rest = SPECS[0], 10
-    reference = colour_histograms(pixels_of(0, spec, 500)).mean(axis=0)
+    reference = color_histograms(pixels_of(0, spec, 500)).mean(axis=0)
     drift = Drift(reference)
     images = pixels_of(1, spec, RECENT + rest)
     for count, image in enumerate(images, 1):
         drift.add(image)
         assert drift.images == min(count, RECENT)
         assert (drift.figure() is None) == (count < ENOUGH)
-    expected = population_stability(reference, colour_histograms(images[rest:]).mean(axis=0))
+    expected = population_stability(reference, color_histograms(images[rest:]).mean(axis=0))
     assert drift.figure() == pytest.approx(expected)
 
 
@@ -108,7 +108,7 @@ def test_drift_needs_a_reference(tmp_path):
     told = Told(tmp_path)
     images = normalize(torch.from_numpy(pixels_of(0, told.spec)), told.spec)
     assert told.offer(images, capture=False, drift=True) == {"capture": None, "drift": None, "drift_images": 0}
-    told = Told(tmp_path, reference=colour_histograms(pixels_of(1, told.spec)).mean(axis=0))
+    told = Told(tmp_path, reference=color_histograms(pixels_of(1, told.spec)).mean(axis=0))
     assert told.offer(images, capture=False, drift=True)["drift_images"] == 1
     assert told.stored() == []
 

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
-from edged.progress import SilentObserver
+from edged.progress import SilentListener
 from edged.spec import Method, QuantSpec
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
@@ -46,7 +46,7 @@ def published(task: Task, detection_task: DetectionTask, tmp_path_factory: pytes
         input={"size": scenes.SIDE},
     )
     for job in (digits, shapes):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     return folder
 
 

@@ -13,7 +13,7 @@ from edged.calibration.yolo_labels import read_labels
 from edged.compress import Compressed, compress
 from edged.errors import CalibrationError, GateError
 from edged.evaluation.detection import agreement, average_precision, detect_all
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
 from edged.spec import DetectionSpec, QuantSpec
 from service.worker.evaluation import Labels, check_gates, evaluate, held_out_labels
@@ -33,7 +33,7 @@ def cache(detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def compressed(detection_task: DetectionTask, cache: ImageCache) -> Compressed:
-    checkpoint = load_checkpoint(detection_task.first)
+    checkpoint = read_checkpoint(detection_task.first)
     model = load_model(checkpoint.state, recognize(checkpoint.state, None, checkpoint.plan))
     return compress(model, cache, QuantSpec(bits=4))
 

@@ -23,8 +23,8 @@ from edged.errors import (
     MemoryLimitError,
     UsageError,
 )
-from edged.models.checkpoint import load_checkpoint
-from edged.progress import SilentObserver
+from edged.models.checkpoint import read_checkpoint
+from edged.progress import SilentListener
 from edged.spec import DetectionSpec, Method, QuantSpec
 from service.journal.states import STAGES
 from service.worker.job import PREDICTIONS, Gates, Job
@@ -82,7 +82,7 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     assert artifact.input == INPUT
     assert artifact.manifest.name == "digits"
     assert artifact.manifest.source["name"] == "mine.pt"
-    assert artifact.manifest.source["sha256"] == load_checkpoint(task.first).sha256
+    assert artifact.manifest.source["sha256"] == read_checkpoint(task.first).sha256
     assert artifact.manifest.calibration["folder_labels"]
     assert artifact.manifest.classes == tuple("0123456789")
     totals = artifact.report["totals"]
@@ -98,8 +98,8 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
 def test_the_same_job_gives_the_same_weights(task: Task, tmp_path: Path) -> None:
     job = job_of(task, tmp_path)
     threads = torch.get_num_threads()
-    first = run_job(job, SilentObserver())
-    again = run_job(replace(job, out=tmp_path / "again"), SilentObserver())
+    first = run_job(job, SilentListener())
+    again = run_job(replace(job, out=tmp_path / "again"), SilentListener())
     assert first["report"]["layers"] == again["report"]["layers"]
     digests = [read_artifact(tmp_path / name).manifest.weights["sha256"] for name in ("out", "again")]
     assert digests[0] == digests[1]
@@ -111,9 +111,9 @@ def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: P
     bad.write_bytes(b"this is no checkpoint")
     job = replace(job_of(task, tmp_path), checkpoint=bad)
     with pytest.raises(CheckpointError, match=r"^mine\.pt: it is a text file"):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     with pytest.raises(ArchitectureError, match=r"^mine\.pt: "):
-        run_job(replace(job, checkpoint=task.first, arch="resnet18"), SilentObserver())
+        run_job(replace(job, checkpoint=task.first, arch="resnet18"), SilentListener())
     assert not (tmp_path / "out").exists()
 
 
@@ -135,7 +135,7 @@ def test_what_stops_a_job(
 ) -> None:
     job = replace(job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN), **change)
     with pytest.raises(error, match=reason):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     assert not (tmp_path / "out").exists()
 
 
@@ -145,10 +145,10 @@ def test_a_gate_on_accuracy_needs_labels(task: Task, tmp_path: Path) -> None:
         task.digits.png(index, flat / f"{index}.png")
     job = replace(job_of(task, tmp_path), calibration_dir=flat, gates=Gates(max_drop=5.0))
     with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels"):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     with pytest.raises(CalibrationError, match=r"gates\.min_accuracy needs labels, and .* has 0 class folders"):
-        run_job(replace(job, gates=Gates(min_accuracy=5.0)), SilentObserver())
-    result = run_job(replace(job, gates=Gates()), SilentObserver())
+        run_job(replace(job, gates=Gates(min_accuracy=5.0)), SilentListener())
+    result = run_job(replace(job, gates=Gates()), SilentListener())
     assert "fp32" not in result["report"]["totals"]
 
 
@@ -168,9 +168,9 @@ def detector_job(task: DetectionTask, folder: Path) -> Job:
 
 
 def test_a_detectors_artifact_holds_all_that_serving_needs(detection_task: DetectionTask, tmp_path: Path) -> None:
-    result = run_job(detector_job(detection_task, tmp_path), SilentObserver())
+    result = run_job(detector_job(detection_task, tmp_path), SilentListener())
     artifact = read_artifact(tmp_path / "out")
-    checkpoint = load_checkpoint(detection_task.first)
+    checkpoint = read_checkpoint(detection_task.first)
     assert artifact.architecture.plan == checkpoint.plan
     assert (artifact.manifest.task, artifact.manifest.classes) == ("detection", scenes.NAMES)
     assert artifact.detection == DetectionSpec(0.2, 0.5, 20)
@@ -196,7 +196,7 @@ def test_what_stops_a_detector(
 ) -> None:
     job = replace(detector_job(detection_task, tmp_path), spec=QuantSpec(method=Method.RTN), **change)
     with pytest.raises(error, match=reason):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     assert not (tmp_path / "out").exists()
 
 
@@ -204,8 +204,8 @@ def test_a_gate_on_map_needs_labels(detection_task: DetectionTask, tmp_path: Pat
     bare = scenes.write_scenes(tmp_path / "bare", range(40), labels=False)
     job = replace(detector_job(detection_task, tmp_path), calibration_dir=bare)
     with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels, .* fit the 3 classes of the detector"):
-        run_job(job, SilentObserver())
-    totals = run_job(replace(job, gates=Gates()), SilentObserver())["report"]["totals"]
+        run_job(job, SilentListener())
+    totals = run_job(replace(job, gates=Gates()), SilentListener())["report"]["totals"]
     assert "fp32" not in totals
     assert totals["boxes"]["fp32"] > 0
 
@@ -216,15 +216,15 @@ def test_a_full_gpu_is_told_as_a_matter_of_memory(task: Task, tmp_path: Path, mo
 
     monkeypatch.setattr("service.worker.pipeline.compress", overflow)
     with pytest.raises(MemoryLimitError, match=r"ran out of memory; give a lower memory limit than the \d+ MiB"):
-        run_job(job_of(task, tmp_path), SilentObserver())
+        run_job(job_of(task, tmp_path), SilentListener())
 
 
 def test_sample_predictions_are_written_if_asked_for(task: Task, tmp_path: Path) -> None:
     job = replace(job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN))
-    run_job(job, SilentObserver())
+    run_job(job, SilentListener())
     assert not (job.out / PREDICTIONS).exists()
     job = replace(job, out=tmp_path / "with", report_images=3)
-    run_job(job, SilentObserver())
+    run_job(job, SilentListener())
     assert len(json.loads((job.out / PREDICTIONS).read_text())["images"]) == 3
     assert read_artifact(job.out).report["layers"]
 
@@ -237,12 +237,12 @@ def test_what_a_gate_refuses_is_kept_for_its_report(
     )
     job = replace(job, keep_refused=True)
     with pytest.raises(GateError):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     assert {path.name for path in job.out.iterdir()} == {"report.json", PREDICTIONS}
     report = json.loads((job.out / "report.json").read_text())
     assert report["totals"]["agreement"] <= 100
     assert (report["totals"]["bits"], len(report["layers"])) == (3, 20)
     # What is in the way is no reason to tell another reason than the gate's.
     with pytest.raises(GateError):
-        run_job(job, SilentObserver())
+        run_job(job, SilentListener())
     assert "cannot keep what is known of the refused model" in capfd.readouterr().err

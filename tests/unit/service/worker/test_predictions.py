@@ -17,7 +17,7 @@ from edged.calibration.dataset import build_cache
 from edged.compress import Compressed, compress
 from edged.evaluation.classification import predict
 from edged.evaluation.detection import detect_all
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
 from edged.spec import DetectionSpec, InputSpec, Method, QuantSpec
 from service.worker import predictions
@@ -41,7 +41,7 @@ def test_half_are_those_that_differ_most_and_none_is_chosen_twice(differences: l
 def compressed_of(
     path: Any, folder: Any, cache_root: Any, spec: InputSpec, bits: int
 ) -> tuple[Compressed, Architecture]:
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     cache = build_cache(folder, cache_root, spec)
     quantization = QuantSpec(method=Method.RTN, bits=bits)

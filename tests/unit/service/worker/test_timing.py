@@ -10,8 +10,8 @@ import pytest
 
 from edged.errors import MemoryLimitError
 from edged.memory import peak_bytes, resident_bytes
-from edged.progress import SilentObserver
-from service.worker.timing import TimingObserver
+from edged.progress import SilentListener
+from service.worker.timing import TimingListener
 
 
 class Recorder:
@@ -35,13 +35,13 @@ class Recorder:
 
 def test_a_plan_is_passed_on() -> None:
     inner = Recorder()
-    TimingObserver(inner).planned({"peak_bytes": 1})
+    TimingListener(inner).planned({"peak_bytes": 1})
     assert inner.seen == [{"peak_bytes": 1}]
 
 
 def test_passes_on_and_adds_up() -> None:
     inner = Recorder()
-    watch = TimingObserver(inner)
+    watch = TimingListener(inner)
     for _ in range(2):
         with watch.stage("outer"), watch.stage("inner"):
             watch.progress(1, 2)
@@ -50,7 +50,7 @@ def test_passes_on_and_adds_up() -> None:
 
 
 def test_a_failed_stage_is_timed_too() -> None:
-    watch = TimingObserver(SilentObserver())
+    watch = TimingListener(SilentListener())
     with pytest.raises(ZeroDivisionError), watch.stage("bad"):
         _ = 1 / 0
     assert "bad" in watch.seconds
@@ -59,6 +59,6 @@ def test_a_failed_stage_is_timed_too() -> None:
 def test_the_limit_holds() -> None:
     used = resident_bytes()
     assert 1 << 20 < used <= peak_bytes()
-    TimingObserver(SilentObserver(), used * 4).progress(1, 2)
+    TimingListener(SilentListener(), used * 4).progress(1, 2)
     with pytest.raises(MemoryLimitError, match="1 MiB it was given"):
-        TimingObserver(SilentObserver(), 1 << 20).progress(1, 2)
+        TimingListener(SilentListener(), 1 << 20).progress(1, 2)

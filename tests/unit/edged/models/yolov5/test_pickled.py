@@ -1,4 +1,4 @@
-"""Checkpoints as YOLOv5's training writes them, through load_checkpoint."""
+"""Checkpoints as YOLOv5's training writes them, through read_checkpoint."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ from torch import nn
 
 from edged.errors import ArchitectureError, CheckpointError, NonFiniteError, UnsafeCheckpointError
 from edged.models.architecture import Architecture
-from edged.models.checkpoint import load_checkpoint
+from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import load_model, recognize
 from tests.support.refusals import refused
 from tests.support.yolov5_samples import (
@@ -30,7 +30,7 @@ from tests.support.yolov5_samples import (
 
 
 def architecture_of(path: Path) -> Architecture:
-    checkpoint = load_checkpoint(path)
+    checkpoint = read_checkpoint(path)
     return recognize(checkpoint.state, None, checkpoint.plan)
 
 
@@ -44,7 +44,7 @@ def save(path: Path, **entries: object) -> Path:
 
 def test_a_trained_detector_loads_with_its_plan(tmp_path):
     model = tiny_model()
-    checkpoint = load_checkpoint(save_tiny(tmp_path / "best.pt", model))
+    checkpoint = read_checkpoint(save_tiny(tmp_path / "best.pt", model))
     assert checkpoint.plan == tiny_plan()
     state = model.state_dict()
     assert checkpoint.state.keys() == state.keys()
@@ -55,7 +55,7 @@ def test_a_trained_detector_loads_with_its_plan(tmp_path):
 
 def test_the_network_is_rebuilt(tmp_path):
     model = tiny_model().half().float()
-    checkpoint = load_checkpoint(save_tiny(tmp_path / "best.pt", model))
+    checkpoint = read_checkpoint(save_tiny(tmp_path / "best.pt", model))
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     assert architecture == Architecture("yolov5", 3, "plan", 3, "plan", tiny_plan())
     assert architecture.task == "detection"
@@ -69,7 +69,7 @@ def test_the_network_is_rebuilt(tmp_path):
 def test_both_ways_of_naming_classes(tmp_path, root, names):
     with classes_of_yolov5() as classes:
         save(tmp_path / "m.pt", model=pickled(tiny_model(), tiny_plan(), classes, root, names=names))
-    assert load_checkpoint(tmp_path / "m.pt").plan.names == ("cat", "dog", "cow")
+    assert read_checkpoint(tmp_path / "m.pt").plan.names == ("cat", "dog", "cow")
 
 
 def test_the_averaged_model_is_preferred(tmp_path):
@@ -78,7 +78,7 @@ def test_the_averaged_model_is_preferred(tmp_path):
         both = {"model": pickled(trained, tiny_plan(), classes), "ema": pickled(averaged, tiny_plan(), classes)}
         save(tmp_path / "last.pt", **both)
     key = "model.0.conv.weight"
-    assert torch.equal(load_checkpoint(tmp_path / "last.pt").state[key], averaged.state_dict()[key].half().float())
+    assert torch.equal(read_checkpoint(tmp_path / "last.pt").state[key], averaged.state_dict()[key].half().float())
 
 
 def test_what_training_puts_beside_the_model_is_ignored(tmp_path):
@@ -100,19 +100,19 @@ def test_what_training_puts_beside_the_model_is_ignored(tmp_path):
             git={"remote": None},
             date="2022-02-08T18:24:20.515893",
         )
-    assert load_checkpoint(tmp_path / "last.pt").plan == tiny_plan()
+    assert read_checkpoint(tmp_path / "last.pt").plan == tiny_plan()
 
 
 def test_a_bare_model_loads(tmp_path):
     with classes_of_yolov5() as classes:
         torch.save(pickled(tiny_model(), tiny_plan(), classes), tmp_path / "m.pt")
-    assert load_checkpoint(tmp_path / "m.pt").plan == tiny_plan()
+    assert read_checkpoint(tmp_path / "m.pt").plan == tiny_plan()
 
 
 def test_anchors_are_those_of_the_tensors(tmp_path):
     """Training may have replaced the yaml's by others that fit its images better, and leaves the yaml as it was."""
     yaml = yaml_of(tiny_plan(), anchors=2)
-    assert load_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml)).plan.anchors == tiny_plan().anchors
+    assert read_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml)).plan.anchors == tiny_plan().anchors
 
 
 # ---- what is something else
@@ -204,11 +204,11 @@ def test_a_pinned_name_must_fit():
 def test_a_yaml_that_contradicts_the_file_is_refused(tmp_path, attributes, message):
     save_tiny(tmp_path / "m.pt", **attributes)
     with pytest.raises(ArchitectureError, match=message):
-        load_checkpoint(tmp_path / "m.pt")
+        read_checkpoint(tmp_path / "m.pt")
 
 
 def test_tensors_of_other_shapes_are_named(tmp_path):
-    checkpoint = load_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml_of(tiny_plan(), width_multiple=0.75)))
+    checkpoint = read_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml_of(tiny_plan(), width_multiple=0.75)))
     with pytest.raises(ArchitectureError, match=r"needs tensor 'model.0.conv.weight' of shape \[24, 3, 6, 6\]; it has"):
         recognize(checkpoint.state, None, checkpoint.plan)
 
@@ -287,7 +287,7 @@ def test_the_state_of_a_tensor_is_never_bytes(tmp_path):
 
 
 def test_no_class_of_the_file_is_left_behind(tmp_path):
-    load_checkpoint(save_tiny(tmp_path / "m.pt"))
+    read_checkpoint(save_tiny(tmp_path / "m.pt"))
     assert not any(name.startswith("models.") for _, name in _safe_names())
     assert "models.yolo" not in sys.modules
 
@@ -301,7 +301,7 @@ def _safe_names():
 MEASURE = """
     import sys
     from pathlib import Path
-    from edged.models.checkpoint import load_checkpoint
+    from edged.models.checkpoint import read_checkpoint
     from edged.models.registry import load_model, recognize
     import torch
 
@@ -310,7 +310,7 @@ MEASURE = """
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) / 1024
 
     before = peak()
-    checkpoint = load_checkpoint(Path(sys.argv[1]))
+    checkpoint = read_checkpoint(Path(sys.argv[1]))
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     model = load_model(checkpoint.state, architecture)
     weights = sum(tensor.nbytes for tensor in model.state_dict().values()) / 2**20

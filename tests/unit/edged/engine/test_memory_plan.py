@@ -9,7 +9,7 @@ import pytest
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.engine.images import AugmentedImages
-from edged.engine.plan import KERNEL_BYTES, MARGIN, OVERHEAD, SPARING_OVERHEAD, MemoryPlan, Resources, plan_work
+from edged.engine.memory_plan import KERNEL_BYTES, MARGIN, OVERHEAD, SPARING_OVERHEAD, MemoryPlan, Resources, plan_work
 from edged.errors import MemoryLimitError
 from edged.models.graph import Program
 from edged.models.resnet import CifarResNet
@@ -95,7 +95,7 @@ import torch
 
 from edged.calibration.dataset import build_cache
 from edged.compress import compress
-from edged.engine.plan import Resources
+from edged.engine.memory_plan import Resources
 from edged.memory import peak_bytes
 from edged.models.torchvision_shim import import_torchvision
 from edged.spec import InputSpec
