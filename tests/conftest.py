@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support import scenes, trained
+from tests.support.tasks import DetectionTask, Task
 from tests.support.yolov5_samples import save_tiny
-
-
-@dataclass(frozen=True)
-class Task:
-    """Real images and two networks trained on them.
-
-    Attributes:
-        digits: The images.
-        calibration: 200 of them, a folder per class.
-        test: 297 others, likewise.
-        first: A checkpoint.
-        second: Another one.
-    """
-
-    digits: trained.Digits
-    calibration: Path
-    test: Path
-    first: Path
-    second: Path
 
 
 @pytest.fixture(scope="session")
@@ -47,23 +28,6 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     torch.set_num_threads(threads)
     test = digits.write_folders(folder / "test", trained.TEST)
     return Task(digits, digits.write_folders(folder / "calib"), test, *paths)
-
-
-@dataclass(frozen=True)
-class DetectionTask:
-    """Made images with boxes, and YOLOv5 detectors trained on such.
-
-    Attributes:
-        calibration: 80 images with labels.
-        test: 40 others, likewise.
-        first: A checkpoint as YOLOv5's training leaves it.
-        second: Much the same network with other biases.
-    """
-
-    calibration: Path
-    test: Path
-    first: Path
-    second: Path
 
 
 @pytest.fixture(scope="session")

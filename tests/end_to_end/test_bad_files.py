@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Task
 from tests.support.daemon import Daemon, eventually, running
+from tests.support.tasks import Task
 
 
 class Malicious:

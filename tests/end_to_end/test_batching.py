@@ -12,10 +12,9 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.conftest import DetectionTask, Task
-from tests.end_to_end.test_probation import TOO_LARGE
-from tests.end_to_end.test_traffic import Client, image_request
 from tests.support.daemon import Daemon, eventually, running
+from tests.support.requests import TOO_LARGE, Client, image_request
+from tests.support.tasks import DetectionTask, Task
 
 CLIENTS = 8
 BATCHING = {"max_batch": 4, "max_delay_ms": 20}

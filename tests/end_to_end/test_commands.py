@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import Task
-from tests.support.daemon import Daemon, running
+from tests.support.daemon import Daemon, edged, running
+from tests.support.tasks import Task
 
 
 @pytest.fixture(scope="module")
 def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with running(tmp_path_factory.mktemp("commands"), task.calibration) as daemon:
         yield daemon
-
-
-def edged(daemon: Daemon, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
-    command = [sys.executable, "-m", "service.cli.main", *map(str, arguments), "--json"]
-    done = subprocess.run([*command, "--config", daemon.folder / "edged.yaml"], capture_output=True, timeout=120)
-    return done.returncode, json.loads(done.stdout)
 
 
 def test_from_submission_to_rollback(daemon: Daemon, task: Task, tmp_path: Path) -> None:

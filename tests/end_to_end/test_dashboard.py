@@ -12,13 +12,13 @@ import pytest
 from prometheus_client import CollectorRegistry, start_http_server
 
 from service.metrics.registry import Metrics
-from tests.conftest import DetectionTask, Task
-from tests.end_to_end.test_probation import TOO_LARGE
 from tests.support import scenes
 from tests.support.boards import jetson
 from tests.support.daemon import Daemon, eventually, running
+from tests.support.dashboard import DASHBOARD, PANELS
 from tests.support.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
-from tests.unit.configs.test_grafana import DASHBOARD, PANELS
+from tests.support.requests import TOO_LARGE
+from tests.support.tasks import DetectionTask, Task
 
 pytestmark = [pytest.mark.slow, needs_prometheus]
 

@@ -23,12 +23,13 @@ from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5 import decode as decoding
 from edged.spec import DetectionSpec
-from tests.conftest import DetectionTask, Task
 from tests.support import scenes
 from tests.support.daemon import Daemon, running
+from tests.support.repository import ROOT
+from tests.support.tasks import DetectionTask, Task
 from tests.support.yolov5_samples import classes_of_yolov5, pickled, save_tiny, tiny_model, yaml_of
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 BOXES = ["boxes", "scores", "class_ids", "names", "counts"]
 THRESHOLDS = DetectionSpec(0.1, 0.5, 50)
 

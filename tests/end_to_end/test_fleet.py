@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import Task
 from tests.support.daemon import Daemon, eventually, running
+from tests.support.repository import ROOT
+from tests.support.tasks import Task
 
-ROOT = Path(__file__).parents[2]
 MODULE = ROOT / "configs" / "fleet" / "mender" / "edged-checkpoint"
 PULL = ROOT / "configs" / "fleet" / "oci" / "edged-pull"
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.conftest import Task
-from tests.end_to_end.test_commands import edged
-from tests.end_to_end.test_trouble import workers
-from tests.support.daemon import Daemon, eventually, running
+from tests.support.daemon import Daemon, edged, eventually, running, workers
+from tests.support.tasks import Task
 
 
 def held(daemon: Daemon) -> int:

@@ -8,8 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import Task
 from tests.support.daemon import eventually, running
+from tests.support.tasks import Task
 
 WATCHED_S = 3.0
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from service.config.windows import parse_windows
-from tests.conftest import Task
-from tests.end_to_end.test_trouble import workers
-from tests.support.daemon import Daemon, eventually, running
+from tests.support.daemon import Daemon, eventually, running, workers
+from tests.support.tasks import Task
 
 
 def closed_now() -> str:

@@ -14,12 +14,12 @@ import torch
 
 from edged.models.torchvision_shim import import_torchvision
 from tests.support.pictures import write_folder
+from tests.support.processes import ENTER
+from tests.support.repository import ROOT
 
 MIB = 1 << 20
 LIMIT = 800 * MIB
-ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 
-ROOT = Path(__file__).parents[2]
 # A process of its own: what it needs to make the file is not what is measured.
 SAVE_YOLOV5X = """
 import sys

@@ -13,11 +13,9 @@ import psutil
 import pytest
 import torch
 
-from tests.conftest import Task
 from tests.support.daemon import Daemon, children, eventually, running
-
-# Overflows inside the network, so that its outputs are not finite: the daemon answers 500.
-TOO_LARGE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [3e38] * 192}]}
+from tests.support.requests import TOO_LARGE
+from tests.support.tasks import Task
 
 
 def on_probation(task: Task, daemon: Daemon, probation_s: float, **gates: Any) -> dict[str, Any]:

@@ -29,12 +29,13 @@ from edged.models.registry import Architecture, load_model
 from tests.support import scenes
 from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 from tests.support.daemon import Daemon, children, eventually
+from tests.support.repository import ROOT
 from tests.support.trained import INPUT
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http], of the extra 'test', is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402 - only where the line above finds it
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
 MAX_BODY = 1 << 20
 PNG = io.BytesIO()
 PIXELS = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)

@@ -12,15 +12,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import DetectionTask, Task
-from tests.end_to_end.test_status_page import _CONTRAST, EVIL, needs_browser
 from tests.support import scenes
-from tests.support.browser import Browser, browsing
+from tests.support.browser import CONTRAST, EVIL, Browser, browsing, needs_browser
 from tests.support.daemon import Daemon, eventually, running
+from tests.support.tasks import DetectionTask, Task
 
 # But for tooltips, and for the names of boxes, which have a dark plate behind them whatever the page's colour is.
 TEXTS = "[...document.querySelectorAll('body *:not(title):not(.tag)')]"
-LOWEST = "(() => {" + _CONTRAST + f"return Math.min(...{TEXTS}.map(contrast)); }})()"
+LOWEST = "(() => {" + CONTRAST + f"return Math.min(...{TEXTS}.map(contrast)); }})()"
 COUNT = "document.querySelectorAll({!r}).length"
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Task
 from tests.support.daemon import Daemon, children, eventually, running
+from tests.support.tasks import Task
 
 
 def states(daemon: Daemon, update: int) -> list[str]:

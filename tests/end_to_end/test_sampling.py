@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.conftest import Task
 from tests.support.daemon import Daemon, eventually, running
+from tests.support.tasks import Task
 
 MOST = 6
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Task
 from tests.support.daemon import TIMEOUT_S, Daemon, children, eventually, running
+from tests.support.tasks import Task
 
 
 @pytest.fixture

@@ -10,12 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.conftest import Task
-from tests.support.browser import CHROMIUM, Browser, browsing
+from tests.support.browser import CONTRAST, EVIL, Browser, browsing, needs_browser
 from tests.support.daemon import Daemon, eventually, running
-
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
-EVIL = "<img src=x onerror=alert(1)>'\".pt"
+from tests.support.tasks import Task
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +49,7 @@ def test_it_is_legible_by_day_and_by_night(browser: Browser, tmp_path: Path) -> 
         browser.prefer(scheme)
         seen.append(browser.evaluate("getComputedStyle(document.body).backgroundColor"))
         contrast = (
-            "(() => {" + _CONTRAST + "return Math.min(...[...document.querySelectorAll('body *')].map(contrast)); })()"
+            "(() => {" + CONTRAST + "return Math.min(...[...document.querySelectorAll('body *')].map(contrast)); })()"
         )
         assert browser.evaluate(contrast) >= 4.5
         browser.screenshot(Path(os.environ.get("EDGED_SCREENSHOTS", tmp_path), f"{scheme}.png"))
@@ -60,26 +57,6 @@ def test_it_is_legible_by_day_and_by_night(browser: Browser, tmp_path: Path) -> 
     # On a phone nothing but the table, which says so, is wider than the screen.
     browser.call("Emulation.setDeviceMetricsOverride", width=360, height=800, deviceScaleFactor=1, mobile=True)
     assert browser.evaluate("document.documentElement.scrollWidth") <= 360
-
-
-# WCAG's ratio of an element's text to the nearest background; 21 for an element without text of its own.
-_CONTRAST = """
-const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-const luminance = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
-  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-const background = (element) => {
-  const found = parse(getComputedStyle(element).backgroundColor);
-  return found[3] === 0 && element.parentElement ? background(element.parentElement) : found;
-};
-const contrast = (element) => {
-  if (![...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) return 21;
-  const style = getComputedStyle(element);
-  const text = parse(element.closest("svg") ? style.fill : style.color);
-  const [low, high] = [luminance(text), luminance(background(element))].sort((a, b) => a - b);
-  return (high + 0.05) / (low + 0.05);
-};
-"""
 
 
 @needs_browser

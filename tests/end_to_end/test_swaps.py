@@ -21,12 +21,10 @@ import torch
 from edged.models.registry import Architecture, build
 from service.inference.inputs import MAX_BATCH
 from service.system.processes import cores
-from tests.conftest import Task
-from tests.end_to_end.test_memory_limit import ENTER
-from tests.end_to_end.test_trouble import workers
-from tests.support.daemon import Daemon, children, eventually, running
+from tests.support.daemon import Daemon, children, eventually, running, workers
 from tests.support.pictures import vast_picture
-from tests.support.processes import busy
+from tests.support.processes import ENTER, busy
+from tests.support.tasks import Task
 
 MIB = 1 << 20
 

@@ -24,9 +24,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from tests.conftest import Task
 from tests.support.daemon import Daemon
-from tests.support.systemd_manager import REPOSITORY, SYSTEM_PYTHON, Manager, eventually, managed
+from tests.support.repository import ROOT
+from tests.support.systemd_manager import SYSTEM_PYTHON, Manager, eventually, managed
+from tests.support.tasks import Task
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -80,9 +81,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a device without a network would be given."""
     folder = tmp_path_factory.mktemp("wheel")
     for part in ("edged", "service"):
-        shutil.copytree(REPOSITORY / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for part in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / part, folder)
+        shutil.copy(ROOT / part, folder)
     recent = int(importlib.metadata.version("setuptools").partition(".")[0]) >= 77
     isolation = ["--no-build-isolation"] if recent else []
     command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", *isolation, "-w", folder / "made", folder]
@@ -119,7 +120,7 @@ def service(manager: Manager) -> Iterator[Service]:
 
 def commands_of_readme() -> list[str]:
     """The block of commands for a device, without `sudo` and remarks."""
-    text = (REPOSITORY / "README.md").read_text()
+    text = (ROOT / "README.md").read_text()
     block = text.partition("On a real device:")[2].lstrip("\n").partition("\n\n")[0]
     commands = [line.strip().partition("  #")[0].strip() for line in block.splitlines()]
     assert all(command.startswith(("sudo ", "sudoedit ")) for command in commands)
@@ -297,7 +298,7 @@ def test_one_loop_that_hangs_is_enough_and_does_not_keep_the_rest_from_serving(s
     service.begin()
     service.put_live(task.first)
     pid, image = service.manager.main_pid(UNIT), next(task.test.rglob("*.png"))
-    shutil.copy(Path(__file__).with_name("hung_mount.py"), service.manager.root / "srv")
+    shutil.copy(ROOT / "tests" / "support" / "hung_mount.py", service.manager.root / "srv")
     with service.manager.spawned(SYSTEM_PYTHON, "/srv/hung_mount.py", "/var/lib/edged/drop/digits") as share:
         assert share.stdout is not None
         assert share.stdout.readline() == "mounted\n"
@@ -488,6 +489,6 @@ def test_the_jetson_drop_in_opens_its_devices_and_no_others(service: Service) ->
     assert "/dev/nvmap: Permission denied" in manager.journal(UNIT) or "Operation not permitted" in manager.journal(
         UNIT
     )
-    service.drop_in((REPOSITORY / "systemd/dropins/jetson.conf").read_text() + tries)
+    service.drop_in((ROOT / "systemd/dropins/jetson.conf").read_text() + tries)
     service.begin()
     assert service.property("SubState") == "running"

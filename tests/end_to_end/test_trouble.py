@@ -6,12 +6,11 @@ import shutil
 from pathlib import Path
 
 import httpx
-import psutil
 import torch
 
-from tests.conftest import Task
 from tests.support import trained
-from tests.support.daemon import Daemon, children, eventually, running
+from tests.support.daemon import Daemon, children, eventually, running, workers
+from tests.support.tasks import Task
 
 
 def test_no_calibration_images(task: Task, tmp_path: Path) -> None:
@@ -176,10 +175,6 @@ def serves(daemon: Daemon, task: Task) -> str:
     answer = daemon.infer(next(task.test.rglob("*.png")))
     assert answer.status_code == 200, answer.text
     return str(answer.json()["model_version"])
-
-
-def workers(daemon: Daemon) -> list[psutil.Process]:
-    return children(daemon, "service.worker.main")
 
 
 def daemon_child(daemon: Daemon) -> int:

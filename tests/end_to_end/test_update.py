@@ -11,10 +11,10 @@ import torch
 
 from edged.artifacts.reader import read_artifact
 from service.journal.states import STAGES
-from tests.conftest import Task
 from tests.support import trained
 from tests.support.daemon import Daemon, children, eventually, running
 from tests.support.prometheus import needs_promtool, promtool
+from tests.support.tasks import Task
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+# WCAG's ratio of an element's text to the nearest background; 21 for an element without text of its own.
+CONTRAST = """
+const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+const luminance = (rgb) => rgb.slice(0, 3).map((c) => c / 255)
+  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const background = (element) => {
+  const found = parse(getComputedStyle(element).backgroundColor);
+  return found[3] === 0 && element.parentElement ? background(element.parentElement) : found;
+};
+const contrast = (element) => {
+  if (![...element.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())) return 21;
+  const style = getComputedStyle(element);
+  const text = parse(element.closest("svg") ? style.fill : style.color);
+  const [low, high] = [luminance(text), luminance(background(element))].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+};
+"""
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -27,6 +48,8 @@ _FLAGS = (
     "--disable-sync",
     "--remote-debugging-pipe",
 )
+# Would run a script, were it not escaped.
+EVIL = "<img src=x onerror=alert(1)>'\".pt"
 # Chromium reads commands from descriptor 3 and writes answers to 4.
 _EXEC = """
 import fcntl, os, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import shutil
 import signal
 import socket
@@ -192,6 +193,16 @@ def children(daemon: Daemon, module: str) -> list[psutil.Process]:
             if module in child.cmdline():
                 found.append(child)
     return found
+
+
+def workers(daemon: Daemon) -> list[psutil.Process]:
+    return children(daemon, "service.worker.main")
+
+
+def edged(daemon: Daemon, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+    command = [sys.executable, "-m", "service.cli.main", *map(str, arguments), "--json"]
+    done = subprocess.run([*command, "--config", daemon.folder / "edged.yaml"], capture_output=True, timeout=120)
+    return done.returncode, json.loads(done.stdout)
 
 
 @contextlib.contextmanager

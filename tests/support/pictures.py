@@ -40,3 +40,11 @@ def write_folder(folder: Path, classes: int, images: int) -> None:
     for seed in range(max(1, classes) * images):
         parent = folder / f"class_{seed % classes}" if classes else folder
         write_png(parent / f"image_{seed:04}.png", seed)
+
+
+def noise_png(size: int = 6) -> bytes:
+    """Return an encoded square of white noise."""
+    pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -11,6 +11,8 @@ import psutil
 from service.inference.inputs import MAX_BATCH
 from tests.support.pictures import vast_picture
 
+# Joins a control group, then becomes the command that follows.
+ENTER = "import os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); os.execv(sys.argv[2], sys.argv[2:])"
 _BUSY_S = 0.05  # of a core: more than it takes to look for work
 
 

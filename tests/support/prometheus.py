@@ -18,8 +18,9 @@ import pytest
 import yaml
 
 from tests.support.daemon import eventually
+from tests.support.repository import ROOT
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "prometheus"
+CONFIGS = ROOT / "configs" / "prometheus"
 PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
 needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason="no prometheus here: apt-get install prometheus")
 needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason="no promtool here: apt-get install prometheus")

@@ -18,9 +18,10 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.support.repository import ROOT
+
 T = TypeVar("T")
 
-REPOSITORY = Path(__file__).parents[2]
 SYSTEMD = Path("/lib/systemd/systemd")
 SYSTEM_PYTHON = Path("/usr/bin/python3")  # one that a user of the service may run, whoever runs the tests
 SOURCES = Path("/usr/src/edged")  # of the repository, inside
@@ -133,7 +134,7 @@ class Manager:
         namespaces = "--pid --mount --uts --ipc --net --cgroup --fork --kill-child"
         packages = next(path for path in site.getsitepackages() if Path(path).is_dir())
         enter = f'{into}; exec setpriv --pdeathsig KILL unshare {namespaces} bash -c "$@"'
-        arguments = [ENTER, "bash", str(self._scratch), str(REPOSITORY), packages, *controllers]
+        arguments = [ENTER, "bash", str(self._scratch), str(ROOT), packages, *controllers]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 ["bash", "-c", enter, "bash", *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL

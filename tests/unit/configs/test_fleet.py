@@ -15,8 +15,9 @@ from prometheus_client import CollectorRegistry, start_http_server
 from service.metrics.registry import Metrics
 from tests.support.daemon import eventually
 from tests.support.prometheus import Prometheus, needs_prometheus, prometheus, scrape_config
+from tests.support.repository import ROOT
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "fleet.md"
+DOCUMENT = ROOT / "docs" / "fleet.md"
 OLD, NEW = "aa" * 32, "bb" * 32  # sha256 of two checkpoints
 
 

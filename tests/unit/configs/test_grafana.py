@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import runpy
 import subprocess
@@ -13,11 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.metrics.registry import Metrics
-from tests.unit.service.metrics.test_registry import families
+from tests.support.dashboard import DASHBOARD, FOLDER, PANELS
+from tests.support.metrics import families
 
-FOLDER = Path(__file__).parents[3] / "configs" / "grafana"
-DASHBOARD = json.loads((FOLDER / "edged.json").read_text())
-PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 needs_sdk = pytest.mark.skipif(sys.version_info < (3, 11), reason="grafana-foundation-sdk needs Python 3.11")
 
 

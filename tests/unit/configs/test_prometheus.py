@@ -12,8 +12,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from service.cli.main import _parser
 from service.metrics.registry import Metrics
 from tests.support.boards import jetson
+from tests.support.metrics import families
 from tests.support.prometheus import CONFIGS, needs_promtool, promtool
-from tests.unit.service.metrics.test_registry import families
+from tests.support.repository import ROOT
 
 RULES = sorted(CONFIGS.glob("*.rules.yml"))
 TESTS = sorted(CONFIGS.glob("*.test.yml"))
@@ -74,7 +75,7 @@ def test_each_alert_says_what_it_is_and_which_command_helps(alert):
 
 
 def test_each_alert_is_documented():
-    text = (CONFIGS.parents[1] / "docs" / "monitoring.md").read_text()
+    text = (ROOT / "docs" / "monitoring.md").read_text()
     assert re.findall(r"^\| (Edged\w+) \|", text, re.MULTILINE) == [alert["alert"] for alert in ALERTS]
 
 

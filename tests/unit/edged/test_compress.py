@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import subprocess
 import sys
@@ -17,10 +16,11 @@ from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError
 from edged.models.architecture import Architecture
 from edged.models.registry import load_model
-from edged.models.resnet import CifarResNet
 from edged.progress import SilentListener
 from edged.spec import RECIPES, Fit, InputSpec, Method, Order, QuantSpec, Statistics, recipe
+from tests.support.compressed import digest_of_codes, network
 from tests.support.pictures import write_folder
+from tests.support.repository import ROOT
 from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 
@@ -34,16 +34,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
 @pytest.fixture(scope="module")
 def model(cache: ImageCache) -> nn.Module:
     return network(cache)
-
-
-def network(cache: ImageCache, blocks: int = 3) -> nn.Module:
-    """Random weights, with the BatchNorm statistics that training on these images would have left."""
-    torch.manual_seed(0)
-    model = CifarResNet(blocks)
-    with torch.no_grad():
-        for _ in range(30):
-            model(cache.batch(torch.arange(64)))
-    return model.eval().requires_grad_(False)
 
 
 def test_more_bits_come_closer_to_full_precision(model: nn.Module, cache: ImageCache):
@@ -122,7 +112,7 @@ import sys
 from pathlib import Path
 from edged.calibration.dataset import ImageCache
 from edged.spec import InputSpec
-from tests.unit.edged.test_compress import digest_of_codes, network
+from tests.support.compressed import digest_of_codes, network
 cache = ImageCache(Path(sys.argv[1]), InputSpec(16, 16))
 print(digest_of_codes(network(cache, blocks=1), cache))
 """
@@ -130,14 +120,8 @@ print(digest_of_codes(network(cache, blocks=1), cache))
 
 def test_a_seed_gives_the_same_codes_in_another_process(cache: ImageCache):
     command = [sys.executable, "-c", CODES_OF_A_PROCESS, str(cache.directory)]
-    root = Path(__file__).parent.parent.parent
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == f"{digest_of_codes(network(cache, blocks=1), cache)}\n"
-
-
-def digest_of_codes(model: nn.Module, cache: ImageCache) -> str:
-    done = compress(model, cache, QuantSpec(bits=3, seed=5, beam=2, descent_passes=1))
-    return hashlib.sha256(b"".join(weight.codes.numpy().tobytes() for weight in done.quantized.values())).hexdigest()
 
 
 def test_reports_cover_every_layer(model: nn.Module, cache: ImageCache):

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from edged.errors import ConfigError
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "systemd"
 OLDEST = 245  # of JetPack 5
 

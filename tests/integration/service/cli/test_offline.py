@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DetectionTask, Task
 from tests.support import scenes
+from tests.support.tasks import DetectionTask, Task
 
 SIZE = ["--input-size", "8"]
 

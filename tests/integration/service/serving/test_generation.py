@@ -21,8 +21,8 @@ from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.worker.job import Job
 from service.worker.pipeline import run_job
-from tests.conftest import DetectionTask, Task
 from tests.support import scenes
+from tests.support.tasks import DetectionTask, Task
 
 FAST = QuantSpec(method=Method.RTN, bits=8)
 

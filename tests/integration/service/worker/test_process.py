@@ -19,7 +19,7 @@ from service.journal.states import STAGES
 from service.outcomes import Failure
 from service.worker.job import Job
 from service.worker.process import Done, WorkerLimits, WorkerProcess
-from tests.conftest import Task
+from tests.support.tasks import Task
 
 LIMITS = WorkerLimits(deadline_s=120)
 

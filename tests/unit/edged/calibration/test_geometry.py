@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from edged.calibration.geometry import conv_columns, geometry_of, padded, positions_of
-from tests.unit.edged.calibration.test_moments import GEOMETRIES
+from tests.support.geometries import GEOMETRIES
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

@@ -12,17 +12,7 @@ from torch.testing import assert_close
 from edged.calibration.conv_moments import LagMoments
 from edged.calibration.geometry import conv_columns, padded
 from edged.calibration.moments import DenseMoments, UnfoldMoments, hessian, moments_for
-
-GEOMETRIES = [
-    {"kernel_size": k, "stride": s, "padding": p, "dilation": d, "groups": g, "padding_mode": mode}
-    for k in (1, 3, (3, 1))
-    for s in (1, 2)
-    for p in (0, 1, "same")
-    for d in (1, 2)
-    for g in (1, 2, 8)
-    for mode in ("zeros", "reflect")
-    if not (p == "same" and s == 2)
-]
+from tests.support.geometries import GEOMETRIES
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)

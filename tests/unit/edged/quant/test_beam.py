@@ -15,7 +15,7 @@ from edged.quant.grid import Grid
 from edged.quant.linalg import factorize
 from edged.quant.objective import row_loss
 from edged.quant.rtn import round_to_nearest
-from tests.unit.edged.quant.conftest import LAYERS, Layer, make_layer
+from tests.support.quant_layers import LAYERS, Layer, make_layer
 
 
 def beam(layer: Layer, width: int, order: Tensor | None = None, block_size: int = 7, **options: int) -> QuantizedRows:

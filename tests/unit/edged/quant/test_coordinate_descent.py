@@ -6,7 +6,7 @@ from torch.testing import assert_close
 from edged.quant.coordinate_descent import descend
 from edged.quant.objective import row_loss
 from edged.quant.rtn import round_to_nearest
-from tests.unit.edged.quant.conftest import Layer
+from tests.support.quant_layers import Layer
 
 
 def test_no_row_gets_worse_and_the_loss_is_that_of_the_codes(layer: Layer):

@@ -13,7 +13,7 @@ from edged.quant.grid import Grid
 from edged.quant.objective import row_loss
 from edged.quant.rtn import round_to_nearest
 from edged.spec import Scheme
-from tests.unit.edged.quant.conftest import Layer, make_layer
+from tests.support.quant_layers import Layer, make_layer
 
 
 def literal_fastobq(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> Tensor:

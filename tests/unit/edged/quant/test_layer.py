@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from edged.quant.layer import quantize_layer
 from edged.quant.objective import row_loss
 from edged.spec import Method, Order, QuantSpec, Scheme, Search
-from tests.unit.edged.quant.conftest import make_layer
+from tests.support.quant_layers import make_layer
 
 ALL_SETTINGS = [
     QuantSpec(method=method, bits=bits, scheme=scheme, order=order)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from edged.errors import CalibrationError
 from edged.quant.linalg import cholesky_in_place, damp_in_place, damped_diagonal, factorize
-from tests.unit.edged.quant.conftest import Layer, damped
+from tests.support.quant_layers import Layer, damped
 
 
 def test_upper_factor(layer: Layer):

@@ -14,7 +14,7 @@ from edged.quant.objective import row_loss
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.rtn import round_to_nearest
 from edged.spec import RECIPES, Method, Order, QuantSpec, Scheme, Search, recipe
-from tests.unit.edged.quant.conftest import damped, make_layer
+from tests.support.quant_layers import damped, make_layer
 
 
 def literal_obq(w: Tensor, H: Tensor, grid: Grid, outlier_rule: bool = True) -> list[int]:

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from edged.quant.linalg import Factor, factorize
 from edged.quant.ordering import column_order, column_score
 from edged.spec import Order
-from tests.unit.edged.quant.conftest import Layer
+from tests.support.quant_layers import Layer
 
 
 def test_sensitivity_sums_equation_11_over_the_rows(layer: Layer):

@@ -23,7 +23,7 @@ from edged.quant.obq import quantize_rows_greedily
 from edged.quant.rtn import round_to_nearest
 from edged.quant.scale_search import quantize_with_search
 from edged.spec import Method, Order, QuantSpec, Search
-from tests.unit.edged.quant.conftest import LAYERS, Layer, make_layer
+from tests.support.quant_layers import LAYERS, Layer, make_layer
 
 Solver = Callable[[Tensor, Tensor, Grid, Tensor], QuantizedRows]
 

@@ -8,7 +8,7 @@ from edged.quant.grid import Grid, minmax_grid, range_grid, row_range
 from edged.quant.linalg import factorize
 from edged.quant.scale_search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.spec import Scheme
-from tests.unit.edged.quant.conftest import make_layer
+from tests.support.quant_layers import make_layer
 
 
 def test_weighted_grid_is_never_worse_than_the_full_range():

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -286,19 +284,3 @@ def test_purge_erases_what_was_kept(device: Device) -> None:
     assert device.run("purge", "m")[:2] == (0, {"model": "m", "removed": 1, "bytes": 3})
     assert device.text("purge", "m") == "m: 0 images of requests removed, 0 B\n"
     assert not ring.folder.exists()
-
-
-def test_the_command_line_still_takes_a_folder(device: Device, tmp_path: Path) -> None:
-    fill(device.images, 40)
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
-
-    def edged(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "service.cli.main", "calib", *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
-
-    done = edged(device.images, "--input-size", SIDE, "--json")
-    assert json.loads(done.stdout)["images"] == 40
-    done = edged("list", "--config", device.config, "--json")
-    assert json.loads(done.stdout)["models"][0]["images"] == 40
-    assert edged("add").returncode == 2
-    assert "add|list|verify|stats|purge" in edged("--help").stdout

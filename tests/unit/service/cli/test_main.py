@@ -1,9 +1,7 @@
 import json
 import os
 import re
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +9,9 @@ import pytest
 from service import doctor
 from service.cli import main as cli
 from service.config import locate
+from tests.support.commands import CLIENT_COMMANDS, COMMANDS, DAEMON_COMMANDS, call
 from tests.support.fake_daemon import fake_daemon
 
-EDGED = Path(sys.executable).with_name("edged")
-DAEMON_COMMANDS = ["run", "check-config", "doctor"]
-CLIENT_COMMANDS = ["submit", "status", "history", "report", "rollback", "pin", "unpin", "pause", "resume", "gc"]
-COMMANDS = [*DAEMON_COMMANDS, *CLIENT_COMMANDS, "quantize", "evaluate", "calib"]
 STATUS = {"ready": True, "models": [{"name": "m", "ready": True, "generation": 3},
                                     {"name": "n", "ready": False, "generation": None}],
           "updates": [{"id": 5, "model": "m", "file_name": "a", "state": "CLAIMED"}]}  # fmt: skip
@@ -36,16 +31,6 @@ def config(tmp_path):
     path = tmp_path / "edged.yaml"
     path.write_text("state_dir: state\nserve: {port: 0}\nmodels: [{name: m, calibration: {dir: images}}]\n")
     return str(path)
-
-
-def call(capsys, *arguments):
-    """Exit code, stdout, stderr."""
-    try:
-        code = cli.main(arguments)
-    except SystemExit as ended:
-        code = ended.code
-    written = capsys.readouterr()
-    return code, written.out, written.err
 
 
 @pytest.mark.parametrize("command", [*DAEMON_COMMANDS, *CLIENT_COMMANDS])
@@ -247,46 +232,3 @@ def test_interrupting_is_one_line_and_130(capsys, monkeypatch):
 
     monkeypatch.setattr(locate, "find_config", interrupt)
     assert call(capsys, "run") == (130, "", "edged: interrupted\n")
-
-
-def test_a_reader_that_stops_early_is_no_error(daemon):
-    updates = [{"id": i, "model": "m", "file_name": "x" * 200, "state": "COMMITTED"} for i in range(2000)]
-    daemon.answer("GET /edged/v1/updates", {"updates": updates})
-    with subprocess.Popen([EDGED, "history"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait() == 0
-
-
-def test_status_is_quick_and_imports_little(daemon):
-    """The goal is 50 ms, where Python alone starts in 15; the best of several, because machines that test are busy."""
-    times: dict[str, list[float]] = {"status": [], "nothing": []}
-    commands = {"status": [EDGED, "status", "--json"], "nothing": [sys.executable, "-c", "pass"]}
-    for _ in range(7):
-        for name, command in commands.items():
-            start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            times[name].append(time.perf_counter() - start)
-    assert min(times["status"]) < 7 * min(times["nothing"])
-    code = "import sys; from service.cli.main import main; main(['status', '--json']); print(*sorted(sys.modules))"
-    modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
-    heavy = {"torch", "numpy", "yaml", "asyncio", "http.client", "ssl", "prometheus_client", "psutil", "logging"}
-    assert not heavy & set(modules)
-
-
-def test_the_supervisor_stays_small(tmp_path):
-    """Everything it imports, without torch; the goal of the whole supervisor is 40 MB.
-
-    Of bytecode that is there already, as pip leaves it on a device: compiling takes another MB.
-    """
-    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}
-    code = """
-import sys, service.app
-assert not {"torch", "torchvision", "numpy", "PIL", "pydantic"} & set(sys.modules), sorted(sys.modules)
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmRSS")))
-"""
-    for _ in range(2):
-        found = subprocess.run(
-            [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
-        )
-    assert int(found.stdout) < 40_000

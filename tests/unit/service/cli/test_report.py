@@ -8,9 +8,9 @@ import pytest
 from service.journal.states import State
 from service.journal.store import Journal
 from service.storage.paths import Paths
+from tests.support.commands import call
 from tests.support.fake_daemon import fake_daemon
 from tests.support.reports import data_of
-from tests.unit.service.cli.test_main import call
 
 JSON_OF_7 = "GET /edged/v1/updates/7/report.json"
 

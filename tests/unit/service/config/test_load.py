@@ -11,8 +11,9 @@ from edged.errors import ConfigError
 from edged.spec import RECIPES, DetectionSpec, QuantSpec, recipe
 from service.config.load import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
 from service.ipc.options import Batching
+from tests.support.repository import ROOT
 
-CONFIGS = Path(__file__).parents[4] / "configs"
+CONFIGS = ROOT / "configs"
 MINIMAL = "models: [{name: m, calibration: {dir: images}}]\n"
 
 

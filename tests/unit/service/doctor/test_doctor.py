@@ -10,8 +10,8 @@ import pytest
 import service.doctor
 from service.config.load import Config
 from service.doctor import CHECKS, FAIL, OK, WARN, Check, diagnose, exit_code
+from tests.support.commands import COMMANDS
 from tests.support.machines import machine, mended
-from tests.unit.service.cli.test_main import COMMANDS
 
 FOLDER = Path(service.doctor.__file__).parent
 

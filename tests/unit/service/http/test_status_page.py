@@ -4,7 +4,7 @@ import pytest
 
 from service.daemon.samples import Sample
 from service.http.status_page import render
-from tests.unit.service.reporting.test_html import Text
+from tests.support.html_text import Text
 
 EVIL = "\"'><script>alert(1)</script>&{x}"
 

@@ -17,7 +17,8 @@ from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
 from service.inference.binary import RequestError, pack_elements
 from service.inference.inputs import max_batch, read_images
-from tests.unit.service.inference.test_requests import LETTERBOX, SPEC, png
+from tests.support.pictures import noise_png
+from tests.support.requests import LETTERBOX, SPEC
 
 SHAPE = (2, 3, 4, 4)
 
@@ -68,7 +69,7 @@ def test_pixels_of_a_square_have_no_letterbox() -> None:
 
 
 def test_encoded_files_come_raw_or_as_base64() -> None:
-    files = [png(6), png(9)]
+    files = [noise_png(6), noise_png(9)]
     expected = normalize(torch.from_numpy(np.stack([decode_bytes(file, SPEC) for file in files])), SPEC)
     texts = [base64.b64encode(file) for file in files]
     for images, letterboxes in (

@@ -18,14 +18,12 @@ from PIL import Image
 
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
-from edged.spec import Fit, InputSpec
 from service.inference import requests as protocol
 from service.inference.binary import Body, RequestError
 from service.inference.inputs import DATATYPES, MAX_BATCH
 from service.inference.requests import Request, metadata
-
-SPEC = InputSpec(4, 5)
-LETTERBOX = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
+from tests.support.pictures import noise_png
+from tests.support.requests import LETTERBOX, SPEC
 
 
 def parse_request(body: bytes, *arguments: Any) -> Request:
@@ -35,13 +33,6 @@ def parse_request(body: bytes, *arguments: Any) -> Request:
 def request(**changes: Any) -> bytes:
     tensor = {"name": "input", "datatype": "FP32", "shape": [1, 3, 4, 4], "data": [0.5] * 48} | changes
     return json.dumps({"id": "7", "inputs": [tensor]}).encode()
-
-
-def png(size: int = 6) -> bytes:
-    pixels = np.random.default_rng(size).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def images(*encoded: bytes, **changes: Any) -> bytes:
@@ -66,7 +57,7 @@ def test_numbers_arrive_as_they_were_sent(values: Any, nested: bool) -> None:
 
 
 def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
-    first, second = png(6), png(9)
+    first, second = noise_png(6), noise_png(9)
     parsed = parse_request(images(first, second, parameters={"content_type": "base64"}), SPEC)
     expected = np.stack([decode_bytes(first, SPEC), decode_bytes(second, SPEC)])
     assert parsed.id is None
@@ -105,12 +96,12 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
         (request(data=[float("nan")] * 48), "NaN"),
         (request(data=[1e300] * 48), "NaN, infinity or a number too large"),
         (images(b"no image"), "image 0 is no JPEG"),
-        (images(png(), png()[:100]), "image 1 is damaged"),
-        (images(png(), shape=[2]), "list of 2 base64"),
-        (images(png(), data=[5]), "list of 1 base64"),
-        (images(png(), data=["?"]), "image 0 is no base64"),
-        (images(png(), data=["é"]), "image 0 is no base64"),
-        (images(png(), parameters={"content_type": "raw"}), "content_type has value 'raw'"),
+        (images(noise_png(), noise_png()[:100]), "image 1 is damaged"),
+        (images(noise_png(), shape=[2]), "list of 2 base64"),
+        (images(noise_png(), data=[5]), "list of 1 base64"),
+        (images(noise_png(), data=["?"]), "image 0 is no base64"),
+        (images(noise_png(), data=["é"]), "image 0 is no base64"),
+        (images(noise_png(), parameters={"content_type": "raw"}), "content_type has value 'raw'"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(body: bytes, reason: str) -> None:
@@ -150,20 +141,20 @@ def test_a_letterboxed_image_keeps_its_size_for_the_way_back() -> None:
     wide = Image.fromarray(np.zeros((9, 30, 3), np.uint8))
     buffer = io.BytesIO()
     wide.save(buffer, "PNG")
-    parsed = parse_request(images(buffer.getvalue(), png(6)), LETTERBOX)
+    parsed = parse_request(images(buffer.getvalue(), noise_png(6)), LETTERBOX)
     assert parsed.letterboxes == (Letterbox(30, 9, 32), Letterbox(6, 6, 32))
     assert parsed.images.shape == (2, 3, 32, 32)
-    assert parse_request(images(png()), SPEC).letterboxes == ()
+    assert parse_request(images(noise_png()), SPEC).letterboxes == ()
 
 
 def test_outputs_and_parameters_are_handed_on() -> None:
-    body = json.loads(images(png())) | {
+    body = json.loads(images(noise_png())) | {
         "outputs": [{"name": "raw"}, {"name": "boxes"}, {"name": "raw"}],
         "parameters": {"iou": 0.5},
     }
     parsed = parse_request(json.dumps(body).encode(), LETTERBOX, ("boxes", "raw"))
     assert (parsed.outputs, parsed.parameters) == (("raw", "boxes"), {"iou": 0.5})
-    assert parse_request(images(png()), LETTERBOX, ("boxes", "raw")).outputs == ()
+    assert parse_request(images(noise_png()), LETTERBOX, ("boxes", "raw")).outputs == ()
     with pytest.raises(RequestError, match="ask for 'boxes' or 'raw'"):
         parse_request(json.dumps(body | {"outputs": [{"name": "logits"}]}).encode(), LETTERBOX, ("boxes", "raw"))
 
@@ -198,8 +189,10 @@ def test_a_binary_tensor_is_read_wherever_it_begins(values: Any, identity: str) 
 
 
 def test_a_body_without_json_is_one_image() -> None:
-    assert torch.equal(protocol.parse_request(Body(png(), 0), SPEC).images, parse_request(images(png()), SPEC).images)
-    assert protocol.parse_request(Body(png(9), 0), LETTERBOX).letterboxes == (Letterbox(9, 9, 32),)
+    assert torch.equal(
+        protocol.parse_request(Body(noise_png(), 0), SPEC).images, parse_request(images(noise_png()), SPEC).images
+    )
+    assert protocol.parse_request(Body(noise_png(9), 0), LETTERBOX).letterboxes == (Letterbox(9, 9, 32),)
     with pytest.raises(RequestError, match="image 0 is no JPEG"):
         protocol.parse_request(Body(b"", 0), SPEC)
 

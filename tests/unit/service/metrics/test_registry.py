@@ -1,6 +1,5 @@
 import re
 from http import HTTPStatus
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,8 +9,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 import service.intake.claim  # noqa: F401 - its errors reject files, too
 from edged.errors import RejectedError
 from service.metrics.registry import MAX_REASONS, UPDATE_STAGES, Metrics
+from tests.support.metrics import families
+from tests.support.repository import ROOT
 
-DOCUMENT = Path(__file__).parents[4] / "docs" / "metrics.md"
+DOCUMENT = ROOT / "docs" / "metrics.md"
 FORBIDDEN_LABELS = {"pid", "path", "sha256", "file", "id"}
 
 
@@ -22,17 +23,6 @@ def metrics(tmp_path):
 
 def value(metrics, name, **labels):
     return metrics.registry.get_sample_value(name, labels)
-
-
-def families(metrics):
-    """Name -> (family, labels) of every metric, also of those that have no sample yet."""
-    found = {}
-    for collector in metrics.registry._collector_to_names:
-        for family in collector.collect():
-            name = f"{family.name}_total" if family.type == "counter" else family.name
-            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
-            found[name] = (family, tuple(labels))
-    return found
 
 
 def declared(metrics):

@@ -1,25 +1,8 @@
-from html.parser import HTMLParser
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service.reporting.html import Html, fill, join
-
-
-class Text(HTMLParser):
-    """What a browser would show, and what it would take for tags."""
-
-    def __init__(self, markup):
-        super().__init__()
-        self.text, self.tags = "", []
-        self.feed(markup)
-        self.close()
-
-    def handle_data(self, data):
-        self.text += data
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
+from tests.support.html_text import Text
 
 
 @given(st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"])))

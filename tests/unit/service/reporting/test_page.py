@@ -6,8 +6,8 @@ import pytest
 
 from service.reporting.data import without_pictures
 from service.reporting.page import facts, policy, render
+from tests.support.html_text import Text
 from tests.support.reports import PICTURE, data_of, detections
-from tests.unit.service.reporting.test_html import Text
 
 EVIL = "\"'><script>alert(1)</script>&{x}"
 

@@ -18,8 +18,8 @@ from edged.models.registry import Architecture, load_model, recognize
 from edged.spec import DetectionSpec, QuantSpec
 from service.worker.evaluation import Labels, check_gates, evaluate, held_out_labels
 from service.worker.job import Gates
-from tests.conftest import DetectionTask
 from tests.support import scenes
+from tests.support.tasks import DetectionTask
 from tests.support.yolov5_samples import tiny_model
 
 DETECTOR = Architecture.detector(scenes.plan())

@@ -29,8 +29,8 @@ from edged.spec import DetectionSpec, Method, QuantSpec
 from service.journal.states import STAGES
 from service.worker.job import PREDICTIONS, Gates, Job
 from service.worker.pipeline import run_job
-from tests.conftest import DetectionTask, Task
 from tests.support import scenes
+from tests.support.tasks import DetectionTask, Task
 from tests.support.trained import INPUT
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -23,8 +23,8 @@ from edged.spec import DetectionSpec, InputSpec, Method, QuantSpec
 from service.worker import predictions
 from service.worker.evaluation import evaluate, held_out_labels
 from service.worker.predictions import choose, sample_predictions
-from tests.conftest import DetectionTask, Task
 from tests.support import scenes, trained
+from tests.support.tasks import DetectionTask, Task
 
 SERVED = DetectionSpec(confidence=0.1)
 

@@ -17,6 +17,7 @@ from edged.models.architecture import Architecture
 from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import load_model, recognize
 from tests.support.refusals import refused
+from tests.support.repository import ROOT
 from tests.support.yolov5_samples import (
     BACKBONE,
     HEAD,
@@ -336,7 +337,7 @@ def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
             torch.save({{"model": one, "ema": pickled(YoloV5(plan), plan, classes, yaml=yaml),
                         "optimizer": {{"momentum": torch.zeros(86_000_000)}}}}, {str(tmp_path / "last.pt")!r})
     """
-    run = {"check": True, "capture_output": True, "text": True, "cwd": Path(__file__).parents[5]}
+    run = {"check": True, "capture_output": True, "text": True, "cwd": ROOT}
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], **run)
     size = (tmp_path / "last.pt").stat().st_size / 2**20
     assert size > 650

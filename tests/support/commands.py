@@ -1,0 +1,19 @@
+"""The command line, called in this process."""
+
+from __future__ import annotations
+
+from service.cli import main as cli
+
+DAEMON_COMMANDS = ["run", "check-config", "doctor"]
+CLIENT_COMMANDS = ["submit", "status", "history", "report", "rollback", "pin", "unpin", "pause", "resume", "gc"]
+COMMANDS = [*DAEMON_COMMANDS, *CLIENT_COMMANDS, "quantize", "evaluate", "calib"]
+
+
+def call(capsys, *arguments):
+    """Exit code, stdout, stderr."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as ended:
+        code = ended.code
+    written = capsys.readouterr()
+    return code, written.out, written.err

@@ -1,0 +1,28 @@
+"""A network with sensible statistics, and the digest of its codes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+from edged.calibration.dataset import ImageCache
+from edged.compress import compress
+from edged.models.resnet import CifarResNet
+from edged.spec import QuantSpec
+
+
+def network(cache: ImageCache, blocks: int = 3) -> nn.Module:
+    """Random weights, with the BatchNorm statistics that training on these images would have left."""
+    torch.manual_seed(0)
+    model = CifarResNet(blocks)
+    with torch.no_grad():
+        for _ in range(30):
+            model(cache.batch(torch.arange(64)))
+    return model.eval().requires_grad_(False)
+
+
+def digest_of_codes(model: nn.Module, cache: ImageCache) -> str:
+    done = compress(model, cache, QuantSpec(bits=3, seed=5, beam=2, descent_passes=1))
+    return hashlib.sha256(b"".join(weight.codes.numpy().tobytes() for weight in done.quantized.values())).hexdigest()
