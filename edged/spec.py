@@ -1,4 +1,4 @@
-"""What to do, as frozen data: how a model is quantized and how its images are prepared."""
+"""Frozen settings: how a model is quantized, how its images are prepared, and which predictions become boxes."""
 
 from __future__ import annotations
 
@@ -7,31 +7,69 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from edged.errors import UsageError
 
-MIN_BITS, MAX_BITS = 2, 8
-MAX_BEAM = 64
-MAX_DETECTIONS = 1000  # suppression compares each with all candidates
-MAX_SEED = 2**63 - 1
-# Least and most value of each numeric field of QuantSpec.
-_WHOLE_NUMBERS: Mapping[str, tuple[int, int]] = {
-    "bits": (MIN_BITS, MAX_BITS),
-    "first_bits": (MIN_BITS, MAX_BITS),
-    "last_bits": (MIN_BITS, MAX_BITS),
-    "beam": (1, MAX_BEAM),
-    "descent_passes": (0, MAX_SEED),
-    "block_size": (1, MAX_SEED),
-    "rows_at_once": (1, MAX_SEED),
-    "augmentation": (1, MAX_SEED),
-    "seed": (0, MAX_SEED),
-}
-_REAL_NUMBERS: Mapping[str, tuple[float, float]] = {
-    "damp_ratio": (0, math.inf),
-    "damp_absolute": (0, math.inf),
-    "propagation": (0, 1),
-}
+MAX_DETECTIONS = 1000  # suppression compares each box with all candidates
+MAX_WHOLE = 2**63 - 1  # the largest seed of torch's generators
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The numbers that a setting may have, both ends included. Infinity and NaN are never allowed.
+
+    Attributes:
+        least: Smallest value.
+        most: Largest value; MAX_WHOLE or infinity for no bound that matters.
+        whole: Whether the value must be an integer.
+        optional: Whether None is allowed, too.
+    """
+
+    least: float
+    most: float
+    whole: bool
+    optional: bool = False
+
+    def allow(self, value: object) -> bool:
+        """Return whether `value` is a number within the bounds, or None where that is allowed."""
+        if value is None:
+            return self.optional
+        kinds = int if self.whole else (int, float)
+        number = isinstance(value, kinds) and not isinstance(value, bool)
+        return number and self.least <= value <= self.most and not math.isinf(value)  # type: ignore[operator, arg-type]  # a number
+
+    def __str__(self) -> str:
+        return f"{self.least} to {self.most}" if self.most < MAX_WHOLE else f"a number from {self.least} on"
+
+
+def _whole(default: T, least: int, most: int = MAX_WHOLE) -> T:
+    """Declare a field that holds an integer, or None where that is its default."""
+    return _bounded(default, Bounds(least, most, whole=True, optional=default is None))
+
+
+def _real(default: float, least: float, most: float = math.inf) -> float:
+    """Declare a field that holds a finite number."""
+    return _bounded(default, Bounds(least, most, whole=False))
+
+
+def _bounded(default: T, bounds: Bounds) -> T:
+    field: Any = dataclasses.field(default=default, metadata={"bounds": bounds})
+    return field  # type: ignore[no-any-return]  # like dataclasses.field itself: a description that passes for a value
+
+
+def bounds_of(spec: type) -> dict[str, Bounds]:
+    """Return the bounds of each field of a settings dataclass that has some, by name."""
+    return {field.name: field.metadata["bounds"] for field in dataclasses.fields(spec) if "bounds" in field.metadata}
+
+
+def _check_bounds(spec: object) -> None:
+    """Raise UsageError at the first field of a settings dataclass that is out of its bounds."""
+    for name, bounds in bounds_of(type(spec)).items():
+        if not bounds.allow(value := getattr(spec, name)):
+            raise UsageError(f"{name} has value {value!r:.80}; choose {bounds}")
 
 
 class Method(str, enum.Enum):
@@ -65,16 +103,16 @@ class Search(str, enum.Enum):
 
 
 class Statistics(str, enum.Enum):
-    """What becomes of BatchNorm statistics and biases. Kept only if it lowers the held-out error."""
+    """What becomes of BatchNorm statistics and biases. A change is kept only if it lowers the held-out error."""
 
     NONE = "none"  # as trained
     BIAS = "bias"  # means moved by what quantization changed, variances as trained (edged.engine.statistics)
-    MATCH = "match"  # means and variances moved likewise
+    MATCH = "match"  # means and variances moved by what quantization changed
     REESTIMATE = "reestimate"  # replaced by those of the calibration images, as in the paper
 
 
 class Scheme(str, enum.Enum):
-    """Where zero lies on the grid."""
+    """Where the grid has its zero."""
 
     SYMMETRIC = "symmetric"  # zero_point is the middle code
     ASYMMETRIC = "asymmetric"  # zero_point follows each row's range
@@ -84,64 +122,66 @@ class Scheme(str, enum.Enum):
 class QuantSpec:
     """How a model is quantized.
 
+    The bounds of each number are declared with its field; the config file and the command line read them from here.
+
     Attributes:
         method: How codes are chosen.
-        bits: Bits per weight code, 2..8.
+        bits: Bits per weight code.
         scheme: Symmetric or asymmetric per-channel grid.
         order: Column order of FastOBQ.
         descending: Whether the highest score of the order comes first.
         search: How each row's range is found.
-        beam: Partial assignments that are kept in each row, 1..64; 1 is the greedy choice.
+        beam: Partial assignments that are kept in each row; 1 is the greedy choice.
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
-        damp_ratio: Share of mean(diag H) added to diag H.
-        damp_absolute: Added to diag H besides, in squared input units; the paper's way.
+        damp_ratio: Share of mean(diag H) that is added to diag H. H is positive semi-definite, so any ratio above 0
+            makes it positive definite; the larger the ratio, the closer the codes are to round-to-nearest.
+        damp_absolute: Added to diag H as well, in squared input units; the paper's way.
         block_size: Columns per lazy update; changes speed, not codes.
         rows_at_once: Rows that are searched together; changes memory and speed, not codes.
-        propagation: How far each layer corrects the errors of the layers before it, 0 (stands for itself) to 1.
+        propagation: How far each layer corrects the errors of the layers before it: 0 (not at all) to 1 (in full).
         statistics: What becomes of BatchNorm statistics and biases.
-        augmentation: Versions of each calibration image that are used: itself, then random flips and crops.
-        seed: Seeds every random choice.
+        augmentation: Versions of each calibration image that are used: the image itself, then random flips and crops.
+        seed: Seed of every random choice.
+
+    Raises:
+        UsageError: A number is out of its bounds.
     """
 
     method: Method = Method.FASTOBQ
-    bits: int = 4
+    bits: int = _whole(4, 2, 8)
     scheme: Scheme = Scheme.ASYMMETRIC
     order: Order = Order.SENSITIVITY
     descending: bool = True
     search: Search = Search.LOSS
-    beam: int = 1
-    descent_passes: int = 0
-    first_bits: int | None = None
-    last_bits: int | None = None
-    damp_ratio: float = 0.01
-    damp_absolute: float = 0.0
-    block_size: int = 256
-    rows_at_once: int = 256
-    propagation: float = 1.0
+    beam: int = _whole(1, 1, 64)
+    descent_passes: int = _whole(0, 0)
+    first_bits: int | None = _whole(None, 2, 8)
+    last_bits: int | None = _whole(None, 2, 8)
+    damp_ratio: float = _real(0.01, 0)
+    damp_absolute: float = _real(0.0, 0)
+    block_size: int = _whole(256, 1)
+    rows_at_once: int = _whole(256, 1)
+    propagation: float = _real(1.0, 0, 1)
     statistics: Statistics = Statistics.MATCH
-    augmentation: int = 1
-    seed: int = 0
+    augmentation: int = _whole(1, 1)
+    seed: int = _whole(0, 0)
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _WHOLE_NUMBERS.items():
-            value = getattr(self, name)
-            optional = value is None and name in ("first_bits", "last_bits")
-            if not optional and (not _is_number(value, int) or not least <= value <= most):
-                raise UsageError(f"{name} has value {value!r}; choose {_between(least, most)}")
-        for name, (low, high) in _REAL_NUMBERS.items():
-            value = getattr(self, name)
-            if not _is_number(value, (int, float)) or not low <= value <= high or math.isinf(value):
-                raise UsageError(f"{name} has value {value!r}; choose {_between(low, high)}")
+        _check_bounds(self)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, enums as their values."""
+        """Return plain JSON types, enums as their values."""
         return {k: v.value if isinstance(v, enum.Enum) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> QuantSpec:
-        """Inverse of `to_dict`; unknown keys raise UsageError."""
+        """Read what `to_dict` returns; fields that are missing have their defaults.
+
+        Raises:
+            UsageError: A key is unknown or a value impossible.
+        """
         kinds: dict[str, type[enum.Enum]] = {
             "method": Method,
             "scheme": Scheme,
@@ -162,20 +202,12 @@ class QuantSpec:
         return cls(**values)
 
 
-def _is_number(value: object, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _between(least: float, most: float) -> str:
-    return f"{least} to {most}" if most < MAX_SEED else f"a number from {least} on"
-
-
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    # Each layer stands for itself: one pass over the images.
+    # Each layer is quantized on its own: one pass over the images.
     "fast": {"propagation": 0.0},
-    # Each layer makes up for those before it.
+    # Each layer corrects the errors of the layers before it.
     "balanced": {},
-    # Likewise, trying several orders and improving the codes afterwards.
+    # As balanced, with several orders tried and the codes improved afterwards.
     "best": {"order": Order.BEST, "beam": 4, "descent_passes": 2},
     # arXiv 2509.05576 as published.
     "paper": {
@@ -192,14 +224,14 @@ DEFAULT_RECIPE = "balanced"
 
 
 def recipe(name: str, **overrides: Any) -> QuantSpec:
-    """The QuantSpec of a recipe, with some of its fields set otherwise.
+    """Return the QuantSpec of a recipe, with some of its fields replaced.
 
     Args:
         name: A key of RECIPES.
         overrides: Fields of QuantSpec; None leaves the recipe's value.
 
     Raises:
-        UsageError: There is no such recipe or field.
+        UsageError: There is no such recipe or field, or a value is impossible.
     """
     if name not in RECIPES:
         raise UsageError(f"recipe has value {name!r}; choose one of {', '.join(RECIPES)}")
@@ -211,7 +243,7 @@ class Fit(str, enum.Enum):
     """How an image of any shape becomes a square."""
 
     CROP = "crop"  # shorter side to `resize`, then the middle: classifiers
-    LETTERBOX = "letterbox"  # longer side to `size`, then grey borders: detectors, which must see everything
+    LETTERBOX = "letterbox"  # longer side to `size`, then gray borders: detectors, which must see everything
 
 
 @dataclass(frozen=True)
@@ -220,10 +252,13 @@ class InputSpec:
 
     Attributes:
         size: Side of the square input, pixels.
-        resize: Length that the shorter side is scaled to before the crop, pixels; plays no part in a letterbox.
+        resize: Length that the shorter side is scaled to before the crop, pixels; not used by a letterbox.
         mean: Per-channel mean that is subtracted, in units of 0..1 intensity.
         std: Per-channel divisor, same units.
         fit: How the image becomes a square.
+
+    Raises:
+        UsageError: The values do not fit together.
     """
 
     size: int = 224
@@ -236,23 +271,55 @@ class InputSpec:
         if self.size < 1 or self.resize < self.size:
             raise UsageError(f"input size {self.size} with resize {self.resize}: need 1 <= size <= resize")
         if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise UsageError(f"mean has {len(self.mean)} and std {len(self.std)} values; give both 3 (RGB) or 1 (grey)")
+            raise UsageError(f"mean has {len(self.mean)} and std {len(self.std)} values; give both 3 (RGB) or 1 (gray)")
         if any(value <= 0 for value in self.std):
             raise UsageError(f"std has value {list(self.std)}; every entry must be positive")
 
+    @classmethod
+    def letterbox(cls, size: int, channels: int = 3) -> InputSpec:
+        """Return the input of a detector: letterboxed to `size` pixels, intensities from 0 to 1."""
+        return cls(size, size, (0.0,) * channels, (1.0,) * channels, Fit.LETTERBOX)
+
     @property
     def channels(self) -> int:
-        """3 for RGB, 1 for greyscale."""
+        """Number of color channels: 3 for RGB, 1 for grayscale."""
         return len(self.mean)
 
+    def override(self, settings: Mapping[str, Any]) -> InputSpec:
+        """Return this spec with the user's settings; a size alone keeps the share of border that is cropped.
+
+        Args:
+            settings: Values by field name; None leaves a field as it is.
+
+        Raises:
+            UsageError: A setting is unknown, or the result is impossible.
+        """
+        known = self.to_dict()
+        given = {key: value for key, value in settings.items() if value is not None}
+        if unknown := sorted(set(given) - set(known)):
+            raise UsageError(f"unknown input setting {unknown[0]!r}; known: {', '.join(known)}")
+        if self.fit is Fit.LETTERBOX and given.get("resize", self.resize) != self.resize:
+            raise UsageError(
+                f"input resize has value {given['resize']}; a detector's images are letterboxed, so give the size alone"
+            )
+        if "size" in given and self.fit is Fit.LETTERBOX:
+            given["resize"] = given["size"]
+        if "size" in given and "resize" not in given:
+            given["resize"] = round(given["size"] * self.resize / self.size)
+        return InputSpec.from_dict(known | given)
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         plain = {"size": self.size, "resize": self.resize, "mean": list(self.mean), "std": list(self.std)}
         return plain | {"fit": self.fit.value}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> InputSpec:
-        """Inverse of `to_dict`; manifests from before there was a letterbox have no key "fit"."""
+        """Read what `to_dict` returns; manifests from before letterboxes existed have no key "fit".
+
+        Raises:
+            UsageError: The values do not fit together.
+        """
         given = data.get("fit", Fit.CROP.value)
         if given not in [fit.value for fit in Fit]:
             raise UsageError(f"input fit has value {given!r}; choose crop or letterbox")
@@ -264,34 +331,37 @@ class DetectionSpec:
     """Which of a detector's predictions count as boxes.
 
     Attributes:
-        confidence: Least score, objectness times class, 0 to 1.
-        iou: Of two boxes of one class that overlap by more, the weaker goes.
-        max_detections: Most boxes an image.
+        confidence: Least score (objectness times class probability) of a box.
+        iou: Largest overlap of two boxes of one class, intersection over union; the weaker of two that overlap more is
+            dropped.
+        max_detections: Most boxes per image.
         multi_label: Whether a prediction gives a box for every class above `confidence`, or for its best class only.
+
+    Raises:
+        UsageError: A value is out of its bounds.
     """
 
-    confidence: float = 0.25
-    iou: float = 0.45
-    max_detections: int = 300
+    confidence: float = _real(0.25, 0, 1)
+    iou: float = _real(0.45, 0, 1)
+    max_detections: int = _whole(300, 1, MAX_DETECTIONS)
     multi_label: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("confidence", "iou"):
-            value = getattr(self, name)
-            if not _is_number(value, (int, float)) or not 0 <= value <= 1:
-                raise UsageError(f"{name} has value {value!r:.80}; choose 0 to 1")
-        if not _is_number(self.max_detections, int) or not 1 <= self.max_detections <= MAX_DETECTIONS:
-            raise UsageError(f"max_detections has value {self.max_detections!r:.80}; choose 1 to {MAX_DETECTIONS}")
+        _check_bounds(self)
         if not isinstance(self.multi_label, bool):
             raise UsageError(f"multi_label has value {self.multi_label!r:.80}; choose true or false")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> DetectionSpec:
-        """Inverse of `to_dict`; what is not given has its default. Unknown keys raise UsageError."""
+        """Read what `to_dict` returns; fields that are missing have their defaults.
+
+        Raises:
+            UsageError: A key is unknown or a value impossible.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
             raise UsageError(f"unknown detection setting {unknown[0]!r}; known: {', '.join(sorted(known))}")

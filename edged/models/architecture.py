@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import ArchitectureError, UsageError
-from edged.models.names import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION
+from edged.models.names import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, detector_side
 from edged.models.yolov5.plan import Plan
 from edged.models.yolov5.standard import name_of
 from edged.spec import Fit, InputSpec
@@ -54,8 +54,7 @@ class Architecture:
     def default_input(self) -> InputSpec:
         """How images are prepared unless the user says otherwise."""
         if self.plan is not None:
-            size = 1280 if len(self.plan.anchors) > 3 else 640
-            return InputSpec(size, size, (0.0,) * self.in_channels, (1.0,) * self.in_channels, Fit.LETTERBOX)
+            return InputSpec.letterbox(detector_side(len(self.plan.anchors)), self.in_channels)
         size, resize = (224, 256) if self.stem == "imagenet" else (32, 32)
         if self.in_channels == 1:
             return InputSpec(size, resize, _GREY_MEAN, _GREY_STD)

@@ -1,8 +1,10 @@
-"""The names of the networks that edged knows. Imports no torch: the config is checked with them."""
+"""The networks that edged knows by name, and what follows from a name. Imports no torch: the supervisor reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from edged.spec import InputSpec
 
 # Name -> (kind of block, blocks per stage). A bottleneck block has a third convolution.
 TORCHVISION: Mapping[str, tuple[str, tuple[int, ...]]] = {
@@ -21,8 +23,8 @@ MULTIPLES: Mapping[str, tuple[float, float]] = {
     "l": (1.0, 1.0),
     "x": (1.33, 1.25),
 }
-SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))  # those with a 6 have four levels
-# Detector -> its largest stride; None for `yolov5`, which has rows of its own.
+SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))  # those with a 6 have four levels, the others three
+# Detector -> its largest stride in pixels; None for `yolov5`, whose rows are not those of a published size.
 LARGEST_STRIDES: Mapping[str, int | None] = {
     "yolov5": None,
     **{f"yolov5{size}": 64 if size.endswith("6") else 32 for size in SIZES},
@@ -30,3 +32,19 @@ LARGEST_STRIDES: Mapping[str, int | None] = {
 CLASSIFIERS = (*TORCHVISION, *CIFAR)
 DETECTORS = tuple(LARGEST_STRIDES)
 ARCHITECTURES = (*CLASSIFIERS, *DETECTORS)
+
+
+def detector_side(levels: int = 3) -> int:
+    """Return the default side of a detector's square input, in pixels: 640, or 1280 with more than three levels."""
+    return 640 if levels <= 3 else 1280
+
+
+def default_input(name: str) -> InputSpec:
+    """Return how images are prepared for an architecture by default, as far as its name tells.
+
+    Args:
+        name: One of ARCHITECTURES.
+    """
+    if name in DETECTORS:
+        return InputSpec.letterbox(detector_side(4 if name.endswith("6") else 3))
+    return InputSpec(32, 32) if name in CIFAR else InputSpec()

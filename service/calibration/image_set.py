@@ -15,15 +15,14 @@ from edged.calibration.dataset import cache_digest
 from edged.calibration.folder import ImageFolder, scan
 from edged.calibration.yolo_labels import label_path
 from edged.errors import ArtifactError, EdgedError, UsageError
-from edged.models.names import CIFAR, LARGEST_STRIDES
-from edged.spec import Fit, InputSpec
+from edged.models.names import default_input
+from edged.spec import InputSpec
 from service.config.load import Config, ModelConfig
 from service.storage.capture_ring import Ring
 from service.storage.garbage import bytes_of
 from service.storage.paths import Paths
 from service.storage.retention import ring_of
 from service.units import iso_time
-from service.worker.job import input_spec
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -121,19 +120,11 @@ def in_threads(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 
 def _live(store: ModelStore, model: ModelConfig) -> tuple[InputSpec, tuple[str, ...] | None]:
-    default, classes = _usual_input(model.arch), None
+    default, classes = InputSpec() if model.arch is None else default_input(model.arch), None
     with contextlib.suppress(ArtifactError, KeyError, TypeError, EdgedError):
         if (current := store.current(model.name)) is not None:
             manifest = store.manifest(model.name, current)
             default = InputSpec.from_dict(manifest["input"])
             if manifest.get("task") == "detection":
                 classes = tuple(manifest["classes"])
-    return input_spec(default, model.input.overrides()), classes
-
-
-def _usual_input(arch: str | None) -> InputSpec:
-    """Of an architecture that no checkpoint has shown yet."""
-    if arch is not None and arch in LARGEST_STRIDES:
-        size = 1280 if LARGEST_STRIDES[arch] == 64 else 640
-        return InputSpec(size, size, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
-    return InputSpec(32, 32) if arch in CIFAR else InputSpec()
+    return default.override(model.input.overrides()), classes

@@ -13,29 +13,30 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
+from edged.models.names import detector_side
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import (
     DEFAULT_RECIPE,
-    MAX_BITS,
-    MIN_BITS,
+    MAX_WHOLE,
     RECIPES,
+    Bounds,
     DetectionSpec,
-    Fit,
     InputSpec,
     Method,
     Order,
+    QuantSpec,
     Scheme,
     Statistics,
+    bounds_of,
     recipe,
 )
 from service.cli import calib as calib_cli
 from service.cli.parser import fail
 from service.cli.tables import calibration_table, evaluation_table, quantization_table
 from service.units import parse_bytes
-from service.worker.job import Gates, Job, input_spec
+from service.worker.job import Gates, Job
 
 THRESHOLDS = ("confidence", "iou", "max_detections")
-_LETTERBOX = InputSpec(640, 640, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 
 
 def main(arguments: list[str]) -> int:
@@ -98,7 +99,7 @@ def calib(options: argparse.Namespace) -> dict[str, Any]:
     from service.worker.pipeline import calibrate, set_up_torch
 
     set_up_torch(options.threads, "cpu")
-    spec = input_spec(_LETTERBOX if options.letterbox else InputSpec(), _overrides(options))
+    spec = (InputSpec.letterbox(detector_side()) if options.letterbox else InputSpec()).override(_overrides(options))
     cache = calibrate(options.folder, _cache(options), spec, options.images, _listener(options))
     return {
         "folder": str(options.folder),
@@ -149,7 +150,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"edged calib {'|'.join(calib_cli.COMMANDS)} --help: the images of a configured model",
     )
     looking.add_argument("folder", type=Path, metavar="DIR")
-    looking.add_argument("--letterbox", action="store_true", help="prepare the images as for a detector (640 pixels)")
+    looking.add_argument(
+        "--letterbox", action="store_true", help=f"prepare the images as for a detector ({detector_side()} pixels)"
+    )
     looking.set_defaults(run=calib, table=calibration_table)
 
     for command in (quantizing, evaluating, looking):
@@ -164,15 +167,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_quantization(command: argparse.ArgumentParser) -> None:
-    bits = range(MIN_BITS, MAX_BITS + 1)
+    bounds = bounds_of(QuantSpec)
+    bits = range(int(bounds["bits"].least), int(bounds["bits"].most) + 1)
     command.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help="what is not given follows from it")
-    command.add_argument("--bits", type=int, choices=bits, metavar=f"{MIN_BITS}..{MAX_BITS}")
+    command.add_argument("--bits", type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}")
     for name, kind in (("--method", Method), ("--order", Order), ("--scheme", Scheme), ("--statistics", Statistics)):
         command.add_argument(name, choices=[member.value for member in kind])
-    command.add_argument("--beam", type=int, metavar="N", help="partial assignments kept in each row (1: greedy)")
-    command.add_argument("--damp-ratio", type=float, metavar="X")
-    command.add_argument("--propagation", type=float, metavar="0..1")
-    command.add_argument("--seed", type=int, metavar="N")
+    command.add_argument(
+        "--beam", type=int, metavar=_range(bounds["beam"]), help="partial assignments kept in each row (1: greedy)"
+    )
+    command.add_argument("--damp-ratio", type=float, metavar=_range(bounds["damp_ratio"]))
+    command.add_argument("--propagation", type=float, metavar=_range(bounds["propagation"]))
+    command.add_argument("--seed", type=int, metavar=_range(bounds["seed"]))
     command.add_argument(
         "--memory-limit", type=_bytes, metavar="SIZE", help="memory of the device to work in, for example 1GiB"
     )
@@ -194,6 +200,11 @@ def _add_quantization(command: argparse.ArgumentParser) -> None:
         default = getattr(served, threshold.replace("-", "_"))
         told = f"of a detector: {what} ({default})"
         command.add_argument(f"--{threshold}", type=number, default=default, metavar="N", help=told)
+
+
+def _range(bounds: Bounds) -> str:
+    """Return how --help shows the values that an option may have."""
+    return f"{bounds.least:g}..{bounds.most:g}" if bounds.most < MAX_WHOLE else f"{bounds.least:g}.."
 
 
 def _add_common(command: argparse.ArgumentParser) -> None:

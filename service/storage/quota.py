@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from edged.artifacts.store import ModelStore
 from edged.calibration.folder import scan
 from edged.errors import CalibrationError
+from edged.models.names import default_input
+from edged.spec import InputSpec
 from service.config.load import Config, ModelConfig
 from service.journal.store import Journal, Update
 from service.outcomes import Postponement
@@ -23,7 +25,6 @@ from service.units import format_bytes
 log = logging.getLogger(__name__)
 
 _CHANNELS = 3
-_SIDE, _DETECTOR_SIDE = 224, 640  # of a decoded image, where neither config nor a cache tells
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,6 @@ def _cache_bytes(model: ModelConfig) -> int:
         images = min(len(scan(model.calibration.dir).files), model.calibration.images)
     except CalibrationError:  # the worker will say so
         return 0
-    detector = model.arch is not None and model.arch.startswith("yolov5")
-    side = model.input.size or (_DETECTOR_SIDE if detector else _SIDE)
+    default = InputSpec() if model.arch is None else default_input(model.arch)
+    side = model.input.size or default.size
     return images * _CHANNELS * side**2

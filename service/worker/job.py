@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from edged.errors import UsageError
-from edged.spec import DetectionSpec, Fit, InputSpec, QuantSpec
+from edged.spec import DetectionSpec, QuantSpec
 
 PREDICTIONS = "predictions.json"  # beside report.json, see service.worker.predictions
 
@@ -96,24 +95,3 @@ class Job:
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
         data |= {"detection": DetectionSpec.from_dict(data["detection"])}
         return cls(**data)
-
-
-def input_spec(default: InputSpec, overrides: Mapping[str, Any]) -> InputSpec:
-    """`default` with the user's `overrides`; a size alone keeps the default's share of cropped border.
-
-    Raises:
-        UsageError: The result is impossible, or an override is unknown.
-    """
-    known = default.to_dict()
-    given = {key: value for key, value in overrides.items() if value is not None}
-    if unknown := sorted(set(given) - set(known)):
-        raise UsageError(f"unknown input setting {unknown[0]!r}; known: {', '.join(known)}")
-    if default.fit is Fit.LETTERBOX and given.get("resize", default.resize) != default.resize:
-        raise UsageError(
-            f"input resize has value {given['resize']}; a detector's images are letterboxed, so give the size alone"
-        )
-    if "size" in given and default.fit is Fit.LETTERBOX:
-        given["resize"] = given["size"]
-    if "size" in given and "resize" not in given:
-        given["resize"] = round(given["size"] * default.resize / default.size)
-    return InputSpec.from_dict(known | given)

@@ -32,7 +32,7 @@ from edged.models.registry import Architecture, load_model, recognize
 from edged.progress import ProgressListener
 from edged.spec import InputSpec
 from service.worker.evaluation import Evaluation, Labels, check_gates, evaluate, held_out_labels
-from service.worker.job import PREDICTIONS, Job, input_spec
+from service.worker.job import PREDICTIONS, Job
 from service.worker.predictions import sample_predictions
 from service.worker.refused import kept_if_refused
 from service.worker.timing import TimingListener
@@ -170,7 +170,7 @@ def load(checkpoint: Checkpoint, arch: str | None, overrides: Mapping[str, Any])
         UsageError: An override cannot be.
     """
     architecture = recognize(checkpoint.state, arch, checkpoint.plan)
-    spec = input_spec(architecture.default_input, overrides)
+    spec = architecture.default_input.override(overrides)
     architecture.check_input(spec)
     return Loaded(own_memory(load_model(checkpoint.state, architecture)), architecture, spec)
 

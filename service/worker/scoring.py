@@ -19,7 +19,6 @@ from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture
 from edged.progress import ProgressListener
 from service.worker.evaluation import fits
-from service.worker.job import input_spec
 from service.worker.pipeline import Loaded, calibrate, load, set_up_torch
 
 
@@ -103,6 +102,6 @@ def _load(path: Path, arch: str | None, overrides: Mapping[str, Any]) -> Loaded:
     artifact = read_artifact(path)
     if arch not in (None, artifact.architecture.name) and (arch, artifact.manifest.task) != ("yolov5", "detection"):
         raise UsageError(f"--arch has value {arch!r}, the artifact {path} holds a {artifact.architecture.name}")
-    spec = input_spec(artifact.input, overrides)
+    spec = artifact.input.override(overrides)
     artifact.architecture.check_input(spec)
     return Loaded(artifact.load_model(), artifact.architecture, spec)

@@ -132,3 +132,27 @@ def test_thresholds_survive_as_json():
 def test_impossible_inputs_are_named(arguments: tuple, message: str):
     with pytest.raises(UsageError, match=message):
         InputSpec(*arguments)
+
+
+def test_overrides_replace_what_the_architecture_says() -> None:
+    spec = InputSpec().override({"size": 128, "resize": 144, "mean": None, "std": (1.0, 1.0, 1.0)})
+    assert spec == InputSpec(128, 144, InputSpec().mean, (1.0, 1.0, 1.0))
+
+
+def test_a_size_alone_keeps_the_share_that_is_cropped() -> None:
+    assert InputSpec().override({"size": 112}) == InputSpec(112, 128)
+    assert InputSpec(32, 32).override({"size": 16}) == InputSpec(16, 16)
+
+
+def test_a_letterbox_has_a_size_and_nothing_to_crop() -> None:
+    letterbox = InputSpec.letterbox(640)
+    assert letterbox.override({"size": 320}) == InputSpec(320, 320, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
+    for overrides in ({"resize": 700}, {"size": 320, "resize": 360}):
+        with pytest.raises(UsageError, match=f"input resize has value {overrides['resize']}; a detector's images are"):
+            letterbox.override(overrides)
+
+
+@pytest.mark.parametrize("overrides", [{"sise": 3}, {"size": 0}, {"size": 64, "resize": 32}, {"std": [0, 1, 1]}])
+def test_impossible_overrides(overrides: dict[str, object]) -> None:
+    with pytest.raises(UsageError):
+        InputSpec().override(overrides)
