@@ -1,4 +1,4 @@
-"""Optional steps are kept only where they lower the loss."""
+"""Keep the result of an optional step only in the rows whose loss it lowers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ from edged.quant.fastobq import QuantizedRows
 
 
 def better_rows(current: QuantizedRows, candidate: QuantizedRows) -> QuantizedRows:
-    """Each row from whichever has the lower loss; the current one where they are equal or the candidate's is NaN.
+    """Choose for each row the codes with the lower loss.
+
+    A row keeps its current codes where the losses are equal or the candidate's loss is NaN.
 
     Args:
         current: Codes [rows, d] and losses [rows] on some grid.
-        candidate: Others on the same grid, with losses under the same Hessian.
+        candidate: Alternative codes and losses on the same grid and under the same Hessian.
+
+    Returns:
+        The chosen codes [rows, d] and their losses [rows].
     """
     better = candidate.loss < current.loss
     return QuantizedRows(

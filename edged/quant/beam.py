@@ -1,13 +1,13 @@
-"""Beam search: the greedy recursion, but with several partial assignments alive in each row.
+"""Beam search: the greedy recursion with several partial assignments (paths) per row.
 
-In the LDLQ recursion (see fastobq) the loss of the columns done so far is exact and never changes afterwards,
-sum_{j done} (Δ R)_j^2 / 2, so that partial assignments of one row can be compared. Each of the `width` best is
-continued by the nearest code of what column j wants and by the next nearest one; of these 2 * width the best `width`
-stay. Width 1 is the greedy choice; 2**d is an exhaustive search of this tree.
+In the LDLQ recursion (see fastobq) the loss of the columns quantized so far, sum_{j done} (Δ R)_j^2 / 2, is exact and
+never changes afterwards, so the partial assignments of one row can be compared. Each of the `width` best paths is
+extended with the nearest and the second nearest code of column j's target; the best `width` of these 2 * width
+children survive. Width 1 is the greedy choice; width 2**d searches this tree exhaustively.
 
         one path:  [ done: codes | block: (Δ R)_j so far | later columns: sums of earlier blocks ]
-        a step:    2 children a path -> best `width` of a row -> paths change places inside the block
-        a block:   paths change places once in the rest, then Δ_block R[block, later] is one product
+        a step:    2 children per path -> best `width` of each row -> paths are reordered inside the block
+        a block:   paths are reordered once in all other columns, then Δ_block R[block, later] is one product
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from edged.quant.grid import Grid
 def quantize_with_beam(
     W: Tensor, R: Tensor, grid: Grid, order: Tensor, width: int, block_size: int = 64, rows_at_once: int = 256
 ) -> QuantizedRows:
-    """Quantize columns in `order`, keeping the `width` partial assignments of least loss in each row.
+    """Quantize columns in `order`, keeping the `width` partial assignments with the lowest loss in each row.
 
-    A beam can lose the greedy path: compare losses where no row may get worse.
+    A beam can drop the greedy path, so a row's loss can be higher than the greedy one. Compare the losses where no
+    row may get worse.
 
     Args:
         W: Weights [rows, d]. Not modified.
         R: Upper triangular [d, d] with P H P^T = R R^T, columns in `order`. Not modified.
         grid: Fixed scales, one per row.
         order: Permutation of range(d).
-        width: Partial assignments a row, at least 1.
+        width: Partial assignments per row, at least 1.
         block_size: Columns per lazy update; changes speed only.
-        rows_at_once: Rows that are worked on together; bounds memory at rows_at_once * width * d values.
+        rows_at_once: Rows processed together; bounds memory at rows_at_once * width * d values.
 
     Returns:
-        Codes [rows, d] and the exact loss [rows], with the damped H.
+        Codes [rows, d] and their exact loss [rows] under the damped H.
     """
     parts = [
         _search(W[part], R, Grid(grid.scale[part], grid.zero_point[part], grid.bits), order, width, block_size)
@@ -48,7 +49,7 @@ def quantize_with_beam(
 def _search(W: Tensor, R: Tensor, grid: Grid, order: Tensor, width: int, block_size: int) -> QuantizedRows:
     rows, d = W.shape
     targets = W[:, order]
-    # Paths as rows: taking paths over copies contiguous runs.
+    # Each path is a row, so that selecting paths copies contiguous memory.
     state = W.new_zeros(rows * width, d)
     loss = W.new_full((rows, width), torch.inf)
     loss[:, 0] = 0
@@ -72,13 +73,13 @@ def _search_block(targets: Tensor, R: Tensor, state: Tensor, grid: Grid, loss: T
     Args:
         targets: Weights of the block [rows, block].
         R: Diagonal block of the factor [block, block].
-        state: sum over earlier blocks of Δ_i R_ij [rows * width, block]. Not modified.
+        state: Sum over earlier blocks of Δ_i R_ij [rows * width, block]. Not modified.
         grid: One scale per row.
-        loss: sum of (Δ R)_j^2 over earlier columns [rows, width], infinite for a path that does not exist yet.
+        loss: Sum of (Δ R)_j^2 over earlier columns [rows, width], infinite for a path that does not exist yet.
 
     Returns:
-        The block's codes [rows * width, block], the losses after it [rows, width], and for each path the index of the
-        path [rows * width] that it was before the block.
+        The block's codes [rows * width, block], the losses after the block [rows, width], and for each path the index
+        of its ancestor before the block [rows * width].
     """
     rows, width = loss.shape
     first = torch.arange(0, rows * width, width, device=loss.device)[:, None]
@@ -91,17 +92,25 @@ def _search_block(targets: Tensor, R: Tensor, state: Tensor, grid: Grid, loss: T
         loss, chosen = cost.topk(width, largest=False)
         parents = (first + chosen % width).flatten()
         state, ancestors = state[parents], ancestors[parents]
-        # What is done holds codes, what is to come (Δ R)_j so far.
+        # Columns up to j hold codes; later columns hold (Δ R)_j so far.
         state[:, j] = codes.gather(1, chosen).flatten()
         state[:, j + 1 :].addr_(error.gather(1, chosen).flatten(), R[j, j + 1 :])
     return state, loss, ancestors
 
 
 def _two_nearest(wanted: Tensor, grid: Grid) -> Tensor:
-    """Nearest codes of real values [rows, width], then the next nearest [rows, 2 * width], in wanted's dtype."""
+    """Return the two nearest codes of each real value in `wanted`.
+
+    Args:
+        wanted: Real values [rows, width].
+        grid: One scale per row.
+
+    Returns:
+        The nearest codes followed by the second nearest ones [rows, 2 * width], in wanted's dtype.
+    """
     steps = wanted / grid.scale[:, None]
     nearest = torch.round(steps).add_(grid.zero_point[:, None]).clamp_(0, grid.max_code)
     side = torch.where(steps >= nearest - grid.zero_point[:, None], 1, -1)
-    # Beyond the ends of the grid the next nearest code lies on the inner side.
+    # At either end of the grid the second nearest code is on the inner side.
     side = torch.where((nearest + side < 0) | (nearest + side > grid.max_code), -side, side)
     return torch.cat([nearest, nearest + side], dim=1)

@@ -1,4 +1,4 @@
-"""Coordinate descent: after the greedy pass, each code is chosen once more in the light of all others."""
+"""Coordinate descent: choose each code again after the greedy pass, given all other codes."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from edged.quant.objective import row_loss
 def descend(W: Tensor, H: Tensor, grid: Grid, start: QuantizedRows, passes: int) -> QuantizedRows:
     """Visit all columns `passes` times, setting q_j <- Q(q_j - [(Q - W) H]_j / H_jj).
 
-    With all other codes fixed that is the best code for column j, so no step raises a row's loss but by rounding; a
-    row that ends higher than it began keeps its codes.
+    With all other codes fixed this is the best code for column j, so a step can raise a row's loss only by rounding
+    error. A row whose final loss is higher than its initial loss keeps its initial codes.
 
     Args:
         W: Weights [rows, d]. Not modified.
         H: Damped Hessian [d, d]. Not modified.
         grid: Fixed scales, one per row.
         start: Codes to improve. Not modified.
-        passes: How often to visit each column.
+        passes: Number of times that each column is visited.
+
+    Returns:
+        Codes [rows, d] and their losses [rows] under H; no row's loss is higher than at the start.
     """
-    # Columns as rows, so that each is contiguous.
+    # Transposed, so that each column is contiguous.
     delta = (grid.decode(start.codes) - W).t().contiguous()
     codes = start.codes.t().contiguous()
     for _ in range(passes):
@@ -36,7 +39,7 @@ def descend(W: Tensor, H: Tensor, grid: Grid, start: QuantizedRows, passes: int)
             gradient.addr_(H[j], step)
             delta[j] += step
             codes[j] = code
-    # Both losses by the same formula: a difference between two ways of summing must not decide.
+    # Both losses are computed by the same formula, so that a difference in summation order cannot decide.
     before = QuantizedRows(start.codes, row_loss(grid.decode(start.codes) - W, H))
     after = codes.t().contiguous()
     return better_rows(before, QuantizedRows(after, row_loss(grid.decode(after) - W, H)))

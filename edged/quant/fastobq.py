@@ -1,15 +1,15 @@
 """FastOBQ: all rows at once, one column order, one shared factor (arXiv 2509.05576).
 
-The paper quantizes column j, adds the error's best compensation to the columns left (Eq. 12) and downdates
-H^-1 (Eq. 13). With a fixed order that is the LDLQ recursion: factor P H P^T = R R^T with R upper triangular; then
+The paper quantizes column j, adds the error's optimal compensation to the remaining columns (Eq. 12) and downdates
+H^-1 (Eq. 13). With a fixed order this is the LDLQ recursion: factor P H P^T = R R^T with R upper triangular; then
 
     Δ H Δ^T = |Δ R|^2,   (Δ R)_j = R_jj (w_j - q_j + sum_{i<j} Δ_i R_ij / R_jj),   Δ = W - Q,
 
 so the greedy choice is q_j = Q(w_j + sum_{i<j} Δ_i R_ij / R_jj), on the original weights, with the exact loss
-sum_j (Δ R)_j^2 / 2. Same codes as Eq. 12/13, without a single downdate:
+sum_j (Δ R)_j^2 / 2. This gives the codes of Eq. 12/13 without any downdate:
 
         columns in order ->
-        [ done: Δ known | block: one column after the other | untouched ]
+        [ done: Δ known | block: one column after the other | not started ]
           Δ_done R[done, block] is one product   (the only d^2 work)
 """
 
@@ -24,7 +24,7 @@ from edged.matmul import matmul_nt
 from edged.quant.grid import Grid, nearest_codes_
 from edged.quant.linalg import factorize
 
-_COLUMNS = 16  # that are quantized before the rest of their block hears of it
+_COLUMNS = 16  # quantized before their errors are applied to the rest of the block
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class QuantizedRows:
     """Codes of one layer or conv group.
 
     Attributes:
-        codes: uint8 [rows, d], in stored column order.
-        loss: Δ H Δ^T / 2 per row [rows], in squared output units, with the damped H.
+        codes: Codes, uint8 [rows, d], in stored column order.
+        loss: Loss Δ H Δ^T / 2 of each row [rows] under the damped H, in squared output units.
     """
 
     codes: Tensor
@@ -41,7 +41,7 @@ class QuantizedRows:
 
 
 def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size: int = 256) -> QuantizedRows:
-    """Quantize columns in `order`, pushing each error onto those left.
+    """Quantize columns in `order`, compensating each error in the remaining columns.
 
     Minimizes tr((W_hat - W) H (W_hat - W)^T) / 2 greedily (arXiv 2509.05576, Eq. 10-13).
 
@@ -62,20 +62,24 @@ def quantize_columns(W: Tensor, H: Tensor, grid: Grid, order: Tensor, block_size
 
 
 def quantize_with_factor(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 256) -> QuantizedRows:
-    """`quantize_columns` with P H P^T = R R^T already factored: candidates that share an order share R.
+    """Quantize columns like `quantize_columns`, given the factor R of P H P^T = R R^T.
 
-    Everything is done in steps of each row's grid, because the recursion acts on rows of any scale alike: the wanted
-    real code is w / scale + zero_point plus what is carried over, and rounding it is all there is to a column.
+    Candidates that share an order can share R. All values are in steps of each row's grid, because the recursion does
+    not depend on a row's scale: the unrounded code of a column is w / scale + zero_point plus the carried error, and
+    quantizing the column only rounds it.
 
     Args:
         W: Weights [rows, d]. Not modified.
-        R: Upper triangular [d, d], columns in `order`.
-        grid: One scale per row. With k times as many scales as rows, W is quantized k times over: [k * rows, d].
+        R: Upper triangular [d, d], columns in `order`. Not modified.
+        grid: One scale per row. With k times as many scales as rows, W is quantized once per set of scales.
         order: Permutation of range(d).
-        block_size: Columns per lazy update.
+        block_size: Columns per lazy update; changes speed only.
+
+    Returns:
+        Codes [k * rows, d] and the exact loss [k * rows], in squared output units.
     """
     d, copies, candidates = W.shape[1], grid.scale.shape[0] // W.shape[0], grid.scale.shape[0]
-    # Columns are visited one by one: as rows of the transpose they are contiguous.
+    # Columns are visited one by one; as rows of the transpose they are contiguous.
     targets = W.t()[order]
     delta = W.new_empty(d, candidates)
     codes = torch.empty(d, candidates, dtype=torch.uint8, device=W.device)
@@ -91,14 +95,16 @@ def quantize_with_factor(W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_
 
 
 def _quantize_block(wanted: Tensor, R: Tensor, carried: Tensor, max_code: int, delta: Tensor) -> None:
-    """Quantize one block of columns: a few one after the other, then their effect on the block's others at once.
+    """Quantize one block of columns.
+
+    A few columns are quantized one after the other; then one product applies their errors to the rest of the block.
 
     Args:
         wanted: Weights of the block in steps of the grid [block, rows].
         R: Diagonal block of the factor [block, block].
-        carried: sum over earlier blocks of Δ_i R_ij [block, rows]. Becomes (Δ R)_j, whose square is column j's loss.
+        carried: Sum over earlier blocks of Δ_i R_ij [block, rows]. Becomes (Δ R)_j, whose square is column j's loss.
         max_code: Largest code.
-        delta: Receives Δ = W - Q [block, rows].
+        delta: Output Δ = W - Q [block, rows].
     """
     block = R.shape[0]
     for start in range(0, block, _COLUMNS):
@@ -109,7 +115,7 @@ def _quantize_block(wanted: Tensor, R: Tensor, carried: Tensor, max_code: int, d
 
 
 def _quantize_one_by_one(wanted: Tensor, R: Tensor, carried: Tensor, max_code: int, delta: Tensor) -> None:
-    """`_quantize_block` without any grouping."""
+    """Quantize columns one after the other; the arguments are those of `_quantize_block`."""
     code = torch.empty_like(wanted[0])
     pivots = R.diagonal().tolist()
     for j, (target, pivot, error) in enumerate(zip(wanted.unbind(), pivots, delta.unbind(), strict=True)):

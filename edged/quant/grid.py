@@ -1,4 +1,4 @@
-"""Per-channel grids: which real values a row of weights can take.
+"""Per-channel grids: the real values that a row of weights can take.
 
 One affine law holds everywhere: ``real = scale * (code - zero_point)`` with unsigned codes ``0..2**bits - 1``
 and an integer zero_point. A symmetric grid is the special case ``zero_point == 2**(bits - 1)``.
@@ -19,8 +19,8 @@ class Grid:
     """Scales and zero-points, one pair per row.
 
     Attributes:
-        scale: Step between neighbouring codes [rows], positive.
-        zero_point: Code that stands for zero [rows], integers in 0..2**bits - 1, stored in scale's dtype.
+        scale: Step between neighboring codes [rows], positive.
+        zero_point: Code that represents zero [rows], integers in 0..2**bits - 1, stored in scale's dtype.
         bits: Bits per code, 2..8.
     """
 
@@ -30,23 +30,23 @@ class Grid:
 
     @property
     def max_code(self) -> int:
-        """Largest code."""
+        """The largest code, 2**bits - 1."""
         return (1 << self.bits) - 1
 
     def encode(self, w: Tensor) -> Tensor:
-        """Nearest codes of real values `w` [rows, columns], as uint8 [rows, columns]."""
+        """Return the nearest codes of real values `w` [rows, columns], uint8 [rows, columns]."""
         return nearest_codes_((w / self.scale[:, None]).add_(self.zero_point[:, None]), self.max_code).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Real values [rows, columns] of `codes` [rows, columns]."""
+        """Return the real values [rows, columns] of `codes` [rows, columns]."""
         return self.scale[:, None] * (codes.to(self.scale.dtype) - self.zero_point[:, None])
 
     def nearest(self, w: Tensor) -> Tensor:
-        """Nearest real values on the grid: decode(encode(w))."""
+        """Return the nearest real values on the grid, decode(encode(w)) [rows, columns]."""
         return self.decode(self.encode(w))
 
     def quantized(self, codes: Tensor, shape: tuple[int, ...]) -> QuantizedWeight:
-        """Bundle `codes` [rows, columns] with this grid as the weight of `shape`."""
+        """Combine `codes` [rows, columns] and this grid into the quantized weight of `shape`."""
         return QuantizedWeight(codes, self.scale.float(), self.zero_point.to(torch.uint8), self.bits, shape)
 
 
@@ -55,11 +55,11 @@ class QuantizedWeight:
     """A weight as it is stored and served.
 
     Attributes:
-        codes: uint8 [rows, columns], values 0..2**bits - 1.
-        scale: float32 [rows].
-        zero_point: uint8 [rows].
+        codes: Codes, uint8 [rows, columns], values 0..2**bits - 1.
+        scale: Step between neighboring codes, float32 [rows].
+        zero_point: Code that represents zero, uint8 [rows].
         bits: Bits per code.
-        shape: Shape of the layer's weight tensor; rows * columns elements.
+        shape: Shape of the layer's weight tensor, with rows * columns elements.
     """
 
     codes: Tensor
@@ -69,29 +69,35 @@ class QuantizedWeight:
     shape: tuple[int, ...]
 
     def decode(self) -> Tensor:
-        """The float32 weight of `shape`; the same bits wherever it is called."""
+        """Decode to the float32 weight of `shape`, bit-identical on every device."""
         grid = Grid(self.scale, self.zero_point.to(torch.float32), self.bits)
         return grid.decode(self.codes).reshape(self.shape)
 
 
 def nearest_codes_(steps: Tensor, max_code: int) -> Tensor:
-    """Round real numbers of steps to the nearest code 0..max_code, halves to even, in place.
+    """Round to the nearest code 0..max_code in place, halves to even.
 
     Args:
-        steps: float32 or float64 of any shape.
+        steps: Unrounded codes, float32 or float64 of any shape. Overwritten.
         max_code: Largest code.
+
+    Returns:
+        The rounded `steps`.
     """
-    # To a number this large nothing but whole steps can be added. torch.round_ takes twenty times as long on a CPU.
+    # Adding a number this large rounds to whole steps. torch.round_ takes twenty times as long on a CPU.
     rounder = 1.5 * 2**23 if steps.dtype is torch.float32 else 1.5 * 2**52
     return steps.clamp_(0, max_code).add_(rounder).sub_(rounder)
 
 
 def row_range(W: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
-    """Lowest and highest value [rows] that each row's grid must reach; both include zero.
+    """Return the range of values that each row's grid must span; it always includes zero.
 
     Args:
-        W: Weights [rows, columns].
-        scheme: A symmetric range is [-max|w|, max|w|].
+        W: Weights [rows, columns]. Not modified.
+        scheme: Kind of grid; a symmetric range is [-max|w|, max|w|].
+
+    Returns:
+        The lowest value [rows], <= 0, and the highest value [rows], >= 0.
     """
     low, high = W.amin(1).clamp_max(0), W.amax(1).clamp_min(0)
     if scheme is Scheme.SYMMETRIC:
@@ -101,16 +107,16 @@ def row_range(W: Tensor, scheme: Scheme) -> tuple[Tensor, Tensor]:
 
 
 def range_grid(low: Tensor, high: Tensor, bits: int, scheme: Scheme) -> Grid:
-    """The grid that spans [low, high] with 2**bits codes.
+    """Build the grid that spans [low, high] with 2**bits codes.
 
     Args:
         low: Lowest value [rows], <= 0.
         high: Highest value [rows], >= 0.
         bits: Bits per code.
-        scheme: A symmetric grid has its zero_point at 2**(bits - 1) and 2**(bits - 1) - 1 steps above it.
+        scheme: Kind of grid; a symmetric grid has its zero_point at 2**(bits - 1) and 2**(bits - 1) - 1 steps above it.
 
     Returns:
-        A grid whose scale is 1 for a row that holds zeros only.
+        One scale and zero_point per row; the scale of an all-zero row is 1.
     """
     steps = 2**bits - 1
     if scheme is Scheme.SYMMETRIC:
@@ -122,11 +128,17 @@ def range_grid(low: Tensor, high: Tensor, bits: int, scheme: Scheme) -> Grid:
 
 
 def minmax_grid(W: Tensor, bits: int, scheme: Scheme) -> Grid:
-    """The grid of each row's full range. W: [rows, columns]."""
+    """Build the grid that spans each row's full range.
+
+    Args:
+        W: Weights [rows, columns]. Not modified.
+        bits: Bits per code.
+        scheme: Kind of grid.
+    """
     return range_grid(*row_range(W, scheme), bits, scheme)
 
 
 def _positive(scale: Tensor) -> Tensor:
-    # A scale must survive storage as float32 and division by it; a row of zeros has no scale of its own.
+    # A scale is stored as float32 and divided by, so it must be a normal number; an all-zero row takes scale 1.
     tiny = torch.finfo(torch.float32).tiny
     return torch.where(scale > tiny, scale, torch.ones_like(scale))

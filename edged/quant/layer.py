@@ -1,4 +1,4 @@
-"""One layer: weights and Hessian in, codes and an account of what was done out."""
+"""Quantization of one layer: from weights and Hessian to codes, losses and diagnostics."""
 
 from __future__ import annotations
 
@@ -23,23 +23,24 @@ from edged.quant.rtn import round_to_nearest
 from edged.quant.scale_search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.spec import Method, Order, QuantSpec, Search
 
-# Orders that Order.BEST tries.
+# The orders that Order.BEST tries.
 BEST_OF = (Order.SENSITIVITY, Order.MIN_PIVOT, Order.HESSIAN)
 
 
 @dataclass(frozen=True)
 class LayerResult:
-    """A quantized layer.
+    """A quantized layer and its diagnostics.
 
     Attributes:
         weight: Codes, scales and zero-points of all conv groups.
-        loss: tr(Δ H Δ^T) / 2 with the undamped H and Δ from the weights that were aimed at, in squared output units.
-        relative_loss: The loss as a share of the output's own energy tr(W H W^T) / 2.
+        loss: Loss tr(Δ H Δ^T) / 2 in squared output units, with the undamped H and Δ relative to the target weights
+            (the compensated weights where errors are propagated).
+        relative_loss: Loss as a share of the target output's energy tr(W H W^T) / 2.
         damp_ratio: Largest damping ratio that any conv group needed.
-        retries: Tenfold increases of the damping, over all conv groups.
-        order: Column order in use, of the first conv group where they differ.
-        dead_inputs: Inputs that were zero in every calibration image.
-        target_power: Mean square of each output aimed at [rows], diag(W H W^T) / 2.
+        retries: Number of tenfold increases of the damping, over all conv groups.
+        order: Column order in use; that of the first conv group where groups differ.
+        dead_inputs: Number of inputs that were zero in every calibration image.
+        target_power: Mean square of each target output [rows], diag(W H W^T) / 2.
         power: Mean square of each output of the quantized weights [rows].
     """
 
@@ -55,20 +56,20 @@ class LayerResult:
 
 
 def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
-    """Memory that `quantize_layer` takes, its Hessians included.
+    """Estimate the memory that `quantize_layer` takes in bytes, including its Hessians.
 
     Args:
-        weight: [rows, ...].
-        groups: Conv groups.
-        spec: How to quantize.
+        weight: Weight [rows, ...] of the layer; only its shape is read.
+        groups: Number of conv groups.
+        spec: Method, search and beam width that determine the scratch memory.
     """
     rows, d = weight.shape[0] // groups, weight[0].numel()
     if spec.method is Method.OBQ:
         return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
-    # The Hessian, a permuted copy, and what making that copy its own factor takes.
+    # The Hessian, a permuted copy, and the scratch memory of factorizing that copy in place.
     candidates = len(REFINE) if spec.search is Search.LOSS else 1
     at_once = min(rows, spec.rows_at_once)
-    # Each candidate has its errors in float32 and its codes twice; some matrices have the weight's own shape.
+    # Each candidate holds its errors in float32 and its codes twice; some matrices have the weight's own shape.
     searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
     return 4 * (groups + 1) * d**2 + max(2 * 4 * FACTOR_ROWS * d, searched) + 4 * 4 * rows * d
 
@@ -77,14 +78,18 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
     """Quantize the weight of a convolution or a linear layer.
 
     Args:
-        weight: [rows, ...] of any shape. Not modified.
+        weight: Weight [rows, ...] of any shape. Not modified.
         H: Undamped Hessian 2/n X X^T [conv_groups, d, d]; rows are divided among the groups in order. Its diagonal is
-            damped meanwhile and restored.
+            damped during the call and restored.
         spec: Method, bits, grid and damping.
-        cross: 2/n Y X^T [conv_groups, rows / conv_groups, d] where the layer should compute Y; None for Y = W X.
+        cross: Cross moment 2/n Y X^T [conv_groups, rows / conv_groups, d] with the outputs Y that the layer should
+            compute; None for Y = W X.
+
+    Returns:
+        The quantized weight with its losses and diagnostics.
 
     Raises:
-        CalibrationError: A Hessian cannot be made positive definite.
+        CalibrationError: A Hessian is not finite or cannot be made positive definite.
     """
     rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
     crosses = [None] * H.shape[0] if cross is None else list(cross)
@@ -125,17 +130,17 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
     try:
         if cross is not None:
             W = compensated_weights(W, H, factor, H.diagonal() - damping.diagonal, cross, spec.propagation)
-        # A dead input contributes nothing: its weights are best stored as zero.
+        # A dead input contributes nothing to the output, so its weights are stored as zero.
         live = W.masked_fill(damping.dead, 0)
         grid = _first_grid(live, H, spec)
-        # Damping may change the order by diag H: what the factor is in counts.
+        # Damping may change the order by diag H; the order of the factor is the one that counts.
         orders = {spec.order: first} if known else _orders(live, H, factor, grid, spec)
         R = factor.take_upper() if known else None
         del factor  # d x d, and no longer needed
         grid, quantized, order = _quantize_rows(live, H, R, grid, orders, spec)
     finally:
         damping.undo(H)
-    # A scale is served as float32: the loss that is reported is that of the served weights.
+    # Scales are served as float32, so the reported loss is that of the decoded weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
     product, loss = matmul_nt(W, H), row_loss(delta, H)
     target_power = (product * W).sum(1) / 2
@@ -148,15 +153,15 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         retries=damping.retries,
         dead_inputs=int(damping.dead.sum()),
         target_power=target_power,
-        # (W + Δ) H (W + Δ)^T / 2, expanded: two of its three terms are known
+        # (W + Δ) H (W + Δ)^T / 2, expanded: two of its three terms are already computed.
         power=target_power + (product * delta).sum(1) + loss,
     )
 
 
 def _orders(W: Tensor, H: Tensor, factor: Factor, grid: Grid, spec: QuantSpec) -> dict[Order, Tensor]:
-    """The column orders to try, by rule; none where nothing is compensated column by column."""
+    """Return the column orders to try, by rule; empty where columns are not compensated in a shared order."""
     if spec.method is Method.OBQ and spec.search in (Search.LOSS, Search.GOLDEN):
-        # OBQ has an order for each row; a shared one serves to find its grid.
+        # OBQ orders each row separately; the grid search uses one shared order.
         return {Order.SENSITIVITY: column_order(W, H, factor, grid, Order.SENSITIVITY)}
     if spec.method is not Method.FASTOBQ:
         return {}
@@ -169,7 +174,7 @@ def _quantize_rows(
 ) -> tuple[Grid, QuantizedRows, Order]:
     """Choose grid, codes and order for W [rows, d] under the damped H [d, d].
 
-    R is the upper factor in the order that was known beforehand, None for any other.
+    R is the upper factor [d, d] in the only order of `orders` if that was known beforehand, else None.
     """
     if spec.method is Method.RTN:
         return grid, round_to_nearest(W, H, grid), Order.NONE
@@ -183,24 +188,24 @@ def _quantize_rows(
         tried.append((*_search_grid(W, factor, grid, columns, spec), columns, rule))
         del factor
     grid, rows, columns, rule = min(tried, key=lambda entry: float(entry[1].loss.sum()))
-    # A beam and descent cost more than a solve: they are for the best order alone.
+    # Beam search and coordinate descent cost more than a solve, so only the best order gets them.
     return grid, _improved(W, H, grid, rows, columns, spec), rule
 
 
 def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
     if spec.search is Search.MINMAX:
         return minmax_grid(W, spec.bits, spec.scheme)
-    # Without compensation the true loss of a grid is its rounding error; the plain one serves round-to-nearest.
+    # Round-to-nearest does not compensate errors, so its grid minimizes the plain rounding error.
     plain = spec.search is Search.MSE or spec.method is Method.RTN
     weight = torch.ones_like(H.diagonal()) if plain else H.diagonal()
     return weighted_grid(W, weight, spec.bits, spec.scheme)
 
 
 def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Tensor, spec: QuantSpec) -> QuantizedRows:
-    """Codes on the same grid, of no higher loss in any row."""
+    """Improve the codes on the same grid by beam search and coordinate descent; no row's loss rises."""
     if spec.beam > 1:
         R = factorize(H, columns).take_upper()
-        # Its own block size: paths change places within a block, so narrow ones pay here.
+        # Beam search keeps its own, smaller block size, because paths are reordered within each block.
         wide = quantize_with_beam(W, R, grid, columns, spec.beam, rows_at_once=spec.rows_at_once)
         rows = better_rows(rows, wide)
     if spec.descent_passes:
@@ -209,12 +214,12 @@ def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Te
 
 
 def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> tuple[Grid, QuantizedRows]:
-    """The grid that `spec.search` finds from `grid`, never one of higher loss, and the codes on it."""
+    """Search a grid by `spec.search`, starting from `grid`, and quantize on it; the total loss never rises."""
     if spec.search is Search.LOSS:
         return quantize_with_search(W, R, grid, columns, spec.block_size, spec.rows_at_once)
     start = grid, quantize_with_factor(W, R, grid, columns, spec.block_size)
     if spec.search is not Search.GOLDEN:
         return start
-    # One clip factor for all rows may be worse than the factor of each row that it would replace.
+    # One clip factor for all rows may be worse than the per-row factors of the initial grid.
     clipped = quantize_with_golden_section(W, R, spec.bits, spec.scheme, columns, spec.block_size)
     return min(start, clipped, key=lambda entry: float(entry[1].loss.sum()))

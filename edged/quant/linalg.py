@@ -12,14 +12,14 @@ from edged.matmul import matmul_nt
 
 DAMP_GROWTH = 10.0
 MAX_RETRIES = 6
-FACTOR_ROWS = 512  # per product of a factorization: its operands are copied
+FACTOR_ROWS = 512  # per product of a factorization; limits the copies of its operands
 
 
 def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> Tensor:
-    """diag(H) + damp_ratio * mean(diag H) + damp_absolute, and 1 for dead inputs (H_jj == 0).
+    """Compute diag(H) + damp_ratio * mean(diag H) + damp_absolute, and 1 for dead inputs (H_jj == 0).
 
     Args:
-        diagonal: diag(H) [d]. Not modified.
+        diagonal: Diagonal of H [d]. Not modified.
         damp_ratio: Relative damping, dimensionless.
         damp_absolute: Absolute damping, in squared input units.
     """
@@ -30,35 +30,38 @@ def damped_diagonal(diagonal: Tensor, damp_ratio: float, damp_absolute: float = 
 class Factor:
     """A factored Hessian: H[backwards][:, backwards] = L L^T, L lower triangular.
 
-    At the sizes that matter each d x d matrix is a good part of all memory in use. So what is made from L takes its
-    place: after `take_upper` or `take_inverse_diagonal` the factor is used up.
+    For large layers each d x d matrix is a considerable part of all memory in use. Results therefore overwrite L:
+    `take_upper` and `take_inverse_diagonal` consume the factor, which cannot be used afterwards.
 
     Args:
-        L: [d, d]. Owned from now on.
-        backwards: Permutation of range(d): the column order from its last entry to its first.
+        L: Lower triangular factor [d, d]. The new object takes ownership of it.
+        backwards: Column order from its last entry to its first, a permutation of range(d).
     """
 
     def __init__(self, L: Tensor, backwards: Tensor) -> None:
         self._L, self._backwards = L, backwards
 
     def solve(self, B: Tensor) -> Tensor:
-        """B H^-1 for B [rows, d]."""
+        """Return B H^-1 [rows, d] for B [rows, d]. B is not modified."""
         solution = torch.empty_like(B)
         half = torch.linalg.solve_triangular(self._L, B[:, self._backwards].t(), upper=False)
         solution[:, self._backwards] = torch.linalg.solve_triangular(self._L.t(), half, upper=True).t()
         return solution
 
     def take_upper(self) -> Tensor:
-        """R upper triangular [d, d] with P H P^T = R R^T, columns in order: L with rows and columns reversed."""
+        """Consume the factor and return R upper triangular [d, d] with P H P^T = R R^T, columns in order.
+
+        R is L with its rows and columns reversed.
+        """
         R, self._L = self._L, self._L.new_empty(0)
         _reverse_in_place(R.view(-1))
         return R
 
     def take_inverse_diagonal(self, block_size: int = 256) -> Tensor:
-        """diag(H^-1) [d]: the squared column norms of L^-1.
+        """Consume the factor and return diag(H^-1) [d], the squared column norms of L^-1.
 
-        L^-1 is built block row by block row in the place of L, so that nearly all work is in large products and the
-        upper half is left out:
+        L^-1 overwrites L one block of rows after the other. Nearly all work is in large products, and the upper half
+        is skipped:
 
             (L^-1)[b, :b] = -L_bb^-1 S[b, :b],   S[i, :] = sum_{b<i} L[i, b] (L^-1)[b, :]
 
@@ -77,7 +80,7 @@ class Factor:
             inverse = rows[block, :stop].t().contiguous()
             for top in range(stop, d, FACTOR_ROWS):
                 below = slice(top, min(top + FACTOR_ROWS, d))
-                factor = rows[below, block].clone()  # read for the last time: S takes its place
+                factor = rows[below, block].clone()  # last read: S overwrites it
                 rows[below, block] = 0
                 rows[below, :stop] += matmul_nt(factor, inverse)
         diagonal = torch.empty_like(rows[0])
@@ -96,16 +99,16 @@ def _reverse_in_place(flat: Tensor, chunk: int = 1 << 20) -> None:
 
 
 def cholesky_in_place(A: Tensor, block_size: int = 256) -> int:
-    """Replace A by L, lower triangular with A = L L^T, a block of columns after the other.
+    """Overwrite A with its lower triangular factor L, A = L L^T, one block of columns after the other.
 
-    LAPACK's routine, as torch calls it, works on a copy, and for float32 it is slower than these products.
+    torch calls LAPACK's routine on a copy, and for float32 that is slower than these products.
 
     Args:
-        A: Symmetric [d, d], contiguous.
+        A: Symmetric matrix [d, d], contiguous. Overwritten.
         block_size: Columns per block; changes speed only.
 
     Returns:
-        0, or the number of the first pivot that is not positive, from 1 on; A is of no use then.
+        0, or the number of the first pivot that is not positive, counted from 1; the contents of A are then undefined.
     """
     d = A.shape[0]
     for start in range(0, d, block_size):
@@ -123,7 +126,7 @@ def cholesky_in_place(A: Tensor, block_size: int = 256) -> int:
 
 
 def factorize(H: Tensor, order: Tensor) -> Factor:
-    """Factor H with its columns in `order`.
+    """Factorize H with its columns in `order`.
 
     Args:
         H: Positive definite [d, d]. Not modified.
@@ -139,7 +142,11 @@ def factorize(H: Tensor, order: Tensor) -> Factor:
 
 
 def _try_to_factorize(H: Tensor, order: Tensor) -> tuple[Factor, int]:
-    """A factor, and 0 or the number of the first pivot that is not positive, counted from the order's end."""
+    """Factorize H [d, d] with its columns in `order`.
+
+    Returns:
+        The factor, and 0 or the number of the first pivot that is not positive, counted from the end of the order.
+    """
     backwards = order.flip(0)
     L = H[backwards[:, None], backwards]
     info = cholesky_in_place(L)
@@ -148,12 +155,12 @@ def _try_to_factorize(H: Tensor, order: Tensor) -> tuple[Factor, int]:
 
 @dataclass(frozen=True)
 class Damping:
-    """What was added to a Hessian's diagonal to make it positive definite.
+    """A record of the damping that made a Hessian positive definite.
 
     Attributes:
-        diagonal: The diagonal before [d].
-        damp_ratio: Ratio in use after retries.
-        retries: How many times the damping had to grow tenfold.
+        diagonal: Undamped diagonal of the Hessian [d].
+        damp_ratio: Damping ratio in use after retries, dimensionless.
+        retries: Number of tenfold increases of the damping.
     """
 
     diagonal: Tensor
@@ -166,30 +173,30 @@ class Damping:
         return self.diagonal == 0
 
     def undo(self, H: Tensor) -> None:
-        """Give H the diagonal that it had."""
+        """Restore the undamped diagonal of H."""
         H.diagonal().copy_(self.diagonal)
 
 
 def damp_in_place(H: Tensor, order: Tensor, damp_ratio: float, damp_absolute: float = 0.0) -> tuple[Damping, Factor]:
-    """Damp H, growing the ratio tenfold until a Cholesky factorization exists.
+    """Damp H in place, increasing the ratio tenfold until a Cholesky factorization exists.
 
-    In place, because a further d x d matrix would be the largest thing in memory.
+    H is damped in place because another d x d matrix would be the largest allocation of the process.
 
     Args:
-        H: Symmetric [d, d], positive semi-definite up to rounding. Only its diagonal is changed.
-        order: Column order to factor it in.
-        damp_ratio: First ratio to try.
-        damp_absolute: Added besides, in squared input units.
+        H: Symmetric [d, d], positive semi-definite up to rounding. Only its diagonal is modified.
+        order: Column order of the factorization, a permutation of range(d).
+        damp_ratio: First ratio to try, dimensionless.
+        damp_absolute: Absolute damping that is added, in squared input units.
 
     Returns:
-        What was done, and the factor of the damped H.
+        A record of the damping, and the factor of the damped H.
 
     Raises:
-        CalibrationError: H is not finite, or no ratio up to damp_ratio * 10**MAX_RETRIES suffices. H is as it was.
+        CalibrationError: H is not finite, or no ratio up to damp_ratio * 10**MAX_RETRIES suffices. H is restored.
     """
     diagonal = H.diagonal().clone()
     if not bool(torch.isfinite(diagonal).all()):
-        raise CalibrationError("the layer's inputs overflow: its Hessian is not finite; check the checkpoint")
+        raise CalibrationError("the layer's Hessian is not finite because its inputs overflow; check the checkpoint")
     ratio = damp_ratio
     for retries in range(MAX_RETRIES + 1):
         H.diagonal().copy_(damped_diagonal(diagonal, ratio, damp_absolute))
@@ -199,5 +206,5 @@ def damp_in_place(H: Tensor, order: Tensor, damp_ratio: float, damp_absolute: fl
         ratio = max(ratio, 1e-6) * DAMP_GROWTH
     H.diagonal().copy_(diagonal)
     raise CalibrationError(
-        f"the Hessian stays indefinite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images"
+        f"the Hessian is not positive definite with damp_ratio {ratio / DAMP_GROWTH:g}; add calibration images"
     )

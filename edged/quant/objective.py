@@ -1,4 +1,4 @@
-"""The layer loss: what every method is judged by."""
+"""The layer loss that every method minimizes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from edged.matmul import matmul_nt
 
 
 def row_loss(delta: Tensor, H: Tensor) -> Tensor:
-    """Δ H Δ^T / 2 of each row [rows], in squared output units.
+    """Compute the loss Δ H Δ^T / 2 of each row [rows], in squared output units.
 
     Args:
-        delta: W_hat - W [rows, d].
-        H: Hessian 2/n X X^T [d, d], symmetric.
+        delta: Weight errors Δ = W_hat - W [rows, d]. Not modified.
+        H: Hessian 2/n X X^T [d, d], symmetric. Not modified.
     """
     return (matmul_nt(delta, H) * delta).sum(1) / 2

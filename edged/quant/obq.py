@@ -1,4 +1,4 @@
-"""OBQ, the method that FastOBQ simplifies: each row has its own order and its own inverse (arXiv 2208.11580)."""
+"""OBQ, which FastOBQ simplifies: each row has its own order and its own inverse Hessian (arXiv 2208.11580)."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ ROWS_AT_ONCE = 16
 def quantize_rows_greedily(W: Tensor, H: Tensor, grid: Grid, rows_at_once: int = ROWS_AT_ONCE) -> QuantizedRows:
     """Quantize each row in its own greedy order.
 
-    In each row the next weight is the one with the least (quant(w) - w)^2 / [H^-1]_jj, except that a weight whose
-    squared error exceeds scale^2 / 4 goes first: compensation has pushed it off the grid, and waiting makes it worse.
-    Every row downdates its own copy of H^-1: rows * d^3 work, which is what FastOBQ avoids.
+    The next weight of a row is the one with the lowest (quant(w) - w)^2 / [H^-1]_jj. A weight whose squared error
+    exceeds scale^2 / 4 takes precedence: compensation has pushed it off the grid, and waiting increases its error.
+    Every row downdates its own copy of H^-1, which takes rows * d^3 operations; FastOBQ avoids these.
 
     Args:
         W: Weights [rows, d]. Not modified.
         H: Damped Hessian [d, d]. Not modified.
         grid: Fixed scales, one per row.
-        rows_at_once: Rows that are worked on together; each needs d^2 memory.
+        rows_at_once: Rows processed together; each needs memory for d^2 values.
+
+    Returns:
+        Codes [rows, d] and their loss [rows] under the damped H, in squared output units.
     """
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(H))
     codes = torch.cat(
@@ -36,7 +39,7 @@ def quantize_rows_greedily(W: Tensor, H: Tensor, grid: Grid, rows_at_once: int =
 
 
 def _quantize(W: Tensor, inverse: Tensor, grid: Grid) -> Tensor:
-    """Codes uint8 [rows, d] of a few rows."""
+    """Quantize a few rows W [rows, d], given H^-1 [d, d]; return their codes, uint8 [rows, d]."""
     rows, d = W.shape
     W, inverses = W.clone(), inverse.repeat(rows, 1, 1)
     codes = torch.zeros(rows, d, dtype=torch.uint8, device=W.device)
@@ -56,6 +59,6 @@ def _quantize(W: Tensor, inverse: Tensor, grid: Grid) -> Tensor:
         pivot = column[all_rows, chosen]
         W -= ((w - (code - grid.zero_point) * grid.scale) / pivot)[:, None] * column
         inverses -= column[:, :, None] * (column / pivot[:, None])[:, None, :]
-        # What is done must not be chosen or divided by again.
+        # A unit pivot keeps the division by quantized columns' pivots finite.
         inverses[all_rows, chosen, chosen] = 1.0
     return codes

@@ -1,4 +1,4 @@
-"""In which order columns are quantized: each rule is a score per column, visited from the highest to the lowest."""
+"""Column orders: each rule scores the columns, which are visited from the highest to the lowest score."""
 
 from __future__ import annotations
 
@@ -14,30 +14,39 @@ from edged.spec import Order
 PANEL = 128
 
 
-# These need neither weights nor a factor: the Hessian can be factored in this order right away.
+# These need neither weights nor a factor, so the Hessian can be factorized in this order right away.
 KNOWN_BEFOREHAND = (Order.NONE, Order.HESSIAN)
 
 
 def order_beforehand(H: Tensor, order: Order, descending: bool = True) -> Tensor:
-    """`column_order` of a rule in KNOWN_BEFOREHAND, from the undamped or damped H [d, d]; as stored for any other."""
+    """Return the column order of a rule in KNOWN_BEFOREHAND, and the stored order for any other rule.
+
+    Args:
+        H: Undamped or damped Hessian [d, d]. Not modified.
+        order: Ordering rule.
+        descending: Whether the highest score comes first.
+
+    Returns:
+        A permutation of range(d), int64 [d].
+    """
     if order is Order.HESSIAN:
         return _visit(H.diagonal(), descending)
     return torch.arange(H.shape[0], device=H.device)
 
 
 def column_order(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order, descending: bool = True) -> Tensor:
-    """The permutation of range(d) in which FastOBQ visits the columns.
+    """Return the permutation of range(d) in which FastOBQ visits the columns.
 
     Args:
         W: Weights [rows, d]. Not modified.
         H: Damped Hessian [d, d]. Not modified.
-        factor: Of H, in any order. Used up by Order.SENSITIVITY.
-        grid: The rows' grid.
-        order: The rule.
+        factor: Factor of H, in any order. Consumed by Order.SENSITIVITY.
+        grid: Fixed scales, one per row.
+        order: Ordering rule.
         descending: Whether the highest score comes first.
 
     Returns:
-        int64 [d]; equal scores keep their stored order, so the result is reproducible.
+        The permutation, int64 [d]; columns of equal score keep their stored order, so the result is reproducible.
     """
     if order in KNOWN_BEFOREHAND:
         return order_beforehand(H, order, descending)
@@ -49,9 +58,16 @@ def _visit(score: Tensor, descending: bool) -> Tensor:
 
 
 def column_score(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order) -> Tensor:
-    """Score of each column [d] under a rule other than Order.NONE and Order.BEST.
+    """Compute the score of each column [d] under any rule except Order.NONE and Order.BEST.
 
     Sensitivity is S_j = sum_i (quant(w_ij) - w_ij)^2 / (2 [H^-1]_jj) (arXiv 2509.05576, Eq. 11).
+
+    Args:
+        W: Weights [rows, d]. Not modified.
+        H: Damped Hessian [d, d]. Not modified.
+        factor: Factor of H, in any order. Consumed by Order.SENSITIVITY.
+        grid: Fixed scales, one per row.
+        order: Ordering rule.
     """
     if order is Order.MIN_PIVOT:
         return _min_pivot_score(H)
@@ -66,10 +82,11 @@ def column_score(W: Tensor, H: Tensor, factor: Factor, grid: Grid, order: Order)
 
 
 def _min_pivot_score(H: Tensor) -> Tensor:
-    """Place of each column [d] when, from the last one visited to the first, the least pivot is always taken next.
+    """Compute each column's position [d] in the elimination of H that always takes the smallest pivot next.
 
-    The loss is sum_j R_jj^2 e_j^2 with rounding errors e_j, and R_jj^2 are the pivots of this elimination. Outer
-    products are gathered in panels, so that nearly all work is in products of PANEL x d matrices.
+    The column that is eliminated first is visited last. The loss is sum_j R_jj^2 e_j^2 with rounding errors e_j, and
+    R_jj^2 are the pivots of this elimination. Outer products are gathered in panels, so that nearly all work is in
+    products of PANEL x d matrices.
     """
     d = H.shape[0]
     H, left = H.clone(), H.diagonal().clone()

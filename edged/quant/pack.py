@@ -1,6 +1,6 @@
-"""Codes of 1 to 8 bits side by side in bytes.
+"""Dense packing of 1-bit to 8-bit codes into bytes.
 
-Code i takes the bits i * bits .. i * bits + bits - 1 of the stream, its lowest bit first; bit k of the stream is bit
+Code i occupies bits i * bits .. i * bits + bits - 1 of the stream, lowest bit first; bit k of the stream is bit
 k % 8 of byte k // 8 (little-endian bit order). The last byte is padded with zeros.
 """
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from edged.errors import ArtifactError, UsageError
 
-# Codes per step: bounds the scratch memory (16 bytes a code). A multiple of 8, so steps meet at whole bytes.
+# Codes per step: bounds the scratch memory (16 bytes per code). A multiple of 8, so that steps end at whole bytes.
 _STEP = 1 << 20
 
 
 def packed_bytes(count: int, bits: int) -> int:
-    """Bytes that `count` codes take."""
+    """Return the number of bytes that `count` codes of `bits` bits take."""
     return (count * bits + 7) // 8
 
 
@@ -24,11 +24,11 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """Pack codes densely.
 
     Args:
-        codes: uint8 of any shape, values below 2**bits, taken in C order. Not modified.
+        codes: Codes, uint8 of any shape, values below 2**bits, packed in C order. Not modified.
         bits: Bits per code, 1..8.
 
     Returns:
-        uint8 [packed_bytes(codes.numel(), bits)].
+        The packed codes, uint8 [packed_bytes(codes.numel(), bits)].
 
     Raises:
         UsageError: `bits` is out of range or a code does not fit.
@@ -46,15 +46,15 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
-    """The first `count` codes of what `pack` made.
+    """Unpack the first `count` codes of a tensor that `pack` returned.
 
     Args:
-        packed: uint8 [packed_bytes(count, bits)]. Not modified.
+        packed: Packed codes, uint8 [packed_bytes(count, bits)]. Not modified.
         bits: Bits per code, 1..8.
         count: Number of codes.
 
     Returns:
-        uint8 [count].
+        The codes, uint8 [count].
 
     Raises:
         ArtifactError: `packed` has another length or dtype.
@@ -76,7 +76,7 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
 
 
 def _pack_step(codes: Tensor, bits: int) -> Tensor:
-    """8 codes of `bits` bits fill `bits` bytes: gather them in one int64 and cut it into bytes."""
+    """Pack up to _STEP codes: gather each 8 codes in one int64 and split that into `bits` bytes."""
     groups = torch.zeros((codes.numel() + 7) // 8, 8, dtype=torch.int64)
     groups.view(-1)[: codes.numel()] = codes
     words = (groups << (torch.arange(8) * bits)).sum(1, keepdim=True)
@@ -85,7 +85,7 @@ def _pack_step(codes: Tensor, bits: int) -> Tensor:
 
 
 def _unpack_step(packed: Tensor, bits: int) -> Tensor:
-    """Inverse of `_pack_step`; may return up to 7 codes of padding."""
+    """Unpack the bytes of one step; the result may end with up to 7 codes of padding."""
     groups = torch.zeros((packed.numel() + bits - 1) // bits, bits, dtype=torch.int64)
     groups.view(-1)[: packed.numel()] = packed
     words = (groups << (torch.arange(bits) * 8)).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Searching each row's range: a clipped range trades large errors of few weights for small errors of all others."""
+"""Search of each row's range: clipping accepts large errors in few weights for small errors in all others."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, range_grid, row_range
 from edged.spec import Scheme
 
-# Factors on a row's full range, tried by weighted rounding error.
+# Factors on a row's full range, compared by weighted rounding error.
 SHRINK = tuple(round(1 - 0.03 * i, 2) for i in range(26))
-# Golden-section search narrows [GOLDEN_LOW, 1] this often, to a width of 0.004.
+# Golden-section search narrows [GOLDEN_LOW, 1] GOLDEN_STEPS times, to a width of 0.004.
 GOLDEN_LOW, GOLDEN_STEPS = 0.3, 11
-# Factors on the best of those, tried by the true loss after compensation.
+# Factors on the best range so far, compared by the true loss after compensation.
 REFINE = (0.8, 0.87, 0.94, 1.0, 1.07, 1.15)
 
 
 def weighted_grid(W: Tensor, weight: Tensor, bits: int, scheme: Scheme) -> Grid:
-    """Per row, the shrunk range with the least rounding error sum_j weight_j (quant(w_j) - w_j)^2.
+    """Find for each row the shrunk range with the lowest rounding error sum_j weight_j (quant(w_j) - w_j)^2.
 
     Args:
         W: Weights [rows, d]. Not modified.
-        weight: diag(H) [d], or ones for the plain mean squared error.
+        weight: Weight of each column's error [d]: diag(H), or ones for the plain squared error.
         bits: Bits per code.
         scheme: Kind of grid.
+
+    Returns:
+        The grid of the chosen ranges, one scale per row.
     """
     low, high = row_range(W, scheme)
     best = torch.full_like(low, torch.inf)
@@ -43,20 +46,20 @@ def weighted_grid(W: Tensor, weight: Tensor, bits: int, scheme: Scheme) -> Grid:
 def quantize_with_search(
     W: Tensor, R: Tensor, grid: Grid, order: Tensor, block_size: int = 256, rows_at_once: int = 512
 ) -> tuple[Grid, QuantizedRows]:
-    """Quantize every row on several scalings of its grid and keep, per row, the one of least loss.
+    """Quantize every row on several scalings of its grid and keep the scaling with the lowest loss per row.
 
-    The scaled copies are further rows of one problem, so a single factor serves all of them.
+    The scaled copies are additional rows of one problem, so all of them share one factor.
 
     Args:
         W: Weights [rows, d]. Not modified.
-        R: Upper factor of the damped, permuted Hessian [d, d].
-        grid: Where the search starts.
-        order: Permutation of range(d) that R is in.
-        block_size: Columns per lazy update.
-        rows_at_once: Rows whose copies are worked on together; bounds memory, does not change the result.
+        R: Upper factor of the damped, permuted Hessian [d, d]. Not modified.
+        grid: Grid whose scales are multiplied by REFINE.
+        order: Column order of R, a permutation of range(d).
+        block_size: Columns per lazy update; changes speed only.
+        rows_at_once: Rows whose copies are processed together; bounds memory, does not change the result.
 
     Returns:
-        The chosen grid and the codes on it.
+        The chosen grid, the codes on it [rows, d] and their loss [rows], in squared output units.
     """
     parts = [
         _search_rows(W[part], R, Grid(grid.scale[part], grid.zero_point[part], grid.bits), order, block_size)
@@ -87,11 +90,14 @@ def quantize_with_golden_section(
 
     Args:
         W: Weights [rows, d]. Not modified.
-        R: Upper factor of the damped, permuted Hessian [d, d].
+        R: Upper factor of the damped, permuted Hessian [d, d]. Not modified.
         bits: Bits per code.
         scheme: Kind of grid.
-        order: Permutation of range(d) that R is in.
-        block_size: Columns per lazy update.
+        order: Column order of R, a permutation of range(d).
+        block_size: Columns per lazy update; changes speed only.
+
+    Returns:
+        The chosen grid, the codes on it [rows, d] and their loss [rows], in squared output units.
     """
     low, high = row_range(W, scheme)
     tried: dict[float, tuple[float, Grid, QuantizedRows]] = {}

@@ -41,7 +41,7 @@ LAYERS = st.builds(
 
 
 def damped(H: Tensor, damp_ratio: float) -> Tensor:
-    """A damped copy of H."""
+    """Return a damped copy of H."""
     H = H.clone()
     H.diagonal().copy_(damped_diagonal(H.diagonal().clone(), damp_ratio))
     return H

@@ -30,7 +30,7 @@ def two_nearest(wanted: float, scale: float, zero_point: int, codes: int) -> lis
 
 
 def least_loss_in_the_tree(w: Tensor, H: Tensor, grid: Grid) -> float:
-    """One row, columns as stored: all 2**d leaves, re-solving least squares for what each column wants."""
+    """Search all 2**d leaves of one row in stored order, re-solving least squares for each column's target."""
     d, best = len(w), float("inf")
     for choices in itertools.product((0, 1), repeat=d):
         delta = torch.zeros(d, dtype=w.dtype)
@@ -77,7 +77,7 @@ def test_width_one_is_the_greedy_choice(layer: Layer, seed: int):
 
 @settings(max_examples=40, deadline=None)
 @given(layer=LAYERS, width=st.integers(1, 9), block_size=st.integers(1, 25), rows_at_once=st.integers(1, 6))
-def test_loss_is_that_of_the_codes_whatever_the_blocks(layer: Layer, width: int, block_size: int, rows_at_once: int):
+def test_loss_is_that_of_the_codes_for_every_block_size(layer: Layer, width: int, block_size: int, rows_at_once: int):
     order = torch.arange(layer.W.shape[1] - 1, -1, -1)
     whole = beam(layer, width, order, block_size=64)
     parts = beam(layer, width, order, block_size, rows_at_once=rows_at_once)
@@ -88,7 +88,7 @@ def test_loss_is_that_of_the_codes_whatever_the_blocks(layer: Layer, width: int,
 
 @settings(max_examples=30, deadline=None)
 @given(layer=LAYERS, width=st.integers(1, 6))
-def test_rows_do_not_see_each_other(layer: Layer, width: int):
+def test_rows_are_independent(layer: Layer, width: int):
     whole = beam(layer, width).codes
     for row in range(len(layer.W)):
         part = slice(row, row + 1)
@@ -102,7 +102,7 @@ def test_identity_hessian_gives_round_to_nearest(layer: Layer):
     assert torch.equal(found.codes, round_to_nearest(layer.W, identity, layer.grid).codes)
 
 
-def test_four_paths_lose_less_than_one_on_the_whole():
+def test_four_paths_have_a_lower_total_loss_than_one():
     layer = make_layer(rows=32, d=48, bits=3, seed=7)
     losses = [float(beam(layer, width).loss.sum()) for width in (1, 2, 4, 16)]
     assert losses == sorted(losses, reverse=True)

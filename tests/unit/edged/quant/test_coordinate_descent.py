@@ -17,7 +17,7 @@ def test_no_row_gets_worse_and_the_loss_is_that_of_the_codes(layer: Layer):
     assert_close(better.loss, row_loss(layer.grid.decode(better.codes) - layer.W, layer.H))
 
 
-def test_it_ends_where_no_single_code_can_be_improved(layer: Layer):
+def test_converged_codes_cannot_be_improved_one_by_one(layer: Layer):
     codes = descend(layer.W, layer.H, layer.grid, round_to_nearest(layer.W, layer.H, layer.grid), passes=50).codes
     best = row_loss(layer.grid.decode(codes) - layer.W, layer.H)
     for j in range(layer.W.shape[1]):
@@ -27,6 +27,6 @@ def test_it_ends_where_no_single_code_can_be_improved(layer: Layer):
             assert bool((row_loss(layer.grid.decode(changed) - layer.W, layer.H) >= best - 1e-9).all())
 
 
-def test_no_pass_changes_nothing(layer: Layer):
+def test_zero_passes_change_nothing(layer: Layer):
     start = round_to_nearest(layer.W, layer.H, layer.grid)
     assert torch.equal(descend(layer.W, layer.H, layer.grid, start, passes=0).codes, start.codes)

@@ -25,7 +25,7 @@ def test_full_share_is_the_ridge_solution_around_the_weights():
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("n", [4, 60])  # fewer and more images than inputs
-def test_no_row_is_further_from_its_outputs_than_before(n: int, share: float):
+def test_no_rows_output_error_increases(n: int, share: float):
     torch.manual_seed(0)
     W, X = torch.randn(5, 12, dtype=torch.float64), torch.randn(12, n, dtype=torch.float64)
     X_hat = X + 0.3 * torch.randn(12, n, dtype=torch.float64)
@@ -36,7 +36,7 @@ def test_no_row_is_further_from_its_outputs_than_before(n: int, share: float):
     assert bool(((W @ X - found @ X_hat).square().sum(1) < (W @ X - W @ X_hat).square().sum(1)).all())
 
 
-def test_share_is_the_way_from_the_weights_to_the_solution():
+def test_share_interpolates_between_the_weights_and_the_solution():
     torch.manual_seed(0)
     W, X = torch.randn(3, 6), torch.randn(6, 40)
     H, cross = X @ X.T, torch.randn(3, 6)
@@ -46,7 +46,7 @@ def test_share_is_the_way_from_the_weights_to_the_solution():
     assert_close(found[1], (W + found[2]) / 2)
 
 
-def test_equal_inputs_ask_for_no_change():
+def test_equal_inputs_leave_the_weights_unchanged():
     torch.manual_seed(0)
     W, X = torch.randn(3, 6), torch.randn(6, 40)
     H = X @ X.T

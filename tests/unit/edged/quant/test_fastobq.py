@@ -17,7 +17,7 @@ from tests.support.quant_layers import Layer, make_layer
 
 
 def literal_fastobq(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """Eq. 12 and 13 as printed: one column, one update, one rank-1 downdate of the inverse."""
+    """Apply Eq. 12 and 13 literally: per column, one update and one rank-1 downdate of the inverse."""
     W, inverse = W.clone(), torch.linalg.inv(H)
     codes = torch.zeros(W.shape, dtype=torch.uint8)
     for j in order.tolist():
@@ -29,7 +29,7 @@ def literal_fastobq(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> Tensor:
 
 
 def resolved_fastobq(W: Tensor, H: Tensor, grid: Grid, order: Tensor) -> Tensor:
-    """No update formula at all: before each column, re-solve least squares for the columns that are still free."""
+    """Re-solve least squares for the remaining columns before each column, without any update formula."""
     codes = torch.zeros(W.shape, dtype=torch.uint8)
     fixed: list[int] = []
     for j in order.tolist():
@@ -93,14 +93,14 @@ def test_inputs_are_not_modified(layer: Layer):
     assert torch.equal(H, layer.H)
 
 
-def test_indefinite_hessian_is_named(layer: Layer):
+def test_indefinite_hessian_raises_an_error(layer: Layer):
     H = layer.H.clone()
     H[5, 5] = -1
     with pytest.raises(CalibrationError, match=r"pivot \d+ of 24 of the Hessian is not positive"):
         quantize_columns(layer.W, H, layer.grid, torch.arange(24))
 
 
-def test_reported_loss_in_float32_is_close_to_the_truth():
+def test_reported_loss_in_float32_is_close_to_the_float64_loss():
     layer = make_layer(rows=8, d=300, seed=3)
     grid = Grid(layer.grid.scale.float(), layer.grid.zero_point.float(), layer.grid.bits)
     quantized = quantize_columns(layer.W.float(), layer.H.float(), grid, torch.arange(300))

@@ -1,4 +1,4 @@
-"""Codes pinned for a fixed seed: a change of any of them is a change of the method and must be meant."""
+"""Codes pinned for a fixed seed: a change of any code is a change of the method and must be intended."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DIGESTS = {
 
 
 def whole_numbers(seed: int, low: int, high: int, *shape: int) -> Tensor:
-    """Float64 whole numbers of a linear congruential generator, the same on every platform and torch."""
+    """Generate float64 whole numbers by a linear congruential generator, identical on every platform and torch."""
     values, state = [], seed
     for _ in range(torch.Size(shape).numel()):
         state = (1103515245 * state + 12345) % 2**31
@@ -46,7 +46,7 @@ def whole_numbers(seed: int, low: int, high: int, *shape: int) -> Tensor:
 
 def quantized(spec: QuantSpec, disturbance: float = 0.0) -> LayerResult:
     X, W = whole_numbers(1, -9, 10, 2, 18, 64), whole_numbers(2, -99, 100, 8, 18)
-    X[:, 1:] += X[:, :-1]  # neighbours resemble each other
+    X[:, 1:] += X[:, :-1]  # neighboring inputs are correlated
     noise = torch.randn(2, 18, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     H = 2 / 64 * X @ X.mT
     spec = QuantSpec.from_dict(spec.to_dict() | {"damp_ratio": DAMP_RATIO})
@@ -59,11 +59,11 @@ def digest(result: LayerResult) -> str:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_codes_are_the_pinned_ones(name: str):
+def test_codes_match_the_pinned_ones(name: str):
     assert digest(quantized(SPECS[name])) == DIGESTS[name]
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_no_pinned_code_hangs_on_a_rounding_error(name: str):
+def test_no_pinned_code_depends_on_a_rounding_error(name: str):
     for disturbance in (1e-7, -1e-7):
         assert digest(quantized(SPECS[name], disturbance)) == DIGESTS[name]

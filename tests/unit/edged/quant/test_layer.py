@@ -62,7 +62,7 @@ def test_more_damping_is_reported():
     assert result.damp_ratio == pytest.approx(0.1)
 
 
-def test_a_constant_or_zero_channel_is_harmless():
+def test_a_constant_or_zero_channel_is_quantized_without_errors():
     weight = torch.stack([torch.zeros(10), torch.full((10,), 0.25), torch.randn(10)])
     stored = quantize_layer(weight, hessian_of(1, 10), QuantSpec()).weight.decode()
     assert torch.equal(stored[0], torch.zeros(10))
@@ -73,12 +73,12 @@ def test_a_constant_or_zero_channel_is_harmless():
 def test_a_dead_input_changes_no_other_code(order: Order):
     torch.manual_seed(0)
     layer = make_layer(rows=6, d=24)
-    # Diagonals on both sides of 1, which is what a dead input's becomes.
+    # Diagonals on both sides of 1, the value that a dead input's diagonal takes.
     H = layer.H / layer.H.diagonal().median()
     alive = torch.arange(25) != 3
     with_dead, W = torch.zeros(25, 25, dtype=torch.float64), torch.randn(6, 25, dtype=torch.float64)
     with_dead[alive[:, None] & alive] = H.flatten()
-    # Absolute damping: a mean over all diagonals would differ by the dead one.
+    # Damping is absolute, because the mean diagonal would include the dead input.
     spec = QuantSpec(order=order, damp_ratio=0.0, damp_absolute=0.01)
     expected = quantize_layer(W[:, alive], H[None], spec)
     found = quantize_layer(W, with_dead[None], spec)

@@ -24,7 +24,7 @@ def test_cholesky_in_place(layer: Layer, block_size: int):
     assert_close(A, torch.linalg.cholesky(layer.H))
 
 
-def test_cholesky_names_the_pivot_that_is_not_positive(layer: Layer):
+def test_cholesky_returns_the_first_pivot_that_is_not_positive(layer: Layer):
     for pivot in (1, 13, 24):
         A = layer.H.clone()
         A[pivot - 1, pivot - 1] = -1
@@ -63,7 +63,7 @@ def test_damping_grows_until_the_factor_exists_and_can_be_undone():
     original = eigenvectors @ torch.diag(values) @ eigenvectors.T
     H = original.clone()
     damping, factor = damp_in_place(H, torch.arange(12), 1e-3)
-    assert damping.retries == 2  # the smallest eigenvalue is -0.05: 1e-3 and 1e-2 are too little, 1e-1 suffices
+    assert damping.retries == 2  # the smallest eigenvalue is -0.05: 1e-3 and 1e-2 are too small, 1e-1 suffices
     assert damping.damp_ratio == pytest.approx(0.1)
     R = factor.take_upper()
     assert_close(R @ R.T, damped(original, 0.1))
@@ -76,13 +76,13 @@ def test_rank_deficient_hessian_is_solved_without_retry():
     assert damp_in_place(X @ X.T, torch.arange(20), 0.01)[0].retries == 0
 
 
-def test_hopeless_hessian_is_an_error_and_stays_as_it_was():
+def test_indefinite_hessian_raises_an_error_and_is_restored():
     H = -torch.eye(4)
-    with pytest.raises(CalibrationError, match="stays indefinite"):
+    with pytest.raises(CalibrationError, match="is not positive definite"):
         damp_in_place(H, torch.arange(4), 0.01)
     assert torch.equal(H, -torch.eye(4))
 
 
-def test_overflow_is_an_error():
+def test_overflow_raises_an_error():
     with pytest.raises(CalibrationError, match="not finite"):
         damp_in_place(torch.full((3, 3), torch.inf), torch.arange(3), 0.01)

@@ -18,7 +18,7 @@ from tests.support.quant_layers import damped, make_layer
 
 
 def literal_obq(w: Tensor, H: Tensor, grid: Grid, outlier_rule: bool = True) -> list[int]:
-    """One row (arXiv 2208.11580, Algorithm 3): re-invert the Hessian of the free weights before each choice."""
+    """Quantize one row (arXiv 2208.11580, Algorithm 3), inverting the free weights' Hessian before each choice."""
     w, codes, free = w.clone(), [0] * len(w), list(range(len(w)))
     while free:
         inverse = torch.linalg.inv(H[free][:, free])
@@ -58,9 +58,9 @@ def test_codes_equal_the_literal_method(rows: int, d: int, bits: int, seed: int,
     assert_close(found.loss, row_loss(layer.grid.decode(found.codes) - layer.W, layer.H))
 
 
-def test_weights_off_the_grid_go_first_and_that_pays():
+def test_quantizing_weights_off_the_grid_first_lowers_the_loss():
     layer = make_layer(rows=8, d=16, bits=2, seed=5)
-    grid = Grid(layer.grid.scale * 0.6, layer.grid.zero_point, 2)  # many weights lie beyond its ends
+    grid = Grid(layer.grid.scale * 0.6, layer.grid.zero_point, 2)  # many weights are beyond its ends
     found = quantize_rows_greedily(layer.W, layer.H, grid)
     without = [literal_obq(layer.W[row], layer.H, row_grid(grid, row), outlier_rule=False) for row in range(8)]
     with_rule = [literal_obq(layer.W[row], layer.H, row_grid(grid, row)) for row in range(8)]
@@ -82,7 +82,7 @@ def test_it_runs_on_the_grid_that_fastobq_would_use(name: str, search: Search):
     assert obq.order is Order.NONE
 
 
-def test_through_a_layer_it_is_the_literal_method_on_the_damped_hessian():
+def test_quantize_layer_equals_the_literal_method_on_the_damped_hessian():
     layer = make_layer(rows=4, d=12, bits=3)
     result = quantize_layer(layer.W, layer.H[None], QuantSpec(bits=3, method=Method.OBQ, search=Search.MINMAX))
     for row in range(4):
@@ -90,7 +90,7 @@ def test_through_a_layer_it_is_the_literal_method_on_the_damped_hessian():
         assert result.weight.codes[row].tolist() == literal_obq(layer.W[row], damped(layer.H, 0.01), grid)
 
 
-def test_an_order_for_each_row_beats_a_shared_one_and_both_beat_rounding():
+def test_per_row_orders_beat_a_shared_order_and_both_beat_rounding():
     layer = make_layer(rows=24, d=48, bits=3)
     obq = quantize_rows_greedily(layer.W, layer.H, layer.grid).loss.sum()
     fast = quantize_columns(layer.W, layer.H, layer.grid, torch.arange(48)).loss.sum()

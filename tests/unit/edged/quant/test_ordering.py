@@ -46,7 +46,7 @@ def test_ascending_is_the_reverse_of_descending(layer: Layer):
     assert up.tolist() == down.tolist()[::-1]
 
 
-def test_min_pivot_takes_the_least_pivot_from_the_last_column_back(layer: Layer):
+def test_min_pivot_takes_the_smallest_pivot_from_the_last_column_backwards(layer: Layer):
     schur, free, expected = layer.H.clone(), list(range(24)), []
     while free:
         least = min(free, key=lambda j: float(schur[j, j]))

@@ -37,7 +37,7 @@ def test_the_stream_is_little_endian_in_bits_and_padded_with_zeros(case: tuple[t
 
 @pytest.mark.parametrize("bits", ALL_BITS)
 @pytest.mark.parametrize("step", [8, 64])
-def test_long_streams_go_in_steps_that_meet_exactly(monkeypatch: pytest.MonkeyPatch, bits: int, step: int) -> None:
+def test_long_streams_are_packed_in_steps_without_gaps(monkeypatch: pytest.MonkeyPatch, bits: int, step: int) -> None:
     codes = torch.randint(0, 2**bits, (1003,), dtype=torch.uint8, generator=torch.Generator().manual_seed(bits))
     whole = pack(codes, bits)
     monkeypatch.setattr(pack_module, "_STEP", step)
@@ -65,13 +65,13 @@ def test_bits_out_of_range(bits: int) -> None:
         unpack(torch.zeros(1, dtype=torch.uint8), bits, 1)
 
 
-def test_a_code_that_does_not_fit_is_refused() -> None:
+def test_a_code_that_does_not_fit_is_rejected() -> None:
     with pytest.raises(UsageError, match="do not fit 3 bits"):
         pack(torch.tensor([8], dtype=torch.uint8), 3)
     with pytest.raises(UsageError, match=r"dtype torch\.int64"):
         pack(torch.tensor([1]), 3)
 
 
-def test_a_stream_of_the_wrong_length_is_refused() -> None:
+def test_a_stream_of_the_wrong_length_is_rejected() -> None:
     with pytest.raises(ArtifactError, match=r"3 codes of 4 bits take 2 bytes, got torch.uint8 \[3\]"):
         unpack(torch.zeros(3, dtype=torch.uint8), 4, 3)

@@ -1,4 +1,4 @@
-"""What must hold for every layer: invariances, and that no optional step loses by being asked for."""
+"""Properties of every layer: invariances, and optional steps that never raise the loss."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def rows_of(grid: Grid, rows: slice | Tensor) -> Grid:
 @pytest.mark.parametrize("solver", SOLVERS)
 @settings(max_examples=12, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 1000))
-def test_rows_do_not_see_each_other_and_may_change_places(solver: Solver, layer: Layer, seed: int):
+def test_rows_are_independent_and_may_be_permuted(solver: Solver, layer: Layer, seed: int):
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(layer.W.shape[1], generator=generator)
     places = torch.randperm(layer.W.shape[0], generator=generator)
@@ -69,18 +69,18 @@ def test_rows_do_not_see_each_other_and_may_change_places(solver: Solver, layer:
 @pytest.mark.parametrize("solver", [s for s in SOLVERS if s is not descended])  # descent visits columns as stored
 @settings(max_examples=12, deadline=None)
 @given(layer=LAYERS, seed=st.integers(0, 1000))
-def test_where_columns_are_stored_does_not_matter(solver: Solver, layer: Layer, seed: int):
+def test_the_stored_order_of_columns_does_not_matter(solver: Solver, layer: Layer, seed: int):
     generator = torch.Generator().manual_seed(seed)
     order, places = (torch.randperm(layer.W.shape[1], generator=generator) for _ in range(2))
     whole = solver(layer.W, layer.H, layer.grid, order)
-    # Column places[k] is now stored at k: the order that visits the same columns is the order of their new places.
+    # Column places[k] is now stored at k, so the order is translated to visit the same columns.
     moved = solver(layer.W[:, places], layer.H[places][:, places], layer.grid, places.argsort()[order])
     assert torch.equal(moved.codes, whole.codes[:, places])
     assert_close(moved.loss, whole.loss)
 
 
 @pytest.mark.parametrize("rule", [Order.SENSITIVITY, Order.ERROR, Order.WEIGHT, Order.HESSIAN, Order.MIN_PIVOT])
-def test_a_layer_does_not_depend_on_where_its_inputs_are_stored(rule: Order):
+def test_a_layer_does_not_depend_on_the_stored_order_of_its_inputs(rule: Order):
     for seed in range(5):
         layer = make_layer(rows=4, d=16, seed=seed)
         places = torch.randperm(16, generator=torch.Generator().manual_seed(seed))
@@ -106,7 +106,7 @@ def test_descent_raises_no_row(layer: Layer, passes: int, greedy: bool):
     assert_close(found.loss, after)
 
 
-def test_descent_that_goes_wrong_is_not_kept():
+def test_descent_that_raises_the_loss_is_discarded():
     layer = make_layer(rows=16, d=24, bits=3)
     order = torch.arange(24)
     lopsided = layer.H.triu()  # the same losses up to a factor, but gradients that miss half of it
@@ -116,7 +116,7 @@ def test_descent_that_goes_wrong_is_not_kept():
     assert bool((row_loss(layer.grid.decode(found.codes) - layer.W, lopsided) <= before).all())
 
 
-# Each option with what it must not lose against: itself switched off.
+# Each option and the settings that switch it off, whose loss it must not exceed.
 OPTIONS = {
     "beam": (QuantSpec(beam=4), QuantSpec()),
     "beam of two": (QuantSpec(beam=2, search=Search.MINMAX), QuantSpec(search=Search.MINMAX)),
@@ -132,7 +132,7 @@ OPTIONS = {
 @settings(max_examples=12, deadline=None)
 @given(layer=LAYERS, descending=st.booleans())
 def test_no_option_raises_the_loss_of_a_layer(option: str, layer: Layer, descending: bool):
-    # Nothing is damped further, so that what decides is what is reported; scales are rounded to float32 at the end.
+    # Without damping the loss that decides is the reported one; scales are rounded to float32 at the end.
     common = {"damp_ratio": 0.0, "bits": layer.grid.bits, "descending": descending}
     asked, without = (dataclasses.replace(spec, **common) for spec in OPTIONS[option])
     found, before = (quantize_layer(layer.W, layer.H[None], spec).loss for spec in (asked, without))
@@ -148,7 +148,7 @@ def test_no_option_raises_the_loss_of_a_layer(option: str, layer: Layer, descend
     beam=st.integers(1, 3),
     block_size=st.integers(1, 20),
 )
-def test_whatever_is_asked_for_the_loss_is_that_of_the_codes_and_blocks_do_not_matter(
+def test_loss_is_that_of_the_codes_for_any_options_and_block_size(
     layer: Layer, method: Method, search: Search, order: Order, beam: int, block_size: int
 ):
     spec = QuantSpec(bits=3, method=method, search=search, order=order, beam=beam, descent_passes=1)

@@ -13,7 +13,7 @@ from tests.support.quant_layers import make_layer
 
 def test_weighted_grid_is_never_worse_than_the_full_range():
     W = torch.randn(8, 100, dtype=torch.float64)
-    W[:, 0] *= 10  # outliers make clipping worth while
+    W[:, 0] *= 10  # outliers make clipping worthwhile
     weight = torch.rand(100, dtype=torch.float64)
     full = minmax_grid(W, 4, Scheme.SYMMETRIC)
     found = weighted_grid(W, weight, 4, Scheme.SYMMETRIC)
