@@ -1,4 +1,4 @@
-"""Metrics of the device itself: memory, disk, temperatures, frequencies. Read when somebody asks."""
+"""Metrics of the device itself: memory, disk, temperatures, frequencies. They are read at each scrape."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from prometheus_client.registry import Collector
 from service.system import hardware
 from service.system.hardware import ROOT
 
-_MAX_SERIES = 32  # of one metric: a server has a frequency a core, and may have a hundred of them
+_MAX_SERIES = 32  # per metric: a server has a frequency per core, and may have a hundred cores
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
 
 
 class DeviceCollector(Collector):
-    """What /proc, /sys and the filesystem tell.
+    """Collector of the readings of /proc, /sys and the filesystem.
 
     Args:
-        state_dir: Its filesystem's room is exported; None to leave that out.
-        root: Where /proc and /sys are.
+        state_dir: Folder whose filesystem's free space is exported, or None to leave that out.
+        root: Folder that holds /proc and /sys.
     """
 
     def __init__(self, state_dir: Path | None, root: Path = ROOT) -> None:
@@ -33,17 +33,17 @@ class DeviceCollector(Collector):
         self._root = root
 
     def collect(self) -> Iterable[Metric]:
-        """Every metric, also those without a sample on this device."""
+        """Yield every metric, including those without a sample on this device."""
         yield from self._memory()
         yield from self._clocks()
         zones = hardware.zones(self._root)
         temperatures = [((zone.name,), zone.celsius) for zone in zones]
         limits = [((zone.name,), zone.limit_celsius) for zone in zones]
-        slowed = "Where the kernel slows the device down or turns it off."
+        slowed = "Temperature at which the kernel throttles the device or shuts it down."
         yield _gauge("device_temperature_celsius", "Temperature of a thermal zone.", temperatures, "zone")
         yield _gauge("device_temperature_limit_celsius", slowed, limits, "zone")
         board = [((hardware.board(self._root), os.uname().machine), 1.0)]
-        yield _gauge("device_info", "Always 1; what the device is.", board, "board", "machine")
+        yield _gauge("device_info", "Always 1; the labels describe the device.", board, "board", "machine")
         if self._state_dir is not None:
             yield from _disk(self._state_dir)
 
@@ -51,8 +51,8 @@ class DeviceCollector(Collector):
         memory = hardware.memory(self._root)
         for name, help_text, key in (
             ("device_memory_total_bytes", "Memory of the device.", "MemTotal"),
-            ("device_memory_available_bytes", "Memory that can be had without swapping.", "MemAvailable"),
-            ("device_gpu_memory_used_bytes", "Memory in use that a Jetson's GPU shares.", "NvMapMemUsed"),
+            ("device_memory_available_bytes", "Memory available without swapping.", "MemAvailable"),
+            ("device_gpu_memory_used_bytes", "Memory that a Jetson's GPU uses.", "NvMapMemUsed"),
         ):
             yield _gauge(name, help_text, [((), memory.get(key))])
 
@@ -63,7 +63,7 @@ class DeviceCollector(Collector):
             yield _gauge(f"device_{kind}_frequency_hertz", f"Frequency of the {kind.upper()}.", now, kind)
             yield _gauge(f"device_{kind}_frequency_max_hertz", f"Highest frequency of the {kind.upper()}.", most, kind)
         loads = [((gpu.name,), gpu.load) for gpu in gpus]
-        yield _gauge("device_gpu_load_ratio", "How busy the GPU is.", loads, "gpu")
+        yield _gauge("device_gpu_load_ratio", "Utilization of the GPU.", loads, "gpu")
 
 
 def _disk(folder: Path) -> Iterable[Metric]:

@@ -1,4 +1,8 @@
-"""How the daemon counts and shows what takes more than one line; `service/metrics/metric_table.py` has the metrics."""
+"""All metrics of the daemon: names, help texts, labels and buckets, and what the daemon records in them.
+
+docs/metrics.md explains each metric. Labels hold names of models, stages and outcomes only, never a process ID, a path
+or a full digest.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,24 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.journal.states import STAGES
-from service.metrics.metric_table import MetricTable
+from service.metrics.device import DeviceCollector
 from service.outcomes import POSTPONED
 from service.system.hardware import ROOT
 
-DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to tell files apart, short enough to read
-MAX_LAYERS = 256  # series of one model; a network of more is told by the layers that lose most
-MAX_REASONS = 64  # distinct ones; a worker names its own, and it has read a file that nobody trusts
-OTHER = "other"  # whatever is beyond a bound
+DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to distinguish files, short enough to read
+MAX_LAYERS = 256  # series of one model; of a larger network, the layers with the highest loss are exported
+MAX_REASONS = 64  # distinct ones; a worker chooses its own, and it has read an untrusted file
+OTHER = "other"  # label value of everything beyond a bound
 
 UPDATE_STAGES = ("settle", "claim", "start", *STAGES, "write", "publish", "warm", "swap", "probation")
-# What is there from the start, at zero: a counter that appears with its first event never seems to rise.
+# Series that exist from the start, at zero: increase() doesn't see a counter that appears with its first event.
 _DEVICE_AT_FAULT = ("calibration", "crash", "device", "generation_start", "internal", "memory", "state", "timeout")
 _FILE_AT_FAULT = (
     *("architecture", "artifact", "checkpoint", "checksum", "gate", "non_finite", "too_large", "unsafe_checkpoint"),
-    *("probation", "rollback"),  # it was in service before, and taken out of it
+    *("probation", "rollback"),  # an earlier update went live with this file and was rolled back
 )
 _USUAL_OUTCOMES = {
     "committed": ("", "unchanged", "probation"),
@@ -36,18 +40,36 @@ _USUAL_OUTCOMES = {
 }
 _USUAL_CODES = (200, 400, 429, 500, 503, 504)
 
+_STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+_UPDATE_BUCKETS = (1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+_SWAP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128)
+_REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10)
 
-class Metrics(MetricTable):
-    """Every metric of the daemon; labels are filled in where the event happens. Its arguments are `MetricTable`'s."""
+
+class Metrics:
+    """Every metric of the daemon, each under an attribute of its own.
+
+    Args:
+        registry: Registry that the metrics are registered in; a test brings its own.
+        version: Version of edged.
+        state_dir: Folder whose filesystem's free space is exported, or None to leave that out.
+        root: Folder that holds /proc and /sys.
+    """
 
     def __init__(
         self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None, root: Path = ROOT
     ) -> None:
-        super().__init__(registry, version, state_dir, root)
+        self.registry = registry
         self._reasons = {reason for reasons in _USUAL_OUTCOMES.values() for reason in reasons}
+        registry.register(DeviceCollector(state_dir, root))
+        self._declare_software(version)
+        self._declare_updates()
+        self._declare_models()
+        self._declare_serving()
 
     def expect_model(self, model: str) -> None:
-        """Have what counts events of a configured model there before the first one."""
+        """Create the series of a configured model that count events, at 0, before the first event."""
         for result, reasons in _USUAL_OUTCOMES.items():
             for reason in reasons:
                 self.updates.labels(model, result, reason)
@@ -68,74 +90,77 @@ class Metrics(MetricTable):
             gauge.labels(model)
 
     def count_update(self, model: str, result: str, reason: str = "") -> None:
-        """Count an update that ended.
+        """Count a finished update.
 
         Args:
             model: Model name.
-            result: Its state, in lower case.
-            reason: The error code; "" if nothing went wrong.
+            result: Final state of the update, in lower case.
+            reason: Error code, or "" if nothing went wrong.
         """
         self.updates.labels(model, result, self._bounded(reason)).inc()
 
     def count_deferral(self, model: str, reason: str) -> None:
-        """Count that an update was put off, for what its error code says."""
+        """Count the deferral of an update by the code of its cause."""
         self.updates_deferred.labels(model, self._bounded(reason)).inc()
 
     def show_postponed(self, model: str, reason: str | None) -> None:
-        """Say what the update of a model waits for; None if none waits."""
+        """Show why the update of a model is postponed; None if no update is."""
         for code in POSTPONED:
             self.updates_postponed.labels(model, code).set(code == reason)
 
     def count_request(self, model: str, code: int, seconds: float) -> None:
-        """Count an answered request for inference.
+        """Count an inference request that was answered.
 
         Args:
             model: Model name.
-            code: HTTP status.
-            seconds: What it took.
+            code: HTTP status of the response.
+            seconds: Time from the arrival of the request to its response.
         """
         known = code in HTTPStatus._value2member_map_
         self.requests.labels(model, str(code) if known else OTHER).inc()
         self.request_duration.labels(model).observe(seconds)
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
-        """Say what is live; the labels of the generation before vanish.
+        """Show the live generation; the labels of the previous generation disappear.
 
         Args:
             model: Model name.
-            generation: Live generation.
-            digest: sha256 of the source file, hex; shortened here.
-            bits: Bits per weight code.
-            runtime: What executes it.
+            generation: Number of the live generation.
+            digest: SHA-256 of the source file in hex; shortened here.
+            bits: Bits per quantized weight.
+            runtime: Runtime that executes the model.
         """
         self._forget(self.model_info, model)
         self.model_info.labels(model, str(generation), digest[:DIGEST_LENGTH], str(bits), runtime).set(1)
 
     def show_layers(self, model: str, losses: Iterable[tuple[str, float]]) -> None:
-        """Relative loss of the layers of the live generation, at most `MAX_LAYERS`; those of the one before vanish."""
+        """Show the relative loss of the live generation's layers, at most `MAX_LAYERS` of them.
+
+        The layers of the previous generation disappear.
+        """
         self._forget(self.layer_relative_loss, model)
         for layer, loss in heapq.nlargest(MAX_LAYERS, losses, key=lambda pair: pair[1]):
             self.layer_relative_loss.labels(model, layer).set(loss)
 
-    def note_observed(self, model: str, told: Mapping[str, Any]) -> None:
-        """What a generation found in a request that it was to look at, see service.inference.observation."""
-        if told["capture"] is not None:
-            self.captured_images.labels(model, told["capture"]).inc()
-        if not told["drift_images"]:
+    def note_observed(self, model: str, observed: Mapping[str, Any]) -> None:
+        """Record what a generation observed in a sampled request, see service.inference.observation."""
+        if observed["capture"] is not None:
+            self.captured_images.labels(model, observed["capture"]).inc()
+        if not observed["drift_images"]:
             return
-        self.calibration_drift_images.labels(model).set(told["drift_images"])
-        if told["drift"] is not None:
-            self.calibration_drift.labels(model).set(told["drift"])
-        else:  # too few were looked at; what the process before found is not true any more
+        self.calibration_drift_images.labels(model).set(observed["drift_images"])
+        if observed["drift"] is not None:
+            self.calibration_drift.labels(model).set(observed["drift"])
+        else:  # too few images were sampled, and the value of the previous process is outdated
             self._forget(self.calibration_drift, model)
 
     def forget_drift(self, model: str) -> None:
-        """Drop what was found with other images, or with a generation that is not live any more."""
+        """Remove the drift of a model, because its images or its live generation have changed."""
         for gauge in (self.calibration_drift, self.calibration_drift_images):
             self._forget(gauge, model)
 
     def forget_model(self, model: str) -> None:
-        """Drop the gauges of a model that is no longer configured; counters stay, as history."""
+        """Remove the gauges of a model that is no longer configured; its counters stay as history."""
         for metric in vars(self).values():
             if isinstance(metric, Gauge) and "model" in metric._labelnames:
                 self._forget(metric, model)
@@ -151,3 +176,150 @@ class Metrics(MetricTable):
         for labels in list(gauge._metrics):
             if labels[position] == model:
                 gauge.remove(*labels)
+
+    def _declare_software(self, version: str) -> None:
+        ProcessCollector(registry=self.registry)
+        self.build_info = self._gauge("build_info", "Always 1; the version of edged.", "version")
+        self.build_info.labels(version).set(1)
+        self.config_reload_success = self._gauge(
+            "config_reload_success", "1 if the config was valid when it was last read."
+        )
+        self.garbage_removed = self._counter("garbage_removed_bytes_total", "Bytes that `edged gc` deleted.")
+        self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
+        self.watch_rebuilds = self._counter(
+            "watch_rebuilds_total", "Watches recreated after their folder had vanished."
+        )
+
+    def _declare_updates(self) -> None:
+        self.updates = self._counter("updates_total", "Finished updates by outcome.", "model", "result", "reason")
+        self.update_duration = self._histogram(
+            "update_duration_seconds", "Time from the detection of a file to its going live.", _UPDATE_BUCKETS, "model"
+        )
+        self.stage_duration = self._histogram(
+            "update_stage_duration_seconds", "Time in each stage of an update.", _STAGE_BUCKETS, "model", "stage"
+        )
+        self.swap_duration = self._histogram(
+            "swap_duration_seconds",
+            "Time from the switch of traffic to the exit of the previous process.",
+            _SWAP_BUCKETS,
+            "model",
+        )
+        self.swaps = self._counter(
+            "swaps_total", "Generations that went live, by the swap policy that was applied.", "model", "policy"
+        )
+        self.updates_deferred = self._counter(
+            "updates_deferred_total", "Deferrals of updates by reason.", "model", "reason"
+        )
+        self.updates_postponed = self._gauge(
+            "updates_postponed", "1 while an update is postponed for this reason.", "model", "reason"
+        )
+        self.queue_length = self._gauge("queue_length", "Updates that are queued or in progress.", "model")
+        self.last_drop = self._gauge(
+            "last_drop_timestamp_seconds", "Time at which a dropped file was last detected.", "model"
+        )
+        self.last_success = self._gauge(
+            "last_success_timestamp_seconds", "Time at which an update last went live.", "model"
+        )
+        self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the running worker.", "model")
+        self.worker_peak_memory = self._gauge(
+            "worker_peak_memory_bytes", "Highest resident memory of the model's last worker.", "model"
+        )
+        self.worker_peak_device_memory = self._gauge(
+            "worker_peak_device_memory_bytes",
+            "Highest memory of the last worker on the device that it computes on.",
+            "model",
+        )
+        self.worker_memory_limit = self._gauge(
+            "worker_memory_limit_bytes", "Resident memory above which a worker is killed; +Inf for no limit."
+        )
+
+    def _declare_models(self) -> None:
+        self.model_pinned = self._gauge("model_pinned", "1 while the model is pinned to its live generation.", "model")
+        self.model_paused = self._gauge("model_paused", "1 while no file is claimed from the drop folder.", "model")
+        self.model_probation = self._gauge("model_probation", "1 while the live generation is on probation.", "model")
+        self.drops_held = self._gauge("drops_held", "Dropped files that are parked until an operator acts.", "model")
+        self.model_info = self._gauge(
+            "model_info",
+            "Always 1; the labels describe the live generation.",
+            "model",
+            "generation",
+            "digest",
+            "bits",
+            "runtime",
+        )
+        self.model_agreement = self._gauge(
+            "model_agreement_ratio",
+            "Share of held-out images (detector: boxes) on which the model agrees with full precision.",
+            "model",
+        )
+        self.model_accuracy = self._gauge(
+            "model_accuracy_ratio", "Top-1 accuracy on labeled held-out images.", "model", "precision"
+        )
+        self.model_map = self._gauge(
+            "model_map_ratio", "Mean average precision on labeled held-out images.", "model", "precision", "iou"
+        )
+        self.shadow_agreement = self._gauge(
+            "model_shadow_agreement_ratio",
+            "Share of live images (detector: boxes) on which the model agrees with the previous generation.",
+            "model",
+        )
+        self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
+        self.checkpoint_bytes = self._gauge(
+            "checkpoint_bytes", "Size of the checkpoint that the live artifact was quantized from.", "model"
+        )
+        self.layer_relative_loss = self._gauge(
+            "layer_relative_loss", "Squared error of a layer's output as a share of its energy.", "model", "layer"
+        )
+
+    def _declare_serving(self) -> None:
+        self.model_ready = self._gauge("model_ready", "1 while a generation serves the model.", "model")
+        self.request_duration = self._histogram(
+            "inference_request_duration_seconds",
+            "Time from the arrival of a request to its response.",
+            _REQUEST_BUCKETS,
+            "model",
+        )
+        self.batch_size = self._histogram(
+            "inference_batch_size",
+            "Images in one forward pass of a model that batches requests.",
+            _BATCH_BUCKETS,
+            "model",
+        )
+        self.requests = self._counter("inference_requests_total", "Inference requests by HTTP status.", "model", "code")
+        self.requests_in_flight = self._gauge(
+            "inference_requests_in_flight", "Inference requests in progress or queued.", "model"
+        )
+        self.generation_memory = self._gauge(
+            "generation_memory_bytes",
+            "Resident memory of the process that serves the model, shared pages included.",
+            "model",
+        )
+        self.generation_restarts = self._counter(
+            "generation_restarts_total",
+            "Serving processes that were restarted after an unexpected exit.",
+            "model",
+        )
+        self.generation_failed_starts = self._counter(
+            "generation_failed_starts_total", "Failed restarts of serving processes.", "model"
+        )
+        self.generation_start = self._gauge(
+            "generation_start_seconds", "Time that the serving process took to start, load and warm up.", "model"
+        )
+        self.captured_images = self._counter(
+            "captured_images_total", "Live requests that were sampled for capture, by result.", "model", "result"
+        )
+        self.calibration_drift = self._gauge(
+            "calibration_drift", "Population stability index of live images relative to calibration images.", "model"
+        )
+        self.calibration_drift_images = self._gauge(
+            "calibration_drift_images", "Live images from which the drift is computed.", "model"
+        )
+
+    def _gauge(self, name: str, help_text: str, *labels: str) -> Gauge:
+        return Gauge(f"edged_{name}", help_text, labels, registry=self.registry)
+
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(f"edged_{name}", help_text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"edged_{name}", help_text, labels, buckets=buckets, registry=self.registry)

@@ -28,7 +28,7 @@ def registry(root, state_dir=None):
         ("device_gpu_memory_used_bytes", {}, 805_068 * 1024),
     ],
 )
-def test_figures_of_a_jetson(tmp_path, name, labels, value):
+def test_readings_of_a_jetson(tmp_path, name, labels, value):
     assert registry(jetson(tmp_path)).get_sample_value(f"edged_{name}", labels) == value
 
 
@@ -37,18 +37,18 @@ def test_the_board_is_in_the_labels(tmp_path):
     assert 'edged_device_info{board="NVIDIA Jetson Orin Nano Developer Kit",machine="' in exposed
 
 
-def test_what_a_machine_does_not_tell_has_no_sample(tmp_path):
+def test_a_missing_reading_has_no_sample(tmp_path):
     exposed = generate_latest(registry(tmp_path)).decode()
     assert "# TYPE edged_device_temperature_celsius gauge\n# HELP" in exposed
     assert "edged_device_memory_total_bytes 0" not in exposed
 
 
-def test_a_server_with_many_cores_does_not_flood(tmp_path):
+def test_the_number_of_series_of_a_server_with_many_cores_is_bounded(tmp_path):
     exposed = generate_latest(registry(desktop(tmp_path, cores=100))).decode()
     assert exposed.count("edged_device_cpu_frequency_hertz{") == 32
 
 
-def test_room_on_the_disk(tmp_path):
+def test_free_space_on_the_disk(tmp_path):
     found = registry(tmp_path, tmp_path)
     total = found.get_sample_value("edged_state_disk_total_bytes")
     assert 0 < found.get_sample_value("edged_state_disk_free_bytes") <= total

@@ -45,7 +45,7 @@ def test_every_metric_is_documented_with_its_type_and_labels(metrics):
     assert documented() == declared(metrics)
 
 
-def test_the_document_says_what_the_help_text_says_and_more(metrics):
+def test_the_meaning_in_the_document_begins_with_the_help_text(metrics):
     """The last column begins with the text of # HELP; sentences that need more room follow it."""
     texts = {name: family.documentation for name, (family, _) in families(metrics).items()}
     assert {name: meaning[: len(texts[name])] for name, _, _, _, meaning in rows()} == texts
@@ -91,7 +91,7 @@ def test_names_follow_the_conventions(metrics):
         assert not set(labels) & FORBIDDEN_LABELS
 
 
-def test_the_live_model_replaces_the_one_before(metrics):
+def test_the_live_generation_replaces_the_previous_one(metrics):
     labels = {"digest": "ab" * 6, "bits": "4", "runtime": "torch"}
     metrics.show_model("m", 1, "ab" * 32, 4, "torch")
     metrics.show_model("n", 1, "ab" * 32, 4, "torch")
@@ -101,14 +101,14 @@ def test_the_live_model_replaces_the_one_before(metrics):
     assert value(metrics, "edged_model_info", model="n", generation="1", **labels) == 1
 
 
-def test_layers_of_the_generation_before_vanish(metrics):
+def test_layers_of_the_previous_generation_disappear(metrics):
     metrics.show_layers("m", [("conv1", 0.1), ("fc", 0.2)])
     metrics.show_layers("m", [("conv1", 0.3)])
     assert value(metrics, "edged_layer_relative_loss", model="m", layer="conv1") == 0.3
     assert value(metrics, "edged_layer_relative_loss", model="m", layer="fc") is None
 
 
-def test_a_forgotten_model_leaves_its_counters(metrics):
+def test_counters_of_a_forgotten_model_stay(metrics):
     metrics.queue_length.labels("m").set(3)
     metrics.queue_length.labels("n").set(4)
     metrics.updates.labels("m", "committed", "").inc()
@@ -162,7 +162,7 @@ def test_an_alert_notices_the_first_rejection_for_any_reason(metrics):
 
 
 @given(st.lists(st.text(), max_size=200))
-def test_whatever_reasons_a_worker_gives_they_do_not_flood(reasons):
+def test_the_number_of_reasons_is_bounded(reasons):
     metrics = Metrics(CollectorRegistry())
     for reason in reasons + [f"reason{number}" for number in range(300)]:
         metrics.count_update("m", "failed", reason)
@@ -175,7 +175,7 @@ def test_whatever_reasons_a_worker_gives_they_do_not_flood(reasons):
 
 
 @given(st.lists(st.integers(), max_size=200))
-def test_whatever_codes_a_generation_answers_they_do_not_flood(codes):
+def test_the_number_of_status_codes_is_bounded(codes):
     metrics = Metrics(CollectorRegistry())
     for code in codes + list(range(2000)):
         metrics.count_request("m", code, 0.1)
@@ -184,14 +184,14 @@ def test_whatever_codes_a_generation_answers_they_do_not_flood(codes):
     assert sum(sample.value for sample in found) == len(codes) + 2000
 
 
-def test_many_layers_are_told_by_those_that_lose_most(metrics):
+def test_a_large_network_exports_the_layers_with_the_highest_loss(metrics):
     metrics.show_layers("m", [(f"layer{number}", number / 1000) for number in range(1000)])
     shown = {s.labels["layer"] for f in metrics.layer_relative_loss.collect() for s in f.samples}
     assert shown == {f"layer{number}" for number in range(744, 1000)}
 
 
-def test_what_a_big_fleet_member_exports(metrics):
-    """Three models of 300 layers, each updated ten times: what is there after the first is all there ever is."""
+def test_the_number_of_series_stays_the_same_after_the_first_update(metrics):
+    """Three models of 300 layers, each updated ten times: the first update creates all series there ever are."""
     counts = []
     for round_number in range(10):
         for model in [f"model{number}" for number in range(3)]:
@@ -204,23 +204,23 @@ def test_what_a_big_fleet_member_exports(metrics):
     assert counts[0] == counts[1] < 3 * 700
 
 
-def test_a_state_folder_that_is_gone_does_not_break_the_rest(tmp_path):
+def test_a_missing_state_folder_does_not_break_the_scrape(tmp_path):
     metrics = Metrics(CollectorRegistry(), "1", tmp_path / "gone")
     assert b"edged_state_disk_free_bytes NaN" in generate_latest(metrics.registry)
 
 
-def test_what_was_observed(metrics):
-    def told(**changes):
+def test_observations_of_sampled_requests(metrics):
+    def after(**changes):
         metrics.note_observed("m", {"capture": None, "drift": None, "drift_images": 0, **changes})
         names = ("edged_calibration_drift", "edged_calibration_drift_images")
         return tuple(value(metrics, name, model="m") for name in names)
 
-    assert told(capture="stored") == (None, None)
+    assert after(capture="stored") == (None, None)
     assert value(metrics, "edged_captured_images_total", model="m", result="stored") == 1
-    assert told(drift_images=127) == (None, 127)
-    assert told(drift=0.25, drift_images=128) == (0.25, 128)
-    assert told(capture="stored") == (0.25, 128)
-    assert told(drift_images=1) == (None, 1)  # of the next process
-    assert told(drift=0.5, drift_images=128) == (0.5, 128)
+    assert after(drift_images=127) == (None, 127)
+    assert after(drift=0.25, drift_images=128) == (0.25, 128)
+    assert after(capture="stored") == (0.25, 128)
+    assert after(drift_images=1) == (None, 1)  # by the next process
+    assert after(drift=0.5, drift_images=128) == (0.5, 128)
     metrics.forget_drift("m")
-    assert told() == (None, None)
+    assert after() == (None, None)
