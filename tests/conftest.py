@@ -1,4 +1,4 @@
-"""What several test modules need."""
+"""Fixtures that test modules of several rooms need."""
 
 from __future__ import annotations
 
@@ -6,44 +6,30 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.support import scenes, trained
+# One thread, here and in processes that do not choose for themselves: the layers of tests are small, and other tests
+# use the other cores. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from tests.support.tasks import DetectionTask, Task
-from tests.support.yolov5_samples import save_tiny
+from tests.support.workers import made_once
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one worker, so that they share its daemon; a file may name a group of its own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
 
 
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Made once a session."""
-    folder = tmp_path_factory.mktemp("task")
-    digits = trained.load()
-    paths = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # such small layers only lose by more, above all on a machine that is busy
-    for seed, name in enumerate(("first.pt", "second.pt")):
-        model = trained.train(digits, epochs=4, seed=seed)
-        torch.save(model.state_dict(), folder / name)
-        paths.append(folder / name)
-    torch.set_num_threads(threads)
-    test = digits.write_folders(folder / "test", trained.TEST)
-    return Task(digits, digits.write_folders(folder / "calib"), test, *paths)
+    return Task(made_once(tmp_path_factory, "task", Task.write))
 
 
 @pytest.fixture(scope="session")
 def detection_task(tmp_path_factory: pytest.TempPathFactory) -> DetectionTask:
-    """Made once a session."""
-    folder = tmp_path_factory.mktemp("scenes")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model = scenes.train(seed=0)
-    first = save_tiny(folder / "red.pt", model, scenes.plan())
-    for head in model.model[-1].m:
-        head.bias += 0.1  # a little readier to see something
-    second = save_tiny(folder / "blue.pt", model, scenes.plan())
-    torch.set_num_threads(threads)
-    calibration = scenes.write_scenes(folder / "calib", range(80))
-    return DetectionTask(calibration, scenes.write_scenes(folder / "test", range(100, 140)), first, second)
+    return DetectionTask(made_once(tmp_path_factory, "scenes", DetectionTask.write))
 
 
 @pytest.fixture(scope="session")

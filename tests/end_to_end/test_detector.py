@@ -295,7 +295,11 @@ BAD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BAD)
+# One of each code; the others run slow, because the units of edged.models reject all of them without a daemon.
+FAST = ("seg.pt", "half.pt", "width.pt")
+
+
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in BAD])
 def test_a_bad_detector_is_rejected_with_a_reason(
     daemon: Daemon, first: dict[str, Any], detection_task: DetectionTask, name: str
 ) -> None:

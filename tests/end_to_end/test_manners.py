@@ -37,7 +37,7 @@ def test_an_update_waits_for_its_window_and_a_changed_config_ends_the_wait(task:
         daemon.kill()  # it goes on waiting after a restart
         daemon.start()
         deferred(daemon, "first.pt", "window")
-        daemon.config["worker"] = {}
+        del daemon.config["worker"]["window"]
         daemon.reload()
         update = daemon.update_of("first.pt")
         assert (update["state"], update["attempt"], update["code"]) == ("COMMITTED", 1, None)

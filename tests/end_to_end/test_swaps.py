@@ -20,7 +20,6 @@ import torch
 
 from edged.models.registry import Architecture, build
 from service.inference.inputs import MAX_BATCH
-from service.system.processes import cores
 from tests.support.daemon import Daemon, children, eventually, running, workers
 from tests.support.pictures import vast_picture
 from tests.support.processes import ENTER, busy
@@ -63,10 +62,9 @@ def test_both_children_wait_quietly_and_with_as_many_threads_as_configured(task:
         environment = process.environ()
         return {key: environment.get(key, "") for key in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
 
-    count = str(cores())
-    expected = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    expected = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
 
-    with running(tmp_path, task.calibration, serve={"port": 0, "threads": 1}) as daemon:
+    with running(tmp_path, task.calibration, worker={"threads": 2}) as daemon:
         daemon.drop(task.first)
         assert eventually(lambda: [seen(worker) for worker in workers(daemon)], "a worker") == [expected]
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"

@@ -44,6 +44,7 @@ class Service(Daemon):
     def __init__(self, manager: Manager, **settings: Any) -> None:
         super().__init__(manager.root / "etc/edged", Path(CALIBRATION), state_dir="/var/lib/edged", **settings)
         self.config["serve"] = {"port": 8080}
+        self.config["worker"] = {"retry_s": 0.1} | settings.get("worker", {})  # at the priority of a device
         self.state = manager.root / "var/lib/edged"
         self.manager = manager
 

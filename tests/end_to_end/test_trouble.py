@@ -9,7 +9,7 @@ import httpx
 import torch
 
 from tests.support import trained
-from tests.support.daemon import Daemon, children, eventually, running, workers
+from tests.support.daemon import NO_CERTIFICATES, Daemon, children, eventually, running, workers
 from tests.support.tasks import Task
 
 
@@ -82,7 +82,7 @@ def test_limits_of_the_worker(task: Task, tmp_path: Path) -> None:
             ({"memory_max": "60MiB"}, "memory", "worker.memory_max is 60 MiB"),
             ({"deadline_s": 0.1}, "timeout", "worker.deadline_s = 0.1 s"),
         ):
-            daemon.config["worker"] = {"tries": 1, **limit}
+            daemon.config["worker"] |= {"tries": 1} | limit
             daemon.reload()
             daemon.drop(task.second, f"{code}.pt")
             update = daemon.update_of(f"{code}.pt")
@@ -145,7 +145,7 @@ def test_administration_over_tcp_needs_the_token(task: Task, tmp_path: Path) -> 
             ({"Authorization": "Bearer wrong"}, 403),
             ({"Authorization": "Bearer s3cret"}, 409),  # allowed, but there is nothing to go back to
         ):
-            answer = httpx.post(url, headers=headers)
+            answer = httpx.post(url, headers=headers, verify=NO_CERTIFICATES)
             assert answer.status_code == status, answer.text
         assert "no generation to go back to" in answer.json()["error"]
 
@@ -161,7 +161,7 @@ def test_asking_a_model_can_need_a_token(task: Task, tmp_path: Path) -> None:
             ({"Authorization": "Bearer wrong"}, 403),
             ({"Authorization": "Bearer s3cret"}, 503),  # allowed, but there is no generation yet
         ):
-            answer = httpx.post(url, headers=headers, json={})
+            answer = httpx.post(url, headers=headers, json={}, verify=NO_CERTIFICATES)
             assert answer.status_code == status, answer.text
         assert httpx.get(f"{address}/v2/health/live").status_code == 200
         assert daemon.post("/v2/models/digits/infer", json={}).status_code == 503  # the UNIX socket

@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.support.daemon import eventually
+from tests.support.daemon import NO_CERTIFICATES, eventually
 from tests.support.repository import ROOT
 
 CONFIGS = ROOT / "configs" / "prometheus"
@@ -67,7 +67,9 @@ class Prometheus:
 
     def get(self, path: str, **parameters: Any) -> Any:
         """The data of a call of its API."""
-        answer = httpx.get(f"http://{self.address}/api/v1/{path}", params=parameters, timeout=30).json()
+        answer = httpx.get(
+            f"http://{self.address}/api/v1/{path}", params=parameters, timeout=30, verify=NO_CERTIFICATES
+        ).json()
         assert answer["status"] == "success", (parameters, answer)
         return answer["data"]
 
@@ -119,7 +121,7 @@ def prometheus(
         assert not isinstance(found, bool), "prometheus ended"
         server = Prometheus(found[1])
         ready = f"http://{server.address}/-/ready"
-        eventually(lambda: httpx.get(ready, timeout=30).status_code == 200, "ready")
+        eventually(lambda: httpx.get(ready, timeout=30, verify=NO_CERTIFICATES).status_code == 200, "ready")
         yield server
     except BaseException:
         sys.stderr.write(log.read_text(errors="replace"))

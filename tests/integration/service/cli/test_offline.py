@@ -9,8 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support import scenes
 from tests.support.tasks import DetectionTask, Task
 
@@ -98,65 +96,3 @@ def test_calib_prepares_images_as_for_a_detector(detection_task: DetectionTask, 
     result = json.loads(done.stdout)
     assert result["input"] == scenes.INPUT.to_dict()
     assert (Path(result["cache"]) / "images.u8").stat().st_size == 80 * 3 * 64 * 64
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--iou", "2"], "iou has value 2.0; choose 0 to 1"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--resize", "80"], "input resize has value 80"),
-        (["evaluate", "FIRST", "--data", "BARE"], "has no label files; give images with YOLO labels"),
-    ],
-    ids=["iou", "resize", "labels"],
-)
-def test_what_is_wrong_with_a_detectors_command(
-    detection_task: DetectionTask, tmp_path: Path, arguments: list[str], reason: str
-) -> None:
-    names = {
-        "FIRST": detection_task.first,
-        "CALIB": detection_task.calibration,
-        "OUT": tmp_path / "out",
-        "BARE": scenes.write_scenes(tmp_path / "bare", range(40), labels=False),
-    }
-    done = edged(tmp_path, *(names.get(argument, argument) for argument in arguments), "--input-size", "64")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert reason in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "reason"),
-    [
-        (["quantize"], 2, "required: CHECKPOINT"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--bits", "9"], 2, "--bits"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--beam", "65"], 2, "beam has value 65"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "CALIB"], 2, "exists already"),
-        (["quantize", "MISSING", "--calib", "CALIB", "--out", "OUT"], 3, "missing.pt"),
-        (["quantize", "FIRST", "--calib", "MISSING", "--out", "OUT"], 3, "missing.pt"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--arch", "vgg"], 3, "'vgg'"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--memory-limit", "1MiB"], 75, "1 MiB"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--memory-limit", "lots"], 2, "lots"),
-        (["evaluate", "FIRST", "--data", "FLAT"], 2, "0 class folders, the model has 10"),
-        (["evaluate", "CALIB", "--data", "CALIB"], 3, "is no artifact"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else None,
-)
-def test_what_is_wrong_is_said_in_one_line(
-    task: Task, tmp_path: Path, arguments: list[str], code: int, reason: str
-) -> None:
-    flat = tmp_path / "flat"
-    for index in range(40):
-        task.digits.png(index, flat / f"{index}.png")
-    names = {
-        "FIRST": task.first,
-        "CALIB": task.calibration,
-        "MISSING": tmp_path / "missing.pt",
-        "OUT": tmp_path / "out",
-        "FLAT": flat,
-    }
-    done = edged(tmp_path, *(names.get(argument, argument) for argument in arguments), *SIZE, "--json")
-    assert done.returncode == code, done.stderr
-    assert reason in done.stderr
-    assert done.stderr.count("\n") == 1
-    if code != 2:
-        assert reason in json.loads(done.stdout)["error"]
-    assert not (tmp_path / "out").exists()

@@ -13,8 +13,8 @@ import pytest
 
 from service.ipc.options import Batching
 from service.serving.channel import DeadlineError, NotStartedError, ServingError
-from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
+from tests.support import generations
 from tests.support.artifacts import write_untrained
 from tests.support.processes import busy, slow_request
 
@@ -39,7 +39,7 @@ def run(artifact: Path, test: Any, batching: Batching, queue: int = 64, **more: 
 
     async def main() -> None:
         options: dict[str, Any] = {"threads": 1, "queue": queue, "batching": batching, **more}
-        async with ForkServer() as fork_server:
+        async with generations.shared_fork_server() as fork_server:
             generation = Generation("digits", 1, artifact, fork_server, on_batch=sizes.append, **options)
             await generation.start(TIMEOUT_S)
             try:
@@ -47,7 +47,7 @@ def run(artifact: Path, test: Any, batching: Batching, queue: int = 64, **more: 
             finally:
                 await generation.stop()
 
-    asyncio.run(main())
+    generations.run(main())
     return sizes
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,11 +16,10 @@ from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
 from edged.progress import SilentListener
 from edged.spec import Method, QuantSpec
-from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.worker.job import Job
 from service.worker.pipeline import run_job
-from tests.support import scenes
+from tests.support import generations, scenes
 from tests.support.tasks import DetectionTask, Task
 
 FAST = QuantSpec(method=Method.RTN, bits=8)
@@ -54,7 +52,7 @@ def started(artifact: Path, threads: int = 1) -> Generation:
     """A generation that has come up, and is gone again."""
 
     async def main() -> Generation:
-        async with ForkServer() as fork_server:
+        async with generations.shared_fork_server() as fork_server:
             generation = Generation("m", 7, artifact, fork_server, threads=threads)
             try:
                 await generation.start(120)
@@ -62,7 +60,7 @@ def started(artifact: Path, threads: int = 1) -> Generation:
                 await generation.stop()
             return generation
 
-    return asyncio.run(main())
+    return generations.run(main())
 
 
 @pytest.mark.parametrize("kind", ["digits", "shapes"])

@@ -24,7 +24,7 @@ from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, StartError
 from service.serving.limits import Listener, ServingLimits
 from service.serving.model_server import ModelServer
-from tests.support import scenes
+from tests.support import generations, scenes
 from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
 from tests.support.processes import busy, slow_request
 
@@ -45,22 +45,22 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(published: Path, test: Callable[[ModelServer], Awaitable[None]], **limits: float) -> None:
     async def main() -> None:
         settings = ServingLimits(threads=1, backoff_s=0.01, **limits)  # type: ignore[arg-type]  # all of them are floats
-        async with ForkServer() as fork_server:
+        async with generations.shared_fork_server() as fork_server:
             service = ModelServer("digits", lambda number: published / str(number), fork_server, settings)
             try:
                 await asyncio.wait_for(test(service), 120)
             finally:
                 await service.close()
 
-    asyncio.run(main())
+    generations.run(main())
 
 
 def with_fork_server(test: Callable[[ForkServer], Awaitable[None]]) -> None:
     async def main() -> None:
-        async with ForkServer() as fork_server:
+        async with generations.shared_fork_server() as fork_server:
             await asyncio.wait_for(test(fork_server), 120)
 
-    asyncio.run(main())
+    generations.run(main())
 
 
 async def until(look: Callable[[], object]) -> None:

@@ -17,6 +17,7 @@ from service.serving.channel import Reply
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.serving.shadow import ENOUGH_FOR_AGREEMENT, Shadow
+from tests.support import generations
 from tests.support.artifacts import write_untrained
 
 TIMEOUT_S = 60.0
@@ -34,7 +35,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def with_generation(artifact: Path, test: Callable[[Generation], Awaitable[None]], max_batch: int = 1) -> None:
     async def main() -> None:
-        async with ForkServer() as fork_server:
+        async with generations.shared_fork_server() as fork_server:
             generation = Generation("digits", 1, artifact, fork_server, threads=1, batching=Batching(max_batch))
             await generation.start(TIMEOUT_S)
             try:
@@ -42,7 +43,7 @@ def with_generation(artifact: Path, test: Callable[[Generation], Awaitable[None]
             finally:
                 await generation.stop()
 
-    asyncio.run(main())
+    generations.run(main())
 
 
 async def until(look: Callable[[], object]) -> None:
