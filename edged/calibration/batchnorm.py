@@ -1,4 +1,4 @@
-"""BatchNorm re-estimation: after quantization the statistics of the layer outputs have moved."""
+"""Re-estimation of BatchNorm statistics, which no longer match the outputs of quantized layers."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> bool:
     """Replace the running statistics of every BatchNorm by those of `batches`.
 
-    Uses the cumulative mean over batches (momentum=None): an exponential mean would keep only the last few.
+    The statistics are the cumulative mean over batches (momentum=None), because an exponential mean would be dominated
+    by the last few.
 
     Args:
-        model: Changed in place; left in eval mode.
+        model: Network, modified in place and left in eval mode.
         batches: Network inputs [b, C, H, W].
 
     Returns:
-        False when the model has no BatchNorm, and nothing was done.
+        False if the model has no BatchNorm and was not modified.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -1,8 +1,8 @@
-"""How the colors of images are distributed, and how far one distribution is from another.
+"""Color histograms of images, and the distance between two of them.
 
-Each image is looked at along three axes: brightness (R + G + B) / 3, and the opponents R - G and (R + G) / 2 - B. A
-camera that got darker moves the first, a lamp of another color, swapped channels or a negative the others. Images of
-one channel have the first axis only.
+A histogram has three axes: brightness (R + G + B) / 3 and the opponent colors R - G and (R + G) / 2 - B. A darker
+camera shifts the first axis; a light of another color, swapped channels or a negative shift the others. Images with
+one channel have only the first axis.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ import numpy as np
 import numpy.typing as npt
 
 BINS = 32  # along each axis
-_ENOUGH = 56  # pixels a side: every fourth pixel of every fourth row of 224 says as much as all
-_LEAST_SHARE = 1e-3  # of a bin: an empty one would be infinitely far from any other
+_ENOUGH = 56  # pixels per side: every fourth pixel of every fourth row of 224 gives the same histogram as all
+_LEAST_SHARE = 1e-3  # of the pixels in a bin: the PSI of an empty bin would be infinite
 
 Histograms = npt.NDArray[np.float64]
 
 
 def color_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
-    """Shares of the pixels in each bin.
+    """Compute the share of each image's pixels in each bin.
 
     Args:
-        pixels: Intensities 0 to 255, rounded here, [n, channels, height, width]. Not modified.
+        pixels: Intensities from 0 to 255 [n, channels, height, width], rounded to integers here. Not modified.
 
     Returns:
-        [n, axes, BINS], each row of which adds up to 1; 3 axes for 3 channels, else 1.
+        Shares [n, axes, BINS] that add up to 1 along the last dimension; 3 axes for 3 channels, else 1.
     """
     step = max(1, min(pixels.shape[2:]) // _ENOUGH)
-    # Whole levels, as all decoded images have: grey is in the middle, and must not fall to either side by rounding.
+    # Integer intensities, as in decoded images: gray is at the edge of two bins, and rounding errors must not move it.
     small = np.rint(pixels[:, :, ::step, ::step].astype(np.float64)).clip(0, 255) / 255
     brightness = small.mean(axis=1)
     axes = [brightness]
     if small.shape[1] == 3:
         red, green, blue = small.transpose(1, 0, 2, 3)
-        # Most pixels are nearly grey: the root gives the little that tells colors apart most of the bins.
+        # Most pixels are nearly gray; the square root spreads small color differences over most of the bins.
         axes += [(_signed_root(opponent) + 1) / 2 for opponent in (red - green, (red + green) / 2 - blue)]
     return np.stack([_histograms(axis.reshape(len(small), -1)) for axis in axes], axis=1)
 
 
 def population_stability(reference: Histograms, recent: Histograms) -> float:
-    """The largest population stability index of the axes: PSI = sum over bins of (q - p) ln(q / p).
+    """Return the largest population stability index of all axes, PSI = sum over bins of (q - p) ln(q / p).
 
-    p are the shares of the reference, q the recent ones, none below 0.001. By custom a PSI below 0.1 is no change, 0.1
-    to 0.25 a moderate one, and more a large one.
+    p are the reference shares and q the recent shares, both at least 0.001. By convention a PSI below 0.1 means no
+    change, 0.1 to 0.25 a moderate change, and a higher PSI a large change.
 
     Args:
-        reference: [axes, BINS].
-        recent: Likewise.
+        reference: Reference shares [axes, BINS]. Not modified.
+        recent: Recent shares [axes, BINS]. Not modified.
     """
     p, q = (np.maximum(shares, _LEAST_SHARE) for shares in (reference, recent))
     p, q = (shares / shares.sum(axis=-1, keepdims=True) for shares in (p, q))
@@ -58,7 +58,7 @@ def _signed_root(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _histograms(shares: npt.NDArray[np.float64]) -> Histograms:
-    """[n, values from 0 to 1] to [n, BINS]."""
+    """Convert rows of values from 0 to 1 [n, values] to histograms [n, BINS]."""
     bins = np.clip((shares * BINS).astype(np.int64), 0, BINS - 1)
     counts = np.stack([np.bincount(row, minlength=BINS) for row in bins])
     return np.asarray(counts / shares.shape[1], np.float64)

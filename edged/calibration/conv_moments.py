@@ -1,11 +1,11 @@
-"""Moments of a plain 3x3 convolution (stride 1, zero padding 1) without patches.
+"""Moments of a plain 3x3 convolution (stride 1, zero padding 1), computed without patches.
 
 Block (o, o') of G = X X^T is the sum over output positions p of x(p + o) x(p + o')^T. It depends on the lag o' - o
-alone, apart from the pixels that only positions outside the map would read: offset -1 never reads the last row, offset
-+1 never the first. So 13 lags (up to transposition) give all 81 blocks, after the products of edge rows, edge columns
-and corners are taken off where both offsets of a block miss them.
+alone, except for pixels that only positions outside the map would read: offset -1 never reads the last row, offset +1
+never reads the first. So 13 lags (up to transposition) give all 81 blocks, after subtracting the products of the edge
+rows, edge columns and corners that both offsets of a block miss.
 
-The lags of a batch are what a convolution's weight gradient computes, with x for both its input and its output.
+A convolution's weight gradient, with x as both its input and its output gradient, computes the lags of a batch.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class LagMoments:
     """Moments of a 3x3 convolution that keeps the map's size.
 
     Args:
-        channels: C; d = 9 C.
-        device: Where the sums are kept.
+        channels: Number of input channels C; d = 9 C.
+        device: Device of the sums.
     """
 
     def __init__(self, channels: int, device: torch.device | None = None) -> None:
         self.positions = 0
         self._channels = channels
-        # Offsets 0..2 rows down and -2..2 columns across: 13 lags, two of them twice. [C, C, 3, 5]
+        # Lags of 0..2 rows down and -2..2 columns across: 13 lags, two of them twice. [C, C, 3, 5]
         self._lags = _zeros(channels, 3, 5, device)
         # Lags 0..2 along each edge, and the corners' lag 0.
         self._edges = {side: _zeros(channels, *_extent(side), device) for side in (*_SIDES, *_CORNERS)}
@@ -44,7 +44,7 @@ class LagMoments:
         self._cross: list[Tensor] = []  # [rows, C, 3, 3] each
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
-        """Add inputs [b, C, H, W]; targets are [b, rows, H, W]."""
+        """Add a batch of inputs [b, C, H, W] and targets [b, rows, H, W] to the sums."""
         x = x.float()
         self.positions += x.shape[0] * x.shape[2] * x.shape[3]
         self._lags += shifted_products(x, pad(x, (0, 0, 0, 2)), (3, 5), padding=(0, 2))
@@ -60,7 +60,7 @@ class LagMoments:
         self._cross = self._cross or sums
 
     def take_gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [1, d, d]. Only once: the sums behind it are given up."""
+        """Return scale * X X^T, float32 [1, d, d], and release its sums; it can be called only once."""
         C = self._channels
         out = self._lags.new_empty(C, 9, C, 9)
         for i, o in enumerate(_OFFSETS):
@@ -73,7 +73,7 @@ class LagMoments:
         return out.mul_(scale).view(1, 9 * C, 9 * C)
 
     def total(self) -> Tensor:
-        """X 1, float32 [1, d]."""
+        """Return the sum of inputs X 1, float32 [1, d]."""
         sums = []
         for row, column in _OFFSETS:
             rows, columns = _MISSED_ROW.get(row, ""), _MISSED_COLUMN.get(column, "")
@@ -83,11 +83,11 @@ class LagMoments:
         return torch.stack(sums, dim=1).reshape(1, -1)
 
     def cross(self, target: int) -> Tensor:
-        """Y X^T, float32 [1, rows, d]."""
+        """Return Y X^T of the target with this index, float32 [1, rows, d]."""
         return self._cross[target].flatten(1)[None]
 
     def _block(self, o: tuple[int, int], p: tuple[int, int]) -> Tensor:
-        """Sum over output positions q of x(q + o) x(q + p)^T [C, C], for o not after p in reading order."""
+        """Sum x(q + o) x(q + p)^T over output positions q [C, C], for o not after p in reading order."""
         dr, dc = p[0] - o[0], p[1] - o[1]
         block = self._lags[:, :, dr, dc + 2]
         row = _MISSED_ROW.get(o[0], "") if dr == 0 else ""
@@ -101,29 +101,29 @@ class LagMoments:
         return block
 
     def _along(self, side: str, lag: int) -> Tensor:
-        """Product of an edge with itself at a lag [C, C]."""
+        """Return the product of an edge with itself at a lag [C, C]."""
         product = self._edges[side].flatten(2)[:, :, abs(lag)]
         return product.t() if lag < 0 else product
 
 
 def lag_elements(channels: int) -> int:
-    """Numbers that the sums over inputs consist of."""
+    """Return the number of elements in the sums over inputs."""
     extents = [(3, 5), *(_extent(side) for side in (*_SIDES, *_CORNERS))]
     return channels**2 * sum(down * across for down, across in extents)
 
 
 def _zeros(channels: int, height: int, width: int, device: torch.device | None) -> Tensor:
     zeros = torch.zeros(channels, channels, height, width, device=device)
-    return zeros.to(memory_format=torch.channels_last)  # the layout in which weight gradients come
+    return zeros.to(memory_format=torch.channels_last)  # the layout of weight gradients
 
 
 def _extent(side: str) -> tuple[int, int]:
-    """Lags down and lags to the right that are needed of an edge."""
+    """Return the numbers of lags down and to the right that are needed for an edge."""
     return (1, 1) if side in _CORNERS else (1, 3) if side in ("top", "bottom") else (3, 1)
 
 
 def _edge(x: Tensor, side: str) -> Tensor:
-    """The edge row [b, C, 1, W], column [b, C, H, 1] or corner [b, C, 1, 1] that `side` names."""
+    """Return the edge row [b, C, 1, W], column [b, C, H, 1] or corner [b, C, 1, 1] that `side` names."""
     rows = slice(0, 1) if "top" in side else slice(-1, None) if "bottom" in side else slice(None)
     columns = slice(0, 1) if "left" in side else slice(-1, None) if "right" in side else slice(None)
     return x[:, :, rows, columns]

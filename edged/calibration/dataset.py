@@ -1,4 +1,4 @@
-"""A folder of images as a decoded uint8 cache on disk, memory-mapped, keyed by contents and preprocessing.
+"""A memory-mapped cache of decoded images on disk, keyed by the folder's contents and the preprocessing.
 
 A cache is the folder <cache_root>/<first 16 digits of its digest> with two files:
     images.u8    uint8 [n, channels, size, size], C order
@@ -30,10 +30,10 @@ from edged.errors import CalibrationError, ImageError
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Fit, InputSpec
 
-MIN_IMAGES = 32  # fewer say too little of the layers' inputs
+MIN_IMAGES = 32  # fewer images do not represent the layers' inputs
 MIN_HELD_OUT = 8
-_LAYOUT = 1  # part of the digest: caches of another layout or another decoding are not found
-_COLOR_IMAGES = 512  # more would tell the same
+_LAYOUT = 1  # part of the digest; raise it when the layout or the decoding changes
+_COLOR_IMAGES = 512  # more images do not change the histogram noticeably
 _COLOR_BATCH = 16
 _CHUNK = 64  # images in flight: bounds memory when map_fn runs ahead of the writer
 
@@ -44,17 +44,18 @@ class ImageCache:
     """Decoded images of one calibration folder for one input size.
 
     Attributes:
-        directory: Where the cache lies.
-        digest: Hex sha256 of the images' names and contents, and of sizes and channels.
-        input: How images are prepared. Mean and std act in `batch`, so caches serve any of them.
+        directory: Folder of the cache.
+        digest: SHA-256 of the images' names and contents, sizes and channels, in hex.
+        input: Preprocessing of the images. Mean and std apply in `batch`, so one cache serves any mean and std.
         files: Path of each image relative to its folder.
-        labels: Class index of each image, int64 [n]; None where the folder gives no labels.
-        classes: Names by class index; empty without labels.
-        sizes: Width and height of each image before it was scaled, for letterboxes; otherwise empty.
+        labels: Class index of each image, int64 [n]; None if the folder has no labels.
+        classes: Class names by class index; empty without labels.
+        sizes: Width and height of each image before scaling in pixels, for letterboxes; otherwise empty.
         skipped: Image files that could not be used.
-        images: uint8 [n, channels, size, size], read-only, mapped from the disk.
-        held_out: Indices kept for evaluation, ascending: a tenth, at least MIN_HELD_OUT, balanced over classes.
-        calibration: All other indices, ascending. Both are int64.
+        images: Decoded images, uint8 [n, channels, size, size], read-only, memory-mapped.
+        held_out: Indices of the images for evaluation, int64, ascending: a tenth of all images, at least MIN_HELD_OUT,
+            balanced over classes.
+        calibration: Indices of all other images, int64, ascending.
     """
 
     def __init__(self, directory: Path, spec: InputSpec, skipped: Sequence[SkippedImage] = ()) -> None:
@@ -77,26 +78,26 @@ class ImageCache:
         return len(self.files)
 
     def batch(self, indices: Tensor) -> Tensor:
-        """Normalized images, float32 [len(indices), channels, size, size], contiguous.
+        """Return normalized images, float32 [b, channels, size, size], contiguous.
 
         Args:
-            indices: int64 [b].
+            indices: Indices of the images, int64 [b].
         """
         return normalize(torch.from_numpy(self.pixels(indices)), self.input)
 
     def pixels(self, indices: Tensor) -> npt.NDArray[np.uint8]:
-        """Images as they were decoded, uint8 [len(indices), channels, size, size]; a copy.
+        """Return a copy of decoded images, uint8 [b, channels, size, size].
 
         Args:
-            indices: int64 [b].
+            indices: Indices of the images, int64 [b].
         """
         pixels: npt.NDArray[np.uint8] = self.images[indices.numpy()]
-        # Pages read stay in the page cache; left mapped they would also count as this process's memory.
+        # The pages stay in the page cache; if they stayed mapped, they would count as this process's memory too.
         self._map.madvise(mmap.MADV_DONTNEED)
         return pixels
 
     def color_histogram(self) -> Histograms:
-        """Mean histograms of calibration images, at most _COLOR_IMAGES of them evenly chosen, [axes, BINS]."""
+        """Compute the mean color histogram [axes, BINS] of at most _COLOR_IMAGES evenly spaced calibration images."""
         step = -(-len(self.calibration) // _COLOR_IMAGES)
         chosen = self.calibration[::step]
         parts = [
@@ -106,16 +107,16 @@ class ImageCache:
         return np.asarray(np.sum(parts, axis=0) / len(chosen), np.float64)
 
     def batches(self, indices: Tensor, batch_size: int) -> Iterator[Tensor]:
-        """`batch` of each run of `batch_size` indices; the last may be smaller."""
+        """Yield the normalized images of each `batch_size` successive indices; the last batch may be smaller."""
         for start in range(0, len(indices), batch_size):
             yield self.batch(indices[start : start + batch_size])
 
     def letterbox(self, index: int) -> Letterbox:
-        """Where an image lies in its square; for caches of letterboxes only."""
+        """Return the position of an image in its square; only for caches of letterboxes."""
         return Letterbox(*self.sizes[index], self.input.size)
 
     def labels_of(self, indices: Tensor) -> Tensor | None:
-        """Class indices int64 [len(indices)], None without labels."""
+        """Return the class indices of images, int64 [len(indices)], or None without labels."""
         return None if self.labels is None else self.labels[indices]
 
 
@@ -128,18 +129,18 @@ def build_cache(
     map_fn: MapFn = map,
     listener: ProgressListener | None = None,
 ) -> ImageCache:
-    """The cache of `folder`; decoded only if no cache of the same contents and preprocessing exists.
+    """Open the cache of `folder`, decoding the images if no cache of the same contents and preprocessing exists.
 
     Args:
-        folder: Images (JPEG, PNG, WebP, BMP), nested or not; see `edged.calibration.folder.scan` for labels.
-        cache_root: Holds one folder a cache. Older caches are left alone.
-        spec: Size, resize and channels to prepare for.
-        limit: Most images to use, chosen before decoding, balanced over classes; None for all.
-        map_fn: `map` or an executor's; results must come in order.
-        listener: Told of images done.
+        folder: Folder of images (JPEG, PNG, WebP, BMP), nested or not; see `edged.calibration.folder.scan` for labels.
+        cache_root: Parent folder of all caches. Older caches are not removed.
+        spec: Size, fit and channels of the network input.
+        limit: Maximum number of images, chosen before decoding and balanced over classes; None for all.
+        map_fn: Either `map` or an executor's map, which must keep the order of results.
+        listener: Listener that is notified of the number of images done.
 
     Raises:
-        CalibrationError: The folder is missing or holds fewer than MIN_IMAGES usable images.
+        CalibrationError: The folder is missing or has fewer than MIN_IMAGES usable images.
         StateError: The cache cannot be written.
     """
     listener = listener or SilentListener()
@@ -164,7 +165,7 @@ def build_cache(
             }
             (temporary / "meta.json").write_text(json.dumps(meta))
             fsync_tree(temporary)
-            # A process beside this one may have finished the same cache by now; anything else there is damaged.
+            # Another process may have finished the same cache meanwhile; anything else in its place is damaged.
             if _open(directory, digest, spec, found.skipped) is None:
                 shutil.rmtree(directory, ignore_errors=True)
                 rename_into_place(temporary, directory)
@@ -174,7 +175,18 @@ def build_cache(
 
 
 def cache_digest(folder: Path, spec: InputSpec, *, limit: int | None = None, map_fn: MapFn = map) -> str:
-    """The digest that `build_cache` would give the cache of `folder` now; reads every image, decodes none.
+    """Compute the digest that `build_cache` would give the cache of `folder` now.
+
+    Every image file is read, but none is decoded.
+
+    Args:
+        folder: Folder of images.
+        spec: Size, fit and channels of the network input.
+        limit: Maximum number of images; None for all.
+        map_fn: Either `map` or an executor's map, which must keep the order of results.
+
+    Returns:
+        The SHA-256 digest in hex.
 
     Raises:
         CalibrationError: The folder is missing.
@@ -184,14 +196,14 @@ def cache_digest(folder: Path, spec: InputSpec, *, limit: int | None = None, map
 
 
 def _identify(folder: Path, limit: int | None, map_fn: MapFn) -> tuple[ImageFolder, tuple[str, ...], list[str]]:
-    """What is in a folder, which files of it are used, and the sha256 of each."""
+    """Scan a folder, select the files to use and compute the SHA-256 of each."""
     found = scan(folder)
     files = select(found, limit)
     return found, files, _hash_files(folder, files, map_fn)
 
 
 def _split(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Indices for calibration and held out, both ascending; the held-out ones are dealt class by class."""
+    """Split the indices into calibration and held-out ones, both ascending; held-out ones are class-balanced."""
     count = max(MIN_HELD_OUT, round(len(labels) / 10))
     held_out = set(deal(labels)[:count])
     rest = [index for index in range(len(labels)) if index not in held_out]
@@ -201,7 +213,7 @@ def _split(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
 def _digest(spec: InputSpec, classes: Sequence[str], files: Sequence[str], hashes: Sequence[str]) -> str:
     preprocessing: list[int | str] = [_LAYOUT, spec.size, spec.resize, spec.channels]
     if spec.fit is Fit.LETTERBOX:
-        preprocessing[2] = spec.fit.value  # caches of crops keep the digest that they had before there was another fit
+        preprocessing[2] = spec.fit.value  # crops keep the digest from before letterboxes were added
     return hashlib.sha256(json.dumps([preprocessing, classes, files, hashes]).encode()).hexdigest()
 
 
@@ -213,16 +225,16 @@ def _hash_file(folder: Path, file: str) -> str:
     try:
         return hashlib.sha256(read_image(folder / file)).hexdigest()
     except ImageError as error:
-        return str(error)  # decoding will say the same and skip the file
+        return str(error)  # decoding will raise the same error and skip the file
 
 
 def _load(folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str:
-    """One file, or the reason why it cannot be used."""
+    """Decode one file, or return the reason why it cannot be used."""
     file, expected = job
     try:
         data = read_image(folder / file)
         if hashlib.sha256(data).hexdigest() != expected:
-            return "changed while it was read"
+            return "changed while it was being read"
         return decode(data, spec)
     except ImageError as error:
         return str(error)
@@ -237,7 +249,11 @@ def _decode_all(
     map_fn: MapFn,
     listener: ProgressListener,
 ) -> tuple[list[str], list[tuple[int, int]], list[SkippedImage]]:
-    """Write the pixels of each usable file to `target`, one after another; returns who is in, its size, who is not."""
+    """Write the pixels of each usable file to `target`, one after the other.
+
+    Returns:
+        The files that were written, their images' widths and heights in pixels, and the skipped files.
+    """
     kept: list[str] = []
     sizes: list[tuple[int, int]] = []
     skipped: list[SkippedImage] = []
@@ -267,9 +283,9 @@ def _require_enough(folder: Path, usable: int, skipped: Sequence[SkippedImage]) 
 
 
 def _open(directory: Path, digest: str, spec: InputSpec, skipped: Sequence[SkippedImage]) -> ImageCache | None:
-    """The cache in `directory` if it is whole and is the one asked for."""
+    """Open the cache in `directory` if it is complete and has this digest."""
     try:
         cache = ImageCache(directory, spec, skipped)
-    except (OSError, ValueError, KeyError, TypeError):  # none there, or a damaged one
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
         return None
     return cache if cache.digest == digest else None

@@ -1,4 +1,4 @@
-"""Which images of a folder are used, in which order, and what their labels are. Decodes nothing."""
+"""Selection, order and labels of the images in a folder; nothing is decoded."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class SkippedImage:
     """An image file that is not used.
 
     Attributes:
-        path: Relative to the calibration folder, with forward slashes.
-        reason: One line that continues "<path> ...".
+        path: Path relative to the calibration folder, with forward slashes.
+        reason: One line that completes the sentence "<path> ...".
     """
 
     path: str
@@ -33,8 +33,8 @@ class ImageFolder:
 
     Attributes:
         files: Paths relative to the folder, sorted.
-        classes: Sorted names of the class folders; empty when the layout gives no labels.
-        skipped: What looks like an image by its name and cannot be read as a file.
+        classes: Sorted names of the class folders; empty if the layout gives no labels.
+        skipped: Entries with the suffix of an image that cannot be read as a file, and unreadable folders.
     """
 
     files: tuple[str, ...]
@@ -42,19 +42,19 @@ class ImageFolder:
     skipped: tuple[SkippedImage, ...]
 
     def label(self, file: str) -> int:
-        """Class index of one of `files`; needs `classes`."""
+        """Return the class index of one of `files`; `classes` must not be empty."""
         return self.classes.index(file.split("/", 1)[0])
 
 
 def scan(folder: Path) -> ImageFolder:
     """Find every image under `folder`, nested or not.
 
-    Files are taken by their suffix (SUFFIXES). Names that begin with a dot are passed over. Links to folders are
-    followed, and each folder is visited once, so a loop of links ends. Labels exist when every image lies exactly one
-    level down, in at least two folders.
+    Files are recognized by their suffix (SUFFIXES). Names that start with a dot are ignored. Links to folders are
+    followed, and each folder is visited once, so loops of links end. The images have labels if each of them is exactly
+    one level down and there are at least two such folders.
 
     Raises:
-        CalibrationError: `folder` is missing, no folder, or unreadable.
+        CalibrationError: `folder` is missing, not a folder, or unreadable.
     """
     skipped: list[SkippedImage] = []
     try:
@@ -69,14 +69,14 @@ def scan(folder: Path) -> ImageFolder:
 
 
 def select(images: ImageFolder, limit: int | None) -> tuple[str, ...]:
-    """A class-balanced, repeatable choice of at most `limit` files.
+    """Choose at most `limit` files, balanced over classes and reproducible.
 
-    Files are shuffled by the hash of their names, then dealt class by class, so that every prefix is balanced and a
-    file added to the folder moves few others.
+    Files are shuffled by the hash of their names and then taken from each class in turn. So every prefix is balanced,
+    and a file that is added to the folder moves few others.
 
     Args:
-        images: From `scan`.
-        limit: Most files to take; None for all.
+        images: Result of `scan`.
+        limit: Maximum number of files; None for all.
     """
     shuffled = sorted(images.files, key=lambda file: hashlib.sha256(os.fsencode(file)).digest())
     labels = [images.label(file) for file in shuffled] if images.classes else [0] * len(shuffled)
@@ -84,14 +84,14 @@ def select(images: ImageFolder, limit: int | None) -> tuple[str, ...]:
 
 
 def deal(labels: Sequence[int]) -> list[int]:
-    """Indices in an order that takes one of every class in turn; within a class they keep their order."""
+    """Order indices so that each class takes turns; indices of the same class keep their order."""
     seen: dict[int, itertools.count[int]] = {}
     ranks = [next(seen.setdefault(label, itertools.count())) for label in labels]
     return sorted(range(len(labels)), key=lambda index: (ranks[index], labels[index]))
 
 
 def _walk(folder: Path, skipped: list[SkippedImage]) -> Iterator[str]:
-    """Relative paths of the image files under `folder`; what cannot be opened is added to `skipped`."""
+    """Yield the relative paths of the image files under `folder`; add what cannot be opened to `skipped`."""
     visited: set[tuple[int, int]] = set()
     pending = [""]
     while pending:
@@ -117,7 +117,7 @@ def _walk(folder: Path, skipped: list[SkippedImage]) -> Iterator[str]:
                 if _is(entry.is_file):
                     yield name
                 else:
-                    skipped.append(SkippedImage(name, "is no regular file"))
+                    skipped.append(SkippedImage(name, "is not a regular file"))
         pending.extend(reversed(below))
 
 
@@ -126,7 +126,7 @@ def _name(entry: os.DirEntry[str]) -> str:
 
 
 def _is(test: Callable[[], bool]) -> bool:
-    """`test`, False where a loop of links makes it fail."""
+    """Call `test`, returning False where a loop of links makes it fail."""
     try:
         return test()
     except OSError:

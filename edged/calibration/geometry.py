@@ -1,4 +1,4 @@
-"""How a layer reads its input: the columns that its weight matrix multiplies."""
+"""Geometry of a layer's input: the columns that its weight matrix multiplies."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ Geometry = tuple[object, ...]
 
 
 def geometry_of(layer: QuantizableLayer) -> Geometry:
-    """Equal for two layers exactly when the same input gives them the same columns."""
+    """Return a key that is equal for two layers exactly if the same input gives both the same columns."""
     if isinstance(layer, nn.Linear):
         return ("linear",)
     return (layer.kernel_size, layer.stride, _padding(layer), layer.dilation, layer.groups, layer.padding_mode)
 
 
 def is_pointwise(layer: nn.Conv2d) -> bool:
-    """Whether the inputs themselves are the columns: a 1x1 convolution without padding or conv groups."""
+    """Return whether the inputs themselves are the columns: a 1x1 convolution without padding or conv groups."""
     return layer.kernel_size == (1, 1) and layer.groups == 1 and not any(_padding(layer))
 
 
 def is_same_3x3(layer: nn.Conv2d) -> bool:
-    """Whether the layer is a plain 3x3 convolution of stride 1 whose zero padding keeps the map's size."""
+    """Return whether the layer is a plain 3x3 convolution of stride 1 whose zero padding keeps the map's size."""
     return (
         layer.kernel_size == (3, 3)
         and layer.stride == (1, 1)
@@ -36,7 +36,7 @@ def is_same_3x3(layer: nn.Conv2d) -> bool:
 
 
 def positions_of(layer: QuantizableLayer, x: Tensor) -> int:
-    """Columns that one image of the inputs x [b, C, H, W] or [b, ..., d] gives."""
+    """Return the number of columns per image of the inputs x, [b, C, H, W] or [b, ..., d]."""
     if isinstance(layer, nn.Linear):
         return x[0].numel() // x.shape[-1]
     left, right, top, bottom = _padding(layer)
@@ -48,25 +48,26 @@ def positions_of(layer: QuantizableLayer, x: Tensor) -> int:
 
 
 def strided(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """The pixels of x [b, C, H, W] that a pointwise convolution reads."""
+    """Return the pixels of x [b, C, H, W] that a pointwise convolution reads, as a view."""
     vertical, horizontal = layer.stride
     return x[:, :, ::vertical, ::horizontal]
 
 
 def padded(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """Inputs [b, C, H, W] with the padding that the layer gives them."""
+    """Pad inputs x [b, C, H, W] as the layer does."""
     return functional.pad(x, _padding(layer), mode="constant" if layer.padding_mode == "zeros" else layer.padding_mode)
 
 
 def conv_columns(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """The patches that a convolution multiplies, such that W @ columns == conv(x) for each conv group.
+    """Unfold the patches that a convolution multiplies, such that W @ columns == conv(x) for each conv group.
 
     Args:
-        layer: The convolution.
-        x: Padded inputs [b, C, H, W].
+        layer: Convolution.
+        x: Padded inputs [b, C, H, W]. Not modified.
 
     Returns:
-        [conv_groups, d, b * positions] with d = C / conv_groups * kh * kw, in the order of weight.reshape(rows, d).
+        Patches [conv_groups, d, b * positions] with d = C / conv_groups * kh * kw, in the order of
+        weight.reshape(rows, d).
     """
     patches = functional.unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride)
     b, _, positions = patches.shape
@@ -75,7 +76,7 @@ def conv_columns(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _padding(layer: nn.Conv2d) -> tuple[int, int, int, int]:
-    """Padding in F.pad's order: left, right, top, bottom."""
+    """Return the layer's padding in F.pad's order: left, right, top, bottom."""
     if layer.padding == "valid":
         return (0, 0, 0, 0)
     if layer.padding == "same":

@@ -1,7 +1,7 @@
-"""One encoded image to the uint8 pixels of a network input. Used for calibration and for serving alike.
+"""Decoding of one encoded image to the uint8 pixels of a network input, shared by calibration and serving.
 
-The geometry is torchvision's `Resize(resize)` + `CenterCrop(size)` on PIL images with bilinear, antialiased filtering,
-or for detectors a `Letterbox`.
+The geometry is that of torchvision's `Resize(resize)` + `CenterCrop(size)` on PIL images with bilinear, antialiased
+filtering, or a `Letterbox` for detectors.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edged.spec import Fit, InputSpec
 
 _SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
 FORMATS = tuple(_SUFFIXES)
-MAX_PIXELS = 64 * 2**20  # of one encoded image: 192 MiB once decoded to RGB
+MAX_PIXELS = 64 * 2**20  # per encoded image; 192 MiB when decoded to RGB
 MAX_FILE_BYTES = 128 * 2**20
 
 
@@ -31,9 +31,9 @@ class Decoded:
     """An image as a network input.
 
     Attributes:
-        pixels: uint8 [channels, size, size], contiguous.
-        width: Of the image, upright, before it was scaled; pixels.
-        height: Likewise.
+        pixels: Pixels of the input, uint8 [channels, size, size], contiguous.
+        width: Width of the upright image before scaling, in pixels.
+        height: Height of the upright image before scaling, in pixels.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -42,22 +42,26 @@ class Decoded:
 
 
 def decode_bytes(data: bytes, spec: InputSpec) -> npt.NDArray[np.uint8]:
-    """The pixels of `decode`."""
+    """Decode one encoded image to pixels, uint8 [channels, size, size]; see `decode`.
+
+    Raises:
+        ImageError: The data cannot be decoded.
+    """
     return decode(data, spec).pixels
 
 
 def decode(data: bytes, spec: InputSpec) -> Decoded:
     """Decode, turn upright (EXIF), scale and crop or letterbox one encoded image.
 
-    Greyscale, palette, CMYK and 16-bit images become RGB (or greyscale for a one-channel spec); alpha is dropped, as
-    torchvision's ImageFolder does when it reads training images. The first frame of an animation counts.
+    Grayscale, palette, CMYK and 16-bit images become RGB (or grayscale for a one-channel spec). Alpha is dropped, as
+    torchvision's ImageFolder does when it reads training images. Only the first frame of an animation is used.
 
     Args:
-        data: A whole JPEG, PNG, WebP or BMP file.
-        spec: Sizes and channels; mean and std play no part.
+        data: Contents of a JPEG, PNG, WebP or BMP file.
+        spec: Size, fit and channels of the network input; mean and std are ignored.
 
     Raises:
-        ImageError: `data` is no such image, is damaged, or needs more than MAX_PIXELS.
+        ImageError: `data` is in no supported format, is damaged, or needs more than MAX_PIXELS.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -71,13 +75,13 @@ def decode(data: bytes, spec: InputSpec) -> Decoded:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"has too many pixels; at most {MAX_PIXELS} are allowed") from None
     except UnidentifiedImageError:
-        raise ImageError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
-    except Exception as error:  # Pillow's parsers raise whatever a damaged file makes them stumble over
+        raise ImageError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
+    except Exception as error:  # Pillow's parsers raise errors of any type for damaged files
         raise ImageError(f"is damaged: {_one_line(error)}") from error
 
 
 def decode_image(path: Path, spec: InputSpec) -> npt.NDArray[np.uint8]:
-    """`decode_bytes` of a file.
+    """Decode an image file to pixels, uint8 [channels, size, size]; see `decode`.
 
     Raises:
         ImageError: The file cannot be read or decoded; the message does not repeat the path.
@@ -86,7 +90,7 @@ def decode_image(path: Path, spec: InputSpec) -> npt.NDArray[np.uint8]:
 
 
 def read_image(path: Path) -> bytes:
-    """The bytes of an image file.
+    """Read the bytes of an image file.
 
     Raises:
         ImageError: The file cannot be read, is empty, or is larger than MAX_FILE_BYTES.
@@ -104,35 +108,35 @@ def read_image(path: Path) -> bytes:
 
 
 def suffix_of(data: bytes) -> str:
-    """The usual suffix of an image's format, with the dot; looks at its head only.
+    """Return the usual file suffix of an image's format, with the dot; only the header is read.
 
     Raises:
-        ImageError: It is none of FORMATS.
+        ImageError: The data is in none of FORMATS.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return _SUFFIXES[image.format or ""]
     except Exception as error:  # as in `decode`
-        raise ImageError(f"is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
+        raise ImageError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
 
 
 def normalize(images: Tensor, spec: InputSpec) -> Tensor:
-    """(images / 255 - mean) / std, the arithmetic of torchvision's ToTensor and Normalize.
+    """Compute (images / 255 - mean) / std with the arithmetic of torchvision's ToTensor and Normalize.
 
     Args:
-        images: uint8 of shape [batch, channels, size, size]. Not modified.
-        spec: Supplies mean and std.
+        images: Pixels, uint8 [batch, channels, size, size]. Not modified.
+        spec: Specification that has the mean and std of each channel.
 
     Returns:
-        float32 of the same shape, contiguous.
+        Normalized images, float32 [batch, channels, size, size], contiguous.
     """
     mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert to 8-bit `mode`; Pillow alone would clip 16-bit samples and warn of palettes with alpha."""
-    if image.mode.startswith("I"):  # 16-bit greyscale PNG: I;16, or I in older Pillow
+    """Convert to 8-bit `mode`; Pillow alone would clip 16-bit samples and warn about palettes with alpha."""
+    if image.mode.startswith("I"):  # 16-bit grayscale PNG: I;16, or I in older Pillow
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
@@ -140,20 +144,20 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _crop(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """Scale the shorter side to `spec.resize`, then cut `spec.size` squared out of the middle."""
+    """Scale the shorter side to `spec.resize`, then crop the central square of side `spec.size`."""
     width, height = image.size
     short = min(width, height)
     wide, high = (spec.resize if side == short else int(spec.resize * side / short) for side in (width, height))
     _check_pixels(wide, high)  # a 1 x 10,000,000 strip is small until its shorter side is scaled
     if (wide, high) != (width, height):
-        # Resizing the crop alone (`box`) would save little and differ by a level: Pillow keeps boxes as float32.
+        # Resizing only the crop (`box`) would save little and differ by one level: Pillow stores boxes as float32.
         image = image.resize((wide, high), Image.Resampling.BILINEAR)
     left, top = (round((side - spec.size) / 2.0) for side in (wide, high))
     return image.crop((left, top, left + spec.size, top + spec.size))
 
 
 def _letterbox(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """Scale the longer side to `spec.size` and put it in the middle of a grey square."""
+    """Scale the longer side to `spec.size` and center the image in a gray square."""
     box = Letterbox(*image.size, spec.size)
     if box.inner != image.size:
         image = image.resize(box.inner, Image.Resampling.BILINEAR)
@@ -170,7 +174,7 @@ def _check_pixels(width: int, height: int) -> None:
 def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:
     pixels = np.asarray(image, dtype=np.uint8)
     channels_first = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    return np.array(channels_first, order="C")  # a copy even where the layout fits: Pillow's own memory is read-only
+    return np.array(channels_first, order="C")  # always a copy, because Pillow's own memory is read-only
 
 
 def _one_line(error: Exception) -> str:

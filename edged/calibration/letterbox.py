@@ -1,4 +1,4 @@
-"""Fitting a whole image into a square: scaled by one factor, centred, grey around it. And the way back."""
+"""Letterboxing: scale a whole image by one factor, center it in a gray square, and map boxes in both directions."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BORDER = 114  # the grey that YOLOv5 is trained with
+BORDER = 114  # the gray level that YOLOv5 is trained with
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Where an image lies in its square.
+    """The position of an image in its square.
 
     Attributes:
-        width: Of the image as it is upright, pixels.
-        height: Likewise.
-        size: Side of the square, pixels.
+        width: Width of the upright image in pixels.
+        height: Height of the upright image in pixels.
+        size: Side of the square in pixels.
     """
 
     width: int
@@ -26,33 +26,43 @@ class Letterbox:
 
     @property
     def inner(self) -> tuple[int, int]:
-        """Width and height of the scaled image, pixels."""
+        """The width and height of the scaled image in pixels."""
         gain = self.size / max(self.width, self.height)
         return max(1, round(self.width * gain)), max(1, round(self.height * gain))
 
     @property
     def corner(self) -> tuple[int, int]:
-        """Left and top border, pixels; the border's odd pixel goes to the right and the bottom."""
+        """The left and top border in pixels; an odd pixel of the border is on the right and at the bottom."""
         wide, high = self.inner
         return (self.size - wide) // 2, (self.size - high) // 2
 
     def to_original(self, boxes: Tensor) -> Tensor:
-        """Boxes in the square to boxes in the image, cut off at its borders.
+        """Convert boxes in the square to boxes in the image, clipped to its borders.
 
         Args:
-            boxes: x1, y1, x2, y2 in pixels of the square [n, 4]. Not modified.
+            boxes: Boxes x1, y1, x2, y2 in pixels of the square [n, 4]. Not modified.
+
+        Returns:
+            Boxes x1, y1, x2, y2 in pixels of the image [n, 4].
         """
         return _clipped((boxes - self._offset(boxes)) / self._scale(boxes), self.width, self.height)
 
     def to_square(self, boxes: Tensor) -> Tensor:
-        """Boxes x1, y1, x2, y2 in pixels of the image [n, 4] to boxes in pixels of the square."""
+        """Convert boxes in the image to boxes in the square.
+
+        Args:
+            boxes: Boxes x1, y1, x2, y2 in pixels of the image [n, 4]. Not modified.
+
+        Returns:
+            Boxes x1, y1, x2, y2 in pixels of the square [n, 4].
+        """
         return boxes * self._scale(boxes) + self._offset(boxes)
 
     def _offset(self, like: Tensor) -> Tensor:
         return torch.tensor(self.corner * 2, dtype=like.dtype, device=like.device)
 
     def _scale(self, like: Tensor) -> Tensor:
-        # Each side by itself: rounding to whole pixels makes the two factors differ a little.
+        # Each side has its own factor, because rounding to whole pixels makes the two differ slightly.
         wide, high = self.inner
         return torch.tensor((wide / self.width, high / self.height) * 2, dtype=like.dtype, device=like.device)
 

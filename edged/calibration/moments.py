@@ -1,12 +1,12 @@
 """Second moments of a layer's inputs, summed over batches. X [d, n] holds the inputs as columns.
 
-    G = X X^T      how errors of two weights act together
+    G = X X^T      the interaction of errors in different weights
     s = X 1        mean inputs, for BatchNorm and biases
-    B = Y X^T      with target outputs Y [rows, n]: what the layer should compute from these inputs
+    B = Y X^T      with target outputs Y [rows, n] that the layer should compute from these inputs
 
-There are three ways to the same sums: `DenseMoments` for linear layers and 1x1 convolutions, `LagMoments` (lag.py) for
-plain 3x3 convolutions, `UnfoldMoments` for every other convolution. Y X^T of a convolution is its weight gradient for
-output gradients Y, which needs no patches whatever the geometry.
+Three classes compute the same sums: `DenseMoments` for linear layers and 1x1 convolutions, `LagMoments`
+(conv_moments.py) for plain 3x3 convolutions, and `UnfoldMoments` for all other convolutions. Y X^T of a convolution is
+its weight gradient for output gradients Y, which needs no patches for any geometry.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ from edged.matmul import matmul_nt, shifted_products
 
 
 class Moments(Protocol):
-    """Sums under construction.
+    """Sums over the batches added so far.
 
     Attributes:
-        positions: n, columns of X so far: images times output positions.
+        positions: Number n of columns of X so far: images times output positions.
     """
 
     positions: int
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
-        """Add a batch.
+        """Add a batch to the sums.
 
         Args:
-            x: Layer inputs, [b, C, H, W] for a convolution, [b, ..., d] for a linear layer.
-            targets: Outputs Y for this batch, of the layer's output shape; the same number in every batch.
+            x: Layer inputs, [b, C, H, W] for a convolution, [b, ..., d] for a linear layer. Not modified.
+            targets: Target outputs Y of this batch, in the layer's output shape; the same number in every batch.
         """
 
     def take_gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [conv_groups, d, d]. Only once: the sums behind it are given up."""
+        """Return scale * X X^T, float32 [conv_groups, d, d], and release its sums; it can be called only once."""
 
     def total(self) -> Tensor:
-        """X 1, float32 [conv_groups, d]."""
+        """Return the sum of inputs X 1, float32 [conv_groups, d]."""
 
     def cross(self, target: int) -> Tensor:
-        """Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
+        """Return Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
 
 
 BLOCK = 512  # rows per product
 FEW_COLUMNS = 64
-MAX_PATCH_BYTES = 16 << 20  # of patches at a time: larger ones fall out of the processor's cache
+MAX_PATCH_BYTES = 16 << 20  # of patches at a time: more would not fit the processor's cache
 
 
 def moments_for(layer: QuantizableLayer) -> Moments:
-    """The fastest way for a layer's geometry."""
+    """Create the moments that are fastest for a layer's geometry."""
     if isinstance(layer, nn.Linear) or is_pointwise(layer):
         return DenseMoments(layer)
     if is_same_3x3(layer):
@@ -66,12 +66,12 @@ def moments_for(layer: QuantizableLayer) -> Moments:
 
 @dataclass(frozen=True)
 class MomentsBytes:
-    """Memory that the moments of a layer take.
+    """The memory that the moments of a layer take, in bytes.
 
     Attributes:
-        gram: Sums that `take_gram` gives up.
-        cross: Sums against the outputs.
-        scratch: What adding a batch takes besides.
+        gram: Sums that `take_gram` releases.
+        cross: Sums of outputs times inputs, for one target.
+        scratch: Temporary memory while a batch is added.
     """
 
     gram: int
@@ -80,7 +80,7 @@ class MomentsBytes:
 
 
 def moments_bytes(layer: QuantizableLayer) -> MomentsBytes:
-    """What `moments_for` this layer will take."""
+    """Return the memory that the moments from `moments_for(layer)` will take."""
     d, rows = layer.weight[0].numel(), layer.weight.shape[0]
     cross = 4 * rows * d
     if isinstance(layer, nn.Conv2d) and is_same_3x3(layer):
@@ -93,41 +93,44 @@ def moments_bytes(layer: QuantizableLayer) -> MomentsBytes:
 
 
 def hessian(moments: Moments) -> Tensor:
-    """H = 2/n X X^T, float32 [conv_groups, d, d], in squared input units. Takes the Gram matrix out of `moments`."""
+    """Compute H = 2/n X X^T, float32 [conv_groups, d, d], in squared input units.
+
+    The Gram matrix is taken out of `moments`, so this can be called only once.
+    """
     return moments.take_gram(2 / max(moments.positions, 1))
 
 
 def add_gram(upper: Tensor, columns: Tensor) -> None:
-    """Add X X^T to `upper`, leaving out the blocks below the diagonal: 0.56 of the work at d = 4608.
+    """Add X X^T to `upper`, skipping the blocks below the diagonal, which takes 0.56 of the work at d = 4608.
 
     Args:
-        upper: [d, d], changed in place; blocks below the diagonal stay as they are.
-        columns: X [d, n].
+        upper: Sum [d, d], modified in place except for the blocks below the diagonal.
+        columns: Inputs X [d, n]. Not modified.
     """
     d, n = columns.shape
     for rows in _row_blocks(d):
         target, left, right = upper[rows, rows.start :], columns[rows], columns[rows.start :]
-        if n < FEW_COLUMNS:  # the time goes into writing the result: once, not twice
+        if n < FEW_COLUMNS:  # writing the result takes most of the time, so it is written only once
             target.addmm_(left, right.t())
         else:
             target += matmul_nt(left, right)
 
 
 def mirror(upper: Tensor) -> Tensor:
-    """Fill the blocks of `upper` [d, d] below the diagonal from those above, in place."""
+    """Copy the blocks of `upper` [d, d] above the diagonal to those below it, in place, and return it."""
     for rows in _row_blocks(upper.shape[0]):
         upper[rows.stop :, rows] = upper[rows, rows.stop :].t()
     return upper
 
 
 def _row_blocks(d: int) -> list[slice]:
-    # Narrow products are slow: a matrix that gives fewer than two full blocks stays whole.
+    # Narrow products are slow, so a matrix of fewer than two full blocks is not divided.
     size = BLOCK if d >= 2 * BLOCK else d
     return [slice(start, min(start + size, d)) for start in range(0, d, size)]
 
 
 class DenseMoments:
-    """Moments of a linear layer or a pointwise convolution: the inputs are the columns."""
+    """Moments of a linear layer or a pointwise convolution, whose inputs are the columns."""
 
     def __init__(self, layer: QuantizableLayer) -> None:
         self.positions = 0
@@ -138,7 +141,7 @@ class DenseMoments:
         self._cross: list[Tensor] = []
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
-        """Add inputs [b, d, H, W] or [b, ..., d]."""
+        """Add a batch of inputs [b, d, H, W] or [b, ..., d] and targets to the sums."""
         if isinstance(self._layer, nn.Conv2d):
             x = strided(self._layer, x)
         columns = self._positions_by_channels(x).t()
@@ -149,16 +152,16 @@ class DenseMoments:
         self._cross = _summed(self._cross, [matmul_nt(y, columns) for y in outputs])
 
     def take_gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [1, d, d]. Only once: the sums behind it are given up."""
+        """Return scale * X X^T, float32 [1, d, d], and release its sums; it can be called only once."""
         gram, self._gram = self._gram, self._gram.new_empty(0)
         return mirror(gram).mul_(scale)[None]
 
     def total(self) -> Tensor:
-        """X 1, float32 [1, d]."""
+        """Return the sum of inputs X 1, float32 [1, d]."""
         return self._total[None]
 
     def cross(self, target: int) -> Tensor:
-        """Y X^T, float32 [1, rows, d]."""
+        """Return Y X^T of the target with this index, float32 [1, rows, d]."""
         return self._cross[target][None]
 
     def _positions_by_channels(self, x: Tensor) -> Tensor:
@@ -168,7 +171,7 @@ class DenseMoments:
 
 
 class UnfoldMoments:
-    """Moments of any convolution, from its patches."""
+    """Moments of any convolution, computed from its patches."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         self.positions = 0
@@ -179,15 +182,15 @@ class UnfoldMoments:
         self._cross: list[Tensor] = []
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
-        """Add inputs [b, C, H, W]."""
+        """Add a batch of inputs [b, C, H, W] and targets [b, rows, H', W'] to the sums."""
         x, layer = padded(self._layer, x.float()), self._layer
         for image in torch.split(x, self._images_at_once(x)):
             columns = conv_columns(layer, image)
             self.positions += columns.shape[2]
             for upper, group in zip(self._gram, columns, strict=True):
                 add_gram(upper, group)
-        # Patches are linear in the image: those of the summed image have the same sum and are b times fewer.
-        del columns  # the last of them would stay beside what follows
+        # Patches are linear in the image, so the sum over patches of the summed image is the same at 1/b of the work.
+        del columns  # release the last patches before the next ones are allocated
         self._total += conv_columns(layer, x.sum(0, keepdim=True)).sum(2)
         sums = [
             shifted_products(y.float(), x, layer.kernel_size, layer.stride, (0, 0), layer.dilation, layer.groups)
@@ -196,18 +199,18 @@ class UnfoldMoments:
         self._cross = _summed(self._cross, [total.reshape(layer.groups, -1, self._gram.shape[1]) for total in sums])
 
     def take_gram(self, scale: float = 1.0) -> Tensor:
-        """Scale * X X^T, float32 [conv_groups, d, d]. Only once: the sums behind it are given up."""
+        """Return scale * X X^T, float32 [conv_groups, d, d], and release its sums; it can be called only once."""
         gram, self._gram = self._gram, self._gram.new_empty(0)
         for upper in gram:
             mirror(upper)
         return gram.mul_(scale)
 
     def total(self) -> Tensor:
-        """X 1, float32 [conv_groups, d]."""
+        """Return the sum of inputs X 1, float32 [conv_groups, d]."""
         return self._total
 
     def cross(self, target: int) -> Tensor:
-        """Y X^T, float32 [conv_groups, rows / conv_groups, d]."""
+        """Return Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
         return self._cross[target]
 
     def _images_at_once(self, x: Tensor) -> int:

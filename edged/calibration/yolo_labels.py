@@ -1,6 +1,6 @@
-"""The labels of a detector's images: YOLO text files beside the images, a line a box.
+"""Labels of a detector's images: YOLO text files with one line per box.
 
-<class> <x centre> <y centre> <width> <height>      as shares of the image's sides; or
+<class> <x center> <y center> <width> <height>      as shares of the image's sides; or
 <class> <x> <y> <x> <y> <x> <y> ...                 an outline, whose extent is the box
 """
 
@@ -18,28 +18,28 @@ from edged.errors import CalibrationError
 
 MAX_LABEL_BYTES = 1 << 20
 MAX_BOXES = 10_000
-_TOLERANCE = 0.01  # how far outside the image a label may reach, as a share of its side
+_TOLERANCE = 0.01  # how far a label may extend beyond the image, as a share of its side
 
 
 @dataclass(frozen=True)
 class Boxes:
-    """What is to be seen in one image.
+    """The labeled boxes of one image.
 
     Attributes:
-        boxes: x1, y1, x2, y2 as shares of the image's width and height, float32 [n, 4].
-        classes: int64 [n].
+        boxes: Boxes x1, y1, x2, y2 as shares of the image's width and height, float32 [n, 4].
+        classes: Class index of each box, int64 [n].
     """
 
     boxes: Tensor
     classes: Tensor
 
     def in_pixels(self, width: int, height: int) -> Tensor:
-        """The boxes in pixels of an image of this size, float32 [n, 4]."""
+        """Convert the boxes to pixels of an image of this size, float32 [n, 4]."""
         return self.boxes * torch.tensor((width, height) * 2, dtype=torch.float32)
 
 
 def label_path(image: Path) -> Path:
-    """Where the labels of an image lie: under `labels` where it lies under `images`, otherwise beside it."""
+    """Return the path of an image's labels: in the folder `labels` for an image under `images`, else next to it."""
     parts = list(image.parts)
     places = [index for index, part in enumerate(parts[:-1]) if part == "images"]
     if places:
@@ -48,16 +48,19 @@ def label_path(image: Path) -> Path:
 
 
 def read_labels(folder: Path, files: Sequence[str]) -> list[Boxes] | None:
-    """Labels of images, one entry each; None where no image has any.
+    """Read the labels of images.
 
-    An image without a label file shows nothing, as in training.
+    An image without a label file has no boxes, as in training.
 
     Args:
-        folder: The images' folder.
-        files: Their paths relative to it.
+        folder: Folder of the images.
+        files: Paths of the images relative to the folder.
+
+    Returns:
+        One entry per image, or None if no image has a label file.
 
     Raises:
-        CalibrationError: A label file cannot be read or understood; names it and its line.
+        CalibrationError: A label file cannot be read or parsed; the message has its name and line.
     """
     paths = [label_path(folder / file) for file in files]
     found = [path.is_file() for path in paths]
@@ -69,14 +72,14 @@ def read_labels(folder: Path, files: Sequence[str]) -> list[Boxes] | None:
 
 
 def parse_labels(text: str, name: str) -> Boxes:
-    """The boxes of one label file.
+    """Parse the boxes of one label file.
 
     Args:
-        text: Its contents.
-        name: For messages.
+        text: Contents of the file.
+        name: Name of the file for error messages.
 
     Raises:
-        CalibrationError: A line is no box; names it.
+        CalibrationError: A line is not a box; the message has its number.
     """
     lines = [(number, line.split()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if len(lines) > MAX_BOXES:
@@ -95,18 +98,18 @@ def _read(path: Path) -> str:
     try:
         return data.decode("ascii")
     except UnicodeDecodeError:
-        raise CalibrationError(f"labels {path} are no text of numbers; give a line '<class> x y w h' a box") from None
+        raise CalibrationError(f"labels {path} are not ASCII text; give one line '<class> x y w h' per box") from None
 
 
 def _box(fields: Sequence[str], place: str) -> tuple[int, tuple[float, float, float, float]]:
     try:
         label, *values = (float(field) for field in fields)
     except ValueError:
-        raise CalibrationError(f"{place}: not all of it are numbers; give '<class> x y w h'") from None
+        raise CalibrationError(f"{place}: a field is not a number; give '<class> x y w h'") from None
     if len(values) != 4 and (len(values) < 6 or len(values) % 2):
         raise CalibrationError(f"{place}: {len(fields)} numbers; give 5, or a class and at least 3 points")
     if not (math.isfinite(label) and label == int(label) and 0 <= label < 1 << 31):
-        raise CalibrationError(f"{place}: class {fields[0][:20]!r} is no whole number from 0")
+        raise CalibrationError(f"{place}: class {fields[0][:20]!r} is not a class index; give an integer from 0")
     if len(values) == 4:
         x, y, width, height = values
         sides = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
@@ -114,7 +117,7 @@ def _box(fields: Sequence[str], place: str) -> tuple[int, tuple[float, float, fl
         sides = (min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2]))
     low, high = -_TOLERANCE, 1 + _TOLERANCE
     if not all(low <= side <= high for side in sides) or sides[0] > sides[2] or sides[1] > sides[3]:
-        raise CalibrationError(f"{place}: the box reaches outside the image; give shares of its sides, 0 to 1")
+        raise CalibrationError(f"{place}: the box extends beyond the image; give shares of its sides, 0 to 1")
     return int(label), (max(sides[0], 0.0), max(sides[1], 0.0), min(sides[2], 1.0), min(sides[3], 1.0))
 
 

@@ -181,7 +181,7 @@ def test_outputs_of_a_detector_each_in_its_own_way(client: Any, served: tuple[Da
         ("digits", "", [tensor("input", "FP32", np.full((1, 3, 8, 8), np.nan, "f4"))], 400, "NaN"),
         ("digits", "", [tensor("input", "INT8", np.zeros((1, 3, 8, 8), "i1"))], 400, "datatype 'INT8'; send 'input'"),
         ("digits", "", [tensor("x", "FP32", np.zeros((1, 3, 8, 8), "f4"))], 400, "input 'x'"),
-        ("digits", "", [encoded(b"none")], 400, "image 0 is no JPEG"),
+        ("digits", "", [encoded(b"none")], 400, "image 0 is not a JPEG"),
         ("digits", "", [encoded(FILE), encoded(FILE)], 400, "a list of one object"),
         ("digits", "", [tensor("input", "FP32", np.zeros((400, 3, 8, 32), "f4"))], 413, "serve.max_body_bytes"),
         ("digits", "2", [encoded(FILE)], 404, "no version '2' in service; live: 1"),

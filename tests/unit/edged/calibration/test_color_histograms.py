@@ -17,8 +17,8 @@ def noise(seed, *shape):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_each_axis_by_hand():
-    # Grey: brightness 100 / 255 * 32 = 12.5; both opponents 0, in the middle. Red: 85 of 255; R - G = 1 at the end.
+def test_each_axis_matches_values_computed_by_hand():
+    # Gray: brightness 100 / 255 * 32 = 12.5; both opponents 0, in the middle. Red: 85 of 255; R - G = 1 at the end.
     pixels = np.zeros((2, 3, 1, 2), np.uint8)
     pixels[0] = 100
     pixels[1, 0] = 255
@@ -28,13 +28,13 @@ def test_each_axis_by_hand():
 
 
 @given(SEED, st.floats(-0.4, 0.4))
-def test_arithmetic_does_not_move_a_pixel_to_another_bin(seed, error):
-    pixels = np.repeat(noise(seed, 1, 1, 16, 16), 3, axis=1)  # grey: on the edge of a bin of both opponents
+def test_rounding_errors_do_not_move_a_pixel_to_another_bin(seed, error):
+    pixels = np.repeat(noise(seed, 1, 1, 16, 16), 3, axis=1)  # gray: on the edge of a bin of both opponents
     floats = pixels + error * np.random.default_rng(seed).random(pixels.shape)
     np.testing.assert_array_equal(color_histograms(floats), color_histograms(pixels))
 
 
-def test_pixels_are_shared_out():
+def test_shares_are_those_of_the_pixels():
     pixels = np.array([[[[0, 0, 0, 255]]]], np.uint8)
     [[brightness]] = color_histograms(pixels)
     assert (brightness[0], brightness[-1], brightness.sum()) == (0.75, 0.25, 1)
@@ -47,31 +47,33 @@ def test_shares_add_up_to_one(seed, channels, height, width):
     np.testing.assert_allclose(shares.sum(axis=-1), 1)
 
 
-def test_a_large_image_is_looked_at_in_part_and_that_is_enough():
+def test_a_subsampled_large_image_has_nearly_the_same_histogram():
     image = noise(0, 1, 3, 448, 448)
     part = image[:, :, ::8, ::8]
     np.testing.assert_array_equal(color_histograms(image), color_histograms(part))
 
 
 @given(SEED, SEED)
-def test_the_index_is_symmetric_zero_for_the_same_and_never_below(first, second):
+def test_the_index_is_symmetric_nonnegative_and_zero_for_equal_histograms(first, second):
     p, q = (np.random.default_rng(seed).dirichlet(np.ones(BINS), 3) for seed in (first, second))
     assert population_stability(p, p) == 0
     assert population_stability(p, q) == pytest.approx(population_stability(q, p))
     assert population_stability(p, q) >= 0
 
 
-def test_the_index_by_hand():
+def test_the_index_matches_a_value_computed_by_hand():
     p, q = np.zeros((2, 1, BINS))
     p[0, :2] = 0.5, 0.5
     q[0, :2] = 0.25, 0.75
     rest = 1 + (BINS - 2) * 0.001
     expected = (0.25 * math.log(2) + 0.25 * math.log(1.5)) / rest
     assert population_stability(p, q) == pytest.approx(expected)
-    assert population_stability(np.vstack([p, p]), np.vstack([p, q])) == pytest.approx(expected)  # the largest counts
+    assert population_stability(np.vstack([p, p]), np.vstack([p, q])) == pytest.approx(
+        expected
+    )  # the largest index of the axes
 
 
-def test_the_colors_of_a_cache_are_those_of_its_calibration_images(tmp_path):
+def test_a_caches_histogram_is_that_of_its_calibration_images(tmp_path):
     from PIL import Image
 
     (tmp_path / "images").mkdir()
@@ -92,7 +94,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("folder", "spec"), [("imagenette", InputSpec(224, 256)), ("cifar10", InputSpec(32, 32))])
-def test_real_images_of_one_origin_are_near_and_changed_ones_far(real_data, folder, spec):
+def test_real_images_of_one_source_are_close_and_changed_ones_distant(real_data, folder, spec):
     def pixels(part, count):
         files = sorted((real_data / folder / part).rglob("*.*"))
         chosen = [path for path in files if path.suffix.lower() in (".png", ".jpg", ".jpeg")]

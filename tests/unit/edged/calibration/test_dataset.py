@@ -43,7 +43,7 @@ def build(folder: Path, spec: InputSpec = SPEC, **options: Any) -> ImageCache:
 
 
 def decoded_again(folder: Path) -> bool:
-    """Whether building now decodes, seen by its progress."""
+    """Return whether building now decodes images, judged by its progress."""
     listener = Counted()
     build(folder, listener=listener)
     return bool(listener.seen)
@@ -60,7 +60,7 @@ def test_the_cache_holds_what_decoding_gives(folder: Path) -> None:
     assert not cache.images.flags.writeable
 
 
-def test_batches_are_normalized_and_in_the_order_asked_for(folder: Path) -> None:
+def test_batches_are_normalized_and_in_the_requested_order(folder: Path) -> None:
     cache = build(folder)
     indices = torch.tensor([7, 3, 30])
     expected = normalize(torch.from_numpy(cache.images[[7, 3, 30]]), SPEC)
@@ -80,7 +80,7 @@ def test_labels_follow_the_class_folders(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("classes", "images", "held_out"), [(4, 10, 8), (4, 40, 16), (0, 33, 8), (0, 200, 20)])
-def test_a_tenth_is_held_out(tmp_path: Path, classes: int, images: int, held_out: int) -> None:
+def test_a_tenth_of_the_images_is_held_out(tmp_path: Path, classes: int, images: int, held_out: int) -> None:
     write_folder(tmp_path / "data", classes, images)
     cache = build(tmp_path / "data")
     assert len(cache.held_out) == held_out
@@ -116,7 +116,7 @@ def change(path: Path) -> None:
     ],
     ids=["changed", "added", "removed", "moved"],
 )
-def test_a_change_of_the_images_is_noticed(folder: Path, edit: Callable[[Path], object]) -> None:
+def test_a_change_of_the_images_is_detected(folder: Path, edit: Callable[[Path], object]) -> None:
     before = build(folder).digest
     edit(folder)
     assert decoded_again(folder)
@@ -133,7 +133,7 @@ def test_touching_a_file_and_adding_other_files_changes_nothing(folder: Path) ->
 @pytest.mark.parametrize(
     "spec", [InputSpec(17, 18), InputSpec(16, 19), InputSpec(16, 18, (0.5,), (0.5,))], ids=["size", "resize", "grey"]
 )
-def test_another_preprocessing_is_another_cache(folder: Path, spec: InputSpec) -> None:
+def test_each_preprocessing_has_its_own_cache(folder: Path, spec: InputSpec) -> None:
     first, second = build(folder), build(folder, spec)
     assert first.digest != second.digest
     assert second.images.shape == (40, spec.channels, spec.size, spec.size)
@@ -150,7 +150,7 @@ def test_mean_and_std_share_a_cache(folder: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["images.u8", "meta.json"])
 @pytest.mark.parametrize("how", [Path.unlink, lambda path: os.truncate(path, 100), lambda path: os.truncate(path, 0)])
-def test_a_damaged_cache_is_made_again(folder: Path, damage: str, how: Callable[[Path], object]) -> None:
+def test_a_damaged_cache_is_rebuilt(folder: Path, damage: str, how: Callable[[Path], object]) -> None:
     cache = build(folder)
     expected = cache.images.copy()
     how(cache.directory / damage)
@@ -176,17 +176,17 @@ def test_unusable_images_are_skipped_and_listed(folder: Path) -> None:
         cache = build(folder)
         assert len(cache) == 40
         assert {entry.path: entry.reason for entry in cache.skipped} == {
-            "class_0/text.jpg": "is no JPEG, PNG, WEBP or BMP image",
+            "class_0/text.jpg": "is not a JPEG, PNG, WEBP or BMP image",
             "class_1/empty.png": "is empty",
-            "class_2/gone.jpg": "is no regular file",
+            "class_2/gone.jpg": "is not a regular file",
         }
 
 
-def test_too_few_usable_images_are_an_error_that_counts_them(tmp_path: Path) -> None:
+def test_too_few_usable_images_raise_an_error_with_their_number(tmp_path: Path) -> None:
     folder = tmp_path / "data"
     write_folder(folder, classes=0, images=31)
     (folder / "bad.jpg").write_text("no image")
-    with pytest.raises(CalibrationError, match=r"has 31 usable images, 1 skipped \(bad.jpg is no JPEG") as caught:
+    with pytest.raises(CalibrationError, match=r"has 31 usable images, 1 skipped \(bad.jpg is not a JPEG") as caught:
         build(folder)
     assert str(folder) in str(caught.value)
     assert "at least 32" in str(caught.value)
@@ -195,7 +195,7 @@ def test_too_few_usable_images_are_an_error_that_counts_them(tmp_path: Path) -> 
     assert len(build(folder)) == 32
 
 
-def test_a_letterbox_has_its_own_cache_and_knows_the_sizes(folder: Path) -> None:
+def test_a_letterbox_has_its_own_cache_with_the_original_sizes(folder: Path) -> None:
     letterbox = InputSpec(16, 16, fit=Fit.LETTERBOX)
     cropped, whole = build_cache(folder, folder.parent / "cache", InputSpec(16, 16)), build(folder, letterbox)
     assert whole.digest != cropped.digest
@@ -206,13 +206,13 @@ def test_a_letterbox_has_its_own_cache_and_knows_the_sizes(folder: Path) -> None
     assert np.array_equal(whole.images[2], decode_image(folder / whole.files[2], letterbox))
 
 
-def test_digests_of_crops_are_what_they_were_before_there_were_letterboxes(folder: Path) -> None:
+def test_digests_of_crops_are_those_from_before_letterboxes(folder: Path) -> None:
     files = {file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in build(folder).files}
     parts = [[1, SPEC.size, SPEC.resize, 3], list(build(folder).classes), list(files), list(files.values())]
     assert build(folder).digest == hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def test_an_empty_and_a_missing_folder_are_errors(tmp_path: Path) -> None:
+def test_an_empty_or_missing_folder_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(CalibrationError, match="has 0 usable images, 0 skipped; put at least 32"):
         build(tmp_path / "empty")
@@ -245,16 +245,16 @@ def test_results_in_flight_are_bounded(tmp_path: Path) -> None:
 def test_a_file_that_changes_between_hashing_and_decoding_is_skipped(folder: Path) -> None:
     calls = 0
 
-    def meddling_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+    def modifying_map(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         nonlocal calls
         calls += 1
         if calls == 2:
             change(folder / "class_0" / "image_0000.png")
         return map(function, items)
 
-    cache = build(folder, map_fn=meddling_map)
+    cache = build(folder, map_fn=modifying_map)
     assert [(entry.path, entry.reason) for entry in cache.skipped] == [
-        ("class_0/image_0000.png", "changed while it was read")
+        ("class_0/image_0000.png", "changed while it was being read")
     ]
 
 
@@ -265,21 +265,21 @@ def test_a_cache_outlives_its_folder_on_disk_while_it_is_open(folder: Path) -> N
     assert torch.equal(cache.batch(cache.calibration), expected)
 
 
-def test_a_cache_root_that_cannot_be_written_is_a_state_error(folder: Path) -> None:
+def test_a_cache_root_that_is_not_writable_raises_a_state_error(folder: Path) -> None:
     (folder.parent / "caches").write_text("a file")
     with pytest.raises(StateError, match="cannot write"):
         build(folder)
 
 
-def test_two_builders_at_once_both_get_the_whole_cache(folder: Path, tmp_path: Path) -> None:
+def test_two_concurrent_builders_both_get_the_complete_cache(folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "caches"
 
-    def map_beside_another_builder(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
+    def map_during_another_build(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterable[Any]:
         results = list(map(function, items))
         build_cache(folder, root, SPEC)
         return results
 
-    cache = build_cache(folder, root, SPEC, map_fn=map_beside_another_builder)
+    cache = build_cache(folder, root, SPEC, map_fn=map_during_another_build)
     assert len(cache) == 40
     assert [path.name for path in root.iterdir()] == [cache.directory.name]
 

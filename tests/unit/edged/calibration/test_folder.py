@@ -25,7 +25,7 @@ def test_images_are_found_by_suffix_at_any_depth(tmp_path: Path) -> None:
     assert found.classes == ()
 
 
-def test_hidden_files_and_folders_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_ignored(tmp_path: Path) -> None:
     touch(tmp_path, ".a.jpg", ".thumbs/b.jpg", "c.jpg")
     assert scan(tmp_path).files == ("c.jpg",)
 
@@ -42,14 +42,14 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     found = scan(data)
     assert found.files == ("a/1.jpg", "b/2.jpg", "c.jpg")
     assert {(entry.path, entry.reason) for entry in found.skipped} == {
-        ("gone.jpg", "is no regular file"),
-        ("self.jpg", "is no regular file"),
+        ("gone.jpg", "is not a regular file"),
+        ("self.jpg", "is not a regular file"),
     }
 
 
-def test_a_pipe_with_an_image_name_is_listed_not_opened(tmp_path: Path) -> None:
+def test_a_pipe_with_an_image_name_is_skipped_without_opening_it(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.jpg")
-    assert scan(tmp_path).skipped[0].reason == "is no regular file"
+    assert scan(tmp_path).skipped[0].reason == "is not a regular file"
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_a_pipe_with_an_image_name_is_listed_not_opened(tmp_path: Path) -> None:
     [
         (["cat/1.jpg", "dog/2.jpg"], ("cat", "dog")),
         (["dog/1.jpg", "cat/2.jpg", "cat/labels.txt", "readme.md"], ("cat", "dog")),
-        (["cat/1.jpg", "cat/2.jpg"], ()),  # one folder says nothing
-        (["cat/1.jpg", "dog/2.jpg", "3.jpg"], ()),  # an image outside
-        (["train/cat/1.jpg", "val/dog/2.jpg"], ()),  # train and val are no classes
+        (["cat/1.jpg", "cat/2.jpg"], ()),  # one folder gives no labels
+        (["cat/1.jpg", "dog/2.jpg", "3.jpg"], ()),  # an image outside the class folders
+        (["train/cat/1.jpg", "val/dog/2.jpg"], ()),  # train and val are not classes
         (["images/1.jpg", "labels/1.txt"], ()),  # a detection data set
         ([], ()),
     ],
@@ -74,7 +74,7 @@ def test_labels_need_every_image_one_level_down_in_two_folders(
         assert classes[found.label(file)] == file.split("/")[0]
 
 
-def test_a_missing_folder_and_a_file_are_named(tmp_path: Path) -> None:
+def test_a_missing_folder_or_a_file_raises_an_error_with_its_path(tmp_path: Path) -> None:
     touch(tmp_path, "file")
     for name in ("missing", "file"):
         with pytest.raises(CalibrationError, match=f"calibration folder {tmp_path / name} cannot be read"):
@@ -90,7 +90,7 @@ def folder_of(counts: list[int]) -> ImageFolder:
 
 
 @given(sizes, st.integers(1, 100))
-def test_select_takes_all_it_may_and_balances_every_prefix(counts: list[int], limit: int) -> None:
+def test_select_reaches_its_limit_and_balances_every_prefix(counts: list[int], limit: int) -> None:
     images = folder_of(counts)
     chosen = select(images, limit)
     assert len(set(chosen)) == len(chosen) == min(limit, sum(counts))

@@ -10,7 +10,7 @@ from tests.support.geometries import GEOMETRIES
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
-def test_weights_times_columns_are_the_convolution(geometry: dict):
+def test_weights_times_columns_equal_the_convolution(geometry: dict):
     torch.manual_seed(0)
     conv = nn.Conv2d(8, 16, bias=False, dtype=torch.float64, **geometry)
     x = torch.randn(2, 8, 9, 7, dtype=torch.float64)

@@ -88,7 +88,7 @@ def test_exif_orientation_is_undone(kind: str, orientation: int) -> None:
     assert np.array_equal(decode_bytes(data, SPEC), decode_bytes(encode(upright, "PNG"), SPEC))
 
 
-def test_greyscale_becomes_three_equal_channels_and_rgb_becomes_luma() -> None:
+def test_grayscale_becomes_three_equal_channels_and_rgb_becomes_luma() -> None:
     grey = pixels(4, 16, 16, 1)[..., 0]
     assert np.array_equal(decode_bytes(as_png(grey), SPEC), np.stack([grey] * 3))
     color = Image.fromarray(pixels(4, 16, 16))
@@ -102,7 +102,7 @@ def test_alpha_is_dropped() -> None:
     assert np.array_equal(decode_bytes(as_png(grey_alpha), SPEC), np.stack([array[..., 0]] * 3))
 
 
-def test_cmyk_jpeg_shows_its_colors() -> None:
+def test_cmyk_jpeg_keeps_its_colors() -> None:
     red = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     channels = decode_bytes(encode(red, "JPEG", quality=95), SPEC).mean((1, 2))
     assert channels[0] > 240
@@ -110,14 +110,14 @@ def test_cmyk_jpeg_shows_its_colors() -> None:
 
 
 @pytest.mark.parametrize("transparency", [None, 3, bytes(range(0, 256, 4))])
-def test_palette_images_show_their_colors(transparency: object) -> None:
+def test_palette_images_keep_their_colors(transparency: object) -> None:
     palette = Image.fromarray(pixels(7, 16, 16)).quantize(64)
     options = {} if transparency is None else {"transparency": transparency}
     expected = np.asarray(palette.convert("RGB")).transpose(2, 0, 1)
     assert np.array_equal(decode_bytes(encode(palette, "PNG", **options), SPEC), expected)
 
 
-def test_16_bit_greyscale_keeps_its_high_byte() -> None:
+def test_16_bit_grayscale_keeps_its_high_byte() -> None:
     array = (np.arange(256, dtype=np.uint16).reshape(16, 16) << 8) + 77
     assert np.array_equal(decode_bytes(as_png(array), SPEC)[0].ravel(), np.arange(256))
 
@@ -138,12 +138,12 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height"), [(9000, 9000), (10_000, 10_000), (60_000, 60_000)])
-def test_decompression_bombs_are_refused_before_they_are_decoded(width: int, height: int) -> None:
+def test_decompression_bombs_are_rejected_before_decoding(width: int, height: int) -> None:
     with pytest.raises(ImageError, match=r"at most \d+ are allowed"):
         decode_bytes(png_header(width, height), SPEC)
 
 
-def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
+def test_a_strip_that_is_too_large_when_scaled_is_rejected() -> None:
     strip = encode(Image.new("RGB", (30_000, 1)), "PNG")
     with pytest.raises(ImageError, match="needs 7680000 x 256 pixels"):
         decode_bytes(strip, InputSpec())
@@ -152,22 +152,22 @@ def test_a_strip_that_scaling_would_blow_up_is_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "is no JPEG"),
-        (b"hello, this is text", "is no JPEG"),
-        (os.urandom(2000), "is no JPEG"),
-        (encode(Image.fromarray(pixels(9)), "GIF"), "is no JPEG, PNG, WEBP or BMP image"),
+        (b"", "is not a JPEG"),
+        (b"hello, this is text", "is not a JPEG"),
+        (os.urandom(2000), "is not a JPEG"),
+        (encode(Image.fromarray(pixels(9)), "GIF"), "is not a JPEG, PNG, WEBP or BMP image"),
         (encode(Image.fromarray(pixels(9, 64, 64)), "JPEG")[:600], "is damaged"),
         (encode(Image.fromarray(pixels(9)), "PNG")[:-30], "is damaged"),
     ],
     ids=["empty", "text", "random", "gif", "truncated-jpeg", "truncated-png"],
 )
-def test_what_is_no_image_is_refused_in_one_line(data: bytes, reason: str) -> None:
+def test_invalid_images_are_rejected_with_a_one_line_message(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError, match=reason) as caught:
         decode_bytes(data, SPEC)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("default")  # Pillow warns of damaged EXIF and goes on
+@pytest.mark.filterwarnings("default")  # Pillow warns about damaged EXIF and continues
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
 @given(data=st.data())
 @settings(deadline=None, max_examples=80)
@@ -189,9 +189,7 @@ def test_a_damaged_file_gives_pixels_or_an_image_error(kind: str, data: st.DataO
     assert "\n" not in reason
 
 
-def test_decode_image_reads_a_file_and_reports_one_it_cannot_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_decode_image_reads_a_file_or_raises_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(encode(Image.fromarray(pixels(11)), "PNG"))
     assert np.array_equal(decode_image(path, SPEC), decode_bytes(path.read_bytes(), SPEC))
@@ -205,7 +203,7 @@ def test_decode_image_reads_a_file_and_reports_one_it_cannot_read(
         decode_image(path, SPEC)
 
 
-def test_normalize_leaves_its_input_alone_and_is_contiguous() -> None:
+def test_normalize_does_not_modify_its_input_and_is_contiguous() -> None:
     batch = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8).to(memory_format=torch.channels_last)
     before = batch.clone()
     normalized = normalize(batch, SPEC)

@@ -20,8 +20,8 @@ SPEC = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
         (640, 480, (32, 24), (0, 4)),
         (480, 640, (24, 32), (4, 0)),
         (64, 63, (32, 32), (0, 0)),
-        (64, 62, (32, 31), (0, 0)),  # the odd pixel of the border goes to the bottom
-        (16, 8, (32, 16), (0, 8)),  # small images grow
+        (64, 62, (32, 31), (0, 0)),  # the odd pixel of the border is at the bottom
+        (16, 8, (32, 16), (0, 8)),  # small images are enlarged
         (10_000, 1, (32, 1), (0, 15)),
     ],
 )
@@ -32,13 +32,13 @@ def test_geometry(width, height, inner, corner):
 
 
 @given(st.integers(1, 4000), st.integers(1, 4000), st.lists(st.tuples(*[st.floats(0, 1)] * 4), min_size=1, max_size=5))
-def test_there_and_back(width, height, shares):
+def test_boxes_survive_the_round_trip(width, height, shares):
     box = Letterbox(width, height, 640)
     boxes = torch.tensor(shares, dtype=torch.float64) * torch.tensor([width, height] * 2)
     assert_close(box.to_original(box.to_square(boxes)), boxes, atol=1e-6, rtol=1e-9)
 
 
-def test_boxes_end_at_the_borders():
+def test_boxes_are_clipped_to_the_borders():
     box = Letterbox(200, 100, 32)  # scaled to 32 x 16, 8 from the top
     assert box.to_original(torch.tensor([[-5.0, 0.0, 40.0, 32.0]])).tolist() == [[0.0, 0.0, 200.0, 100.0]]
 
@@ -56,12 +56,12 @@ def test_an_image_is_scaled_and_bordered():
 
 def test_the_size_is_that_of_the_upright_image():
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its side
+    exif[0x0112] = 6  # rotated by 90 degrees
     decoded = decode(encode(Image.fromarray(pixels(1, 24, 64)), "JPEG", exif=exif), SPEC)
     assert (decoded.width, decoded.height) == (24, 64)
 
 
-def test_greyscale():
+def test_grayscale_images_are_letterboxed():
     spec = InputSpec(32, 32, (0.0,), (1.0,), Fit.LETTERBOX)
     decoded = decode(encode(Image.fromarray(pixels(1, 24, 64)), "PNG"), spec)
     assert decoded.pixels.shape == (1, 32, 32)

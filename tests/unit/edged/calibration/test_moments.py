@@ -81,5 +81,5 @@ def test_linear_layers_of_any_rank():
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), UnfoldMoments),
     ],
 )
-def test_the_cheapest_way_is_chosen(layer: nn.Module, kind: type):
+def test_the_fastest_moments_are_chosen(layer: nn.Module, kind: type):
     assert isinstance(moments_for(layer), kind)

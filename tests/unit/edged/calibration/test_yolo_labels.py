@@ -20,7 +20,7 @@ from edged.errors import CalibrationError
         ("data/images", "data/images.txt"),
     ],
 )
-def test_where_labels_lie(image, labels):
+def test_label_path_follows_the_images_folder(image, labels):
     assert label_path(Path(image)) == Path(labels)
 
 
@@ -31,13 +31,13 @@ def test_boxes_and_outlines():
     assert_close(boxes.in_pixels(100, 200)[0], torch.tensor([40.0, 40.0, 60.0, 120.0]))
 
 
-def test_an_empty_file_shows_nothing():
+def test_an_empty_file_has_no_boxes():
     boxes = parse_labels(" \n", "a.txt")
     assert boxes.boxes.shape == (0, 4)
     assert boxes.classes.dtype is torch.int64
 
 
-def test_a_hair_outside_is_cut_off():
+def test_boxes_slightly_outside_the_image_are_clipped():
     assert parse_labels("0 0.5 0.5 1.01 1.0", "a").boxes.tolist() == [[0.0, 0.0, 1.0, 1.0]]
 
 
@@ -46,32 +46,32 @@ def test_a_hair_outside_is_cut_off():
     [
         ("0 0.5 0.5 0.1", "4 numbers; give 5"),
         ("0 0.5 0.5 0.1 0.1 0.9", "6 numbers"),
-        ("cat 0.5 0.5 0.1 0.1", "not all of it are numbers"),
-        ("-1 0.5 0.5 0.1 0.1", "class '-1' is no whole number"),
-        ("1.5 0.5 0.5 0.1 0.1", "class '1.5' is no whole number"),
+        ("cat 0.5 0.5 0.1 0.1", "a field is not a number"),
+        ("-1 0.5 0.5 0.1 0.1", "class '-1' is not a class index"),
+        ("1.5 0.5 0.5 0.1 0.1", "class '1.5' is not a class index"),
         ("nan 0.5 0.5 0.1 0.1", "class 'nan'"),
-        ("0 0.5 0.5 2 0.1", "reaches outside the image"),
-        ("0 0.5 0.5 nan 0.1", "reaches outside the image"),
-        ("0 0.5 0.5 -0.1 0.1", "reaches outside the image"),
-        ("0 320 240 64 48", "reaches outside the image; give shares of its sides"),
+        ("0 0.5 0.5 2 0.1", "extends beyond the image"),
+        ("0 0.5 0.5 nan 0.1", "extends beyond the image"),
+        ("0 0.5 0.5 -0.1 0.1", "extends beyond the image"),
+        ("0 320 240 64 48", "extends beyond the image; give shares of its sides"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_line(line, message):
+def test_errors_state_the_line_and_the_reason(line, message):
     with pytest.raises(CalibrationError, match=f"labels a.txt, line 2: .*{message}"):
         parse_labels(f"0 0.5 0.5 0.1 0.1\n{line}\n", "a.txt")
 
 
 @given(st.text() | st.lists(st.floats() | st.integers()).map(lambda values: " ".join(map(str, values))))
-def test_any_text_is_boxes_or_refused(text):
+def test_any_text_gives_boxes_or_an_error(text):
     try:
         boxes = parse_labels(text, "a.txt")
     except CalibrationError as error:
-        assert "\n" not in str(error)  # noqa: PT017 - most texts are refused, some pass
+        assert "\n" not in str(error)  # noqa: PT017 - most texts raise an error, some do not
         return
     assert ((boxes.boxes >= 0) & (boxes.boxes <= 1)).all()
 
 
-def test_images_without_a_file_show_nothing(tmp_path):
+def test_images_without_a_label_file_have_no_boxes(tmp_path):
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "b.txt").write_text("1 0.5 0.5 1 1")
     labels = read_labels(tmp_path, ["images/a.jpg", "images/b.jpg"])
@@ -79,9 +79,9 @@ def test_images_without_a_file_show_nothing(tmp_path):
     assert read_labels(tmp_path, ["images/a.jpg"]) is None
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path):
+def test_unreadable_files_raise_an_error_with_their_name(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(CalibrationError, match=r"a.txt are no text of numbers"):
+    with pytest.raises(CalibrationError, match=r"a.txt are not ASCII text"):
         read_labels(tmp_path, ["a.jpg"])
     (tmp_path / "a.txt").write_bytes(b"0" * ((1 << 20) + 1))
     with pytest.raises(CalibrationError, match="larger than 1048576 bytes"):

@@ -93,7 +93,7 @@ def test_only_images_are_added_and_the_others_named(device: Device, tmp_path: Pa
     assert result["added"] == there(device.images) == ["000.png", "001.png", "002.png"]
     refused = {Path(entry["path"]).name: entry["reason"] for entry in result["refused"]}
     assert refused.keys() == {"broken.png", "text.jpg"}
-    assert refused["text.jpg"] == "is no JPEG, PNG, WEBP or BMP image"
+    assert refused["text.jpg"] == "is not a JPEG, PNG, WEBP or BMP image"
     assert device.run("add", "m", tmp_path / "new" / "001.png")[:2] == (
         0,
         {"model": "m", "folder": str(device.images), "added": [], "known": 1, "refused": []},
@@ -240,7 +240,7 @@ def test_labels_that_do_not_fit(device: Device, monkeypatch: pytest.MonkeyPatch)
     (labels / "00002.txt").write_text("7 0.5 0.5 0.1 0.1")
     found = device.findings()
     assert [level for level, _ in found] == ["error", "warning", "warning"]
-    assert "labels 00000.txt, line 1: the box reaches outside the image" in found[0][1]
+    assert "labels 00000.txt, line 1: the box extends beyond the image" in found[0][1]
     assert found[1:] == [
         ("warning", "1 images have no label file and count as showing nothing"),
         ("warning", "1 label files belong to no image"),

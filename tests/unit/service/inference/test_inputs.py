@@ -99,7 +99,7 @@ def test_encoded_files_come_raw_or_as_base64() -> None:
         (("image", "BYTES", b"\1\0\0", [1]), "ends before the length of element 0"),
         (("image", "BYTES", b"\xff\xff\xff\xff", [1]), "element 0 has a length of 4294967295 bytes, but only 0"),
         (("image", "BYTES", pack_elements([b"", b""]), [1]), "4 bytes follow the last of 1 elements"),
-        (("image", "BYTES", pack_elements([b"x"]), [1]), "image 0 is no JPEG"),
+        (("image", "BYTES", pack_elements([b"x"]), [1]), "image 0 is not a JPEG"),
     ],
 )
 def test_what_is_wrong_is_said(arguments: tuple[Any, ...], reason: str) -> None:

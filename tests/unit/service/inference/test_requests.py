@@ -95,7 +95,7 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
         (request(data={}), "no list of numbers"),
         (request(data=[float("nan")] * 48), "NaN"),
         (request(data=[1e300] * 48), "NaN, infinity or a number too large"),
-        (images(b"no image"), "image 0 is no JPEG"),
+        (images(b"no image"), "image 0 is not a JPEG"),
         (images(noise_png(), noise_png()[:100]), "image 1 is damaged"),
         (images(noise_png(), shape=[2]), "list of 2 base64"),
         (images(noise_png(), data=[5]), "list of 1 base64"),
@@ -193,7 +193,7 @@ def test_a_body_without_json_is_one_image() -> None:
         protocol.parse_request(Body(noise_png(), 0), SPEC).images, parse_request(images(noise_png()), SPEC).images
     )
     assert protocol.parse_request(Body(noise_png(9), 0), LETTERBOX).letterboxes == (Letterbox(9, 9, 32),)
-    with pytest.raises(RequestError, match="image 0 is no JPEG"):
+    with pytest.raises(RequestError, match="image 0 is not a JPEG"):
         protocol.parse_request(Body(b"", 0), SPEC)
 
 
