@@ -25,13 +25,11 @@ from PIL import Image
 from benchmarks import digits
 from benchmarks.demo_boxes import draw_sheet
 from benchmarks.demo_daemon import EDGED, ask, daemon, submit, table
+from service.journal.states import UPDATE_STAGES
 from service.reporting.figures import figures
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
-STAGES = (
-    *("settle", "claim", "start", "verify", "load", "calibrate", "quantize", "evaluate"),
-    *("write", "publish", "warm", "swap"),
-)
+STAGES = UPDATE_STAGES[: UPDATE_STAGES.index("swap") + 1]  # until it is live
 # Checkpoint, folder of calibration images, and what the config says besides.
 REAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "imagenette": ("resnet18-imagenette.pth", "imagenette/calib", {"input": {"size": 128, "resize": 144}}),

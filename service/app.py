@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 from edged.errors import ConfigError, EdgedError
 from service.config.load import Config, load_config
 from service.config.sections import ServeConfig
+from service.daemon.environment import Environment
 from service.daemon.supervisor import Supervisor
 from service.http.auth import LocalOnly
 from service.http.routes import create_app
@@ -76,7 +77,8 @@ async def _live(config_path: Path, config: Config) -> None:
         metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
         interval_s, status = watchdog_interval_s(), StatusLine()
         liveness = Liveness(math.inf if interval_s is None else interval_s)
-        supervisor = await Supervisor.open(config, metrics, address_of(doors.tcp[0]), liveness, status.tell)
+        environment = Environment(address_of(doors.tcp[0]), liveness, status.tell)
+        supervisor = await Supervisor.open(config, metrics, environment)
         daemon = _Daemon(config_path, supervisor, status)
         if interval_s is not None:
             daemon.heart = asyncio.create_task(beat(liveness, config.socket, interval_s, status))

@@ -1,21 +1,43 @@
-"""How an update that cannot go on says so."""
+"""How work on an update ends, as values of one sum type: `Outcome`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Codes of postponements: an update that was put off for one of them goes on once that is over.
+from edged.errors import EdgedError, RejectedError
+
+# Codes of postponements. An update that was deferred for one of them goes on once its condition is over.
 POSTPONED = ("window", "temperature", "free_memory", "battery", "power_mode", "disk")
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why an update cannot go on.
+
+    Attributes:
+        code: Error code of edged.errors, or "crash", "timeout", "interrupted", "superseded".
+        reason: One-line description.
+        permanent: Whether trying the same file again cannot help.
+    """
+
+    code: str
+    reason: str
+    permanent: bool = False
+
+    @classmethod
+    def of(cls, error: EdgedError) -> Failure:
+        """Return the failure that an error of the library stands for."""
+        return cls(error.code, str(error), permanent=isinstance(error, RejectedError))
+
+
+@dataclass(frozen=True)
 class Postponement:
-    """Not now.
+    """A condition of the device for which an update has to wait.
 
     Attributes:
         code: One of POSTPONED.
-        reason: One line.
-        seconds: When to look again.
+        reason: One-line description.
+        seconds: Seconds until the condition is checked again.
     """
 
     code: str
@@ -23,40 +45,48 @@ class Postponement:
     seconds: float
 
 
-class PostponedError(Exception):
-    """The work on an update cannot begin now, through no fault of it.
+@dataclass(frozen=True)
+class Committed:
+    """The generation of the update stays in service.
 
     Attributes:
-        postponement: Why, and until when.
+        problem: Why it failed its probation and stays in service all the same; None if nothing went wrong.
     """
 
-    def __init__(self, postponement: Postponement) -> None:
-        super().__init__(postponement.reason)
-        self.postponement = postponement
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
-class Failure:
-    """The worker did not.
+class Stopped:
+    """The update cannot go on: it is rejected, failed, or deferred until the next attempt.
 
     Attributes:
-        code: An error code of edged.errors, or "crash" or "timeout".
-        reason: One line.
-        permanent: Trying the same file again cannot help.
+        failure: Why.
     """
 
-    code: str
-    reason: str
-    permanent: bool = False
+    failure: Failure
 
 
-class StoppedError(Exception):
-    """The update cannot go on; `failure` says why."""
+@dataclass(frozen=True)
+class Postponed:
+    """The worker may not start now. This is not a failure and does not count as an attempt.
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.reason)
-        self.failure = failure
+    Attributes:
+        postponement: The condition that the update waits for.
+    """
+
+    postponement: Postponement
 
 
-class RolledBackError(StoppedError):
-    """The update was live and is not any more; the journal says so already."""
+@dataclass(frozen=True)
+class RolledBack:
+    """The update went live and was taken out of service again. The journal says so already.
+
+    Attributes:
+        failure: Why.
+    """
+
+    failure: Failure
+
+
+Outcome = Committed | Stopped | Postponed | RolledBack

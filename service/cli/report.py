@@ -76,7 +76,7 @@ def _from_disk(options: Namespace, unavailable: UnavailableError) -> JSON:
         journal = Journal(copy)
         try:
             asked = options.update
-            listed = [] if asked.isdecimal() else journal.list(model=asked, limit=1)
+            listed = [] if asked.isdecimal() else journal.find(model=asked, limit=1)
             if not asked.isdecimal() and not listed:
                 raise _no_update(asked)
             update_id = int(asked) if asked.isdecimal() else listed[0].id

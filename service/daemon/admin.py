@@ -1,41 +1,54 @@
-"""What an operator can have the daemon do: each method is a route and a command."""
+"""The actions of an operator: each one is an HTTP route and a command."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from edged.errors import NotReadyError
-from service.daemon.context import Context
-from service.rollout.rollback import roll_back
-from service.storage import garbage
+from service.intake.claim_queue import ClaimQueue
+from service.rollout.rollback import Rollbacks
+from service.rollout.swap import Swapper
 
 log = logging.getLogger(__name__)
 
+Action = Callable[[str], Awaitable[dict[str, Any]]]
+
 
 class Administration:
-    """Changes what goes live.
+    """Changes what is in service, and holds models.
 
     Args:
-        context: What the supervisor owns.
-        release: Has the files of a model looked at again that were held back.
+        swapper: Knows the models and what is in service.
+        rollbacks: Takes generations out of service.
+        intake: Parks the files of models that are held.
+
+    Attributes:
+        actions: Every action by its name in routes and commands. An action takes a model name, and returns JSON types.
     """
 
-    def __init__(self, context: Context, release: Callable[[str], Awaitable[None]]) -> None:
-        self._context = context
-        self._release = release
+    def __init__(self, swapper: Swapper, rollbacks: Rollbacks, intake: ClaimQueue) -> None:
+        self._swapper = swapper
+        self._rollbacks = rollbacks
+        self._intake = intake
+        self.actions: Mapping[str, Action] = {
+            "rollback": self.rollback,
+            "pin": self.pin,
+            "unpin": self.unpin,
+            "pause": self.pause,
+            "resume": self.resume,
+        }
 
     async def rollback(self, model: str) -> dict[str, Any]:
-        """Put the generation before the current one back in service.
+        """Put the previous generation back in service.
 
         Raises:
             UsageError: There is no such model.
-            NotReadyError: There is no generation before, or the model is pinned.
+            NotReadyError: There is no previous generation, or the model is pinned.
         """
-        self._context.require_model(model)
-        return await roll_back(self._context, model)
+        return await self._rollbacks.roll_back(model)
 
     async def pin(self, model: str) -> dict[str, Any]:
         """Let no other generation go live.
@@ -45,19 +58,17 @@ class Administration:
             NotReadyError: It has no generation yet.
             StateError: The journal cannot be written.
         """
-        context = self._context
-        context.require_model(model)
-        async with context.servers[model].switching:  # not in the middle of a swap
-            if context.store.current(model) is None:
+        async with self._swapper.server(model).switching:  # not in the middle of a swap
+            if self._swapper.generations.current(model) is None:
                 raise NotReadyError(f"model {model!r} has no generation to be pinned to; drop a checkpoint first")
             return await self._hold(model, pinned=True)
 
     async def unpin(self, model: str) -> dict[str, Any]:
-        """The opposite of `pin`, with its errors."""
+        """Undo `pin`; raises the same errors."""
         return await self._hold(model, pinned=False)
 
     async def pause(self, model: str) -> dict[str, Any]:
-        """Take nothing out of the drop folder; what was taken before goes on.
+        """Take no more files out of the drop folder. Files that were taken before go on.
 
         Raises:
             UsageError: There is no such model.
@@ -66,47 +77,15 @@ class Administration:
         return await self._hold(model, paused=True)
 
     async def resume(self, model: str) -> dict[str, Any]:
-        """The opposite of `pause`, with its errors."""
+        """Undo `pause`; raises the same errors."""
         return await self._hold(model, paused=False)
 
-    async def collect_garbage(self, dry_run: bool) -> dict[str, Any]:
-        """Remove what nobody needs any more.
-
-        Args:
-            dry_run: Only say what would go.
-
-        Returns:
-            {"dry_run", "removed": what went, "bytes": their sum, "skipped": why something was not looked at, or None}.
-
-        Raises:
-            StateError: Something cannot be removed.
-        """
-        context = self._context
-        if context.worker_lock.locked():
-            removed = await context.disk(self._collect, dry_run, caches=False)
-            skipped = "calibration images: a worker is running, which may use them; try again when it has ended"
-        else:
-            async with context.worker_lock:
-                removed, skipped = await context.disk(self._collect, dry_run, caches=True), None
-        told = garbage.summary(removed, context.paths, dry_run=dry_run, skipped=skipped)
-        if not dry_run:
-            context.metrics.garbage_removed.inc(told["bytes"])
-            log.info("removed %d folders or files of %d bytes that nobody needs", len(removed), told["bytes"])
-        return told
-
-    def _collect(self, dry_run: bool, *, caches: bool) -> list[garbage.Garbage]:
-        context = self._context
-        found = garbage.find(context.config, context.paths, context.store, context.journal, caches=caches)
-        if not dry_run:
-            garbage.remove(found, context.config, context.store)
-        return found
-
     async def _hold(self, model: str, **changes: bool) -> dict[str, Any]:
-        context = self._context
-        context.require_model(model)
-        hold = dataclasses.replace(context.holds.of(model), **changes)
-        await context.holds.put(model, hold)
+        self._swapper.server(model)  # raises if there is no such model
+        holds = self._swapper.holds
+        hold = dataclasses.replace(holds.of(model), **changes)
+        await holds.put(model, hold)
         log.warning("model %s: pinned %s, paused %s", model, hold.pinned, hold.paused)
-        if context.holds.why(model) is None:
-            await self._release(model)
-        return {"model": model, "generation": context.store.current(model), **vars(hold)}
+        if holds.why(model) is None:
+            await self._intake.release(model)
+        return {"model": model, "generation": self._swapper.generations.current(model), **vars(hold)}

@@ -1,84 +1,74 @@
-"""Gauges that follow what is live, and those that are read when somebody asks."""
+"""Gauges that are set when the metrics are scraped or at startup."""
 
 from __future__ import annotations
 
-import json
-import logging
+import asyncio
 import math
 from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from edged.errors import ArtifactError
-from service.daemon.context import Context
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from service.config.current import CurrentConfig
+from service.daemon.model_registry import ModelRegistry
+from service.journal.holds import Holds
+from service.metrics.registry import Metrics
 from service.system.processes import resident_bytes
-
-if TYPE_CHECKING:
-    from service.updates.queue import UpdateQueue
-
-log = logging.getLogger(__name__)
-
-RUNTIME = "torch"  # what executes the models
-_OVERLAPS = {"map50": "0.5", "map50_95": "0.5:0.95"}
+from service.worker.process import WorkerProcess
 
 
-async def show_live(context: Context, model: str, generation: int) -> None:
-    """Export what the manifest and the report of a live generation say."""
-    context.metrics.forget_drift(model)  # of the one before
-    try:
-        manifest, report = await context.disk(read_artifact, context, model, generation)
-        totals = report["totals"]
-        metrics = context.metrics
-        quantization, source = manifest["quantization"], manifest["source"]
-        metrics.show_model(model, generation, source["sha256"], quantization["bits"], RUNTIME)
-        metrics.show_layers(model, [(layer["name"], layer["relative_loss"]) for layer in report["layers"]])
-        metrics.artifact_bytes.labels(model).set(totals["artifact_bytes"])
-        metrics.checkpoint_bytes.labels(model).set(totals["checkpoint_bytes"])
-        metrics.model_agreement.labels(model).set(totals["agreement"] / 100)
-        for precision in ("fp32", "quantized"):
-            figures = totals.get(precision, {})
-            if "top1" in figures:
-                metrics.model_accuracy.labels(model, precision).set(figures["top1"] / 100)
-            for key, overlap in _OVERLAPS.items():
-                if key in figures:
-                    metrics.model_map.labels(model, precision, overlap).set(figures[key] / 100)
-    except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("model %s generation %d: cannot export its figures: %r", model, generation, error)
+class Gauges:
+    """Keeps the gauges up to date whose values change all the time.
 
-
-async def show_history(context: Context) -> None:
-    """Export what the journal knows of the time before this start."""
-    for model, (drop, success) in (await context.disk(context.journal.last_times)).items():
-        if model in context.servers:
-            context.metrics.last_drop.labels(model).set(drop)
-            if success is not None:
-                context.metrics.last_success.labels(model).set(success)
-
-
-def refresh(context: Context, queues: Mapping[str, UpdateQueue]) -> None:
-    """Set the gauges that change all the time."""
-    metrics, limit = context.metrics, context.config.worker.memory_max
-    metrics.worker_memory_limit.set(math.inf if limit is None else limit)
-    for name, service in context.servers.items():
-        live = service.live
-        hold = context.holds.of(name)
-        metrics.model_pinned.labels(name).set(hold.pinned)
-        metrics.model_paused.labels(name).set(hold.paused)
-        metrics.model_ready.labels(name).set(live is not None and live.serving)
-        metrics.requests_in_flight.labels(name).set(service.held + (0 if live is None else live.inflight))
-        metrics.generation_start.labels(name).set(0 if live is None else live.start_seconds)
-        metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))
-        worker = context.workers.get(name)
-        metrics.worker_memory.labels(name).set(0 if worker is None else resident_bytes(worker.pid))
-    for name, lane in queues.items():
-        metrics.queue_length.labels(name).set(lane.waiting)
-
-
-def read_artifact(context: Context, model: str, generation: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """manifest.json and report.json of a generation, as parsed JSON.
-
-    Raises:
-        ArtifactError, OSError, ValueError: They cannot be read.
+    Args:
+        config: Configuration in force.
+        models: Configured models.
+        holds: Pinned and paused models.
+        workers: Running workers, by model name.
+        metrics: Metrics of the daemon.
     """
-    report: Path = context.store.path(model, generation) / "report.json"
-    return context.store.manifest(model, generation), json.loads(report.read_bytes())
+
+    def __init__(
+        self,
+        config: CurrentConfig,
+        models: ModelRegistry,
+        holds: Holds,
+        workers: Mapping[str, WorkerProcess],
+        metrics: Metrics,
+    ) -> None:
+        self._config = config
+        self._models = models
+        self._holds = holds
+        self._workers = workers
+        self._metrics = metrics
+
+    def show_history(self, last_times: Mapping[str, tuple[float, float | None]]) -> None:
+        """Export what the journal knows of the time before this start, see `Journal.last_times`."""
+        for model, (drop, success) in last_times.items():
+            if model in self._models.servers:
+                self._metrics.last_drop.labels(model).set(drop)
+                if success is not None:
+                    self._metrics.last_success.labels(model).set(success)
+
+    async def exposition(self) -> tuple[bytes, str]:
+        """Return the metrics in the Prometheus text format, and its content type."""
+        self._refresh()
+        # 7 ms for a model of 100 layers, measured; and a thermal sensor or a network file system may be slow.
+        text = await asyncio.to_thread(generate_latest, self._metrics.registry)
+        return text, CONTENT_TYPE_LATEST
+
+    def _refresh(self) -> None:
+        metrics, limit = self._metrics, self._config.current.worker.memory_max
+        metrics.worker_memory_limit.set(math.inf if limit is None else limit)
+        for name, server in self._models.servers.items():
+            live = server.live
+            hold = self._holds.of(name)
+            metrics.model_pinned.labels(name).set(hold.pinned)
+            metrics.model_paused.labels(name).set(hold.paused)
+            metrics.model_ready.labels(name).set(live is not None and live.serving)
+            metrics.requests_in_flight.labels(name).set(server.held + (0 if live is None else live.inflight))
+            metrics.generation_start.labels(name).set(0 if live is None else live.start_seconds)
+            metrics.generation_memory.labels(name).set(0 if live is None else resident_bytes(live.pid))
+            worker = self._workers.get(name)
+            metrics.worker_memory.labels(name).set(0 if worker is None else resident_bytes(worker.pid))
+        for name, queue in self._models.queues.items():
+            metrics.queue_length.labels(name).set(queue.waiting)

@@ -1,20 +1,25 @@
-"""The models that are configured: each with the service that answers for it and the lane of its updates."""
+"""The configured models: each with the server that answers its requests and the queue of its updates."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from service.daemon.context import Context
+from service.config.current import CurrentConfig
 from service.ipc.options import Batching
 from service.journal.states import State
-from service.journal.store import Update
+from service.journal.update import Update
 from service.rollout.crash_log import CrashLog
+from service.rollout.records import UpdateRecords
+from service.serving.fork_client import ForkServer
 from service.serving.limits import Listener, ServingLimits
 from service.serving.model_server import ModelServer
 from service.serving.sampling import sampling_of
+from service.storage.state_folder import StateFolder
+from service.system.liveness import Liveness
 from service.updates.queue import UpdateQueue
 from service.updates.runner import UpdateRunner
 
@@ -22,88 +27,112 @@ log = logging.getLogger(__name__)
 
 
 class ModelRegistry:
-    """Puts models in service, changes them with the config, and takes them out again.
+    """Puts models in service, reconfigures them on a reload, and takes them out of service.
 
     Args:
-        context: Their servers are `context.servers`.
-        runner: Drives their updates.
+        config: Configuration in force.
+        servers: Servers by model name. The registry alone adds and removes them.
+        folder: State folder with the published generations.
+        records: Journal and metrics.
+        runner: Drives the updates of the models.
+        liveness: Registers the loops of servers and queues.
 
     Attributes:
-        queues: The updates that wait or are worked on, by model name.
+        servers: Servers by model name.
+        queues: Update queues by model name.
     """
 
-    def __init__(self, context: Context, runner: UpdateRunner) -> None:
+    def __init__(
+        self,
+        config: CurrentConfig,
+        servers: dict[str, ModelServer],
+        folder: StateFolder,
+        records: UpdateRecords,
+        runner: UpdateRunner,
+        liveness: Liveness,
+    ) -> None:
+        self.servers = servers
         self.queues: dict[str, UpdateQueue] = {}
-        self._context = context
+        self._config = config
+        self._folder = folder
+        self._updates = records.updates
+        self._metrics = records.metrics
         self._runner = runner
+        self._liveness = liveness
+        self._fork_server = ForkServer()
 
     def add(self, name: str) -> None:
-        """Serve what was published of a model, and take updates of it."""
-        context, metrics, crashes = self._context, self._context.metrics, CrashLog(self._context, name)
+        """Serve the current generation of a model, and accept updates of it."""
+        metrics, crashes = self._metrics, CrashLog(self._updates, self._metrics, name)
         metrics.expect_model(name)
-        told = Listener(
+        listener = Listener(
             crashes.restarted,
             crashes.not_started,
             metrics.batch_size.labels(name).observe,
             partial(self._note_observed, name),
         )
-        directory_of = partial(context.store.path, name)
-        context.servers[name] = ModelServer(
-            name, directory_of, context.fork_server, self._limits(name), told, context.liveness
+        directory_of = partial(self._folder.store.path, name)
+        self.servers[name] = ModelServer(
+            name, directory_of, self._fork_server, self._limits(name), listener, self._liveness
         )
         self._set_sampling(name)
         runner = self._runner
-        self.queues[name] = UpdateQueue(runner.drive, runner.supersede, runner.fail, name, context.liveness)
-        current = context.store.current(name)
+        self.queues[name] = UpdateQueue(runner.drive, runner.supersede, runner.fail, name, self._liveness)
+        current = self._folder.store.current(name)
         if current is not None:
-            context.servers[name].keep(current)
+            self.servers[name].keep(current)
 
     async def remove(self, name: str) -> None:
-        """Let a model's work and its requests end, and forget it."""
+        """Stop the updates of a model, answer its open requests, and forget it."""
         await self.queues.pop(name).close()
-        service = self._context.servers[name]
-        async with service.switching:  # a rollback that is under way would put it in service again
-            del self._context.servers[name]
-            await service.close()
-        self._context.metrics.forget_model(name)
+        server = self.servers[name]
+        async with server.switching:  # a rollback that is in progress would put it in service again
+            del self.servers[name]
+            await server.close()
+        self._metrics.forget_model(name)
 
-    def configure(self) -> None:
-        """Have all models follow the configuration in force."""
-        for name, service in self._context.servers.items():
-            service.limits = self._limits(name)  # of the next process; the one that serves keeps its own
+    async def close(self) -> None:
+        """Shut everything down: queues, servers, and the process that generations are forked from."""
+        await asyncio.gather(*(queue.close() for queue in self.queues.values()))
+        await asyncio.gather(*(server.close() for server in self.servers.values()))
+        await self._fork_server.close()
+
+    def reconfigure(self) -> None:
+        """Apply the configuration in force to all models."""
+        for name, server in self.servers.items():
+            server.limits = self._limits(name)  # for the next process; the serving one keeps its own
             self._set_sampling(name)
 
     async def resume(self, name: str) -> None:
-        """Go on with what a stop of the daemon interrupted."""
-        journal = self._context.journal
-        for update in await self._context.disk(journal.open_updates):
+        """Continue the updates of a model that a stop of the daemon has interrupted."""
+        for update in await self._updates.open_updates():
             if update.model != name or update.state in (State.DROPPED, State.SETTLED):
                 continue  # the latter are still in the drop folder
-            resumed = await self._context.disk(journal.resume, update.id)
+            resumed = await self._updates.resume(update.id)
             log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
             self.offer(resumed)
 
     def offer(self, update: Update) -> None:
-        """Have an update driven once those before it have ended."""
-        lane = self.queues.get(update.model)
-        if lane is not None:
-            lane.offer(update)
+        """Queue an update of a model."""
+        queue = self.queues.get(update.model)
+        if queue is not None:
+            queue.offer(update)
 
     def _limits(self, name: str) -> ServingLimits:
-        model, serve = self._context.config.model(name), self._context.config.serve
+        model, serve = self._config.model(name), self._config.current.serve
         batching = Batching() if model is None else model.batching.to_batching()
         return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching)
 
     def _set_sampling(self, name: str) -> None:
-        model = self._context.config.model(name)
+        model = self._config.model(name)
         if model is not None:
-            self._context.servers[name].sampling = sampling_of(model, self._context.paths.capture(name))
+            self.servers[name].sampling = sampling_of(model, self._folder.paths.capture(name))
             if not model.drift.share:
-                self._context.metrics.forget_drift(name)
+                self._metrics.forget_drift(name)
 
-    def _note_observed(self, name: str, told: Mapping[str, Any]) -> None:
-        """What was chosen before a reload may be told after it."""
-        service = self._context.servers.get(name)
-        if service is not None:
-            wanted = service.sampling.drift_share > 0
-            self._context.metrics.note_observed(name, told if wanted else {**told, "drift_images": 0})
+    def _note_observed(self, name: str, observation: Mapping[str, Any]) -> None:
+        """Export what a generation observed in a sampled request, unless drift is not measured since a reload."""
+        server = self.servers.get(name)
+        if server is not None:
+            wanted = server.sampling.drift_share > 0
+            self._metrics.note_observed(name, observation if wanted else {**observation, "drift_images": 0})

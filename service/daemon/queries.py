@@ -1,25 +1,23 @@
-"""What the daemon tells of itself: the answers of /edged/v1 and /metrics, as JSON types."""
+"""Reads for /edged/v1: the answers of the daemon about its models and updates, as JSON types."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
 from edged.errors import ArtifactError, UsageError
-from service.daemon.context import Context
-from service.daemon.gauges import RUNTIME, read_artifact, refresh
+from service.daemon.model_registry import ModelRegistry
 from service.daemon.samples import Samples
+from service.intake.claim_queue import ClaimQueue
 from service.journal.states import State
-from service.journal.store import Update
-from service.reporting.data import gather
+from service.journal.update import Update
+from service.rollout.live_metrics import RUNTIME
+from service.rollout.records import UpdateRecords
+from service.rollout.swap import Swapper
 from service.serving.model_server import ModelServer
 from service.system.processes import resident_bytes
 from service.units import iso_time
-from service.updates.queue import UpdateQueue
+from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
 
@@ -28,34 +26,30 @@ class Queries:
     """Reads, never changes.
 
     Args:
-        context: What the supervisor owns.
-        queues: By model name.
-        progress: By update id: what its worker is doing now.
-        held: Files of a model that wait in the drop folder for an operator.
-        retry_at: By update id: when it is tried again, seconds since 1970.
+        models: Configured models with their servers and queues.
+        swapper: Knows what is in service and what is held.
+        runner: Drives the updates.
+        intake: Knows the parked files.
+        records: Journal and reports of the updates.
     """
 
     def __init__(
-        self,
-        context: Context,
-        queues: Mapping[str, UpdateQueue],
-        progress: Mapping[int, Mapping[str, Any]],
-        held: Callable[[str], int],
-        retry_at: Mapping[int, float],
+        self, models: ModelRegistry, swapper: Swapper, runner: UpdateRunner, intake: ClaimQueue, records: UpdateRecords
     ) -> None:
-        self._context = context
-        self._queues = queues
-        self._progress = progress
-        self._held = held
-        self._retry_at = retry_at
+        self._models = models
+        self._swapper = swapper
+        self._runner = runner
+        self._intake = intake
+        self._updates = records.updates
+        self._reports = records.reports
 
     async def models(self) -> list[dict[str, Any]]:
-        """How each model is served."""
-        return [self._model(service) for service in self._context.servers.values()]
+        """Return how each model is served."""
+        return [self._model(server) for server in self._models.servers.values()]
 
     async def detailed_models(self, samples: Samples) -> list[dict[str, Any]]:
-        """`models`, each with what its live generation is made of and with its last hour."""
-        open_updates = await self._context.disk(self._context.journal.open_updates)
+        """Return `models`, each with a description of its live generation and with its last hour."""
+        open_updates = await self._updates.open_updates()
         on_probation = {update.model for update in open_updates if update.state is State.LIVE}
         detailed = []
         for model in await self.models():
@@ -67,12 +61,11 @@ class Queries:
         return detailed
 
     async def open_updates(self) -> list[dict[str, Any]]:
-        """Updates that have not ended, the oldest first."""
-        listed = await self._context.disk(self._context.journal.open_updates)
-        return [self._update(update) for update in listed]
+        """Return the updates that have not ended, the oldest first."""
+        return [self._update(update) for update in await self._updates.open_updates()]
 
     async def updates(self, model: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """Updates, the newest first.
+        """Return the updates that match, the newest first; None stands for any.
 
         Raises:
             UsageError: There is no such state.
@@ -82,71 +75,61 @@ class Queries:
         except ValueError:
             known = ", ".join(member.value for member in State)
             raise UsageError(f"state has value {state!r:.80}; choose one of {known}") from None
-        listed = await self._context.disk(self._context.journal.list, model=model, state=wanted, limit=limit)
-        return [self._update(update) for update in listed]
+        return [self._update(update) for update in await self._updates.find(model, wanted, limit)]
 
     async def update(self, identity: int) -> dict[str, Any]:
-        """One update and what happened to it.
+        """Return an update and its events.
 
         Raises:
             UsageError: There is none.
         """
-        events = await self._context.disk(self._context.journal.events, identity)
-        update = self._update(await self._context.get(identity))
+        events = await self._updates.events(identity)
+        update = self._update(await self._updates.get(identity))
         return {**update, "events": [event.to_dict() for event in events]}
 
     async def report(self, identity: int) -> dict[str, Any]:
-        """All that is known of one update, see `service.reporting.data.gather`.
+        """Return everything that is known of an update, see `service.reporting.data.gather`.
 
         Raises:
             UsageError: There is none.
         """
-        context = self._context
-        return await context.disk(gather, context.journal, context.store, context.paths, identity)
+        return await self._reports.gather(identity)
 
     async def history(self, model: str) -> dict[str, Any]:
-        """Which generations of a model exist, and the updates that were published.
+        """Return the generations of a model that exist, and its published updates.
 
         Raises:
             UsageError: There is no such model.
         """
-        context = self._context
-        context.require_model(model)
-        store = context.store
-        listed = await context.disk(context.journal.history, model)
+        self._swapper.server(model)  # raises if there is no such model
+        generations = self._swapper.generations
+        listed = await self._updates.history(model)
         return {
             "model": model,
-            "current": store.current(model),
-            "previous": store.previous(model),
-            "generations": store.generations(model),
+            "current": generations.current(model),
+            "previous": generations.previous(model),
+            "generations": generations.numbers(model),
             "updates": [update.to_dict() for update in listed],
         }
 
-    async def exposition(self) -> tuple[bytes, str]:
-        """The metrics in the Prometheus text format, and its content type."""
-        refresh(self._context, self._queues)
-        # 7 ms for a model of 100 layers, measured; and a thermal sensor or a disk on the network may be slow.
-        text = await asyncio.to_thread(generate_latest, self._context.metrics.registry)
-        return text, CONTENT_TYPE_LATEST
-
-    def _model(self, service: ModelServer) -> dict[str, Any]:
-        live, lane = service.live, self._queues[service.name]
+    def _model(self, server: ModelServer) -> dict[str, Any]:
+        live, queue = server.live, self._models.queues[server.name]
         return {
-            "name": service.name,
+            "name": server.name,
             "ready": live is not None and live.serving,
             "generation": None if live is None else live.number,
-            "problem": None if live is not None else service.problem,
-            "restarts": service.restarts,
+            "problem": None if live is not None else server.problem,
+            "restarts": server.restarts,
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),
-            "waiting": lane.waiting,
-            "held": self._held(service.name),
-            **vars(self._context.holds.of(service.name)),
+            "waiting": queue.waiting,
+            "held": self._intake.parked(server.name),
+            **vars(self._swapper.holds.of(server.name)),
         }
 
     async def _live(self, model: str, generation: int) -> dict[str, Any] | None:
-        """What the artifact of a generation says of itself; None if it cannot be read."""
+        """Return a description of a generation from its artifact; None if it cannot be read."""
         try:
-            manifest, report = await self._context.disk(read_artifact, self._context, model, generation)
+            manifest, report = await self._swapper.generations.read(model, generation)
             return {
                 "bits": manifest["quantization"]["bits"],
                 "runtime": RUNTIME,
@@ -160,10 +143,10 @@ class Queries:
                 ],
             }
         except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("model %s generation %d: cannot tell its figures: %r", model, generation, error)
+            log.warning("model %s generation %d: cannot read its description: %r", model, generation, error)
             return None
 
     def _update(self, update: Update) -> dict[str, Any]:
-        again = self._retry_at.get(update.id) if update.state is State.DEFERRED else None
+        again = self._runner.retry_at.get(update.id) if update.state is State.DEFERRED else None
         retry_at = None if again is None else iso_time(again)
-        return {**update.to_dict(), "progress": self._progress.get(update.id), "retry_at": retry_at}
+        return {**update.to_dict(), "progress": self._runner.progress.get(update.id), "retry_at": retry_at}

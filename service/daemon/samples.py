@@ -16,14 +16,14 @@ KEEP_S = 3600.0
 
 @dataclass(frozen=True)
 class Sample:
-    """Ten seconds of one model.
+    """Ten seconds of a model.
 
     Attributes:
-        at: When they ended, monotonic seconds.
-        requests: Answered meanwhile.
-        failures: Of them, with HTTP 5xx.
-        p50_s: Median latency of the successes, seconds; None without any.
-        p99_s: Likewise the 99th percentile.
+        at: End of the ten seconds, monotonic seconds.
+        requests: Number of requests that were answered.
+        failures: Number of them that failed with HTTP 5xx.
+        p50_s: Median latency of the successful ones in seconds; None without any.
+        p99_s: 99th percentile of their latency in seconds; None without any.
         memory_bytes: Resident memory of the serving process at the end; 0 if there was none.
     """
 
@@ -36,14 +36,14 @@ class Sample:
 
 
 class Samples:
-    """By model name; what is older than an hour goes."""
+    """The samples of the last hour, by model name."""
 
     def __init__(self) -> None:
         self._rings: dict[str, deque[Sample]] = {}
         self._next = 0.0
 
     def of(self, model: str) -> list[Sample]:
-        """The oldest first."""
+        """Return the samples of a model, the oldest first."""
         return list(self._rings.get(model, ()))
 
     def take_if_due(self, now: float, servers: Mapping[str, ModelServer]) -> None:
@@ -51,16 +51,16 @@ class Samples:
 
         Args:
             now: Monotonic seconds.
-            servers: By model name; others are forgotten.
+            servers: Servers by model name; the samples of other models are forgotten.
         """
         if now < self._next:
             return
         self._next = now + EVERY_S
         for name in self._rings.keys() - servers.keys():
             del self._rings[name]
-        for name, service in servers.items():
-            seen, service.recent = service.recent, RequestStats()
-            pid = None if service.live is None else service.live.pid
+        for name, server in servers.items():
+            seen, server.recent = server.recent, RequestStats()
+            pid = None if server.live is None else server.live.pid
             ring = self._rings.setdefault(name, deque(maxlen=int(KEEP_S / EVERY_S)))
             ring.append(
                 Sample(

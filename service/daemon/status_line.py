@@ -1,4 +1,4 @@
-"""One line on what is going on, for `systemctl status`. Pure."""
+"""The status line of the daemon, as `systemctl status` shows it. Pure."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def status_line(
     progress: Mapping[int, Mapping[str, Any]],
     watching: bool,
 ) -> str:
-    """For example "serving cam generation 3; update 7 of cam: quantize 12/21; 1 more waits".
+    """Return, for example, "serving cam generation 3; update 7 of cam: quantize 12/21; 1 more waits".
 
     Args:
         phase: "starting" or "stopping"; None in between.
-        servers: By model name.
-        queues: Likewise.
-        progress: By update id: stage, done and total of its worker.
+        servers: Servers by model name.
+        queues: Update queues by model name.
+        progress: Stage, done and total of the worker of an update, by update id.
         watching: Whether the drop folder is being watched.
     """
     parts = [*_serving(servers), *_updates(queues, progress)]
@@ -35,27 +35,27 @@ def status_line(
 
 
 def _serving(servers: Mapping[str, ModelServer]) -> Iterator[str]:
-    live = [f"{name} generation {service.live.number}" for name, service in servers.items() if service.live]
+    live = [f"{name} generation {server.live.number}" for name, server in servers.items() if server.live]
     if live:
         yield f"serving {', '.join(live)}"
-    for name, service in servers.items():
-        if service.live is None and service.wanted is not None:
-            yield f"{name} {service.problem or f'generation {service.wanted} is being loaded'}"
-        elif service.live is None:
+    for name, server in servers.items():
+        if server.live is None and server.wanted is not None:
+            yield f"{name} {server.problem or f'generation {server.wanted} is being loaded'}"
+        elif server.live is None:
             yield f"{name} has nothing to serve yet"
 
 
 def _updates(queues: Mapping[str, UpdateQueue], progress: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
-    for name, lane in queues.items():
-        if lane.active is not None:
-            yield f"update {lane.active.id} of {name}: {_doing(lane, progress.get(lane.active.id))}"
-    waiting = sum(lane.waiting - (lane.active is not None) for lane in queues.values())
+    for name, queue in queues.items():
+        if queue.active is not None:
+            yield f"update {queue.active.id} of {name}: {_doing(queue, progress.get(queue.active.id))}"
+    waiting = sum(queue.waiting - (queue.active is not None) for queue in queues.values())
     if waiting:
         yield f"{waiting} more wait" + ("s" if waiting == 1 else "")
 
 
-def _doing(lane: UpdateQueue, progress: Mapping[str, Any] | None) -> str:
-    if lane.deferred:
+def _doing(queue: UpdateQueue, progress: Mapping[str, Any] | None) -> str:
+    if queue.deferred:
         return "deferred, it is tried again"
     if progress is None:
         return "on its way"

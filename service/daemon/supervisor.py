@@ -1,6 +1,6 @@
-"""Owns everything: serves what was published, resumes what was interrupted, takes what is dropped.
+"""The supervisor: serves published generations, resumes interrupted updates, and takes dropped files.
 
-The only writer of state. Imports no torch.
+The only writer of the state folder. Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,32 +13,43 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from edged.artifacts.store import ModelStore
 from edged.errors import StateError
+from service.config.current import CurrentConfig
 from service.config.load import Config
 from service.daemon.admin import Administration
-from service.daemon.context import Context
-from service.daemon.gauges import show_history, show_live
-from service.daemon.housekeeping import keep_house
+from service.daemon.collector import GarbageCollector
+from service.daemon.environment import Environment
+from service.daemon.gauges import Gauges
+from service.daemon.housekeeping import Housekeeping
 from service.daemon.model_registry import ModelRegistry
 from service.daemon.queries import Queries
-from service.daemon.samples import Samples
 from service.daemon.status_line import status_line
 from service.intake.claim import sweep
-from service.intake.claim_queue import ClaimQueue
+from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
 from service.intake.watcher import Watcher
-from service.journal.store import Journal
+from service.journal.holds import Holds
+from service.journal.repository import UpdateRepository
 from service.metrics.registry import Metrics
+from service.reporting.files import Reports
+from service.rollout.live_metrics import show_live
+from service.rollout.probation import Probation
+from service.rollout.records import UpdateRecords
+from service.rollout.rollback import Rollbacks
+from service.rollout.swap import Swapper
 from service.serving.model_server import ModelServer
-from service.storage.paths import Paths
-from service.storage.retention import trim
+from service.storage.generations import GenerationRepository
+from service.storage.state_folder import StateFolder
+from service.system.device_state import DeviceState
 from service.system.disk_thread import Disk
-from service.system.liveness import Liveness
 from service.system.processes import resident_bytes
 from service.system.timeouts import within
 from service.units import iso_time
+from service.updates.admission import Admission
+from service.updates.files import UpdateFiles
 from service.updates.runner import UpdateRunner
+from service.updates.steps import UpdateSteps
+from service.updates.workers import Workers
 
 log = logging.getLogger(__name__)
 
@@ -47,75 +58,94 @@ _LAST_UPDATES = 20
 
 
 class Supervisor:
-    """The daemon without its HTTP server.
+    """The daemon without its HTTP server. Its constructor wires the parts; `start` and `stop` run them.
 
     Args:
-        context: What it owns.
-        address: URL under which it answers.
-        tell: Told every ten seconds what is going on, in a line.
+        config: Configuration at startup.
+        folder: Open state folder.
+        disk: Thread for disk work.
+        metrics: Metrics of the daemon.
+        environment: Connections to the system.
 
     Attributes:
-        queries: What it tells of itself.
-        administration: What it does when an operator says so.
+        address: URL under which the daemon answers.
+        metrics: Metrics of the daemon.
+        servers: Servers of the configured models, by name.
+        queries: Reads for the HTTP routes.
+        administration: Actions of an operator.
+        garbage: Collector of what is not needed any more.
+        gauges: Source of /metrics.
     """
 
-    def __init__(self, context: Context, address: str = "", tell: Callable[[str], None] = lambda line: None) -> None:
-        self.address = address
-        self._tell = tell
-        self._context = context
-        self._runner = UpdateRunner(context)
-        self._models = ModelRegistry(context, self._runner)
-        self._samples = Samples()
-        self._intake = ClaimQueue(context, self._models.offer, lambda drop: self._watcher.release(drop.path))
-        self.queries = Queries(
-            context, self._models.queues, self._runner.progress, self._intake.held, self._runner.retry_at
-        )
-        self.administration = Administration(context, self._intake.release)
+    def __init__(
+        self, config: Config, folder: StateFolder, disk: Disk, metrics: Metrics, environment: Environment
+    ) -> None:
+        self.address = environment.address
+        self.metrics = metrics
+        self.servers: dict[str, ModelServer] = {}
+        self._config = CurrentConfig(config)
+        self._folder = folder
+        self._disk = disk
+        self._environment = environment
+        self._wire_updates()
+        liveness, records = environment.liveness, self._records
+        self._models = ModelRegistry(self._config, self.servers, folder, records, self._runner, liveness)
+        listener = ClaimListener(self._models.offer, lambda drop: self._watcher.release(drop.path))
+        self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
+        self.queries = Queries(self._models, self._swapper, self._runner, self._intake, records)
+        self.administration = Administration(self._swapper, self._rollbacks, self._intake)
+        self.garbage = GarbageCollector(self._config, folder, disk, self._admission.lock, metrics)
+        self.gauges = Gauges(self._config, self._models, self._holds, self._workers.running, metrics)
+        self._housekeeping = Housekeeping(self._config, folder, disk, self.servers)
+        self._housekeeping_task: asyncio.Task[None] | None = None
         self._watcher = self._make_watcher()
-        self._housekeeping: asyncio.Task[None] | None = None
         self._started_at = time.time()
         self._booted = False
         self._stopping = False
 
+    def _wire_updates(self) -> None:
+        """Wire what takes an update from its claimed file into service."""
+        config, folder, disk = self._config, self._folder, self._disk
+        updates = UpdateRepository(folder.journal, disk, folder.store, config)
+        self._records = UpdateRecords(updates, self.metrics, Reports(folder, disk))
+        self._holds = Holds(folder.journal, disk)
+        generations = GenerationRepository(folder.store, disk)
+        self._swapper = Swapper(self.servers, generations, self._holds, self.metrics)
+        self._rollbacks = Rollbacks(self._swapper, self._records, config)
+        files = UpdateFiles(folder, disk, updates)
+        self._admission = Admission(config, folder, disk, DeviceState())
+        self._workers = Workers(config, files, self._environment.liveness)
+        steps = UpdateSteps(
+            admission=self._admission,
+            workers=self._workers,
+            files=files,
+            swapper=self._swapper,
+            rollbacks=self._rollbacks,
+            probation=Probation(self._rollbacks, self._records),
+            records=self._records,
+        )
+        self._runner = UpdateRunner(config, steps)
+
     @classmethod
-    async def open(
-        cls,
-        config: Config,
-        metrics: Metrics,
-        address: str = "",
-        liveness: Liveness | None = None,
-        tell: Callable[[str], None] = lambda line: None,
-    ) -> Supervisor:
-        """Open the state folder.
+    async def open(cls, config: Config, metrics: Metrics, environment: Environment | None = None) -> Supervisor:
+        """Open the state folder, and return its supervisor.
 
         Raises:
-            StateError: It cannot be written.
+            StateError: The state folder cannot be written.
         """
-        liveness = liveness or Liveness()
-        paths, disk = Paths(config.state_dir), Disk(liveness)
-        journal = await disk(Journal, paths.journal)
-        store = ModelStore(paths.models)
-        return cls(Context(config, paths, journal, store, metrics, disk, liveness=liveness), address, tell)
+        environment = environment or Environment()
+        disk = Disk(environment.liveness)
+        return cls(config, await disk(StateFolder.open, config.state_dir), disk, metrics, environment)
 
     @property
     def config(self) -> Config:
         """The configuration in force."""
-        return self._context.config
-
-    @property
-    def metrics(self) -> Metrics:
-        """Of this daemon."""
-        return self._context.metrics
-
-    @property
-    def servers(self) -> dict[str, ModelServer]:
-        """By model name."""
-        return self._context.servers
+        return self._config.current
 
     @property
     def ready(self) -> bool:
-        """Whether every model that has a generation answers; false from the moment a stop is asked for."""
-        return self._booted and not self._stopping and all(service.ready for service in self.servers.values())
+        """Whether every model that has a generation answers; false from the moment a stop is requested."""
+        return self._booted and not self._stopping and all(server.ready for server in self.servers.values())
 
     async def start(self) -> None:
         """Serve what was published, then resume what was interrupted, then take what is dropped.
@@ -124,75 +154,74 @@ class Supervisor:
             EdgedError: The state folder or the drop folder cannot be used.
         """
         await self._make_drop_folder(self.config)
-        await self._context.holds.load()
+        await self._holds.load()
         for model in self.config.models:
             self._models.add(model.name)
-        await show_history(self._context)
-        self._housekeeping = asyncio.create_task(keep_house(self._context, self._samples, self._tell_status))
-        for service in self.servers.values():
-            await service.first_try()
-            if service.live is not None:
-                await show_live(self._context, service.name, service.live.number)
+        self.gauges.show_history(await self._records.updates.last_times())
+        housekeeping = self._housekeeping.run(self._environment.liveness, self._report_status)
+        self._housekeeping_task = asyncio.create_task(housekeeping)
+        for server in self.servers.values():
+            await server.first_try()
+            if server.live is not None:
+                await show_live(self.metrics, self._swapper.generations, server.name, server.live.number)
         self._booted = True
-        await self._context.disk(self._sweep)
-        await self._context.forget_the_past()
+        await self._disk(self._sweep)
+        await self._records.updates.forget_expired()
         for name in self.servers:
             await self._models.resume(name)
         await self._watcher.start()
 
     def status_line(self) -> str:
-        """What is going on, for the service manager."""
+        """Return one line on the state of the daemon, for the service manager."""
         phase = "stopping" if self._stopping else None if self._booted else "starting"
         watching = self._watcher.up or not self._watcher.looked
         return status_line(phase, self.servers, self._models.queues, self._runner.progress, watching)
 
-    def _tell_status(self) -> None:
-        self._tell(self.status_line())
+    def _report_status(self) -> None:
+        self._environment.report_status(self.status_line())
 
     def begin_stop(self) -> None:
-        """From now on the daemon is not ready, so that clients go elsewhere."""
+        """Report not ready from now on, so that clients go elsewhere."""
         self._stopping = True
 
     async def stop(self) -> None:
-        """End everything in the order of its dependence: intake, updates, serving, journal."""
+        """Shut everything down in the order of its dependence: intake, updates, serving, journal."""
         self.begin_stop()
         await self._watcher.stop()
         await self._intake.close()
-        if self._housekeeping is not None:
-            self._housekeeping.cancel()
-        await asyncio.gather(*(lane.close() for lane in self._models.queues.values()))
-        await asyncio.gather(*(service.close() for service in self.servers.values()))
-        await self._context.fork_server.close()
-        await self._context.disk(self._context.journal.close)
-        self._context.disk.close()
+        if self._housekeeping_task is not None:
+            self._housekeeping_task.cancel()
+        await self._models.close()
+        await self._records.updates.close()
+        self._disk.close()
 
     async def reload(self, config: Config) -> list[str]:
-        """Put a new configuration in force; models come and go, all others serve on.
+        """Put a new configuration in force. Models are added and removed; all others keep serving.
 
         Returns:
-            The keys whose change needs a restart.
+            The changed keys that only a restart applies.
 
         Raises:
-            StateError: The new drop folder cannot be made.
+            StateError: The new drop folder cannot be created.
         """
         await self._make_drop_folder(config)
-        before, self._context.config = self.config, config
+        before, self._config.current = self.config, config
         names = [model.name for model in config.models]
         for name in [name for name in self.servers if name not in names]:
             log.info("model %s is not configured any more", name)
             await self._models.remove(name)
-        self._models.configure()
+        self._models.reconfigure()
         for name in [name for name in names if name not in self.servers]:
             log.info("model %s is new", name)
             self._models.add(name)
             await self._models.resume(name)
-        await self._context.disk(trim, config, self._context.paths, self._context.journal)
+        await self._housekeeping.delete_expired()
         await self._watcher.stop()
         self._watcher = self._make_watcher()
         await self._watcher.start()
-        for lane in self._models.queues.values():
-            if lane.active is not None and lane.active.id in self._runner.postponed:
-                lane.look_again()  # what it waits for may have been what was changed
+        for queue in self._models.queues.values():
+            if queue.active is not None and queue.active.id in self._runner.postponed:
+                queue.recheck()  # the condition that it waits for may have been reconfigured
         fixed: dict[str, Callable[[Config], object]] = {
             "state_dir": lambda c: c.state_dir,
             "serve.host": lambda c: c.serve.host,
@@ -202,11 +231,11 @@ class Supervisor:
         return [key for key, value in fixed.items() if value(before) != value(config)]
 
     async def status(self) -> dict[str, Any]:
-        """Everything at a glance, JSON types."""
+        """Return an overview of the daemon as JSON types."""
         return {
             "ready": self.ready,
             "started_at": iso_time(self._started_at),
-            "state_dir": str(self._context.paths.root),
+            "state_dir": str(self._folder.paths.root),
             "drop_dir": str(self.config.drop),
             "address": self.address,
             "rss_bytes": resident_bytes(os.getpid()),
@@ -216,23 +245,23 @@ class Supervisor:
         }
 
     async def overview(self) -> dict[str, Any]:
-        """`status`, with the details of each model, and the last updates whether they have ended or not."""
-        models = await self.queries.detailed_models(self._samples)
+        """Return `status` with the details of each model, and with the last updates, ended ones included."""
+        models = await self.queries.detailed_models(self._housekeeping.samples)
         updates = await self.queries.updates(None, None, _LAST_UPDATES)
         return {**await self.status(), "models": models, "updates": updates}
 
     def require_model(self, name: str) -> None:
-        """Check that there is such a model.
+        """Check that a model is configured.
 
         Raises:
-            UsageError: There is none.
+            UsageError: It is not.
         """
-        self._context.require_model(name)
+        self._swapper.server(name)
 
     def _sweep(self) -> None:
-        """Remove what a crash left behind."""
-        sweep(self._context.paths.claimed)
-        for leftover in self._context.paths.staging.iterdir():
+        """Remove what a crash has left behind."""
+        sweep(self._folder.paths.claimed)
+        for leftover in self._folder.paths.staging.iterdir():
             shutil.rmtree(leftover, ignore_errors=True)
 
     def _make_watcher(self) -> Watcher:
@@ -246,18 +275,18 @@ class Supervisor:
             on_refused=self._intake.put,
             on_health=self.metrics.watch_up.set,
             on_rebuilt=self.metrics.watch_rebuilds.inc,
-            liveness=self._context.liveness,
+            liveness=self._environment.liveness,
         )
 
     async def _make_drop_folder(self, config: Config) -> None:
-        """Before anything says ready: whoever sees that may drop a file."""
+        """Create the drop folder before the daemon reports ready: clients may drop files from then on."""
         try:
             await within(_DROP_FOLDER_S, asyncio.to_thread(_drop_folder(config).make))
         except asyncio.TimeoutError:
-            log.error("drop_dir %s does not answer; serving goes on, and it is looked into once it does", config.drop)
+            log.error("drop_dir %s does not answer; models are served, and it is scanned once it does", config.drop)
         except OSError as error:
             reason = error.strerror or error
-            raise StateError(f"cannot make drop_dir {config.drop}: {reason}; make it or change it") from error
+            raise StateError(f"cannot create drop_dir {config.drop}: {reason}; create it or change it") from error
 
 
 def _drop_folder(config: Config) -> DropFolder:

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409, RejectedError: 422}
 _MAX_LISTED = 1000
 _RETRY = {"Retry-After": "1"}  # seconds: a queue empties and a process comes back within few
-ADMINISTRATION = ("rollback", "pin", "unpin", "pause", "resume")  # methods of Administration
 
 
 def create_app(supervisor: Supervisor) -> Starlette:
@@ -59,7 +58,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             Route("/edged/v1/models/{model}/history", routes.history),
             *(
                 Route(f"/edged/v1/models/{{model}}/{action}", routes.administer, methods=["POST"])
-                for action in ADMINISTRATION
+                for action in supervisor.administration.actions
             ),
             *PageRoutes(supervisor).routes,
             *ReportRoutes(supervisor).routes,
@@ -132,7 +131,7 @@ class Routes:
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
-        body, content_type = await self._supervisor.queries.exposition()
+        body, content_type = await self._supervisor.gauges.exposition()
         return Response(body, media_type=content_type)
 
     async def status(self, _: Request) -> Response:
@@ -157,8 +156,8 @@ class Routes:
     async def administer(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/{rollback,pin,unpin,pause,resume}."""
         check_admin(request, self._supervisor.config.serve)
-        action = request.url.path.rpartition("/")[2]
-        return JSONResponse(await getattr(self._supervisor.administration, action)(request.path_params["model"]))
+        action = self._supervisor.administration.actions[request.url.path.rpartition("/")[2]]
+        return JSONResponse(await action(request.path_params["model"]))
 
     async def collect_garbage(self, request: Request) -> Response:
         """POST /edged/v1/gc?dry_run=true|false."""
@@ -166,7 +165,7 @@ class Routes:
         given = request.query_params.get("dry_run", "false")
         if given not in ("true", "false"):
             raise HTTPException(400, f"dry_run has value {given!r:.80}; choose true or false")
-        return JSONResponse(await self._supervisor.administration.collect_garbage(given == "true"))
+        return JSONResponse(await self._supervisor.garbage.collect(given == "true"))
 
     def _service(self, request: Request) -> ModelServer:
         name = request.path_params["model"]

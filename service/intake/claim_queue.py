@@ -1,4 +1,4 @@
-"""From a finished file in the drop folder to a journaled update."""
+"""Turns finished files of the drop folder into journaled updates."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.errors import DeferredError, EdgedError, RejectedError
+from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
-from service.daemon.context import Context
 from service.intake.claim import GoneError, NotSettledError, claim
 from service.intake.drop_folder import Refusal
 from service.intake.watcher import Drop
+from service.journal.holds import Holds
 from service.journal.states import State
-from service.journal.store import Update
-from service.system.liveness import Loop
+from service.journal.update import Update
+from service.rollout.records import UpdateRecords
+from service.system.liveness import Liveness, Loop
 
 log = logging.getLogger(__name__)
 
-_SLOWEST_COPY = 1 << 20  # bytes a second; a drop folder may be a share behind a thin line
+_SLOWEST_COPY = 1 << 20  # bytes a second; the drop folder may be a network share on a slow line
 _REMEMBERED = 200  # refusals that are not journaled a second time
 
 
@@ -31,54 +33,82 @@ class Parked:
     """A file that stays in the drop folder because its model is paused or pinned.
 
     Attributes:
-        drop: As it was found.
-        update: Its journaled update, DROPPED.
+        drop: File as it was found.
+        update: Update of the file, in the state DROPPED.
     """
 
     drop: Drop
     update: Update
 
 
+@dataclass(frozen=True)
+class ClaimListener:
+    """Receivers of what becomes of a file.
+
+    Attributes:
+        claimed: Receives every claimed update.
+        not_settled: Receives every file that turned out not to be finished.
+    """
+
+    claimed: Callable[[Update], None]
+    not_settled: Callable[[Drop], None]
+
+
 class ClaimQueue:
     """Claims files, one after another.
 
     Args:
-        context: What the supervisor owns.
-        offer: Told of every claimed update.
-        not_settled: Told of a file that turned out not to be finished.
+        config: Configuration in force.
+        claimed: Folder that claimed files are copied to.
+        records: Journal and metrics of the updates.
+        holds: Pinned and paused models, whose files stay in the drop folder.
+        listener: Receivers of what becomes of a file.
+        liveness: Registers the loop that claims the files.
     """
 
-    def __init__(self, context: Context, offer: Callable[[Update], None], not_settled: Callable[[Drop], None]) -> None:
-        self._context = context
-        self._offer = offer
-        self._not_settled = not_settled
+    def __init__(
+        self,
+        config: CurrentConfig,
+        claimed: Path,
+        records: UpdateRecords,
+        holds: Holds,
+        listener: ClaimListener,
+        liveness: Liveness,
+    ) -> None:
+        self._config = config
+        self._claimed = claimed
+        self._updates = records.updates
+        self._metrics = records.metrics
+        self._holds = holds
+        self._listener = listener
+        self._liveness = liveness
         self._queue: asyncio.Queue[Drop | Refusal] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
-        self._held: dict[Path, Parked] = {}
+        self._parked: dict[Path, Parked] = {}
 
-    def held(self, model: str) -> int:
-        """Files of a model that wait in the drop folder for an operator."""
-        return sum(held.drop.model == model for held in self._held.values())
+    def parked(self, model: str) -> int:
+        """Return the number of files of a model that wait in the drop folder for an operator."""
+        return sum(parked.drop.model == model for parked in self._parked.values())
 
     async def release(self, model: str) -> None:
-        """Have the files looked at again that were held back, now that they need not be."""
-        for held in [held for held in self._held.values() if held.drop.model == model]:
-            del self._held[held.drop.path]
-            if await asyncio.to_thread(held.drop.path.exists):
-                self._not_settled(held.drop)
+        """Have the parked files of a model found again, now that its hold has been lifted."""
+        for parked in [parked for parked in self._parked.values() if parked.drop.model == model]:
+            del self._parked[parked.drop.path]
+            if await asyncio.to_thread(parked.drop.path.exists):
+                self._listener.not_settled(parked.drop)
             else:
-                reason = f"{held.drop.path.name} was taken out of the drop folder while it waited"
-                await self._journal_end(held.update, State.FAILED, GoneError.code, reason)
-        self._count_held(model)
+                reason = f"{parked.drop.path.name} was taken out of the drop folder while it waited"
+                await self._journal_end(parked.update, State.FAILED, GoneError.code, reason)
+        self._count_parked(model)
 
     def put(self, found: Drop | Refusal) -> None:
-        """Queue what the watcher found."""
+        """Queue what the watcher has found."""
         self._queue.put_nowait(found)
         if self._task is None:
             self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Stop; what is still in the drop folder is found after the next start."""
+        """Stop; files that are still in the drop folder are found after the next start."""
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -86,7 +116,7 @@ class ClaimQueue:
             self._task = None
 
     async def _run(self) -> None:
-        with self._context.liveness.loop("intake") as loop:
+        with self._liveness.loop("intake") as loop:
             while True:
                 await self._next(loop)
 
@@ -99,84 +129,79 @@ class ClaimQueue:
                 await self._take(found)
             else:
                 await self._refuse(found)
-        except EdgedError as error:  # the journal cannot be written, say; the file stays where it is
+        except EdgedError as error:  # the journal cannot be written, for example; the file stays where it is
             log.error("cannot take %s: %s", found.path.name, error)
-        except Exception:  # a mistake in this program must not end the intake
+        except Exception:  # a bug in this program must not end the intake
             log.exception("cannot take %s", found.path.name)
 
     async def _take(self, drop: Drop) -> None:
-        context = self._context
-        model = context.config.model(drop.model)
+        model = self._config.model(drop.model)
         if model is None:
             return
-        if (held := context.holds.why(drop.model)) is not None:
-            await self._hold_back(drop, *held)
+        if (hold := self._holds.why(drop.model)) is not None:
+            await self._park(drop, *hold)
             return
         update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
-        context.metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
-        await context.advance(update.id, State.SETTLED, stages=stages)
+        self._metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
+        await self._updates.advance(update.id, State.SETTLED, stages=stages)
         try:
             update = await self._claim(drop, model, update, stages)
         except NotSettledError as error:
             log.info("update %d of %s: %s", update.id, drop.model, error)
-            self._not_settled(drop)
+            self._listener.not_settled(drop)
         except EdgedError as error:
             await self._cannot_claim(drop, update, error)
         else:
             log.info("update %d of %s claimed: %s, %d bytes", update.id, drop.model, update.file_name, drop.size)
-            self._offer(update)
+            self._listener.claimed(update)
 
-    async def _hold_back(self, drop: Drop, code: str, reason: str) -> None:
-        """Leave the file where it is, and say why where a user looks for it."""
-        context = self._context
+    async def _park(self, drop: Drop, code: str, reason: str) -> None:
+        """Leave the file in the drop folder, and journal why."""
         update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
-        await context.disk(context.journal.annotate, update.id, code=code, reason=reason)
-        self._held[drop.path] = Parked(drop, update)
-        self._count_held(drop.model)
+        await self._updates.annotate(update.id, code=code, reason=reason)
+        self._parked[drop.path] = Parked(drop, update)
+        self._count_parked(drop.model)
         log.warning("update %d of %s waits in the drop folder: %s", update.id, drop.model, reason)
 
     async def _create(self, model: str, file_name: str, size: int, seen_at: float) -> Update:
-        context = self._context
-        context.metrics.last_drop.labels(model).set(seen_at)
-        return await context.disk(context.journal.create, model, file_name, size, seen_at)
+        self._metrics.last_drop.labels(model).set(seen_at)
+        return await self._updates.create(model, file_name, size, seen_at)
 
-    def _count_held(self, model: str) -> None:
-        self._context.metrics.drops_held.labels(model).set(self.held(model))
+    def _count_parked(self, model: str) -> None:
+        self._metrics.drops_held.labels(model).set(self.parked(model))
 
     async def _claim(self, drop: Drop, model: ModelConfig, update: Update, stages: dict[str, float]) -> Update:
-        context, start = self._context, time.monotonic()
+        start = time.monotonic()
 
         def journal(sha256: str, size: int) -> None:
             stages["claim"] = round(time.monotonic() - start, 3)
             fields = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
-            context.journal.advance(update.id, State.CLAIMED, **fields)
+            self._updates.journal.advance(update.id, State.CLAIMED, **fields)
 
-        # Not in the thread for the disk: copying takes long, and the journal must answer meanwhile.
-        limit = context.config.watch.max_bytes
-        await asyncio.to_thread(
-            claim, drop.path, context.paths.claimed, max_bytes=limit, quiet=drop.quiet, journal=journal
-        )
-        context.metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
-        return await context.get(update.id)
+        # Not in the disk thread: copying takes long, and the journal must be available meanwhile.
+        limit = self._config.current.watch.max_bytes
+        await asyncio.to_thread(claim, drop.path, self._claimed, max_bytes=limit, quiet=drop.quiet, journal=journal)
+        self._metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
+        return await self._updates.get(update.id)
 
     async def _cannot_claim(self, drop: Drop, update: Update, error: EdgedError) -> None:
-        """The file is at fault and stays where it is, or the disk is: then it is found again by and by."""
+        """End the update if its file is at fault or gone. If the disk is at fault, the file is found again later."""
         if isinstance(error, RejectedError):
             await self._journal_end(update, State.REJECTED, error.code, str(error))
-        elif isinstance(error, DeferredError):  # taken away
+        elif isinstance(error, DeferredError):  # the file is gone
             await self._journal_end(update, State.FAILED, error.code, str(error))
         else:
             log.error("update %d of %s: %s", update.id, update.model, error)
-            self._not_settled(drop)
+            self._listener.not_settled(drop)
 
     async def _refuse(self, refusal: Refusal) -> None:
-        """What the watcher does not take stays where it is; it is journaled once."""
-        context, name = self._context, refusal.path.name
+        """Journal, once, a file that the watcher does not take. The file stays where it is."""
+        name = refusal.path.name
         if not refusal.model:
             log.error("drop folder: %s: %s", refusal.path, refusal.reason)
             return
-        known = await context.disk(context.journal.list, model=refusal.model, state=State.REJECTED, limit=_REMEMBERED)
+        known = await self._updates.find(refusal.model, State.REJECTED, limit=_REMEMBERED)
         identity = (name, refusal.size, refusal.code)
         if any((update.file_name, update.file_bytes, update.code) == identity for update in known):
             return
@@ -184,6 +209,6 @@ class ClaimQueue:
         await self._journal_end(update, State.REJECTED, refusal.code, f"{name}: {refusal.reason}")
 
     async def _journal_end(self, update: Update, state: State, code: str, reason: str) -> None:
-        await self._context.advance(update.id, state, code=code, reason=reason)
-        self._context.metrics.count_update(update.model, state.value.lower(), code)
+        await self._updates.advance(update.id, state, code=code, reason=reason)
+        self._metrics.count_update(update.model, state.value.lower(), code)
         log.error("update %d of %s %s: %s", update.id, update.model, state.value.lower(), reason)

@@ -1,4 +1,4 @@
-"""One SQLite file with a write-ahead log: every commit is on the disk before it returns."""
+"""An SQLite file with a write-ahead log: a commit is on the disk before it returns."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ log = logging.getLogger(__name__)
 
 
 class Database:
-    """A connection that one process holds; its threads may share it.
+    """A connection of one process; its threads may share it.
 
-    A file that is no database is put aside under the name NAME.damaged and a new one begun.
+    A damaged file is quarantined as NAME.damaged and a new one is begun.
 
     Args:
-        path: The file; its folder must exist.
-        schema: SQL that makes the tables.
-        version: Of the schema, 1 or more.
-        migrations: By version: SQL that turns its tables into those of the next one.
+        path: Database file; its folder must exist.
+        schema: SQL that creates the tables.
+        version: Version of the schema, 1 or more.
+        migrations: SQL that turns the tables of a version into those of the next one, by version.
 
     Raises:
         StateError: It cannot be opened or created, or was written by a newer version.
@@ -39,12 +39,12 @@ class Database:
             except sqlite3.OperationalError:  # no access, no space: nothing wrong with the contents
                 raise
             except sqlite3.DatabaseError as error:
-                _put_aside(path, error)
+                _quarantine(path, error)
                 self._connection = _connect(path, schema, version, {})
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Inside another transaction, a part of that one.
+        """Run the block as one transaction, or as a part of the transaction around it.
 
         Raises:
             StateError: The disk is full or the file cannot be written.
@@ -63,11 +63,11 @@ class Database:
                 raise
 
     def execute(self, sql: str, values: Sequence[object] | dict[str, Any] = ()) -> sqlite3.Cursor:
-        """One statement, inside a transaction of the caller."""
+        """Execute a statement inside a transaction of the caller."""
         return self._connection.execute(sql, values)
 
     def select(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
-        """All rows of a query."""
+        """Return all rows of a query."""
         with self._lock, self._as_state_error():
             return self._connection.execute(sql, values).fetchall()
 
@@ -106,9 +106,9 @@ def _connect(path: Path, schema: str, version: int, migrations: Mapping[int, str
     return connection
 
 
-def _put_aside(path: Path, error: sqlite3.DatabaseError) -> None:
+def _quarantine(path: Path, error: sqlite3.DatabaseError) -> None:
     aside = path.with_name(f"{path.name}.damaged")
-    log.error("%s is damaged (%s); put aside as %s, a new one is begun", path, error, aside.name)
+    log.error("%s is damaged (%s); quarantined as %s, a new one is begun", path, error, aside.name)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     path.replace(aside)

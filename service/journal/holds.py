@@ -1,4 +1,4 @@
-"""What an operator has told the daemon to leave as it is: pinned and paused models. Durable in the journal."""
+"""Pinned and paused models. An operator sets the holds; the journal keeps them across restarts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 class Holds:
-    """By model name.
+    """The holds of all models.
 
     Args:
-        journal: Keeps them across restarts.
-        disk: The thread for it.
+        journal: Journal that keeps the holds across restarts.
+        disk: Thread for disk work.
     """
 
     def __init__(self, journal: Journal, disk: Disk) -> None:
@@ -27,26 +27,26 @@ class Holds:
         self._changed = asyncio.Event()
 
     async def load(self) -> None:
-        """Read them, once, at the start."""
+        """Read the holds from the journal, once at startup."""
         self._holds = await self._disk(self._journal.holds)
 
     def of(self, model: str) -> Hold:
-        """The hold of one model."""
+        """Return the hold of a model."""
         return self._holds.get(model, Hold())
 
     def why(self, model: str) -> tuple[str, str] | None:
-        """Code and reason for which nothing is taken out of the model's drop folder; None if it is."""
+        """Return code and reason why the model's drop folder is not emptied; None if files are taken from it."""
         hold = self.of(model)
         if hold.paused:
             return PAUSED, f"model {model} is paused; `edged resume {model}` lets it go on"
         return (PINNED, self.pinned_reason(model)) if hold.pinned else None
 
     def pinned_reason(self, model: str) -> str:
-        """Why no other generation goes live."""
+        """Return the message that explains why no other generation goes live."""
         return f"model {model} is pinned to its generation; `edged unpin {model}` lets others go live"
 
     async def put(self, model: str, hold: Hold) -> None:
-        """Change one; it is on the disk when this returns.
+        """Change the hold of a model; it is on the disk when this returns.
 
         Raises:
             StateError: The journal cannot be written.
@@ -54,7 +54,7 @@ class Holds:
         await self._disk(self._journal.put_hold, model, hold)
         self._holds[model] = hold
         self._changed.set()
-        self._changed = asyncio.Event()  # whoever waits has the old one
+        self._changed = asyncio.Event()  # waiters hold a reference to the old one
 
     async def until_unpinned(self, model: str) -> None:
         """Wait until the model is not pinned."""

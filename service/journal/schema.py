@@ -1,4 +1,4 @@
-"""The tables of journal.db, and how those of an older version become them."""
+"""The tables of journal.db and the migrations from older versions."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ CREATE INDEX events_update ON events (update_id);
 """
     + _HOLDS
 )
-# By the version that they start from; each leads to the next one.
+# By the version that they start from; each migrates to the next version.
 MIGRATIONS = {1: _HOLDS}

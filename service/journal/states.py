@@ -3,7 +3,7 @@
     DROPPED > SETTLED > CLAIMED > VERIFIED > LOADED > CALIBRATED > QUANTIZED > EVALUATED > PUBLISHED > WARMED > LIVE
     > COMMITTED
 
-Every state is a past participle: what has been done, not what is going on.
+Every state is a past participle: it says what has been done, not what is going on.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from __future__ import annotations
 import enum
 import itertools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 
 class State(str, enum.Enum):
     """How far an update has come."""
 
     DROPPED = "DROPPED"  # seen in the drop folder
-    SETTLED = "SETTLED"  # nobody writes to it any more
-    CLAIMED = "CLAIMED"  # ours, hashed, under claimed/
+    SETTLED = "SETTLED"  # completely written
+    CLAIMED = "CLAIMED"  # copied to claimed/ and hashed
     VERIFIED = "VERIFIED"  # a readable, harmless checkpoint
     LOADED = "LOADED"  # its architecture is known and its tensors fit
     CALIBRATED = "CALIBRATED"  # the calibration cache is there
@@ -36,7 +37,7 @@ class State(str, enum.Enum):
 
 
 class IllegalTransition(Exception):  # noqa: N818 - the name of the contract; it says what happened, like StopIteration
-    """A move that the table does not hold: a mistake in the program, never in the input."""
+    """A transition that the table does not contain: a bug in the program, never a fault of the input."""
 
 
 WAY = (
@@ -54,10 +55,46 @@ WAY = (
     State.COMMITTED,
 )
 
-# The stages that a worker reports, in order; each moves the update one state on.
-STAGES = ("verify", "load", "calibrate", "quantize", "evaluate")
 
-# Nothing is left to do.
+@dataclass(frozen=True)
+class Stage:
+    """A timed part of an update's way, as it is named in the journal, the metrics and the reports.
+
+    Attributes:
+        name: Label of the stage.
+        state_after: State that the update enters when the stage ends; None if the end of the stage changes no state.
+        state_before: State whose entry begins the stage, for a stage without `state_after`; None if neither is known.
+        done_by_worker: Whether the worker process reports the stage.
+    """
+
+    name: str
+    state_after: State | None = None
+    state_before: State | None = None
+    done_by_worker: bool = False
+
+
+# All stages of an update, in order. "start" is the start of the worker process; it ends where "verify" begins.
+STAGE_TABLE = (
+    Stage("settle", State.SETTLED),
+    Stage("claim", State.CLAIMED),
+    Stage("start"),
+    Stage("verify", State.VERIFIED, done_by_worker=True),
+    Stage("load", State.LOADED, done_by_worker=True),
+    Stage("calibrate", State.CALIBRATED, done_by_worker=True),
+    Stage("quantize", State.QUANTIZED, done_by_worker=True),
+    Stage("evaluate", State.EVALUATED, done_by_worker=True),
+    Stage("write", state_before=State.EVALUATED, done_by_worker=True),
+    Stage("publish", State.PUBLISHED),
+    Stage("warm", State.WARMED),
+    Stage("swap", state_before=State.LIVE),
+    Stage("probation", state_before=State.LIVE),
+)
+UPDATE_STAGES = tuple(stage.name for stage in STAGE_TABLE)
+WORKER_STAGES = tuple(stage.name for stage in STAGE_TABLE if stage.done_by_worker)
+# The worker's stages that move the update one state on.
+STAGES = tuple(stage.name for stage in STAGE_TABLE if stage.done_by_worker and stage.state_after is not None)
+
+# Final states.
 ENDS = frozenset({State.COMMITTED, State.REJECTED, State.FAILED, State.SUPERSEDED, State.ROLLED_BACK})
 
 # Before the switch, anything can go wrong; after it, the only way out is back.
@@ -101,22 +138,22 @@ def advance(state: State, target: State) -> State:
         IllegalTransition: The table does not allow it.
     """
     if target not in NEXT[state]:
-        allowed = ", ".join(sorted(s.value for s in NEXT[state])) or "nothing: it is an end"
+        allowed = ", ".join(sorted(s.value for s in NEXT[state])) or "nothing: it is a final state"
         raise IllegalTransition(f"{state.value} -> {target.value}; from there: {allowed}")
     return target
 
 
 def resume(state: State) -> State:
-    """The state from which an update goes on after a restart of the daemon; most often `state` itself.
+    """Return the state from which an update goes on after a restart of the daemon; most often `state` itself.
 
     Raises:
         IllegalTransition: The update had ended.
     """
     if state in ENDS:
-        raise IllegalTransition(f"{state.value} is an end; there is nothing to resume")
+        raise IllegalTransition(f"{state.value} is a final state; there is nothing to resume")
     return _RESUME.get(state, state)
 
 
 def is_end(state: State) -> bool:
-    """Whether nothing is left to do. COMMITTED can still be rolled back by hand."""
+    """Return whether `state` is final. A COMMITTED update can still be rolled back by an operator."""
     return state in ENDS

@@ -1,11 +1,10 @@
-"""The history of all updates, durable: SQLite with a write-ahead log, every commit on the disk before it returns.
+"""The durable history of all updates: SQLite with a write-ahead log; a commit is on the disk before it returns.
 
-The journal tells the history; what is live is decided by the `current` links of the model store.
+The journal records the history. Which generation is live is decided by the `current` links of the model store alone.
 """
 
 from __future__ import annotations
 
-import builtins
 import json
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -17,7 +16,7 @@ from service.journal import states
 from service.journal.database import Database
 from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
 from service.journal.states import State
-from service.journal.update import Event, Hold, Update
+from service.journal.update import Event, Hold, Update, UpdateReport
 from service.units import printable
 
 __all__ = ["Event", "Hold", "Journal", "Update"]
@@ -26,23 +25,20 @@ _COLUMNS = (
     "id, model, state, file_name, file_bytes, sha256, key, generation, attempt, code, reason, "
     "dropped_at, updated_at, stages, report"
 )
-# What callers may set besides the state.
+# Fields that callers may set in addition to the state.
 _SETTABLE = frozenset({"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes", "attempt"})
 _JSON = frozenset({"stages", "report"})
-
-
-Updates = builtins.list[Update]  # inside the class, `list` is a method
 
 
 class Journal:
     """The file journal.db. One process writes; its threads may share one object.
 
-    A file that is no database is put aside as journal.db.damaged and a new one begun: a history that cannot be read
-    must not keep an unattended device from serving.
+    A damaged file is quarantined as journal.db.damaged and a new journal is begun: an unreadable history must not keep
+    an unattended device from serving.
 
     Args:
-        path: The database; its folder must exist.
-        clock: Seconds since 1970.
+        path: Database file; its folder must exist.
+        clock: Function that returns the time in seconds since 1970.
 
     Raises:
         StateError: It cannot be opened or created.
@@ -60,9 +56,9 @@ class Journal:
 
         Args:
             model: Model name.
-            file_name: As it was dropped.
-            file_bytes: Its size.
-            dropped_at: When it was first seen, seconds since 1970; None for now.
+            file_name: Name of the dropped file.
+            file_bytes: Size of the file in bytes.
+            dropped_at: When the file was first seen, seconds since 1970; None for now.
         """
         now, file_name = self._clock(), printable(file_name)
         with self._db.transaction():
@@ -91,9 +87,9 @@ class Journal:
         """Move an update to `state` and set `fields` along with it, in one transaction.
 
         Args:
-            update_id: Of the update.
-            state: Where to.
-            fields: Any of sha256, key, generation, code, reason, stages, report, file_bytes; attempt, for work that
+            update_id: Number of the update.
+            state: State to enter.
+            fields: Any of sha256, key, generation, code, reason, stages, report and file_bytes; attempt, for work that
                 did not begin after all. A state on the way forward clears code and reason, unless they are given.
 
         Raises:
@@ -118,13 +114,13 @@ class Journal:
             return self._move(before, target, fields)
 
     def annotate(self, update_id: int, **fields: Any) -> Update:
-        """Set `fields`, as of `advance`, without a move."""
+        """Set `fields`, see `advance`, without a transition."""
         with self._db.transaction():
             self._set(update_id, fields)
             return self._must_get(update_id)
 
     def note(self, update_id: int, detail: dict[str, Any]) -> None:
-        """Add to the history of an update without a move: an event in the state that it is in.
+        """Add an event to the history of an update without a transition.
 
         Raises:
             StateError: The disk is full or the file cannot be written.
@@ -134,12 +130,23 @@ class Journal:
             self._event(update_id, self._clock(), self._must_get(update_id).state, detail)
 
     def get(self, update_id: int) -> Update | None:
-        """One update; None if there is none."""
+        """Return an update; None if it does not exist."""
         rows = self._select("WHERE id = ?", (update_id,))
         return rows[0] if rows else None
 
-    def list(self, model: str | None = None, state: State | str | None = None, limit: int = 50) -> Updates:
-        """Updates, the newest first.
+    def require(self, update_id: int) -> Update:
+        """Return an update that a user has asked for.
+
+        Raises:
+            UsageError: It does not exist.
+        """
+        update = self.get(update_id)
+        if update is None:
+            raise UsageError(f"no update {update_id}; `edged history` lists them")
+        return update
+
+    def find(self, model: str | None = None, state: State | str | None = None, limit: int = 50) -> list[Update]:
+        """Return the updates that match, the newest first.
 
         Raises:
             UsageError: There is no such state.
@@ -151,18 +158,18 @@ class Journal:
             (model, None if state is None else State(state).value, limit),
         )
 
-    def open_updates(self) -> Updates:
-        """Updates that have not ended, the oldest first."""
+    def open_updates(self) -> list[Update]:
+        """Return the updates that have not ended, the oldest first."""
         open_states = [state.value for state in State if not states.is_end(state)]
         marks = ", ".join("?" * len(open_states))
         return self._select(f"WHERE state IN ({marks}) ORDER BY id", open_states)
 
     def last_for_key(self, key: str, before: int | None = None) -> Update | None:
-        """The newest update of the same file and config.
+        """Return the newest update of a file and config.
 
         Args:
-            key: See ModelConfig.key.
-            before: Only updates older than the one of this id; None for all.
+            key: Idempotency key, see ModelConfig.key.
+            before: Number of an update; only older ones are considered. None for all.
         """
         rows = self._select(
             "WHERE key = ?1 AND (?2 IS NULL OR id < ?2) ORDER BY id DESC LIMIT 1",
@@ -170,14 +177,14 @@ class Journal:
         )
         return rows[0] if rows else None
 
-    def history(self, model: str, limit: int = 50) -> Updates:
-        """Updates of a model that were published, the newest first."""
+    def history(self, model: str, limit: int = 50) -> list[Update]:
+        """Return the published updates of a model, the newest first."""
         return self._select("WHERE model = ? AND generation IS NOT NULL ORDER BY id DESC LIMIT ?", (model, limit))
 
     def brought_live(self, model: str, generation: int) -> Update | None:
-        """The newest update that put a generation in service and was not undone; None if the journal knows of none.
+        """Return the newest update that put a generation in service and was not rolled back; None if there is none.
 
-        The newest: when the same file was dropped again, that is the one by which the file is known.
+        When the same file was dropped again, the newest update is the one by which the file is known.
         """
         states_in_service = (State.LIVE.value, State.COMMITTED.value)
         rows = self._select(
@@ -187,9 +194,10 @@ class Journal:
         return rows[0] if rows else None
 
     def last_times(self) -> dict[str, tuple[float, float | None]]:
-        """By model name: when a file was last dropped, and when an update last went live or turned out to be live.
+        """Return when a file was last dropped and when an update last went live, by model name.
 
-        Seconds since 1970; None if none did.
+        The times are in seconds since 1970; the second one is None if no update went live. An update whose generation
+        was live already counts.
         """
         rows = self._db.select(
             "SELECT model, MAX(dropped_at), MAX(live_at) FROM updates LEFT JOIN"
@@ -199,21 +207,21 @@ class Journal:
         )
         return {model: (dropped_at, live_at) for model, dropped_at, live_at in rows}
 
-    def events(self, update_id: int) -> builtins.list[Event]:
-        """What happened to an update, in order."""
+    def events(self, update_id: int) -> list[Event]:
+        """Return the events of an update, the oldest first."""
         rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))
         return [Event(at, State(state), json.loads(detail)) for at, state, detail in rows]
 
     def forget(self, most: int, oldest: float, kept: Collection[tuple[str, int]]) -> int:
-        """Remove updates that have ended, with their events: the oldest beyond `most`, and those before `oldest`.
+        """Remove ended updates and their events: the oldest beyond `most`, and those before `oldest`.
 
         Args:
-            most: Ended updates that may stay.
-            oldest: Seconds since 1970 of the last change.
+            most: Number of ended updates that may stay.
+            oldest: Time of an update's last change before which it is removed, seconds since 1970.
             kept: Model and generation of updates that stay in any case.
 
         Returns:
-            How many went.
+            Number of updates that were removed.
         """
         ends = sorted(state.value for state in states.ENDS)
         marks = ", ".join("?" * len(ends))
@@ -232,12 +240,12 @@ class Journal:
         return len(gone)
 
     def holds(self) -> dict[str, Hold]:
-        """What is held, by model name."""
+        """Return the holds, by model name."""
         rows = self._db.select("SELECT model, pinned, paused FROM holds")
         return {model: Hold(bool(pinned), bool(paused)) for model, pinned, paused in rows}
 
     def put_hold(self, model: str, hold: Hold) -> None:
-        """Set what is held of one model."""
+        """Set the hold of a model."""
         row = (model, hold.pinned, hold.paused)
         with self._db.transaction():
             self._db.execute("INSERT OR REPLACE INTO holds (model, pinned, paused) VALUES (?, ?, ?)", row)
@@ -257,7 +265,7 @@ class Journal:
     def _set(self, update_id: int, fields: dict[str, Any]) -> None:
         if unknown := set(fields) - _SETTABLE:
             raise TypeError(f"not a field of an update: {', '.join(sorted(unknown))}")
-        values = {key: json.dumps(value) if key in _JSON else value for key, value in fields.items()}
+        values = {key: _to_json(value) if key in _JSON else value for key, value in fields.items()}
         values["updated_at"] = self._clock()
         assignments = ", ".join(f"{key} = :{key}" for key in values)
         # The names come from _SETTABLE, the values are bound.
@@ -273,12 +281,16 @@ class Journal:
             raise KeyError(update_id)
         return update
 
-    def _select(self, where: str, values: Sequence[object]) -> Updates:
+    def _select(self, where: str, values: Sequence[object]) -> list[Update]:
         # `where` is written in this class; what comes from outside is bound.
         return [_update(row) for row in self._db.select(f"SELECT {_COLUMNS} FROM updates {where}", values)]  # noqa: S608
 
 
 def _update(row: tuple[Any, ...]) -> Update:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    values |= {name: json.loads(values[name]) for name in _JSON}
+    values |= {"stages": json.loads(values["stages"]), "report": UpdateReport.from_dict(json.loads(values["report"]))}
     return Update(**values | {"state": State(values["state"])})
+
+
+def _to_json(value: UpdateReport | dict[str, float]) -> str:
+    return json.dumps(value.to_dict() if isinstance(value, UpdateReport) else value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,27 +14,57 @@ PINNED, PAUSED = "pinned", "paused"  # codes of updates that wait for an operato
 _TIMES = ("dropped_at", "updated_at")
 
 
+_PARTS = ("swap", "shadow", "rollback")  # keys of a report in JSON; every other key belongs to the totals
+
+
 @dataclass(frozen=True)
-class Update:
-    """One dropped file on its way.
+class UpdateReport:
+    """What is known of an update's result. Each step of the update adds its part with `dataclasses.replace`.
 
     Attributes:
-        id: Ascending, never reused.
+        totals: `totals` of the worker's report.json, and whatever another version of edged has written.
+        swap: How the generation replaced the previous one, see `service.rollout.swap.Swap.record`; None before.
+        shadow: Result of the comparison with the previous generation; None without one.
+        rollback: How the generation was replaced by the previous one, like `swap`; None if it was not rolled back.
+    """
+
+    totals: Mapping[str, Any] = field(default_factory=dict)
+    swap: Mapping[str, Any] | None = None
+    shadow: Mapping[str, Any] | None = None
+    rollback: Mapping[str, Any] | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> UpdateReport:
+        """Return the report that `to_dict` has turned into `data`."""
+        totals = {key: value for key, value in data.items() if key not in _PARTS}
+        return cls(totals, **{key: data[key] for key in _PARTS if key in data})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types: the totals, and next to them the parts that are known."""
+        parts = {key: getattr(self, key) for key in _PARTS}
+        return {**self.totals, **{key: part for key, part in parts.items() if part is not None}}
+
+
+@dataclass(frozen=True)
+class Update:
+    """A dropped file and its progress from the drop folder into service.
+
+    Attributes:
+        id: Number of the update; ascending, never reused.
         model: Model name.
-        state: How far it has come.
-        file_name: As it was dropped.
-        file_bytes: Its size.
-        sha256: Of its contents, hex; None before it is claimed.
-        key: Idempotency key, see ModelConfig.key; None before it is claimed.
-        generation: Under which it was published; None before.
-        attempt: How often the work on it has begun: each entry into CLAIMED, also after a restart of the daemon.
-        code: Error code of the last trouble; None when there was none.
-        reason: One line on it.
-        dropped_at: When it was first seen, seconds since 1970.
-        updated_at: Of the last change, seconds since 1970.
-        stages: Seconds by stage.
-        report: Totals of the quantization, see report.json; once it was warm "swap", and once it was taken out of
-            service again "rollback": how one generation took the place of the other, see `switching.go_live`.
+        state: State that the update has reached.
+        file_name: Name of the dropped file.
+        file_bytes: Size of the file in bytes.
+        sha256: Digest of the file's contents, hex; None before the file is claimed.
+        key: Idempotency key, see ModelConfig.key; None before the file is claimed.
+        generation: Number under which the result was published; None before.
+        attempt: How often work on the update has begun: entries into CLAIMED, those after a restart included.
+        code: Error code of the last problem; None if there was none.
+        reason: One-line description of that problem.
+        dropped_at: When the file was first seen, seconds since 1970.
+        updated_at: When the update last changed, seconds since 1970.
+        stages: Duration of each stage in seconds, by stage name.
+        report: What is known of the result.
     """
 
     id: int
@@ -50,20 +81,21 @@ class Update:
     dropped_at: float
     updated_at: float
     stages: dict[str, float] = field(default_factory=dict)
-    report: dict[str, Any] = field(default_factory=dict)
+    report: UpdateReport = field(default_factory=UpdateReport)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; times as ISO 8601."""
-        return {**vars(self), "state": self.state.value} | {name: iso_time(getattr(self, name)) for name in _TIMES}
+        """Return plain JSON types; times as ISO 8601."""
+        plain = {"state": self.state.value, "report": self.report.to_dict()}
+        return {**vars(self), **plain} | {name: iso_time(getattr(self, name)) for name in _TIMES}
 
 
 @dataclass(frozen=True)
 class Hold:
-    """What an operator has told the daemon to leave as it is.
+    """An operator's instructions to leave a model as it is.
 
     Attributes:
         pinned: No other generation goes live.
-        paused: Nothing is taken out of the drop folder.
+        paused: No file is taken out of the drop folder.
     """
 
     pinned: bool = False
@@ -72,12 +104,12 @@ class Hold:
 
 @dataclass(frozen=True)
 class Event:
-    """One line of an update's history.
+    """One entry in the history of an update.
 
     Attributes:
         at: Seconds since 1970.
-        state: Entered then, or the one that it was in: "crash" in the detail tells of its generation.
-        detail: What was set along with it.
+        state: State that the update entered. For a note without a transition, such as "crash", the state it was in.
+        detail: Fields that were set along with the state.
     """
 
     at: float
@@ -85,5 +117,5 @@ class Event:
     detail: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the time as ISO 8601."""
+        """Return plain JSON types; the time as ISO 8601."""
         return {"at": iso_time(self.at), "state": self.state.value, "detail": self.detail}

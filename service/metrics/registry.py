@@ -14,7 +14,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-from service.journal.states import STAGES
+from service.journal.states import UPDATE_STAGES
 from service.metrics.device import DeviceCollector
 from service.outcomes import POSTPONED
 from service.system.hardware import ROOT
@@ -24,7 +24,6 @@ MAX_LAYERS = 256  # series of one model; of a larger network, the layers with th
 MAX_REASONS = 64  # distinct ones; a worker chooses its own, and it has read an untrusted file
 OTHER = "other"  # label value of everything beyond a bound
 
-UPDATE_STAGES = ("settle", "claim", "start", *STAGES, "write", "publish", "warm", "swap", "probation")
 # Series that exist from the start, at zero: increase() doesn't see a counter that appears with its first event.
 _DEVICE_AT_FAULT = ("calibration", "crash", "device", "generation_start", "internal", "memory", "state", "timeout")
 _FILE_AT_FAULT = (

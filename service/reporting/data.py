@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from edged.artifacts.store import ModelStore
-from edged.errors import UsageError
 from service.journal.store import Journal, Update
 from service.reporting.timeline import spans
 from service.storage.paths import Paths
@@ -61,9 +60,7 @@ def gather(journal: Journal, store: ModelStore, paths: Paths, update_id: int) ->
     Raises:
         UsageError: There is no such update.
     """
-    update = journal.get(update_id)
-    if update is None:
-        raise UsageError(f"no update {update_id}; `edged history` lists them")
+    update = journal.require(update_id)
     events = journal.events(update_id)
     folder = folder_of(update, store, paths)
     page = None if folder is None else folder / PAGE

@@ -1,4 +1,4 @@
-"""The supervisor's side of reports. Never a reason for an update to fail: what cannot be written is told in the log."""
+"""The files of a report. A report that cannot be written is logged; it never fails an update."""
 
 from __future__ import annotations
 
@@ -8,24 +8,62 @@ from pathlib import Path
 
 from edged.atomic import write_atomic
 from edged.errors import EdgedError
-from service.daemon.context import Context
-from service.reporting.data import COURSE, EVIDENCE, PAGE, ResourceTrace, folder_of, gather, is_of
+from service.reporting.data import COURSE, EVIDENCE, JSON, PAGE, ResourceTrace, folder_of, gather, is_of
 from service.reporting.page import render
+from service.storage.state_folder import StateFolder
+from service.system.disk_thread import Disk
 
 log = logging.getLogger(__name__)
 
 
-def keep_resource_trace(folder: Path, course: ResourceTrace) -> None:
-    """Leave what was seen of a worker in the folder that it worked in, which is made if it failed early."""
+class Reports:
+    """The reports of all updates, written and read from the event loop.
+
+    Args:
+        folder: State folder with the updates and their files.
+        disk: Thread for disk work.
+    """
+
+    def __init__(self, folder: StateFolder, disk: Disk) -> None:
+        self._folder = folder
+        self._disk = disk
+
+    async def gather(self, update_id: int) -> JSON:
+        """Return everything that is known of an update, see `service.reporting.data.gather`.
+
+        Raises:
+            UsageError: There is no such update.
+        """
+        folder = self._folder
+        return await self._disk(gather, folder.journal, folder.store, folder.paths, update_id)
+
+    async def write(self, update_id: int) -> None:
+        """Write report.html next to report.json or reason.json, but never into the folder of an earlier update."""
+        await self._disk(self._write, update_id)
+
+    def _write(self, update_id: int) -> None:
+        store, paths, journal = self._folder.store, self._folder.paths, self._folder.journal
+        try:
+            update = journal.get(update_id)
+            folder = None if update is None else folder_of(update, store, paths)
+            if update is None or folder is None or not is_of(update, folder):
+                return
+            write_atomic(folder / PAGE, render(gather(journal, store, paths, update_id)).encode())
+        except (OSError, EdgedError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("update %d: no report.html: %r", update_id, error)
+
+
+def keep_resource_trace(folder: Path, trace: ResourceTrace) -> None:
+    """Write the resource trace of a worker into its staging folder, which is created if the worker failed early."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / COURSE).write_bytes(course.to_json())
+        (folder / COURSE).write_bytes(trace.to_json())
     except OSError as error:
-        log.warning("update %d: its report goes without memory over time: %s", course.update, error)
+        log.warning("update %d: its report has no memory over time: %s", trace.update, error)
 
 
 def keep_evidence(source: Path, target: Path) -> None:
-    """Copy what a report consists of from where a worker left it to where its refused file is kept."""
+    """Copy the parts of a report from a worker's staging folder to the folder of its rejected file."""
     if not (source / COURSE).exists():  # no worker ran for this update
         return
     for name in EVIDENCE:
@@ -34,21 +72,4 @@ def keep_evidence(source: Path, target: Path) -> None:
             if (source / name).exists():
                 shutil.copyfile(source / name, target / name)
         except OSError as error:
-            log.warning("the report in %s goes without %s: %s", target, name, error)
-
-
-async def write_report(context: Context, update_id: int) -> None:
-    """Write report.html beside report.json, or beside reason.json; not into the folder of an earlier update."""
-    await context.disk(_write, context, update_id)
-
-
-def _write(context: Context, update_id: int) -> None:
-    try:
-        update = context.journal.get(update_id)
-        folder = None if update is None else folder_of(update, context.store, context.paths)
-        if update is None or folder is None or not is_of(update, folder):
-            return
-        data = gather(context.journal, context.store, context.paths, update_id)
-        write_atomic(folder / PAGE, render(data).encode())
-    except (OSError, EdgedError, ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("update %d: no report.html: %r", update_id, error)
+            log.warning("the report in %s has no %s: %s", target, name, error)

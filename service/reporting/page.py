@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from service.journal.states import STAGES
+from service.journal.states import WORKER_STAGES
 from service.reporting.charts import bars, lines, spans
 from service.reporting.figures import figures
 from service.reporting.html import MOODS, Html, fill, join
@@ -53,7 +53,6 @@ _TABLE = """<details><summary>{label}</summary><div class="scroll" tabindex="0" 
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
 _LAYERS = """<section aria-labelledby="layers"><h2 id="layers">Layers</h2>
 <div class="charts">{charts}</div>{table}</section>"""
-_WORKER_STAGES = (*STAGES, "write")
 _SHOWN_DIGITS = 12  # of a digest, as in the metrics
 
 
@@ -182,7 +181,7 @@ def _bands(course: JSON, timeline: Sequence[JSON], update: JSON, span_s: float) 
     bands = []
     for span in timeline:
         begin = span["start_s"] - worker_began
-        if span["stage"] in _WORKER_STAGES and 0 <= begin < span_s:
+        if span["stage"] in WORKER_STAGES and 0 <= begin < span_s:
             bands.append((span["stage"], begin - span_s, min(0.0, begin + span["seconds"] - span_s)))
     return bands
 

@@ -5,33 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from service.journal.states import State
+from service.journal.states import STAGE_TABLE, State
 from service.journal.update import Event, Update
 
-# The journal has the seconds of each stage, and the time of each state. These stages end with their state's entry ...
-_ENDS: Mapping[str, State] = {
-    "settle": State.SETTLED,
-    "claim": State.CLAIMED,
-    "verify": State.VERIFIED,
-    "load": State.LOADED,
-    "calibrate": State.CALIBRATED,
-    "quantize": State.QUANTIZED,
-    "evaluate": State.EVALUATED,
-    "publish": State.PUBLISHED,
-    "warm": State.WARMED,
-}
-# ... and these begin then.
-_BEGINS: Mapping[str, State] = {"write": State.EVALUATED, "swap": State.LIVE, "probation": State.LIVE}
+# The journal has the duration of each stage and the time of each state. A stage ends with the entry of a state ...
+_ENDS = {stage.name: stage.state_after for stage in STAGE_TABLE if stage.state_after is not None}
+# ... or begins with it.
+_BEGINS = {stage.name: stage.state_before for stage in STAGE_TABLE if stage.state_before is not None}
 
 
 @dataclass(frozen=True)
 class Span:
-    """One stage.
+    """One stage of an update, placed in time.
 
     Attributes:
-        stage: Its name.
-        start_s: When it began, seconds since the file was dropped.
-        seconds: How long it took.
+        stage: Name of the stage.
+        start_s: Start in seconds since the file was dropped.
+        seconds: Duration.
     """
 
     stage: str
@@ -40,11 +30,11 @@ class Span:
 
 
 def spans(update: Update, events: Sequence[Event]) -> list[Span]:
-    """The stages whose times are known, in the order in which they began; of several tries the last.
+    """Return the stages whose times are known, in the order in which they began; the last attempt counts.
 
     Args:
-        update: Its stages and the time of its drop.
-        events: Of the update, the oldest first.
+        update: Update with its stages and the time of its drop.
+        events: Events of the update, the oldest first.
     """
     entered = {event.state: event.at - update.dropped_at for event in events}
     found = [Span(stage, start_s, seconds) for stage, start_s, seconds in _placed(update.stages, entered)]

@@ -1,4 +1,4 @@
-"""Gates that only a warm process can answer: its interface, its memory and its speed beside the one in service."""
+"""Gates that need a warm process: its interface, memory and speed, compared with the generation in service."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from service.units import format_bytes
 
 log = logging.getLogger(__name__)
 
-# A PNG of one grey pixel: small to send, and every model makes an input of its own size of it.
+# A PNG of one gray pixel: small to send, and every model resizes it to its own input.
 _PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
 _PROBE = json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_PIXEL]}]}).encode()
-_PROBES = 9  # of which the fastest counts: what else runs on the machine only ever slows them down
+_PROBES = 9  # of which the fastest counts: other load on the machine can only slow them down
 _PROBE_S = 30.0
 
 
@@ -28,9 +28,9 @@ class Incumbent:
     """The generation in service, as far as a new one is compared with it.
 
     Attributes:
-        number: Its generation.
+        number: Number of the generation.
         interface: Names, types and shapes, see `interface_of`.
-        latency_s: Of one image; None where nobody asks.
+        latency_s: Latency of one image in seconds; None if no gate needs it.
     """
 
     number: int
@@ -39,7 +39,7 @@ class Incumbent:
 
 
 async def observe(live: Generation | None, gates: GatesConfig) -> Incumbent | None:
-    """What the generation in service is like, while it still is; None if there is none.
+    """Measure the generation in service before it is replaced; None if there is none.
 
     Raises:
         ServingError: It does not answer now.
@@ -52,16 +52,16 @@ async def observe(live: Generation | None, gates: GatesConfig) -> Incumbent | No
 
 
 async def check(generation: Generation, incumbent: Incumbent | None, gates: GatesConfig) -> None:
-    """Let nothing pass that serves otherwise than the user allows.
+    """Check a warm generation against the gates of its model.
 
     Args:
-        generation: Warm, without traffic.
-        incumbent: What it is to replace; None for nothing.
-        gates: Of the model.
+        generation: Warm generation that gets no requests yet.
+        incumbent: Generation that it is to replace; None for none.
+        gates: Gates of the model.
 
     Raises:
-        GateError: With both figures.
-        ServingError: It does not answer.
+        GateError: A gate is not met; the message has the value and the limit.
+        ServingError: The generation does not answer.
     """
     used = resident_bytes(generation.pid)
     if gates.max_memory is not None and used > gates.max_memory:
@@ -86,7 +86,7 @@ async def check(generation: Generation, incumbent: Incumbent | None, gates: Gate
 
 
 async def measure_latency_s(generation: Generation) -> float:
-    """Seconds that the process takes for one image, without waiting.
+    """Measure the seconds that the process takes for one image, without the time in its queue.
 
     Raises:
         ServingError: It does not answer.
@@ -96,14 +96,14 @@ async def measure_latency_s(generation: Generation) -> float:
     for _ in range(_PROBES):
         reply = await generation.infer(_PROBE, _PROBE_S, alone=True)
         if reply.status != 200:
-            told = reply.body[:200].decode(errors="replace")
-            raise GateError(f"generation {generation.number} answers a plain image with HTTP {reply.status}: {told}")
+            message = reply.body[:200].decode(errors="replace")
+            raise GateError(f"generation {generation.number} answers a plain image with HTTP {reply.status}: {message}")
         seconds.append(reply.seconds)
     return min(seconds)
 
 
 def interface_of(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Name, type and shape of each input and output; not how the classes are called."""
+    """Return name, type and shape of each input and output. The names of the classes are not part of it."""
     return {
         f"{kind[:-1]} {tensor['name']}": {"datatype": tensor["datatype"], "shape": tensor["shape"]}
         for kind in ("inputs", "outputs")

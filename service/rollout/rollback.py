@@ -1,77 +1,106 @@
-"""Back to the generation before the current one."""
+"""A rollback: the generation before the current one takes its place again."""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import Any
 
 from edged.errors import NotReadyError, PinnedError
-from service.daemon.context import Context
+from service.config.current import CurrentConfig
 from service.journal.states import State
-from service.reporting.files import write_report
-from service.rollout.swap import go_live
+from service.outcomes import Failure, RolledBack
+from service.rollout.records import UpdateRecords
+from service.rollout.swap import SwapOptions, Swapper
 
 log = logging.getLogger(__name__)
 
 
-def target_of(context: Context, model: str) -> int | None:
-    """The generation that a rollback would go to; None if there is none on the disk."""
-    target = context.store.previous(model)
-    return target if target is not None and context.store.path(model, target).is_dir() else None
-
-
-async def roll_back(
-    context: Context, model: str, *, code: str = "rollback", why: str = "on request", expected: int | None = None
-) -> dict[str, Any]:
-    """Make the previous generation current and route to it.
-
-    What was current is the previous one then, so that a second rollback undoes the first.
+class Rollbacks:
+    """Takes generations out of service again.
 
     Args:
-        context: What the supervisor owns.
-        model: Model name.
-        code: For the journal and the metrics.
-        why: For people.
-        expected: Generation to roll back from; None for whichever is current.
-
-    Returns:
-        {"model", "from", "to"}: generation numbers.
-
-    Raises:
-        NotReadyError: There is no previous generation on disk, or `expected` is not the current one any more.
-        PinnedError: The model is pinned.
-        EdgedError: It does not come up; the current one goes on serving.
+        swapper: Changes which generation is in service.
+        records: Records of the update whose generation is taken out of service.
+        config: Configuration in force.
     """
-    service, store = context.servers[model], context.store
-    async with service.switching:
-        context.require_model(model)  # a reload may have removed it meanwhile
-        if context.holds.of(model).pinned:
-            raise PinnedError(context.holds.pinned_reason(model))
-        current, target = store.current(model), target_of(context, model)
+
+    def __init__(self, swapper: Swapper, records: UpdateRecords, config: CurrentConfig) -> None:
+        self._swapper = swapper
+        self._records = records
+        self._config = config
+
+    def target(self, model: str) -> int | None:
+        """Return the generation that a rollback would put in service; None if there is none on the disk."""
+        return self._swapper.generations.rollback_target(model)
+
+    async def roll_back(
+        self, model: str, *, code: str = "rollback", why: str = "on request", expected: int | None = None
+    ) -> dict[str, Any]:
+        """Make the previous generation current and route to it.
+
+        The current generation becomes the previous one, so that a second rollback undoes the first.
+
+        Args:
+            model: Model name.
+            code: Reason for the journal and the metrics.
+            why: Reason for people.
+            expected: Generation to roll back from; None for the current one.
+
+        Returns:
+            {"model", "from", "to"}: generation numbers.
+
+        Raises:
+            UsageError: There is no such model.
+            NotReadyError: There is no previous generation on the disk, or `expected` is not the current one any more.
+            PinnedError: The model is pinned.
+            EdgedError: The previous generation cannot be started; the current one serves on.
+        """
+        server = self._swapper.server(model)
+        async with server.switching:
+            self._swapper.server(model)  # raises if a reload has removed the model meanwhile
+            current, target = self._ends(model, expected)
+            configured = self._config.model(model)
+            options = SwapOptions("auto" if configured is None else configured.swap)
+            undone = await self._records.updates.brought_live(model, current)
+            async with await self._swapper.prepare(server, target, options) as swap:
+                log.warning("model %s: rolling back from generation %d to %d: %s", model, current, target, why)
+                await swap.commit()
+                if undone is not None:
+                    reason = f"rolled back to generation {target}: {why}"
+                    report = dataclasses.replace(undone.report, rollback=swap.record)
+                    await self._records.updates.advance(
+                        undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report
+                    )
+                    self._records.metrics.count_update(model, "rolled_back", code)
+                await swap.retire_previous()
+            if undone is not None:
+                await self._records.reports.write(undone.id)
+        return {"model": model, "from": current, "to": target}
+
+    def _ends(self, model: str, expected: int | None) -> tuple[int, int]:
+        """Return the current generation and the one to roll back to, or raise why there is no way back."""
+        if self._swapper.holds.of(model).pinned:
+            raise PinnedError(self._swapper.holds.pinned_reason(model))
+        current, target = self._swapper.generations.current(model), self.target(model)
         if expected is not None and current != expected:
             raise NotReadyError(f"model {model!r} is at generation {current} already, not at {expected}")
         if current is None or target is None:
             at = "none" if current is None else current
             raise NotReadyError(f"model {model!r} has no generation to go back to; current: {at}")
+        return current, target
 
-        journaled: dict[str, Any] = {}
+    async def undone(self, update_id: int) -> RolledBack | None:
+        """Return how the generation of an update was taken out of service; None if it was not.
 
-        async def warmed(_: float, swap: dict[str, Any]) -> None:
-            journaled.update(swap)
-            log.warning("model %s: rolling back from generation %d to %d: %s", model, current, target, why)
-
-        undone = await context.disk(context.journal.brought_live, model, current)
-
-        async def live() -> None:
-            if undone is not None:
-                reason = f"rolled back to generation {target}: {why}"
-                report = {**undone.report, "rollback": journaled}
-                await context.advance(undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
-                context.metrics.count_update(model, "rolled_back", code)
-
-        configured = context.config.model(model)
-        policy = "auto" if configured is None else configured.swap
-        await go_live(context, model, target, policy, warmed, live)
-        if undone is not None:
-            await write_report(context, undone.id)
-    return {"model": model, "from": current, "to": target}
+        A rollback that a stop of the daemon kept from being journaled is journaled now.
+        """
+        updates = self._records.updates
+        update = await updates.get(update_id)
+        current = self._swapper.generations.current(update.model)
+        if update.state is State.LIVE and current != update.generation:
+            reason = f"rolled back to generation {current}"
+            update = await updates.advance(update.id, State.ROLLED_BACK, code="rollback", reason=reason)
+        if update.state is not State.ROLLED_BACK:
+            return None
+        return RolledBack(Failure(update.code or "rollback", update.reason or "rolled back", permanent=True))

@@ -1,9 +1,14 @@
-"""One try of one update, from the claimed file to the committed generation. Every step is journaled before the next."""
+"""One attempt at one update, from the claimed file to the committed generation.
+
+    CLAIMED > (worker: VERIFIED .. EVALUATED) > PUBLISHED > WARMED > LIVE > COMMITTED
+
+Every step is journaled before the next one begins, so that a restart of the daemon goes on from the last one.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,248 +16,219 @@ from typing import Any
 
 from edged.errors import StateError
 from service.config.load import ModelConfig
-from service.daemon.context import Context
-from service.journal.states import STAGES, State
-from service.journal.store import Update
-from service.journal.update import PINNED
-from service.outcomes import Failure, PostponedError, StoppedError
-from service.reporting.data import ResourceTrace
-from service.reporting.files import keep_resource_trace, write_report
-from service.rollout.probation import notice_rollback, prove
-from service.rollout.swap import go_live
-from service.updates.admission import stay_within, why_not
-from service.updates.rejected import discard
-from service.worker.job import Gates, Job
-from service.worker.process import WorkerLimits, WorkerProcess
+from service.journal.states import STAGE_TABLE, STAGES, State
+from service.journal.update import PINNED, Update, UpdateReport
+from service.outcomes import Committed, Failure, Outcome, Postponed, RolledBack, Stopped
+from service.rollout.swap import SwapOptions
+from service.serving.model_server import ModelServer
+from service.updates.steps import UpdateSteps
 
 log = logging.getLogger(__name__)
 
-_STATE_AFTER = dict(
-    zip(STAGES, (State.VERIFIED, State.LOADED, State.CALIBRATED, State.QUANTIZED, State.EVALUATED), strict=True)
-)
+_WORKER_STAGES = {stage.name: stage for stage in STAGE_TABLE if stage.done_by_worker}
 _PUBLISHED = (State.PUBLISHED, State.WARMED, State.LIVE)
 
 
 class Attempt:
-    """One try.
+    """One attempt at an update.
 
     Args:
-        context: What the supervisor owns.
-        update: As journaled: CLAIMED, or PUBLISHED or LIVE after a restart.
-        model: Its model's configuration.
-        progress: Told by update id what the worker is doing.
+        steps: Parts of the daemon that carry out the steps.
+        update: Update as journaled: CLAIMED, or PUBLISHED or LIVE after a restart.
+        model: Configuration of its model.
+        progress: Progress of the workers by update id; the attempt keeps its entry up to date.
     """
 
     def __init__(
-        self, context: Context, update: Update, model: ModelConfig, progress: dict[int, dict[str, Any]]
+        self, steps: UpdateSteps, update: Update, model: ModelConfig, progress: dict[int, dict[str, Any]]
     ) -> None:
-        self._context = context
+        self._steps = steps
+        self._records = steps.records
+        self._generations = steps.swapper.generations
         self._update = update
         self._model = model
         self._progress = progress
         self._stages: dict[str, float] = dict(update.stages)
-        self._totals: dict[str, Any] = {}
         self._worker_started = 0.0
 
-    async def run(self) -> None:
-        """Take the update to COMMITTED.
+    async def run(self) -> Outcome:
+        """Take the update to COMMITTED, or return what kept it from that.
 
         Raises:
-            StoppedError: The file was refused before, or the worker failed.
-            PostponedError: The worker may not start now.
-            RolledBackError: It went live and was taken out of service again.
-            EdgedError: Publishing or warming failed, or a gate is shut.
+            EdgedError: A step failed: publishing or warming, for example, or a gate is not met.
         """
-        await notice_rollback(self._context, self._update.id)
-        generation = self._update.generation if self._update.state in _PUBLISHED else await self._known_generation()
-        if generation is None:
-            async with self._context.worker_lock.turn(self._model.priority):
-                if (postponement := await why_not(self._context, self._update, self._model)) is not None:
-                    raise PostponedError(postponement)
-                await self._quantize()
-            generation = await self._publish()
-        resumed = self._update.state is State.LIVE
+        if (undone := await self._steps.rollbacks.undone(self._update.id)) is not None:
+            return undone
+        generation = await self._generation()
+        if not isinstance(generation, int):
+            return generation
+        server = self._steps.swapper.servers[self._update.model]
         try:
-            unchanged = not await self._go_live(generation)
+            unchanged = not await self._go_live(server, generation)
             log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
-            await write_report(self._context, self._update.id)
-            problem = await prove(self._context, self._update.id, self._model, generation, self._note, resumed=resumed)
+            await self._records.reports.write(self._update.id)
+            outcome = await self._probation(server)
         finally:
-            await self._end_comparison()
-        await self._finish(generation, unchanged, problem)
+            await self._end_comparison(server)
+        if isinstance(outcome, Committed):
+            await self._finish(generation, unchanged, outcome.problem)
+        return outcome
 
-    async def _known_generation(self) -> int | None:
-        """The generation that the same file under the same config became before, if it can be used again.
+    async def _generation(self) -> int | Stopped | Postponed:
+        """Return the published generation of the update: an existing one, or what the worker makes of the file."""
+        if self._update.state in _PUBLISHED and self._update.generation is not None:
+            return self._update.generation
+        known = await self._known_generation()
+        if known is not None:
+            return known
+        admission = self._steps.admission
+        async with admission.lock.turn(self._model.priority):
+            if (postponement := await admission.why_not(self._update, self._model)) is not None:
+                return Postponed(postponement)
+            totals = await self._quantize()
+        if isinstance(totals, Failure):
+            return Stopped(totals)
+        return await self._publish(UpdateReport(totals))
 
-        Raises:
-            StoppedError: It was refused before: a bad file is never tried twice.
+    async def _known_generation(self) -> int | Stopped | None:
+        """Return the generation that the same file with the same config became before, if it can be used again.
+
+        A file that was rejected before stops the update: a bad file is never tried twice.
         """
-        context, update = self._context, self._update
-        before = await context.disk(context.journal.last_for_key, update.key or "", before=update.id)
+        update = self._update
+        before = await self._records.updates.last_for_key(update.key or "", before=update.id)
         if before is None:
             return None
         if before.state in (State.REJECTED, State.ROLLED_BACK):
             how = "rejected" if before.state is State.REJECTED else "rolled back"
             reason = f"{before.reason} (the same file was {how} before, as update {before.id})"
-            raise StoppedError(Failure(before.code or "rejected", reason, permanent=True))
+            return Stopped(Failure(before.code or "rejected", reason, permanent=True))
         generation = before.generation
         if before.state is not State.COMMITTED or generation is None:
             return None
-        if not context.store.path(update.model, generation).is_dir():
+        if not self._generations.exists(update.model, generation):
             return None
         log.info("update %d of %s: the same file became generation %d before", update.id, update.model, generation)
-        if context.store.current(update.model) != generation:
+        if self._generations.current(update.model) != generation:
             await self._advance(State.PUBLISHED, generation=generation, report=before.report)
         return generation
 
-    async def _quantize(self) -> None:
-        context, update = self._context, self._update
-        context.metrics.show_postponed(update.model, None)
-        await context.disk(shutil.rmtree, context.staged(update), ignore_errors=True)
+    async def _quantize(self) -> dict[str, Any] | Failure:
+        """Run the worker; returns the totals of its report, or why it failed."""
+        update, metrics = self._update, self._records.metrics
+        metrics.show_postponed(update.model, None)
+        await self._steps.files.clear_staging(update)
         self._worker_started = time.monotonic()
-        worker = WorkerProcess(self._job(), self._limits(), self._on_event, context.liveness)
-        began = time.time()
-        context.workers[update.model] = worker
-        try:
-            outcome = await worker.run()
-        finally:
-            del context.workers[update.model]
-        course = ResourceTrace(update.id, began, worker.memory.points, context.config.worker.memory_max)
-        await context.disk(keep_resource_trace, context.staged(update), course)
-        metrics, name = context.metrics, update.model
-        if isinstance(outcome, Failure):
-            metrics.worker_peak_memory.labels(name).set(worker.peak_bytes)
-            raise StoppedError(outcome)
-        self._totals = outcome.totals
-        metrics.worker_peak_memory.labels(name).set(self._totals["peak_memory_bytes"])
-        metrics.worker_peak_device_memory.labels(name).set(self._totals["peak_device_memory_bytes"])
+        result = await self._steps.workers.run(update, self._model, self._on_worker_event)
+        await self._steps.files.keep_resource_trace(update, result.trace)
+        if isinstance(result.outcome, Failure):
+            metrics.worker_peak_memory.labels(update.model).set(result.peak_bytes)
+            return result.outcome
+        totals = result.outcome.totals
+        metrics.worker_peak_memory.labels(update.model).set(totals["peak_memory_bytes"])
+        metrics.worker_peak_device_memory.labels(update.model).set(totals["peak_device_memory_bytes"])
+        return totals
 
-    def _job(self) -> Job:
-        context, model, config = self._context, self._model, self._context.config
-        return Job(
-            checkpoint=context.claimed_file(self._update),
-            out=context.staged(self._update),
-            calibration_dir=model.calibration.dir,
-            cache_root=context.paths.calibration(model.name),
-            spec=model.quantization.to_spec(),
-            name=model.name,
-            source_name=self._update.file_name,
-            arch=model.arch,
-            input=model.input.overrides(),
-            images=model.calibration.images,
-            gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
-            detection=model.detection.to_spec(),
-            threads=config.worker.threads,
-            device=config.worker.device,
-            memory_limit=config.worker.memory_max,
-            max_bytes=config.watch.max_bytes,
-            report_images=model.report_images,
-            keep_refused=True,
-        )
-
-    def _limits(self) -> WorkerLimits:
-        worker = self._context.config.worker
-        return WorkerLimits(worker.memory_max, worker.deadline_s, worker.nice)
-
-    async def _on_event(self, event: dict[str, Any]) -> None:
-        stage = event.get("stage")
-        if event["event"] == "plan":
+    async def _on_worker_event(self, event: dict[str, Any]) -> None:
+        """Keep the progress, the durations of the stages and the journal up to date with the worker."""
+        kind, stage = event["event"], event.get("stage")
+        if kind == "plan":
             log.info("%s: quantizing is planned to take %d MiB", self._update.model, event["peak_bytes"] >> 20)
-        elif event["event"] == "progress":
+        elif kind == "progress":
             self._progress[self._update.id] = {key: event[key] for key in ("stage", "done", "total")}
-        elif event["event"] == "stage" and event["state"] == "begin":
+        elif kind == "stage" and event["state"] == "begin":
             self._progress[self._update.id] = {"stage": stage, "done": 0, "total": None}
             if stage == STAGES[0]:
                 self._note("start", time.monotonic() - self._worker_started)
-        elif event["event"] == "stage" and stage in _STATE_AFTER:
+        elif kind == "stage" and stage in _WORKER_STAGES:
             self._note(stage, event["seconds"])
-            await self._advance(_STATE_AFTER[stage])
-        elif event["event"] == "stage" and stage == "write":
-            self._note(stage, event["seconds"])
+            if (state := _WORKER_STAGES[stage].state_after) is not None:
+                await self._advance(state)
 
-    async def _publish(self) -> int:
-        context, update = self._context, self._update
+    async def _publish(self, report: UpdateReport) -> int:
         with self._timed("publish"):
-            generation: int = await context.disk(context.store.publish, update.model, context.staged(update))
-        await self._advance(State.PUBLISHED, generation=generation, report=self._totals)
+            generation = await self._generations.publish(self._update.model, self._steps.files.staged(self._update))
+        await self._advance(State.PUBLISHED, generation=generation, report=report)
         return generation
 
-    async def _go_live(self, generation: int) -> bool:
-        """Give the traffic to `generation`; False if it has it already."""
-        context, name = self._context, self._update.model
-        service = context.servers[name]
+    async def _go_live(self, server: ModelServer, generation: int) -> bool:
+        """Put the generation in service, once the model is not pinned; returns False if it is live already."""
         while True:
-            async with service.switching:
-                if service.live is not None and service.live.number == generation == context.store.current(name):
+            async with server.switching:
+                if self._steps.swapper.is_live(server, generation):
                     await self._step(State.WARMED)
                     await self._step(State.LIVE)
                     return False
-                if not context.holds.of(name).pinned:
-                    await self._switch(generation)
+                if not self._steps.swapper.holds.of(server.name).pinned:
+                    await self._swap(server, generation)
                     return True
             await self._wait_until_unpinned()
 
-    async def _switch(self, generation: int) -> None:
-        context, model = self._context, self._model
-        if not context.store.path(model.name, generation).is_dir():
+    async def _swap(self, server: ModelServer, generation: int) -> None:
+        """Prepare, commit, retire: see `service.rollout.swap`."""
+        model = self._model
+        if not self._generations.exists(model.name, generation):
             raise StateError(f"generation {generation} of {model.name} is gone from the disk; it is made again")
-        steps = (self._warmed, self._live)
-        seconds = await go_live(context, model.name, generation, model.swap, *steps, model.gates, model.shadow_percent)
+        options = SwapOptions(model.swap, model.gates, model.shadow_percent)
+        async with await self._steps.swapper.prepare(server, generation, options) as swap:
+            log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, swap.choice.policy)
+            self._note("warm", swap.warm_s)
+            report = (await self._records.updates.get(self._update.id)).report
+            await self._step(State.WARMED, report=dataclasses.replace(report, swap=swap.record))
+            await swap.commit()
+            await self._step(State.LIVE)
+            self._count_live()
+            seconds = await swap.retire_previous()
         self._note("swap", seconds)
 
     async def _wait_until_unpinned(self) -> None:
-        context, update = self._context, self._update
-        reason = context.holds.pinned_reason(update.model)
+        update, holds = self._update, self._steps.swapper.holds
+        reason = holds.pinned_reason(update.model)
         log.warning("update %d of %s waits: %s", update.id, update.model, reason)
-        await context.disk(context.journal.annotate, update.id, code=PINNED, reason=reason)
-        await context.holds.until_unpinned(update.model)
-        await context.disk(context.journal.annotate, update.id, code=None, reason=None)
+        await self._records.updates.annotate(update.id, code=PINNED, reason=reason)
+        await holds.until_unpinned(update.model)
+        await self._records.updates.annotate(update.id, code=None, reason=None)
 
-    async def _warmed(self, seconds: float, swap: dict[str, Any]) -> None:
-        log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, swap["policy"])
-        self._note("warm", seconds)
-        report = (await self._context.get(self._update.id)).report
-        await self._step(State.WARMED, report={**report, "swap": swap})
-
-    async def _live(self) -> None:
-        await self._step(State.LIVE)
-        now, metrics, name = time.time(), self._context.metrics, self._update.model
+    def _count_live(self) -> None:
+        now, metrics, name = time.time(), self._records.metrics, self._update.model
         metrics.last_success.labels(name).set(now)
         metrics.update_duration.labels(name).observe(now - self._update.dropped_at)
 
-    async def _step(self, state: State, **fields: Any) -> None:
-        """Journal WARMED or LIVE, unless the update was beyond it before a restart or never left its generation."""
-        now = (await self._context.get(self._update.id)).state
-        if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
-            await self._advance(state, **fields)
+    async def _probation(self, server: ModelServer) -> Committed | RolledBack:
+        resumed = self._update.state is State.LIVE
+        verdict = await self._steps.probation.run(self._update.id, self._model, server, resumed=resumed)
+        if verdict.seconds is not None:
+            self._note("probation", verdict.seconds)
+        return verdict.outcome
 
-    async def _end_comparison(self) -> None:
-        """Stop comparing live requests, and journal what came of it, however the probation ended."""
-        context, service = self._context, self._context.servers[self._update.model]
-        shadow = service.shadow
-        await service.end_shadow()
+    async def _end_comparison(self, server: ModelServer) -> None:
+        """End the comparison of live requests, and journal its result, however the probation ended."""
+        shadow = server.shadow
+        await server.end_shadow()
         if shadow is not None:
-            report = (await context.get(self._update.id)).report
-            await context.disk(context.journal.annotate, self._update.id, report={**report, "shadow": shadow.figures})
+            report = (await self._records.updates.get(self._update.id)).report
+            report = dataclasses.replace(report, shadow=shadow.figures)
+            await self._records.updates.annotate(self._update.id, report=report)
 
     async def _finish(self, generation: int, unchanged: bool, problem: str | None) -> None:
-        context, update = self._context, self._update
+        """Commit the update, and remove what it does not need any more."""
+        update, metrics = self._update, self._records.metrics
         more: dict[str, Any] = {} if problem is None else {"code": "probation", "reason": problem}
         await self._advance(State.COMMITTED, generation=generation, **more)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
-        context.metrics.count_update(update.model, "committed", reason)
+        metrics.count_update(update.model, "committed", reason)
         if unchanged:
-            context.metrics.last_success.labels(update.model).set_to_current_time()
+            metrics.last_success.labels(update.model).set_to_current_time()
         log.info("update %d of %s is committed", update.id, update.model)
-        await write_report(context, update.id)
-        if not await context.disk(context.shares_claim, update):
-            await context.disk(discard, context.claimed_file(update))
-        await context.disk(context.store.prune, update.model, self._model.keep)
-        await stay_within(context, self._model)
+        await self._records.reports.write(update.id)
+        await self._steps.files.discard_claim(update)
+        await self._generations.prune(update.model, self._model.keep)
+        await self._steps.admission.free_space(self._model)
 
     def _note(self, stage: str, seconds: float) -> None:
+        """Keep the duration of a stage for the journal, and export it."""
         self._stages[stage] = round(seconds, 3)
-        self._context.metrics.stage_duration.labels(self._update.model, stage).observe(seconds)
+        self._records.metrics.stage_duration.labels(self._update.model, stage).observe(seconds)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:
@@ -260,5 +236,11 @@ class Attempt:
         yield
         self._note(stage, time.monotonic() - start)
 
+    async def _step(self, state: State, **fields: Any) -> None:
+        """Journal WARMED or LIVE, unless the update was beyond it before a restart or never left its generation."""
+        now = (await self._records.updates.get(self._update.id)).state
+        if (now, state) in ((State.PUBLISHED, State.WARMED), (State.WARMED, State.LIVE)):
+            await self._advance(state, **fields)
+
     async def _advance(self, state: State, **fields: Any) -> None:
-        await self._context.advance(self._update.id, state, stages=self._stages, **fields)
+        await self._records.updates.advance(self._update.id, state, stages=self._stages, **fields)

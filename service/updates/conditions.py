@@ -1,4 +1,4 @@
-"""Whether now is a good time to quantize. What the device is told to wait for is no failure and uses up no try."""
+"""Scheduling conditions of the device. A postponement is not a failure and does not count as an attempt."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from service.units import format_bytes
 if TYPE_CHECKING:
     from service.config.sections import WorkerConfig
 
-# Clocks are set and summer time ends: a window that opens in half a day is looked at before, too.
+# Clocks are adjusted and daylight saving time ends: a window that opens in half a day is rechecked before, too.
 _LONGEST_WAIT_S = 3600.0
 
 
 def why_not_now(worker: WorkerConfig, device: DeviceState, now: float) -> Postponement | None:
-    """The first reason to wait; None if there is none. What the device does not tell is no reason.
+    """Check the device's conditions; returns the first reason to wait, or None.
+
+    Missing readings never postpone an update.
 
     Args:
-        worker: What was configured.
-        device: Asked for what is configured only.
+        worker: Configured conditions.
+        device: State of the device; only what is configured is read.
         now: Seconds since 1970.
     """
     windows = worker.window or ()
     if (wait_s := seconds_until_open(windows, now)) > 0:
-        told = ", ".join(map(str, windows))
-        return Postponement("window", f"worker.window is {told}", min(wait_s, _LONGEST_WAIT_S))
+        listed = ", ".join(map(str, windows))
+        return Postponement("window", f"worker.window is {listed}", min(wait_s, _LONGEST_WAIT_S))
     reason = _too_hot(worker, device) or _too_full(worker, device) or _too_weak(worker, device)
     return None if reason is None else Postponement(*reason, worker.recheck_s)
 

@@ -1,4 +1,4 @@
-"""Order of the updates of one model: one at a time, and only the newest of those that wait."""
+"""The queue of a model's updates: one at a time, and only the newest of those that wait."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from edged.errors import EdgedError
-from service.journal.store import Update
+from service.journal.update import Update
 from service.system.liveness import Liveness
 from service.system.timeouts import within
 
@@ -21,16 +21,16 @@ class UpdateQueue:
     """The updates of one model.
 
     Args:
-        drive: Takes an update as far as it goes; returns the seconds to wait before the next try, None at its end.
-        supersede: Ends an update because a newer one came.
+        drive: Takes an update as far as it goes; returns the seconds until the next attempt, None at its end.
+        supersede: Ends an update because a newer one arrived.
         fail: Ends an update because of a fault of the daemon.
-        name: Of the model.
-        liveness: Told should the lane end by a fault. What it waits for keeps promises of its own: the worker, the
-            disk, the start of a generation.
+        name: Model name.
+        liveness: Registers the queue, to notice if it ends by a fault. What it waits for has deadlines of its own: the
+            worker, the disk, the start of a generation.
 
     Attributes:
-        active: The update that is worked on, or waits for its next try.
-        deferred: Whether it waits.
+        active: Update that is being worked on or waits for its next attempt; None if the queue is empty.
+        deferred: Whether the active update waits.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class UpdateQueue:
 
     @property
     def waiting(self) -> int:
-        """Updates that wait or are worked on."""
+        """Number of updates that wait or are being worked on."""
         return len(self._waiting) + (self.active is not None)
 
     def offer(self, update: Update) -> None:
@@ -63,12 +63,12 @@ class UpdateQueue:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
-    def look_again(self) -> None:
-        """Have the update that waits for its next try not wait any longer."""
+    def recheck(self) -> None:
+        """End the wait of a deferred update, so that it is tried again now."""
         self._offered.set()
 
     async def close(self) -> None:
-        """Stop; what was begun is repeated after the next start."""
+        """Stop; an interrupted update goes on after the next start."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -81,7 +81,7 @@ class UpdateQueue:
                 await self._take(await self._newest())
 
     async def _take(self, update: Update) -> None:
-        """One update to its end, or that of a newer one that came meanwhile."""
+        """Take an update, or a newer one that arrives while it waits, to its end."""
         self.active = update
         while (delay := await self._drive_safely(self.active)) is not None:
             self.deferred = True
@@ -109,13 +109,13 @@ class UpdateQueue:
         return await self._newest() if self._waiting else None
 
     async def _drive_safely(self, update: Update) -> float | None:
-        self._offered.clear()  # before, not after it: what is asked for meanwhile ends the wait that follows
+        self._offered.clear()  # before, not after: a recheck that is requested meanwhile ends the wait that follows
         try:
             return await self._drive(update)
-        except EdgedError as error:  # the journal itself cannot be written: nothing to do but try later
+        except EdgedError as error:  # the journal cannot be written: all that is left is to try later
             log.error("update %d of %s: %s", update.id, update.model, error)
             return _RETRY_JOURNAL_S
-        except Exception as error:  # a fault in this program must not end the model's updates for good
+        except Exception as error:  # a bug in this program must not end the model's updates for good
             log.exception("update %d of %s failed in the daemon", update.id, update.model)
             try:
                 await self._fail(update, f"unexpected {type(error).__name__}; see the log")

@@ -1,4 +1,4 @@
-"""The folder of files that cannot be used, each with its reason."""
+"""The folder of rejected files, each with its reason."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def reject(file: Path, folder: Path, reason: Mapping[str, Any], *, keep_source: 
     """Move `file` to `folder`/file and write `folder`/reason.json; repeating it after a crash finishes it.
 
     Args:
-        file: The claimed file; may be gone already.
-        folder: rejected/<sha256>.
-        reason: JSON types; who, what and why.
-        keep_source: Leave `file` where it is, because another update needs it.
+        file: Claimed file; may be gone already.
+        folder: Folder rejected/<sha256>.
+        reason: Contents of reason.json, JSON types.
+        keep_source: Whether `file` stays where it is, because another update needs it.
 
     Raises:
         StateError: The disk is full or the folder cannot be written.
@@ -29,7 +29,7 @@ def reject(file: Path, folder: Path, reason: Mapping[str, Any], *, keep_source: 
         target = folder / "file"
         if file.exists():
             target.unlink(missing_ok=True)
-            os.link(file, target)  # the same filesystem: both lie in the state folder
+            os.link(file, target)  # the same filesystem: both are in the state folder
             fsync_directory(folder)
             if not keep_source:
                 discard(file)

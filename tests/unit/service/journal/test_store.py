@@ -88,14 +88,14 @@ def test_lists_are_newest_first_and_filtered(journal):
     one, two = claimed(journal, "m", "a"), claimed(journal, "n", "b")
     journal.advance(two.id, State.REJECTED, code="checkpoint", reason="bad")
     three = journal.create("m", "c", 1)
-    assert [u.id for u in journal.list()] == [three.id, two.id, one.id]
-    assert [u.id for u in journal.list(limit=1)] == [three.id]
-    assert [u.id for u in journal.list(model="m")] == [three.id, one.id]
-    assert [u.id for u in journal.list(state=State.REJECTED)] == [two.id]
-    assert [u.id for u in journal.list(model="m", state="CLAIMED")] == [one.id]
+    assert [u.id for u in journal.find()] == [three.id, two.id, one.id]
+    assert [u.id for u in journal.find(limit=1)] == [three.id]
+    assert [u.id for u in journal.find(model="m")] == [three.id, one.id]
+    assert [u.id for u in journal.find(state=State.REJECTED)] == [two.id]
+    assert [u.id for u in journal.find(model="m", state="CLAIMED")] == [one.id]
     assert [u.id for u in journal.open_updates()] == [one.id, three.id]
     with pytest.raises(UsageError, match="choose one of DROPPED, "):
-        journal.list(state="GONE")
+        journal.find(state="GONE")
 
 
 def test_the_newest_of_a_key_before_an_update(journal):
@@ -205,7 +205,7 @@ from service.journal.store import Journal
 from service.journal.states import State
 journal = Journal(Path(sys.argv[1]))
 while True:
-    update = journal.create("m", f"file-{journal.list(limit=1)[0].id if journal.list(limit=1) else 0}", 1)
+    update = journal.create("m", f"file-{journal.find(limit=1)[0].id if journal.find(limit=1) else 0}", 1)
     journal.advance(update.id, State.SETTLED)
     journal.advance(update.id, State.CLAIMED, sha256="ab")
     print(update.id, flush=True)
@@ -228,7 +228,7 @@ def test_a_damaged_file_is_put_aside(tmp_path, caplog):
     path = tmp_path / "journal.db"
     path.write_bytes(b"no database" * 1000)
     journal = Journal(path)
-    assert journal.list() == []
+    assert journal.find() == []
     journal.create("m", "a", 1)
     journal.close()
     assert (tmp_path / "journal.db.damaged").read_bytes().startswith(b"no database")
@@ -336,7 +336,7 @@ class JournalMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_journal_knows(self):
-        found = {update.id: update for update in self.journal.list(limit=1000)}
+        found = {update.id: update for update in self.journal.find(limit=1000)}
         assert {key: update.state for key, update in found.items()} == self.expected
         assert {key: update.attempt for key, update in found.items()} == self.attempts
         assert self.journal.holds() == self.holds
@@ -357,7 +357,7 @@ def test_the_oldest_ended_updates_are_forgotten_with_their_events(journal):
     assert journal.forget(3, 0.0, ()) == 1
     assert journal.get(old.id) is None
     assert journal.events(old.id) == []
-    assert [update.id for update in journal.list()] == [*(update.id for update in reversed(kept)), waiting.id]
+    assert [update.id for update in journal.find()] == [*(update.id for update in reversed(kept)), waiting.id]
     assert journal.events(kept[0].id)
     assert journal.forget(3, 0.0, ()) == 0
     assert claimed(journal).id > kept[-1].id  # numbers are not given twice
@@ -367,7 +367,7 @@ def test_what_is_too_old_is_forgotten_unless_it_has_not_ended(journal):
     waiting, old = claimed(journal), ended(journal)
     new = ended(journal)
     assert journal.forget(100, old.updated_at + 0.5, ()) == 1
-    assert [update.id for update in journal.list()] == [new.id, waiting.id]
+    assert [update.id for update in journal.find()] == [new.id, waiting.id]
 
 
 def test_updates_of_generations_that_are_there_stay(journal):

@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 import service.intake.claim  # noqa: F401 - its errors reject files, too
 from edged.errors import RejectedError
-from service.metrics.registry import MAX_REASONS, UPDATE_STAGES, Metrics
+from service.journal.states import UPDATE_STAGES
+from service.metrics.registry import MAX_REASONS, Metrics
 from tests.support.metrics import families
 from tests.support.repository import ROOT
 

@@ -1,0 +1,23 @@
+"""How the daemon is connected to the system that runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from service.system.liveness import Liveness
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The daemon's connections to the outside, apart from its sockets.
+
+    Attributes:
+        address: URL under which the daemon answers.
+        liveness: Registry of the loops that the service manager's watchdog depends on.
+        report_status: Receives a status line every ten seconds.
+    """
+
+    address: str = ""
+    liveness: Liveness = field(default_factory=Liveness)
+    report_status: Callable[[str], None] = lambda line: None

@@ -1,0 +1,84 @@
+"""Asynchronous access to the published generations: what may wait for the disk runs in the disk thread."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from edged.artifacts.store import ModelStore
+from service.system.disk_thread import Disk
+
+
+class GenerationRepository:
+    """The published generations of all models, read and changed from the event loop.
+
+    Args:
+        store: Published generations on the disk.
+        disk: Thread for disk work.
+    """
+
+    def __init__(self, store: ModelStore, disk: Disk) -> None:
+        self._store = store
+        self._disk = disk
+
+    def path(self, model: str, number: int) -> Path:
+        """Return the folder of a generation."""
+        return self._store.path(model, number)
+
+    def exists(self, model: str, number: int) -> bool:
+        """Return whether a generation is on the disk."""
+        return self.path(model, number).is_dir()
+
+    def current(self, model: str) -> int | None:
+        """Return the generation that is committed to service; None if there is none."""
+        return self._store.current(model)
+
+    def previous(self, model: str) -> int | None:
+        """Return the generation that was current before; None if there is none."""
+        return self._store.previous(model)
+
+    def rollback_target(self, model: str) -> int | None:
+        """Return the generation that a rollback would put in service; None if there is none on the disk."""
+        target = self.previous(model)
+        return target if target is not None and self.exists(model, target) else None
+
+    def numbers(self, model: str) -> list[int]:
+        """Return the generations of a model that are on the disk, ascending."""
+        return self._store.generations(model)
+
+    async def read(self, model: str, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return manifest.json and report.json of a generation, as parsed JSON.
+
+        Raises:
+            ArtifactError, OSError, ValueError: One of them cannot be read.
+        """
+        return await self._disk(self._read, model, number)
+
+    def _read(self, model: str, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        report = self._store.path(model, number) / "report.json"
+        return self._store.manifest(model, number), json.loads(report.read_bytes())
+
+    async def publish(self, model: str, staged: Path) -> int:
+        """Turn a staged artifact into the next generation of a model; returns its number.
+
+        Raises:
+            EdgedError: The artifact is damaged, or the disk is full.
+        """
+        return await self._disk(self._store.publish, model, staged)
+
+    async def switch(self, model: str, number: int) -> None:
+        """Make a generation current, durably.
+
+        Raises:
+            StateError: The link cannot be replaced.
+        """
+        await self._disk(self._store.switch, model, number)
+
+    async def prune(self, model: str, keep: int) -> None:
+        """Remove all but the newest `keep` generations of a model, except the current and the previous one.
+
+        Raises:
+            StateError: One of them cannot be removed.
+        """
+        await self._disk(self._store.prune, model, keep)

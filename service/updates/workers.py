@@ -1,0 +1,96 @@
+"""Starts the worker of an update with what its configuration says."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from service.config.current import CurrentConfig
+from service.config.load import ModelConfig
+from service.journal.update import Update
+from service.outcomes import Failure
+from service.reporting.data import ResourceTrace
+from service.system.liveness import Liveness
+from service.updates.files import UpdateFiles
+from service.worker.job import Gates, Job
+from service.worker.process import Done, EventHandler, WorkerLimits, WorkerProcess
+
+
+@dataclass(frozen=True)
+class WorkerResult:
+    """How a worker ended, and what was measured of it.
+
+    Attributes:
+        outcome: Whether it has written its artifact.
+        peak_bytes: Highest resident memory that was measured, bytes.
+        trace: Resident memory over time.
+    """
+
+    outcome: Done | Failure
+    peak_bytes: int
+    trace: ResourceTrace
+
+
+class Workers:
+    """Runs workers. Hold the worker lock, see `service.updates.admission.Admission`.
+
+    Args:
+        config: Configuration in force.
+        files: Files of the updates.
+        liveness: Registers the loop that watches the limits of a worker.
+
+    Attributes:
+        running: Workers that run now, by model name.
+    """
+
+    def __init__(self, config: CurrentConfig, files: UpdateFiles, liveness: Liveness) -> None:
+        self.running: dict[str, WorkerProcess] = {}
+        self._config = config
+        self._files = files
+        self._liveness = liveness
+
+    async def run(self, update: Update, model: ModelConfig, on_event: EventHandler) -> WorkerResult:
+        """Run the worker of an update to its end. Cancelling kills it.
+
+        Args:
+            update: Claimed update.
+            model: Configuration of its model.
+            on_event: Handler of the worker's events, see service.worker.main.
+        """
+        worker = WorkerProcess(self._job(update, model), self._limits(), on_event, self._liveness)
+        started_at = time.time()
+        self.running[model.name] = worker
+        try:
+            outcome = await worker.run()
+        finally:
+            del self.running[model.name]
+        memory_max = self._config.current.worker.memory_max
+        trace = ResourceTrace(update.id, started_at, worker.memory.points, memory_max)
+        return WorkerResult(outcome, worker.peak_bytes, trace)
+
+    def _limits(self) -> WorkerLimits:
+        worker = self._config.current.worker
+        return WorkerLimits(worker.memory_max, worker.deadline_s, worker.nice)
+
+    def _job(self, update: Update, model: ModelConfig) -> Job:
+        config = self._config.current
+        return Job(
+            checkpoint=self._files.claimed(update),
+            out=self._files.staged(update),
+            calibration_dir=model.calibration.dir,
+            cache_root=self._files.caches(model.name),
+            spec=model.quantization.to_spec(),
+            name=model.name,
+            source_name=update.file_name,
+            arch=model.arch,
+            input=model.input.overrides(),
+            images=model.calibration.images,
+            gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
+            detection=model.detection.to_spec(),
+            threads=config.worker.threads,
+            device=config.worker.device,
+            memory_limit=config.worker.memory_max,
+            max_bytes=config.watch.max_bytes,
+            report_images=model.report_images,
+            keep_refused=True,
+        )
