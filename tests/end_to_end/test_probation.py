@@ -76,7 +76,7 @@ def test_a_process_that_ends_twice_brings_the_generation_before_back(task: Task,
             eventually(lambda: daemon.status()["models"][0]["ready"], "the generation")
             kill_generation(daemon)
             eventually(lambda n=crashes: daemon.status()["models"][0]["restarts"] >= n, "the crash")  # type: ignore[misc]
-        assert "its process ended 2 times by itself" in failed(daemon)["reason"]
+        assert "its process exited unexpectedly 2 times" in failed(daemon)["reason"]
 
 
 def kill_generation(daemon: Daemon) -> None:

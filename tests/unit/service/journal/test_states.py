@@ -36,7 +36,7 @@ def test_ends_are_final(state):
     assert is_end(state)
     assert not NEXT[state]
     for target in State:
-        with pytest.raises(IllegalTransition, match="it is an end"):
+        with pytest.raises(IllegalTransition, match="it is a final state"):
             advance(state, target)
 
 

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edged.errors import StateError, UsageError
 from service.journal.states import ENDS, NEXT, WAY, IllegalTransition, State, resume
 from service.journal.store import Hold, Journal
+from service.journal.update import UpdateReport
 
 
 @pytest.fixture
@@ -30,14 +31,14 @@ def claimed(journal, model="m", name="a.pth", **fields):
     return journal.advance(update.id, State.CLAIMED, **fields)
 
 
-def test_an_update_keeps_what_it_was_told(journal):
+def test_an_update_keeps_what_is_set(journal):
     update = journal.create("m", "a.pth", 10, dropped_at=5.5)
     assert (update.state, update.dropped_at, update.attempt, update.sha256) == (State.DROPPED, 5.5, 0, None)
     journal.advance(update.id, State.SETTLED)
     update = journal.advance(update.id, State.CLAIMED, sha256="ab", key="ab:1")
     assert (update.sha256, update.key, update.attempt, update.generation) == ("ab", "ab:1", 1, None)
-    update = journal.annotate(update.id, stages={"verify": 0.123}, report={"bits": 4, "layers": [1.5]})
-    assert (update.stages, update.report) == ({"verify": 0.123}, {"bits": 4, "layers": [1.5]})
+    update = journal.annotate(update.id, stages={"verify": 0.123}, report=UpdateReport({"bits": 4, "layers": [1.5]}))
+    assert (update.stages, update.report.to_dict()) == ({"verify": 0.123}, {"bits": 4, "layers": [1.5]})
     assert journal.get(update.id) == update
 
 

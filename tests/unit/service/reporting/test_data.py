@@ -4,18 +4,13 @@ import asyncio
 import json
 
 import pytest
-from prometheus_client import CollectorRegistry
 
-from edged.artifacts.store import ModelStore
 from edged.errors import UsageError
-from service.config.load import load_config
-from service.daemon.context import Context
 from service.journal.states import State
-from service.journal.store import Journal
-from service.metrics.registry import Metrics
 from service.reporting.data import COURSE, PAGE, ResourceTrace, folder_of, gather, is_of, without_pictures
-from service.reporting.files import keep_evidence, keep_resource_trace, write_report
+from service.reporting.files import Reports, keep_evidence, keep_resource_trace
 from service.storage.paths import Paths
+from service.storage.state_folder import StateFolder
 from service.system.disk_thread import Disk
 from service.worker.job import PREDICTIONS
 from tests.support.reports import data_of
@@ -32,17 +27,16 @@ def paths(tmp_path):
 
 
 @pytest.fixture
-def context(paths, tmp_path):
-    (tmp_path / "images").mkdir()
-    config = tmp_path / "edged.yaml"
-    config.write_text("state_dir: state\nmodels: [{name: m, calibration: {dir: images}}]\n")
+def state(paths):
+    opened = StateFolder.open(paths.root)
+    yield opened
+    opened.journal.close()
+
+
+def write_report(state, update_id):
     disk = Disk()
-    context = Context(
-        load_config(config), paths, Journal(paths.journal), ModelStore(paths.models), Metrics(CollectorRegistry()), disk
-    )
-    yield context
+    asyncio.run(Reports(state, disk).write(update_id))
     disk.close()
-    context.journal.close()
 
 
 def update_of(journal, *states, **fields):
@@ -52,26 +46,26 @@ def update_of(journal, *states, **fields):
     return update
 
 
-def published(context, update, **files):
+def published(state, update, **files):
     """An update that became a generation, with these files besides the manifest."""
-    staged = context.staged(update)
+    staged = state.staged(update)
     staged.mkdir(exist_ok=True)
     (staged / "manifest.json").write_text("{}")
     for name, text in files.items():
         (staged / f"{name}.json").write_text(text)
-    generation = context.store.publish("m", staged)
-    return context.journal.advance(update.id, State.PUBLISHED, generation=generation)
+    generation = state.store.publish("m", staged)
+    return state.journal.advance(update.id, State.PUBLISHED, generation=generation)
 
 
-def look(context, update):
-    return gather(context.journal, context.store, context.paths, update.id)
+def look(state, update):
+    return gather(state.journal, state.store, state.paths, update.id)
 
 
-def test_all_that_is_known_of_a_published_update(context):
-    update = update_of(context.journal, *FORWARD, stages={"settle": 1.0, "verify": 2.0})
-    keep_resource_trace(context.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
-    update = published(context, update, report='{"layers": []}', predictions='{"images": []}')
-    found = look(context, update)
+def test_all_that_is_known_of_a_published_update(state):
+    update = update_of(state.journal, *FORWARD, stages={"settle": 1.0, "verify": 2.0})
+    keep_resource_trace(state.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
+    update = published(state, update, report='{"layers": []}', predictions='{"images": []}')
+    found = look(state, update)
     assert found["report"] == {"layers": []}
     assert found["predictions"] == {"images": []}
     assert found["course"] == {"update": update.id, "started_at": 5.0, "memory": [[0.2, 7]], "memory_max": None}
@@ -81,63 +75,63 @@ def test_all_that_is_known_of_a_published_update(context):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_an_update_that_never_got_anywhere(context):
-    found = look(context, update_of(context.journal))
+def test_an_update_that_never_got_anywhere(state):
+    found = look(state, update_of(state.journal))
     assert [found[key] for key in ("report", "manifest", "predictions", "course", "path")] == [None] * 5
     with pytest.raises(UsageError, match="no update 99"):
-        gather(context.journal, context.store, context.paths, 99)
+        gather(state.journal, state.store, state.paths, 99)
 
 
 @pytest.mark.parametrize("contents", ["", "{", "[1]", "\ufffd" * 5, "[" * 100_000])
-def test_a_damaged_file_is_left_out(context, contents):
-    update = update_of(context.journal, *FORWARD)
-    update = published(context, update, report=contents, predictions='{"images": []}')
-    found = look(context, update)
+def test_a_damaged_file_is_left_out(state, contents):
+    update = update_of(state.journal, *FORWARD)
+    update = published(state, update, report=contents, predictions='{"images": []}')
+    found = look(state, update)
     assert (found["report"], found["predictions"]) == (None, {"images": []})
 
 
-def test_a_refused_file_keeps_what_its_worker_left(context):
-    update = update_of(context.journal, *FORWARD, sha256="ab")
-    staged, folder = context.staged(update), context.paths.rejected / "ab"
+def test_a_refused_file_keeps_what_its_worker_left(state):
+    update = update_of(state.journal, *FORWARD, sha256="ab")
+    staged, folder = state.staged(update), state.paths.rejected / "ab"
     folder.mkdir()
     (folder / "report.json").write_text('{"of": "an earlier update"}')
     keep_evidence(staged, folder)  # no worker ran
     assert (folder / "report.json").exists()
     keep_resource_trace(staged, ResourceTrace(update.id, 5.0, [], None))
-    assert folder_of(update, context.store, context.paths) == staged
+    assert folder_of(update, state.store, state.paths) == staged
     (staged / PREDICTIONS).write_text("{}")
     keep_evidence(staged, folder)
     assert {path.name for path in folder.iterdir()} == {COURSE, PREDICTIONS}
 
 
-def test_the_page_is_written_beside_what_it_tells_of(context):
-    update = update_of(context.journal, *FORWARD)
-    keep_resource_trace(context.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
-    update = published(context, update, report=json.dumps(data_of()["report"]))
-    asyncio.run(write_report(context, update.id))
-    page = context.store.path("m", update.generation) / PAGE
+def test_the_page_is_written_beside_what_it_tells_of(state):
+    update = update_of(state.journal, *FORWARD)
+    keep_resource_trace(state.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
+    update = published(state, update, report=json.dumps(data_of()["report"]))
+    write_report(state, update.id)
+    page = state.store.path("m", update.generation) / PAGE
     assert "PUBLISHED" in page.read_text()
-    assert look(context, update)["path"] == str(page)
+    assert look(state, update)["path"] == str(page)
     # The same file dropped again goes to the same generation, whose page stays that of the update that made it.
-    again = update_of(context.journal, State.SETTLED, State.CLAIMED)
-    again = context.journal.advance(again.id, State.COMMITTED, generation=update.generation)
+    again = update_of(state.journal, State.SETTLED, State.CLAIMED)
+    again = state.journal.advance(again.id, State.COMMITTED, generation=update.generation)
     assert not is_of(again, page.parent)
     before = page.read_text()
-    asyncio.run(write_report(context, again.id))
+    write_report(state, again.id)
     assert page.read_text() == before
-    assert look(context, again)["course"]["update"] == update.id
+    assert look(state, again)["course"]["update"] == update.id
 
 
-def test_a_report_that_cannot_be_written_is_told_and_harms_nothing(context, caplog):
-    update = update_of(context.journal, *FORWARD)
-    update = published(context, update, report='{"layers": [{"name": "without a loss"}]}')
-    asyncio.run(write_report(context, update.id))
+def test_a_report_that_cannot_be_written_is_told_and_harms_nothing(state, caplog):
+    update = update_of(state.journal, *FORWARD)
+    update = published(state, update, report='{"layers": [{"name": "without a loss"}]}')
+    write_report(state, update.id)
     assert "no report.html: KeyError('relative_loss')" in caplog.text
-    asyncio.run(write_report(context, 99))
-    in_the_way = context.paths.root / "plain"
+    write_report(state, 99)
+    in_the_way = state.paths.root / "plain"
     in_the_way.touch()
     keep_resource_trace(in_the_way / "staged", ResourceTrace(1, 5.0, [], None))
-    assert "goes without memory over time" in caplog.text
+    assert "has no memory over time" in caplog.text
 
 
 def test_pictures_can_be_left_out():

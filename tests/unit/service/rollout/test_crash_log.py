@@ -8,8 +8,9 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from edged.artifacts.store import ModelStore
+from service.config.current import CurrentConfig
 from service.config.load import load_config
-from service.daemon.context import Context
+from service.journal.repository import UpdateRepository
 from service.journal.states import WAY
 from service.journal.store import Journal
 from service.metrics.registry import Metrics
@@ -28,11 +29,12 @@ def test_crashes_are_counted_and_the_journal_does_not_fill_up(tmp_path: Path) ->
 
     async def main() -> list[dict[str, object]]:
         journal = Journal(paths.journal)
-        context = Context(config, paths, journal, ModelStore(paths.models), metrics, Disk())
+        disk = Disk()
+        updates = UpdateRepository(journal, disk, ModelStore(paths.models), CurrentConfig(config))
         update = journal.create("m", "a.pt", 1)
         for state in WAY[1:]:
             journal.advance(update.id, state, generation=4)
-        crashes = CrashLog(context, "m")
+        crashes = CrashLog(updates, metrics, "m")
         for number in range(20):
             crashes.restarted(4, f"crash {number + 1}")
             crashes.not_started()
@@ -41,7 +43,7 @@ def test_crashes_are_counted_and_the_journal_does_not_fill_up(tmp_path: Path) ->
             await asyncio.wait(crashes._tasks)
         found = [event.detail for event in journal.events(update.id)[len(WAY) :]]
         assert journal.get(update.id).state is WAY[-1]
-        context.disk.close()
+        disk.close()
         journal.close()
         return found
 

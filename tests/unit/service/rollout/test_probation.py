@@ -30,7 +30,7 @@ def traffic(good, bad=0, seconds=0.01):
     [
         (traffic(0), traffic(0), 0, None),
         (traffic(0), traffic(0), 1, None),
-        (traffic(0), traffic(0), 2, "its process ended 2 times by itself"),
+        (traffic(0), traffic(0), 2, "its process exited unexpectedly 2 times"),
         (traffic(0, 19), traffic(0), 0, None),
         (traffic(0, 20), traffic(0), 0, "20 of 20 requests failed (100.0 %), gates.max_error_rate is 5 %"),
         (traffic(95, 5), traffic(0), 0, None),

@@ -128,12 +128,12 @@ def test_a_look_that_is_asked_for_ends_the_wait_whenever_it_is_asked_for() -> No
     async def test(script: Script) -> None:
         script.lane.offer(update(1))
         await script.start()
-        script.lane.look_again()  # in the middle of a try, whose outcome is not known yet
+        script.lane.recheck()  # in the middle of a try, whose outcome is not known yet
         script.outcomes.put_nowait(3600.0)
         await script.start()
         script.outcomes.put_nowait(3600.0)
         await asyncio.sleep(0)
-        script.lane.look_again()
+        script.lane.recheck()
         await script.start()
         script.outcomes.put_nowait(None)
 

@@ -1,4 +1,4 @@
-"""Updates on a device that can be made hot, and cool again."""
+"""Updates on a device whose temperature the test sets."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from edged.artifacts.store import ModelStore
-from edged.errors import StateError
 from service.config.load import load_config
-from service.daemon.context import Context
 from service.journal.states import State
-from service.journal.store import Journal
 from service.journal.update import Update
 from service.metrics.registry import Metrics
+from service.outcomes import Failure, Outcome, Stopped
 from service.storage.paths import Paths
+from service.storage.state_folder import StateFolder
 from service.system.device_state import DeviceState
 from service.system.disk_thread import Disk
 from service.updates.queue import UpdateQueue
-from service.updates.runner import UpdateRunner
+from tests.support.updates import runner_of
 
 TIMEOUT_S = 60
 
 
 class Device:
-    """A supervisor's context on a device of the test's own, with one claimed update of a file that is no checkpoint."""
+    """A device of the test, with one claimed update of a file that is not a checkpoint."""
 
     def __init__(self, folder: Path, worker: str) -> None:
         (folder / "images").mkdir()
@@ -37,11 +35,11 @@ class Device:
         paths.make()
         self.zone = folder / "root/sys/class/thermal/thermal_zone0"
         self.zone.mkdir(parents=True)
-        self.journal = Journal(paths.journal)
-        metrics = Metrics(CollectorRegistry())
-        store, device = ModelStore(paths.models), DeviceState(folder / "root")
-        self.context = Context(load_config(config), paths, self.journal, store, metrics, Disk(), device)
-        self.runner = UpdateRunner(self.context)
+        self.folder, self.disk = StateFolder.open(paths.root), Disk()
+        self.journal = self.folder.journal
+        self.metrics = Metrics(CollectorRegistry())
+        device = DeviceState(folder / "root")
+        self.runner = runner_of(load_config(config), self.folder, self.disk, self.metrics, device)
         self.update = self._claim(b"no checkpoint")
 
     def heat(self, degrees: float) -> None:
@@ -63,7 +61,7 @@ class Device:
         update = self.journal.create("m", "a.pt", len(data))
         self.journal.advance(update.id, State.SETTLED)
         update = self.journal.advance(update.id, State.CLAIMED, sha256="ab" * 32, key="ab:1")
-        file = self.context.claimed_file(update)
+        file = self.folder.claimed_file(update)
         file.parent.mkdir()
         file.write_bytes(data)
         return update
@@ -71,7 +69,7 @@ class Device:
 
 def waits_for(device: Device) -> set[str]:
     """The reasons that the gauge has at 1."""
-    (family,) = device.context.metrics.updates_postponed.collect()
+    (family,) = device.metrics.updates_postponed.collect()
     assert {sample.labels["model"] for sample in family.samples} == {"m"}
     return {sample.labels["reason"] for sample in family.samples if sample.value}
 
@@ -85,7 +83,7 @@ def run(device: Device, test: Callable[[Device, UpdateQueue], Awaitable[None]]) 
         finally:
             await lane.close()
             device.journal.close()
-            device.context.disk.close()
+            device.disk.close()
 
     asyncio.run(main())
 
@@ -109,7 +107,7 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
         assert (device.now().code, device.now().attempt) == ("checkpoint", 1)
         assert (device.runner.postponed, device.runner.retry_at) == (set(), {})
         assert waits_for(device) == set()
-        value = device.context.metrics.registry.get_sample_value
+        value = device.metrics.registry.get_sample_value
         assert value("edged_updates_deferred_total", {"model": "m", "reason": "temperature"}) == 1
 
     device = Device(tmp_path, "{defer_above_c: 80, recheck_s: 0.02}")
@@ -126,7 +124,7 @@ def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
         mains.mkdir(parents=True)
         (mains / "status").write_text("Discharging\n")
         (mains / "type").write_text("Battery\n")
-        lane.look_again()
+        lane.recheck()
         while device.now().code != "battery":
             await asyncio.sleep(0.01)
         assert waits_for(device) == {"battery"}
@@ -148,8 +146,8 @@ def test_what_goes_wrong_after_the_switch_takes_nothing_out_of_service(
     for step in way:
         device.journal.advance(device.update.id, step, generation=1)
 
-    async def full_disk(update: Update) -> None:
-        raise StateError("no room")
+    async def full_disk(update: Update) -> Outcome:
+        return Stopped(Failure("state", "no room"))
 
     monkeypatch.setattr(device.runner, "_attempt", full_disk)
 
@@ -160,6 +158,6 @@ def test_what_goes_wrong_after_the_switch_takes_nothing_out_of_service(
 
     asyncio.run(main())
     assert device.now().state is state
-    assert not list(device.context.paths.rejected.iterdir())
+    assert not list(device.folder.paths.rejected.iterdir())
     device.journal.close()
-    device.context.disk.close()
+    device.disk.close()
