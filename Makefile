@@ -13,7 +13,7 @@ SLOW_PROGRAMS := syncthing skopeo docker-registry mender mender-artifact
 
 # A process a core, and the tests of a file in one of them: they share a daemon. The files stay in order: those that take
 # long come first. More than 8 gain little and take memory.
-PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --no-loadscope-reorder
+PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test slow lint clean programs install uninstall
 .DELETE_ON_ERROR:

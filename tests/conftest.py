@@ -15,13 +15,6 @@ from tests.support.tasks import DetectionTask, Task
 from tests.support.workers import made_once
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one worker, so that they share its daemon; a file may name a group of its own."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
-
-
 @pytest.fixture(scope="session")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return Task(made_once(tmp_path_factory, "task", Task.write))
