@@ -1,4 +1,4 @@
-"""The values that are live at a cut, kept for every batch of every stream until the next cut replaces them."""
+"""Storage of the values that are live at a cut, for every batch of every stream, until the next cut replaces them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,14 @@ HALF_MAX = 65504.0
 
 @dataclass(frozen=True)
 class _OnDisk:
-    """Where a value lies in the file: `nbytes` from `offset`, channels last, which is how the network computes.
+    """The place of a value in the file, stored channels last as the network computes.
 
-    `device` is where it came from and goes back to.
+    Attributes:
+        offset: Position of the first byte in the file.
+        nbytes: Size in bytes.
+        shape: Shape of the value.
+        dtype: Type of the value.
+        device: Device that the value came from and is returned to.
     """
 
     offset: int
@@ -31,17 +36,17 @@ class _OnDisk:
 
 
 class _Spill:
-    """Values in one file without a name, so that nothing stays behind however the process ends.
+    """Values in one unlinked temporary file, of which nothing remains however the process ends.
 
     Args:
-        folder: Where there is room.
+        folder: Folder on the filesystem that holds the file.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - lives as long as this object
         self._end = 0
-        self._free: dict[int, list[int]] = {}  # offsets by size: sizes recur from batch to batch
+        self._free: dict[int, list[int]] = {}  # free offsets by size, because sizes recur in every batch
 
     def write(self, value: Tensor) -> _OnDisk:
         flat = (value.permute(0, 2, 3, 1) if value.dim() == 4 else value).cpu().contiguous()
@@ -72,13 +77,14 @@ class _Spill:
 class ActivationStore:
     """Values by stream and by the first image of their batch.
 
-    They are kept as float16: half the memory, and a rounding error of 0.05 %, far below that of any quantized layer.
-    A value that does not fit float16 keeps its own type. What does not fit the memory budget goes to a file, read and
-    written whole: mapped pages would count as the process's memory. A value comes back to the device it came from.
+    Values are stored as float16, which halves the memory; its rounding error of 0.05 % is far below that of any
+    quantized layer. A value beyond the range of float16 keeps its type. Values over the memory budget are stored in a
+    file, which is read and written rather than mapped, because mapped pages would count as the process's memory. A
+    value is returned on the device that it came from.
 
     Args:
-        memory_budget: Bytes of values that may stay in memory, on the device that they are on.
-        folder: Where there is room for the others.
+        memory_budget: Bytes of values that may stay in memory, on the values' own device.
+        folder: Folder on the filesystem that holds the other values.
     """
 
     def __init__(self, memory_budget: int, folder: Path) -> None:
@@ -94,7 +100,12 @@ class ActivationStore:
         self._spill.close()
 
     def put(self, stream: str, first: int, values: Values) -> None:
-        """Replace what is kept for a batch. A value that was there before under the same name is not stored again.
+        """Replace the values of a batch; a value already stored under the same name is kept.
+
+        Args:
+            stream: Name of the stream.
+            first: Index of the batch's first image.
+            values: Values that are live at the cut, by name. Not modified.
 
         Raises:
             StateError: The disk is full.
@@ -107,14 +118,14 @@ class ActivationStore:
         self._kept[stream, first] = kept
 
     def get(self, stream: str, first: int) -> Values:
-        """The values of a batch as float32, in new tensors."""
+        """Return the values of a batch as float32, in new tensors."""
         return {
             name: self._spill.read(value).float() if isinstance(value, _OnDisk) else value.to(torch.float32, copy=True)
             for name, value in self._kept[stream, first].items()
         }
 
     def discard(self, stream: str, first: int) -> None:
-        """Forget a batch if it is kept."""
+        """Delete the values of a batch if they are stored."""
         for value in self._kept.pop((stream, first), {}).values():
             self._free(value)
 

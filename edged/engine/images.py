@@ -1,4 +1,4 @@
-"""The calibration images in the order in which the engine takes them, with further versions of each where asked."""
+"""Calibration images in the engine's order, with augmented versions of each if requested."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from torch import Tensor
 from edged.calibration.dataset import ImageCache
 from edged.device import CPU, moved
 
-CROP = 8  # a random crop moves the image by up to 1/CROP of its side; what that uncovers repeats the border
+CROP = 8  # a random shift is at most 1/CROP of the image's side; the uncovered area repeats the border
 
 
 class AugmentedImages:
-    """Every calibration image once, in an order drawn from the seed; then again, flipped and moved at random.
+    """All calibration images in an order drawn from the seed, then versions of them, flipped and shifted at random.
 
     Args:
-        cache: Its calibration images are used.
-        versions: How many versions of each image; 1 for the images alone.
-        seed: Draws the order and the versions.
-        device: Where batches go.
+        cache: Cache of the calibration images.
+        versions: Number of versions per image; 1 for the images without augmentation.
+        seed: Seed of the order and of the augmentation.
+        device: Device of the batches.
     """
 
     def __init__(self, cache: ImageCache, versions: int, seed: int, device: torch.device = CPU) -> None:
@@ -30,7 +30,7 @@ class AugmentedImages:
         return len(self._indices) * self._versions
 
     def batch(self, start: int, stop: int) -> Tensor:
-        """Images start..stop, normalized float32 [b, C, H, W] in channels-last layout."""
+        """Return images start..stop, normalized, float32 [b, C, H, W] in channels-last layout."""
         places = torch.arange(start, min(stop, len(self)))
         images = self._cache.batch(self._indices[places % len(self._indices)])
         for image, place in zip(images, places.tolist(), strict=True):
@@ -40,7 +40,7 @@ class AugmentedImages:
 
 
 def _varied(image: Tensor, generator: torch.Generator) -> Tensor:
-    """A random horizontal flip and shift of an image [C, H, W]."""
+    """Flip and shift an image [C, H, W] at random."""
     reach = max(1, image.shape[-1] // CROP)
     flip, down, right = (int(torch.randint(n, (), generator=generator)) for n in (2, 2 * reach + 1, 2 * reach + 1))
     if flip:

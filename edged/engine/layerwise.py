@@ -1,16 +1,16 @@
-"""The network is quantized layer after layer, while its images travel through it once.
+"""Layer-by-layer quantization of a network in one pass of the calibration images.
 
 At each cut, before layers that read the same tensor:
 
         images -> ... prefix ... | cut k |  layers k  ... | cut k+1 |
-    full     x  --------------------------> Y ----------> kept        (1) sums moments of x_hat against Y, moves on
-    quantized x_hat                                                   (2) layers k are quantized on those moments
-    quantized x_hat -----------------------> Y_hat -----> kept        (3) moves on with the quantized layers
+    full     x  --------------------------> Y ----------> stored      (1) sum moments of x_hat against Y, advance
+    quantized x_hat                                                   (2) quantize layers k on those moments
+    quantized x_hat -----------------------> Y_hat -----> stored      (3) advance with the quantized layers
 
-With error propagation there are these two streams, and each layer is fitted to give the full-precision Y from the
-inputs x_hat that it will really get. Without, there is one stream of full-precision inputs and each layer stands for
-itself. Either way each image passes each layer once per stream. Later layers see more images than early ones: new
-images enter at a cut by running through everything before it.
+With error propagation there are these two streams, and each layer is fitted to reproduce the full-precision Y from its
+actual inputs x_hat. Without error propagation there is one stream of full-precision inputs, and layers are quantized
+independently. In both cases each image passes each layer once per stream. Later layers see more images than early
+ones: new images enter at a cut by running through everything before it.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Quantized:
     """A network with quantized layers.
 
     Attributes:
-        model: Decoded weights and corrected statistics.
-        results: By layer name, in order of execution.
-        images: Calibration images that each layer saw.
-        plan: How the work was divided.
+        model: Network with decoded weights and corrected statistics.
+        results: Result of each layer by its name, in order of execution.
+        images: Number of calibration images that each layer saw, by layer name.
+        plan: Memory plan that was followed.
     """
 
     model: nn.Module
@@ -64,16 +64,16 @@ def quantize_network(
     """Quantize every convolution and linear layer.
 
     Args:
-        model: Full precision, eval mode; the work is done on the device of its parameters. Not modified; what does not
-            change is shared with the result.
-        cache: Its calibration images are used.
-        spec: How to quantize.
-        resources: Memory to work in; changes speed only.
-        listener: Told of the plan and of layers done.
+        model: Full-precision network in eval mode, quantized on the device of its parameters. Not modified; unchanged
+            tensors are shared with the result.
+        cache: Cache of the calibration images.
+        spec: Quantization settings.
+        resources: Memory limits; change speed only.
+        listener: Listener that is notified of the plan and of the number of cuts done.
 
     Raises:
-        ArchitectureError: There is nothing to quantize.
-        CalibrationError: A layer's Hessian cannot be used.
+        ArchitectureError: The network has no layers to quantize.
+        CalibrationError: A layer's Hessian is not finite or cannot be made positive definite.
         MemoryLimitError: No plan fits the memory limit.
     """
     device = device_of(model)
@@ -83,14 +83,14 @@ def quantize_network(
     listener.planned(plan.to_dict())
     if plan.sparing:
         give_back_blocks_of(SPARED_BLOCK)
-    # What does not fit the memory lies beside the cache meanwhile, where there is room for images.
+    # Values that do not fit the memory are stored in the folder of the cache, whose filesystem has room for images.
     store = ActivationStore(plan.activation_memory, cache.directory)
     with store, exact_float32(device), torch.inference_mode():
         work = _Work(model, program, images, spec, plan, store)
         for index in range(len(program.cuts)):
             work.quantize_at(index)
             listener.progress(index + 1, len(program.cuts))
-        synchronize(device)  # the stage that the listener times ends with it
+        synchronize(device)  # the end of the stage that the listener times
     return Quantized(work.quantized, work.results, work.images, plan)
 
 
@@ -116,7 +116,7 @@ class _Work:
         self._bits = _bits_by_layer(program, spec)
 
     def quantize_at(self, index: int) -> None:
-        """Quantize the layers at a cut and move all streams to the next."""
+        """Quantize the layers at a cut and advance all streams to the next cut."""
         cuts, step = self._program.cuts, self._plan.steps[index]
         cut, following = cuts[index], cuts[index + 1] if index + 1 < len(cuts) else None
         sums = _CutSums(cut, self._layers, self._spec.propagation > 0 and index > 0)
@@ -137,12 +137,12 @@ class _Work:
                 self._store.put(QUANTIZED, first, moved)
 
     def _accumulate(self, sums: _CutSums, step: Step, first: int, cut: Cut, following: Cut | None) -> None:
-        """Add a batch to the sums and move its full-precision values on."""
+        """Add a batch to the sums and advance its full-precision values to the next cut."""
         full = self._values(FULL, step, first, cut)
         if sums.has_targets:
             values = self._values(QUANTIZED, step, first, cut)
             inputs = values[cut.source]
-            if following is not None:  # needed again as soon as the layers are quantized
+            if following is not None:  # needed again when the layers are quantized
                 self._store.put(QUANTIZED, first, values)
             del values
             full |= {self._program.value_of(name): y for name, y in sums.update(inputs, full[cut.source]).items()}
@@ -153,7 +153,7 @@ class _Work:
             self._store.put(FULL, first, self._program.run(full, cut.index, following, self._full_modules))
 
     def _values(self, stream: str, step: Step, first: int, cut: Cut) -> Values:
-        """What is live at the cut for images first..first + batch; those that are new run through what lies before."""
+        """Return the live values at the cut for images first..first + batch, running new images up to it."""
         stop, parts = min(first + step.batch, step.images), []
         position = first
         while position < stop:
@@ -163,20 +163,20 @@ class _Work:
                 part = self._enter(stream, position, stop, cut)
             parts.append(part)
             taken, position = position, position + part[cut.source].shape[0]
-            if position < stop or taken > first:  # part of a larger batch from now on
+            if position < stop or taken > first:  # now part of a larger batch
                 self._store.discard(stream, taken)
         if len(parts) == 1:
             return parts[0]
         return {name: torch.cat([part.pop(name) for part in parts]) for name in list(parts[0])}
 
     def _enter(self, stream: str, first: int, stop: int, cut: Cut) -> Values:
-        """Run images that no earlier cut has seen up to this one."""
+        """Run images that no earlier cut has seen up to this cut."""
         modules = self._full_modules if stream == FULL else self._quantized_modules
         pixels = self._images.batch(first, min(first + self._plan.steps[0].batch, stop))
         return self._program.run({self._program.input: pixels}, 0, cut, modules)
 
     def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
-        """Quantize one layer and put it, with the statistics behind it, into the quantized network."""
+        """Quantize one layer and install its weight and corrected statistics in the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
         spec = dataclasses.replace(self._spec, bits=self._bits[name], rows_at_once=self._plan.rows_at_once)
         result = quantize_layer(layer.weight, H, spec, sums.cross(name))
@@ -197,7 +197,7 @@ class _Work:
 
 
 class _CutSums:
-    """Moments of the layers at one cut: one per geometry, since they read the same tensor."""
+    """Moments of the layers at one cut, shared by layers of the same geometry because all read the same tensor."""
 
     def __init__(self, cut: Cut, layers: Mapping[str, QuantizableLayer], has_targets: bool) -> None:
         self.has_targets = has_targets
@@ -213,21 +213,21 @@ class _CutSums:
 
     @property
     def sharing(self) -> list[list[str]]:
-        """The layers, those with the same Hessian together."""
+        """The layers' names, grouped by shared Hessian."""
         return list(self._sharing.values())
 
     def update(self, inputs: Tensor, full: Tensor | None = None) -> dict[str, Tensor]:
-        """Add a batch of layer inputs, and the outputs that the layers give for `full` as targets.
+        """Add a batch of layer inputs, with the layers' outputs for the inputs `full` as targets.
 
         Returns:
-            Those outputs by layer.
+            The target outputs by layer; empty if `full` is None.
         """
         outputs: dict[str, Tensor] = {}
         if full is not None:
             for name, layer in self._layers.items():
                 outputs[name] = layer(full)
                 y = outputs[name]
-                # A linear layer may read any number of dimensions; its channels are the last.
+                # A linear layer may read any number of dimensions; its channels are the last one.
                 self.outputs[name].update(y.flatten(0, -2) if isinstance(layer, nn.Linear) else y, layer.bias)
         for names in self._sharing.values():
             targets = [_without_bias(outputs[name], self._layers[name]) for name in names if name in outputs]
@@ -235,7 +235,7 @@ class _CutSums:
         return outputs
 
     def cross(self, name: str) -> Tensor | None:
-        """2/n Y X_hat^T [conv_groups, rows / conv_groups, d] of a layer, None without targets."""
+        """Return a layer's 2/n Y X_hat^T [conv_groups, rows / conv_groups, d], or None without targets."""
         if not self.has_targets:
             return None
         moments = self.moments[name]
@@ -246,7 +246,7 @@ class _CutSums:
 def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     names = [name for cut in program.cuts for name in cut.layers]
     bits = dict.fromkeys(names, spec.bits)
-    # A single layer is the first and the last: what was given for either counts.
+    # A single layer is both the first and the last one; `last_bits` takes precedence.
     bits[names[0]] = spec.first_bits or spec.bits
     for name in program.last_layers:
         bits[name] = spec.last_bits or bits[name]

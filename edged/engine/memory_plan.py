@@ -1,9 +1,9 @@
-"""What the work will need, decided before it starts.
+"""Memory plan of a quantization, made before it starts.
 
-Memory is needed for four things: what is there already (the interpreter, torch, the model), the quantized weights that
-come to it, the values that travel from cut to cut, and the larger of what a batch and what solving a layer needs at
-any cut. Values can wait on the disk, batches can be smaller, and rows of a layer can be searched few at a time: that
-costs speed and changes no result but by rounding.
+Memory is needed for four things: the process before the quantization (interpreter, torch, model), the quantized
+weights, the values that are carried from cut to cut, and the larger of the needs of a batch and of solving a layer at
+any cut. To save memory, values can be stored on the disk, batches can be smaller, and fewer rows of a layer can be
+searched together. This costs speed and changes results only by rounding.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from edged.models.layers import quantizable_layers
 from edged.quant.layer import solve_bytes
 from edged.spec import QuantSpec
 
-# Larger tensors fall out of the processor's caches and take fresh pages from the system at every step.
+# Larger tensors do not fit the processor's caches and take new pages from the system at every step.
 BATCH_BYTES = 32 << 20
-ACTIVATION_MEMORY = 32 << 20  # the disk's cache is hardly slower
-# What the work is found to take for each byte that is counted: freed blocks between used ones, oneDNN's own buffers.
+ACTIVATION_MEMORY = 32 << 20  # the page cache of the disk is hardly slower
+# Measured bytes per counted byte: fragmentation of the heap and oneDNN's own buffers.
 OVERHEAD = 1.45
-MARGIN = 0.05  # what is found beyond that, at most
-SPARING_OVERHEAD = 1.1  # where free blocks go back to the system: nothing is found beyond
-KERNEL_BYTES = 32 << 20  # compiled kernels, whatever the size of the network
+MARGIN = 0.05  # largest measured excess over that
+SPARING_OVERHEAD = 1.1  # if free blocks are returned to the system; no excess was measured
+KERNEL_BYTES = 32 << 20  # compiled kernels, independent of the network's size
 SPARED_BLOCK = 1 << 20
-SHRINK_STEPS = 5  # halvings of the batch and of the rows before a limit is given up
+SHRINK_STEPS = 5  # number of sparing plans to try; each halves the batch and the rows of the one before it
 
 
 @dataclass(frozen=True)
 class Resources:
-    """Memory to work in.
+    """Memory limits of a quantization.
 
     Attributes:
-        memory_limit: Bytes of resident memory that the process may have, None for no limit. On a CUDA device bytes of
-            its memory, never more than are free.
-        batch_bytes: Most bytes of values that a batch may have alive at once.
-        activation_memory: Bytes of values that may wait in memory; the others wait on the disk.
+        memory_limit: Maximum resident memory of the process in bytes, None for no limit. On a CUDA device, maximum
+            device memory in bytes, which is never more than is free.
+        batch_bytes: Maximum bytes of values of a batch that are alive at once.
+        activation_memory: Maximum bytes of values between cuts that are kept in memory; others are stored on the disk.
     """
 
     memory_limit: int | None = None
@@ -57,15 +57,15 @@ class Resources:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """How the work is divided.
+    """The division of a quantization into steps that fit the memory.
 
     Attributes:
-        steps: One for each cut.
-        activation_memory: Bytes of values that wait in memory.
-        rows_at_once: Rows of a layer whose ranges are searched together.
-        sparing: Whether free memory is given back at once, which costs time.
-        present_bytes: Resident memory before the work; on a CUDA device what tensors take there.
-        peak_bytes: Likewise, what the work is expected to reach.
+        steps: One step for each cut.
+        activation_memory: Bytes of values between cuts that are kept in memory.
+        rows_at_once: Number of rows of a layer whose ranges are searched together.
+        sparing: Whether free memory is returned to the system at once, which costs time.
+        present_bytes: Resident memory before the quantization; on a CUDA device, memory of the tensors there.
+        peak_bytes: Expected peak of the same memory during the quantization.
     """
 
     steps: list[Step]
@@ -76,7 +76,7 @@ class MemoryPlan:
     peak_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Convert the plan to JSON types."""
         return {
             "images": max(step.images for step in self.steps),
             "batch_sizes": [step.batch for step in self.steps],
@@ -92,24 +92,24 @@ class MemoryPlan:
 def plan_work(
     program: Program, model: nn.Module, images: AugmentedImages, spec: QuantSpec, resources: Resources
 ) -> MemoryPlan:
-    """The fastest plan that fits.
+    """Choose the fastest plan that fits the memory.
 
     Args:
-        program: The steps of `model`.
-        model: Full precision; run on one image.
+        program: Program of `model`.
+        model: Full-precision network, which is run on one image.
         images: Calibration images.
-        spec: How to quantize.
-        resources: Memory to work in.
+        spec: Quantization settings.
+        resources: Memory limits.
 
     Raises:
-        MemoryLimitError: Not even the slowest plan fits; names the least limit that would do.
+        MemoryLimitError: Not even the slowest plan fits; the message has the lowest limit that suffices.
     """
     layers = quantizable_layers(model)
     single = schedule(program, model, layers, images.batch(0, 1), len(images))
     give_back_free_memory()
     device = device_of(model)
     resources = dataclasses.replace(resources, memory_limit=limit_bytes(device, resources.memory_limit))
-    present = present_bytes(device)  # after a first pass, which brings torch's code into memory
+    present = present_bytes(device)  # after a first pass, which loads torch's code into memory
     least = 0
     for halvings, sparing in _settings(resources):
         rows_at_once = max(spec.rows_at_once >> halvings, 1)
@@ -132,37 +132,37 @@ def plan_work(
 
 
 def _settings(resources: Resources) -> Iterator[tuple[int, bool]]:
-    """How often the batch and the rows at once are halved, and whether to be sparing; the fastest first."""
+    """Yield how often to halve the batch and the rows, and whether to be sparing, fastest settings first."""
     yield 0, False
     if resources.memory_limit is not None:
         yield from ((halvings, True) for halvings in range(SHRINK_STEPS))
 
 
 def _weights_bytes(layers: dict[str, QuantizableLayer]) -> int:
-    """Decoded float32 weights and their codes."""
+    """Return the bytes of all decoded float32 weights and their codes."""
     return sum(5 * layer.weight.numel() for layer in layers.values())
 
 
 def _waiting_bytes(spec: QuantSpec, steps: list[Step]) -> int:
-    """Values at a cut, as float16."""
+    """Return the most bytes of values at any cut, as float16."""
     streams = 2 if spec.propagation > 0 else 1
     return max(streams * step.images * step.live_bytes // 2 for step in steps)
 
 
 def _work_bytes(program: Program, layers: dict[str, QuantizableLayer], spec: QuantSpec, steps: list[Step]) -> int:
-    """The larger of what a batch and what solving a layer takes, at the worst cut."""
+    """Return the larger of the bytes that a batch and that solving a layer takes, at the worst cut."""
     entering, most = 0, 0
     for cut, step in zip(program.cuts, steps, strict=True):
         batch = step.batch * step.peak_bytes
         if spec.propagation > 0:
             batch += step.batch * (step.live_bytes + step.output_bytes)
-        # Images that enter run through everything before this cut, as many at a time as at the first.
+        # New images run through everything before this cut, in batches as large as those of the first cut.
         batch = max(batch, entering + step.batch * step.live_bytes)
         entering = max(entering, steps[0].batch * step.peak_bytes)
         sums = [moments_bytes(layers[name]) for name in cut.layers]
         kept = sum(each.gram + each.cross for each in sums)
         summing = batch + kept + max(each.scratch for each in sums)
-        # The Hessian takes the place of the Gram matrix that it comes from.
+        # The Hessian overwrites the Gram matrix that it is computed from.
         solving = kept + max(
             solve_bytes(layers[name].weight, _groups(layers[name]), spec) - each.gram
             for name, each in zip(cut.layers, sums, strict=True)

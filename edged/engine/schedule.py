@@ -1,4 +1,4 @@
-"""How many images each layer needs to see, and how many of them go through the network at once."""
+"""Schedule of the calibration images: how many each layer sees, and how many are processed together."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 from edged.calibration.geometry import QuantizableLayer, positions_of
 from edged.models.graph import Program, Values
 
-# Columns of X per input of the layer: from 32 on, more lower the held-out layer loss by less than 2 %.
+# Columns of X per input of the layer; more than 32 lower the held-out layer loss by less than 2 %.
 OVERSAMPLING = 32
-# Neighbouring positions of one image resemble each other: however large the map, see this many images.
+# Neighboring positions of one image are correlated, so even layers with large maps see this many images.
 MIN_IMAGES = 128
 MAX_BATCH = 128
 
 
 @dataclass(frozen=True)
 class Step:
-    """What happens at one cut.
+    """The images and the memory needs of one cut.
 
     Attributes:
-        images: Images that its layers see; never fewer than at the cut before.
-        batch: Images that are worked on together; a multiple of that of the cut before.
-        live_bytes: Values that are live at the cut, for one image, float32.
-        output_bytes: Outputs of the layers at the cut, for one image.
-        peak_bytes: Most that is alive at once between this cut and the next, for one image.
+        images: Number of images that its layers see; never fewer than at the preceding cut.
+        batch: Number of images that are processed together; a multiple of that of the preceding cut.
+        live_bytes: Bytes of the values that are live at the cut, per image, as float32.
+        output_bytes: Bytes of the outputs of the layers at the cut, per image.
+        peak_bytes: Most bytes that are alive at once between this cut and the next, per image.
     """
 
     images: int
@@ -47,18 +47,18 @@ def schedule(
     oversampling: float = OVERSAMPLING,
     min_images: int = MIN_IMAGES,
 ) -> list[Step]:
-    """A step for each cut, with one image at a time.
+    """Create the step of each cut, with a batch of one image.
 
-    Early layers have few inputs and large maps, so that few images give them n/d >= oversampling.
+    Early layers have few inputs and large maps, so a few images suffice for n/d >= oversampling.
 
     Args:
-        program: The steps of `model`.
-        model: Run once to learn the maps' sizes.
-        layers: Its layers by name.
-        image: One network input [1, C, H, W].
-        available: Images there are.
-        oversampling: Wanted n/d, columns of X per input.
-        min_images: Fewest images a layer sees.
+        program: Program of `model`.
+        model: Network, which is run once to determine the sizes of its maps.
+        layers: Quantizable layers of the network by name.
+        image: One network input [1, C, H, W]. Not modified.
+        available: Number of calibration images.
+        oversampling: Target for n/d, columns of X per input.
+        min_images: Minimum number of images that a layer sees.
     """
     modules = dict(model.named_modules())
     values: Values = {program.input: image}
@@ -75,19 +75,19 @@ def schedule(
             needed = min(max(needed, wanted), available)
             outputs = sum(4 * layer.weight.shape[0] * positions for layer, positions in here)
             steps.append(Step(needed, 1, _bytes(values), outputs, 0))
-    # Nothing is run beyond the last cut but its layers.
+    # Beyond the last cut only its layers are run.
     peaks.append(steps[-1].live_bytes + steps[-1].output_bytes)
     return [replace(step, peak_bytes=peak) for step, peak in zip(steps, peaks[1:], strict=True)]
 
 
 def with_batches(steps: list[Step], batch_bytes: int) -> list[Step]:
-    """The steps with as many images together as fit, in powers of two.
+    """Set each step's batch to the largest power of two that fits.
 
-    Maps shrink towards the end, and there more images go together: products of small matrices are slow.
+    Maps shrink towards the end of the network, where larger batches avoid slow products of small matrices.
 
     Args:
-        steps: In order of execution.
-        batch_bytes: Most bytes of values that a batch may have alive at once; one image is always taken.
+        steps: Steps in order of execution. Not modified.
+        batch_bytes: Maximum bytes of values of a batch that are alive at once; a batch has at least one image.
     """
     batch, sized = MAX_BATCH, []
     for step in reversed(steps):

@@ -1,15 +1,15 @@
-"""Keeping each channel's mean and spread where full precision has them.
+"""Correction of each output channel's mean and variance towards those of full precision.
 
-A quantized layer's outputs have another mean and variance than before. Re-estimating BatchNorm statistics from
-scratch repairs that, but it also replaces what training saw by what the calibration images show. Moving the trained
-statistics by the difference that quantization made, and no further, does the first without the second:
+Quantization changes the mean and variance of a layer's outputs. Re-estimating BatchNorm statistics from scratch
+repairs this, but also replaces the statistics of the training images by those of the calibration images. Moving the
+trained statistics only by the change that quantization caused avoids that:
 
     running_var'  = a^2 running_var,   a^2 = Var[Y_hat] / Var[Y]
     running_mean' = E[Y_hat] - a (E[Y] - running_mean)
 
-so that outputs which were merely scaled and shifted normalize to what they were. Bias correction (the row of that
-name in arXiv 2509.05576, Table 1) is the case a = 1: E[(W - W_hat) x] is added back and variances stay. Both sides
-follow from the layer's moments; no image has to be run for it.
+Outputs that were only scaled and shifted then normalize to the same values as before. Bias correction (the row of that
+name in arXiv 2509.05576, Table 1) is the case a = 1: E[(W - W_hat) x] is added back and variances are kept. Both
+statistics follow from the layer's moments, without running any image.
 """
 
 from __future__ import annotations
@@ -23,26 +23,31 @@ from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import Moments
 from edged.spec import Statistics
 
-# A channel whose variance would change by more than this is one that the calibration images hardly excite.
+# A channel whose variance changes by a larger factor is hardly excited by the calibration images.
 MAX_VARIANCE_RATIO = 4.0
-# What is done layer by layer, here; the others act on the finished network.
+# Corrections that are made here, layer by layer; the others act on the finished network.
 CORRECTED = (Statistics.BIAS, Statistics.MATCH)
 
 
 @dataclass(frozen=True)
 class ChannelStatistics:
-    """Mean and variance of each output channel, without the layer's bias, float64 [rows]."""
+    """The mean and variance of each output channel.
+
+    Attributes:
+        mean: Mean without the layer's bias, float64 [rows].
+        variance: Variance, float64 [rows].
+    """
 
     mean: Tensor
     variance: Tensor
 
 
 def statistics_of_weight(weight: Tensor, moments: Moments, power: Tensor) -> ChannelStatistics:
-    """Statistics of weight @ X, from the moments of X.
+    """Compute the statistics of weight @ X from the moments of X.
 
     Args:
-        weight: [rows, ...].
-        moments: Of the layer's inputs X.
+        weight: Weight [rows, ...]. Not modified.
+        moments: Moments of the layer's inputs X.
         power: Mean square of each output [rows], diag(W H W^T) / 2.
     """
     totals = moments.total()
@@ -56,11 +61,16 @@ class OutputStatistics:
 
     def __init__(self) -> None:
         self._count = 0
-        # Zeros without a dimension join tensors of any shape and device.
+        # Zero-dimensional tensors can be added to tensors of any shape and device.
         self._sum = self._squares = torch.zeros((), dtype=torch.float64)
 
     def update(self, y: Tensor, bias: Tensor | None) -> None:
-        """Add outputs [b, rows, H, W] of a convolution or [n, rows]; `bias` is what the layer added to them."""
+        """Add a batch of outputs to the sums.
+
+        Args:
+            y: Outputs [b, rows, H, W] of a convolution, or [n, rows]. Not modified.
+            bias: Bias [rows] that the outputs include and the statistics exclude; None for no bias.
+        """
         channels = y if y.dim() == 2 else y.permute(0, 2, 3, 1).flatten(0, 2)
         if bias is not None:
             channels = channels - bias
@@ -69,7 +79,7 @@ class OutputStatistics:
         self._squares = self._squares + channels.square().sum(0).double()
 
     def result(self) -> ChannelStatistics:
-        """Mean and variance of everything added."""
+        """Return the mean and variance of all outputs added so far."""
         mean = self._sum / self._count
         return ChannelStatistics(mean, (self._squares / self._count - mean.square()).clamp_min(0))
 
@@ -81,14 +91,14 @@ def correct_statistics(
     after: ChannelStatistics,
     statistics: Statistics,
 ) -> None:
-    """Make up for what quantization did to a layer's outputs, in the BatchNorm behind it or else in its own bias.
+    """Correct the statistics of a quantized layer's outputs in the following BatchNorm, or else in the layer's bias.
 
     Args:
-        layer: The quantized layer. Its bias is replaced where it has one and no BatchNorm follows.
-        norm: The only reader of its outputs, if that is a BatchNorm2d. Its buffers are replaced.
-        before: Of the full-precision outputs.
-        after: Of the quantized layer's outputs.
-        statistics: MATCH, or BIAS to leave variances alone; nothing is done for others.
+        layer: Quantized layer. Its bias is replaced if it has one and no BatchNorm follows.
+        norm: Only reader of the layer's outputs if that is a BatchNorm2d. Its buffers are replaced.
+        before: Statistics of the full-precision outputs.
+        after: Statistics of the quantized layer's outputs.
+        statistics: MATCH to correct means and variances, BIAS to correct means only; nothing is done for other values.
     """
     if statistics not in CORRECTED:
         return
@@ -97,18 +107,18 @@ def correct_statistics(
     elif statistics is Statistics.BIAS:
         shift_batchnorm(norm, before, after)
     else:
-        # The norm reads what the layer adds, too.
+        # The norm reads outputs that include the layer's bias.
         match_batchnorm(norm, _with_bias(before, layer.bias), _with_bias(after, layer.bias))
 
 
 def shift_batchnorm(norm: nn.BatchNorm2d, before: ChannelStatistics, after: ChannelStatistics) -> None:
-    """Move the running mean of `norm` by E[Y_hat] - E[Y]. Replaces the buffer."""
+    """Shift the running mean of `norm` by E[Y_hat] - E[Y], replacing the buffer."""
     if norm.running_mean is not None:
         norm.running_mean = (norm.running_mean + (after.mean - before.mean)).to(norm.running_mean.dtype)
 
 
 def match_batchnorm(norm: nn.BatchNorm2d, before: ChannelStatistics, after: ChannelStatistics) -> None:
-    """Move the running statistics of `norm` by what quantization changed. Replaces its buffers."""
+    """Change the running statistics of `norm` as quantization changed its inputs', replacing its buffers."""
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
         return
@@ -119,7 +129,7 @@ def match_batchnorm(norm: nn.BatchNorm2d, before: ChannelStatistics, after: Chan
 
 
 def correct_bias(layer: QuantizableLayer, before: ChannelStatistics, after: ChannelStatistics) -> None:
-    """Add E[Y] - E[Y_hat] to the bias. Replaces it; a layer without bias is left alone."""
+    """Add E[Y] - E[Y_hat] to the bias, replacing the parameter; a layer without bias is not modified."""
     if layer.bias is not None:
         layer.bias = nn.Parameter((layer.bias + (before.mean - after.mean)).to(layer.bias.dtype), requires_grad=False)
 

@@ -1,4 +1,4 @@
-"""How often a classifier is right."""
+"""Accuracy of classifiers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from edged.progress import ProgressListener, SilentListener
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of images whose label is the best, or among the five best, of the logits.
+    """Top-1 and top-5 accuracy of a classifier.
 
     Attributes:
-        top1: Percent.
-        top5: Percent; with fewer than five classes, of all of them.
+        top1: Share of images whose label has the largest logit, in percent.
+        top5: Share of images whose label is among the five largest logits (all if there are fewer), in percent.
         images: Number of images.
     """
 
@@ -29,14 +29,14 @@ class Accuracy:
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
-    """Top-1 and top-5 accuracy.
+    """Compute top-1 and top-5 accuracy.
 
     Args:
-        logits: [n, classes].
-        labels: Class indices int64 [n].
+        logits: Logits [n, classes]. Not modified.
+        labels: Class indices, int64 [n]. Not modified.
 
     Raises:
-        CalibrationError: There are no images, or a label has no logit.
+        CalibrationError: There are no images, a different number of labels, or a label without logit.
     """
     count, classes = logits.shape
     if count == 0 or labels.shape != (count,):
@@ -58,17 +58,17 @@ def predict(
     batch_size: int = 32,
     listener: ProgressListener | None = None,
 ) -> Tensor:
-    """The model's outputs in eval mode; the mode of each part is restored.
+    """Run a model on images in eval mode; the mode of each module is restored afterwards.
 
     Args:
-        model: Maps [b, channels, size, size] to logits [b, classes]. Runs where its parameters lie.
-        cache: Images.
-        indices: Which of them, int64 [n].
-        batch_size: Images per forward pass.
-        listener: Told of images done.
+        model: Network that maps [b, channels, size, size] to logits [b, classes]. It runs on its parameters' device.
+        cache: Cache of the images.
+        indices: Indices of the images, int64 [n].
+        batch_size: Number of images per forward pass.
+        listener: Listener that is notified of the number of images done.
 
     Returns:
-        float32 [n, classes] on the CPU.
+        Outputs of the model, float32 [n, classes], on the CPU.
 
     Raises:
         CalibrationError: `indices` is empty.
@@ -90,5 +90,5 @@ def predict(
     finally:
         for module, training in modes:
             module.training = training
-    # Out of inference mode, so that the result is an ordinary tensor.
+    # Cloned outside inference mode, so that the result is an ordinary tensor.
     return torch.cat(outputs).clone()

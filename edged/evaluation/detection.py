@@ -1,4 +1,4 @@
-"""How well a detector finds what is there (mAP), and how far two detectors see the same (agreement)."""
+"""Mean average precision (mAP) of a detector, and the agreement of two detectors."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ MATCH_IOU = 0.5
 
 @dataclass(frozen=True)
 class Precision:
-    """Mean average precision as COCO defines it: over 101 recalls, then over the classes that occur.
+    """Mean average precision as COCO defines it: averaged over 101 recalls, then over the classes that occur.
 
     Attributes:
-        map50: At an overlap of 0.5, percent.
-        map50_95: Mean over overlaps 0.5, 0.55, ..., 0.95, percent.
+        map50: Mean average precision at an IoU of 0.5, in percent.
+        map50_95: Mean over the IoUs 0.5, 0.55, ..., 0.95, in percent.
         images: Number of images.
-        boxes: Labelled boxes in them.
+        boxes: Number of labeled boxes in the images.
     """
 
     map50: float
@@ -49,7 +49,13 @@ class Precision:
 
 @dataclass(frozen=True)
 class _Matched:
-    """One class in one image: scores [n], descending, hits [thresholds, n], and how many boxes there are to find."""
+    """The detections of one class in one image, matched to its labels.
+
+    Attributes:
+        scores: Scores of the detections [n], descending.
+        hits: Whether each detection matches a label at each IoU threshold [thresholds, n].
+        total: Number of labeled boxes.
+    """
 
     scores: Floats
     hits: Flags
@@ -59,14 +65,17 @@ class _Matched:
 def detections_of(
     raw: Tensor, plan: Plan, cache: ImageCache, indices: Tensor, spec: DetectionSpec = EVALUATION
 ) -> list[Detections]:
-    """Boxes in pixels of the original images.
+    """Convert raw outputs to detections.
 
     Args:
-        raw: Outputs for these images [n, predictions, 5 + classes], as `predict` gives them.
-        plan: Of the network.
-        cache: Of letterboxed images.
-        indices: Which of them, int64 [n].
-        spec: Which predictions count.
+        raw: Outputs of `predict` for these images [n, predictions, 5 + classes].
+        plan: Plan of the network.
+        cache: Cache of letterboxed images.
+        indices: Indices of the images, int64 [n].
+        spec: Thresholds that select the predictions.
+
+    Returns:
+        Boxes in pixels of the original images, one entry per image.
     """
     side = cache.input.size
     return [
@@ -84,19 +93,19 @@ def detect_all(
     batch_size: int = 8,
     listener: ProgressListener | None = None,
 ) -> list[Detections]:
-    """Run a detector over images. The raw outputs of a batch, 9 MB an image, are in memory at a time.
+    """Run a detector on images, holding the raw outputs of only one batch in memory (9 MB per image).
 
     Args:
-        model: Gives raw outputs.
-        plan: Of the model.
-        cache: Of letterboxed images.
-        indices: Which of them, int64 [n].
-        spec: Which predictions count.
-        batch_size: Images per forward pass.
-        listener: Told of images done.
+        model: Detector that returns raw outputs.
+        plan: Plan of the detector.
+        cache: Cache of letterboxed images.
+        indices: Indices of the images, int64 [n].
+        spec: Thresholds that select the predictions.
+        batch_size: Number of images per forward pass.
+        listener: Listener that is notified of the number of images done.
 
     Returns:
-        Boxes in pixels of the original images.
+        Boxes in pixels of the original images, one entry per image.
     """
     listener = listener or SilentListener()
     found: list[Detections] = []
@@ -113,18 +122,18 @@ def average_precision(
     """Score detections against labels.
 
     Args:
-        found: Boxes in pixels of each image.
-        labels: What is there to be found in each.
-        sizes: Width and height of each, pixels.
+        found: Detections of each image, boxes in pixels.
+        labels: Labeled boxes of each image.
+        sizes: Width and height of each image, in pixels.
 
     Raises:
-        CalibrationError: There are no labelled boxes, or not as many entries of one as of the others.
+        CalibrationError: There are no labeled boxes, or the arguments differ in length.
     """
     if not len(found) == len(labels) == len(sizes):
         raise CalibrationError(f"cannot score {len(found)} images against {len(labels)} labels; give one for each")
     classes = sorted({int(kind) for entry in labels for kind in entry.classes})
     if not classes:
-        raise CalibrationError("the labels name no box; label some images to measure mAP")
+        raise CalibrationError("the labels have no boxes; label some images to measure mAP")
     matched: dict[int, list[_Matched]] = {kind: [] for kind in classes}
     for seen, truth, size in zip(found, labels, sizes, strict=True):
         boxes = truth.in_pixels(*size)
@@ -136,18 +145,18 @@ def average_precision(
 
 
 def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> float:
-    """How many boxes two detectors share: 2 m / (a + b), in percent, over all images.
+    """Compute the share of boxes that two detectors have in common, 2 m / (a + b), in percent over all images.
 
-    m counts pairs of boxes of one class that overlap by at least MATCH_IOU, each box in one pair at most: the
-    reference's boxes choose by descending score, each the box that it overlaps most. a and b count the two detectors'
-    boxes. 100 is the same boxes (or none on both sides), 0 none in common.
+    m is the number of pairs of boxes of one class with an IoU of at least MATCH_IOU. Each box is in at most one pair:
+    in descending order of score, each reference box is paired with the box that it overlaps most. a and b are the
+    numbers of boxes of the two detectors. 100 means the same boxes (or none on both sides), 0 none in common.
 
     Args:
-        reference: Of the full-precision network, an entry an image.
-        found: Of the quantized network on the same images.
+        reference: Detections of the full-precision network, one entry per image.
+        found: Detections of the quantized network for the same images.
 
     Raises:
-        CalibrationError: The two are not of the same images.
+        CalibrationError: The arguments differ in length or are empty.
     """
     if len(reference) != len(found) or not found:
         raise CalibrationError(f"cannot compare {len(found)} images with {len(reference)}; give both the same images")
@@ -157,7 +166,7 @@ def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> f
 
 
 def shared_boxes(reference: Detections, found: Detections) -> int:
-    """How many boxes of one image two detectors share, see `agreement`."""
+    """Count the boxes that two detectors have in common in one image, see `agreement`."""
     overlaps = pairwise_iou(reference.boxes, found.boxes)
     overlaps = overlaps.masked_fill(reference.classes[:, None] != found.classes[None], 0)
     pairs = 0
@@ -170,7 +179,7 @@ def shared_boxes(reference: Detections, found: Detections) -> int:
 
 
 def _match(seen: Detections, truth: Tensor, kind: int) -> _Matched:
-    """Give each detection, by descending score, the free box that it overlaps most, if by the threshold."""
+    """Match each detection, by descending score, to the free box that it overlaps most, if the threshold is met."""
     members = (seen.classes == kind).nonzero().flatten()
     scores = seen.scores[members].double()
     order = torch.sort(scores, descending=True, stable=True).indices[:MAX_PER_CLASS]
@@ -180,20 +189,20 @@ def _match(seen: Detections, truth: Tensor, kind: int) -> _Matched:
     rows = np.arange(len(THRESHOLDS))
     for index in range(len(order) if len(truth) else 0):
         free = np.where(taken, -1.0, overlaps[index])
-        best = free.shape[1] - 1 - free[:, ::-1].argmax(1)  # of equal overlaps the last, as COCO's evaluation has it
+        best = free.shape[1] - 1 - free[:, ::-1].argmax(1)  # the last of equal overlaps, as in COCO's evaluation
         hits[:, index] = free[rows, best] >= THRESHOLDS
         taken[rows[hits[:, index]], best[hits[:, index]]] = True
     return _Matched(scores[order].numpy(), hits, len(truth))
 
 
 def _averages(images: Sequence[_Matched]) -> Floats:
-    """Average precision of one class at each threshold [thresholds]."""
+    """Compute the average precision of one class at each IoU threshold [thresholds]."""
     order = np.argsort(-np.concatenate([image.scores for image in images]), kind="mergesort")
     hits = np.concatenate([image.hits for image in images], axis=1)[:, order]
     right = np.cumsum(hits, axis=1, dtype=np.float64)
     recall = right / sum(image.total for image in images)
     precision = right / np.arange(1, hits.shape[1] + 1)
-    # The best precision that any later, larger recall still has.
+    # The highest precision at this or any larger recall.
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     return np.array([_sampled(recall[t], precision[t]) for t in range(len(THRESHOLDS))])
 

@@ -1,4 +1,4 @@
-"""How close a quantized model stays to its full-precision original. Needs no labels."""
+"""Fidelity of a quantized model to its full-precision original, measured without labels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edged.memory import give_back_free_memory
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Two models on the same images.
+    """A comparison of two models on the same images.
 
     Attributes:
-        agreement: Images for which both give the same class the largest logit, percent. Says nothing of a detector,
-            for which edged.evaluation.detection has its own.
-        relative_error: |q - fp|^2 / |fp|^2 over all logits; 0 is equal, 1 is as wrong as no output at all.
+        agreement: Share of images for which both models rank the same class first, in percent. It does not apply to
+            detectors; `edged.evaluation.detection.agreement` does.
+        relative_error: Relative error |q - fp|^2 / |fp|^2 over all logits, 0 for equal logits and 1 for all-zero ones.
     """
 
     agreement: float
@@ -32,10 +32,10 @@ def fidelity(reference: Tensor, logits: Tensor) -> Fidelity:
 
     Args:
         reference: Full-precision logits fp [n, classes], or outputs of any shape [n, ...].
-        logits: Quantized logits q, likewise.
+        logits: Quantized logits q or outputs, of the same shape.
 
     Returns:
-        Agreement and error; the error is infinite where only the reference is all zero.
+        The agreement and the error; the error is infinite if only the reference is all zero.
 
     Raises:
         CalibrationError: The shapes differ, or there are no images.
@@ -49,13 +49,13 @@ def fidelity(reference: Tensor, logits: Tensor) -> Fidelity:
 
 
 def squared_error(reference: Tensor, other: Tensor | None = None) -> float:
-    """|other - reference|^2 over all entries, |reference|^2 without `other`; summed in float64.
+    """Compute |other - reference|^2 over all entries, or |reference|^2 without `other`, summed in float64.
 
     Args:
-        reference: [n, ...].
-        other: Of the same shape.
+        reference: Reference outputs [n, ...]. Not modified.
+        other: Outputs of the same shape. Not modified.
     """
-    # Image by image: in float64 the outputs of a detector would take 17 MB for each.
+    # Image by image, because in float64 the outputs of a detector take 17 MB per image.
     others = [None] * len(reference) if other is None else other
     pairs = zip(reference, others, strict=True)
     return sum(float((fp.double() if q is None else q.double() - fp.double()).square().sum()) for fp, q in pairs)
@@ -64,14 +64,17 @@ def squared_error(reference: Tensor, other: Tensor | None = None) -> float:
 def relative_errors(
     full: nn.Module, candidates: Sequence[nn.Module], cache: ImageCache, indices: Tensor, batch_size: int = 32
 ) -> list[float]:
-    """The relative error of each candidate. The outputs of a batch are in memory at a time.
+    """Compute the relative error of each candidate, holding the outputs of only one batch in memory.
 
     Args:
-        full: Full precision.
-        candidates: Quantized networks of the same outputs.
-        cache: Images.
-        indices: Which of them, int64 [n].
-        batch_size: Images per forward pass.
+        full: Full-precision network.
+        candidates: Quantized networks whose outputs have the same shape.
+        cache: Cache of the images.
+        indices: Indices of the images, int64 [n].
+        batch_size: Number of images per forward pass.
+
+    Returns:
+        One relative error per candidate; see `Fidelity`.
     """
     power, errors = 0.0, [0.0] * len(candidates)
     for start in range(0, len(indices), batch_size):

@@ -17,7 +17,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Activation
         yield store
 
 
-def test_values_come_back_within_half_precision_as_new_tensors(store: ActivationStore):
+def test_values_are_returned_at_half_precision_as_new_tensors(store: ActivationStore):
     x = torch.randn(4, 3, 5, 5)
     store.put("full", 0, {"x": x})
     first = store.get("full", 0)["x"]
@@ -27,13 +27,13 @@ def test_values_come_back_within_half_precision_as_new_tensors(store: Activation
     assert_close(store.get("full", 0)["x"], x, rtol=1e-3, atol=1e-6)
 
 
-def test_a_value_beyond_half_precision_is_kept_exactly(store: ActivationStore):
+def test_a_value_beyond_the_range_of_float16_is_stored_exactly(store: ActivationStore):
     x = torch.tensor([1e6, 0.1])
     store.put("full", 0, {"x": x})
     assert torch.equal(store.get("full", 0)["x"], x)
 
 
-def test_what_is_not_live_any_more_is_dropped_and_what_is_stays_as_it_was(store: ActivationStore):
+def test_dead_values_are_dropped_and_live_ones_are_kept(store: ActivationStore):
     store.put("full", 0, {"a": torch.ones(3), "b": torch.ones(3)})
     store.put("full", 0, {"b": torch.full((3,), 7.0), "c": torch.ones(3)})
     values = store.get("full", 0)
@@ -41,7 +41,7 @@ def test_what_is_not_live_any_more_is_dropped_and_what_is_stays_as_it_was(store:
     assert torch.equal(values["b"], torch.ones(3))
 
 
-def test_streams_and_batches_are_apart(store: ActivationStore):
+def test_streams_and_batches_are_separate(store: ActivationStore):
     store.put("full", 1, {"x": torch.ones(1)})
     assert ("full", 1) in store
     assert ("quantized", 1) not in store
@@ -56,7 +56,7 @@ def test_values_keep_the_networks_layout(store: ActivationStore):
     assert_close(back, x, rtol=1e-3, atol=1e-6)
 
 
-def test_room_in_the_file_is_used_again_and_no_name_is_left(tmp_path: Path):
+def test_space_in_the_file_is_reused_and_the_file_has_no_name(tmp_path: Path):
     with ActivationStore(memory_budget=0, folder=tmp_path) as store:
         for turn in range(5):
             store.put("full", 0, {f"x{turn}": torch.full((1000,), float(turn)), "y": torch.ones(7)})
@@ -67,7 +67,7 @@ def test_room_in_the_file_is_used_again_and_no_name_is_left(tmp_path: Path):
         assert sizes == [2000 + 14]  # one x and y, as float16
 
 
-def test_a_full_disk_is_named(full_disk: Path):
+def test_a_full_disk_raises_a_state_error(full_disk: Path):
     with ActivationStore(memory_budget=0, folder=full_disk) as store, pytest.raises(StateError):
         store.put("full", 0, {"x": torch.ones(1 << 17)})
 

@@ -18,7 +18,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
     return build_cache(root / "images", root / "cache", InputSpec(16, 16))
 
 
-def test_each_image_comes_once_in_an_order_drawn_from_the_seed(cache: ImageCache):
+def test_each_image_occurs_once_in_an_order_drawn_from_the_seed(cache: ImageCache):
     images = AugmentedImages(cache, versions=1, seed=3)
     seen = torch.cat([images.batch(start, start + 7) for start in range(0, len(images), 7)])
     assert len(seen) == len(cache.calibration)
@@ -29,7 +29,7 @@ def test_each_image_comes_once_in_an_order_drawn_from_the_seed(cache: ImageCache
     assert not torch.equal(seen, AugmentedImages(cache, 1, 4).batch(0, len(images)))
 
 
-def test_further_versions_are_flipped_and_moved_and_reproducible(cache: ImageCache):
+def test_augmented_versions_are_flipped_shifted_and_reproducible(cache: ImageCache):
     images = AugmentedImages(cache, versions=3, seed=0)
     n = len(cache.calibration)
     assert len(images) == 3 * n
@@ -37,5 +37,5 @@ def test_further_versions_are_flipped_and_moved_and_reproducible(cache: ImageCac
     assert not torch.equal(plain, second)
     assert not torch.equal(second, third)
     assert torch.equal(second, AugmentedImages(cache, 3, 0).batch(n, 2 * n))
-    # Nothing is invented: every value of a version occurs in its image.
+    # Every value of a version occurs in its image.
     assert all(set(v.flatten().tolist()) <= set(p.flatten().tolist()) for p, v in zip(plain, second, strict=True))

@@ -48,7 +48,7 @@ class TokenMixer(Mixer):
 
 
 class RowMixer(TokenMixer):
-    """Likewise, from [batch, height, width, features]."""
+    """The same numbers from linear layers that read [batch, height, width, features]."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = torch.relu(self.stem(x)).permute(0, 2, 3, 1)

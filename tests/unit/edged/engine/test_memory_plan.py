@@ -38,7 +38,7 @@ def test_a_generous_limit_changes_nothing(cache: ImageCache):
     assert limited.activation_memory == free.activation_memory
 
 
-def test_values_go_to_the_disk_before_batches_shrink(cache: ImageCache):
+def test_values_move_to_the_disk_before_batches_shrink(cache: ImageCache):
     free = planned(cache, QuantSpec(), Resources())
     assert free.activation_memory > 4 * MIB
     limit = int((free.peak_bytes - 3 * MIB) * (1 + MARGIN))
@@ -48,7 +48,7 @@ def test_values_go_to_the_disk_before_batches_shrink(cache: ImageCache):
     assert tight.peak_bytes * (1 + MARGIN) <= limit
 
 
-def test_free_memory_is_given_back_before_batches_shrink(cache: ImageCache):
+def test_free_memory_is_returned_before_batches_shrink(cache: ImageCache):
     free = planned(cache, QuantSpec(), Resources())
     limit = free.peak_bytes - free.activation_memory - 3 * MIB
     tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
@@ -66,21 +66,21 @@ def test_batches_shrink_when_nothing_else_suffices(cache: ImageCache):
     assert tight.peak_bytes <= limit
 
 
-def test_too_little_is_refused_with_the_least_that_would_do(cache: ImageCache):
+def test_a_limit_that_is_too_low_is_rejected_with_the_lowest_that_suffices(cache: ImageCache):
     with pytest.raises(MemoryLimitError, match=r"memory limit of 1 MiB is too little .* at least (\d+) MiB") as caught:
         planned(cache, QuantSpec(), Resources(memory_limit=MIB))
     least = int(str(caught.value).split()[-2])
-    # A little more, because the process itself grows a little from call to call.
+    # Slightly more, because the process itself grows slightly from call to call.
     assert planned(cache, QuantSpec(), Resources(memory_limit=(least + 16) * MIB)).peak_bytes <= (least + 16) * MIB
 
 
-def test_independent_layers_need_room_for_one_stream(cache: ImageCache):
+def test_independent_layers_need_memory_for_one_stream(cache: ImageCache):
     both = planned(cache, QuantSpec(), Resources())
     one = planned(cache, QuantSpec(propagation=0.0), Resources())
     assert one.activation_memory * 2 == both.activation_memory
 
 
-def test_the_plan_is_plain_data(cache: ImageCache):
+def test_the_plan_converts_to_json_types(cache: ImageCache):
     plan = planned(cache, QuantSpec(), Resources())
     told = json.loads(json.dumps(plan.to_dict()))
     assert told["batch_sizes"] == [step.batch for step in plan.steps]
@@ -111,7 +111,7 @@ print(peak_bytes(), done.plan.peak_bytes)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 850 * MIB])
-def test_the_measured_peak_is_the_planned_one(tmp_path: Path, limit: int):
+def test_the_measured_peak_matches_the_planned_one(tmp_path: Path, limit: int):
     write_folder(tmp_path / "images", classes=4, images=40)
     command = [sys.executable, "-c", MEASURE, tmp_path / "images", tmp_path / "cache", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

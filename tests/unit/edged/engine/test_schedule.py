@@ -32,7 +32,7 @@ def test_each_layer_sees_enough_columns_per_input():
     assert found[-1] == 32 * 64
 
 
-def test_never_fewer_than_the_minimum_nor_more_than_there_are():
+def test_image_counts_are_between_the_minimum_and_the_number_available():
     assert set(counts(available=100, oversampling=32, min_images=128)) == {100}
     assert min(counts(available=1000, oversampling=32, min_images=128)) == 128
 
@@ -43,7 +43,7 @@ def test_later_layers_never_see_fewer_images():
 
 
 @pytest.mark.parametrize("batch_bytes", [1, 1 << 20, 1 << 23, 1 << 30])
-def test_batches_grow_by_doubling_and_stay_within_their_bytes(batch_bytes: int):
+def test_batches_grow_by_doubling_within_the_byte_limit(batch_bytes: int):
     found = steps(batch_bytes=batch_bytes)
     for step, following in itertools.pairwise(found):
         assert following.batch % step.batch == 0
@@ -51,11 +51,11 @@ def test_batches_grow_by_doubling_and_stay_within_their_bytes(batch_bytes: int):
     assert found[-1].batch == (128 if batch_bytes > 1 << 22 else found[-1].batch)
 
 
-def test_bytes_of_one_image():
+def test_bytes_per_image_match_those_counted_by_hand():
     first, second = steps()[:2]
     image, map_16 = 3 * 32 * 32 * 4, 16 * 32 * 32 * 4
     assert (first.live_bytes, first.output_bytes) == (image, map_16)
-    # Before the stem's inputs go its outputs are there; then BatchNorm and ReLU have two maps at a time.
+    # The stem's inputs and outputs are alive together; then BatchNorm and ReLU hold two maps at a time.
     assert first.peak_bytes == 2 * map_16
-    # The block's input stays for the shortcut.
+    # The block's input stays alive for the shortcut.
     assert (second.live_bytes, second.output_bytes, second.peak_bytes) == (map_16, map_16, 3 * map_16)

@@ -72,7 +72,7 @@ def test_a_dead_channel_keeps_its_variance():
     assert_close(norm.running_var, torch.ones(1))
 
 
-def test_bias_takes_up_the_shift():
+def test_bias_absorbs_the_shift():
     layer = nn.Linear(3, 2).requires_grad_(False)
     bias, before, after = layer.bias.clone(), OutputStatistics(), OutputStatistics()
     y = torch.randn(50, 2)
@@ -85,7 +85,7 @@ def test_bias_takes_up_the_shift():
 def layer_statistics(
     conv: nn.Conv2d, decoded: torch.Tensor, x: torch.Tensor
 ) -> tuple[ChannelStatistics, ChannelStatistics]:
-    """Before and after, from moments alone."""
+    """Return the statistics before and after quantization, from moments alone."""
     moments = moments_for(conv)
     moments.update(x)
     H = hessian(moments)
@@ -99,7 +99,7 @@ def layer_statistics(
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_bias_correction_adds_the_mean_error_back(groups: int, bias: bool):
-    """Oracle: E[(W - W_hat) x] from float64 patches of zero-padded inputs."""
+    """Compare with the oracle E[(W - W_hat) x] from float64 patches of zero-padded inputs."""
     torch.manual_seed(0)
     conv = nn.Conv2d(4, 6, 3, padding=1, groups=groups, bias=bias).requires_grad_(False)
     norm, x = nn.BatchNorm2d(6).eval().requires_grad_(False), torch.randn(8, 4, 6, 6) + 0.5
@@ -125,21 +125,21 @@ def test_bias_correction_adds_the_mean_error_back(groups: int, bias: bool):
     )
 
 
-def test_a_shift_leaves_an_untracked_norm_alone():
+def test_a_shift_does_not_modify_a_norm_without_statistics():
     norm, zero = nn.BatchNorm2d(2, track_running_stats=False), torch.zeros(2, dtype=torch.float64)
     shift_batchnorm(norm, ChannelStatistics(zero, zero), ChannelStatistics(zero + 1, zero))
     assert norm.running_mean is None
 
 
 @pytest.mark.parametrize("statistics", [Statistics.NONE, Statistics.REESTIMATE])
-def test_nothing_is_corrected_unless_asked(statistics: Statistics):
+def test_other_settings_correct_nothing(statistics: Statistics):
     layer, zero = nn.Linear(3, 2), torch.zeros(2, dtype=torch.float64)
     bias = layer.bias.clone()
     correct_statistics(layer, None, ChannelStatistics(zero + 1, zero), ChannelStatistics(zero, zero), statistics)
     assert torch.equal(layer.bias, bias)
 
 
-def test_a_norm_behind_a_layer_with_a_bias_is_matched_to_the_biased_outputs():
+def test_a_norm_after_a_layer_with_a_bias_is_matched_to_the_biased_outputs():
     torch.manual_seed(0)
     conv = nn.Conv2d(2, 3, 1).requires_grad_(False)
     conv.bias.copy_(torch.tensor([5.0, -3.0, 2.0]))

@@ -22,7 +22,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
 
 
 @given(st.integers(1, 12), st.integers(1, 20), st.integers(0, 99))
-def test_accuracy_counts_ranks(classes: int, count: int, seed: int) -> None:
+def test_accuracy_counts_the_ranks_of_labels(classes: int, count: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     # A permutation in each row: no ties, and every rank is known.
     logits = torch.stack([torch.randperm(classes, generator=generator) for _ in range(count)]).float()
@@ -46,7 +46,7 @@ def test_accuracy_is_in_percent() -> None:
         (1, [3], "label 3 has no logit: the model knows 3 classes"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(count: int, labels: list[int], message: str) -> None:
+def test_labels_that_do_not_fit_are_rejected(count: int, labels: list[int], message: str) -> None:
     with pytest.raises(CalibrationError, match=message):
         accuracy(torch.zeros(count, 3), torch.tensor(labels, dtype=torch.int64))
 
@@ -64,7 +64,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Flatten(), nn.Dropout(), nn.Linear(216, 5))
 
 
-def test_predict_is_the_eval_forward_pass_in_the_order_asked_for(cache: ImageCache) -> None:
+def test_predict_is_the_eval_forward_pass_in_the_requested_order(cache: ImageCache) -> None:
     model = network()
     indices = torch.tensor([9, 0, 33, 5, 6])
     listener = Counted()
@@ -76,9 +76,9 @@ def test_predict_is_the_eval_forward_pass_in_the_order_asked_for(cache: ImageCac
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_predict_leaves_the_model_as_it_was(cache: ImageCache, training: bool) -> None:
+def test_predict_restores_the_models_modes(cache: ImageCache, training: bool) -> None:
     model = network().train(training)
-    model[3].eval()  # a part may be in another mode than the whole
+    model[3].eval()  # a module may be in another mode than the whole model
     before = {name: value.clone() for name, value in model.state_dict().items()}
     predict(model, cache, cache.held_out)
     assert [module.training for module in model] == [training, training, training, False, training]
@@ -100,6 +100,6 @@ def test_a_model_without_parameters_runs_on_the_cpu(cache: ImageCache) -> None:
     assert predict(Mean(), cache, cache.held_out).shape == (len(cache.held_out), 3)
 
 
-def test_no_images_are_refused(cache: ImageCache, tmp_path: Path) -> None:
+def test_an_empty_selection_is_rejected(cache: ImageCache, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="no images to predict"):
         predict(network(), cache, torch.tensor([], dtype=torch.int64))

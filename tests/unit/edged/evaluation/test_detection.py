@@ -37,7 +37,7 @@ def there(*entries: tuple[tuple[float, float, float, float], int]) -> Boxes:
 
 
 def coco(found: list[Detections], labels: list[Boxes], sizes: list[tuple[int, int]]) -> tuple[float, float]:
-    """mAP@.5 and mAP@.5:.95 by pycocotools, percent."""
+    """Compute mAP@.5 and mAP@.5:.95 by pycocotools, in percent."""
 
     def entry(image: int, box: list[float], kind: int, **more: float) -> dict[str, object]:
         wide, high = box[2] - box[0], box[3] - box[1]
@@ -71,7 +71,7 @@ def coco(found: list[Detections], labels: list[Boxes], sizes: list[tuple[int, in
 
 
 def random_task(seed: int, images: int = 20) -> tuple[list[Detections], list[Boxes], list[tuple[int, int]]]:
-    """Labels, and detections near some of them and elsewhere, with equal scores now and then."""
+    """Draw labels, and detections near some of them and elsewhere, some with equal scores."""
     random = np.random.default_rng(seed)
     found, labels, sizes = [], [], []
     for _ in range(images):
@@ -114,7 +114,7 @@ def test_only_the_hundred_best_of_a_class_count_as_in_pycocotools():
     assert (score.map50, score.map50_95) == pytest.approx(coco([many], labels, [(100, 100)]), abs=1e-6)
 
 
-def test_precision_by_hand():
+def test_precision_matches_values_computed_by_hand():
     box, other = (10.0, 10.0, 50.0, 50.0), (100.0, 10.0, 150.0, 60.0)
     labels = [there((box, 0), (other, 0))]
     assert average_precision([seen((box, 0.9, 0), (other, 0.8, 0))], labels, [SIZE]).map50_95 == pytest.approx(100)
@@ -126,8 +126,8 @@ def test_precision_by_hand():
     assert average_precision([seen()], labels, [SIZE]) == average_precision([seen((box, 0.9, 5))], labels, [SIZE])
 
 
-def test_there_must_be_labels():
-    with pytest.raises(CalibrationError, match="the labels name no box"):
+def test_precision_requires_labels():
+    with pytest.raises(CalibrationError, match="the labels have no boxes"):
         average_precision([seen()], [there()], [SIZE])
     with pytest.raises(CalibrationError, match="cannot score 0 images against 1 labels"):
         average_precision([], [there()], [SIZE])
@@ -151,16 +151,16 @@ BOX, NEAR, FAR = (10.0, 10.0, 50.0, 50.0), (12.0, 10.0, 52.0, 50.0), (60.0, 60.0
         ([seen((BOX, 0.9, 0)), seen()], [seen((BOX, 0.9, 0)), seen((BOX, 0.9, 0))], 100 * 2 / 3),
     ],
 )
-def test_agreement_by_hand(reference, found, percent):
+def test_agreement_matches_values_computed_by_hand(reference, found, percent):
     assert agreement(reference, found) == pytest.approx(percent)
 
 
-def test_agreement_needs_the_same_images():
+def test_agreement_requires_the_same_images():
     with pytest.raises(CalibrationError, match="cannot compare 2 images with 1"):
         agreement([seen()], [seen(), seen()])
 
 
-def test_detections_lie_in_the_original_images(tmp_path):
+def test_detections_are_in_pixels_of_the_original_images(tmp_path):
     for index in range(40):
         write_png(tmp_path / "images" / f"{index:02}.png", index, height=20 + index, width=64)
     cache = build_cache(tmp_path, tmp_path / "cache", InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX))

@@ -18,35 +18,35 @@ def test_a_model_agrees_with_itself() -> None:
     assert fidelity(logits, logits) == Fidelity(100.0, 0.0)
 
 
-def test_figures_worked_out_by_hand() -> None:
+def test_fidelity_matches_values_computed_by_hand() -> None:
     reference = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
     logits = torch.tensor([[3.0, 4.0], [0.0, 4.0]])
     assert fidelity(reference, logits) == Fidelity(50.0, 16 / 25)
 
 
-def test_no_output_is_an_error_of_one() -> None:
+def test_all_zero_outputs_have_an_error_of_one() -> None:
     reference = torch.randn(8, 3, generator=torch.Generator().manual_seed(1))
     assert fidelity(reference, torch.zeros(8, 3)).relative_error == pytest.approx(1.0)
 
 
-def test_the_error_is_summed_in_double() -> None:
+def test_the_error_is_summed_in_float64() -> None:
     reference = torch.full((1000, 100), 1000.0)
     assert fidelity(reference, reference + 1.0).relative_error == pytest.approx(1e-6, rel=1e-9)
 
 
-def test_a_reference_of_zeros() -> None:
+def test_a_reference_of_zeros_gives_an_infinite_error_or_zero() -> None:
     zeros = torch.zeros(2, 2)
     assert fidelity(zeros, zeros).relative_error == 0.0
     assert math.isinf(fidelity(zeros, torch.ones(2, 2)).relative_error)
 
 
 @pytest.mark.parametrize(("first", "second"), [((2, 3), (3, 3)), ((2, 3), (2, 4)), ((0, 3), (0, 3))])
-def test_logits_of_different_images_are_refused(first: tuple[int, int], second: tuple[int, int]) -> None:
+def test_logits_of_different_shapes_are_rejected(first: tuple[int, int], second: tuple[int, int]) -> None:
     with pytest.raises(CalibrationError, match="give both models the same images"):
         fidelity(torch.zeros(first), torch.zeros(second))
 
 
-def test_networks_are_compared_batch_by_batch_as_their_outputs_are_as_a_whole(tmp_path: Path) -> None:
+def test_batchwise_errors_equal_those_of_all_outputs(tmp_path: Path) -> None:
     write_folder(tmp_path / "images", classes=0, images=40)
     cache = build_cache(tmp_path / "images", tmp_path / "cache", InputSpec(8, 8))
     networks = []
