@@ -25,18 +25,19 @@ from edged.errors import (
     TooLargeError,
     UnsafeCheckpointError,
 )
-from edged.models.allowlist import DTYPES, YOLOV5, Stub
+from edged.models.inert_pickle import DTYPES, StoredTensor, UnknownTensor
+from edged.models.naming import Network
 from edged.models.pickle_scan import quoted
+from edged.models.state_dicts import Choice, find_state, kind_of
 from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
-from edged.models.zip_container import pieces, read_contents
+from edged.models.zip_container import Contents, pieces, read_contents
 
 MAX_FILE_BYTES = 2 << 30
 MAX_TENSORS = 20_000
 MAX_NAME_LENGTH = 512
-MAX_WRAPPERS = 4  # {"model": {"state_dict": {...}}} and the like
-WRAPPER_KEYS = ("state_dict", "model", "model_state_dict")
-PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+MAX_WRAPPERS = 4
+PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "net.", "network.")
 MAX_DIMENSIONS = 8
 
 
@@ -45,11 +46,17 @@ class Checkpoint:
     """A checkpoint file that passed every check.
 
     Attributes:
-        state: Tensors by name, wrapper keys and `module.` removed. Floating point ones are float32 and finite.
+        state: Tensors by edged's own names. Floating point ones are float32 and finite.
         sha256: Of the whole file, hex.
         file_bytes: Size of the file.
         format: "torch-zip", "torch-legacy" or "safetensors".
         plan: What a YOLOv5 checkpoint says of its network; None in all others.
+        key: Where its state dict was, keys joined by dots; "" for the top.
+        prefix: What stood before the names of its tensors.
+        averaged: Whether the file says that the weights are an average over training.
+        left_out: Names of other tensors next to the network's.
+        dtypes: Types in which the values are stored, such as "float16".
+        problem: Why its tensors are no network that edged knows, as far as names tell; None if they may be one.
     """
 
     state: dict[str, Tensor]
@@ -57,23 +64,29 @@ class Checkpoint:
     file_bytes: int
     format: str
     plan: Plan | None = None
+    key: str = ""
+    prefix: str = ""
+    averaged: bool = False
+    left_out: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    problem: str | None = None
 
 
-def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoint:
+def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choice | None = None) -> Checkpoint:
     """Read a .pt, .pth, .th or .safetensors file that may come from anywhere.
 
-    float32 tensors of zip and safetensors files stay on disk, mapped copy-on-write, until they are used; so the file
-    must not be overwritten in place while they live. Others take memory: at most four bytes a stored value, and a
-    legacy file is read as a whole. Of a YOLOv5 checkpoint, the averaged model (`ema`) is read where there is one;
-    its optimizer and the other model stay on disk.
+    float32 tensors stay on disk, mapped copy-on-write, until they are used; so the file must not be overwritten in
+    place while they live. Others take four bytes a stored value. Of a file that holds averaged weights next to the last
+    ones, the averaged ones are read; what else it holds stays on disk.
 
     Args:
-        path: The file. Its format is told by its content.
+        path: The file. Its format is recognized by its content.
         max_bytes: Limit on the file's size.
+        choice: Which network to take, where the file holds several.
 
     Raises:
         CheckpointError: It is missing, not a checkpoint, damaged, or holds no state dict.
-        UnsafeCheckpointError: It names code, or is built to exhaust the machine.
+        UnsafeCheckpointError: It names functions that run code, or is built to exhaust the machine.
         TooLargeError: It is over `max_bytes`, or has too many tensors.
         NonFiniteError: A tensor holds NaN or infinity.
         ArchitectureError: It is a YOLOv5 whose yaml describes no network that edged knows, or another one.
@@ -82,12 +95,43 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES) -> Checkpoin
     try:
         with _opened(path, max_bytes) as descriptor, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
             # By descriptor: the libraries read the very file that was checked, whatever its name is by then.
-            contents = read_contents(data, f"/proc/self/fd/{descriptor}", YOLOV5)
-            state, plan = _read(contents.tree)
-            tensors = _checked_tensors(state, len(data))
-            return Checkpoint(_as_float32(tensors), _sha256(data), len(data), contents.format, plan)
+            contents = read_contents(data, f"/proc/self/fd/{descriptor}")
+            model = pickled_model(contents.tree)
+            if model is None:
+                return _classifier(contents, data, choice)
+            state, plan, averaged = read_model(model, contents)
+            dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))
+            tensors = _as_float32(_checked_tensors(state, len(data)))
+            return Checkpoint(
+                tensors, _sha256(data), len(data), contents.format, plan, model.key, "", averaged, (), dtypes
+            )
     except (CheckpointError, ArchitectureError) as error:
         raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
+
+
+def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None) -> Checkpoint:
+    found = find_state(contents.tree, choice)
+    network = found.network
+    left_out: tuple[str, ...] = ()
+    if network is None or not network.fits:
+        entries, problem = strip_prefixes(found.entries), None if network is None else _misfit(network)
+    else:
+        entries = {name: found.entries[stored] for name, stored in network.names.items()}
+        left_out, problem = network.left_out, None
+    state = {name: _read(contents, name, value) for name, value in entries.items()}
+    dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))
+    return Checkpoint(
+        state=_as_float32(_checked_tensors(state, len(data))),
+        sha256=_sha256(data),
+        file_bytes=len(data),
+        format=contents.format,
+        key=found.key,
+        prefix="" if network is None else network.prefix,
+        averaged=found.averaged,
+        left_out=left_out,
+        dtypes=dtypes,
+        problem=problem,
+    )
 
 
 def _sha256(data: mmap.mmap) -> str:
@@ -118,57 +162,51 @@ def _opened(path: Path, max_bytes: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read(tree: Any) -> tuple[Mapping[Any, Any], Plan | None]:
-    model = pickled_model(tree)
-    return (strip_prefixes(find_state(tree)), None) if model is None else read_model(model)
+def _read(contents: Contents, name: Any, value: Any) -> Tensor:
+    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
+        raise CheckpointError(f"{quoted(name)} is no name of a tensor")
+    if isinstance(value, UnknownTensor):
+        raise CheckpointError(
+            f"tensor {quoted(name)} is of a kind that edged does not know ({quoted(value.kind)}); save the network"
+            " unquantized and whole, as float32"
+        )
+    if not isinstance(value, StoredTensor | Tensor):
+        raise CheckpointError(f"entry {quoted(name)} of the state dict is a {kind_of(value)}, not a tensor; remove it")
+    try:
+        return contents.tensor(value)
+    except CheckpointError as error:
+        raise CheckpointError(f"tensor {quoted(name)}: {error}") from None
 
 
-def find_state(tree: Any) -> dict[Any, Any]:
-    """The state dict inside what was saved: bare, or under one of `WRAPPER_KEYS`, perhaps nested.
-
-    Raises:
-        CheckpointError: There is none.
-    """
-    for _ in range(MAX_WRAPPERS):
-        if not isinstance(tree, dict):
-            break
-        inner = next((tree[key] for key in WRAPPER_KEYS if isinstance(tree.get(key), dict)), None)
-        if inner is None:
-            break
-        tree = inner
-    if not isinstance(tree, dict):
-        raise CheckpointError(f"it holds a {_kind(tree)}, not a dict of tensors; save model.state_dict()")
-    if not any(isinstance(value, Tensor) for value in tree.values()):
-        found = ", ".join(quoted(key, 40) for key in list(tree)[:5]) or "nothing"
-        raise CheckpointError(f"no state dict in it, neither bare nor under {' or '.join(WRAPPER_KEYS)}; found {found}")
-    return tree
+def _misfit(network: Network) -> str:
+    """Why a state dict with a ResNet's body is no network that edged knows."""
+    if network.unknown:
+        some = ", ".join(quoted(name, 60) for name in network.unknown[:3])
+        more = f" and {len(network.unknown) - 3} more" if len(network.unknown) > 3 else ""
+        return f"it holds a ResNet's body (prefix {network.prefix!a}) and tensors that fit nothing: {some}{more}"
+    if network.heads:
+        some = ", ".join(quoted(name, 60) for name in network.heads[:4])
+        return (
+            f"its head has several layers ({some}), and what stands between them is code; save a network with one layer"
+        )
+    return f"it holds a ResNet's body (prefix {network.prefix!a}) without a classifier; save the whole network"
 
 
 def strip_prefixes(state: Mapping[Any, Any]) -> dict[Any, Any]:
-    """`state` without the prefixes that wrappers put before every name."""
+    """Return `state` without the prefixes that wrappers put before every name."""
     stripped = dict(state)
     for _ in range(MAX_WRAPPERS):
         for prefix in PREFIXES:
-            if all(isinstance(name, str) and name.startswith(prefix) for name in stripped):
+            if stripped and all(isinstance(name, str) and name.startswith(prefix) for name in stripped):
                 stripped = {name.removeprefix(prefix): value for name, value in stripped.items()}
     return stripped
 
 
-def _kind(value: object) -> str:
-    return value.name if isinstance(value, Stub) else "tensor" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _checked_tensors(state: Mapping[Any, Any], file_bytes: int) -> dict[str, Tensor]:
+def _checked_tensors(state: Mapping[str, Tensor], file_bytes: int) -> dict[str, Tensor]:
     """`state`, after checking that it holds named tensors only and is no larger than the file."""
     if len(state) > MAX_TENSORS:
         raise TooLargeError(f"the state dict has {len(state)} entries, the limit is {MAX_TENSORS}")
     for name, value in state.items():
-        if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
-            raise CheckpointError(f"{quoted(name)} is no name of a tensor")
-        if not isinstance(value, Tensor):
-            raise CheckpointError(
-                f"entry {quoted(name)} of the state dict is a {_kind(value)}, not a tensor; remove it"
-            )
         _check_tensor(name, value)
     # Each is no larger than its storage, so the sum tells how much they share.
     total = sum(tensor.nbytes for tensor in state.values())

@@ -1,8 +1,8 @@
-"""Look at a pickle before torch reads it: names, opcodes, counts and sizes. Nothing is built.
+"""Look at a pickle before it is read: names, opcodes, counts and sizes. Nothing is built.
 
-torch.load(weights_only=True) runs nothing that is off its list, but it allocates and copies whatever a file asks for
-(CVE-2026-24747 and the bombs below). So a pickle passes only if it is spelled the way torch.save spells one. The scan
-turns it into one symbol an instruction, so that this spelling is a pattern, and keeps no stack.
+`edged.models.inert_pickle` runs nothing that a pickle names, but reading one still allocates and hashes whatever it
+asks for. So a pickle passes only if it consists of what `torch.save` writes in protocols 2 to 5, within bounds. The
+scan turns it into one symbol an instruction and keeps no stack.
 """
 
 from __future__ import annotations
@@ -12,63 +12,85 @@ import pickletools
 import re
 import warnings
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
 from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
-from edged.models.allowlist import BUILT_BY_TORCH, STORAGES, STUBBED, YOLOV5
 
 # A ResNet-152 takes 0.15 MB and 30,000 steps, a YOLOv5x 100,000; with an optimizer's state about three times that.
 MAX_PICKLE_BYTES = 16 << 20
 MAX_PICKLE_STEPS = 1_000_000
-MAX_PATHS = 1 << 14  # to one object, over all others that share it
-MAX_TUPLES = 20_000  # beside those of tensors; as a dict's key, 150,000 in each other overflow the stack of the hash
+MAX_NAMES = 2_000  # each becomes a class
+MAX_PATHS = 1 << 14  # to one tuple, over all others that share it
+MAX_TUPLES = 20_000  # of more than plain values; as a dict's key, 150,000 in each other overflow the stack of the hash
+
+PROTOCOLS = range(2, 6)
 
 # All that torch.save writes, besides the memo's instructions. An object from the memo is "o", a text from it "m".
 _SYMBOLS: Mapping[str, str] = {
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1"), "i"),
-    **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING"), "x"),
+    **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), "i"),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"), "x"),
+    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), "B"),
     **dict.fromkeys(("BINFLOAT", "NEWTRUE", "NEWFALSE"), "v"),
-    **dict(zip(("PROTO", "STOP", "MARK", "NONE", "GLOBAL", "BINPERSID"), "^.(ncQ", strict=True)),
+    **dict(zip(("PROTO", "STOP", "MARK", "NONE", "GLOBAL", "STACK_GLOBAL", "BINPERSID"), "^.(nccQ", strict=True)),
     **dict(zip(("EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_DICT", "SETITEM", "SETITEMS"), "[ae{su", strict=True)),
     **dict(zip(("EMPTY_TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "TUPLE"), ")123t", strict=True)),
-    **dict(zip(("REDUCE", "NEWOBJ", "BUILD"), "RNb", strict=True)),
+    **dict(zip(("EMPTY_SET", "ADDITEMS", "FROZENSET"), "SAf", strict=True)),
+    **dict(zip(("REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD"), "RNNb", strict=True)),
 }
 _KEPT = {"x": "m", "m": "m", "c": "c"}
-_INTEGERS = r"(\)|i1|ii2|iii3|\(i+t)"
-# ("storage", type, key, device, numel[, None]) as a storage, then the tensor's offset, shape and strides.
-_TENSOR = re.compile(rf"\([xm]c[xm][xm]in?tQi{_INTEGERS}{_INTEGERS}")
-_KEY_LIST = re.compile(r"\^\[(\(x+e|xa)*\.")
+_PLAIN = "[ivxmBn]"
+# A tuple of plain values only: it holds nothing that a hash could follow.
+_PLAIN_TUPLE = rf"\)|{_PLAIN}1|{_PLAIN}{{2}}2|{_PLAIN}{{3}}3|\({_PLAIN}*t"
+_ENDS_PLAIN = re.compile(rf"({_PLAIN_TUPLE})$")
+_LOOK_BACK = 16
+# Tuples that may be nested: not of plain values, and not the arguments of a call, a storage or a state.
+_NESTED_TUPLE = re.compile(r"[123t](?![RQNb])")
+_SHARED = frozenset("123tf")
 # Calls that copy their argument: it must be written out on the spot, so that all copies are as long as the pickle.
 _FIRST_ARGUMENT: Mapping[str, str] = {
     "collections.OrderedDict": ")[",
-    "collections.Counter": "{",
-    "builtins.set": "[",
-    "__builtin__.set": "[",
+    "collections.Counter": "){",
+    "builtins.dict": ")[{",
+    "__builtin__.dict": ")[{",
+    "builtins.set": ")[",
+    "__builtin__.set": ")[",
+    "builtins.frozenset": ")[",
+    "__builtin__.frozenset": ")[",
     "_codecs.encode": "x",
     "torch.Size": ")i",
 }
-# The state of an object is a dict, or a tuple that ends in an integer (numpy.dtype) or in bytes (numpy.ndarray): torch
-# gives a tensor any other.
-_ODD_STATE = re.compile(r"(?<![{su])(?<!it)b")
-_BYTES_STATE = re.compile(r"(c)[xm][xm]2Rtb")
-# What a path of shared objects goes no further than: the hash of a made object follows nothing inside it, and a tuple
-# of numbers holds nothing to follow. Training shares one activation among 170 modules, and between the model and its
-# averaged copy the sizes of every kernel.
-_ENDS_A_PATH = re.compile(r"([RN]|[iv]1|[iv]{2}2|[iv]{3}3|\([iv]{4}t)$")
-# Names that say what a file is instead. The first start that fits counts.
-_YOLOV5_ONLY = "edged reads detectors of YOLOv5 v6.0 to v7.0"
-_KNOWN_REFUSALS: Mapping[str, str] = {
-    "models.yolo.Segment": f"it is a YOLOv5 segmentation model; {_YOLOV5_ONLY}",
-    "models.yolo.Classif": f"it is a YOLOv5 classification model; {_YOLOV5_ONLY}",
-    "models.common.Classify": f"it is a YOLOv5 classification model; {_YOLOV5_ONLY}",
-    "ultralytics.": f"it is a YOLOv8 or later model; {_YOLOV5_ONLY}",
-    **dict.fromkeys(
-        ("models.common.", "models.experimental.", "models.yolo."),
-        f"it holds a block that edged does not know; {_YOLOV5_ONLY} with their published blocks",
-    ),
-    "torch.nn.modules.": f"it holds an unknown module; save model.state_dict(), except that {_YOLOV5_ONLY}",
+
+# fmt: off
+# Functions that run code, open files or start programs. None of them would run here: a file that names one was built to
+# harm whoever loads it in another way, and that is worth a refusal with the name.
+_RUNS_CODE = frozenset(
+    [
+        "os", "posix", "nt", "posixpath", "ntpath", "subprocess", "sys", "importlib", "runpy", "code", "codeop",
+        "pty", "commands", "popen2", "socket", "shutil", "ctypes", "pickle", "_pickle", "cPickle", "marshal",
+        "shelve", "dill", "cloudpickle", "joblib", "operator", "_operator", "webbrowser", "pip", "timeit",
+        "cProfile", "profile", "pdb", "bdb", "trace", "asyncio", "multiprocessing", "threading", "_thread", "signal",
+        "tempfile", "io", "_io", "codecs", "builtins", "__builtin__", "pkgutil", "zipimport", "imp", "nturl2path",
+        "urllib", "http", "ftplib", "smtplib", "linecache", "inspect", "gc", "weakref", "ast", "torch.hub",
+        "torch.serialization", "torch.jit", "torch.package", "torch.storage", "torch.utils.cpp_extension",
+        "torch.distributed.rpc", "numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib.npyio", "setuptools",
+        "distutils", "idlelib",
+    ]
+)
+_RUNS_CODE_NAMES = frozenset(
+    {"torch.load", "torch.save", "torch.compile", "numpy.load", "numpy.fromfile", "functools.reduce", "types.FunctionType", "types.CodeType"}
+)
+_PLAIN_BUILTINS = frozenset(
+    [
+        "dict", "list", "int", "float", "bool", "bytes", "bytearray", "set", "frozenset", "tuple", "complex", "str",
+        "slice", "range", "object", "long", "unicode", "xrange", "Exception", "ValueError", "KeyError",
+        "RuntimeError", "Ellipsis", "NotImplemented",
+    ]
+)
+# fmt: on
+_PLAIN_TYPES = frozenset({"signal.Signals", "signal.Handlers", "threading.Thread", "io.BytesIO", "weakref.WeakSet"}) | {
+    "multiprocessing.context.BaseContext"
 }
 
 
@@ -80,140 +102,109 @@ class _Spelling:
     arguments: list[Any]
 
 
-def scan_pickle(stream: IO[bytes], extra_names: Collection[str] = ()) -> dict[str, int]:
+def scan_pickle(stream: IO[bytes]) -> None:
     """Check one pickle.
 
     Args:
         stream: Positioned at the pickle, left behind it. The caller bounds it to `MAX_PICKLE_BYTES`.
-        extra_names: Dotted names that are allowed besides those of `allowlist`.
-
-    Returns:
-        The size in bytes of each storage that its tensors need, by storage key.
 
     Raises:
-        UnsafeCheckpointError: It names a global off the lists, or is not spelled as torch.save spells it.
-        TooLargeError: It takes more than `MAX_PICKLE_STEPS` or has more than `MAX_TUPLES`.
-        CheckpointError: It is malformed or cut off, or a tensor does not lie inside its storage.
+        UnsafeCheckpointError: It names a function that runs code, or is built to exhaust the machine.
+        TooLargeError: It takes more than `MAX_PICKLE_STEPS`, or has more than `MAX_TUPLES` or `MAX_NAMES`.
+        CheckpointError: It is malformed, cut off, or in a protocol that torch.save does not write.
     """
-    spelling = _spell(stream, extra_names)
+    spelling = _spell(stream)
     _check_calls(spelling)
-    if len(re.findall(r"[123t](?![RQ])", _TENSOR.sub("", spelling.symbols))) > MAX_TUPLES:
+    if len(_NESTED_TUPLE.findall(re.sub(_PLAIN_TUPLE, "", spelling.symbols))) > MAX_TUPLES:
         raise TooLargeError(f"its pickle has over {MAX_TUPLES} tuples; save only model.state_dict()")
-    storages: dict[str, tuple[str, int]] = {}
-    tensors = list(_TENSOR.finditer(spelling.symbols))
-    if len(tensors) != spelling.symbols.count("Q"):
-        raise UnsafeCheckpointError("its pickle refers to a storage in a way that torch.save does not write")
-    for match in tensors:
-        _, kind, key, _, numel = spelling.arguments[match.start() + 1 : match.start() + 6]
-        if kind not in STORAGES or not (key.isascii() and key.isdigit()) or numel < 0:
-            raise CheckpointError(f"its pickle describes a storage that cannot be ({quoted(kind)}, key {quoted(key)})")
-        if storages.setdefault(key, (kind, numel)) != (kind, numel):
-            raise CheckpointError(f"storage {quoted(key)} is described in two different ways")
-        offset = spelling.arguments[match.start(1) - 1]
-        shape, strides = ([n for n in spelling.arguments[slice(*match.span(i))] if n is not None] for i in (1, 2))
-        _check_inside(key, numel, offset, shape, strides)
-    return {key: numel * STORAGES[kind].itemsize for key, (kind, numel) in storages.items()}
-
-
-def scan_key_list(stream: IO[bytes]) -> list[str]:
-    """The texts of a pickle that is a list of texts and nothing else.
-
-    Raises:
-        CheckpointError: It is anything else, or as `scan_pickle`.
-    """
-    spelling = _spell(stream, ())
-    if not _KEY_LIST.fullmatch(spelling.symbols):
-        raise CheckpointError("its list of storages is damaged; save it again with a current torch")
-    return [text for text in spelling.arguments if isinstance(text, str)]
 
 
 def quoted(text: object, limit: int = 80) -> str:
-    """`text` on one line, in quotes, cut to `limit` characters; safe for logs whatever the file put there."""
+    """Return `text` on one line, in quotes, cut to `limit` characters; safe for logs whatever the file put there."""
     # A container is named only: a small pickle can hold a list whose text is of astronomical length.
+    if isinstance(text, int) and not isinstance(text, bool) and text.bit_length() > 256:
+        return f"'a number of {text.bit_length()} bits'"  # Python refuses to write out the largest ones
     whole = str(text) if isinstance(text, str | int | Exception) else f"a {type(text).__name__}"
     return ascii(whole if len(whole) <= limit else whole[: limit - 3] + "...")
 
 
-def _spell(stream: IO[bytes], extra_names: Collection[str]) -> _Spelling:
+def _spell(stream: IO[bytes]) -> _Spelling:
     symbols: list[str] = []
     arguments: list[Any] = []
     memo: dict[Any, tuple[str, Any]] = {}
     shared: Counter[Any] = Counter()
-    ends: set[Any] = set()
+    names: set[str] = set()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # pickletools: backslashes in a damaged name
             for step, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
                 if step >= MAX_PICKLE_STEPS:
                     raise TooLargeError(f"its pickle takes over {MAX_PICKLE_STEPS} steps; save only model.state_dict()")
-                if opcode.name in ("BINPUT", "LONG_BINPUT"):
-                    if argument in memo or symbols[-1] == "Q":
-                        raise UnsafeCheckpointError("its pickle uses the memo in a way that torch.save does not")
-                    memo[argument] = _KEPT.get(symbols[-1], "o"), arguments[-1]
-                    if _ENDS_A_PATH.search("".join(symbols[-6:])):
-                        ends.add(argument)
+                if opcode.name == "FRAME":
+                    continue
+                if opcode.name in ("BINPUT", "LONG_BINPUT", "MEMOIZE"):
+                    _memorize(memo, len(memo) if opcode.name == "MEMOIZE" else argument, symbols, arguments)
                     continue
                 if opcode.name in ("BINGET", "LONG_BINGET"):
                     symbol, value = memo[argument]
-                    shared[argument] += symbol == "o"
+                    shared[argument] += symbol == "T"
+                    symbol = "o" if symbol == "T" else symbol
                 else:
-                    symbol, value = _checked(opcode.name, argument, extra_names)
+                    symbol, value = _checked(opcode.name, argument, arguments)
+                    if symbol == "c":
+                        names.add(value)
                 symbols.append(symbol)
                 arguments.append(value)
     except (ValueError, IndexError, KeyError, OverflowError) as error:
         raise CheckpointError(f"its pickle is damaged or cut off ({quoted(error)})") from None
-    paths = [math.log2(1 + count) for key, count in shared.items() if key not in ends]
-    if sum(paths) > math.log2(MAX_PATHS):
-        raise UnsafeCheckpointError("its pickle nests shared objects, which grow without bound; save only the tensors")
+    if len(names) > MAX_NAMES:
+        raise TooLargeError(f"its pickle names over {MAX_NAMES} classes; save only model.state_dict()")
+    if sum(math.log2(1 + count) for count in shared.values()) > math.log2(MAX_PATHS):
+        raise UnsafeCheckpointError("its pickle nests shared tuples, which grow without bound; save only the tensors")
     return _Spelling("".join(symbols), arguments)
 
 
-def _checked(opcode: str, argument: Any, extra_names: Collection[str]) -> tuple[str, Any]:
-    """Symbol and argument of an instruction, after checking that it may occur."""
-    if opcode == "PROTO" and argument != 2:
+def _memorize(memo: dict[Any, tuple[str, Any]], key: Any, symbols: list[str], arguments: list[Any]) -> None:
+    """Remember the last object: as a text, a name, a tuple that a hash would follow ("T"), or any other ("o")."""
+    if key in memo or key > MAX_PICKLE_STEPS or symbols[-1] == "Q":
+        raise UnsafeCheckpointError("its pickle uses the memo in a way that torch.save does not")
+    kind = _KEPT.get(symbols[-1], "o")
+    if symbols[-1] in _SHARED and not _ENDS_PLAIN.search("".join(symbols[-_LOOK_BACK:])):
+        kind = "T"
+    memo[key] = kind, arguments[-1]
+
+
+def _checked(opcode: str, argument: Any, before: list[Any]) -> tuple[str, Any]:
+    """Return symbol and argument of an instruction, after checking that it may occur."""
+    if opcode == "PROTO" and argument not in PROTOCOLS:
         raise CheckpointError(f"it is in pickle protocol {argument}; save it with torch.save's own, which is 2")
     if opcode not in _SYMBOLS:
         raise UnsafeCheckpointError(f"its pickle uses {opcode}, which torch.save never writes")
     if opcode == "GLOBAL":
         argument = argument.replace(" ", ".", 1)
-        if argument not in BUILT_BY_TORCH and argument not in STUBBED and argument not in extra_names:
-            raise UnsafeCheckpointError(_refusal(argument))
+    elif opcode == "STACK_GLOBAL":
+        module, name = before[-2:]
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise UnsafeCheckpointError("its pickle names a class in a way that torch.save does not write")
+        argument = f"{module}.{name}"
+    if _SYMBOLS[opcode] == "c":
+        _check_name(argument)
     return _SYMBOLS[opcode], argument
 
 
-def _refusal(name: str) -> str:
-    if name in YOLOV5:  # allowed in a zip: this is the format before
-        return (
-            f"it is a YOLOv5 model (it names {quoted(name)}) in the format before torch 1.6; load and save it once with"
-            " the YOLOv5 that wrote it and a current torch"
+def _check_name(name: str) -> None:
+    root, _, rest = name.partition(".")
+    if root in ("builtins", "__builtin__") and rest in _PLAIN_BUILTINS:
+        return
+    prefixes = {".".join(name.split(".")[: depth + 1]) for depth in range(name.count("."))}
+    if (prefixes & _RUNS_CODE and name not in _PLAIN_TYPES) or name in _RUNS_CODE_NAMES:
+        raise UnsafeCheckpointError(
+            f"it names {quoted(name)}, which can run code; edged never loads such a file: save model.state_dict()"
         )
-    for start, reason in _KNOWN_REFUSALS.items():
-        if name.startswith(start):
-            return f"{reason} (it names {quoted(name)})"
-    return f"it names {quoted(name)}, which tensors do not need and edged never loads; save model.state_dict() instead"
 
 
 def _check_calls(spelling: _Spelling) -> None:
-    plain = _BYTES_STATE.sub(lambda match: _plain_state(match, spelling.arguments), spelling.symbols)
-    if _ODD_STATE.search(plain):
-        raise UnsafeCheckpointError("its pickle sets an object's state in a way that torch.save does not write")
     for match in re.finditer(r"c(?=\(*([^(]))", spelling.symbols):
         name, first = spelling.arguments[match.start()], match[1]
         if first not in _FIRST_ARGUMENT.get(name, first) + "123t":  # 123t: in a tuple, it can only be passed on
             raise UnsafeCheckpointError(f"its pickle calls {quoted(name)} in a way that torch.save does not write")
-        if name == "_codecs.encode" and spelling.arguments[match.end() + 1] != "latin1":
-            raise UnsafeCheckpointError("its pickle holds bytes in an unknown encoding")
-
-
-def _plain_state(match: re.Match[str], arguments: list[Any]) -> str:
-    """A state that ends in bytes as one that passes; any other call's result as it is."""
-    return "itb" if arguments[match.start(1)] == "_codecs.encode" else match[0]
-
-
-def _check_inside(key: str, numel: int, offset: int, shape: list[int], strides: list[int]) -> None:
-    """A tensor that reaches beyond its storage would make torch grow the storage to any size."""
-    if len(shape) != len(strides) or min((offset, *shape, *strides)) < 0:
-        raise CheckpointError(f"a tensor of storage {quoted(key)} has an impossible shape or stride")
-    reach = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) + 1
-    if 0 not in shape and reach > numel:
-        raise CheckpointError(f"a tensor reaches value {reach} of storage {quoted(key)}, which has {numel}")

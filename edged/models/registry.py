@@ -20,13 +20,16 @@ _CIFAR_NAMES: Mapping[tuple[int, ...], str] = {(blocks,) * 3: name for name, blo
 _YOLOV5_STEMS = ("model.0.conv.weight", "model.0.conv.conv.weight")
 
 
-def recognize(state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan | None = None) -> Architecture:
+def recognize(
+    state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan | None = None, problem: str | None = None
+) -> Architecture:
     """The network that `state` belongs to, from the names and shapes of its tensors.
 
     Args:
         state: Tensors by name. Not modified.
         pinned: The name that the user expects, or None; `yolov5` stands for any of its sizes.
         plan: What the checkpoint says of its network, if it is a detector (`Checkpoint.plan`).
+        problem: Why it is none, where that is known already (`Checkpoint.problem`).
 
     Raises:
         ArchitectureError: It fits no supported network, or not the pinned one; names the first tensor that differs.
@@ -39,7 +42,11 @@ def recognize(state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan
         raise ArchitectureError(
             "a YOLOv5 is known by its yaml, which the file does not hold; give the .pt that its training saved"
         )
-    name = pinned or _name_of(state)
+    if problem is not None:
+        raise ArchitectureError(problem)
+    name = _name_of(state)
+    if pinned not in (None, name):
+        raise ArchitectureError(f"the file holds a {name}, not the {pinned} that was asked for; set arch: {name}")
     cifar = name in CIFAR
     stem = _tensor(state, "conv1.weight", 4, name)
     head = _tensor(state, "linear.weight" if cifar else "fc.weight", 2, name)
@@ -88,7 +95,7 @@ def load_model(state: Mapping[str, Tensor], architecture: Architecture) -> nn.Mo
     expected = _compare(state, model, architecture.name)
     # Checkpoints from before torch 0.4.1 lack the counters; inference does not use them.
     complete = {
-        name: state[name] if name in state else torch.zeros(tensor.shape, dtype=tensor.dtype)
+        name: torch.zeros(tensor.shape, dtype=tensor.dtype) if name.endswith(".num_batches_tracked") else state[name]
         for name, tensor in expected.items()
     }
     model.load_state_dict(complete, assign=True)
@@ -102,6 +109,7 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
     block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
     for name, layout in TORCHVISION.items():
         if layout == (block, stages):
+            _refuse_variants(state, name)
             return name
     found = (
         f"{block} blocks {list(stages)} in layer1..layer4"
@@ -109,6 +117,28 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
         else f"no layer1.0.conv1.weight but {_some(state)}"
     )
     raise ArchitectureError(f"the tensors fit no supported network ({', '.join(CLASSIFIERS)}): found {found}")
+
+
+# Networks of the same blocks whose 3x3 convolutions are wider or grouped, by their shape in the first block.
+_VARIANTS: Mapping[tuple[str, tuple[int, ...]], str] = {
+    ("resnet50", (128, 128)): "wide_resnet50_2",
+    ("resnet101", (128, 128)): "wide_resnet101_2",
+    ("resnet50", (128, 4)): "resnext50_32x4d",
+    ("resnet101", (256, 8)): "resnext101_32x8d",
+    ("resnet101", (256, 4)): "resnext101_64x4d",
+}
+
+
+def _refuse_variants(state: Mapping[str, Tensor], name: str) -> None:
+    """Refuse by name what has the blocks of a ResNet and other convolutions.
+
+    Raises:
+        ArchitectureError: It is one of them.
+    """
+    middle = state.get("layer1.0.conv2.weight")
+    variant = None if middle is None or middle.dim() != 4 else _VARIANTS.get((name, tuple(middle.shape[:2])))
+    if variant is not None:
+        raise ArchitectureError(f"it is a {variant}, which edged does not know; give one of {', '.join(CLASSIFIERS)}")
 
 
 def _blocks(state: Mapping[str, Tensor], stage: int) -> int:
@@ -143,6 +173,8 @@ def _compare(state: Mapping[str, Tensor], model: nn.Module, name: str) -> dict[s
         if state[key].shape != tensor.shape:
             shapes = f"{list(tensor.shape)}; it has {list(state[key].shape)}"
             raise ArchitectureError(f"{name} needs tensor {key!r} of shape {shapes}")
+        if key.endswith(".num_batches_tracked"):  # of any type: inference does not use it
+            continue
         if state[key].dtype != tensor.dtype:
             raise ArchitectureError(f"{name} needs tensor {key!r} as {tensor.dtype}; it is {state[key].dtype}")
     if unexpected := next((key for key in state if key not in expected), None):

@@ -1,4 +1,4 @@
-"""The file formats of checkpoints, told by content: checked as a whole, then read by torch or by safetensors."""
+"""The file formats of checkpoints, recognized by content: checked as a whole, then read as inert data."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import mmap
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
-from edged.models.allowlist import stubs
-from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_key_list, scan_pickle
+from edged.models.inert_pickle import StoredTensor, read_pickle
+from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_pickle
 
 MAX_DIRECTORY_BYTES = 4 << 20  # of a zip: room for 40,000 entries
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file
 PIECE_BYTES = 8 << 20  # of a file that is read as a whole
 
-_LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03."  # pickles of its magic and version
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_COUNT_BYTES = 8  # before the values of each storage
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
 _CLOSED_WRONGLY = "it is cut off or damaged; copy it again"
 
@@ -33,36 +36,65 @@ class Contents:
 
     Attributes:
         format: "torch-zip", "torch-legacy" or "safetensors".
-        tree: What was saved: plain data with tensors and `Stub`s. Tensors are mapped from the file where it can be.
+        tree: What was saved: plain data with `StoredTensor`s (of safetensors, tensors) and `Inert` objects.
+        places: First byte and size in bytes of each storage, by key.
+        path: The file, for mapping it.
     """
 
     format: str
     tree: Any
+    places: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    path: str = ""
+
+    @cached_property
+    def _mapped(self) -> torch.UntypedStorage:
+        size = Path(self.path).stat().st_size
+        return torch.UntypedStorage.from_file(self.path, False, size)  # type: ignore[return-value]  # copy-on-write
+
+    @cached_property
+    def _storages(self) -> dict[str, torch.UntypedStorage]:
+        return {}
+
+    def tensor(self, stored: StoredTensor | torch.Tensor) -> torch.Tensor:
+        """Return the tensor that `stored` describes, mapped from the file copy-on-write.
+
+        Tensors that share a storage in the file share it here, too.
+
+        Raises:
+            CheckpointError: Its values are of a type that edged does not read.
+        """
+        if isinstance(stored, torch.Tensor):
+            return stored
+        storage = stored.storage
+        if storage.dtype is None:
+            raise CheckpointError(f"its values are of type {quoted(storage.kind)}; save them as float32")
+        if storage.key not in self._storages:
+            start, _ = self.places[storage.key]
+            whole = self._mapped
+            self._storages[storage.key] = whole[start : start + storage.nbytes]
+        empty = torch.empty(0, dtype=storage.dtype)
+        return empty.set_(self._storages[storage.key], stored.offset, stored.shape, stored.strides)
 
 
-def read_contents(data: mmap.mmap, path: str, extra_names: Collection[str] = ()) -> Contents:
-    """Check a checkpoint file and read it.
+def read_contents(data: mmap.mmap, path: str) -> Contents:
+    """Check a checkpoint file and read it; tensors stay in the file until they are asked for.
 
     Args:
         data: The whole file. Only headers, the pickle and (for checksums) the entries of a zip are read.
         path: The same file, for the libraries that read it.
-        extra_names: Dotted names that the pickle of a zip may mention besides those of `allowlist`; each becomes a
-            `Stub`. Legacy files are for state dicts alone.
 
     Raises:
         CheckpointError: It is none of the formats, or damaged.
-        UnsafeCheckpointError: It names code, or is built to exhaust the machine.
+        UnsafeCheckpointError: It names functions that run code, or is built to exhaust the machine.
         TooLargeError: A header is over its limit.
     """
     head = data[:16]
     if head[8:9] == b"{":  # after a length, whose first byte may be that of a pickle
         return Contents("safetensors", _read_safetensors(data, path))
     if head.startswith(b"PK\x03\x04"):
-        _check_zip(data, extra_names)
-        return Contents("torch-zip", _torch_load(path, extra_names, mapped=True))
+        return _read_zip(data, path)
     if head.startswith(b"\x80"):
-        _check_legacy(data)
-        return Contents("torch-legacy", _torch_load(path, (), mapped=False))
+        return _read_legacy(data, path)
     raise CheckpointError(f"{_guess(head)}; give a file of torch.save(model.state_dict()) or a .safetensors file")
 
 
@@ -76,16 +108,6 @@ def _guess(head: bytes) -> str:
     if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
         return "it is a text file"
     return f"it is no checkpoint (it starts with the bytes {head[:4].hex(' ')})"
-
-
-def _torch_load(path: str, extra_names: Collection[str], *, mapped: bool) -> Any:
-    """The only place where a pickle is read; the caller has scanned it."""
-    try:
-        with torch.serialization.safe_globals([*stubs(extra_names)]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # torch raises whatever its steps raise: a damaged pickle can end in any of them
-        # torch's own text gives advice that is wrong here: to load the file with weights_only=False.
-        raise CheckpointError(f"its pickle is damaged: torch cannot read it ({type(error).__name__})") from None
 
 
 class _DirectoryFile(io.RawIOBase):
@@ -125,24 +147,30 @@ def pieces(data: mmap.mmap, start: int, stop: int) -> Iterator[memoryview]:
         data.madvise(mmap.MADV_DONTNEED)  # what stays mapped counts as this process's memory
 
 
-def _check_zip(data: mmap.mmap, extra_names: Collection[str]) -> None:
+def _read_zip(data: mmap.mmap, path: str) -> Contents:
     entries = _checked_entries(data)
     pickles = [name for name in entries if name.lower().endswith("/data.pkl")]
     if len(pickles) != 1:
         raise CheckpointError(f"it is a zip with {len(pickles)} entries */data.pkl; torch.save writes exactly one")
     prefix = pickles[0][: -len("data.pkl")]
-    if f"{prefix}constants.pkl" in entries:
-        raise CheckpointError("it is a TorchScript archive; save model.state_dict() instead")
     order = entries.get(f"{prefix}byteorder")
     if order and data[order[0] : order[0] + min(order[1], 8)] != b"little":
         raise CheckpointError("it was saved on a big-endian machine; save it again on a little-endian one")
     start, size = entries[pickles[0]]
     if size > MAX_PICKLE_BYTES:
         raise TooLargeError(f"its pickle has {size} bytes, the limit is {MAX_PICKLE_BYTES}; save only the state dict")
-    for key, needed in scan_pickle(io.BytesIO(data[start : start + size]), extra_names).items():
+    pickled = data[start : start + size]
+    scan_pickle(io.BytesIO(pickled))
+    tree, storages, _ = read_pickle(pickled)
+    places = {}
+    for key, storage in storages.items():
         entry = entries.get(f"{prefix}data/{key}")
-        if entry is None or entry[1] < needed:
-            raise CheckpointError(f"storage {quoted(key)} needs {needed} bytes, the zip has {entry and entry[1]}")
+        if entry is None or entry[1] < storage.nbytes:
+            raise CheckpointError(
+                f"storage {quoted(key)} needs {storage.nbytes} bytes, the zip has {entry and entry[1]}"
+            )
+        places[key] = entry
+    return Contents("torch-zip", tree, places, path)
 
 
 def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
@@ -154,15 +182,7 @@ def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
         raise CheckpointError(f"its zip directory cannot be read: {_CLOSED_WRONGLY}") from None
     if not _is_plain(data, start) or any(info.filename != info.orig_filename for info in infos):
         raise UnsafeCheckpointError("its zip directory is laid out in a way that torch.save never writes")
-    for info in infos:
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-            raise UnsafeCheckpointError(
-                f"zip entry {quoted(info.filename)} is compressed or encrypted; torch.save stores entries as they are"
-            )
-    if sum(info.file_size for info in infos) > len(data):
-        raise UnsafeCheckpointError("its zip entries overlap: together they are larger than the file")
-    if len({info.filename.lower() for info in infos}) < len(infos):
-        raise UnsafeCheckpointError("a zip entry is there twice; torch.save writes each once")
+    _check_stored(infos, len(data))
     entries: dict[str, tuple[int, int]] = {}
     for info in infos:
         start, crc = _data_start(data, info), 0
@@ -172,6 +192,21 @@ def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
             raise CheckpointError(f"zip entry {quoted(info.filename)} fails its checksum: {_CLOSED_WRONGLY}")
         entries[info.filename] = (start, info.file_size)
     return entries
+
+
+def _check_stored(infos: list[zipfile.ZipInfo], size: int) -> None:
+    """See that each entry is there once, as it is, and that together they are no larger than the file."""
+    if any(info.filename.endswith("/constants.pkl") for info in infos):
+        raise CheckpointError("it is a TorchScript archive, whose network is code; save model.state_dict() instead")
+    for info in infos:
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
+            raise UnsafeCheckpointError(
+                f"zip entry {quoted(info.filename)} is compressed or encrypted; torch.save stores entries as they are"
+            )
+    if sum(info.file_size for info in infos) > size:
+        raise UnsafeCheckpointError("its zip entries overlap: together they are larger than the file")
+    if len({info.filename.lower() for info in infos}) < len(infos):
+        raise UnsafeCheckpointError("a zip entry is there twice; torch.save writes each once")
 
 
 def _is_plain(data: mmap.mmap, start: int) -> bool:
@@ -194,23 +229,36 @@ def _data_start(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
     raise CheckpointError(f"zip entry {quoted(info.filename)} lies outside the file: {_CLOSED_WRONGLY}")
 
 
-def _check_legacy(data: mmap.mmap) -> None:
-    """The format before torch 1.6.
+def _read_legacy(data: mmap.mmap, path: str) -> Contents:
+    """Read the format before torch 1.6.
 
     Five pickles (magic, version, machine, object, storage keys), then count and bytes of each storage.
     """
     stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
     scan_pickle(stream)  # names what is wrong with a plain pickle
-    if data[: len(_LEGACY_START)] != _LEGACY_START:
+    magic, _, _ = read_pickle(stream.getvalue())
+    if magic != _LEGACY_MAGIC:
         raise CheckpointError("it is a pickle, but not one of torch.save; save model.state_dict() with torch.save")
     for _ in ("version", "machine"):
         scan_pickle(stream)
-    storages = scan_pickle(stream)
-    keys = scan_key_list(stream)
-    if sorted(keys) != sorted(storages):
+    start = stream.tell()
+    scan_pickle(stream)
+    tree, storages, _ = read_pickle(stream.getvalue(), start)
+    start = stream.tell()
+    scan_pickle(stream)
+    keys, _, end = read_pickle(stream.getvalue(), start)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or sorted(keys) != sorted(storages):
         raise CheckpointError("its list of storages is not that of its tensors; save it again with a current torch")
-    if stream.tell() + sum(8 + size for size in storages.values()) > len(data):
-        raise CheckpointError(f"its storages need {sum(storages.values())} bytes, more than it has: {_CLOSED_WRONGLY}")
+    places = {}
+    for key in keys:
+        count = int.from_bytes(data[end : end + _COUNT_BYTES], "little")
+        end += _COUNT_BYTES
+        if count != storages[key].numel or end + storages[key].nbytes > len(data):
+            needed = sum(storage.nbytes for storage in storages.values())
+            raise CheckpointError(f"its storages need {needed} bytes, more than it has: {_CLOSED_WRONGLY}")
+        places[key] = end, storages[key].nbytes
+        end += storages[key].nbytes
+    return Contents("torch-legacy", tree, places, path)
 
 
 def _read_safetensors(data: mmap.mmap, path: str) -> dict[str, torch.Tensor]:

@@ -32,7 +32,7 @@ class Conv(nn.Module):
         around = kernel // 2 if padding is None else padding
         self.conv = nn.Conv2d(c1, c2, kernel, stride, around, groups=groups, bias=False)
         self.bn = nn.BatchNorm2d(c2, eps=BN_EPS, momentum=BN_MOMENTUM)
-        self.act = nn.SiLU(inplace=True)  # nothing else reads what BatchNorm returns
+        self.act: nn.Module = nn.SiLU(inplace=True)  # nothing else reads what BatchNorm returns
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, c1, height, width] -> [batch, c2, height / stride, width / stride]."""

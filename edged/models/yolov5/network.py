@@ -50,6 +50,9 @@ class YoloV5(nn.Module):
             except ValueError as error:  # torch's word for channels that its groups do not divide
                 raise ArchitectureError(f"row {index} of the yaml ({row.block}) cannot be built: {error}") from None
         self.model = nn.Sequential(*modules)
+        for module in self.modules():
+            if isinstance(module, Conv):
+                module.act = _activation(plan.activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Images [batch, channels, height, width] -> raw outputs [batch, predictions, 5 + classes].
@@ -61,6 +64,14 @@ class YoloV5(nn.Module):
             read = [maps[source] if source >= 0 else x for source in sources]
             maps.append(module(read if isinstance(module, Concat | Detect) else read[0]))
         return maps[-1]
+
+
+def _activation(spelled: str) -> nn.Module:
+    """Return a module for one of those that `parse_activation` returns."""
+    kind, _, argument = spelled.removeprefix("nn.").removesuffix(")").partition("(")
+    if kind == "LeakyReLU":
+        return nn.LeakyReLU(float(argument), inplace=True)
+    return {"SiLU": nn.SiLU, "ReLU": nn.ReLU, "Hardswish": nn.Hardswish}[kind](inplace=True)
 
 
 def check_sizes(model: nn.Module, plan: Plan, in_channels: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,11 @@ MAX_CLASSES = 10_000
 MAX_NAME_LENGTH = 200
 MAX_MULTIPLE = 8.0
 MAX_LEVELS, MAX_ANCHORS = 8, 32
+DEFAULT_ACTIVATION = "nn.SiLU()"
+_ACTIVATION = re.compile(
+    r"(?:torch\.)?nn\.(SiLU|ReLU|Hardswish|LeakyReLU)"
+    r"\((?:inplace=True|(?:negative_slope=)?(\d?\.\d+))?(?:, *inplace=True)?\)"
+)
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 
@@ -55,6 +61,7 @@ class Plan:
         rows: Backbone and head, in order; the last is Detect.
         anchors: Width and height in pixels of each anchor of each level.
         names: Of the classes.
+        activation: After each convolution, as the yaml spells it, such as "nn.LeakyReLU(0.1)".
     """
 
     depth: float
@@ -62,6 +69,7 @@ class Plan:
     rows: tuple[Row, ...]
     anchors: Anchors
     names: tuple[str, ...]
+    activation: str = DEFAULT_ACTIVATION
 
     def __post_init__(self) -> None:
         for name in ("depth", "width"):
@@ -138,6 +146,7 @@ class Plan:
             "anchors": _listed(self.anchors),
             "strides": list(self.strides()),
             "names": list(self.names),
+            **({} if self.activation == DEFAULT_ACTIVATION else {"activation": self.activation}),
         }
 
     @classmethod
@@ -148,7 +157,7 @@ class Plan:
             ArchitectureError: A key is missing, unknown, or has an impossible value.
         """
         known = ("depth_multiple", "width_multiple", "rows", "anchors", "strides", "names")
-        if different := sorted(set(known) ^ set(data)):
+        if different := sorted(set(known) ^ (set(data) - {"activation"})):
             raise ArchitectureError(f"detector has a missing or unknown key {quoted(different[0])}")
         return cls(
             depth=_number("depth_multiple", data["depth_multiple"]),
@@ -156,6 +165,7 @@ class Plan:
             rows=parse_rows(data["rows"], absolute=True),
             anchors=parse_anchors(data["anchors"]),
             names=parse_names(data["names"]),
+            activation=parse_activation(data.get("activation", DEFAULT_ACTIVATION)),
         )
 
 
@@ -195,6 +205,8 @@ def parse_names(value: object) -> tuple[str, ...]:
         ArchitectureError: They are anything else, or a dict that leaves out an index.
     """
     if isinstance(value, dict):
+        if all(isinstance(key, str) and key.isascii() and key.isdigit() for key in value):  # from JSON
+            value = {int(key): name for key, name in value.items()}
         if sorted(value, key=str) != sorted(range(len(value)), key=str):
             raise ArchitectureError("the class names are a dict whose keys are not 0, 1, 2, ...")
         value = [value[index] for index in range(len(value))]
@@ -203,6 +215,21 @@ def parse_names(value: object) -> tuple[str, ...]:
     if any(not isinstance(name, str | int) or len(str(name)) > MAX_NAME_LENGTH for name in value):
         raise ArchitectureError(f"a class name is no text of at most {MAX_NAME_LENGTH} characters")
     return tuple(str(name) for name in value)
+
+
+def parse_activation(value: object) -> str:
+    """Return an activation as edged spells it.
+
+    Raises:
+        ArchitectureError: It is none that edged knows.
+    """
+    match = _ACTIVATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match[2] and match[1] != "LeakyReLU"):
+        raise ArchitectureError(
+            f"its activation is {quoted(value)}; edged knows nn.SiLU(), nn.ReLU(), nn.LeakyReLU(slope) and"
+            " nn.Hardswish()"
+        )
+    return f"nn.LeakyReLU({float(match[2] or 0.01):g})" if match[1] == "LeakyReLU" else f"nn.{match[1]}()"
 
 
 def _row(index: int, entry: object, absolute: bool) -> Row:

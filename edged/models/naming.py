@@ -1,0 +1,211 @@
+"""Recognize a ResNet among the tensors of a state dict, whatever training code named them.
+
+A body is found by its stem: the first convolution, under any prefix, with a first block next to it. Three ways of
+naming what follows are known: torchvision's (which timm, kuangliu's CIFAR code, mmpretrain and most others share), that
+of a Sequential of torchvision's children (fastai), and that of transformers. The head is the one linear layer that
+reads the body's features, wherever it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+# Tensors that training leaves next to a network, by a component of their name.
+_BESIDE = re.compile(
+    r"(^|[._])(criterion|criteria|losses|loss\w*|\w+_loss|metrics?|\w+_metrics?|acc|accuracy|\w+_acc|\w+_accuracy|f1|\w+_f1|auroc|auc"
+    r"|precision|recall|confmat|confusion\w*|n_averaged|total_ops|total_params|normalize|normalizer|pixel_mean|pixel_std)([._]|$)"
+)
+_HEADS = re.compile(r"(^|\.)(fc|linear|classifier|head|heads|last_linear|logits|output)(\.|$)")
+_COUNTER = "num_batches_tracked"
+_MEMBER = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
+
+Translate = Callable[[str], "str | None"]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """One way of naming the body.
+
+    Attributes:
+        name: For people.
+        stem: Name of the first convolution's weight.
+        first: Name of the first block's first convolution's weight.
+        translate: Gives torchvision's name for one of the body; None for any other.
+    """
+
+    name: str
+    stem: str
+    first: str
+    translate: Translate
+
+
+def _torchvision(name: str) -> str | None:
+    if re.fullmatch(
+        rf"(conv1\.(weight|bias)|bn1\.{_MEMBER}|layer\d\.\d+\.(conv\d\.(weight|bias)|bn\d\.{_MEMBER}))", name
+    ):
+        return name
+    match = re.fullmatch(rf"(layer\d\.\d+)\.(?:downsample|shortcut)\.([01])\.{_MEMBER}", name)
+    return f"{match[1]}.downsample.{match[2]}.{match[3]}" if match else None
+
+
+_CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+
+
+def _sequential(name: str) -> str | None:
+    first, _, rest = name.partition(".")
+    return _torchvision(f"{_CHILDREN[first]}.{rest}") if first in _CHILDREN else None
+
+
+_PARTS = {"convolution": ("conv", "0"), "normalization": ("bn", "1")}
+
+
+def _transformers(name: str) -> str | None:
+    if match := re.fullmatch(r"embedder\.embedder\.(convolution|normalization)\.(\w+)", name):
+        return f"{_PARTS[match[1]][0]}1.{match[2]}"
+    if match := re.fullmatch(
+        r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.(convolution|normalization)\.(\w+)", name
+    ):
+        return f"layer{int(match[1]) + 1}.{match[2]}.downsample.{_PARTS[match[3]][1]}.{match[4]}"
+    if match := re.fullmatch(
+        r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.(convolution|normalization)\.(\w+)", name
+    ):
+        return f"layer{int(match[1]) + 1}.{match[2]}.{_PARTS[match[4]][0]}{int(match[3]) + 1}.{match[5]}"
+    return None
+
+
+NAMINGS = (
+    Naming("torchvision", "conv1.weight", "layer1.0.conv1.weight", _torchvision),
+    Naming("Sequential", "0.weight", "4.0.conv1.weight", _sequential),
+    Naming(
+        "transformers",
+        "embedder.embedder.convolution.weight",
+        "encoder.stages.0.layers.0.layer.0.convolution.weight",
+        _transformers,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A ResNet that was found in a state dict.
+
+    Attributes:
+        prefix: What stands before the names of its body.
+        naming: How the body is named.
+        names: Name in the file, by edged's own name; counters of batches are left out.
+        head: Name of the head's weight in the file; None where none was found.
+        left_out: Names of other tensors next to it, which inference does not need.
+        unknown: Names of tensors that belong to the network and fit nothing that edged knows.
+        heads: Names of linear weights, where the head has several layers or cannot be told.
+    """
+
+    prefix: str
+    naming: str
+    names: Mapping[str, str]
+    head: str | None
+    left_out: tuple[str, ...]
+    unknown: tuple[str, ...]
+    heads: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether nothing is missing at the head and nothing is left over."""
+        return self.head is not None and not self.unknown and not self.heads
+
+
+def find_networks(shapes: Shapes) -> list[Network]:
+    """Return every ResNet body among tensors, with its head.
+
+    Args:
+        shapes: Shape of each tensor, by name.
+    """
+    bodies = [*_bodies(shapes)]
+    return [_network(shapes, prefix, naming, [other for other, _ in bodies]) for prefix, naming in bodies]
+
+
+def _bodies(shapes: Shapes) -> Iterable[tuple[str, Naming]]:
+    for name, shape in shapes.items():
+        for naming in NAMINGS:
+            prefix = name.removesuffix(naming.stem)
+            if len(shape) != 4 or not name.endswith(naming.stem) or prefix[-1:] not in ("", "."):
+                continue
+            if prefix + naming.first in shapes:
+                yield prefix, naming
+
+
+def _network(shapes: Shapes, prefix: str, naming: Naming, bodies: list[str]) -> Network:
+    names: dict[str, str] = {}
+    rest: list[str] = []
+    for name in shapes:
+        translated = naming.translate(name.removeprefix(prefix)) if name.startswith(prefix) else None
+        if translated is None:
+            rest.append(name)
+        elif not translated.endswith(_COUNTER):
+            names[translated] = name
+    others = [other for other in bodies if other and other != prefix and not prefix.startswith(other)]
+    rest = [name for name in rest if not name.startswith(tuple(others))]
+    candidates = [name for name in rest if not _BESIDE.search(name)]
+    heads = _heads(shapes, candidates, _features(shapes, names))
+    head = heads[0] if len(heads) == 1 and heads[0].endswith("weight") else None
+    kinds = {name: _kind(name, shapes[name], head, heads, prefix) for name in candidates}
+    left_out = [name for name in rest if kinds.get(name, _LEFT_OUT) == _LEFT_OUT]
+    if head is not None:
+        bias = _bias(head)
+        names |= {"fc.weight": head} | ({"fc.bias": bias} if bias in shapes else {})
+    if not any(name.startswith("layer4.") for name in names):
+        names = {_cifar(name): stored for name, stored in names.items()}
+    of_kind = {kind: tuple(name for name in candidates if kinds[name] == kind) for kind in (_UNKNOWN, _HEAD)}
+    return Network(prefix, naming.name, names, head, tuple(left_out), of_kind[_UNKNOWN], of_kind[_HEAD])
+
+
+_TAKEN, _LEFT_OUT, _UNKNOWN, _HEAD = "taken", "left out", "unknown", "head"
+
+
+def _heads(shapes: Shapes, names: Iterable[str], features: int | None) -> list[str]:
+    """Return the linear weights that read the body's features; those that are named as heads, where one is."""
+    matrices = [name for name in names if len(shapes[name]) == 2 and shapes[name][1] == features]
+    named = [name for name in matrices if _HEADS.search(name)]
+    return named if len(named) == 1 else matrices
+
+
+def _kind(name: str, shape: tuple[int, ...], head: str | None, heads: list[str], prefix: str) -> str:
+    """What a tensor is that is not of the body: of the head, of another layer of the head, left out, or unknown."""
+    if head is not None and name in (head, _bias(head)):
+        return _TAKEN
+    group = _group(head, prefix)
+    if (group and name.startswith(group)) or name in heads or (head is None and len(shape) == 2):
+        return _HEAD
+    outside = prefix and not name.startswith(prefix.split(".")[0] + ".")
+    return _LEFT_OUT if outside and len(shape) < 2 else _UNKNOWN  # a statistic of something else than the network
+
+
+def _bias(weight: str) -> str:
+    return weight.removesuffix("weight") + "bias"
+
+
+def _cifar(name: str) -> str:
+    """Return the name that `CifarResNet` has for one of torchvision's."""
+    return re.sub(r"^fc\.", "linear.", name.replace(".downsample.", ".shortcut."))
+
+
+def _features(shapes: Shapes, names: Mapping[str, str]) -> int | None:
+    """Channels that the last block gives."""
+    stages = sorted({name.split(".")[0] for name in names if name.startswith("layer")})
+    if not stages:
+        return None
+    norms = [name for name in names if re.fullmatch(rf"{stages[-1]}\.\d+\.bn\d\.weight", name)]
+    last = max(norms, key=lambda name: (int(name.split(".")[1]), name), default=None)
+    return None if last is None else shapes[names[last]][0]
+
+
+def _group(head: str | None, prefix: str) -> str | None:
+    """What the names of a head of several layers begin with; None where the head is a layer of the network itself."""
+    if head is None:
+        return None
+    layer = head.rpartition(".")[0]
+    parent = layer.rpartition(".")[0]
+    return f"{parent}." if parent and not prefix.startswith(f"{parent}.") else None

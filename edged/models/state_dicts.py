@@ -1,0 +1,160 @@
+"""Find the state dict in what training code saved: under which key, with which prefix, averaged or not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from edged.errors import CheckpointError
+from edged.models.inert_pickle import Inert, StoredTensor, UnknownTensor
+from edged.models.naming import Network, find_networks
+from edged.models.pickle_scan import quoted
+
+MAX_DEPTH = 6  # of dicts in each other
+MAX_DICTS = 10_000
+_AVERAGED = re.compile(r"(^|[._-])(ema|averaged?|avg|swa|shadow)([._-]|$)|(^|\.)n_averaged$", re.IGNORECASE)
+WEIGHTS = ("auto", "averaged", "last")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which network of a file to take.
+
+    Attributes:
+        key: Where its state dict is, keys joined by dots, "" for the top; None to look for it.
+        prefix: What stands before the names of its tensors; None to look for it.
+        weights: "averaged", "last", or "auto" for the averaged ones where there are any.
+    """
+
+    key: str | None = None
+    prefix: str | None = None
+    weights: str = "auto"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A state dict in a file.
+
+    Attributes:
+        key: Where it is, keys joined by dots.
+        entries: What it holds, by name.
+        network: The ResNet in it; None where there is none.
+    """
+
+    key: str
+    entries: Mapping[Any, Any] = field(repr=False)
+    network: Network | None = None
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the file says that its weights are an average over training."""
+        prefix = "" if self.network is None else self.network.prefix
+        return bool(_AVERAGED.search(self.key) or _AVERAGED.search(prefix) or "n_averaged" in self.entries)
+
+    @property
+    def place(self) -> str:
+        """Key and prefix, for people."""
+        prefix = "" if self.network is None else self.network.prefix
+        return f"key {self.key!a}, prefix {prefix!a}"
+
+
+def find_state(tree: Any, choice: Choice | None = None) -> Found:
+    """Return the state dict of the one network that `tree` holds.
+
+    Args:
+        tree: What was saved, as inert data.
+        choice: Which one to take, where the user says so.
+
+    Raises:
+        CheckpointError: There is none, or there are several that fit and `choice` does not tell them apart.
+    """
+    choice = choice or Choice()
+    found = [state for state in _state_dicts(tree) if choice.key in (None, state.key)]
+    if not found:
+        raise CheckpointError(_why_none(tree, choice))
+    fitting = [
+        Found(state.key, state.entries, network)
+        for state in found
+        for network in find_networks(_shapes(state.entries))
+        if network.fits and choice.prefix in (None, network.prefix)
+    ]
+    if not fitting:
+        return _nearest(found)
+    averaged = [state for state in fitting if state.averaged]
+    if choice.weights != "last" and averaged:
+        fitting = averaged
+    elif choice.weights == "last" and len(averaged) < len(fitting):
+        fitting = [state for state in fitting if not state.averaged]
+    elif choice.weights == "averaged" and not averaged:
+        raise CheckpointError("it holds no averaged weights, and weights: averaged asks for them; set weights: auto")
+    if len(fitting) > 1:
+        places = " and ".join(state.place for state in fitting[:4])
+        raise CheckpointError(
+            f"it holds {len(fitting)} networks that fit ({places});"
+            " choose one with checkpoint: {key: ..., prefix: ...}"
+        )
+    return fitting[0]
+
+
+def _state_dicts(tree: Any) -> Iterator[Found]:
+    """Every dict that holds a tensor, the outermost first."""
+    queue: list[tuple[str, Any, int]] = [("", tree, 0)]
+    seen: set[int] = set()
+    while queue and len(seen) < MAX_DICTS:
+        key, value, depth = queue.pop(0)
+        if not isinstance(value, dict) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if any(isinstance(inner, StoredTensor | Tensor | UnknownTensor) for inner in value.values()):
+            yield Found(key, value)
+        if depth < MAX_DEPTH:
+            inner = ((str(name), each) for name, each in value.items() if isinstance(name, str | int))
+            queue += [(f"{key}.{name}" if key else name, each, depth + 1) for name, each in inner]
+
+
+def _shapes(entries: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
+    return {
+        name: tuple(value.shape)
+        for name, value in entries.items()
+        if isinstance(name, str) and isinstance(value, StoredTensor | Tensor)
+    }
+
+
+def _nearest(found: list[Found]) -> Found:
+    """The state dict that comes nearest to a network, to say why it is none: that with a body, or the largest."""
+    with_bodies = [
+        Found(state.key, state.entries, network) for state in found for network in find_networks(_shapes(state.entries))
+    ]
+    if with_bodies:
+        return max(with_bodies, key=lambda state: len(state.network.names) if state.network else 0)
+    return max(found, key=lambda state: len(_shapes(state.entries)))
+
+
+def _why_none(tree: Any, choice: Choice) -> str:
+    if choice.key is not None:
+        keys = ", ".join(quoted(state.key, 40) for state in _state_dicts(tree)) or "none"
+        return f"it has no state dict under the key {quoted(choice.key)}; there are {keys}"
+    if not isinstance(tree, dict):
+        return f"it holds a {kind_of(tree)}, not a dict of tensors; save model.state_dict()"
+    modules = [value.name for value in tree.values() if isinstance(value, Inert) and _is_module(value)]
+    if modules:
+        return f"it holds the whole module {quoted(modules[0])}, whose network is code; save model.state_dict() instead"
+    found = ", ".join(quoted(key, 40) for key in list(tree)[:5]) or "nothing"
+    return f"no state dict is in it, at the top or under any key; found {found}"
+
+
+def _is_module(value: Inert) -> bool:
+    return isinstance(value.state, dict) and "_parameters" in value.state
+
+
+def kind_of(value: object) -> str:
+    """Return what to call a value that is no tensor."""
+    if isinstance(value, Inert):
+        return f"{value.name} (a whole module)" if _is_module(value) else value.name
+    if isinstance(value, StoredTensor | Tensor):
+        return "tensor"
+    return value.kind if isinstance(value, UnknownTensor) else type(value).__name__
