@@ -143,16 +143,26 @@ class Inert:
 
 
 class PlainDict(dict[Any, Any]):
-    """A dict of the standard library. Attributes, such as `_metadata` of a state dict, and factories are dropped."""
+    """A dict of the standard library. Its factory and attributes, such as `_metadata` of a state dict, are dropped."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class FilledDict(PlainDict):
+    """A dict that may be made of pairs; `pickle_scan` has seen to it that they are written out on the spot."""
 
     __slots__ = ()
 
     def __init__(self, *arguments: Any) -> None:
-        first = arguments[0] if arguments else None
-        super().__init__(first if isinstance(first, dict | list) else ())
-
-    def __setstate__(self, _: Any) -> None:
-        pass
+        super().__init__()
+        if arguments and isinstance(arguments[0], dict | list):
+            self.update(arguments[0])
 
 
 def read_pickle(data: bytes, start: int = 0) -> tuple[Any, Mapping[str, Storage], int]:
@@ -184,20 +194,24 @@ class _Reader(pickle.Unpickler):
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream, encoding="latin1")  # of texts that Python 2 wrote
-        self._names: dict[str, type[Inert]] = {}
+        self._names: dict[str, type] = {}
         self.storages: dict[str, Storage] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the inert class of a name; nothing is imported."""
         dotted = f"{module}.{name}"
         if dotted not in self._names:
-            base = PlainDict if dotted in _DICTS else Inert
-            slots: dict[str, Any] = {"name": dotted, "__slots__": ()} if base is Inert else {"__slots__": ()}
-            self._names[dotted] = type("Inert", (base,), slots)
+            made = _DICTS.get(dotted) or type("Inert", (Inert,), {"name": dotted, "__slots__": ()})
+            self._names[dotted] = made
         return self._names[dotted]
 
-    def persistent_load(self, identity: Any) -> Storage:
-        """Return the storage that a tensor refers to: ("storage", class, key, device, numel[, view])."""
+    def persistent_load(self, identity: Any) -> Any:
+        """Return the storage that a tensor refers to: ("storage", class, key, device, numel[, view]).
+
+        Before torch 1.6 the class of a module was written in the same way, with its source: ("module", class, ...).
+        """
+        if isinstance(identity, tuple) and len(identity) == 4 and identity[0] == "module":
+            return identity[1]
         if not isinstance(identity, tuple) or len(identity) not in (5, 6) or identity[0] != "storage":
             raise CheckpointError("its pickle refers to a storage in a way that torch.save does not write")
         _, kind, key, _, numel, *view = identity
@@ -277,9 +291,10 @@ def _set(items: Any = ()) -> Any:
     )
 
 
-_DICTS = frozenset(
-    {"collections.OrderedDict", "collections.defaultdict", "collections.Counter", "builtins.dict", "__builtin__.dict"}
-)
+_DICTS: Mapping[str, type] = {
+    **dict.fromkeys(("collections.OrderedDict", "collections.Counter"), FilledDict),
+    **dict.fromkeys(("collections.defaultdict", "builtins.dict", "__builtin__.dict"), PlainDict),
+}
 _MADE: Mapping[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,

@@ -52,8 +52,6 @@ _SHARED = frozenset("123tf")
 _FIRST_ARGUMENT: Mapping[str, str] = {
     "collections.OrderedDict": ")[",
     "collections.Counter": "){",
-    "builtins.dict": ")[{",
-    "__builtin__.dict": ")[{",
     "builtins.set": ")[",
     "__builtin__.set": ")[",
     "builtins.frozenset": ")[",
@@ -73,13 +71,16 @@ _RUNS_CODE = frozenset(
         "cProfile", "profile", "pdb", "bdb", "trace", "asyncio", "multiprocessing", "threading", "_thread", "signal",
         "tempfile", "io", "_io", "codecs", "builtins", "__builtin__", "pkgutil", "zipimport", "imp", "nturl2path",
         "urllib", "http", "ftplib", "smtplib", "linecache", "inspect", "gc", "weakref", "ast", "torch.hub",
-        "torch.serialization", "torch.jit", "torch.package", "torch.storage", "torch.utils.cpp_extension",
+        "torch.serialization", "torch.jit", "torch.package", "torch.utils.cpp_extension",
         "torch.distributed.rpc", "numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib.npyio", "setuptools",
         "distutils", "idlelib",
     ]
 )
 _RUNS_CODE_NAMES = frozenset(
-    {"torch.load", "torch.save", "torch.compile", "numpy.load", "numpy.fromfile", "functools.reduce", "types.FunctionType", "types.CodeType"}
+    {
+        "torch.load", "torch.save", "torch.compile", "torch.storage._load_from_bytes", "numpy.load", "numpy.fromfile",
+        "functools.reduce", "types.FunctionType", "types.CodeType",
+    }
 )
 _PLAIN_BUILTINS = frozenset(
     [
@@ -114,6 +115,8 @@ def scan_pickle(stream: IO[bytes]) -> None:
         CheckpointError: It is malformed, cut off, or in a protocol that torch.save does not write.
     """
     spelling = _spell(stream)
+    if not spelling.symbols.startswith("^") or "^" in spelling.symbols[1:]:
+        raise CheckpointError("it is in pickle protocol 0 or 1; save it with torch.save's own, which is 2")
     _check_calls(spelling)
     if len(_NESTED_TUPLE.findall(re.sub(_PLAIN_TUPLE, "", spelling.symbols))) > MAX_TUPLES:
         raise TooLargeError(f"its pickle has over {MAX_TUPLES} tuples; save only model.state_dict()")

@@ -140,17 +140,12 @@ def _names(model: Inert, yaml: Mapping[Any, Any]) -> tuple[str, ...]:
 
 def _activation(model: Inert, yaml: Mapping[Any, Any]) -> str:
     """Return the activation of all convolutions, which the modules tell, and the yaml where it has one."""
-    found = {_spelled(module) for module in _activations(model, [MAX_MODULES])} or {DEFAULT_ACTIVATION}
-    told = yaml.get("activation")
-    if told is not None and parse_activation(told) not in found and found != {DEFAULT_ACTIVATION}:
+    told = None if yaml.get("activation") is None else parse_activation(yaml["activation"])
+    found = {_spelled(module) for module in _activations(model, [MAX_MODULES])} or {told or DEFAULT_ACTIVATION}
+    if len(found) > 1 or (told is not None and told not in found):
+        also = "" if told is None else f", and its yaml says {told}"
         raise ArchitectureError(
-            f"its yaml has the activation {quoted(told)}, but the file holds {', '.join(sorted(found))}"
-        )
-    if told is not None and parse_activation(told) not in found:
-        found = {parse_activation(told)}
-    if len(found) > 1:
-        raise ArchitectureError(
-            f"its convolutions have different activations ({', '.join(sorted(found))}); edged knows one"
+            f"its convolutions have the activations {', '.join(sorted(found))}{also}; edged knows networks with one"
         )
     return found.pop()
 

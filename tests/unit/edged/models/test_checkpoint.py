@@ -57,7 +57,8 @@ def test_every_format_gives_the_tensors_that_were_saved(tmp_path, form):
     state = CifarResNet(3).state_dict()
     path = save(state, tmp_path / "model.any", form)
     loaded = read_checkpoint(path)
-    assert dict(loaded.state).keys() == dict(state).keys()
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    assert loaded.state.keys() == state.keys()
     assert all(torch.equal(loaded.state[name], tensor) for name, tensor in state.items())
     assert loaded.format == form
     assert loaded.file_bytes == path.stat().st_size
@@ -147,10 +148,10 @@ def test_training_objects_beside_the_weights_are_ignored(tmp_path, form):
     assert_same(read_checkpoint(save(value, tmp_path / "m.pt", form)).state, small_state())
 
 
-@pytest.mark.parametrize("protocol", [3, 4, 5])
-def test_other_pickle_protocols_are_refused_with_advice(tmp_path, protocol):
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_every_protocol_gives_the_same(tmp_path, protocol):
     torch.save(small_state(), tmp_path / "m.pt", pickle_protocol=protocol)
-    assert f"pickle protocol {protocol}; save it with torch.save's own" in refused(tmp_path / "m.pt")
+    assert_same(read_checkpoint(tmp_path / "m.pt").state, small_state())
 
 
 # ---- what is no checkpoint
@@ -168,7 +169,7 @@ def test_other_pickle_protocols_are_refused_with_advice(tmp_path, protocol):
         (b"\x80", "damaged or cut off"),
         (b"\x80\x02}.", "not one of torch.save"),
         (pickle.dumps({"a": 1}, 2), "not one of torch.save"),
-        (pickle.dumps({"a": 1}, 4), "pickle protocol 4"),
+        (pickle.dumps({"a": 1}, 4), "not one of torch.save"),
         (b"\x05\0\0\0\0\0\0\0{nope", "header is damaged"),
         (b"\xff\xff\xff\xff\0\0\0\0{", "claims 4294967295 bytes"),
         (b"\xff\0\0\0\0\0\0\0{}", "header has 255 bytes"),
@@ -194,7 +195,7 @@ def test_other_files_get_a_reason(tmp_path, content, reason):
         ({3: torch.zeros(1)}, "'3' is no name"),
         ({"x" * 1000: torch.zeros(1)}, "is no name of a tensor"),
         ({"a": torch.zeros(0, 3)}, "tensor 'a' has no values"),
-        ({"model": {"model": {"model": {"model": {"model": {"a": torch.zeros(1)}}}}}}, "no state dict"),
+        ({"a": {"a": {"a": {"a": {"a": {"a": {"a": {"a": torch.zeros(1)}}}}}}}}, "no state dict"),
     ],
 )
 @pytest.mark.parametrize("form", FORMATS[:2])
@@ -204,9 +205,9 @@ def test_other_contents_get_a_reason(tmp_path, value, reason, form):
 
 def test_whole_modules_and_torchscript_are_refused_with_advice(tmp_path):
     model = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    reason = refused(save(model, tmp_path / "whole.pt"), UnsafeCheckpointError)
+    reason = refused(save(model, tmp_path / "whole.pt"))
     assert "save model.state_dict()" in reason
-    assert "(it names 'torch.nn.modules.linear.Linear')" in reason
+    assert "torch.nn.modules.container.Sequential" in reason
 
 
 def test_torchscript_is_refused_with_advice(tmp_path):
@@ -346,12 +347,12 @@ def test_malicious_pickle_of_another_protocol_is_not_run(tmp_path, protocol):
     assert not canary.exists()
 
 
-def test_second_opinion_of_torch_holds_without_the_scan(tmp_path, monkeypatch):
-    """Were the scan to miss a name, torch would still refuse it; its advice to load unsafely is not passed on."""
-    monkeypatch.setattr("edged.models.zip_container.scan_pickle", lambda stream, extra_names: {})
+def test_nothing_runs_even_without_the_scan(tmp_path, monkeypatch):
+    """Were the scan to miss a name, it would be read as inert data all the same."""
+    monkeypatch.setattr("edged.models.zip_container.scan_pickle", lambda stream: None)
     path, canary = tmp_path / "evil.pt", tmp_path / "canary"
-    save({"w": Evil(canary)}, path)
-    assert "torch cannot read it (UnpicklingError)" in refused(path)
+    save({"w": Evil(canary), "a": torch.zeros(1)}, path)
+    assert "entry 'w' of the state dict is a posix.system, not a tensor" in refused(path)
     assert not canary.exists()
 
 

@@ -121,17 +121,16 @@ def test_what_differs_is_named(state, message):
 def test_other_networks_are_refused_by_a_name_or_shape(name):
     with torch.device("meta"):
         state = getattr(import_torchvision().models, name)(num_classes=10).state_dict()
-    with pytest.raises(ArchitectureError, match=r"needs tensor 'layer1.0|fit no supported network \(resnet18, "):
+    with pytest.raises(ArchitectureError, match=rf"needs tensor 'layer1.0|fit no supported network|it is a {name}"):
         recognize(state)
 
 
 def test_pinned_name_must_be_known_and_fit():
     with pytest.raises(ArchitectureError, match="unknown architecture 'resnet19'; choose one of resnet18, "):
         recognize(cifar_state(), "resnet19")
-    with pytest.raises(ArchitectureError, match=r"cifar_resnet32 needs tensor 'layer1\.3\.conv1\.weight'"):
-        recognize(cifar_state(), "cifar_resnet32")
-    with pytest.raises(ArchitectureError, match=r"resnet18 needs tensor 'fc\.weight'"):
-        recognize(cifar_state(), "resnet18")
+    for pinned in ("cifar_resnet32", "resnet18"):
+        with pytest.raises(ArchitectureError, match=f"holds a cifar_resnet20, not the {pinned} that was asked for"):
+            recognize(cifar_state(), pinned)
 
 
 def test_load_model_refuses_what_does_not_fit():

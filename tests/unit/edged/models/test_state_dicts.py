@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from edged.errors import CheckpointError
+from edged.models.resnet import CifarResNet
+from edged.models.state_dicts import Choice, find_state
+
+
+def network(value: float = 1.0):
+    return {name: torch.full(tensor.shape, value) for name, tensor in CifarResNet(3).state_dict().items()}
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+LAST, AVERAGED = network(1.0), network(2.0)
+
+
+def taken(found):
+    return float(found.entries[found.network.names["conv1.weight"]].flatten()[0])
+
+
+@pytest.mark.parametrize("key", ["net", "network", "params", "weights", "model_state", "state_dict", "anything at all"])
+def test_a_state_dict_is_found_under_any_key(key):
+    found = find_state({key: LAST, "epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}})
+    assert found.key == key
+    assert found.network.fits
+    assert not found.averaged
+
+
+def test_it_is_found_at_any_depth_and_at_the_top():
+    assert find_state({"a": {"b": {"c": LAST}}}).key == "a.b.c"
+    assert find_state(LAST).key == ""
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"state_dict": LAST, "state_dict_ema": AVERAGED},
+        {"model": LAST, "ema": AVERAGED},
+        {"model": LAST, "model_ema": {"module": AVERAGED}},
+        {"model": LAST, "swa_state": AVERAGED},
+        {"model": LAST, "averaged": {"n_averaged": torch.tensor(3), **prefixed("module.", AVERAGED)}},
+        {**prefixed("net.", LAST), **prefixed("ema_net.", AVERAGED)},
+    ],
+)
+def test_averaged_weights_are_taken_where_there_are_any(tree):
+    for weights, value in (("auto", 2.0), ("averaged", 2.0), ("last", 1.0)):
+        found = find_state(tree, Choice(weights=weights))
+        assert taken(found) == value
+        assert found.averaged == (value == 2.0)
+
+
+def test_averaged_weights_that_are_not_there_are_refused_where_they_are_asked_for():
+    assert find_state({"m": LAST}, Choice(weights="last")).key == "m"
+    with pytest.raises(CheckpointError, match="holds no averaged weights"):
+        find_state({"m": LAST}, Choice(weights="averaged"))
+
+
+def test_two_networks_that_fit_are_both_named_and_a_choice_tells_them_apart():
+    with pytest.raises(CheckpointError, match=r"key 'a'.* and key 'b'.*checkpoint: \{key: "):
+        find_state({"a": LAST, "b": AVERAGED})
+    assert find_state({"a": LAST, "b": AVERAGED}, Choice(key="b")).key == "b"
+    both = {**prefixed("student.", LAST), **prefixed("teacher.", AVERAGED)}
+    with pytest.raises(CheckpointError, match=r"prefix 'student\.'.* and .*prefix 'teacher\.'"):
+        find_state(both)
+    assert taken(find_state(both, Choice(prefix="teacher."))) == 2.0
+
+
+def test_one_state_dict_under_two_keys_is_one():
+    assert find_state({"a": LAST, "b": LAST}).key == "a"
+
+
+def test_a_key_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(CheckpointError, match=r"no state dict under the key 'c'; there are 'a'"):
+        find_state({"a": LAST}, Choice(key="c"))
+
+
+@pytest.mark.parametrize(
+    ("tree", "reason"),
+    [
+        ({"epoch": 1}, "found 'epoch'"),
+        ({}, "found nothing"),
+        ([1], "holds a list"),
+        (3, "holds a int"),
+    ],
+)
+def test_what_holds_no_state_dict_says_what_it_holds(tree, reason):
+    with pytest.raises(CheckpointError, match=reason):
+        find_state(tree)
+
+
+def test_dicts_that_hold_each_other_end():
+    tree = {"a": {}}
+    tree["a"]["b"] = tree
+    with pytest.raises(CheckpointError):
+        find_state(tree)
