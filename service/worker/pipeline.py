@@ -169,7 +169,7 @@ def load(checkpoint: Checkpoint, arch: str | None, overrides: Mapping[str, Any])
         ArchitectureError: The tensors fit none, or not `arch`.
         UsageError: An override cannot be.
     """
-    architecture = recognize(checkpoint.state, arch, checkpoint.plan)
+    architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
     spec = architecture.default_input.override(overrides)
     architecture.check_input(spec)
     return Loaded(own_memory(load_model(checkpoint.state, architecture)), architecture, spec)

@@ -1,0 +1,110 @@
+"""Describe what edged sees in a checkpoint file, without quantizing it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edged.models.architecture import CIFAR, TORCHVISION, Architecture
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
+from edged.models.registry import load_model, recognize
+from edged.models.state_dicts import Choice
+
+_SHOWN = 20  # names of tensors that were left out, and of classes
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a checkpoint file holds.
+
+    Attributes:
+        checkpoint: The file.
+        architecture: Its network.
+    """
+
+    checkpoint: Checkpoint
+    architecture: Architecture
+
+    @property
+    def assumptions(self) -> list[str]:
+        """What the tensors do not tell, and edged assumes."""
+        architecture = self.architecture
+        assumed = []
+        if architecture.stem == "small":
+            assumed.append("no max-pooling after the 3x3 stem, as for images of 32 pixels")
+        if TORCHVISION.get(architecture.name, ("", ()))[0] == "bottleneck":
+            assumed.append("the stride is in the 3x3 convolution of a block (v1.5), as torchvision has it")
+        if architecture.name in CIFAR and architecture.shortcut == "pad":
+            assumed.append("shortcuts without parameters (option A) pad half of the new channels on each side")
+        if architecture.task == "classification":
+            assumed.append("images are normalized with the mean and std of ImageNet")
+        return assumed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON types."""
+        checkpoint, architecture = self.checkpoint, self.architecture
+        spec = architecture.default_input
+        return {
+            "format": checkpoint.format,
+            "bytes": checkpoint.file_bytes,
+            "sha256": checkpoint.sha256,
+            "key": checkpoint.key,
+            "prefix": checkpoint.prefix,
+            "weights": "averaged" if checkpoint.averaged else "last",
+            "dtypes": list(checkpoint.dtypes),
+            "architecture": architecture.name,
+            "task": architecture.task,
+            "classes": architecture.num_classes,
+            "class_names": None if architecture.plan is None else list(architecture.plan.names),
+            "stem": architecture.stem,
+            "shortcut": architecture.shortcut,
+            "in_channels": architecture.in_channels,
+            "activation": None if architecture.plan is None else architecture.plan.activation,
+            "input": {"size": spec.size, "resize": spec.resize, "mean": list(spec.mean), "std": list(spec.std)},
+            "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
+            "left_out": list(checkpoint.left_out),
+            "assumptions": self.assumptions,
+        }
+
+    def lines(self) -> list[tuple[str, str]]:
+        """Return it for people, as pairs of a label and a text."""
+        data = self.to_dict()
+        names = data["class_names"] or []
+        shown = f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})" if names else ""
+        place = f"key {data['key']!a}" if data["key"] else "at the top of the file"
+        left_out = data["left_out"]
+        more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
+        return [
+            ("format", f"{data['format']}, {data['bytes']:,} bytes, sha256 {data['sha256']}"),
+            ("state dict", f"{place}, prefix {data['prefix']!a}" if data["prefix"] else place),
+            ("weights", f"{data['weights']}, stored as {', '.join(data['dtypes'])}"),
+            ("architecture", f"{data['architecture']}, {data['parameters']:,} parameters"),
+            ("classes", f"{data['classes']}{shown}"),
+            ("stem", f"{data['stem']}, {data['in_channels']} channels"),
+            ("input", f"{data['input']['size']} pixels, mean {data['input']['mean']}, std {data['input']['std']}"),
+            *[("assumed", text) for text in data["assumptions"]],
+            *([("left out", f"{', '.join(left_out[:_SHOWN])}{more}")] if left_out else []),
+        ]
+
+
+def inspect_checkpoint(
+    path: Path, arch: str | None = None, choice: Choice | None = None, *, max_bytes: int = MAX_FILE_BYTES
+) -> Inspection:
+    """Read a checkpoint file and recognize its network; nothing is quantized.
+
+    Args:
+        path: The file.
+        arch: Name of the architecture that the user expects; None to recognize it.
+        choice: Which network to take, where the file holds several.
+        max_bytes: Limit on the file's size.
+
+    Raises:
+        CheckpointError: The file is no checkpoint that edged reads.
+        ArchitectureError: Its tensors are no network that edged knows, or not the one that was asked for.
+        AccessError: It may not be read.
+    """
+    checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
+    architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
+    load_model(checkpoint.state, architecture)
+    return Inspection(checkpoint, architecture)

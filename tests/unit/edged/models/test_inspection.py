@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from edged.errors import ArchitectureError, CheckpointError
+from edged.models.inspection import inspect_checkpoint
+from edged.models.resnet import BLOCKS, CifarResNet, ResNet
+from edged.models.state_dicts import Choice
+from tests.support.yolov5_samples import save_tiny
+
+
+def save(path: Path, value: object) -> Path:
+    torch.save(value, path)
+    return path
+
+
+def prefixed(prefix, state):
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def test_a_classifier_is_described(tmp_path):
+    state = {name: tensor.half() for name, tensor in prefixed("net.", CifarResNet(3).state_dict()).items()}
+    path = save(tmp_path / "m.ckpt", {"state_dict": {**state, "criterion.weight": torch.ones(10)}})
+    found = inspect_checkpoint(path).to_dict()
+    expected = {
+        "format": "torch-zip",
+        "bytes": path.stat().st_size,
+        "key": "state_dict",
+        "prefix": "net.",
+        "weights": "last",
+        "dtypes": ["float16"],
+        "architecture": "cifar_resnet20",
+        "task": "classification",
+        "classes": 10,
+        "class_names": None,
+        "stem": "cifar",
+        "in_channels": 3,
+        "left_out": ["criterion.weight"],
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert found["input"]["size"] == 32
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_a_detector_is_described(tmp_path):
+    found = inspect_checkpoint(save_tiny(tmp_path / "best.pt")).to_dict()
+    assert (found["architecture"], found["task"], found["class_names"]) == (
+        "yolov5",
+        "detection",
+        ["cat", "dog", "cow"],
+    )
+    assert (found["key"], found["activation"], found["input"]["size"]) == ("model", "nn.SiLU()", 640)
+
+
+def test_averaged_weights_are_said_to_be_so(tmp_path):
+    state = CifarResNet(3).state_dict()
+    path = save(tmp_path / "m.pth", {"model": state, "model_ema": {name: 2 * tensor for name, tensor in state.items()}})
+    assert inspect_checkpoint(path).to_dict()["weights"] == "averaged"
+    assert inspect_checkpoint(path, choice=Choice(weights="last")).to_dict()["weights"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("model", "assumption"),
+    [
+        (lambda: ResNet(BLOCKS["basic"], (2, 2, 2, 2), 10, stem="small"), "no max-pooling after the 3x3 stem"),
+        (lambda: ResNet(BLOCKS["bottleneck"], (3, 4, 6, 3), 10), "the stride is in the 3x3 convolution"),
+        (lambda: CifarResNet(3), "pad half of the new channels on each side"),
+    ],
+)
+def test_what_the_tensors_do_not_tell_is_named(tmp_path, model, assumption):
+    found = inspect_checkpoint(save(tmp_path / "m.pth", model().state_dict()))
+    assert any(assumption in text for text in found.assumptions)
+
+
+def test_the_text_names_all_that_matters(tmp_path):
+    more = {f"criterion.w{index}": torch.ones(1) for index in range(25)}
+    path = save(tmp_path / "m.pth", {"ema": {**CifarResNet(3).state_dict(), **more}})
+    text = dict(inspect_checkpoint(path).lines())
+    assert text["state dict"] == "key 'ema'"
+    assert text["weights"] == "averaged, stored as float32"
+    assert text["left out"].endswith("and 5 more")
+
+
+def test_what_would_be_refused_is_refused(tmp_path):
+    state = CifarResNet(3).state_dict()
+    with pytest.raises(ArchitectureError, match="holds a cifar_resnet20, not the resnet18"):
+        inspect_checkpoint(save(tmp_path / "m.pth", state), "resnet18")
+    unknown = {**prefixed("model.encoder.", state), "model.decoder.0.weight": torch.ones(4, 4)}
+    with pytest.raises(ArchitectureError, match=r"fit nothing: 'model\.decoder\.0\.weight'"):
+        inspect_checkpoint(save(tmp_path / "m.pth", unknown))
+    with pytest.raises(CheckpointError, match="holds 2 networks that fit"):
+        inspect_checkpoint(save(tmp_path / "m.pth", {"a": state, "b": {k: v + 1 for k, v in state.items()}}))
