@@ -35,7 +35,7 @@ def manifest(**changes: object) -> Manifest:
 
 
 def network_manifest() -> Manifest:
-    """A manifest of ARCHITECTURE, from a checkpoint of 1,000,000 bytes."""
+    """Return a manifest of ARCHITECTURE, made from a checkpoint of 1,000,000 bytes."""
     source = {"sha256": "ab" * 32, "bytes": 1_000_000, "name": "a.th", "format": "torch-zip"}
     return manifest(architecture=ARCHITECTURE.to_dict(), source=source)
 
@@ -53,7 +53,7 @@ def quantized(shape: tuple[int, ...], bits: int, seed: int = 0) -> QuantizedWeig
 
 
 def stage(folder: Path, mark: str) -> Path:
-    """A folder that looks like an artifact to the store: three files that carry the same mark."""
+    """Write a folder that the store takes for an artifact: three files with the same mark."""
     folder.mkdir(parents=True)
     (folder / "weights.safetensors").write_text(mark)
     (folder / "report.json").write_text(json.dumps({"mark": mark}))

@@ -19,7 +19,7 @@ ARCHITECTURE = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
 
 
 def write_untrained(directory: Path, seed: int = 0, poison: bool = False) -> dict[str, torch.Tensor]:
-    """An artifact that holds a ResNet-20 with random weights, none of them quantized; returns its tensors."""
+    """Write an artifact of a ResNet-20 with random weights, none quantized, and return its tensors."""
     torch.manual_seed(seed)
     model = build(ARCHITECTURE)
     for module in model.modules():
@@ -33,7 +33,7 @@ def write_untrained(directory: Path, seed: int = 0, poison: bool = False) -> dic
 
 
 def write_untrained_detector(directory: Path, poison: bool = False) -> dict[str, torch.Tensor]:
-    """An artifact that holds a tiny YOLOv5 with random weights; returns its tensors."""
+    """Write an artifact of a tiny YOLOv5 with random weights and return its tensors."""
     state = dict(tiny_model(scenes.plan()).state_dict())
     if poison:
         state["model.9.m.1.bias"][3] = float("nan")
@@ -52,7 +52,7 @@ def write_untrained_detector(directory: Path, poison: bool = False) -> dict[str,
 def write(
     directory: Path, state: dict[str, torch.Tensor], architecture: Architecture, spec: InputSpec, **changes: Any
 ) -> None:
-    """An artifact of these tensors, none of them quantized."""
+    """Write an artifact of these tensors, none quantized."""
     source: dict[str, Any] = {"sha256": "0" * 64, "bytes": 1000, "name": "none.pt", "format": "torch-zip"}
     calibration = {"digest": "0" * 64, "images": 0, "held_out": 0, "skipped": 0, "folder_labels": False}
     values: dict[str, Any] = {

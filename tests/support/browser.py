@@ -61,7 +61,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One tab.
+    """One tab of the browser.
 
     Attributes:
         complaints: What the console and the policy of a page complained of.
@@ -79,7 +79,7 @@ class Browser:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command, and its result."""
+        """Send one command and return its result."""
         identity = next(self._ids)
         command = {"id": identity, "method": method, "params": parameters}
         if self._session is not None:
@@ -92,23 +92,23 @@ class Browser:
         return result
 
     def open(self, url: str) -> None:
-        """Go there and wait until it is loaded."""
+        """Open a page and wait until it is loaded."""
         self.call("Page.navigate", url=url)
         self._await_load()
 
     def follow(self, selector: str) -> None:
-        """Click a link and wait until what it leads to is loaded."""
+        """Click a link and wait until the next page is loaded."""
         self.evaluate(f"document.querySelector({json.dumps(selector)}).click()")
         self._await_load()
 
     def evaluate(self, expression: str) -> Any:
-        """The value of JavaScript; a promise is awaited."""
+        """Return the value of a JavaScript expression; promises are awaited."""
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def until(self, expression: str) -> None:
-        """Wait until JavaScript gives something true; looks whenever the page changes."""
+        """Wait until a JavaScript expression is true; it is evaluated whenever the page changes."""
         look = f"() => Boolean({expression})"
         watch = "{subtree: true, childList: true, characterData: true, attributes: true}"
         self.evaluate(
@@ -124,11 +124,11 @@ class Browser:
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def prefer(self, scheme: str) -> None:
-        """Light or dark."""
+        """Emulate the preference for a light or dark page."""
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self, path: Path) -> None:
-        """The whole page as PNG."""
+        """Save the whole page as PNG."""
         answer = self.call("Page.captureScreenshot", captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
@@ -157,7 +157,7 @@ class Browser:
 
 @contextlib.contextmanager
 def browsing() -> Iterator[Browser]:
-    """A browser with a profile of its own."""
+    """Run a browser with a profile of its own."""
     assert CHROMIUM is not None
     theirs_in, commands = os.pipe()
     answers, theirs_out = os.pipe()

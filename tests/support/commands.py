@@ -10,7 +10,7 @@ COMMANDS = [*DAEMON_COMMANDS, *CLIENT_COMMANDS, "quantize", "evaluate", "calib"]
 
 
 def call(capsys, *arguments):
-    """Exit code, stdout, stderr."""
+    """Run a command and return its exit code, stdout and stderr."""
     try:
         code = cli.main(arguments)
     except SystemExit as ended:

@@ -14,7 +14,7 @@ from edged.spec import QuantSpec
 
 
 def network(cache: ImageCache, blocks: int = 3) -> nn.Module:
-    """Random weights, with the BatchNorm statistics that training on these images would have left."""
+    """Return random weights with the BatchNorm statistics that training on these images would leave."""
     torch.manual_seed(0)
     model = CifarResNet(blocks)
     with torch.no_grad():

@@ -28,7 +28,7 @@ TIMEOUT_S = 120.0  # for what takes a second or two on a machine that is not bus
 
 
 def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
-    """The first result of `look` that is true; errors of the connection count as false."""
+    """Return the first result of `look` that is true; connection errors count as false."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         with contextlib.suppress(httpx.TransportError):
@@ -39,7 +39,7 @@ def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -
 
 
 class Daemon:
-    """One state folder with its config; the process can be started and ended again and again."""
+    """A state folder with its config, on which the process can be started and ended repeatedly."""
 
     def __init__(self, folder: Path, calibration: Path, **settings: Any) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ class Daemon:
         return path
 
     def start(self) -> Daemon:
-        """Start it and wait until it is ready."""
+        """Start the daemon and wait until it is ready."""
         process = self.spawn()
         eventually(lambda: process.poll() is not None or self.get("/v2/health/ready").status_code == 200, "ready")
         assert process.poll() is None, "the daemon ended"
@@ -84,13 +84,13 @@ class Daemon:
         return self.process
 
     def stop(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM and return the exit code."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(TIMEOUT_S)
 
     def reload(self, outcome: str = "config reloaded from") -> None:
-        """Write the config and send SIGHUP; wait until the log tells the outcome once more."""
+        """Write the config, send SIGHUP, and wait until the log reports the outcome once more."""
         assert self.process is not None
         before = self.log.read_text().count(outcome)
         self.write_config()
@@ -98,7 +98,7 @@ class Daemon:
         eventually(lambda: self.log.read_text().count(outcome) > before, outcome)
 
     def kill(self) -> None:
-        """kill -9, and wait until its children are gone too."""
+        """Send SIGKILL and wait until the children have exited too."""
         assert self.process is not None
         children = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
@@ -112,7 +112,7 @@ class Daemon:
             self.process.wait(TIMEOUT_S)
 
     def get(self, target: str) -> httpx.Response:
-        """Through the UNIX socket."""
+        """Send a GET request through the UNIX socket."""
         return self._local("GET", target)
 
     def post(self, target: str, **options: Any) -> httpx.Response:
@@ -137,7 +137,7 @@ class Daemon:
         return found
 
     def updates(self) -> list[dict[str, Any]]:
-        """The newest first."""
+        """Return the updates, newest first."""
         found: list[dict[str, Any]] = self.get("/edged/v1/updates").json()["updates"]
         return found
 
@@ -149,7 +149,7 @@ class Daemon:
         (folder / f".{target.name}").rename(target)
 
     def update_of(self, name: str, *states: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
-        """The newest update of a file, once it is in one of `states`; without any, once it has ended."""
+        """Return the newest update of a file once it is in one of `states`, by default once it has ended."""
         wanted = set(states) or ENDS
 
         def look() -> dict[str, Any] | None:
@@ -166,18 +166,18 @@ class Daemon:
         return update
 
     def generation(self, model: str = "digits") -> int | None:
-        """What answers now."""
+        """Return the live generation of a model."""
         found: int | None = next(m["generation"] for m in self.status()["models"] if m["name"] == model)
         return found
 
     def infer(self, *images: Path, model: str = "digits", **body: Any) -> httpx.Response:
-        """Send encoded images; `body` goes with them."""
+        """Send encoded images, with `body` as further fields."""
         data = [base64.b64encode(path.read_bytes()).decode() for path in images]
         tensor = {"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}
         return self.post(f"/v2/models/{model}/infer", json={**body, "inputs": [tensor]})
 
     def metric(self, line: str) -> float | None:
-        """The value of one line of /metrics, None if it is not there."""
+        """Return the value of one sample of /metrics, or None if it is missing."""
         for found in self.get("/metrics").text.splitlines():
             if found.startswith(f"{line} "):
                 return float(found.rsplit(" ", 1)[1])
@@ -189,7 +189,7 @@ class Daemon:
 
 
 def children(daemon: Daemon, module: str) -> list[psutil.Process]:
-    """Those of its processes that run a module."""
+    """Return the child processes that run a module."""
     assert daemon.process is not None
     found = []
     for child in psutil.Process(daemon.process.pid).children():
@@ -211,7 +211,7 @@ def edged(daemon: Daemon, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
 
 @contextlib.contextmanager
 def running(folder: Path, calibration: Path, **settings: Any) -> Iterator[Daemon]:
-    """A daemon that is ready; ended whatever happens, its log shown when something goes wrong."""
+    """Run a daemon and yield it once it is ready; show its log if the test fails."""
     daemon = Daemon(folder, calibration, **settings)
     try:
         yield daemon.start()

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 
 
 class Script:
-    """Answers by method and path; the last of several goes on for ever."""
+    """Answers by method and path; the last of several is repeated forever."""
 
     def __init__(self):
         self.answers = {}

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 
 class Text(HTMLParser):
-    """What a browser would show, and what it would take for tags."""
+    """The text and the tags that a browser finds in HTML."""
 
     def __init__(self, markup):
         super().__init__()

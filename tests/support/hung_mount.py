@@ -16,7 +16,7 @@ _VERSION = (7, 31)
 
 
 def main(folder: str) -> None:
-    """Mount, agree, say so, and answer nothing ever after."""
+    """Mount, complete the handshake, report it, and never answer again."""
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
     libc = ctypes.CDLL(None, use_errno=True)

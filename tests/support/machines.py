@@ -17,7 +17,7 @@ def write(root, files):
 
 
 def machine(root, files=(), *, uid=None, commands=None, **fields):
-    """A machine with these files and answers of commands, by their first word and what follows it."""
+    """Return a machine with these files, and the output of commands by their first two words."""
     write(root, dict(files))
     answers = commands or {}
     return Machine(
@@ -33,20 +33,20 @@ def machine(root, files=(), *, uid=None, commands=None, **fields):
     )
 
 
-def told(checks):
-    """Level and detail by name; whatever is not well must say what to do."""
+def levels(checks):
+    """Return level and detail by name; each problem must name a remedy."""
     checks = list(checks)
     assert all(map(mended, checks)), checks
     return {check.name: (check.level, check.detail) for check in checks}
 
 
 def only(checks):
-    """The one finding."""
+    """Return the only finding."""
     (check,) = checks
     assert mended(check), check
     return check
 
 
 def mended(check):
-    """Whatever is not well comes with a command in backticks, or a key of the config to set."""
+    """Return whether a problem names a command in backticks or a config key to set."""
     return check.level == "ok" or "`" in check.fix or " set " in f" {check.fix}" or check.fix.startswith("nothing:")

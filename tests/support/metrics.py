@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def families(metrics):
-    """Name -> (family, labels) of every metric, also of those that have no sample yet."""
+    """Return (family, labels) by the name of each metric, those without a sample included."""
     found = {}
     for collector in metrics.registry._collector_to_names:
         for family in collector.collect():

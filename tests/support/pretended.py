@@ -19,7 +19,7 @@ COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
 
 
 class Elsewhere(Tensor):
-    """A tensor on DEVICE."""
+    """Tensor on DEVICE."""
 
     numbers: Tensor
 
@@ -52,7 +52,7 @@ class Elsewhere(Tensor):
 
 
 class PretendedDevice(TorchDispatchMode):
-    """As long as it is entered, DEVICE can be computed on."""
+    """Make DEVICE usable while the context is active."""
 
     def __torch_dispatch__(
         self, operator: Any, types: Sequence[type], args: Any = (), kwargs: Mapping[str, Any] | None = None

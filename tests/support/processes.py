@@ -17,13 +17,13 @@ _BUSY_S = 0.05  # of a core: more than it takes to look for work
 
 
 def slow_request() -> bytes:
-    """Some seconds of work."""
+    """Return the body of a request that takes seconds to compute."""
     data = [base64.b64encode(vast_picture()).decode()] * MAX_BATCH
     return json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}]}).encode()
 
 
 def busy(pid: int) -> Callable[[], bool]:
-    """Tells whether a process has computed since this was called."""
+    """Return a function that reports whether a process has used the CPU since this call."""
     process = psutil.Process(pid)
     before = process.cpu_times().user
     return lambda: process.cpu_times().user - before > _BUSY_S

@@ -29,7 +29,7 @@ _LISTENING = re.compile(r'msg="Listening on" address=(\S+)')
 
 
 def promtool(*arguments: str | Path, stdin: bytes = b"") -> str:
-    """What it prints; fails the test where it complains, and where it only remarks something."""
+    """Run promtool and return its output; errors and mere warnings fail the test."""
     assert PROMTOOL is not None
     done = subprocess.run([PROMTOOL, *arguments], input=stdin, capture_output=True, cwd=CONFIGS)
     said = (done.stdout + done.stderr).decode()
@@ -38,7 +38,7 @@ def promtool(*arguments: str | Path, stdin: bytes = b"") -> str:
 
 
 def scrape_config(name: str, targets: Mapping[str, str]) -> dict[str, Any]:
-    """A config of configs/prometheus with other addresses, and one that scrapes and thinks every second.
+    """Return a config of configs/prometheus with other addresses that scrapes and evaluates every second.
 
     Args:
         name: Of the file.
@@ -56,7 +56,7 @@ def scrape_config(name: str, targets: Mapping[str, str]) -> dict[str, Any]:
 
 
 class Prometheus:
-    """A running server or agent.
+    """Running server or agent.
 
     Attributes:
         address: Host and port.
@@ -66,7 +66,7 @@ class Prometheus:
         self.address = address
 
     def get(self, path: str, **parameters: Any) -> Any:
-        """The data of a call of its API."""
+        """Return the data of an API call."""
         answer = httpx.get(
             f"http://{self.address}/api/v1/{path}", params=parameters, timeout=30, verify=NO_CERTIFICATES
         ).json()
@@ -74,17 +74,17 @@ class Prometheus:
         return answer["data"]
 
     def query(self, promql: str, at: float | None = None) -> list[dict[str, Any]]:
-        """The samples of a time, None for now: {"metric": labels, "value": [time, text]}."""
+        """Return the samples at a time, None for now: {"metric": labels, "value": [time, text]}."""
         when = {} if at is None else {"time": at}
         found: list[dict[str, Any]] = self.get("query", query=promql, **when)["result"]
         return found
 
     def values(self, promql: str, *labels: str, at: float | None = None) -> dict[tuple[str, ...], float]:
-        """These samples by the given labels."""
+        """Return the samples by the given labels."""
         return {tuple(s["metric"].get(x, "") for x in labels): float(s["value"][1]) for s in self.query(promql, at)}
 
     def numbers(self, promql: str, start: float, end: float, step_s: float = 1.0) -> list[float]:
-        """Everything that a graph would show, without what is no number."""
+        """Return all values that a graph would show, except NaN."""
         series = self.get("query_range", query=promql, start=start, end=end, step=step_s)["result"]
         return [value for s in series for _, text in s["values"] if not math.isnan(value := float(text))]
 
@@ -93,7 +93,7 @@ class Prometheus:
 def prometheus(
     folder: Path, config: Mapping[str, Any], *flags: str, listen: str = "127.0.0.1:0", **environment: str
 ) -> Iterator[Prometheus]:
-    """Start one; ended whatever happens, its log shown when something goes wrong.
+    """Run a server or agent; show its log if the test fails.
 
     Args:
         folder: For its config, its log and its data.

@@ -11,7 +11,7 @@ from edged.models.checkpoint import read_checkpoint
 
 
 def refused(path: Path, kind: type[CheckpointError] = CheckpointError) -> str:
-    """The reason, which must be one printable line that starts with the file's name."""
+    """Return the reason, which must be one printable line that starts with the file's name."""
     with pytest.raises(kind) as caught:
         read_checkpoint(path)
     reason = str(caught.value)

@@ -10,7 +10,7 @@ PICTURE = (
 
 
 def data_of(text: str = "plain", **changes: Any) -> dict[str, Any]:
-    """As `service.reporting.data.gather` gives it; `text` stands wherever a name from outside does."""
+    """Return data as `service.reporting.data.gather` does, with `text` in place of every external name."""
     update = {
         "id": 7,
         "model": "m",
@@ -63,7 +63,7 @@ def data_of(text: str = "plain", **changes: Any) -> dict[str, Any]:
 
 
 def detections(text: str = "plain") -> dict[str, Any]:
-    """Predictions of a detector in one image, 200 by 100 pixels."""
+    """Return predictions of a detector in one image of 200 by 100 pixels."""
     box = {"box": [20.0, 10.0, 120.0, 60.0], "class": 0, "name": text, "score": 0.9}
     image = {"file": text, "picture": PICTURE, "width": 200, "height": 100, "fp32": [box, {**box, "score": 0.4}],
              "quantized": [box]}  # fmt: skip

@@ -19,7 +19,7 @@ TOO_LARGE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8,
 
 
 class Client(threading.Thread):
-    """Sends requests over one connection, which it never opens a second time."""
+    """A client that sends requests over one connection and never reconnects."""
 
     def __init__(self, address: str, body: bytes) -> None:
         super().__init__()

@@ -24,12 +24,12 @@ INPUT = InputSpec(SIDE, SIDE, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 
 
 def plan() -> Plan:
-    """Two levels of strides 4 and 8."""
+    """Return a plan with two levels of strides 4 and 8."""
     return tiny_plan(NAMES)
 
 
 def scene(seed: int) -> tuple[Image.Image, Tensor, Tensor]:
-    """An image, and what is in it: boxes x1, y1, x2, y2 in pixels float32 [n, 4] and classes int64 [n]."""
+    """Return an image, its boxes x1, y1, x2, y2 in pixels float32 [n, 4], and their classes int64 [n]."""
     random = np.random.default_rng(seed)
     pixels = random.integers(0, 90, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     boxes, classes = [], []
@@ -46,7 +46,7 @@ def scene(seed: int) -> tuple[Image.Image, Tensor, Tensor]:
 
 
 def write_scenes(folder: Path, seeds: range, labels: bool = True) -> Path:
-    """PNGs under images/, and YOLO label files under labels/."""
+    """Write PNGs to images/ and YOLO label files to labels/."""
     for part in ("images", "labels") if labels else ("images",):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for seed in seeds:
@@ -62,7 +62,7 @@ def write_scenes(folder: Path, seeds: range, labels: bool = True) -> Path:
 
 
 def train(seed: int, steps: int = 220) -> YoloV5:
-    """From random weights, on scenes that no folder holds; reaches an mAP50 of about 80 %."""
+    """Train from random weights on scenes that no test folder has; reaches an mAP50 of about 80 %."""
     model = tiny_model(plan(), seed)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -82,7 +82,7 @@ def train(seed: int, steps: int = 220) -> YoloV5:
 
 
 def _training_set(seeds: range) -> tuple[Tensor, Tensor]:
-    """Network inputs, and for each prediction its box (x, y, width, height), whether there is one, and its class."""
+    """Return network inputs, and for each prediction its box (x, y, width, height), objectness and class."""
     letterbox = Letterbox(WIDTH, HEIGHT, SIDE)
     made = [scene(seed) for seed in seeds]
     pixels = np.stack([decode_bytes(encode(image, "PNG"), INPUT) for image, _, _ in made])
@@ -91,7 +91,7 @@ def _training_set(seeds: range) -> tuple[Tensor, Tensor]:
 
 
 def _targets(boxes: Tensor, kinds: Tensor) -> Tensor:
-    """Each box is the task of the prediction of its cell whose anchor is most like it; all others see nothing."""
+    """Assign each box to the prediction of its cell with the most similar anchor; all others are background."""
     counts = [
         (SIDE // stride) ** 2 * len(level) for stride, level in zip(plan().strides(), plan().anchors, strict=True)
     ]

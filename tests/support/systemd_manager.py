@@ -76,7 +76,7 @@ exec env -i container=edged PATH=/usr/sbin:/usr/bin:/sbin:/bin \
 
 
 def eventually(look: Callable[[], T], what: str, timeout_s: float = 120.0) -> T:
-    """The first result of `look` that is true."""
+    """Return the first result of `look` that is true."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         if result := look():
@@ -86,7 +86,7 @@ def eventually(look: Callable[[], T], what: str, timeout_s: float = 120.0) -> T:
 
 
 def missing() -> str | None:
-    """Why there can be no systemd in namespaces here; None if there can."""
+    """Return why systemd cannot run in namespaces here, or None if it can."""
     if os.getuid() != 0:
         return "it takes root to make namespaces and control groups"
     if not SYSTEMD.exists() or not SYSTEM_PYTHON.exists():
@@ -108,7 +108,7 @@ def missing() -> str | None:
 
 
 class Manager:
-    """systemd 252 or whatever this machine has.
+    """The systemd of this machine, in namespaces of its own.
 
     Args:
         scratch: An empty folder.
@@ -123,11 +123,11 @@ class Manager:
 
     @property
     def root(self) -> Path:
-        """Its files, as seen from here."""
+        """Return its root folder, as seen from outside."""
         return Path(f"/proc/{self.pid}/root")
 
     def start(self) -> Manager:
-        """Start it and wait until it has come up."""
+        """Start systemd and wait until it is up."""
         controllers = _controllers()
         self._make_groups(controllers)
         into = "; ".join(f"echo $$ > {group}/cgroup.procs" for group in self._groups)
@@ -144,7 +144,7 @@ class Manager:
         return self
 
     def close(self) -> None:
-        """Shut it down and remove what it left."""
+        """Shut systemd down and remove its files."""
         if self._process is not None:
             if self._process.poll() is None and self.pid:
                 self._enter(["systemctl", "poweroff", "--no-block"], timeout=DOWN_S)
@@ -155,7 +155,7 @@ class Manager:
         eventually(self._remove_groups, "its control groups are empty", DOWN_S)
 
     def run(self, *command: str | Path, **options: Any) -> str:
-        """Run a command inside; returns what it wrote.
+        """Run a command inside and return its output.
 
         Raises:
             AssertionError: It failed.
@@ -165,7 +165,7 @@ class Manager:
         return done.stdout
 
     def fails(self, *command: str | Path, **options: Any) -> str:
-        """Run a command inside that must fail; returns what it wrote."""
+        """Run a command inside that must fail, and return its output."""
         done = self._enter(list(command), **options)
         assert done.returncode != 0, f"{command}: {done.stdout}"
         return done.stdout + done.stderr
@@ -177,7 +177,7 @@ class Manager:
 
     @contextlib.contextmanager
     def spawned(self, *command: str | Path) -> Iterator[subprocess.Popen[str]]:
-        """A command that runs inside until it ends or this does."""
+        """Run a command inside until it exits or the context ends."""
         bound = ["setpriv", "--pdeathsig", "KILL", *command]  # nsenter only waits for it
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(self._inside(bound), text=True, **pipes) as process:
@@ -187,20 +187,20 @@ class Manager:
                 process.kill()
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit."""
+        """Return a property of a unit."""
         return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
 
     def main_pid(self, unit: str) -> int:
-        """Of a service, as its own namespace counts; 0 while it has none."""
+        """Return the main PID of a service in its own namespace, or 0 if it has none."""
         return int(self.show(unit, "MainPID"))
 
     def journal(self, unit: str) -> str:
-        """What a unit has logged, and systemd of it."""
+        """Return the log of a unit, with systemd's lines about it."""
         self.run("journalctl", "--sync")  # what has been written, but not yet read
         return self.run("journalctl", "--no-pager", "--output=short-monotonic", f"--unit={unit}")
 
     def host_pid(self, pid: int) -> int:
-        """What a process of the inside is called out here."""
+        """Return the outer PID of an inner process."""
         for status in Path("/proc").glob("[0-9]*/status"):
             with contextlib.suppress(OSError):
                 line = next(line for line in status.read_text().splitlines() if line.startswith("NSpid:"))
@@ -251,7 +251,7 @@ class Manager:
 
 @contextlib.contextmanager
 def managed(scratch: Path) -> Iterator[Manager]:
-    """A manager that has come up, or a skipped test that says why there is none."""
+    """Run a manager, or skip the test with the reason why there is none."""
     if (reason := missing()) is not None:
         pytest.skip(f"no systemd in namespaces: {reason}")
     scratch.mkdir()
@@ -263,7 +263,7 @@ def managed(scratch: Path) -> Iterator[Manager]:
 
 
 def _controllers() -> list[str]:
-    """Version 1 hierarchies with a single controller, as they are mounted."""
+    """Return the mounted version 1 hierarchies with a single controller."""
     mounted = Path("/proc/self/mounts").read_text().splitlines()
     folders = [line.split()[1] for line in mounted if line.split()[2] == "cgroup"]
     known = {line.split()[0] for line in Path("/proc/cgroups").read_text().splitlines()[1:]}

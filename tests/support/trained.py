@@ -22,13 +22,13 @@ RESNET20 = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
 
 @dataclass(frozen=True)
 class Digits:
-    """Images uint8 [n, 3, 8, 8] and labels int64 [n]."""
+    """Digit images uint8 [n, 3, 8, 8] and their labels int64 [n]."""
 
     images: np.ndarray
     labels: np.ndarray
 
     def tensors(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Network inputs and labels."""
+        """Return network inputs and labels."""
         return normalize(torch.from_numpy(self.images[part]), INPUT), torch.from_numpy(self.labels[part])
 
     def png(self, index: int, path: Path) -> None:
@@ -37,14 +37,14 @@ class Digits:
         Image.fromarray(self.images[index].transpose(1, 2, 0)).save(path)
 
     def write_folders(self, folder: Path, part: slice = CALIBRATION) -> Path:
-        """A folder per class."""
+        """Write a folder per class."""
         for index in range(*part.indices(len(self.labels))):
             self.png(index, folder / str(self.labels[index]) / f"{index:04}.png")
         return folder
 
 
 def load() -> Digits:
-    """All 1,797 digits that scikit-learn ships, shuffled once."""
+    """Return all 1,797 digits of scikit-learn, shuffled once."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     grey = (data.images[order] * (255 / 16)).round().astype(np.uint8)
@@ -52,7 +52,7 @@ def load() -> Digits:
 
 
 def train(digits: Digits, epochs: int, seed: int) -> nn.Module:
-    """A CIFAR ResNet-20; four epochs reach about 98 %, none leaves it as initialized."""
+    """Train a CIFAR ResNet-20; four epochs reach about 98 %, 0 epochs keep its initial weights."""
     torch.manual_seed(seed)
     model = build(RESNET20)
     for module in model.modules():

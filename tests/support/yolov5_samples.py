@@ -35,12 +35,12 @@ ANCHORS = [[[5.0, 6.0], [8.0, 15.0]], [[20.0, 18.0], [30.0, 40.0]]]
 
 
 def tiny_plan(names: tuple[str, ...] = ("cat", "dog", "cow")) -> Plan:
-    """Two levels of strides 4 and 8."""
+    """Return a plan with two levels of strides 4 and 8."""
     return Plan(0.33, 0.5, parse_rows([*BACKBONE, *HEAD]), parse_anchors(ANCHORS), names)
 
 
 def tiny_model(plan: Plan | None = None, seed: int = 0) -> YoloV5:
-    """Random weights, and BatchNorm statistics that differ from layer to layer."""
+    """Return a network with random weights and BatchNorm statistics that differ from layer to layer."""
     torch.manual_seed(seed)
     model = YoloV5(plan or tiny_plan())
     for module in model.modules():
@@ -51,7 +51,7 @@ def tiny_model(plan: Plan | None = None, seed: int = 0) -> YoloV5:
 
 
 def yaml_of(plan: Plan, **changes: Any) -> dict[str, Any]:
-    """What a checkpoint of the tiny network says of itself."""
+    """Return the yaml of a checkpoint of the tiny network."""
     yaml = {"nc": len(plan.names), "depth_multiple": plan.depth, "width_multiple": plan.width, "ch": 3}
     rows = {"anchors": [[side for pair in level for side in pair] for level in ANCHORS]}
     return copy.deepcopy(yaml | rows | {"backbone": BACKBONE, "head": HEAD} | changes)
@@ -59,7 +59,7 @@ def yaml_of(plan: Plan, **changes: Any) -> dict[str, Any]:
 
 @contextmanager
 def classes_of_yolov5(*others: str) -> Iterator[dict[str, type]]:
-    """Classes that pickle as YOLOv5's own, by name; `others` are dotted names of further ones."""
+    """Yield classes that pickle as YOLOv5's own, by name; `others` are further dotted names."""
     names = ["models.yolo.Model", "models.yolo.DetectionModel", "models.yolo.Detect"]
     names += [*(f"models.common.{name}" for name in COMMON), *others]
     made: dict[str, type] = {}
@@ -78,7 +78,7 @@ def classes_of_yolov5(*others: str) -> Iterator[dict[str, type]]:
 
 
 def as_yolov5(module: nn.Module, classes: dict[str, type]) -> nn.Module:
-    """The same tree of modules and tensors under YOLOv5's names."""
+    """Return the same tree of modules and tensors under YOLOv5's names."""
     name = type(module).__name__
     known = classes.get(f"models.common.{name}") or (classes["models.yolo.Detect"] if name == "Detect" else None)
     if known is None and not isinstance(module, nn.Sequential | nn.ModuleList):
@@ -90,7 +90,7 @@ def as_yolov5(module: nn.Module, classes: dict[str, type]) -> nn.Module:
 
 
 def pickled(model: YoloV5, plan: Plan, classes: dict[str, type], root: str = "Model", **attributes: Any) -> nn.Module:
-    """What YOLOv5 would save of `model`, in half precision; `attributes` are set on the model or replace its own."""
+    """Return the half-precision object that YOLOv5 would save of `model`, with `attributes` set on it."""
     strides = torch.tensor(plan.strides(), dtype=torch.float32)
     rows = as_yolov5(model.model, classes)
     detect = rows[-1]
@@ -105,7 +105,7 @@ def pickled(model: YoloV5, plan: Plan, classes: dict[str, type], root: str = "Mo
 
 
 def save_tiny(path: Path, model: YoloV5 | None = None, plan: Plan | None = None, **attributes: Any) -> Path:
-    """A checkpoint as YOLOv5 leaves it after training."""
+    """Write a checkpoint as YOLOv5's training leaves it."""
     plan = plan or tiny_plan()
     with classes_of_yolov5() as classes:
         whole = pickled(model or tiny_model(plan), plan, classes, **attributes)

@@ -6,7 +6,7 @@ import pytest
 from service.config.load import load_config
 from service.doctor import configured
 from service.doctor.configured import check_folder, check_folders, check_images, check_token, read_config
-from tests.support.machines import machine, only, told
+from tests.support.machines import levels, machine, only
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def test_a_config_that_is_not_there_fails(tmp_path):
 def test_a_good_config_leads_to_its_folders(config, tmp_path):
     checks, read = read_config(str(config))
     assert only(checks).level == "ok"
-    found = told([*check_folders(machine(tmp_path), read), *configured.check_calibration(machine(tmp_path), read)])
+    found = levels([*check_folders(machine(tmp_path), read), *configured.check_calibration(machine(tmp_path), read)])
     assert list(found) == ["state_dir", "calibration of m"]
     assert "state will be created" in found["state_dir"][1]
     assert found["calibration of m"][0] == "fail"
@@ -56,7 +56,7 @@ def test_without_a_config_nothing_is_said_of_what_it_names(tmp_path):
 def test_a_drop_folder_of_its_own_is_looked_at(config, tmp_path):
     (tmp_path / "drop").mkdir()
     config.write_text(config.read_text() + "drop_dir: drop\n")
-    assert list(told(check_folders(machine(tmp_path), load_config(config)))) == ["state_dir", "drop_dir"]
+    assert list(levels(check_folders(machine(tmp_path), load_config(config)))) == ["state_dir", "drop_dir"]
 
 
 @pytest.mark.parametrize(("count", "level"), [(31, "fail"), (32, "warn"), (255, "warn"), (256, "ok")])

@@ -3,7 +3,7 @@ import pytest
 from service.config.load import load_config
 from service.doctor import packages
 from service.doctor.packages import check_packages, check_python, probe
-from tests.support.machines import machine, only, told
+from tests.support.machines import levels, machine, only
 
 FOUND = {"torch": "2.13.0", "cuda": False, "built_for_cuda": None, "torchvision": "0.28.0", "operators": True,
          "onnxruntime": None}  # fmt: skip
@@ -64,7 +64,7 @@ def test_a_probe_that_prints_nonsense_is_a_reason(monkeypatch, tmp_path):
 
 def test_all_is_well(here, monkeypatch):
     with_probe(monkeypatch)
-    assert told(check_packages(here, None)) == {
+    assert levels(check_packages(here, None)) == {
         "torch": ("ok", "2.13.0 on the CPU"),
         "torchvision": ("ok", "0.28.0"),
         "runtimes": ("ok", "torch; onnxruntime is not installed"),
@@ -82,7 +82,7 @@ def test_operators_that_do_not_load_are_a_warning_that_says_what_that_means(here
 
 def test_a_torch_that_would_run_code_of_a_checkpoint_fails(here, monkeypatch):
     with_probe(monkeypatch, torch="2.5.1")
-    level, detail = told(check_packages(here, None))["torch"]
+    level, detail = levels(check_packages(here, None))["torch"]
     assert level == "fail"
     assert "CVE-2025-32434" in detail
 
@@ -99,9 +99,9 @@ def test_cuda_that_is_asked_for_must_be_there(here, wants_cuda, monkeypatch, bui
 
 def test_onnxruntime(here, monkeypatch):
     with_probe(monkeypatch, onnxruntime={"version": "1.20", "providers": ["CPUExecutionProvider"]})
-    assert told(check_packages(here, None))["runtimes"] == ("ok", "torch; onnxruntime 1.20 with CPUExecutionProvider")
+    assert levels(check_packages(here, None))["runtimes"] == ("ok", "torch; onnxruntime 1.20 with CPUExecutionProvider")
     with_probe(monkeypatch, onnxruntime={"error": "ImportError: no"})
-    level, detail = told(check_packages(here, None))["runtimes"]
+    level, detail = levels(check_packages(here, None))["runtimes"]
     assert (level, detail.endswith("ImportError: no")) == ("warn", True)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from service.doctor.system import check_systemd
-from tests.support.machines import machine, only, told
+from tests.support.machines import levels, machine, only
 
 RUNNING = {"/run/systemd/system/.keep": ""}
 
@@ -34,7 +34,7 @@ def test_the_version(tmp_path, version, level, detail):
 def test_the_unit(tmp_path, load, active, unit_file, level, detail):
     shown = f"LoadState={load}\nActiveState={active}\nUnitFileState={unit_file}\n"
     commands = {"systemctl --version": "systemd 255 (255)\n", "systemctl show": shown}
-    found = told(check_systemd(machine(tmp_path, RUNNING, commands=commands), None))
+    found = levels(check_systemd(machine(tmp_path, RUNNING, commands=commands), None))
     assert found["systemd"] == ("ok", "255")
     assert found["edged.service"][0] == level
     assert detail in found["edged.service"][1]
@@ -42,4 +42,4 @@ def test_the_unit(tmp_path, load, active, unit_file, level, detail):
 
 def test_a_manager_that_does_not_answer_is_no_finding(tmp_path):
     commands = {"systemctl --version": "systemd 255 (255)\n"}
-    assert list(told(check_systemd(machine(tmp_path, RUNNING, commands=commands), None))) == ["systemd"]
+    assert list(levels(check_systemd(machine(tmp_path, RUNNING, commands=commands), None))) == ["systemd"]
