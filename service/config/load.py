@@ -13,18 +13,21 @@ from pathlib import Path
 
 from edged.errors import ConfigError
 from service.config.fields import Reader, folder, list_of, path, setting, subsection
-from service.config.keeping import CaptureConfig, DriftConfig, HistoryConfig, StorageConfig
 from service.config.quantization import Quantization, QuantizationConfig
 from service.config.sections import (
     MODEL_NAME,
     CalibrationConfig,
+    CaptureConfig,
     DetectionConfig,
+    DriftConfig,
     GatesConfig,
+    HistoryConfig,
     InputConfig,
     LogConfig,
     ModelConfig,
     RejectedConfig,
     ServeConfig,
+    StorageConfig,
     WatchConfig,
     WorkerConfig,
 )

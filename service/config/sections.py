@@ -36,7 +36,6 @@ from service.config.fields import (
     text,
     whole,
 )
-from service.config.keeping import CaptureConfig, DriftConfig
 from service.config.quantization import Quantization, QuantizationConfig
 from service.config.windows import Window, parse_windows
 from service.config.yaml_source import Location
@@ -139,6 +138,28 @@ class DetectionConfig:
     def to_spec(self) -> DetectionSpec:
         """As the library takes it."""
         return DetectionSpec(self.confidence, self.iou, self.max_detections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureConfig:
+    """A random sample of live requests, kept as images; off by default."""
+
+    share: float = setting(number(0, 1), 0.0)
+    max_images: int = setting(whole(1), 1000)
+    max_bytes: int = setting(size, 256 << 20)
+    max_age_days: float = setting(number(above=0), 30.0)
+
+    @property
+    def max_age_s(self) -> float:
+        """In seconds."""
+        return self.max_age_days * 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftConfig:
+    """How many live requests are compared with the calibration images; nothing of them is kept."""
+
+    share: float = setting(number(0, 1), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +289,21 @@ class ServeConfig:
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:  # a name
             return self.host != "localhost"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """What generations and caches may take."""
+
+    max_bytes: int | None = setting(size, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryConfig:
+    """How much of the past the journal tells."""
+
+    max_updates: int = setting(whole(10), 2000)
+    max_age_days: float = setting(number(above=0), 730.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,7 +27,7 @@ from service.daemon.status_line import status_line
 from service.intake.claim import sweep
 from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
-from service.intake.watcher import Watcher
+from service.intake.watcher import Watcher, WatchOptions
 from service.journal.holds import Holds
 from service.journal.repository import UpdateRepository
 from service.metrics.registry import Metrics
@@ -268,11 +268,8 @@ class Supervisor:
         watch = self.config.watch
         return Watcher(
             _drop_folder(self.config),
-            settle_s=watch.settle_s,
-            rescan_s=watch.rescan_s,
-            mode=watch.mode,
-            on_settled=self._intake.put,
-            on_refused=self._intake.put,
+            WatchOptions(watch.settle_s, watch.rescan_s, watch.mode),
+            on_found=self._intake.put,
             on_health=self.metrics.watch_up.set,
             on_rebuilt=self.metrics.watch_rebuilds.inc,
             liveness=self._environment.liveness,

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,13 +57,11 @@ class Claim:
         sha256: Of its contents, hex.
         path: claimed/<sha256>/file.
         bytes: Its size.
-        source_removed: Whether it could be taken out of the drop folder.
     """
 
     sha256: str
     path: Path
     bytes: int
-    source_removed: bool
 
 
 def claim(
@@ -107,16 +104,12 @@ def claim(
         _check_sidecar(source, digest, quiet)
         path = _keep(temporary, claimed_root / digest)
         journal(digest, size)
-        return Claim(digest, path, size, _remove(source, before))
+        _remove(source, before)
+        return Claim(digest, path, size)
     finally:
         os.close(descriptor)
         with contextlib.suppress(OSError):  # the first error is the one to tell; `sweep` comes later
             temporary.unlink(missing_ok=True)
-
-
-def release(claimed_root: Path, sha256: str) -> None:
-    """Remove a claimed file that nobody needs any more; the caller makes sure of that."""
-    shutil.rmtree(claimed_root / sha256, ignore_errors=True)
 
 
 def sweep(claimed_root: Path) -> None:
@@ -211,7 +204,7 @@ def _keep(temporary: Path, folder: Path) -> Path:
     return path
 
 
-def _remove(source: Path, before: os.stat_result) -> bool:
+def _remove(source: Path, before: os.stat_result) -> None:
     """Take the file out of the drop folder, unless another has taken its name by now."""
     try:
         if Fingerprint.of(source.lstat()) == Fingerprint.of(before):
@@ -221,5 +214,3 @@ def _remove(source: Path, before: os.stat_result) -> bool:
         pass
     except OSError as error:
         log.warning("cannot remove %s from the drop folder: %s", printable(source.name), error.strerror)
-        return False
-    return True

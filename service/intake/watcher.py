@@ -56,47 +56,54 @@ class Drop:
         return self.settled_by == "quiet"
 
 
-class Watcher:
-    """Looks into the drop folder until it is stopped.
+@dataclass(frozen=True)
+class WatchOptions:
+    """When a watcher scans the drop folder, and when a file counts as finished.
 
-    Each file is reported once; again only after it changed or `release` was called.
+    Attributes:
+        settle_s: Seconds without a change after which a file is finished.
+        rescan_s: Seconds between two scans when no event arrives.
+        mode: "auto" to use inotify events where they work, "poll" to use none.
+    """
+
+    settle_s: float
+    rescan_s: float
+    mode: str = "auto"
+
+
+class Watcher:
+    """Scans the drop folder until it is stopped.
+
+    Each file is reported once, and again only after it changed or `release` was called. The callbacks run in the event
+    loop and must not block.
 
     Args:
         folder: The drop folder.
-        settle_s: Seconds without a change after which a file is finished.
-        rescan_s: Seconds between two looks when no event comes.
-        mode: "auto" for events where they work, "poll" for none.
-        on_settled: Told of a finished file, in the event loop. Must not block.
-        on_refused: Told once of what is not taken, likewise.
-        on_health: Told after each look whether all folders exist and are watched, likewise.
-        on_rebuilt: Told how many watches were set up anew because their folders had been replaced, likewise.
-        liveness: Told how long each rest may take. The first look promises nothing: where it hangs, on a network share
-            that does not answer, a restart would only hang again, and keep the models from being served.
+        options: When to scan and when a file is finished.
+        on_found: Called once with each finished file and each refused one.
+        on_health: Called after each scan with whether all folders exist and are watched.
+        on_rebuilt: Called with the number of watches that were recreated because their folders had been replaced.
+        liveness: Registry of the heartbeat. The first scan has no deadline: where it hangs, on a network share that
+            does not respond, a restart would only hang again, and keep the models from being served.
     """
 
     def __init__(
         self,
         folder: DropFolder,
-        *,
-        settle_s: float,
-        rescan_s: float,
-        mode: str = "auto",
-        on_settled: Callable[[Drop], None],
-        on_refused: Callable[[Refusal], None] = lambda refusal: None,
+        options: WatchOptions,
+        on_found: Callable[[Drop | Refusal], None],
         on_health: Callable[[bool], None] = lambda up: None,
         on_rebuilt: Callable[[int], None] = lambda count: None,
         liveness: Liveness | None = None,
     ) -> None:
         self._folder = folder
-        self._rescan_s = rescan_s
-        self._mode = mode
-        self._on_settled = on_settled
-        self._on_refused = on_refused
+        self._options = options
+        self._on_found = on_found
         self._on_health = on_health
         self._on_rebuilt = on_rebuilt
         self._liveness = liveness or Liveness()
-        self._rebuilds_told = 0
-        self._tracker = StabilityTracker(settle_s)
+        self._reported_rebuilds = 0
+        self._tracker = StabilityTracker(options.settle_s)
         self._reported: dict[Path, Fingerprint] = {}
         self._refused: set[tuple[Path, int, str]] = set()
         self._quiet_only: set[Path] = set()
@@ -124,7 +131,7 @@ class Watcher:
 
     async def _open(self) -> None:
         await asyncio.to_thread(self._folder.make)
-        if self._mode == "auto":
+        if self._options.mode == "auto":
             self._watches = await asyncio.to_thread(self._open_watches)
 
     async def stop(self) -> None:
@@ -137,10 +144,6 @@ class Watcher:
         if self._watches is not None:
             watches, self._watches = self._watches, None
             await asyncio.to_thread(watches.close)
-
-    def poke(self) -> None:
-        """Look now, from the event loop."""
-        self._poked.set()
 
     def release(self, path: Path) -> None:
         """Take back a reported file: it turned out not to be finished. It is reported again once it is quiet."""
@@ -164,7 +167,7 @@ class Watcher:
         scan, self.up = await asyncio.to_thread(self._look)
         self.looked = True
         due = self._consider(scan, renamed, time.monotonic())
-        self._tell_health()
+        self._report_health()
         rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
         loop.expect_within(rest)  # and the next look comes out of the patience
         with contextlib.suppress(asyncio.TimeoutError):
@@ -192,7 +195,7 @@ class Watcher:
         now = time.monotonic()
         if self._missing_since is None:
             self._missing_since = now
-        elif now - self._missing_since >= self._rescan_s:
+        elif now - self._missing_since >= self._options.rescan_s:
             self._missing_since = None
             with contextlib.suppress(OSError):  # told by on_health until it works
                 self._folder.make()
@@ -203,7 +206,7 @@ class Watcher:
             identity = (refusal.path, refusal.size, refusal.code)
             if identity not in self._refused:
                 self._refused.add(identity)
-                self._call(self._on_refused, refusal)
+                self._call(self._on_found, refusal)
         self._forget_gone(scan)
         waiting = [c for c in scan.candidates if self._reported.get(c.path) != c.fingerprint]
         for candidate in waiting:
@@ -222,7 +225,7 @@ class Watcher:
         seen_at = time.time() - (now - (self._tracker.first_seen(path) or now))
         self._tracker.forget(path)
         drop = Drop(candidate.model, path, candidate.fingerprint.size, seen_at, settled_by)
-        self._call(self._on_settled, drop)
+        self._call(self._on_found, drop)
 
     def _forget_gone(self, scan: Scan) -> None:
         """A name that was free in between stands for another file."""
@@ -233,15 +236,15 @@ class Watcher:
             del self._reported[path]
         self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}
 
-    def _tell_health(self) -> None:
+    def _report_health(self) -> None:
         self._call(self._on_health, self.up)
         rebuilds = 0 if self._watches is None else self._watches.rebuilds
-        if rebuilds > self._rebuilds_told:
-            self._call(self._on_rebuilt, rebuilds - self._rebuilds_told)
-            self._rebuilds_told = rebuilds
+        if rebuilds > self._reported_rebuilds:
+            self._call(self._on_rebuilt, rebuilds - self._reported_rebuilds)
+            self._reported_rebuilds = rebuilds
 
     def _interval_s(self) -> float:
-        return self._rescan_s if self._watches is not None and self.up else min(self._rescan_s, _POLL_S)
+        return self._options.rescan_s if self._watches is not None and self.up else min(self._options.rescan_s, _POLL_S)
 
     def _open_watches(self) -> Watches | None:
         if is_network_folder(self._folder.root):

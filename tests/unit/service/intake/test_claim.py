@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import CheckpointError, StateError, TooLargeError
-from service.intake.claim import ChecksumError, GoneError, NotSettledError, claim, release, sweep
+from service.intake.claim import ChecksumError, GoneError, NotSettledError, claim, sweep
 from service.intake.drop_folder import sidecar_of
 
 CONTENTS = b"weights" * 1000
@@ -34,14 +34,14 @@ def untouched(source, root):
 
 
 def test_a_file_moves_to_its_digest(source, root):
-    told = []
-    done = claim(source, root, journal=lambda *args: told.append((*args, source.exists())))
-    assert (done.sha256, done.bytes, done.source_removed) == (DIGEST, len(CONTENTS), True)
+    journaled = []
+    done = claim(source, root, journal=lambda *args: journaled.append((*args, source.exists())))
+    assert (done.sha256, done.bytes) == (DIGEST, len(CONTENTS))
     assert done.path == root / DIGEST / "file"
     assert done.path.read_bytes() == CONTENTS
     assert not source.exists()
     assert [entry.name for entry in root.iterdir()] == [DIGEST]
-    assert told == [(DIGEST, len(CONTENTS), True)]  # before the source was removed
+    assert journaled == [(DIGEST, len(CONTENTS), True)]  # before the source was removed
 
 
 def test_an_empty_file_is_claimed_too(source, root):
@@ -129,7 +129,7 @@ def test_what_is_gone_is_gone(source, root):
         claim(source, root)
 
 
-def test_too_large_is_told_without_reading(source, root):
+def test_too_large_is_journaled_without_reading(source, root):
     with pytest.raises(TooLargeError, match=r"model\.pt has 6\.8 KiB, watch\.max_bytes is 10 B"):
         claim(source, root, max_bytes=10)
     assert untouched(source, root)
@@ -183,14 +183,11 @@ claim(Path({str(source)!r}), Path({str(root)!r}), journal=lambda *_: os._exit(9)
     assert not source.exists()
 
 
-def test_leftovers_are_swept_and_claims_released(source, root):
-    done = claim(source, root)
+def test_leftovers_are_swept_and_claims_stay(source, root):
+    claim(source, root)
     (root / ".claim.12345678.tmp").write_bytes(b"half a copy")
     sweep(root)
     assert [entry.name for entry in root.iterdir()] == [DIGEST]
-    release(root, done.sha256)
-    release(root, done.sha256)
-    assert list(root.iterdir()) == []
 
 
 @given(st.binary(max_size=5000))

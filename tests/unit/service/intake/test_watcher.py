@@ -9,19 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from service.intake.drop_folder import DropFolder, sidecar_of
-from service.intake.watcher import Watcher
+from service.intake.drop_folder import DropFolder, Refusal, sidecar_of
+from service.intake.watcher import Watcher, WatchOptions
 
 SETTLE_S = 0.2
 NEVER_S = 600.0  # longer than any test: what is found without a rescan was found by an event
 DEADLINE_S = 20.0
 
 
-class Told:
-    """What the watcher told, to be awaited."""
+class Reports:
+    """Everything that the watcher reported, to be awaited."""
 
     def __init__(self):
         self.drops, self.refusals, self.health, self.rebuilt = (asyncio.Queue() for _ in range(4))
+
+    def found(self, item):
+        (self.refusals if isinstance(item, Refusal) else self.drops).put_nowait(item)
 
     async def drop(self):
         return await asyncio.wait_for(self.drops.get(), DEADLINE_S)
@@ -36,21 +39,18 @@ class Told:
 
 @asynccontextmanager
 async def watching(root, *, models=("m",), settle_s=SETTLE_S, rescan_s=NEVER_S, mode="auto", max_bytes=1 << 30):
-    told = Told()
+    reports = Reports()
     watcher = Watcher(
         DropFolder(root, models, max_bytes),
-        settle_s=settle_s,
-        rescan_s=rescan_s,
-        mode=mode,
-        on_settled=told.drops.put_nowait,
-        on_refused=told.refusals.put_nowait,
-        on_health=told.health.put_nowait,
-        on_rebuilt=told.rebuilt.put_nowait,
+        WatchOptions(settle_s, rescan_s, mode),
+        on_found=reports.found,
+        on_health=reports.health.put_nowait,
+        on_rebuilt=reports.rebuilt.put_nowait,
     )
     await watcher.start()
     try:
-        await told.until_up_is(True)
-        yield told, watcher
+        await reports.until_up_is(True)
+        yield reports, watcher
     finally:
         await watcher.stop()
 
@@ -75,56 +75,56 @@ def now():
 
 @run
 async def test_a_written_file_is_told_once_it_is_quiet(tmp_path):
-    async with watching(tmp_path) as (told, _):
+    async with watching(tmp_path) as (reports, _):
         start = now()
         (tmp_path / "m" / "a.pt").write_bytes(b"abc")
-        drop = await told.drop()
+        drop = await reports.drop()
         assert (drop.model, drop.path, drop.size, drop.quiet) == ("m", tmp_path / "m" / "a.pt", 3, True)
         assert elapsed(start) >= SETTLE_S
         (tmp_path / "m" / "b.pt").write_bytes(b"abc")
-        assert await told.name() == "b.pt"  # and not a.pt again
+        assert await reports.name() == "b.pt"  # and not a.pt again
 
 
 @run
 async def test_a_slow_writer_is_waited_for(tmp_path):
-    async with watching(tmp_path, settle_s=2) as (told, _):
+    async with watching(tmp_path, settle_s=2) as (reports, _):
         path = tmp_path / "m" / "a.pt"
         for _ in range(12):  # each pause is far shorter than the wait, all of them are longer
             with path.open("ab") as file:
                 file.write(b"x")
             await asyncio.sleep(0.2)
-            assert told.drops.empty()
-        assert (await told.drop()).size == 12
+            assert reports.drops.empty()
+        assert (await reports.drop()).size == 12
 
 
 @run
 async def test_a_rename_into_the_folder_skips_the_wait(tmp_path):
-    async with watching(tmp_path, settle_s=NEVER_S) as (told, _):
+    async with watching(tmp_path, settle_s=NEVER_S) as (reports, _):
         inside, outside = tmp_path / "m" / ".a.tmp", tmp_path / "b.part"
         inside.write_bytes(b"x")
         inside.rename(tmp_path / "m" / "a.pt")
-        first = await told.drop()
+        first = await reports.drop()
         assert (first.path.name, first.settled_by, first.quiet) == ("a.pt", "rename", False)
         outside.write_bytes(b"x")
         outside.rename(tmp_path / "m" / "b.pt")
-        assert await told.name() == "b.pt"
+        assert await reports.name() == "b.pt"
 
 
 @run
 async def test_a_checksum_beside_it_skips_the_wait(tmp_path):
-    async with watching(tmp_path, settle_s=NEVER_S) as (told, _):
+    async with watching(tmp_path, settle_s=NEVER_S) as (reports, _):
         path = tmp_path / "m" / "a.pt"
         path.write_bytes(b"x")
         sidecar_of(path).write_text("0" * 64)
-        assert (await told.drop()).settled_by == "sidecar"
+        assert (await reports.drop()).settled_by == "sidecar"
 
 
 @run
 async def test_a_hard_link_is_found(tmp_path):
-    async with watching(tmp_path) as (told, _):
+    async with watching(tmp_path) as (reports, _):
         (tmp_path / ".original").write_bytes(b"x")
         os.link(tmp_path / ".original", tmp_path / "m" / "a.pt")
-        assert await told.name() == "a.pt"
+        assert await reports.name() == "a.pt"
 
 
 @run
@@ -133,122 +133,122 @@ async def test_what_lay_there_before_is_found_in_the_order_it_came(tmp_path):
     for age, name in enumerate(["new.pt", "old.pt"]):
         (tmp_path / "m" / name).write_bytes(b"x")
         os.utime(tmp_path / "m" / name, (1000 - age, 1000 - age))
-    async with watching(tmp_path) as (told, _):
-        assert [await told.name(), await told.name()] == ["old.pt", "new.pt"]
+    async with watching(tmp_path) as (reports, _):
+        assert [await reports.name(), await reports.name()] == ["old.pt", "new.pt"]
 
 
 @run
 async def test_ignored_names_are_never_told(tmp_path):
-    async with watching(tmp_path) as (told, _):
+    async with watching(tmp_path) as (reports, _):
         for name in (".a.pt", "a.pt.part", "~syncthing~a.pt", ".a.pt.Xy12Zw"):
             (tmp_path / "m" / name).write_bytes(b"x")
         (tmp_path / "m" / "z.pt").write_bytes(b"x")
-        assert await told.name() == "z.pt"
-        assert told.drops.empty()
+        assert await reports.name() == "z.pt"
+        assert reports.drops.empty()
 
 
 @run
 async def test_a_changed_or_released_file_is_told_again(tmp_path):
-    async with watching(tmp_path) as (told, watcher):
+    async with watching(tmp_path) as (reports, watcher):
         path = tmp_path / "m" / "a.pt"
         path.write_bytes(b"x")
-        first = await told.drop()
+        first = await reports.drop()
         path.write_bytes(b"xy")
-        second = await told.drop()
+        second = await reports.drop()
         assert second.size == 2
         assert second.seen_at >= first.seen_at + SETTLE_S
         watcher.release(path)
-        assert (await told.drop()).size == 2
+        assert (await reports.drop()).size == 2
 
 
 @run
 async def test_a_released_file_is_told_again_only_when_it_is_quiet(tmp_path):
-    async with watching(tmp_path, settle_s=0.5) as (told, watcher):
+    async with watching(tmp_path, settle_s=0.5) as (reports, watcher):
         path = tmp_path / "m" / "a.pt"
         sidecar_of(path).write_text("0" * 64)
         path.write_bytes(b"x")
-        assert (await told.drop()).settled_by == "sidecar"
+        assert (await reports.drop()).settled_by == "sidecar"
         watcher.release(path)
         start = now()
-        assert (await told.drop()).settled_by == "quiet"
+        assert (await reports.drop()).settled_by == "quiet"
         assert elapsed(start) >= 0.5
 
 
 @run
 async def test_a_name_that_was_free_in_between_is_another_file(tmp_path):
-    async with watching(tmp_path) as (told, _):
+    async with watching(tmp_path) as (reports, _):
         path, twin = tmp_path / "m" / "a.pt", tmp_path / ".twin"
         path.write_bytes(b"x")
-        await told.drop()
+        await reports.drop()
         path.rename(twin)
-        (tmp_path / "m" / "b.pt").write_bytes(b"x")  # when it is told, the name was seen to be free
-        assert await told.name() == "b.pt"
+        (tmp_path / "m" / "b.pt").write_bytes(b"x")  # when it is reports, the name was seen to be free
+        assert await reports.name() == "b.pt"
         twin.rename(path)
-        assert await told.name() == "a.pt"
+        assert await reports.name() == "a.pt"
 
 
 @run
 async def test_a_folder_that_is_removed_and_created_again_goes_on(tmp_path):
-    async with watching(tmp_path) as (told, _):
+    async with watching(tmp_path) as (reports, _):
         shutil.rmtree(tmp_path / "m")
-        await told.until_up_is(False)
+        await reports.until_up_is(False)
         (tmp_path / "m").mkdir()
-        await told.until_up_is(True)
+        await reports.until_up_is(True)
         (tmp_path / "m" / "a.pt").write_bytes(b"x")
-        assert await told.name() == "a.pt"
-        assert await asyncio.wait_for(told.rebuilt.get(), DEADLINE_S) == 1
+        assert await reports.name() == "a.pt"
+        assert await asyncio.wait_for(reports.rebuilt.get(), DEADLINE_S) == 1
 
 
 @run
 async def test_the_whole_drop_folder_may_vanish_and_come_back(tmp_path):
     root = tmp_path / "drop"
-    async with watching(root) as (told, _):
+    async with watching(root) as (reports, _):
         shutil.rmtree(root)
-        await told.until_up_is(False)
+        await reports.until_up_is(False)
         (root / "m").mkdir(parents=True)
         (root / "m" / "a.pt").write_bytes(b"x")
-        assert await told.name() == "a.pt"
-        await told.until_up_is(True)
+        assert await reports.name() == "a.pt"
+        await reports.until_up_is(True)
 
 
 @run
 async def test_a_removed_folder_is_created_again_after_a_while(tmp_path):
-    async with watching(tmp_path, rescan_s=0.3) as (told, _):
+    async with watching(tmp_path, rescan_s=0.3) as (reports, _):
         (tmp_path / "m").rmdir()
-        await told.until_up_is(False)
-        await told.until_up_is(True)
+        await reports.until_up_is(False)
+        await reports.until_up_is(True)
         assert (tmp_path / "m").is_dir()
 
 
 @run
 async def test_what_no_event_tells_the_rescan_finds(tmp_path):
     """As after an overflow of the kernel's queue, and on network filesystems."""
-    async with watching(tmp_path, rescan_s=0.3) as (told, watcher):
+    async with watching(tmp_path, rescan_s=0.3) as (reports, watcher):
         watcher._watches.close()  # from here on it is deaf
         (tmp_path / "m" / "a.pt").write_bytes(b"x")
-        assert await told.name() == "a.pt"
+        assert await reports.name() == "a.pt"
 
 
 @run
 async def test_without_events_it_looks_by_itself(tmp_path):
-    async with watching(tmp_path, mode="poll", rescan_s=0.3) as (told, watcher):
+    async with watching(tmp_path, mode="poll", rescan_s=0.3) as (reports, watcher):
         assert watcher._watches is None
         (tmp_path / "m" / "a.pt").write_bytes(b"x")
-        assert await told.name() == "a.pt"
+        assert await reports.name() == "a.pt"
 
 
 WATCH_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
 from service.intake.drop_folder import DropFolder
-from service.intake.watcher import Watcher
+from service.intake.watcher import Watcher, WatchOptions
 
 async def main():
-    def told(drop):
+    def report(drop):
         print(drop.path.name, flush=True)
 
     up = lambda up: print("up", flush=True)
-    watcher = Watcher(DropFolder(Path(sys.argv[1]), ["m"], 1 << 30), settle_s=0.2, rescan_s=600, on_settled=told,
+    watcher = Watcher(DropFolder(Path(sys.argv[1]), ["m"], 1 << 30), WatchOptions(0.2, 600), on_found=report,
                       on_health=up)
     await watcher.start()
     await asyncio.Event().wait()
@@ -281,30 +281,30 @@ def test_an_overflow_of_the_queue_loses_no_file(tmp_path):
 
 @run
 async def test_refusals_are_told_once(tmp_path):
-    async with watching(tmp_path, max_bytes=10, rescan_s=0.1) as (told, _):
+    async with watching(tmp_path, max_bytes=10, rescan_s=0.1) as (reports, _):
         (tmp_path / "m" / "large.pt").write_bytes(b"x" * 11)
         (tmp_path / "m" / "link.pt").symlink_to("/etc/passwd")
-        codes = {(await asyncio.wait_for(told.refusals.get(), DEADLINE_S)).code for _ in range(2)}
+        codes = {(await asyncio.wait_for(reports.refusals.get(), DEADLINE_S)).code for _ in range(2)}
         assert codes == {"too_large", "not_a_file"}
         (tmp_path / "m" / "a.pt").write_bytes(b"x")
-        assert await told.name() == "a.pt"  # several rescans later
-        assert told.refusals.empty()
+        assert await reports.name() == "a.pt"  # several rescans later
+        assert reports.refusals.empty()
 
 
 @run
 async def test_two_models_are_told_apart(tmp_path):
-    async with watching(tmp_path, models=("m", "n")) as (told, _):
+    async with watching(tmp_path, models=("m", "n")) as (reports, _):
         (tmp_path / "n" / "a.pt").write_bytes(b"x")
-        assert (await told.drop()).model == "n"
+        assert (await reports.drop()).model == "n"
 
 
 @run
 async def test_a_listener_that_fails_does_not_end_it(tmp_path):
-    async with watching(tmp_path) as (told, watcher):
-        watcher._on_settled = lambda drop: 1 / 0 if drop.path.name == "bad.pt" else told.drops.put_nowait(drop)
+    async with watching(tmp_path) as (reports, watcher):
+        watcher._on_found = lambda drop: 1 / 0 if drop.path.name == "bad.pt" else reports.drops.put_nowait(drop)
         (tmp_path / "m" / "bad.pt").write_bytes(b"x")
         (tmp_path / "m" / "good.pt").write_bytes(b"x")
-        assert await told.name() == "good.pt"
+        assert await reports.name() == "good.pt"
 
 
 @run
@@ -322,8 +322,6 @@ async def test_a_stop_ends_its_threads_and_can_come_twice(tmp_path):
 
 @run
 async def test_a_drop_folder_that_cannot_be_made_is_told_at_the_start(tmp_path):
-    watcher = Watcher(
-        DropFolder(tmp_path / "no" / "drop", ["m"], 1), settle_s=1, rescan_s=1, on_settled=lambda drop: None
-    )
+    watcher = Watcher(DropFolder(tmp_path / "no" / "drop", ["m"], 1), WatchOptions(1, 1), on_found=lambda found: None)
     with pytest.raises(FileNotFoundError):
         await watcher.start()
