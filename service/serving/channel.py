@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from edged.errors import EdgedError
 from service.ipc import frames
@@ -26,6 +26,7 @@ class ServingError(EdgedError):
 
     code = "serving"
     status = 503
+    is_failure: ClassVar[bool] = True  # whether the server is at fault
 
 
 class NotStartedError(ServingError):
@@ -37,6 +38,7 @@ class BusyError(ServingError):
 
     code = "busy"
     status = 429
+    is_failure = False
 
 
 class DeadlineError(ServingError):
@@ -78,38 +80,50 @@ class _Pending:
     place: Place | None = field(default=None)  # in the memory shared with the child
 
 
+@dataclass(frozen=True)
+class ChannelOptions:
+    """Options of a channel.
+
+    Attributes:
+        queue: Requests that may wait or run at once.
+        max_batch: Most images that the child computes in one forward pass.
+        on_batch: Called with the number of images of each batch.
+        on_observed: Called with the observation of a sampled request, after its reply.
+    """
+
+    queue: int
+    max_batch: int = 1
+    on_batch: Callable[[int], None] = lambda _: None
+    on_observed: Callable[[dict[str, Any]], None] = lambda _: None
+
+
 class Channel:
     """One socket to one child.
 
     Args:
-        name: Of the model, for messages.
-        reader: From the child.
-        writer: To the child.
-        queue: Requests that may wait or run at once.
-        max_batch: How many the child computes together.
-        on_batch: Told of each forward pass over several requests' images how many these were.
-        on_observed: Told what the child found in a request that it was to look at, after its answer.
-        arena: Memory shared with the child, for large bodies; None to have all go through the socket.
+        model: Model name, for messages.
+        reader: Stream from the child.
+        writer: Stream to the child.
+        options: Sizes of the queue and of batches, and who receives events.
+        arena: Memory shared with the child, for large bodies; None to send all of them through the socket.
+
+    Attributes:
+        inflight: Number of requests without a reply.
     """
 
     def __init__(
         self,
-        name: str,
+        model: str,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        queue: int,
-        max_batch: int = 1,
-        on_batch: Callable[[int], None] = lambda _: None,
-        on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
+        options: ChannelOptions,
         arena: Arena | None = None,
     ) -> None:
-        self._name = name
+        self._model = model
         self._reader = reader
         self._writer = writer
-        self._queue = queue
-        self._at_the_child = _AT_THE_CHILD * max_batch
-        self._on_batch = on_batch
-        self._on_observed = on_observed
+        self._options = options
+        self._at_the_child = _AT_THE_CHILD * options.max_batch
         self._arena = arena
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
@@ -168,8 +182,8 @@ class Channel:
         """
         if self._closed:
             raise NotStartedError(self._gone)
-        if self.inflight >= self._queue and not alone:
-            raise BusyError(f"model {self._name!r} has {self.inflight} requests waiting; try again later")
+        if self.inflight >= self._options.queue and not alone:
+            raise BusyError(f"model {self._model!r} has {self.inflight} requests waiting; try again later")
         told: dict[str, Any] = {"json_bytes": json_bytes}
         if rival is not None:
             told["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
@@ -186,7 +200,7 @@ class Channel:
             self._send_more()
             return await in_time(pending.reply, deadline_s)
         except asyncio.TimeoutError:
-            raise DeadlineError(f"model {self._name!r} gave no answer within {deadline_s:g} s") from None
+            raise DeadlineError(f"model {self._model!r} gave no answer within {deadline_s:g} s") from None
         finally:
             # One that waits is forgotten; one that is with the child keeps its place there until it is answered.
             with contextlib.suppress(ValueError):
@@ -205,7 +219,7 @@ class Channel:
             while (frame := await frames.read(self._reader)) is not None:
                 header, body = frame
                 if header.get("kind") == OBSERVED:
-                    self._on_observed(header)
+                    self._options.on_observed(header)
                     continue
                 self._replied_at = time.monotonic()
                 pending = self._sent.pop(header["id"], None)
@@ -213,7 +227,7 @@ class Channel:
                     continue
                 self._give_back(pending)
                 if images := header.get("images"):
-                    self._on_batch(images)
+                    self._options.on_batch(images)
                 if not pending.reply.done():
                     pending.reply.set_result(_reply(header, body))
                 self._send_more()
@@ -272,7 +286,7 @@ class Channel:
 
     @property
     def _gone(self) -> str:
-        return f"model {self._name!r} has lost its process; try again in some seconds"
+        return f"model {self._model!r} has lost its process; try again in some seconds"
 
 
 def _reply(header: dict[str, Any], body: bytes) -> Reply:

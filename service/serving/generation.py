@@ -13,16 +13,17 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
 from service.ipc.frames import FrameError
-from service.ipc.options import Batching
 from service.ipc.shared_memory import Arena
-from service.serving.channel import Channel, NotStartedError, Order, Reply
+from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order, Reply
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
+from service.serving.limits import GenerationOptions
 from service.system.log_flood import OUTPUT
 from service.system.processes import cores
 from service.system.timeouts import within
@@ -35,9 +36,24 @@ _END_S = 1.0
 
 
 class StartError(DeferredError):
-    """The process did not come up."""
+    """The process of a generation cannot be started."""
 
     code = "generation_start"
+
+
+@dataclass(frozen=True)
+class GenerationEvents:
+    """Receives the events of a generation; ignores them by default.
+
+    Attributes:
+        batched: Called with the number of images of each batch.
+        exited: Called once with the generation when its process exits without having been stopped.
+        observed: Called with the observation of a sampled request, see service.inference.observation.
+    """
+
+    batched: Callable[[int], None] = lambda _: None
+    exited: Callable[[Generation], None] = lambda _: None
+    observed: Callable[[dict[str, Any]], None] = lambda _: None
 
 
 class Generation:
@@ -45,21 +61,16 @@ class Generation:
 
     Args:
         model: Model name.
-        number: Generation.
-        directory: The artifact.
-        fork_server: What its process is forked from.
-        threads: Threads of the child; None for one a core.
-        queue: Requests that may wait or run at once.
-        batching: How far the child gathers them.
-        beside: Whether another one serves meanwhile, which it is to give way to while it loads.
-        on_batch: See `Channel`.
-        on_exit: Called once when the process ends without having been asked to.
-        on_observed: See `Channel`.
+        number: Generation number.
+        directory: Folder of the artifact.
+        fork_server: Forks the process.
+        options: Options of the process and its queue.
+        events: Receives what happens to it.
 
     Attributes:
-        metadata: What it serves, as the protocol describes models.
+        metadata: Description of the model, as the protocol has it.
         serving: Whether requests can be sent.
-        start_seconds: How long it took to start, load and warm up.
+        start_seconds: Seconds that it took to start, load and warm up.
         warmup: How close its outputs for the warm-up images are to those of the network that was evaluated:
             "identical", "relative_error", "outputs_sha256", "recorded_sha256"; None if its artifact has no such images.
     """
@@ -70,14 +81,8 @@ class Generation:
         number: int,
         directory: Path,
         fork_server: ForkServer,
-        *,
-        threads: int | None = None,
-        queue: int = 64,
-        batching: Batching = Batching(),  # noqa: B008 - frozen
-        beside: bool = False,
-        on_batch: Callable[[int], None] = lambda _: None,
-        on_exit: Callable[[Generation], None] = lambda _: None,
-        on_observed: Callable[[dict[str, Any]], None] = lambda _: None,
+        options: GenerationOptions = GenerationOptions(),  # noqa: B008 - frozen
+        events: GenerationEvents = GenerationEvents(),
     ) -> None:
         self.model = model
         self.number = number
@@ -87,13 +92,8 @@ class Generation:
         self.warmup: dict[str, Any] | None = None
         self._directory = directory
         self._fork_server = fork_server
-        self._threads = threads
-        self._queue = queue
-        self._batching = batching
-        self._beside = beside
-        self._on_batch = on_batch
-        self._on_exit = on_exit
-        self._on_observed = on_observed
+        self._options = options
+        self._events = events
         self._process: Forked | None = None
         self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -219,24 +219,19 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return Channel(
-            self.model,
-            reader,
-            writer,
-            self._queue,
-            self._batching.max_batch,
-            self._on_batch,
-            self._on_observed,
-            arena,
+        options = ChannelOptions(
+            self._options.queue, self._options.batching.max_batch, self._events.batched, self._events.observed
         )
+        return Channel(self.model, reader, writer, options, arena)
 
     def _arguments(self) -> list[str]:
-        """Of service.inference.main; what tells generations apart first, because `ps` may not show the rest."""
+        """Return the arguments of service.inference.main; what identifies it comes first, as `ps` may cut the rest."""
+        options, batching = self._options, self._options.batching
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
-            *("--parent", str(os.getpid()), "--threads", str(self._threads or cores())),
-            *(("--beside",) if self._beside else ()),
-            *("--max-batch", str(self._batching.max_batch), "--max-delay-s", str(self._batching.max_delay_s)),
+            *("--parent", str(os.getpid()), "--threads", str(options.threads or cores())),
+            *(("--beside",) if options.background else ()),
+            *("--max-batch", str(batching.max_batch), "--max-delay-s", str(batching.max_delay_s)),
         ]
 
     async def _why(self) -> str:
@@ -261,7 +256,7 @@ class Generation:
         finally:
             self.serving = False
             if not self._stopping:
-                self._on_exit(self)
+                self._events.exited(self)
                 await self._see_it_end()
 
     async def _see_it_end(self) -> None:

@@ -1,4 +1,4 @@
-"""How a model may be served, and who is told of what happens to it."""
+"""Options of a model in service: its limits, those of one generation, and who receives events."""
 
 from __future__ import annotations
 
@@ -10,17 +10,34 @@ from service.ipc.options import Batching
 
 
 @dataclass(frozen=True)
-class ServingLimits:
-    """How a model may be served.
+class GenerationOptions:
+    """Options of one generation's process.
 
     Attributes:
-        threads: Threads of a generation; None for one a core.
+        threads: Threads of the process; None for one per core.
+        queue: Requests that may wait or run at once.
+        batching: How requests are batched.
+        background: Whether the process loads at background priority, because another generation serves meanwhile.
+    """
+
+    threads: int | None = None
+    queue: int = 64
+    batching: Batching = field(default_factory=Batching)
+    background: bool = False
+
+
+@dataclass(frozen=True)
+class ServingLimits:
+    """Limits of a model in service.
+
+    Attributes:
+        threads: Threads of a generation; None for one per core.
         queue: Requests of one model that may wait or run at once.
-        batching: How far a generation gathers them.
+        batching: How a generation batches requests.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
-        hang_s: Seconds on one request after which a generation counts as hung.
-        backoff_s: First wait before a generation that died is started again; doubles up to 30 s.
+        hang_s: Seconds without a reply after which a generation counts as hung.
+        backoff_s: Delay before a generation that crashed is restarted for the first time; doubles up to 30 s.
     """
 
     threads: int | None = None
@@ -31,16 +48,20 @@ class ServingLimits:
     hang_s: float = 120.0
     backoff_s: float = 0.5
 
+    def of_generation(self, *, background: bool) -> GenerationOptions:
+        """Return the options of one generation of the model."""
+        return GenerationOptions(self.threads, self.queue, self.batching, background)
+
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told of what happens to a model in service; by default nobody.
+    """Receives the events of a model in service; ignores them by default.
 
     Attributes:
-        restarted: Whenever a generation that died is started again: its number, and how it ended.
-        not_started: Whenever one that died did not come up again.
-        batched: How many images were computed together.
-        observed: What a generation found in a request that it was to look at, see service.inference.observation.
+        restarted: Called whenever a generation that crashed is restarted: its number, and how it ended.
+        not_started: Called whenever a start failed.
+        batched: Called with the number of images of each batch.
+        observed: Called with the observation of a sampled request, see service.inference.observation.
     """
 
     restarted: Callable[[int, str], None] = lambda *_: None

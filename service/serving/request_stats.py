@@ -1,4 +1,4 @@
-"""How requests went, in constant memory: how many, how many failed, how long they took. Reads no clock."""
+"""Statistics of a model's requests in constant memory: counts, failures and latencies. Reads no clock."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ _BUCKETS = 300  # up to 220 s
 
 
 class RequestStats:
-    """Requests over some time: a generation's life, or the seconds between two samples.
+    """Statistics of the requests over some time: a generation's life, or the seconds between two samples.
 
     Attributes:
-        requests: That were answered, in whatever way.
-        failures: Of them, with a fault of the server (HTTP 5xx). Too many requests (429) are no fault of the model.
+        requests: Number of requests, answered or not.
+        failures: Number of requests that failed by a fault of the server (HTTP 5xx). A full queue (429) is no fault of
+            the model.
     """
 
     def __init__(self) -> None:
@@ -25,11 +26,11 @@ class RequestStats:
         self._buckets: dict[int, int] = {}
 
     def note(self, status: int, seconds: float) -> None:
-        """Count one request. Only successes are timed: errors are faster or slower for other reasons.
+        """Count one answered request. Only successes are timed: errors are faster or slower for other reasons.
 
         Args:
-            status: HTTP status.
-            seconds: From its arrival at the generation's queue to the answer.
+            status: HTTP status of the reply.
+            seconds: Seconds from its arrival at the generation's queue to the reply.
         """
         self.requests += 1
         self.failures += status >= 500
@@ -38,9 +39,18 @@ class RequestStats:
             index = _index(seconds)
             self._buckets[index] = self._buckets.get(index, 0) + 1
 
+    def note_unanswered(self, *, failure: bool) -> None:
+        """Count one request that got no reply from a generation.
+
+        Args:
+            failure: Whether the server is at fault.
+        """
+        self.requests += 1
+        self.failures += failure
+
     @property
     def successes(self) -> int:
-        """Requests that were timed."""
+        """Number of requests that were timed."""
         return self._successes
 
     @property
@@ -49,7 +59,14 @@ class RequestStats:
         return 100.0 * self.failures / self.requests if self.requests else 0.0
 
     def quantile_s(self, share: float) -> float | None:
-        """Seconds within which this share of the successes were answered, at most 5 % too long; None without any."""
+        """Return the seconds within which this share of the successes was answered, at most 5 % too long.
+
+        Args:
+            share: Share from 0 to 1.
+
+        Returns:
+            Seconds; None without any success.
+        """
         wanted, seen = math.ceil(share * self._successes), 0
         for index in sorted(self._buckets):
             seen += self._buckets[index]
@@ -58,8 +75,30 @@ class RequestStats:
         return None
 
 
+class GenerationStats:
+    """The statistics of a model, by the generation they belong to.
+
+    Attributes:
+        current: Requests of the generation in service.
+        previous: Requests of the previous generation.
+        recent: Requests of any generation since the last sample was taken; whoever samples replaces it.
+    """
+
+    def __init__(self) -> None:
+        self.current = RequestStats()
+        self.previous = RequestStats()
+        self.recent = RequestStats()
+        self._number: int | None = None
+
+    def begin(self, number: int) -> None:
+        """Attribute new requests to generation `number`; its restart begins no new statistics."""
+        if number != self._number:
+            self._number = number
+            self.previous, self.current = self.current, RequestStats()
+
+
 def _index(seconds: float) -> int:
-    """The bucket of which `seconds` is at most the upper end."""
+    """Return the bucket of which `seconds` is at most the upper end."""
     if seconds <= _LEAST_S:
         return 0
     return min(math.ceil(math.log(seconds / _LEAST_S, _STEP)), _BUCKETS)

@@ -13,7 +13,8 @@ import pytest
 
 from service.ipc.options import Batching
 from service.serving.channel import DeadlineError, NotStartedError, ServingError
-from service.serving.generation import Generation
+from service.serving.generation import Generation, GenerationEvents
+from service.serving.limits import GenerationOptions
 from tests.support import generations
 from tests.support.artifacts import write_untrained
 from tests.support.processes import busy, slow_request
@@ -38,9 +39,9 @@ def run(artifact: Path, test: Any, batching: Batching, queue: int = 64, **more: 
     sizes: list[int] = []
 
     async def main() -> None:
-        options: dict[str, Any] = {"threads": 1, "queue": queue, "batching": batching, **more}
+        options = GenerationOptions(threads=1, queue=queue, batching=batching, **more)
         async with generations.shared_fork_server() as fork_server:
-            generation = Generation("digits", 1, artifact, fork_server, on_batch=sizes.append, **options)
+            generation = Generation("digits", 1, artifact, fork_server, options, GenerationEvents(batched=sizes.append))
             await generation.start(TIMEOUT_S)
             try:
                 await asyncio.wait_for(test(generation), TIMEOUT_S)

@@ -13,6 +13,7 @@ from service.config.load import GatesConfig
 from service.rollout.gates import Incumbent, check, interface_of, observe
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
+from service.serving.limits import GenerationOptions
 from tests.support.artifacts import write_untrained
 
 ANYTHING = GatesConfig()
@@ -28,7 +29,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_a_warm_generation_must_show(artifact: Path) -> None:
     async def main() -> None:
         fork_server = ForkServer()
-        first, second = (Generation("digits", number, artifact, fork_server, threads=1) for number in (1, 2))
+        first, second = (
+            Generation("digits", number, artifact, fork_server, GenerationOptions(threads=1)) for number in (1, 2)
+        )
         assert await observe(first, ANYTHING) is None  # it is not up
         await asyncio.gather(first.start(120), second.start(120))
         try:

@@ -22,6 +22,7 @@ from service.ipc.shared_memory import Arena
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
 from service.serving.generation import Generation
+from service.serving.limits import GenerationOptions
 from tests.support.artifacts import write_untrained
 
 TIMEOUT_S = 60.0
@@ -29,11 +30,12 @@ PARENT = """
 import asyncio, socket, sys
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
+from service.serving.limits import GenerationOptions
 from pathlib import Path
 
 async def main():
     fork_server = ForkServer()
-    generation = Generation("digits", 1, Path(sys.argv[1]), fork_server, threads=1)
+    generation = Generation("digits", 1, Path(sys.argv[1]), fork_server, GenerationOptions(threads=1))
     await generation.start(60)
     print(fork_server.pid, generation.pid, flush=True)
     await asyncio.sleep(600)
@@ -146,7 +148,7 @@ def test_it_computes_with_as_many_threads_as_it_is_told(artifact: Path, threads:
     body = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.25] * 192}]}
 
     async def test(fork_server: ForkServer) -> None:
-        generation = Generation("digits", 1, artifact, fork_server, threads=threads)
+        generation = Generation("digits", 1, artifact, fork_server, GenerationOptions(threads=threads))
         await generation.start(TIMEOUT_S)
         try:
             assert (await generation.infer(json.dumps(body).encode(), TIMEOUT_S)).status == 200

@@ -17,6 +17,7 @@ from edged.errors import GateError
 from edged.progress import SilentListener
 from edged.spec import Method, QuantSpec
 from service.serving.generation import Generation
+from service.serving.limits import GenerationOptions
 from service.worker.job import Job
 from service.worker.pipeline import run_job
 from tests.support import generations, scenes
@@ -53,7 +54,7 @@ def started(artifact: Path, threads: int = 1) -> Generation:
 
     async def main() -> Generation:
         async with generations.shared_fork_server() as fork_server:
-            generation = Generation("m", 7, artifact, fork_server, threads=threads)
+            generation = Generation("m", 7, artifact, fork_server, GenerationOptions(threads=threads))
             try:
                 await generation.start(120)
             finally:

@@ -22,7 +22,7 @@ from service.ipc.shared_memory import LEAST_BYTES
 from service.serving.channel import BusyError, Reply, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, StartError
-from service.serving.limits import Listener, ServingLimits
+from service.serving.limits import GenerationOptions, Listener, ServingLimits
 from service.serving.model_server import ModelServer
 from tests.support import generations, scenes
 from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
@@ -42,11 +42,16 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(published: Path, test: Callable[[ModelServer], Awaitable[None]], **limits: float) -> None:
+def run(
+    published: Path,
+    test: Callable[[ModelServer], Awaitable[None]],
+    listener: Listener = Listener(),  # noqa: B008 - frozen
+    **limits: float,
+) -> None:
     async def main() -> None:
         settings = ServingLimits(threads=1, backoff_s=0.01, **limits)  # type: ignore[arg-type]  # all of them are floats
         async with generations.shared_fork_server() as fork_server:
-            service = ModelServer("digits", lambda number: published / str(number), fork_server, settings)
+            service = ModelServer("digits", lambda number: published / str(number), fork_server, settings, listener)
             try:
                 await asyncio.wait_for(test(service), 120)
             finally:
@@ -72,7 +77,7 @@ def test_a_generation_computes_what_its_artifact_says(tmp_path: Path) -> None:
     state = write_untrained(tmp_path / "artifact")
 
     async def test(fork_server: ForkServer) -> None:
-        generation = Generation("digits", 7, tmp_path / "artifact", fork_server, threads=1)
+        generation = Generation("digits", 7, tmp_path / "artifact", fork_server, GenerationOptions(threads=1))
         with pytest.raises(ServingError, match="starting"):
             await generation.infer(REQUEST, 5)
         await generation.start(60)
@@ -101,7 +106,7 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
     body = {"inputs": [tensor], "outputs": [{"name": "raw"}, {"name": "boxes"}]}
 
     async def test(fork_server: ForkServer) -> None:
-        generation = Generation("shapes", 7, tmp_path / "artifact", fork_server, threads=1)
+        generation = Generation("shapes", 7, tmp_path / "artifact", fork_server, GenerationOptions(threads=1))
         await generation.start(60)
         try:
             answer = json.loads((await generation.infer(json.dumps(body).encode(), 30)).body)
@@ -126,7 +131,7 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
 )
 def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: type[Exception], reason: str) -> None:
     async def test(fork_server: ForkServer) -> None:
-        generation = Generation("digits", 3, published / name, fork_server, threads=1)
+        generation = Generation("digits", 3, published / name, fork_server, GenerationOptions(threads=1))
         with pytest.raises(error, match=reason):
             await generation.start(60)
         assert not generation.serving
@@ -143,7 +148,7 @@ def never_loaded(tmp_path: Path) -> Path:
 
 def test_how_a_generation_ended_while_it_was_starting_is_told(never_loaded: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
-        generation = Generation("digits", 1, never_loaded, fork_server, threads=1)
+        generation = Generation("digits", 1, never_loaded, fork_server, GenerationOptions(threads=1))
         starting = asyncio.create_task(generation.start(60))
         await until(lambda: generation.pid is not None)
         assert generation.pid is not None
@@ -156,11 +161,11 @@ def test_how_a_generation_ended_while_it_was_starting_is_told(never_loaded: Path
 
 def test_a_generation_that_takes_too_long_is_ended(published: Path, never_loaded: Path) -> None:
     async def test(fork_server: ForkServer) -> None:
-        first = Generation("digits", 1, published / "1", fork_server, threads=1)
+        first = Generation("digits", 1, published / "1", fork_server, GenerationOptions(threads=1))
         await first.start(60)
         await first.stop()
         server = fork_server.pid
-        generation = Generation("digits", 1, never_loaded, fork_server, threads=1)
+        generation = Generation("digits", 1, never_loaded, fork_server, GenerationOptions(threads=1))
         with pytest.raises(StartError, match=r"not ready after 2 s"):
             await generation.start(2)
         assert generation.pid is not None
@@ -220,7 +225,6 @@ def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
     told: list[tuple[int, str]] = []
 
     async def test(service: ModelServer) -> None:
-        service._told = Listener(restarted=lambda *crash: told.append(crash))
         service.keep(1)
         await service.first_try()
         assert service.live is not None
@@ -242,7 +246,7 @@ def test_only_what_the_process_took_with_it_fails(published: Path) -> None:
         assert told == [(1, "killed by signal 9 (Killed)")]
         assert service.stats.failures == 1
 
-    run(published, test, queue=4)
+    run(published, test, Listener(restarted=lambda *crash: told.append(crash)), queue=4)
 
 
 def test_requests_wait_while_one_generation_makes_room_for_the_next(published: Path) -> None:
@@ -289,14 +293,16 @@ def test_one_that_loads_beside_another_gives_way_only_until_it_is_up(published: 
 
     async def test(fork_server: ForkServer) -> None:
         os.mkfifo(tmp_path / "manifest.json")  # nobody writes to it: it loads for ever
-        stuck = Generation("digits", 1, tmp_path, fork_server, threads=1, beside=True)
+        stuck = Generation("digits", 1, tmp_path, fork_server, GenerationOptions(threads=1, background=True))
         starting = asyncio.create_task(stuck.start(60))
         await until(lambda: stuck.pid is not None and niceness(stuck.pid) == {own, min(own + 10, 19)})
         stuck.kill()
         with pytest.raises(StartError):
             await starting
         for beside in (False, True):
-            generation = Generation("digits", 1, published / "1", fork_server, threads=2, beside=beside)
+            generation = Generation(
+                "digits", 1, published / "1", fork_server, GenerationOptions(threads=2, background=beside)
+            )
             await generation.start(60)
             try:
                 assert (await generation.infer(REQUEST, 60)).status == 200
@@ -435,21 +441,6 @@ def test_a_generation_that_dies_while_the_one_before_drains_leaves_none_behind(p
     run(published, test)
 
 
-def test_a_generation_does_not_wait_longer_for_the_crashes_of_the_one_before(published: Path) -> None:
-    async def test(service: ModelServer) -> None:
-        first = await service.prepare(1)
-        service.route(first)
-        for _ in range(3):
-            service._next_backoff()
-        service.restarts += 3
-        service.route(await service.prepare(2))
-        assert service.crashes == 0
-        assert service._next_backoff() == service.limits.backoff_s
-        await service.retire(first)
-
-    run(published, test)
-
-
 @pytest.mark.parametrize("max_batch", [1, 4])
 def test_bodies_in_shared_memory_are_answered_as_those_in_the_socket(published: Path, max_batch: int) -> None:
     images = np.random.default_rng(0).normal(size=(64, 3, 8, 8)).astype("<f4")
@@ -469,7 +460,9 @@ def test_bodies_in_shared_memory_are_answered_as_those_in_the_socket(published: 
         return list(json.loads(reply.body)["outputs"][0]["data"])
 
     async def test(fork_server: ForkServer) -> None:
-        generation = Generation("digits", 1, published / "1", fork_server, threads=1, batching=Batching(max_batch))
+        generation = Generation(
+            "digits", 1, published / "1", fork_server, GenerationOptions(threads=1, batching=Batching(max_batch))
+        )
         await generation.start(60)
         try:
 

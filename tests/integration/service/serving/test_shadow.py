@@ -16,6 +16,7 @@ from service.rollout.probation import disagreement
 from service.serving.channel import Reply
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
+from service.serving.limits import GenerationOptions
 from service.serving.shadow import ENOUGH_FOR_AGREEMENT, Shadow
 from tests.support import generations
 from tests.support.artifacts import write_untrained
@@ -36,7 +37,9 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def with_generation(artifact: Path, test: Callable[[Generation], Awaitable[None]], max_batch: int = 1) -> None:
     async def main() -> None:
         async with generations.shared_fork_server() as fork_server:
-            generation = Generation("digits", 1, artifact, fork_server, threads=1, batching=Batching(max_batch))
+            generation = Generation(
+                "digits", 1, artifact, fork_server, GenerationOptions(threads=1, batching=Batching(max_batch))
+            )
             await generation.start(TIMEOUT_S)
             try:
                 await asyncio.wait_for(test(generation), TIMEOUT_S)

@@ -53,7 +53,7 @@ def test_no_generation_fails_for_errors_that_are_allowed_or_too_few(good, bad, a
 
 def service(now, before, fork_server=None):
     made = ModelServer("m", lambda number: None, fork_server or ForkServer(), ServingLimits())
-    made.stats, made.previous_stats = now, before
+    made.counts.current, made.counts.previous = now, before
     return made
 
 

@@ -13,7 +13,15 @@ import pytest
 
 from service.ipc import frames
 from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, take_up
-from service.serving.channel import BusyError, Channel, DeadlineError, NotStartedError, Reply, ServingError
+from service.serving.channel import (
+    BusyError,
+    Channel,
+    ChannelOptions,
+    DeadlineError,
+    NotStartedError,
+    Reply,
+    ServingError,
+)
 
 
 class Child:
@@ -45,7 +53,8 @@ def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8, **opt
     async def main() -> None:
         ours, theirs = socket.socketpair()
         arena, memory = Arena(ours), receive_memory(theirs)
-        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), queue, arena=arena, **options)
+        streams = await asyncio.open_unix_connection(sock=ours)
+        channel = Channel("digits", *streams, ChannelOptions(queue, **options), arena)
         child = Child(*(await asyncio.open_unix_connection(sock=theirs)), memory)
         pump = asyncio.create_task(channel.pump())
         try:
@@ -209,7 +218,7 @@ def test_a_child_that_ends() -> None:
 def test_a_child_that_talks_nonsense(junk: bytes) -> None:
     async def test() -> Any:
         ours, theirs = socket.socketpair()
-        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), 8)
+        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), ChannelOptions(8))
         task = ask(channel, b"x")
         with theirs:
             theirs.sendall(junk)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.serving.request_stats import RequestStats
+from service.serving.request_stats import GenerationStats, RequestStats
 
 SECONDS = st.floats(1e-4, 200)
 
@@ -41,3 +41,20 @@ def test_a_quantile_is_that_of_the_sorted_list_to_5_percent(seconds, share):
 def test_no_latency_takes_more_than_one_of_301_buckets(seconds):
     counted = traffic([(200, value) for value in seconds])
     assert 1e-4 <= counted.quantile_s(1.0) <= 250
+
+
+def test_requests_without_a_reply_are_not_timed():
+    counted = RequestStats()
+    counted.note_unanswered(failure=True)
+    counted.note_unanswered(failure=False)
+    assert (counted.requests, counted.failures, counted.successes) == (2, 1, 0)
+
+
+def test_a_new_generation_begins_new_statistics_and_a_restart_does_not():
+    counts = GenerationStats()
+    counts.begin(1)
+    counts.current.note(200, 0.1)
+    counts.begin(1)
+    assert (counts.current.requests, counts.previous.requests) == (1, 0)
+    counts.begin(2)
+    assert (counts.current.requests, counts.previous.requests) == (0, 1)

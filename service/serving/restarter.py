@@ -1,0 +1,133 @@
+"""Starts a model's generation until it is up, and again after each crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from edged.errors import EdgedError
+from service.serving.generation import Generation
+from service.serving.limits import Listener, ServingLimits
+from service.serving.waiting_room import WaitingRoom
+from service.system.liveness import Liveness
+
+log = logging.getLogger(__name__)
+
+_STABLE_S = 60.0  # a generation that was up this long is restarted with the shortest backoff again
+_MAX_BACKOFF_S = 30.0
+_WORTH_WAITING_S = 1.0  # requests wait for a restart that begins after no more than this
+
+
+class Restarter:
+    """Starts the generation of a model with exponential backoff, and counts its crashes.
+
+    Args:
+        model: Model name.
+        start: Starts and warms a generation; raises an EdgedError if that fails.
+        waiting_room: The model's waiting requests. They wait for a restart that begins soon, and no longer than its
+            first failure.
+        limits: Limits of the model; only `backoff_s` and `start_s` are used.
+        listener: Receives crashes and failed starts.
+        liveness: Learns how long a start may take.
+
+    Attributes:
+        problem: Why no generation is up, for a person; None if nothing went wrong.
+        restarts: Number of crashes after which a generation was started again.
+        failed_starts: Number of starts that failed.
+        attempted: Set once a start has succeeded or failed.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        start: Callable[[int], Awaitable[Generation]],
+        waiting_room: WaitingRoom,
+        limits: ServingLimits,
+        listener: Listener,
+        liveness: Liveness,
+    ) -> None:
+        self.problem: str | None = None
+        self.restarts = 0
+        self.failed_starts = 0
+        self.attempted = asyncio.Event()
+        self._model = model
+        self._start = start
+        self._waiting_room = waiting_room
+        self._limits = limits
+        self._listener = listener
+        self._liveness = liveness
+        self._backoff_s = limits.backoff_s
+        self._number: int | None = None  # the generation that `crashes` is about
+        self._crashes_before = 0
+        self._up_since = 0.0
+
+    @property
+    def crashes(self) -> int:
+        """Number of crashes and failed starts since the current generation was first routed to."""
+        return self.restarts + self.failed_starts - self._crashes_before
+
+    async def start(self, number: int, delay_s: float = 0.0) -> Generation:
+        """Start generation `number`, again after each failure, until it is up.
+
+        Args:
+            number: Published generation.
+            delay_s: Seconds to wait before the first start.
+        """
+        with self._liveness.loop(f"keeper of {self._model}") as loop:
+            while True:
+                loop.expect_within(delay_s + self._limits.start_s)
+                await asyncio.sleep(delay_s)
+                try:
+                    return await self._start(number)
+                except EdgedError as error:
+                    self._record_failed_start(number, error)
+                delay_s = self._next_delay_s()
+
+    def record_up(self, number: int) -> None:
+        """Note that generation `number` is routed to; a new generation starts with no crashes and no backoff."""
+        if number != self._number:
+            self._number = number
+            self._crashes_before = self.restarts + self.failed_starts
+            self._backoff_s = self._limits.backoff_s
+        self._up_since, self.problem = time.monotonic(), None
+        self.attempted.set()
+        self._waiting_room.release()
+
+    def record_crash(self) -> float:
+        """Count a crash of the generation that is up.
+
+        Returns:
+            Seconds to wait before it is started again.
+        """
+        if time.monotonic() - self._up_since > _STABLE_S:
+            self._backoff_s = self._limits.backoff_s
+        self.problem = "has lost its process, which is being started again"
+        self.restarts += 1
+        delay_s = self._next_delay_s()
+        if delay_s <= _WORTH_WAITING_S:
+            self._waiting_room.hold()
+        return delay_s
+
+    async def report_crash(self, crashed: Generation, delay_s: float) -> None:
+        """Log and report how the process of a generation ended, once that is known."""
+        why = await crashed.ended()
+        log.error(
+            "model %s generation %d exited unexpectedly: %s; restarting it in %.1f s",
+            *(self._model, crashed.number, why, delay_s),
+        )
+        self._listener.restarted(crashed.number, why)
+
+    def _record_failed_start(self, number: int, error: EdgedError) -> None:
+        self.failed_starts += 1
+        self.problem = f"cannot start generation {number}: {error}"
+        log.error("model %s %s", self._model, self.problem)
+        self._listener.not_started()
+        self.attempted.set()
+        self._waiting_room.release()
+
+    def _next_delay_s(self) -> float:
+        delay_s = self._backoff_s
+        self._backoff_s = min(2 * delay_s, _MAX_BACKOFF_S)
+        return delay_s
