@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from service.reporting.figures import figures
+from service.reporting.facts import figures
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]

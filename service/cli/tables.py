@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.reporting.figures import NAMES, figures
+from service.reporting.facts import NAMES, figures
 from service.units import format_bytes, format_seconds
 
 _WORST_LAYERS = 5

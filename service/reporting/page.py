@@ -12,7 +12,7 @@ from typing import Any
 
 from service.journal.states import WORKER_STAGES
 from service.reporting.charts import bars, lines, spans
-from service.reporting.figures import figures
+from service.reporting.facts import facts
 from service.reporting.html import MOODS, Html, fill, join
 from service.reporting.pictures import predictions
 from service.units import format_bytes, format_seconds
@@ -53,7 +53,6 @@ _TABLE = """<details><summary>{label}</summary><div class="scroll" tabindex="0" 
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
 _LAYERS = """<section aria-labelledby="layers"><h2 id="layers">Layers</h2>
 <div class="charts">{charts}</div>{table}</section>"""
-_SHOWN_DIGITS = 12  # of a digest, as in the metrics
 
 
 def render(data: JSON) -> str:
@@ -87,50 +86,6 @@ def policy() -> str:
     """The Content-Security-Policy of the page: its own style, pictures in itself, and nothing else."""
     digest = base64.b64encode(hashlib.sha256(_stylesheet().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
-
-
-def facts(data: JSON) -> list[tuple[str, str]]:
-    """What came of the update, by name; what is not known is left out."""
-    update: JSON = data["update"]
-    report, manifest = data.get("report") or {}, data.get("manifest") or {}
-    totals: JSON = report.get("totals") or update.get("report") or {}
-    settings: JSON = manifest.get("quantization") or {}
-    architecture: JSON = manifest.get("architecture") or {}
-    calibration: JSON = manifest.get("calibration") or {}
-    found = [
-        ("Generation", update.get("generation")),
-        ("Architecture", architecture.get("name")),
-        ("Bits", totals.get("bits") or settings.get("bits")),
-        ("Method", settings.get("method")),
-        *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
-        ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
-        ("Checkpoint", format_bytes(update["file_bytes"])),
-        ("Artifact", _artifact(totals)),
-        ("Device", totals.get("device")),
-        ("Peak memory of the worker", _peak(data, totals)),
-        ("Time of all stages", format_seconds(sum(update["stages"].values())) if update["stages"] else None),
-        ("Tries", update["attempt"] if update["attempt"] > 1 else None),
-        ("SHA-256", f"{update['sha256'][:_SHOWN_DIGITS]}..." if update.get("sha256") else None),
-    ]
-    return [(name, str(value)) for name, value in found if value is not None]
-
-
-def _artifact(totals: JSON) -> str | None:
-    if "artifact_bytes" not in totals:
-        return None
-    return f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"
-
-
-def _peak(data: JSON, totals: JSON) -> str | None:
-    course = data.get("course") or {}
-    seen = max((used for _, used in course.get("memory") or []), default=None)
-    peak = totals.get("peak_memory_bytes") or seen
-    if peak is None:
-        return None
-    plan: JSON = (data.get("report") or {}).get("plan") or {}
-    planned = f", {format_bytes(plan['peak_bytes'])} planned" if "peak_bytes" in plan else ""
-    limit = f", {format_bytes(course['memory_max'])} allowed" if course.get("memory_max") else ""
-    return f"{format_bytes(peak)}{planned}{limit}"
 
 
 def _borrowed(update: JSON, course: JSON) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.reporting.page import facts
+from service.reporting.facts import facts
 from service.reporting.pictures import count_of, name_of, said
 from service.units import format_bytes, format_seconds
 

@@ -1,6 +1,6 @@
-"""Whether every loop of the daemon still moves. Pure bookkeeping: the caller brings the clock, threads may share it.
+"""Heartbeats of the daemon's loops. Pure bookkeeping: the clock is passed in, and threads may share it.
 
-A loop says within which time its next heartbeat is expected: its sleep, plus a patience that is the same for all. A
+A loop states within which time its next heartbeat is expected: its sleep, plus a patience that is the same for all. A
 heartbeat that is overdue means that the loop hangs. `service.system.watchdog` feeds the service manager's watchdog only
 while no heartbeat is overdue.
 """
@@ -15,23 +15,27 @@ from types import TracebackType
 
 
 class Loop:
-    """One loop's word about itself. Use it as a context: its promises end with it, however long it lived.
+    """The heartbeat of one loop, used as a context manager: its deadline ends with the block.
 
-    A loop that ends by an error other than its cancellation stays on the list as overdue: nobody does its work now.
+    A loop that ends with an error other than its cancellation stays registered as overdue, because its work is not done
+    any more.
     """
 
     def __init__(self, owner: Liveness, name: str) -> None:
         self.name = name
-        self.due = math.inf  # it has promised nothing yet
+        self.due = math.inf  # no deadline yet
         self._owner = owner
 
     def heartbeat(self) -> None:
-        """It begins with something that takes no longer than the patience."""
+        """Report progress; the next heartbeat is due within the patience."""
         self.expect_within(0.0)
 
     def expect_within(self, at_most_s: float | None) -> None:
-        """Its next word comes within `at_most_s` seconds; None if it waits for an event that may never come."""
-        self.due = math.inf if at_most_s is None else self._owner.promise(at_most_s)
+        """Report progress and expect the next heartbeat within `at_most_s` seconds.
+
+        None sets no deadline, for a wait for an event that may never come.
+        """
+        self.due = math.inf if at_most_s is None else self._owner.deadline(at_most_s)
 
     def __enter__(self) -> Loop:
         self._owner.loops[self.name] = self
@@ -45,14 +49,14 @@ class Loop:
 
 
 class Liveness:
-    """All loops that are there now.
+    """The registry of all running loops.
 
     Args:
-        patience_s: Seconds that a loop may be late; infinite when nobody watches.
+        patience_s: Seconds that a loop may be late; infinite without a watchdog.
         clock: Monotonic seconds.
 
     Attributes:
-        loops: By name; for Loop alone.
+        loops: Running loops by name; only Loop changes them.
     """
 
     def __init__(self, patience_s: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
@@ -61,12 +65,12 @@ class Liveness:
         self._clock = clock
 
     def loop(self, name: str) -> Loop:
-        """A loop, for a `with` around its whole life. The next one of the same name takes its place."""
+        """Return a loop for a `with` block around its whole life. A later loop of the same name replaces it."""
         return Loop(self, name)
 
     @contextmanager
     def bounded(self, name: str, at_most_s: float = 0.0) -> Iterator[None]:
-        """A single piece of work that must end by itself within `at_most_s` seconds, well or not."""
+        """Expect the work in the block to end within `at_most_s` seconds, successfully or not."""
         piece = Loop(self, name)
         piece.expect_within(at_most_s)
         key = f"{name} {id(piece)}"  # several of one name may be under way
@@ -76,11 +80,11 @@ class Liveness:
         finally:
             del self.loops[key]
 
-    def promise(self, at_most_s: float) -> float:
-        """When something that is to come within `at_most_s` seconds is overdue, by the clock."""
+    def deadline(self, at_most_s: float) -> float:
+        """Return the time, by the clock, after which something expected within `at_most_s` seconds is overdue."""
         return self._clock() + at_most_s + self.patience_s
 
     def overdue(self) -> list[str]:
-        """Names of the loops that hang or have ended by an error, sorted."""
+        """Return the sorted names of the loops that hang or have ended with an error."""
         now = self._clock()
         return sorted({loop.name for loop in list(self.loops.values()) if loop.due < now})

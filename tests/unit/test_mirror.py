@@ -21,7 +21,6 @@ TESTED_BY = {
     "service/cli/tables": "integration/service/cli/test_offline.py",
     "service/config/current": "unit/service/updates/test_runner.py",
     "service/config/fields": "unit/service/config/test_load.py",
-    "service/config/keeping": "unit/service/config/test_load.py",
     "service/config/sections": "unit/service/config/test_load.py",
     "service/config/yaml_source": "unit/service/config/test_load.py",
     "service/daemon/admin": "end_to_end/test_holds.py",

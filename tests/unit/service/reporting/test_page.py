@@ -5,7 +5,8 @@ import re
 import pytest
 
 from service.reporting.data import without_pictures
-from service.reporting.page import facts, policy, render
+from service.reporting.facts import facts
+from service.reporting.page import policy, render
 from tests.support.html_text import Text
 from tests.support.reports import PICTURE, data_of, detections
 

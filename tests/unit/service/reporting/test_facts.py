@@ -1,4 +1,4 @@
-from service.reporting.figures import figures
+from service.reporting.facts import figures
 
 
 def test_a_classifiers_figures():
