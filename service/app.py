@@ -1,4 +1,4 @@
-"""`edged run`: puts the parts together and runs them until a signal says stop."""
+"""`edged run`: wires the parts together and runs them until a signal stops the daemon."""
 
 from __future__ import annotations
 
@@ -47,14 +47,16 @@ from service.system.watchdog import beat
 log = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # of <malloc.h>
-_UMASK = 0o027  # of this process and its children: caches, warm-up images and reports may show what clients sent
+_UMASK = (
+    0o027  # of this process and its children: caches, warm-up images and reports may contain images that clients sent
+)
 
 
 def run(config_path: Path) -> int:
     """Run the daemon; returns its exit code."""
     os.umask(os.umask(_UMASK) | _UMASK)
     _share_one_heap()
-    faulthandler.enable()  # where every thread is, in the log, when the watchdog ends us
+    faulthandler.enable()  # logs where every thread is when the watchdog ends the process
     try:
         config = load_config(config_path)
         _configure_logs(config)
@@ -66,34 +68,34 @@ def run(config_path: Path) -> int:
 
 
 async def _live(config_path: Path, config: Config) -> None:
-    """Take the locks and ports, serve, work, and leave in the reverse order."""
+    """Take the locks and ports, run the daemon, and release them in the reverse order."""
     paths = Paths(config.state_dir)
     paths.make()
     with contextlib.ExitStack() as held:
         held.enter_context(lock_state(paths.lock))
-        doors = _open_doors(config, inherited_sockets(), held)
-        # A series more for each counter, which says when it was made. The function has no types.
+        listeners = _open_listeners(config, inherited_sockets(), held)
+        # Otherwise each counter has a second series with its time of creation. The function has no types.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
         interval_s, status = watchdog_interval_s(), StatusLine()
         liveness = Liveness(math.inf if interval_s is None else interval_s)
-        environment = Environment(address_of(doors.tcp[0]), liveness, status.tell)
+        environment = Environment(address_of(listeners.tcp[0]), liveness, status.tell)
         supervisor = await Supervisor.open(config, metrics, environment)
         daemon = _Daemon(config_path, supervisor, status)
         if interval_s is not None:
             daemon.heart = asyncio.create_task(beat(liveness, config.socket, interval_s, status))
-        await daemon.run(doors)
+        await daemon.run(listeners)
     log.info("stopped")
 
 
 @dataclass
-class _Doors:
-    """Where requests come in.
+class _Listeners:
+    """The sockets that accept requests.
 
     Attributes:
-        tcp: At least one.
-        unix: At least one, each under a path.
-        tcp_is_held: Whether the service manager holds the TCP listeners: what comes too early waits there.
+        tcp: TCP listeners, at least one.
+        unix: UNIX listeners, at least one, each with a path.
+        tcp_is_held: Whether the service manager holds the TCP listeners: early connections wait there.
     """
 
     tcp: list[socket.socket]
@@ -101,22 +103,26 @@ class _Doors:
     tcp_is_held: bool
 
 
-def _open_doors(config: Config, inherited: Inherited, held: contextlib.ExitStack) -> _Doors:
-    """Those that the service manager passes, and our own for what it does not pass."""
+def _open_listeners(config: Config, inherited: Inherited, held: contextlib.ExitStack) -> _Listeners:
+    """Return the listeners that the service manager passes, and open those that it does not pass."""
     for listener in (*inherited.tcp, *inherited.unix):
         held.enter_context(listener)
     for listener in inherited.tcp:
-        _check_open_door(listener, config.serve)
+        _check_public_listener(listener, config.serve)
     tcp = inherited.tcp or [held.enter_context(listen_tcp(config.serve.host, config.serve.port))]
     unix = list(inherited.unix)
     if str(config.socket) not in [listener.getsockname() for listener in unix]:
         unix.append(held.enter_context(listen_unix(config.socket)))
         held.callback(config.socket.unlink, missing_ok=True)
-    return _Doors(tcp, unix, tcp_is_held=bool(inherited.tcp))
+    return _Listeners(tcp, unix, tcp_is_held=bool(inherited.tcp))
 
 
-def _check_open_door(listener: socket.socket, serve: ServeConfig) -> None:
-    """The socket unit decides on the address, so what the config may not do, it may not either."""
+def _check_public_listener(listener: socket.socket, serve: ServeConfig) -> None:
+    """Refuse a public address without a token: the socket unit must not allow what the config may not.
+
+    Raises:
+        ConfigError: The listener is public, and neither a token nor serve.allow_public is set.
+    """
     if is_loopback(listener) or serve.allow_public or serve.admin_token or serve.inference_token_file:
         return
     raise ConfigError(
@@ -126,10 +132,15 @@ def _check_open_door(listener: socket.socket, serve: ServeConfig) -> None:
 
 
 class _Daemon:
-    """The supervisor with its servers and signals.
+    """The supervisor with its HTTP servers and signal handlers.
+
+    Args:
+        config_path: Config file, read again on SIGHUP.
+        supervisor: Supervisor to run.
+        status: Status line for the service manager.
 
     Attributes:
-        heart: Feeds the watchdog until the stop; None where there is none.
+        heart: Task that feeds the watchdog until the stop; None without a watchdog.
     """
 
     def __init__(self, config_path: Path, supervisor: Supervisor, status: StatusLine) -> None:
@@ -142,21 +153,21 @@ class _Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: list[tuple[Server, asyncio.Task[None]]] = []
 
-    async def run(self, doors: _Doors) -> None:
+    async def run(self, listeners: _Listeners) -> None:
         """Serve until SIGTERM or SIGINT."""
         app = create_app(self._supervisor)
-        self._serve(LocalOnly(app), doors.unix)
-        if not doors.tcp_is_held:
-            self._serve(app, doors.tcp)
+        self._serve(LocalOnly(app), listeners.unix)
+        if not listeners.tcp_is_held:
+            self._serve(app, listeners.tcp)
         self._handle_signals()
         self._supervisor.metrics.config_reload_success.set(1)
         try:
             log.info("listening on %s", self._supervisor.address)
-            async with self._reloading:  # a SIGHUP until then waits: it would take over a half-started daemon
+            async with self._reloading:  # a SIGHUP waits until then: it would reload a half-started daemon
                 if not await self._start():
                     return
-            if doors.tcp_is_held:  # what came while we were away or starting is answered by a model, not with 503
-                self._serve(app, doors.tcp)
+            if listeners.tcp_is_held:  # early requests are answered by a model, not with 503
+                self._serve(app, listeners.tcp)
             sd_notify("READY=1")
             self._status.tell(self._supervisor.status_line())
             log.info("ready")
@@ -174,7 +185,7 @@ class _Daemon:
             await self._supervisor.stop()
 
     async def _start(self) -> bool:
-        """Start the supervisor; false if a stop was asked for first, which does not wait for a model that loads."""
+        """Start the supervisor; returns false if a stop was requested first, even while a model loads."""
         starting, stop = asyncio.create_task(self._supervisor.start()), asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({starting, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -188,7 +199,7 @@ class _Daemon:
 
     def _begin(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)  # the loop itself holds tasks only weakly
+        self._tasks.add(task)  # the event loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
     def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> None:
@@ -202,11 +213,11 @@ class _Daemon:
         loop.add_signal_handler(signal.SIGHUP, lambda: self._begin(self._reload()))
 
     async def _reload(self) -> None:
-        """Take over a changed config file; keep the old one if the new one is wrong."""
+        """Apply a changed config file; keep the old configuration if the new one is invalid."""
         async with self._reloading:
             reloading()
             try:
-                await self._take_over_config()
+                await self._apply_config()
                 self._status.note = None
             except EdgedError as error:
                 log.error("config not reloaded, the old one stays in force: %s", error)
@@ -216,7 +227,7 @@ class _Daemon:
                 sd_notify("READY=1")
                 self._status.tell(self._supervisor.status_line())
 
-    async def _take_over_config(self) -> None:
+    async def _apply_config(self) -> None:
         config = load_config(self._config_path)
         needs_restart = await self._supervisor.reload(config)
         self._supervisor.metrics.config_reload_success.set(1)
@@ -234,5 +245,5 @@ def _share_one_heap() -> None:
 
 def _configure_logs(config: Config) -> None:
     logs.configure(config.log.format, config.log.level)
-    if config.log.level != "debug":  # it tells of every server and connection
+    if config.log.level != "debug":  # uvicorn logs every server and connection
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
