@@ -16,7 +16,7 @@ def service():
     return made
 
 
-def test_a_sample_is_what_happened_since_the_last_one(service):
+def test_a_sample_covers_the_time_since_the_last_one(service):
     samples = Samples()
     for status, seconds in ((200, 0.01), (200, 0.03), (503, 1.0)):
         service.recent.note(status, seconds)

@@ -8,31 +8,31 @@ def service(live: int | None = None, wanted: int | None = None, problem: str | N
     return SimpleNamespace(live=live and SimpleNamespace(number=live), wanted=wanted or live, problem=problem)
 
 
-def lane(active: int | None = None, waiting: int = 0, deferred: bool = False) -> Any:
+def queue(active: int | None = None, waiting: int = 0, deferred: bool = False) -> Any:
     update = active and SimpleNamespace(id=active)
     return SimpleNamespace(active=update, waiting=waiting + bool(active), deferred=deferred)
 
 
-def test_what_is_served_and_what_is_worked_on() -> None:
+def test_the_line_names_what_is_served_and_what_is_worked_on() -> None:
     servers = {"cam": service(live=3), "new": service()}
-    queues = {"cam": lane(active=7, waiting=1), "new": lane()}
+    queues = {"cam": queue(active=7, waiting=1), "new": queue()}
     progress = {7: {"stage": "quantize", "done": 12, "total": 21}}
     expected = "serving cam generation 3; new has nothing to serve yet; update 7 of cam: quantize 12/21; 1 more waits"
     assert status_line(None, servers, queues, progress, True) == expected
 
 
-def test_what_is_wrong() -> None:
+def test_the_line_names_problems() -> None:
     services = {"cam": service(wanted=3, problem="has lost its process")}
-    told = status_line(None, services, {"cam": lane(active=7, deferred=True)}, {}, False)
+    line = status_line(None, services, {"cam": queue(active=7, deferred=True)}, {}, False)
     assert (
-        told == "cam has lost its process; update 7 of cam: deferred, it is tried again; the drop folder is not watched"
+        line == "cam has lost its process; update 7 of cam: deferred, it is tried again; the drop folder is not watched"
     )
 
 
-def test_on_the_way_up_and_down() -> None:
+def test_the_line_begins_with_the_phase() -> None:
     services = {"cam": service(wanted=3)}
     assert status_line("starting", services, {}, {}, False) == "starting; cam generation 3 is being loaded"
     assert status_line("stopping", {"cam": service(live=3)}, {}, {}, True) == "stopping; serving cam generation 3"
     progress = {7: {"stage": "load", "done": 0, "total": None}}
-    told = status_line(None, {}, {"cam": lane(active=7), "b": lane(active=8, waiting=2)}, progress, True)
-    assert told == "update 7 of cam: load; update 8 of b: on its way; 2 more wait"
+    line = status_line(None, {}, {"cam": queue(active=7), "b": queue(active=8, waiting=2)}, progress, True)
+    assert line == "update 7 of cam: load; update 8 of b: on its way; 2 more wait"

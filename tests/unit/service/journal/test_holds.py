@@ -27,7 +27,7 @@ def run(journal, test):
     return asyncio.run(main())
 
 
-def test_nothing_is_held_that_nobody_held(journal):
+def test_a_model_without_a_hold_is_not_held(journal):
     async def test(holds):
         return holds.of("m"), holds.why("m")
 

@@ -40,12 +40,12 @@ def test_ends_are_final(state):
             advance(state, target)
 
 
-def test_what_was_committed_can_only_be_rolled_back():
+def test_a_committed_update_can_only_be_rolled_back():
     assert NEXT[State.COMMITTED] == {State.ROLLED_BACK}
 
 
 @pytest.mark.parametrize("state", [State.LIVE, State.COMMITTED])
-def test_what_has_traffic_is_never_merely_rejected(state):
+def test_a_live_update_is_never_merely_rejected(state):
     assert not NEXT[state] & {State.REJECTED, State.DEFERRED, State.FAILED, State.SUPERSEDED}
 
 

@@ -42,14 +42,14 @@ def test_an_update_keeps_what_is_set(journal):
     assert journal.get(update.id) == update
 
 
-def test_a_dictionary_of_it_is_json(journal):
+def test_the_dictionary_of_an_update_is_json(journal):
     update = claimed(journal)
     shown = update.to_dict()
     assert shown["state"] == "CLAIMED"
     assert shown["dropped_at"] == "1970-01-01T00:16:40.000Z"
 
 
-def test_a_step_forward_clears_the_trouble_before(journal):
+def test_a_step_forward_clears_code_and_reason(journal):
     update = claimed(journal)
     update = journal.advance(update.id, State.DEFERRED, code="memory", reason="too little")
     assert (update.code, update.reason) == ("memory", "too little")
@@ -106,7 +106,7 @@ def test_the_newest_of_a_key_before_an_update(journal):
     assert journal.last_for_key("k", before=one.id) is None
 
 
-def test_history_tells_what_was_published(journal):
+def test_history_lists_published_updates(journal):
     update, other = claimed(journal, name="a"), claimed(journal, name="b")
     journal.advance(update.id, State.PUBLISHED, generation=7)
     assert [u.generation for u in journal.history("m")] == [7]
@@ -159,7 +159,7 @@ def test_holds_outlive_the_journal_object(tmp_path):
     journal.close()
 
 
-def test_a_journal_of_the_first_version_is_taken_over(tmp_path):
+def test_a_journal_of_the_first_version_is_migrated(tmp_path):
     path = tmp_path / "journal.db"
     journal = Journal(path)
     update = journal.create("m", "a.pt", 1)
@@ -175,7 +175,7 @@ def test_a_journal_of_the_first_version_is_taken_over(tmp_path):
     journal.close()
 
 
-def test_events_tell_the_way(journal):
+def test_events_record_every_transition(journal):
     update = claimed(journal, sha256="ab")
     journal.advance(update.id, State.REJECTED, code="unsafe_checkpoint", reason="it wants to run os.system")
     events = journal.events(update.id)
@@ -184,20 +184,20 @@ def test_events_tell_the_way(journal):
     assert [event.at for event in events] == sorted(event.at for event in events)
 
 
-def test_names_from_outside_cannot_break_it(journal):
+def test_file_names_cannot_break_the_journal(journal):
     name = b"a\xff'; DROP TABLE updates; --\n.pth".decode("utf-8", "surrogateescape")
     update = journal.create("m", name, 1)
     assert update.file_name == "a\\xff'; DROP TABLE updates; --\\n.pth"
     assert journal.create("m", name, 1).id == update.id
 
 
-def test_a_missing_update_is_told(journal):
+def test_a_missing_update_is_an_error(journal):
     assert journal.get(99) is None
     with pytest.raises(KeyError):
         journal.advance(99, State.SETTLED)
 
 
-def test_it_survives_kill_9_in_the_middle_of_writing(tmp_path):
+def test_the_journal_survives_kill_9_in_the_middle_of_writing(tmp_path):
     """Whatever the writer said it had written is there, and nothing is half there."""
     script = """
 import sys
@@ -213,19 +213,19 @@ while True:
 """
     path = tmp_path / "journal.db"
     writer = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE, text=True)
-    told = [int(next(writer.stdout)) for _ in range(20)]
+    reported = [int(next(writer.stdout)) for _ in range(20)]
     writer.kill()
-    told += [int(line) for line in writer.stdout if line.endswith("\n")]
+    reported += [int(line) for line in writer.stdout if line.endswith("\n")]
     writer.stdout.close()
     writer.wait()
     journal = Journal(path)
-    for update_id in told:
+    for update_id in reported:
         assert journal.get(update_id).state is State.CLAIMED
         assert len(journal.events(update_id)) == 3
     journal.close()
 
 
-def test_a_damaged_file_is_put_aside(tmp_path, caplog):
+def test_a_damaged_file_is_quarantined(tmp_path, caplog):
     path = tmp_path / "journal.db"
     path.write_bytes(b"no database" * 1000)
     journal = Journal(path)
@@ -364,14 +364,14 @@ def test_the_oldest_ended_updates_are_forgotten_with_their_events(journal):
     assert claimed(journal).id > kept[-1].id  # numbers are not given twice
 
 
-def test_what_is_too_old_is_forgotten_unless_it_has_not_ended(journal):
+def test_expired_updates_are_forgotten_unless_they_are_open(journal):
     waiting, old = claimed(journal), ended(journal)
     new = ended(journal)
     assert journal.forget(100, old.updated_at + 0.5, ()) == 1
     assert [update.id for update in journal.find()] == [new.id, waiting.id]
 
 
-def test_updates_of_generations_that_are_there_stay(journal):
+def test_updates_of_existing_generations_stay(journal):
     kept, gone = (
         ended(journal, State.COMMITTED, generation=1, key="a"),
         ended(journal, State.COMMITTED, generation=2, key="b"),
@@ -381,7 +381,7 @@ def test_updates_of_generations_that_are_there_stay(journal):
     assert journal.get(gone.id) is None
 
 
-def test_work_that_did_not_begin_is_no_attempt(journal):
+def test_work_that_did_not_begin_does_not_count_as_an_attempt(journal):
     update = claimed(journal)
     update = journal.advance(update.id, State.DEFERRED, code="window", reason="later", attempt=update.attempt - 1)
     assert update.attempt == 0

@@ -1,4 +1,4 @@
-"""Where the files of an update lie, what is read of them, and what is written beside them."""
+"""Where the files of an update are, what is read from them, and what is written next to them."""
 
 import asyncio
 import json
@@ -61,7 +61,7 @@ def look(state, update):
     return gather(state.journal, state.store, state.paths, update.id)
 
 
-def test_all_that_is_known_of_a_published_update(state):
+def test_everything_about_a_published_update_is_gathered(state):
     update = update_of(state.journal, *FORWARD, stages={"settle": 1.0, "verify": 2.0})
     keep_resource_trace(state.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
     update = published(state, update, report='{"layers": []}', predictions='{"images": []}')
@@ -75,7 +75,7 @@ def test_all_that_is_known_of_a_published_update(state):
     assert json.loads(json.dumps(found)) == found
 
 
-def test_an_update_that_never_got_anywhere(state):
+def test_an_update_that_was_not_claimed_has_no_files(state):
     found = look(state, update_of(state.journal))
     assert [found[key] for key in ("report", "manifest", "predictions", "course", "path")] == [None] * 5
     with pytest.raises(UsageError, match="no update 99"):
@@ -90,7 +90,7 @@ def test_a_damaged_file_is_left_out(state, contents):
     assert (found["report"], found["predictions"]) == (None, {"images": []})
 
 
-def test_a_refused_file_keeps_what_its_worker_left(state):
+def test_a_rejected_file_keeps_the_evidence_of_its_worker(state):
     update = update_of(state.journal, *FORWARD, sha256="ab")
     staged, folder = state.staged(update), state.paths.rejected / "ab"
     folder.mkdir()
@@ -104,7 +104,7 @@ def test_a_refused_file_keeps_what_its_worker_left(state):
     assert {path.name for path in folder.iterdir()} == {COURSE, PREDICTIONS}
 
 
-def test_the_page_is_written_beside_what_it_tells_of(state):
+def test_the_page_is_written_next_to_its_data(state):
     update = update_of(state.journal, *FORWARD)
     keep_resource_trace(state.staged(update), ResourceTrace(update.id, 5.0, [(0.2, 7)], None))
     update = published(state, update, report=json.dumps(data_of()["report"]))
@@ -122,7 +122,7 @@ def test_the_page_is_written_beside_what_it_tells_of(state):
     assert look(state, again)["course"]["update"] == update.id
 
 
-def test_a_report_that_cannot_be_written_is_told_and_harms_nothing(state, caplog):
+def test_a_report_that_cannot_be_written_is_only_logged(state, caplog):
     update = update_of(state.journal, *FORWARD)
     update = published(state, update, report='{"layers": [{"name": "without a loss"}]}')
     write_report(state, update.id)

@@ -22,5 +22,5 @@ MIB = 1 << 20
         (300, 299, 1, 192),  # never less than torch itself
     ],
 )
-def test_what_is_needed(live: int, live_network: int, network: int, needed: int) -> None:
+def test_needed_memory_follows_the_networks(live: int, live_network: int, network: int, needed: int) -> None:
     assert needed_bytes(live * MIB, live_network * MIB, network * MIB) == needed * MIB

@@ -40,15 +40,15 @@ def traffic(good, bad=0, seconds=0.01):
         (traffic(94, 6), traffic(0, 19), 0, "6 of 100 requests failed"),  # too few before to be an excuse
     ],
 )
-def test_what_fails_at_once(now, before, crashes, reason):
-    told = failure(now, before, crashes, GATES)
-    assert told is None if reason is None else reason in told
+def test_a_failure_is_certain_before_the_end(now, before, crashes, reason):
+    found = failure(now, before, crashes, GATES)
+    assert found is None if reason is None else reason in found
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.floats(0, 100))
 def test_no_generation_fails_for_errors_that_are_allowed_or_too_few(good, bad, allowed):
-    told = failure(traffic(good, bad), traffic(0), 0, GatesConfig(max_error_rate=allowed))
-    assert (told is not None) == (good + bad >= ENOUGH_FOR_ERRORS and 100.0 * bad / (good + bad) > allowed)
+    found = failure(traffic(good, bad), traffic(0), 0, GatesConfig(max_error_rate=allowed))
+    assert (found is not None) == (good + bad >= ENOUGH_FOR_ERRORS and 100.0 * bad / (good + bad) > allowed)
 
 
 def service(now, before, fork_server=None):
@@ -63,18 +63,18 @@ def service(now, before, fork_server=None):
         (ENOUGH_FOR_P99, 0.03, GATES, True),
         (ENOUGH_FOR_P99, 0.015, GATES, False),
         (ENOUGH_FOR_P99 - 1, 0.03, GATES, False),  # too few to speak of a p99
-        (ENOUGH_FOR_P99, 0.03, GatesConfig(), False),  # nobody asked
+        (ENOUGH_FOR_P99, 0.03, GatesConfig(), False),  # no gate
     ],
 )
 def test_latency_is_judged_at_the_end(requests, seconds, gates, fails):
-    told = failure_at_end(service(traffic(requests, seconds=seconds), traffic(1000)), 0, gates)
-    assert (told is not None) == fails
+    found = failure_at_end(service(traffic(requests, seconds=seconds), traffic(1000)), 0, gates)
+    assert (found is not None) == fails
     if fails:
-        assert "p99 latency is 30." in told
-        assert "gates.max_p99_ratio is 2" in told
+        assert "p99 latency is 30." in found
+        assert "gates.max_p99_ratio is 2" in found
 
 
-def test_what_is_not_up_at_the_end_has_failed():
+def test_a_generation_without_a_process_at_the_end_has_failed():
     async def main():
         async with ForkServer() as fork_server:
             down = service(traffic(0), traffic(0), fork_server)

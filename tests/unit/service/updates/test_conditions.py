@@ -9,7 +9,7 @@ from service.updates.conditions import why_not_now
 
 
 class Scripted(DeviceState):
-    """Says what the test wants; fails when it is asked for what is not configured."""
+    """A device with scripted readings; fails when a reading is not configured."""
 
     def __init__(self, **answers: object) -> None:
         for name in ("temperature_c", "available_memory_bytes", "on_battery", "power_mode"):
@@ -29,7 +29,7 @@ def why(device, now=0.0, **worker):
     return None if found is None else (found.code, found.reason, found.seconds)
 
 
-def test_by_default_nothing_is_asked():
+def test_by_default_no_condition_is_read():
     assert why(Scripted()) is None
 
 
@@ -65,7 +65,7 @@ def test_a_weak_power_mode_waits(modes, waits):
     assert why(Scripted(power_mode=None), power_modes=modes) is None
 
 
-def test_outside_its_window_a_device_is_not_even_asked_for_its_heat():
+def test_outside_its_window_the_temperature_is_not_read():
     now = time.mktime((2026, 5, 5, 21, 30, 0, 0, 0, -1))
     window = {"window": parse_windows(["22:00-06:00"]), "defer_above_c": 80.0}
     assert why(Scripted(), now, **window) == ("window", "worker.window is 22:00-06:00", 1800.0)

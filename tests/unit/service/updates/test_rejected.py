@@ -18,7 +18,7 @@ def claimed(root: Path, content: bytes) -> Path:
     return file
 
 
-def test_the_file_moves_and_the_reason_is_beside_it(tmp_path: Path) -> None:
+def test_the_file_moves_next_to_its_reason(tmp_path: Path) -> None:
     file = claimed(tmp_path, b"bad")
     reject(file, tmp_path / "rejected" / "abc", {"code": "checkpoint", "reason": "why"})
     assert not file.parent.exists()
@@ -27,7 +27,7 @@ def test_the_file_moves_and_the_reason_is_beside_it(tmp_path: Path) -> None:
     assert json.loads((folder / "reason.json").read_text()) == {"code": "checkpoint", "reason": "why"}
 
 
-def test_again_after_a_crash(tmp_path: Path) -> None:
+def test_rejecting_again_after_a_crash_finishes_it(tmp_path: Path) -> None:
     folder = tmp_path / "rejected" / "abc"
     file = claimed(tmp_path, b"bad")
     reject(file, folder, {"reason": "first"}, keep_source=True)
@@ -38,13 +38,13 @@ def test_again_after_a_crash(tmp_path: Path) -> None:
     assert json.loads((folder / "reason.json").read_text()) == {"reason": "third"}
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_state_error(tmp_path: Path) -> None:
     (tmp_path / "rejected").write_text("in the way")
     with pytest.raises(StateError, match="cannot write"):
         reject(claimed(tmp_path, b"bad"), tmp_path / "rejected" / "abc", {})
 
 
-def test_discarding_twice(tmp_path: Path) -> None:
+def test_discarding_twice_is_harmless(tmp_path: Path) -> None:
     file = claimed(tmp_path, b"done")
     discard(file)
     discard(file)

@@ -76,19 +76,19 @@ def waits_for(device: Device) -> set[str]:
 
 def run(device: Device, test: Callable[[Device, UpdateQueue], Awaitable[None]]) -> None:
     async def main() -> None:
-        lane = UpdateQueue(device.runner.drive, device.runner.supersede, device.runner.fail)
+        queue = UpdateQueue(device.runner.drive, device.runner.supersede, device.runner.fail)
         try:
-            lane.offer(device.update)
-            await asyncio.wait_for(test(device, lane), TIMEOUT_S)
+            queue.offer(device.update)
+            await asyncio.wait_for(test(device, queue), TIMEOUT_S)
         finally:
-            await lane.close()
+            await queue.close()
             device.journal.close()
             device.disk.close()
 
     asyncio.run(main())
 
 
-def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) -> None:
+def test_an_update_waits_while_the_device_is_hot_and_then_goes_on(tmp_path: Path) -> None:
     async def test(device: Device, _: UpdateQueue) -> None:
         await device.until(State.DEFERRED)
         update = device.now()
@@ -96,7 +96,7 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
         assert update.reason == "the device has 91.5 °C; worker.defer_above_c is 80"
         assert device.runner.postponed == {update.id}
         assert waits_for(device) == {"temperature"}
-        while update.id not in device.runner.retry_at:  # it is told as soon as the journal has it
+        while update.id not in device.runner.retry_at:  # it is set as soon as the journal has it
             await asyncio.sleep(0.01)
         first = device.runner.retry_at[update.id]
         while device.runner.retry_at.get(update.id, first) == first:  # it looks again
@@ -110,13 +110,13 @@ def test_it_waits_while_the_device_is_hot_and_goes_on_by_itself(tmp_path: Path) 
         value = device.metrics.registry.get_sample_value
         assert value("edged_updates_deferred_total", {"model": "m", "reason": "temperature"}) == 1
 
-    device = Device(tmp_path, "{defer_above_c: 80, recheck_s: 0.02}")
+    device = Device(tmp_path, "{defer_above_c: 80, recheck_s: 0.02, nice: 0}")
     device.heat(91.5)
     run(device, test)
 
 
-def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
-    async def test(device: Device, lane: UpdateQueue) -> None:
+def test_another_reason_is_journaled_without_another_attempt(tmp_path: Path) -> None:
+    async def test(device: Device, queue: UpdateQueue) -> None:
         await device.until(State.DEFERRED)
         assert device.now().code == "temperature"
         device.heat(20.0)
@@ -124,7 +124,7 @@ def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
         mains.mkdir(parents=True)
         (mains / "status").write_text("Discharging\n")
         (mains / "type").write_text("Battery\n")
-        lane.recheck()
+        queue.recheck()
         while device.now().code != "battery":
             await asyncio.sleep(0.01)
         assert waits_for(device) == {"battery"}
@@ -137,7 +137,7 @@ def test_another_reason_is_told_without_another_try(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("state", "again"), [(State.LIVE, True), (State.COMMITTED, False)])
-def test_what_goes_wrong_after_the_switch_takes_nothing_out_of_service(
+def test_a_failure_after_the_switch_takes_nothing_out_of_service(
     tmp_path: Path, state: State, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Say the disk fills up in probation: from LIVE there is no way to DEFERRED, and the file is no bad one."""
