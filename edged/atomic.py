@@ -1,4 +1,4 @@
-"""Writes that survive a crash: a reader sees the old file or the new one, never half of one."""
+"""Atomic writes: even after a crash a reader sees the complete old file or the complete new one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edged.errors import StateError
 
 @contextmanager
 def as_state_error(path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a StateError that names `path` and the cause."""
+    """Convert an OSError of the block to a StateError with `path` and the cause."""
     try:
         yield
     except OSError as error:
@@ -22,7 +22,7 @@ def as_state_error(path: Path) -> Iterator[None]:
 
 
 def temporary_sibling(path: Path) -> Path:
-    """A fresh hidden name beside `path`, so that a rename into place stays on one filesystem."""
+    """Return a unique hidden path next to `path`, so that a rename into place stays on one filesystem."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
@@ -45,7 +45,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def fsync_tree(path: Path) -> None:
-    """Wait until every regular file and folder under `path` is on the disk, the innermost first."""
+    """Wait until every regular file and folder under `path` is on the disk, innermost first."""
     for parent, _, files in os.walk(path, topdown=False):
         for name in files:
             file = Path(parent, name)
@@ -55,12 +55,12 @@ def fsync_tree(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Replace the file `path` by one that holds `data`; a crash leaves the old contents or the new.
+    """Replace the contents of the file `path` by `data`; a crash leaves the old or the new contents.
 
     Args:
-        path: Where to.
-        data: What it will hold.
-        mode: Permissions, less those that the umask takes away.
+        path: Path of the file, which need not exist yet.
+        data: New contents of the file.
+        mode: Permissions of the file, reduced by the umask.
 
     Raises:
         StateError: The disk is full or the folder cannot be written.
@@ -81,18 +81,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
 
 
 def rename_into_place(source: Path, target: Path) -> None:
-    """Give the finished file or folder `source` its final name, durably.
+    """Rename the finished file or folder `source` to its final name and sync the rename to the disk.
 
     Args:
-        source: Already on the disk (see `fsync_tree`), on the same filesystem as `target`.
-        target: Must not exist: a name in place is never changed, only added. One writer at a time.
+        source: Path of a file or folder that is already synced (see `fsync_tree`), on the filesystem of `target`.
+        target: Final path, which must not exist. Only one process may write to its folder at a time.
 
     Raises:
         StateError: `target` exists, or the rename failed.
     """
-    # rename(2) would replace a file or an empty folder without a word.
+    # rename(2) would silently replace a file or an empty folder.
     if os.path.lexists(target):
-        raise StateError(f"cannot write {target}: it exists already; remove it or choose another name")
+        raise StateError(f"cannot write {target}: it already exists; remove it or choose another name")
     with as_state_error(target):
         source.rename(target)
         fsync_directory(target.parent)
@@ -101,16 +101,16 @@ def rename_into_place(source: Path, target: Path) -> None:
 
 
 def replace_symlink(link: Path, target: str) -> None:
-    """Point `link` at `target` in one step: whoever opens it gets the old target or the new one.
+    """Point `link` at `target` atomically, so that a reader gets either the old or the new target.
 
     Args:
-        link: The symbolic link; need not exist yet. One writer at a time.
-        target: What the link holds, relative to its folder.
+        link: Path of the symbolic link, which need not exist yet. Only one process may write it at a time.
+        target: Target of the link, relative to the link's folder.
 
     Raises:
         StateError: The link cannot be written.
     """
-    # A fixed name, so that what a crash left behind is cleared by the next call.
+    # The name is fixed, so that the next call removes what a crash left behind.
     temporary = link.with_name(f".{link.name}.tmp")
     with as_state_error(link):
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where the work is done: on the CPU, or on a CUDA device if there is one."""
+"""Selection and use of the device: the CPU, or a CUDA device if available."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ CPU = torch.device("cpu")
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA's where there is one.
+    """Return the device of this name; "auto" chooses CUDA if available, else the CPU.
 
     Raises:
-        DeviceError: "cuda" is asked for, and torch finds none.
-        UsageError: There is no such name.
+        DeviceError: `name` is "cuda", and torch finds no GPU that it can use.
+        UsageError: `name` is not in DEVICES.
     """
     if name not in DEVICES:
         raise UsageError(f"device has value {name!r}; choose auto, cpu or cuda")
@@ -39,20 +39,20 @@ def choose_device(name: str) -> torch.device:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the parameters of `model` lie; the CPU for a model without any."""
+    """Return the device of the parameters of `model`; the CPU for a model without parameters."""
     parameter = next(model.parameters(), None)
     return CPU if parameter is None else parameter.device
 
 
 def device_name(device: torch.device) -> str:
-    """For reports: "cpu", or "cuda" with the name that the GPU gives itself."""
+    """Return the device's name for reports: "cpu", or "cuda" with the name of the GPU."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
 
 
 def moved(host: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on `device`, in its own layout; itself if that is the CPU.
+    """Move a CPU tensor to `device`, keeping its layout; return the same tensor if that is the CPU.
 
-    To CUDA it goes through pinned memory, so that the CPU prepares the next one meanwhile.
+    A copy to CUDA uses pinned memory, so that the CPU can prepare the next tensor meanwhile.
     """
     if device.type != "cuda":
         return host.to(device)
@@ -60,17 +60,17 @@ def moved(host: Tensor, device: torch.device) -> Tensor:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a CUDA device has done all that it was given: a time taken before says nothing."""
+    """Wait until a CUDA device has finished all queued work, without which measured times are meaningless."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """While entered, CUDA computes with float32 numbers as they are, and the same way every time.
+    """Make CUDA compute in full float32 precision and deterministically within the block.
 
-    cuDNN's convolutions round their inputs to the 10 bits of TF32 unless they are told not to, and matrix products do
-    where a program has asked for it: a sum of such products is no X X^T, and need not be positive semi-definite.
+    By default cuDNN's convolutions round their inputs to the 10 bits of TF32, and matrix products do so if the program
+    enabled it. A sum of such products is not X X^T and need not be positive semi-definite.
     """
     if device.type != "cuda":
         yield

@@ -1,4 +1,4 @@
-"""The two products that nearly all of the work consists of, at the speed of the machine."""
+"""Fast versions of the two products that take nearly all of the computing time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
 # torch multiplies float32 matrices with MKL, which leaves half of an AMD processor's vector units idle; oneDNN, which
-# runs its convolutions, does not. torch has oneDNN's product for compiled models only, under this name.
+# computes its convolutions, does not. torch offers oneDNN's product only to compiled models, under this name.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-_WORTHWHILE = 1 << 24  # multiplications; below, the call itself costs more than the product
+_WORTHWHILE = 1 << 24  # multiplications; below, the call costs more than the product
 
 
 def matmul_nt(A: Tensor, B: Tensor) -> Tensor:
-    """A B^T, accumulated in the inputs' own precision.
+    """Compute A B^T, accumulated in the inputs' own precision.
 
     Args:
-        A: [m, k], any strides. Not modified.
-        B: [n, k], any strides, of A's type and device. Not modified.
+        A: Left matrix [m, k] with any strides. Not modified.
+        B: Right matrix [n, k] with any strides, of A's type and device. Not modified.
 
     Returns:
-        [m, n].
+        The product [m, n].
     """
     large = A.shape[0] * B.shape[0] * A.shape[1] >= _WORTHWHILE
     if _ONEDNN is None or not large or A.dtype is not torch.float32 or A.device.type != "cpu":
@@ -38,21 +38,21 @@ def shifted_products(
     dilation: tuple[int, ...] = (1, 1),
     groups: int = 1,
 ) -> Tensor:
-    """Sum over positions p of y(p) x(p * stride + o * dilation - padding)^T, for each offset o in a kernel.
+    """Sum y(p) x(p * stride + o * dilation - padding)^T over positions p, for each offset o in a kernel.
 
-    That is what a convolution's weight gradient computes, and what libraries run as fast as the convolution itself.
+    This is the weight gradient of a convolution from x to y, which libraries compute as fast as the convolution.
 
     Args:
-        y: Outputs [b, rows, H', W'].
-        x: Inputs [b, C, H, W].
-        kernel_size: Extent of the offsets, down and across.
-        stride: Of the convolution that leads from x to y; likewise padding, dilation and groups.
+        y: Outputs [b, rows, H', W']. Not modified.
+        x: Inputs [b, C, H, W]. Not modified.
+        kernel_size: Number of offsets, down and across.
+        stride: Stride of the convolution, down and across.
         padding: Zeros around x, above and below, left and right.
-        dilation: Pixels between offsets.
-        groups: Conv groups.
+        dilation: Pixels between offsets, down and across.
+        groups: Number of conv groups.
 
     Returns:
-        [rows, C / groups, *kernel_size].
+        The sums [rows, C / groups, *kernel_size].
     """
     shape = (y.shape[1], x.shape[1] // groups, *kernel_size)
     products: Tensor = conv2d_weight(x, shape, y, stride, padding, dilation, groups)  # type: ignore[no-untyped-call]
@@ -60,5 +60,5 @@ def shifted_products(
 
 
 def _dense(matrix: Tensor) -> Tensor:
-    # For part of a larger matrix oneDNN takes its reference implementation, hundreds of times slower.
+    # For part of a larger matrix oneDNN uses its reference implementation, which is hundreds of times slower.
     return matrix if matrix.is_contiguous() or matrix.t().is_contiguous() else matrix.contiguous()

@@ -1,6 +1,7 @@
-"""How much memory this process has in use, as the system counts it, and how to have no more than is needed.
+"""Memory in use by this process, and ways to return free memory to the system.
 
-On a CUDA device torch's allocator counts: what its tensors take, without what the driver needs for itself.
+On the CPU memory is counted by the system. On a CUDA device it is counted by torch's allocator, which includes the
+tensors but not the driver's own memory.
 """
 
 from __future__ import annotations
@@ -16,57 +17,57 @@ _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
 
 def resident_bytes() -> int:
-    """Resident memory now; 0 where the system does not tell."""
+    """Return the current resident memory of this process in bytes, or 0 if the system does not report it."""
     return _status("VmRSS")
 
 
 def peak_bytes() -> int:
-    """Largest resident memory that the process ever had; 0 where the system does not tell."""
+    """Return the peak resident memory of this process in bytes, or 0 if the system does not report it."""
     return _status("VmHWM")
 
 
 def present_bytes(device: torch.device) -> int:
-    """What the work's tensors take on a CUDA device now, else resident memory."""
+    """Return the current memory of the tensors on a CUDA device, or else the resident memory, in bytes."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
 
 
 def device_peak_bytes(device: torch.device) -> int:
-    """The most that `present_bytes` ever was in this process."""
+    """Return the peak of `present_bytes` in this process, in bytes."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()
 
 
 def limit_bytes(device: torch.device, asked: int | None) -> int | None:
-    """The most that `present_bytes` may become: what was asked for, on a CUDA device no more than can be had.
+    """Return the limit of `present_bytes` in bytes: the requested one, or on a CUDA device what is available if less.
 
     Args:
-        device: Where the work is done.
-        asked: Bytes, None for no limit.
+        device: Device of the computation.
+        asked: Requested limit in bytes, None for no limit.
     """
     if device.type != "cuda":
         return asked
     free, _ = torch.cuda.mem_get_info(device)
-    # What the allocator keeps for later can be had, too.
+    # Memory that the allocator keeps for reuse is available, too.
     possible = free + torch.cuda.memory_reserved(device)
     return possible if asked is None else min(asked, possible)
 
 
 def give_back_free_memory() -> None:
-    """Return what the C library and CUDA's allocator keep for later to the system, where they can be asked to.
+    """Return the memory that the C library and CUDA's allocator keep for reuse to the system, where possible.
 
-    The C library keeps freed blocks that lie between used ones: after many batches of changing size, more than is in
-    use.
+    The C library keeps freed blocks between used ones. After many batches of changing size these can exceed the
+    memory in use.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
-    torch.cuda.empty_cache()  # nothing is done where CUDA is not in use
+    torch.cuda.empty_cache()  # does nothing if CUDA is not in use
 
 
 def give_back_blocks_of(size: int) -> None:
-    """From now on return each block of at least `size` bytes to the system as soon as it is free.
+    """Return each block of at least `size` bytes to the system as soon as it is freed, from now on.
 
-    The C library does so above 32 MB of its own accord. Lower, the process holds hardly more than what is in use; but
-    fresh pages cost time, for blocks that come and go in every batch as much as the work on them.
+    By default the C library does so above 32 MB. With a lower size the process takes hardly more memory than is in
+    use. But new pages cost time: for blocks that are allocated in every batch, as much as the work on them.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -74,9 +75,9 @@ def give_back_blocks_of(size: int) -> None:
 
 
 def apart(value: Tensor) -> Tensor:
-    """A copy of a dense tensor; on the CPU in pages of its own, which go back to the system as soon as it is dropped.
+    """Copy a dense tensor, on the CPU to pages of its own, which return to the system when the copy is released.
 
-    For what lives long among much that does not: in the heap it would hold the space around it.
+    This is for long-lived tensors among many short-lived ones, because in the heap they would fragment the free space.
     """
     if not value.numel() or value.device.type != "cpu":
         return value.clone()

@@ -1,4 +1,4 @@
-"""What an artifact says of itself. Imports no torch: the supervisor reads it."""
+"""The manifest of an artifact; torch is not imported, because the supervisor reads manifests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edged.errors import ArtifactError
 
 SCHEMA_VERSION = 1
 
-# Keys that must be there in each nested object, with their types. More keys may follow.
+# Required keys of each nested object, with their types. An object may have more keys.
 _NESTED: dict[str, dict[str, type]] = {
     "architecture": {"name": str},
     "input": {"size": int, "resize": int, "mean": list, "std": list},
@@ -30,7 +30,7 @@ _NESTED: dict[str, dict[str, type]] = {
 }
 _WARMUP: dict[str, type] = {"sha256": str, "bytes": int, "images": int, "outputs_sha256": str, "threads": int}
 _PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
-# What manifests lack that were written before there were detectors, or images to warm up with.
+# Keys that older manifests lack, from before detectors and warmup images were added.
 _OPTIONAL = ("task", "detection", "warmup")
 TASKS = ("classification", "detection")
 
@@ -40,22 +40,22 @@ class Manifest:
     """The contents of manifest.json.
 
     Attributes:
-        name: Model name of the daemon, "" when there is none.
-        architecture: `Architecture.to_dict()`.
-        input: `InputSpec.to_dict()`.
-        quantization: `QuantSpec.to_dict()`.
-        source: The checkpoint: sha256 (hex), bytes, name, format.
-        calibration: digest (hex) of the images, images used, held_out, skipped, folder_labels (bool).
-        classes: Names in the order of the logits or of a detector's class ids, where known.
-        versions: Version by name of edged, torch, python.
-        started_at: When the work began, ISO 8601 UTC.
-        finished_at: When it was done, ISO 8601 UTC.
-        weights: sha256 (hex) and bytes of weights.safetensors; the writer fills it in.
-        task: One of TASKS.
-        detection: `DetectionSpec.to_dict()` of a detector: which predictions become boxes. None for a classifier.
-        warmup: Of warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; the writer fills it
-            in. None where there is none.
-        schema_version: Version of this layout.
+        name: Name of the model in the daemon, "" outside a daemon.
+        architecture: Architecture of the network, as `Architecture.to_dict()` returns it.
+        input: Preprocessing of images, as `InputSpec.to_dict()` returns it.
+        quantization: Quantization settings, as `QuantSpec.to_dict()` returns them.
+        source: Checkpoint that was quantized: sha256 (hex), bytes, name, format.
+        calibration: Calibration images: digest (hex), images used, held_out, skipped, folder_labels (bool).
+        classes: Class names in the order of the logits or of a detector's class ids; None if unknown.
+        versions: Versions of edged, torch and python, by name.
+        started_at: Time at which the quantization started, ISO 8601 UTC.
+        finished_at: Time at which the quantization finished, ISO 8601 UTC.
+        weights: File weights.safetensors: sha256 (hex) and bytes; filled in by the writer.
+        task: Task of the network, one of TASKS.
+        detection: Thresholds of a detector, as `DetectionSpec.to_dict()` returns them. None for a classifier.
+        warmup: File warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; filled in by the
+            writer. None if there is no such file.
+        schema_version: Version of this schema.
     """
 
     name: str
@@ -75,22 +75,22 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, the schema version first."""
+        """Convert the manifest to JSON types, with the schema version first."""
         data = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         data = {key: dict(value) if isinstance(value, Mapping) else value for key, value in data.items()}
         data["classes"] = None if self.classes is None else list(self.classes)
         return {"schema_version": data.pop("schema_version"), **data}
 
     def to_json(self) -> str:
-        """The text of manifest.json."""
+        """Return the text of manifest.json."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Manifest:
-        """Inverse of `to_dict`.
+        """Create a manifest from the result of `to_dict`.
 
         Raises:
-            ArtifactError: A key is missing, unknown or of the wrong type, or the schema is another one.
+            ArtifactError: A key is missing, unknown or of the wrong type, or the schema version is not supported.
         """
         _check(data)
         values = dict(data)
@@ -99,10 +99,10 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Manifest:
-        """Inverse of `to_json`.
+        """Parse the text of manifest.json.
 
         Raises:
-            ArtifactError: The text is no JSON object, or `from_dict` refuses it.
+            ArtifactError: The text is not a JSON object, or `from_dict` rejects it.
         """
         try:
             data = json.loads(text)
@@ -116,7 +116,7 @@ class Manifest:
 
 
 def _check(data: Mapping[str, Any]) -> None:
-    """Raise ArtifactError at the first key that is not as documented."""
+    """Raise ArtifactError for the first key that is not as documented."""
     version = data.get("schema_version")
     if version != SCHEMA_VERSION:
         raise ArtifactError(f"manifest schema_version has value {version!r}; this edged reads {SCHEMA_VERSION}")

@@ -1,4 +1,4 @@
-"""Reads an artifact folder back and checks that it is whole."""
+"""Reading of an artifact folder, with a check that it is complete and undamaged."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from edged.spec import DetectionSpec, InputSpec
 
 @dataclass(frozen=True)
 class Artifact:
-    """A quantized model on disk, its weights checked against the manifest.
+    """A quantized model on disk, whose weights match the manifest.
 
     Attributes:
-        directory: The folder itself, links resolved: a switch of `current` does not change it.
+        directory: Folder of the artifact with links resolved, so that a switch of `current` does not change it.
         manifest: Parsed manifest.json.
         report: Parsed report.json.
-        architecture: The network.
-        input: How its images are prepared.
-        detection: Which predictions of a detector become boxes; None for a classifier.
+        architecture: Architecture of the network.
+        input: Preprocessing of images for the network.
+        detection: Thresholds of a detector; None for a classifier.
     """
 
     directory: Path
@@ -39,29 +39,29 @@ class Artifact:
     detection: DetectionSpec | None
 
     def load_model(self) -> nn.Module:
-        """The network in eval mode with decoded float32 weights, the same bits that were evaluated.
+        """Build the network in eval mode with decoded float32 weights, bit-identical to the evaluated ones.
 
         Raises:
             ArtifactError: The weights cannot be read.
-            ArchitectureError: They do not fit the architecture.
+            ArchitectureError: The weights do not fit the architecture.
         """
         return load_model(decoded_state(self.directory / "weights.safetensors"), self.architecture)
 
     def load_warmup(self) -> Warmup | None:
-        """Images, and what the network must give for them; None in artifacts that were written without.
+        """Load the warmup images and their recorded outputs, or None if the artifact has none.
 
         Raises:
-            ArtifactError: They cannot be read.
+            ArtifactError: The warmup file is missing, damaged or does not match the manifest.
         """
         entry = self.manifest.warmup
         return None if entry is None else load_warmup(self.directory / "warmup.safetensors", entry, self.input)
 
 
 def read_artifact(directory: Path) -> Artifact:
-    """Open an artifact; reads every byte of the weights once to check their sha256.
+    """Open an artifact, reading all weights once to check their SHA-256.
 
     Raises:
-        ArtifactError: A file is missing or not what the manifest says.
+        ArtifactError: A file is missing or does not match the manifest.
     """
     directory = directory.resolve()
     manifest = _manifest(directory / "manifest.json")
@@ -69,7 +69,7 @@ def read_artifact(directory: Path) -> Artifact:
     try:
         report = json.loads((directory / "report.json").read_bytes())
         found = sha256_file(weights)
-        # What a newer edged wrote may name an architecture or a setting that this one lacks.
+        # A newer version of edged may have written an architecture or a setting that this one does not support.
         architecture = Architecture.from_dict(dict(manifest.architecture))
         spec = InputSpec.from_dict(manifest.input)
         detection = None if manifest.detection is None else DetectionSpec.from_dict(manifest.detection)
@@ -86,7 +86,7 @@ def read_artifact(directory: Path) -> Artifact:
             " quantize the checkpoint again"
         )
     if not isinstance(report, dict):
-        raise ArtifactError(f"{directory / 'report.json'} is no JSON object; quantize the checkpoint again")
+        raise ArtifactError(f"{directory / 'report.json'} is not a JSON object; quantize the checkpoint again")
     return Artifact(directory, manifest, report, architecture, spec, detection)
 
 
@@ -102,6 +102,6 @@ def _manifest(path: Path) -> Manifest:
     try:
         return Manifest.from_json(path.read_bytes())
     except OSError as error:
-        raise ArtifactError(f"{path.parent} is no artifact: {path.name}: {error.strerror}") from error
+        raise ArtifactError(f"{path.parent} is not an artifact: {path.name}: {error.strerror}") from error
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error

@@ -1,11 +1,11 @@
-"""Published generations of each model on disk, and the link that says which one is live. Imports no torch.
+"""Published generations of each model on disk, with a link to the live one. Imports no torch.
 
     <root>/<model>/gen/<n>/{weights,warmup}.safetensors, manifest.json, report.json
     <root>/<model>/current  -> gen/<n>      the commit point: one rename over this link
-    <root>/<model>/previous -> gen/<m>      where a rollback goes
-    <root>/<model>/last                     highest number ever given, so that none is given twice
+    <root>/<model>/previous -> gen/<m>      the target of a rollback
+    <root>/<model>/last                     highest number ever assigned, so that no number is reused
 
-One process writes; any number read.
+One process writes; any number of processes may read.
 """
 
 from __future__ import annotations
@@ -36,42 +36,42 @@ class ModelStore:
     """The folder `state_dir/models`.
 
     Args:
-        root: Holds one folder a model; made when the first generation is published.
+        root: Parent folder of one folder per model; created when the first generation is published.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def publish(self, model: str, staged: Path) -> int:
-        """Move a finished artifact under the next generation number; it is not live yet.
+        """Move a finished artifact into place under the next generation number, without making it live.
 
         Args:
-            model: Model name.
-            staged: A folder as `write_artifact` makes it, on the same filesystem. Gone afterwards.
+            model: Name of the model.
+            staged: Folder that `write_artifact` wrote on the same filesystem. It is moved away.
 
         Returns:
-            The generation: one more than any ever given to this model.
+            The generation number, one higher than any ever assigned to this model.
 
         Raises:
-            ArtifactError: `staged` holds no manifest.json.
+            ArtifactError: `staged` has no manifest.json.
             StateError: The disk is full or the folder cannot be written.
         """
         if not (staged / "manifest.json").is_file():
-            raise ArtifactError(f"{staged} holds no manifest.json; publish only what write_artifact made")
+            raise ArtifactError(f"{staged} has no manifest.json; publish a folder that write_artifact wrote")
         folder = self._model(model)
         with as_state_error(folder):
             self._make_folders(folder)
             fsync_tree(staged)
         generation = self._last(model) + 1
-        # First the counter: a crash in between leaves a gap, never a number that means two things.
+        # The counter comes first: a crash in between leaves a gap, but a number is never used twice.
         write_atomic(folder / "last", f"{generation}\n".encode())
         rename_into_place(staged, self.path(model, generation))
         return generation
 
     def switch(self, model: str, generation: int) -> None:
-        """Make `generation` the current one and remember the one before; does nothing if it is current.
+        """Make `generation` the current one and the old one the previous; do nothing if it is already current.
 
-        A crash at any step leaves `current` at the old or the new generation, and repeating the call finishes it.
+        A crash at any step leaves `current` at the old or the new generation, and repeating the call completes it.
 
         Raises:
             ArtifactError: There is no such generation.
@@ -83,27 +83,27 @@ class ModelStore:
         if before == generation:
             return
         folder = self._model(model)
-        # `previous` first: after a crash in between, a repeated switch still knows where it came from.
+        # `previous` comes first, so that a switch that is repeated after a crash in between finds the old generation.
         if before is not None:
             replace_symlink(folder / "previous", f"gen/{before}")
         replace_symlink(folder / "current", f"gen/{generation}")
 
     def current(self, model: str) -> int | None:
-        """The live generation; None before the first switch."""
+        """Return the live generation, or None before the first switch."""
         return self._target(self._model(model) / "current")
 
     def previous(self, model: str) -> int | None:
-        """The generation that was live before the current one; None if there was none."""
+        """Return the generation that was live before the current one, or None if there was none."""
         generation = self._target(self._model(model) / "previous")
-        # Equal only after a crash between the two links of a switch.
+        # The two are equal only after a crash between the two links of a switch.
         return None if generation == self.current(model) else generation
 
     def path(self, model: str, generation: int) -> Path:
-        """The folder of one generation, whether it exists or not."""
+        """Return the folder of a generation, whether it exists or not."""
         return self._model(model) / "gen" / str(generation)
 
     def models(self) -> list[str]:
-        """All models that were ever published, in order."""
+        """Return all models that were ever published, sorted by name."""
         try:
             names = [entry.name for entry in self.root.iterdir()]
         except FileNotFoundError:
@@ -111,7 +111,7 @@ class ModelStore:
         return sorted(name for name in names if _MODEL_NAME.fullmatch(name))
 
     def generations(self, model: str) -> list[int]:
-        """All published generations, ascending."""
+        """Return all published generations, ascending."""
         try:
             names = [entry.name for entry in (self._model(model) / "gen").iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -119,16 +119,16 @@ class ModelStore:
         return sorted(int(name) for name in names if _GENERATION.fullmatch(name))
 
     def outdated(self, model: str, keep: int) -> list[int]:
-        """All generations but the newest `keep`, the current and the previous one, ascending."""
+        """Return all generations except the newest `keep`, the current and the previous one, ascending."""
         generations = self.generations(model)
         kept = {*generations[max(0, len(generations) - keep) :], self.current(model), self.previous(model)}
         return [generation for generation in generations if generation not in kept]
 
     def prune(self, model: str, keep: int) -> list[int]:
-        """Remove the generations that `outdated` names.
+        """Remove the generations that `outdated` returns.
 
         Returns:
-            The generations removed, ascending.
+            The removed generations, ascending.
 
         Raises:
             StateError: A folder cannot be removed.
@@ -138,9 +138,9 @@ class ModelStore:
         return removed
 
     def remove(self, model: str, generations: Sequence[int]) -> None:
-        """Remove published generations, and what an earlier removal left behind.
+        """Remove published generations, and the leftovers of interrupted removals.
 
-        A link to one of them goes first, so that none leads nowhere. The numbers are not given again.
+        A link to one of them is removed first, so that no link is dangling. The numbers are not reused.
 
         Raises:
             StateError: A folder cannot be removed.
@@ -152,19 +152,19 @@ class ModelStore:
                     link.unlink()
                     fsync_directory(link.parent)
             for generation in generations:
-                # Renamed first: half a generation must never be seen under its number.
+                # Renamed first, so that a partial generation never appears under its number.
                 path = folder / str(generation)
                 path.rename(temporary_sibling(path))
-            for leftover in folder.glob(".*.tmp"):  # of this call, or of one that a crash cut short
+            for leftover in folder.glob(".*.tmp"):  # of this call or of an interrupted one
                 shutil.rmtree(leftover)
             if generations:
                 fsync_directory(folder)
 
     def manifest(self, model: str, generation: int) -> dict[str, Any]:
-        """manifest.json of one generation, as parsed JSON.
+        """Read manifest.json of a generation as parsed JSON.
 
         Raises:
-            ArtifactError: It is missing or no JSON object.
+            ArtifactError: The file is missing or not a JSON object.
         """
         path = self.path(model, generation) / "manifest.json"
         try:
@@ -172,7 +172,7 @@ class ModelStore:
         except (OSError, ValueError, RecursionError) as error:
             raise ArtifactError(f"cannot read {path}: {error}; publish the checkpoint again") from error
         if not isinstance(data, dict):
-            raise ArtifactError(f"{path} holds a {type(data).__name__}, not an object; publish the checkpoint again")
+            raise ArtifactError(f"{path} is a {type(data).__name__}, not a JSON object; publish the checkpoint again")
         return data
 
     def _model(self, model: str) -> Path:
@@ -181,13 +181,13 @@ class ModelStore:
         return self.root / model
 
     def _make_folders(self, folder: Path) -> None:
-        """Make `folder`/gen and wait until the names of both are on the disk."""
+        """Create `folder`/gen and wait until the directory entries of both are on the disk."""
         (folder / "gen").mkdir(parents=True, exist_ok=True)
         fsync_directory(folder)
         fsync_directory(self.root)
 
     def _last(self, model: str) -> int:
-        """The highest generation ever given, 0 for none."""
+        """Return the highest generation number ever assigned, 0 for none."""
         counter = self._model(model) / "last"
         try:
             text = counter.read_text().strip()
@@ -197,7 +197,7 @@ class ModelStore:
         return max([recorded, *self.generations(model), self.current(model) or 0])
 
     def _target(self, link: Path) -> int | None:
-        """The generation a link names, whether its folder exists or not."""
+        """Return the generation that a link points to, whether its folder exists or not; None without link."""
         try:
             target = link.readlink()
         except FileNotFoundError:

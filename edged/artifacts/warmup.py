@@ -1,10 +1,10 @@
-"""A few calibration images with what the evaluated network gave for them: whoever loads the artifact must get the same.
+"""A few calibration images with the outputs of the evaluated network, which a loaded artifact must reproduce.
 
     warmup.safetensors    pixels uint8 [n, channels, size, size]; outputs float32 [n, values], see `Warmup`
     manifest.json         "warmup": sha256 and bytes of that file, images, outputs_sha256, threads
 
-A digest alone would not do: with another number of threads the same convolution adds up in another order, and a
-ResNet-50's logits differ by 5e-7 of their norm then (measured). So some of the outputs are kept beside it.
+A digest alone is not enough: with a different number of threads the same convolution sums in a different order, and
+the logits of a ResNet-50 then differ by 5e-7 of their norm (measured). So some of the outputs are stored with it.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from edged.errors import ArtifactError
 from edged.spec import InputSpec
 
 MAX_IMAGES = 4
-MAX_PIXEL_BYTES = 2 << 20  # of all images; one is taken however large it is
+MAX_PIXEL_BYTES = 2 << 20  # of all images; one image of any size is always recorded
 MAX_VALUES = 1 << 16  # of the outputs of one image: a detector's raw outputs at 640 pixels have 2 million
-TOLERANCE = 1e-4  # relative: 200 times what threads make of a ResNet-50, and less than any error that matters
+TOLERANCE = 1e-4  # relative: 200 times the effect of threads on a ResNet-50, and less than any error that matters
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Outputs beside those that were recorded.
+    """A comparison of outputs with the recorded ones.
 
     Attributes:
-        identical: Whether they are so to the bit.
-        relative_error: Norm of the difference over the norm of what was recorded, of the values that were kept.
-        digest: sha256 of the outputs, hex.
-        recorded: Of those that were recorded.
+        identical: Whether all outputs are bit-identical.
+        relative_error: Norm of the difference divided by the norm of the recorded outputs, over the stored values.
+        digest: SHA-256 of the outputs, in hex.
+        recorded: SHA-256 of the recorded outputs, in hex.
     """
 
     identical: bool
@@ -50,19 +50,20 @@ class Comparison:
 
     @property
     def close(self) -> bool:
-        """Whether the same network can have given both."""
-        return self.identical or self.relative_error <= TOLERANCE  # not of NaN
+        """Whether the same network can have computed both."""
+        return self.identical or self.relative_error <= TOLERANCE  # False for NaN
 
 
 @dataclass(frozen=True)
 class Warmup:
-    """Images, and what the network gave for each of them alone.
+    """Warmup images, and the recorded outputs of the network for each image by itself.
 
     Attributes:
-        pixels: uint8 [n, channels, size, size].
-        outputs: float32 [n, values]: of each image's outputs all values, or MAX_VALUES at even distances.
-        digest: sha256 over all values of all outputs, hex.
-        threads: With which they were computed.
+        pixels: Decoded images, uint8 [n, channels, size, size].
+        outputs: Recorded outputs, float32 [n, values]: all values of each image's outputs, or MAX_VALUES evenly spaced
+            ones.
+        digest: SHA-256 over all values of all outputs, in hex.
+        threads: Number of torch's threads that computed the outputs.
     """
 
     pixels: Tensor
@@ -71,14 +72,14 @@ class Warmup:
     threads: int
 
     def images(self, spec: InputSpec) -> Tensor:
-        """Network inputs float32 [n, channels, size, size]."""
+        """Return the network inputs, float32 [n, channels, size, size]."""
         return normalize(self.pixels, spec)
 
     def compare(self, outputs: Sequence[Tensor]) -> Comparison:
-        """How close outputs come to those that were recorded.
+        """Compare outputs with the recorded ones.
 
         Args:
-            outputs: float32 [1, ...] of each image, in order.
+            outputs: Outputs of each image, float32 [1, ...], in order. Not modified.
         """
         digest = _digest(outputs)
         kept = _kept(outputs).double()
@@ -90,11 +91,13 @@ class Warmup:
 
 
 def record(network: nn.Module, cache: ImageCache) -> Warmup:
-    """Have the network answer a few calibration images the way a generation does: one by one, channels last.
+    """Record a network's outputs for a few calibration images, computed one by one in channels-last layout.
+
+    A generation computes its outputs in the same way.
 
     Args:
-        network: As it was evaluated, on the CPU, eval mode. Its layout in memory becomes channels last.
-        cache: Calibration images.
+        network: Evaluated network on the CPU in eval mode. Its memory layout is changed to channels last.
+        cache: Cache of the calibration images.
     """
     pixels = torch.from_numpy(cache.images[_choose(cache).numpy()])
     laid_out: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
@@ -105,7 +108,7 @@ def record(network: nn.Module, cache: ImageCache) -> Warmup:
 
 
 def save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
-    """Write warmup.safetensors; returns what the manifest says of it. Not atomic, not synced."""
+    """Write warmup.safetensors, neither atomically nor synced, and return the manifest's entry for it."""
     save_file({"pixels": warmup.pixels.contiguous(), "outputs": warmup.outputs.contiguous()}, path)
     data = path.read_bytes()
     return {
@@ -118,15 +121,15 @@ def save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
 
 
 def load_warmup(path: Path, entry: Mapping[str, Any], spec: InputSpec) -> Warmup:
-    """Inverse of `save_warmup`.
+    """Read a file that `save_warmup` wrote.
 
     Args:
-        path: warmup.safetensors.
-        entry: What the manifest says of it.
-        spec: What the network reads.
+        path: Path of warmup.safetensors.
+        entry: Entry of the manifest for the file.
+        spec: Input of the network.
 
     Raises:
-        ArtifactError: The file is missing or not what the manifest says.
+        ArtifactError: The file is missing or does not match the manifest.
     """
     try:
         data = path.read_bytes()
@@ -145,7 +148,7 @@ def load_warmup(path: Path, entry: Mapping[str, Any], spec: InputSpec) -> Warmup
 
 
 def _choose(cache: ImageCache) -> Tensor:
-    """The first ones: the images are dealt class by class."""
+    """Choose the first calibration images, which represent several classes because images are dealt class by class."""
     return cache.calibration[: max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // math.prod(cache.images.shape[1:])))]
 
 

@@ -1,7 +1,7 @@
-"""weights.safetensors: codes packed to their bits, grids, and the tensors that stay as they are.
+"""The file weights.safetensors: packed codes, grids and all tensors that are not quantized.
 
 A quantized weight `name` is stored as `name.codes` (packed uint8), `name.scale` (float32 [rows]) and `name.zero_point`
-(uint8 [rows]). Its bits and shape stand in the file's metadata under "edged", as JSON.
+(uint8 [rows]). Its bits and shape are in the file's metadata under "edged", as JSON.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PARTS = ("codes", "scale", "zero_point")
 
 
 def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:
-    """Write one file. Not atomic, not synced: `write_artifact` sees to both.
+    """Write one file, neither atomically nor synced; `write_artifact` ensures both.
 
     Args:
-        path: File to write.
-        quantized: By the name of the weight in the state dict. Not modified.
-        rest: All other tensors of the state dict. Not modified.
+        path: Path of the file.
+        quantized: Quantized weights by their names in the state dict. Not modified.
+        rest: All other tensors of the state dict by name. Not modified.
 
     Raises:
         ArtifactError: A name of `rest` is also the name of a quantized weight or of one of its parts.
@@ -46,16 +46,16 @@ def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Map
     if taken := sorted(set(rest) & (set(tensors) | set(layout))):
         raise ArtifactError(f"tensor {taken[0]!r} is both quantized and kept; pass it once")
     tensors |= rest
-    # Clones: safetensors refuses tensors that share memory.
+    # Cloned, because safetensors rejects tensors that share memory.
     owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(owned, path, metadata={_KEY: json.dumps(layout)})
 
 
 def load_weights(path: Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
-    """Inverse of `save_weights`.
+    """Read a file that `save_weights` wrote.
 
     Returns:
-        Quantized weights and all other tensors, by name.
+        The quantized weights and all other tensors, by name.
 
     Raises:
         ArtifactError: The file is missing, damaged, or was not written by `save_weights`.
@@ -68,10 +68,12 @@ def load_weights(path: Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tens
 
 
 def decoded_state(path: Path) -> dict[str, Tensor]:
-    """The state dict in float32, the same bits that were evaluated; one weight's codes in memory at a time.
+    """Read and decode the state dict to float32, bit-identical to the evaluated one.
+
+    The codes of only one weight are in memory at a time.
 
     Raises:
-        ArtifactError: As `load_weights`.
+        ArtifactError: The file is missing, damaged, or was not written by `save_weights`.
     """
     with _opened(path) as (file, layout):
         state = {name: _read(file, name, entry).decode() for name, entry in layout.items()}
@@ -81,7 +83,7 @@ def decoded_state(path: Path) -> dict[str, Tensor]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """The file and its layout; whatever is wrong with the file becomes an ArtifactError that names it."""
+    """Open a file and read its layout, turning any error of the block into an ArtifactError with the path."""
     try:
         with safe_open(path, framework="pt") as file:
             yield file, json.loads((file.metadata() or {})[_KEY])

@@ -1,4 +1,4 @@
-"""Writes an artifact folder: all of it, on the disk, or none."""
+"""Atomic writing of an artifact folder: all of its files, synced to the disk, or none."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def write_artifact(
     The folder appears under its name only when every file is on the disk.
 
     Args:
-        directory: Must not exist; its parent must.
+        directory: Path of the new folder, which must not exist; its parent must exist.
         quantized: Quantized weights by name.
         rest: All other tensors of the state dict by name.
-        manifest: `weights` and `warmup` are filled in here.
-        report: JSON types. `totals` gains "artifact_bytes" (the weights file) and "compression" (checkpoint bytes per
-            artifact byte), which are known only now.
-        warmup: Images to warm up with, and what the network gives for them; None for no such file.
-        attachments: Other files by name, for people; nothing reads them back with the artifact.
+        manifest: Manifest whose `weights` and `warmup` are filled in here.
+        report: Report in JSON types. "artifact_bytes" (size of the weights file) and "compression" (checkpoint bytes
+            per artifact byte) are added to its `totals`, because they are known only now.
+        warmup: Warmup images and their recorded outputs; None for no such file.
+        attachments: Additional files for human readers, by name; they are not read back with the artifact.
 
     Returns:
-        The report as written.
+        The report as it was written.
 
     Raises:
         ArtifactError: A name is both in `quantized` and in `rest`.
         StateError: `directory` exists, the disk is full or the folder cannot be written.
     """
     if directory.exists():
-        raise StateError(f"cannot write {directory}: it exists already; remove it or choose another folder")
+        raise StateError(f"cannot write {directory}: it already exists; remove it or choose another folder")
     temporary = temporary_sibling(directory)
     with as_state_error(directory):
         temporary.mkdir()
@@ -81,7 +81,7 @@ def write_artifact(
 
 
 def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file, read in pieces."""
+    """Compute the SHA-256 of a file in hex, reading it in pieces."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(1 << 20):
@@ -104,5 +104,5 @@ def _save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
 
 
 def _unwritable(path: Path, error: SafetensorError) -> StateError:
-    """That is how safetensors reports a full disk."""
+    """Convert the error with which safetensors reports a full disk."""
     return StateError(f"cannot write {path}: {error}; free space there or make it writable")

@@ -246,7 +246,7 @@ class _CutSums:
 def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     names = [name for cut in program.cuts for name in cut.layers]
     bits = dict.fromkeys(names, spec.bits)
-    # A single layer is both the first and the last one; `last_bits` takes precedence.
+    # A single layer is both the first and the last one: `last_bits` applies, or else `first_bits`.
     bits[names[0]] = spec.first_bits or spec.bits
     for name in program.last_layers:
         bits[name] = spec.last_bits or bits[name]

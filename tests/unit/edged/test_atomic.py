@@ -15,7 +15,7 @@ from edged.atomic import (
 from edged.errors import StateError
 
 
-def test_write_atomic_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+def test_write_atomic_replaces_the_file_and_leaves_nothing_next_to_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
     write_atomic(path, b"new")
@@ -43,7 +43,7 @@ def test_a_full_disk_keeps_the_old_contents(full_disk: Path) -> None:
     assert list(full_disk.iterdir()) == [path]
 
 
-def test_a_missing_folder_is_a_state_error(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_a_state_error(tmp_path: Path) -> None:
     with pytest.raises(StateError, match="No such file or directory"):
         write_atomic(tmp_path / "missing" / "file", b"")
 
@@ -52,18 +52,18 @@ def test_rename_into_place_never_replaces(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()
-    with pytest.raises(StateError, match="exists already"):
+    with pytest.raises(StateError, match="already exists"):
         rename_into_place(source, target)
     target.rmdir()
     target.symlink_to("nowhere")
-    with pytest.raises(StateError, match="exists already"):
+    with pytest.raises(StateError, match="already exists"):
         rename_into_place(source, target)
     rename_into_place(source, tmp_path / "free")
     assert (tmp_path / "free").is_dir()
     assert not source.exists()
 
 
-def test_replace_symlink_makes_and_moves_a_link_and_clears_what_a_crash_left(tmp_path: Path) -> None:
+def test_replace_symlink_creates_and_moves_a_link_and_removes_leftovers(tmp_path: Path) -> None:
     link = tmp_path / "current"
     replace_symlink(link, "gen/1")
     (tmp_path / ".current.tmp").symlink_to("gen/crashed")
@@ -72,13 +72,13 @@ def test_replace_symlink_makes_and_moves_a_link_and_clears_what_a_crash_left(tmp
     assert [path.name for path in tmp_path.iterdir()] == ["current"]
 
 
-def test_temporary_siblings_are_hidden_fresh_and_beside(tmp_path: Path) -> None:
+def test_temporary_siblings_are_hidden_unique_and_in_the_same_folder(tmp_path: Path) -> None:
     names = {temporary_sibling(tmp_path / "x") for _ in range(20)}
     assert len(names) == 20
     assert all(path.parent == tmp_path and path.name.startswith(".x.") for path in names)
 
 
-def test_fsync_tree_passes_over_links_and_pipes(tmp_path: Path) -> None:
+def test_fsync_tree_skips_links_and_pipes(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "b" / "file").write_text("x")
     (tmp_path / "a" / "loop").symlink_to("..")

@@ -30,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
 
 
 def network() -> nn.Module:
-    """A layer of every kind that moments are summed in another way for; small, because pretending is slow."""
+    """Return a small network with a layer for each kind of moments; the simulated device is slow."""
     torch.manual_seed(0)
     layers = (
         *(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()),
@@ -41,7 +41,7 @@ def network() -> nn.Module:
     return nn.Sequential(*layers).eval().requires_grad_(False)
 
 
-def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch):
+def test_auto_chooses_a_gpu_if_available(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == CPU
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -54,19 +54,19 @@ def test_auto_takes_a_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch):
     ("build", "reason"),
     [(None, r"torch .* is built without CUDA; install"), ("12.8", r"for CUDA 12\.8 finds no GPU .* check the driver")],
 )
-def test_a_missing_gpu_is_told_with_what_was_found(monkeypatch: pytest.MonkeyPatch, build: str | None, reason: str):
+def test_a_missing_gpu_raises_an_error_with_its_cause(monkeypatch: pytest.MonkeyPatch, build: str | None, reason: str):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", build)
     with pytest.raises(DeviceError, match=reason):
         choose_device("cuda")
 
 
-def test_an_unknown_name_is_refused():
+def test_an_unknown_name_is_rejected():
     with pytest.raises(UsageError, match="device has value 'tpu'; choose auto, cpu or cuda"):
         choose_device("tpu")
 
 
-def test_the_cpu_needs_nothing():
+def test_the_cpu_is_always_available():
     x, before = torch.randn(2, 3), torch.backends.cudnn.allow_tf32
     assert moved(x, CPU) is x
     assert device_of(nn.ReLU()) == CPU
@@ -76,7 +76,7 @@ def test_the_cpu_needs_nothing():
         assert torch.backends.cudnn.allow_tf32 == before
 
 
-def test_rounding_to_tf32_is_off_inside_and_as_it_was_outside():
+def test_rounding_to_tf32_is_off_inside_and_restored_outside():
     products, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, cudnn.allow_tf32, cudnn.deterministic, cudnn.enabled
     with exact_float32(torch.device("cuda")):
@@ -107,15 +107,15 @@ WORK = {
 
 
 @pytest.mark.parametrize("spec", WORK.values(), ids=WORK)
-def test_the_work_is_done_where_the_model_is(cache: ImageCache, spec: QuantSpec, tmp_path: Path):
-    """Layers this small are multiplied by the same routines either way, so that the codes must be the same."""
-    resources = Resources(activation_memory=1 << 20)  # some wait there, others on the disk
+def test_quantization_runs_on_the_models_device(cache: ImageCache, spec: QuantSpec, tmp_path: Path):
+    """Compare the codes, which must be equal because layers this small are multiplied by the same routines."""
+    resources = Resources(activation_memory=1 << 20)  # some values stay in memory, others go to the disk
     expected = compress(network(), cache, spec, resources=resources)
     with PretendedDevice():
         found = compress(network().to(DEVICE), cache, spec, resources=resources)
         assert {value.device for value in found.model.state_dict().values()} == {DEVICE}
         save_weights(tmp_path / "weights", found.quantized, found.rest)
-        logits = found.logits  # computed where the model is, when they are asked for
+        logits = found.logits  # computed on the device of the model, on first access
     stored, rest = load_weights(tmp_path / "weights")
     for name, weight in expected.quantized.items():
         assert torch.equal(stored[name].codes, weight.codes)
@@ -151,7 +151,7 @@ def test_a_gpu_gives_the_same_hessian(layer: QuantizableLayer, shape: tuple[int,
 
 @on_gpu
 @pytest.mark.parametrize("spec", [QuantSpec(), QuantSpec(propagation=0.0, bits=3)], ids=["balanced", "one stream"])
-def test_a_gpu_gives_the_same_codes_but_for_rounding(cache: ImageCache, spec: QuantSpec):
+def test_a_gpu_gives_the_same_codes_except_for_rounding(cache: ImageCache, spec: QuantSpec):
     expected, found = compress(network(), cache, spec), compress(network().to("cuda"), cache, spec)
     equal = [(found.quantized[name].codes.cpu() == weight.codes) for name, weight in expected.quantized.items()]
     assert float(torch.cat([codes.flatten() for codes in equal]).double().mean()) > 0.95

@@ -23,7 +23,7 @@ def test_products_in_every_layout(m: int, n: int, k: int, layout: str, dtype: to
     }[layout]
     product = matmul_nt(given_as(A), given_as(B))
     assert product.dtype is dtype
-    # Exact float32 accumulation: reduced precision would be a thousand times further off.
+    # Exact float32 accumulation: reduced precision would be a thousand times less accurate.
     assert_close(product.double(), A @ B.t(), rtol=0, atol=1e-5 * k**0.5)
 
 

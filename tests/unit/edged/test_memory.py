@@ -12,14 +12,14 @@ MIB = 1 << 20
 
 @pytest.fixture
 def allocator(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU of 1000 MiB: other programs have 600, our tensors 50, the allocator 100 with what it keeps for later."""
+    """Simulate a GPU of 1000 MiB: 600 for other programs, 50 for our tensors, 100 reserved by the allocator in all."""
     figures = {"memory_allocated": 50, "max_memory_allocated": 80, "memory_reserved": 100}
     for name, mib in figures.items():
         monkeypatch.setattr(torch.cuda, name, lambda _device, mib=mib: mib * MIB)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (300 * MIB, 1000 * MIB))
 
 
-def test_on_the_cpu_the_system_counts():
+def test_on_the_cpu_memory_is_counted_by_the_system():
     assert MIB < present_bytes(CPU) <= device_peak_bytes(CPU)
     assert device_peak_bytes(CPU) == pytest.approx(peak_bytes(), rel=0.1)
     assert present_bytes(CPU) == pytest.approx(resident_bytes(), rel=0.1)
@@ -28,12 +28,12 @@ def test_on_the_cpu_the_system_counts():
 
 
 @pytest.mark.usefixtures("allocator")
-def test_on_a_gpu_the_allocator_counts():
+def test_on_a_gpu_memory_is_counted_by_the_allocator():
     assert (present_bytes(GPU), device_peak_bytes(GPU)) == (50 * MIB, 80 * MIB)
 
 
 @pytest.mark.usefixtures("allocator")
-def test_on_a_gpu_no_more_can_be_had_than_is_free():
+def test_on_a_gpu_the_limit_is_at_most_what_is_free():
     assert limit_bytes(GPU, None) == limit_bytes(GPU, 500 * MIB) == 400 * MIB
     assert limit_bytes(GPU, 200 * MIB) == 200 * MIB
 

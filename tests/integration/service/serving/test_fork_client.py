@@ -137,7 +137,7 @@ def test_how_it_ends_and_what_it_says_are_told(tmp_path: Path) -> None:
             with theirs:
                 missing = await fork_server.fork(arguments(tmp_path / "none"), theirs, TIMEOUT_S)
             assert await missing.wait() == 3  # of an artifact that cannot be read
-            assert b"is no artifact" in ours.recv(1 << 16)
+            assert b"is not an artifact" in ours.recv(1 << 16)
         assert await missing.stderr.read() == b""
 
     run(test)

@@ -16,7 +16,7 @@ Parts = tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
 
 @pytest.fixture(scope="module")
 def parts() -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
-    """A random network rounded to nearest."""
+    """Return a random network whose weights are rounded to nearest."""
     torch.manual_seed(0)
     model = build(ARCHITECTURE)
     state = {

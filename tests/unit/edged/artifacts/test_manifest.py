@@ -17,21 +17,21 @@ def test_json_round_trip(classes: tuple[str, ...] | None) -> None:
     assert next(iter(json.loads(original.to_json()))) == "schema_version"
 
 
-def test_a_detectors_thresholds_go_with_it() -> None:
+def test_a_detectors_thresholds_are_stored() -> None:
     original = manifest(task="detection", detection={"confidence": 0.5})
     assert Manifest.from_json(original.to_json()) == original
 
 
-def test_what_is_said_of_the_warmup_goes_with_it() -> None:
+def test_the_warmup_entry_is_stored() -> None:
     warmup = {"sha256": "ab", "bytes": 9, "images": 4, "outputs_sha256": "cd", "threads": 2}
     original = manifest(warmup=warmup)
     assert Manifest.from_json(original.to_json()) == original
     data = original.to_dict()
     del data["warmup"]
-    assert Manifest.from_dict(data).warmup is None  # written before there was any
+    assert Manifest.from_dict(data).warmup is None  # written before warmup images were added
 
 
-def test_what_was_written_before_there_were_detectors_is_of_a_classifier() -> None:
+def test_manifests_from_before_detectors_are_of_classifiers() -> None:
     data = manifest().to_dict()
     del data["task"], data["detection"]
     assert Manifest.from_dict(data) == manifest()
@@ -41,7 +41,7 @@ NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not
 
 
 @pytest.mark.parametrize("key", NEEDED)
-def test_a_missing_key_is_named(key: str) -> None:
+def test_a_missing_key_raises_an_error_with_its_name(key: str) -> None:
     data = manifest().to_dict()
     del data[key]
     with pytest.raises(ArtifactError, match=key):
@@ -70,7 +70,7 @@ def test_a_missing_key_is_named(key: str) -> None:
         ("detection", {}, "'detection' has value {}; need null for classification"),
     ],
 )
-def test_a_wrong_value_is_named_with_what_it_is(key: str, value: object, message: str) -> None:
+def test_a_wrong_value_raises_an_error_with_its_key_and_value(key: str, value: object, message: str) -> None:
     data = json.loads(manifest().to_json()) | {key: value}
     with pytest.raises(ArtifactError, match=message) as caught:
         Manifest.from_json(json.dumps(data))
@@ -78,7 +78,7 @@ def test_a_wrong_value_is_named_with_what_it_is(key: str, value: object, message
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00", b"\xff\xfe", "[" * 100_000])
-def test_what_is_no_json_object_is_refused(text: str | bytes) -> None:
+def test_text_that_is_not_a_json_object_is_rejected(text: str | bytes) -> None:
     with pytest.raises(ArtifactError, match="manifest"):
         Manifest.from_json(text)
 

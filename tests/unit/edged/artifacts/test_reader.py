@@ -18,7 +18,7 @@ from tests.support.artifact_samples import ARCHITECTURE, FILES, manifest, networ
 from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 
-def test_what_is_written_is_read_back(
+def test_a_written_artifact_is_read_back(
     written: Path, parts: tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
 ) -> None:
     artifact = read_artifact(written)
@@ -65,13 +65,13 @@ def test_a_detector_is_read_back_with_its_plan_names_and_thresholds(tmp_path: Pa
         ({"detection": {"nms": 2}}, "unknown detection setting 'nms'"),
     ],
 )
-def test_a_detector_that_contradicts_itself_is_refused(tmp_path: Path, changes: dict, reason: str) -> None:
+def test_an_inconsistent_detector_is_rejected(tmp_path: Path, changes: dict, reason: str) -> None:
     write_detector(tmp_path / "detector", **changes)
     with pytest.raises(ArtifactError, match=reason):
         read_artifact(tmp_path / "detector")
 
 
-def test_an_artifact_goes_through_the_store_and_stays_itself_when_current_moves(written: Path, tmp_path: Path) -> None:
+def test_an_artifact_in_the_store_stays_the_same_when_current_moves(written: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models")
     store.switch("m", store.publish("m", written))
     artifact = read_artifact(tmp_path / "models" / "m" / "current")
@@ -87,14 +87,16 @@ def flip_last_byte(path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")], ids=["missing", "broken"])
-def test_a_missing_or_broken_file_is_named(written: Path, name: str, damage: Callable[[Path], object]) -> None:
+def test_a_missing_or_damaged_file_raises_an_error_with_its_path(
+    written: Path, name: str, damage: Callable[[Path], object]
+) -> None:
     damage(written / name)
     with pytest.raises(ArtifactError, match=str(written)) as caught:
         read_artifact(written)
     assert "\n" not in str(caught.value)
 
 
-def test_one_flipped_bit_in_the_weights_is_noticed(written: Path) -> None:
+def test_one_flipped_bit_in_the_weights_is_detected(written: Path) -> None:
     flip_last_byte(written / "weights.safetensors")
     with pytest.raises(ArtifactError, match=r"has sha256 .* its manifest says"):
         read_artifact(written)
@@ -109,13 +111,13 @@ def test_one_flipped_bit_in_the_weights_is_noticed(written: Path) -> None:
         ("input", {"size": 32, "resize": 32, "mean": ["a"], "std": [None]}),
     ],
 )
-def test_a_manifest_that_this_edged_cannot_follow_is_an_artifact_error(written: Path, key: str, value: object) -> None:
+def test_an_unsupported_manifest_raises_an_artifact_error(written: Path, key: str, value: object) -> None:
     path = written / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(ArtifactError, match=str(written)):
         read_artifact(written)
 
 
-def test_a_folder_that_is_no_artifact(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError, match=f"{tmp_path} is no artifact: manifest.json: No such file"):
+def test_a_folder_without_manifest_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=f"{tmp_path} is not an artifact: manifest.json: No such file"):
         read_artifact(tmp_path)

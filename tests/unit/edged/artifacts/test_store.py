@@ -25,7 +25,7 @@ def publish(store: ModelStore, mark: str, model: str = "m") -> int:
 
 
 def marks(folder: Path) -> set[str]:
-    """What the files of a generation carry; one mark if they belong together."""
+    """Return the marks in the files of a generation: a single one if the files belong together."""
     texts = [json.loads((folder / name).read_text())["mark"] for name in ("manifest.json", "report.json")]
     return {*texts, (folder / "weights.safetensors").read_text()}
 
@@ -37,7 +37,7 @@ def test_a_model_without_generations_is_empty(store: ModelStore) -> None:
     assert store.prune("m", keep=3) == []
 
 
-def test_publish_moves_the_folder_and_switches_nothing(store: ModelStore) -> None:
+def test_publish_moves_the_folder_without_switching(store: ModelStore) -> None:
     staged = stage(store.root.parent / "staging" / "a", "a")
     assert store.publish("m", staged) == 1
     assert not staged.exists()
@@ -58,13 +58,13 @@ def test_switch_and_rollback_swap_current_and_previous(store: ModelStore) -> Non
     assert marks(store.root / "m" / "current") == {"b"}
 
 
-def test_models_do_not_touch_each_other(store: ModelStore) -> None:
+def test_models_are_independent(store: ModelStore) -> None:
     assert publish(store, "a", "one") == publish(store, "b", "two") == 1
     store.switch("one", 1)
     assert store.current("two") is None
 
 
-def test_a_number_is_never_given_twice(store: ModelStore) -> None:
+def test_a_number_is_never_reused(store: ModelStore) -> None:
     for mark in "abc":
         publish(store, mark)
     store.switch("m", 1)
@@ -81,22 +81,22 @@ def test_prune_keeps_the_newest_the_current_and_the_previous(store: ModelStore) 
     assert store.generations("m") == [1, 3, 5, 6]
 
 
-def test_prune_clears_what_a_crash_left(store: ModelStore) -> None:
+def test_prune_removes_what_a_crash_left_behind(store: ModelStore) -> None:
     publish(store, "a")
     stage(store.root / "m" / "gen" / ".7.abcd.tmp", "half")
     store.prune("m", keep=1)
     assert [path.name for path in (store.root / "m" / "gen").iterdir()] == ["1"]
 
 
-def test_switching_to_a_generation_that_is_not_there(store: ModelStore) -> None:
+def test_switching_to_a_missing_generation_raises_an_error(store: ModelStore) -> None:
     publish(store, "a")
     with pytest.raises(ArtifactError, match=r"model 'm' has no generation 2; it has \[1\]"):
         store.switch("m", 2)
 
 
-def test_publishing_what_is_no_artifact(store: ModelStore, tmp_path: Path) -> None:
+def test_publishing_a_folder_without_manifest_raises_an_error(store: ModelStore, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ArtifactError, match=r"holds no manifest\.json"):
+    with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
         store.publish("m", tmp_path / "empty")
 
 
@@ -106,7 +106,7 @@ def test_a_model_name_cannot_leave_the_folder(store: ModelStore, name: str) -> N
         store.current(name)
 
 
-def test_links_that_point_elsewhere_are_an_error_not_a_model(store: ModelStore) -> None:
+def test_links_that_point_elsewhere_raise_an_error(store: ModelStore) -> None:
     publish(store, "a")
     link = store.root / "m" / "current"
     for target in ("../other/gen/1x", "/etc", "gen/one"):
@@ -119,7 +119,7 @@ def test_links_that_point_elsewhere_are_an_error_not_a_model(store: ModelStore) 
         store.current("m")
 
 
-def test_a_missing_or_broken_manifest_is_named(store: ModelStore) -> None:
+def test_a_missing_or_damaged_manifest_raises_an_error_with_its_path(store: ModelStore) -> None:
     publish(store, "a")
     with pytest.raises(ArtifactError, match=r"gen/9/manifest.json.*No such file"):
         store.manifest("m", 9)
@@ -129,7 +129,7 @@ def test_a_missing_or_broken_manifest_is_named(store: ModelStore) -> None:
             store.manifest("m", 1)
 
 
-def test_a_store_that_cannot_be_written_is_a_state_error(store: ModelStore) -> None:
+def test_a_store_that_is_not_writable_raises_a_state_error(store: ModelStore) -> None:
     staged = stage(store.root.parent / "staging" / "a", "a")
     store.root.write_text("a file")
     with pytest.raises(StateError, match="cannot write"):
@@ -137,7 +137,7 @@ def test_a_store_that_cannot_be_written_is_a_state_error(store: ModelStore) -> N
     assert marks(staged) == {"a"}
 
 
-def test_readers_of_current_see_no_miss_while_a_writer_switches(store: ModelStore) -> None:
+def test_readers_always_find_current_while_a_writer_switches(store: ModelStore) -> None:
     for mark in ("even", "odd"):
         publish(store, mark)
     store.switch("m", 1)
@@ -166,7 +166,7 @@ def test_readers_of_current_see_no_miss_while_a_writer_switches(store: ModelStor
     assert set(reads) == {"even", "odd"}
 
 
-# Kills a real process before its k-th change of the disk, for every k, and looks at what it left.
+# Kills a real process before its k-th change of the disk, for every k, and checks what it left behind.
 CRASHER = """
 import os, sys
 from pathlib import Path
@@ -190,7 +190,7 @@ os._exit(0)
 """
 
 
-def test_a_crash_at_any_step_leaves_current_readable_and_the_work_repeatable(tmp_path: Path) -> None:
+def test_after_a_crash_at_any_step_current_is_readable_and_the_work_can_be_repeated(tmp_path: Path) -> None:
     live: list[int] = []
     for step in range(100):
         store = ModelStore(tmp_path / str(step) / "models")
@@ -204,7 +204,7 @@ def test_a_crash_at_any_step_leaves_current_readable_and_the_work_repeatable(tmp
         live.append(current)
         assert marks(store.root / "m" / "current") == {"two" if current == 2 else "three"}
         assert all(len(marks(store.path("m", generation))) == 1 for generation in store.generations("m"))
-        # What a restart does: repeat what is not done.
+        # As after a restart, repeat what is not done.
         generation = publish(store, "again")
         assert generation > max(2, current)
         store.switch("m", generation)
@@ -224,7 +224,7 @@ def test_a_crash_at_any_step_leaves_current_readable_and_the_work_repeatable(tmp
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """The store against a model of it in a few variables."""
+    """A comparison of the store with a model of it in a few variables."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Images of an artifact to warm up with, and how their outputs are compared."""
+"""Warmup images of an artifact, and the comparison of their outputs."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def network() -> nn.Module:
 
 
 def answers(network: nn.Module, warmup: Warmup) -> list[Tensor]:
-    """As a generation computes them: one by one, channels last."""
+    """Compute outputs as a generation does: one by one, channels last."""
     network = copy.deepcopy(network).to(memory_format=torch.channels_last)
     with torch.inference_mode():
         return [network(image[None]) for image in warmup.images(SPEC)]
 
 
-def test_they_are_calibration_images_of_several_classes(cache: ImageCache, network: nn.Module) -> None:
+def test_warmup_images_are_calibration_images_of_several_classes(cache: ImageCache, network: nn.Module) -> None:
     warmup = record(network, cache)
     assert warmup.pixels.shape == (MAX_IMAGES, 3, 16, 16)
     found = [
@@ -73,7 +73,7 @@ def test_the_same_network_gives_the_same_bits_and_another_one_does_not(cache: Im
 @pytest.mark.parametrize(
     ("error", "close"), [(TOLERANCE / 2, True), (TOLERANCE * 2, False), (float("nan"), False), (float("inf"), False)]
 )
-def test_rounding_is_allowed_and_nothing_else(error: float, close: bool) -> None:
+def test_only_rounding_errors_are_close(error: float, close: bool) -> None:
     outputs = torch.ones(2, 10)
     warmup = Warmup(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), outputs, "ab", 1)
     compared = warmup.compare([row[None] for row in outputs * (1 + error)])
@@ -84,11 +84,11 @@ def test_rounding_is_allowed_and_nothing_else(error: float, close: bool) -> None
 def test_outputs_of_another_shape_are_not_close() -> None:
     warmup = Warmup(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 10), "ab", 1)
     assert not warmup.compare([torch.zeros(1, 11)]).close
-    assert warmup.compare([torch.zeros(1, 10)]).close  # zeros are no reason to divide by zero
+    assert warmup.compare([torch.zeros(1, 10)]).close  # all-zero outputs do not divide by zero
 
 
 class Wide(nn.Module):
-    """Far more outputs than are kept, like a detector's."""
+    """A network with far more outputs than are stored, like a detector."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1)
@@ -104,12 +104,12 @@ def test_large_images_and_outputs_are_bounded(tmp_path: Path) -> None:
     assert entry["bytes"] < 3e6
     whole = [Wide()(warmup.images(spec))]
     assert warmup.compare(whole).identical
-    whole[0][0, -2] += 1e-6  # not one of those that are kept: only the digest sees it
+    whole[0][0, -2] += 1e-6  # not a stored value, so only the digest changes
     compared = warmup.compare(whole)
     assert (compared.identical, compared.relative_error, compared.close) == (False, 0.0, True)
 
 
-def test_it_goes_with_the_artifact(cache: ImageCache, network: nn.Module, tmp_path: Path) -> None:
+def test_the_warmup_is_stored_with_the_artifact(cache: ImageCache, network: nn.Module, tmp_path: Path) -> None:
     warmup = record(network, cache)
     about = manifest(architecture=ARCHITECTURE.to_dict(), input=SPEC.to_dict())
     write_artifact(tmp_path / "a", quantized={}, rest=network.state_dict(), manifest=about, report={}, warmup=warmup)
@@ -127,7 +127,7 @@ def test_it_goes_with_the_artifact(cache: ImageCache, network: nn.Module, tmp_pa
     assert not (tmp_path / "b" / "warmup.safetensors").exists()
 
 
-def test_a_damaged_one_is_named(tmp_path: Path) -> None:
+def test_a_damaged_warmup_file_raises_an_error_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "warmup.safetensors"
     warmup = Warmup(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 10), "ab", 1)
     entry = save_warmup(path, warmup)

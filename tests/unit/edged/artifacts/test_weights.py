@@ -60,19 +60,19 @@ def test_the_layout_on_disk_is_as_documented(tmp_path: Path) -> None:
         assert json.loads(file.metadata()["edged"]) == {"a.weight": {"bits": 3, "shape": [4, 6]}}
 
 
-def test_four_bits_take_an_eighth_of_float32_and_little_more(tmp_path: Path) -> None:
+def test_four_bits_take_little_more_than_an_eighth_of_float32(tmp_path: Path) -> None:
     save_weights(tmp_path / "w", {"a": quantized((512, 4608), 4)}, {})
     assert (tmp_path / "w").stat().st_size / (512 * 4608 * 4) < 0.127
 
 
-def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+def test_tensors_that_share_memory_are_written_separately(tmp_path: Path) -> None:
     shared = torch.arange(4.0)
     save_weights(tmp_path / "w", {}, {"a": shared, "b": shared})
     assert torch.equal(load_weights(tmp_path / "w")[1]["b"], shared)
 
 
 @pytest.mark.parametrize("name", ["a", "a.codes", "a.scale", "a.zero_point"])
-def test_a_name_used_twice_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_used_twice_is_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(ArtifactError, match=f"tensor '{name}' is both quantized and kept"):
         save_weights(tmp_path / "w", {"a": quantized((2, 2), 4)}, {name: torch.zeros(1)})
 
@@ -98,7 +98,7 @@ LAYOUT = {"a": {"bits": 4, "shape": [2, 4]}}
         ({"a.zero_point": torch.ones(2)}, LAYOUT, "grid of 'a' is damaged"),
     ],
 )
-def test_a_file_that_contradicts_itself_is_refused(
+def test_an_inconsistent_file_is_rejected(
     tmp_path: Path, tensors: dict[str, torch.Tensor], layout: object, message: str
 ) -> None:
     path = tmp_path / "w"
@@ -109,7 +109,7 @@ def test_a_file_that_contradicts_itself_is_refused(
         assert str(path) in str(caught.value)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_rejected(tmp_path: Path) -> None:
     save_file(GOOD, tmp_path / "plain")
     (tmp_path / "noise").write_bytes(b"\xff" * 100)
     (tmp_path / "empty").touch()
@@ -119,7 +119,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keep", [1, 9, 200, 400])
-def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
+def test_a_truncated_file_is_rejected(tmp_path: Path, keep: int) -> None:
     path = tmp_path / "w"
     save_weights(path, {"a": quantized((4, 64), 4)}, REST)
     path.write_bytes(path.read_bytes()[:keep])

@@ -11,25 +11,25 @@ from edged.quant.grid import QuantizedWeight
 from tests.support.artifact_samples import FILES, network_manifest
 
 
-def test_the_folder_holds_three_files_and_nothing_lies_beside(written: Path) -> None:
+def test_the_folder_has_three_files_and_nothing_is_left_next_to_it(written: Path) -> None:
     assert sorted(path.name for path in written.iterdir()) == sorted(FILES)
     assert list(written.parent.iterdir()) == [written]
 
 
-def test_the_report_gains_what_only_the_writer_knows(written: Path) -> None:
+def test_the_writer_adds_sizes_to_the_report(written: Path) -> None:
     totals = json.loads((written / "report.json").read_text())["totals"]
     size = (written / "weights.safetensors").stat().st_size
     assert totals == {"x": 1, "artifact_bytes": size, "compression": 1_000_000 / size}
 
 
-def test_an_existing_folder_is_left_alone(written: Path) -> None:
+def test_an_existing_folder_is_not_modified(written: Path) -> None:
     before = {name: (written / name).read_bytes() for name in FILES}
-    with pytest.raises(StateError, match="exists already"):
+    with pytest.raises(StateError, match="already exists"):
         write_artifact(written, quantized={}, rest={}, manifest=network_manifest(), report={})
     assert {name: (written / name).read_bytes() for name in FILES} == before
 
 
-def test_a_failed_write_leaves_nothing(
+def test_a_failed_write_leaves_nothing_behind(
     tmp_path: Path, parts: tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
 ) -> None:
     name = next(iter(parts[0]))
@@ -42,7 +42,7 @@ def test_a_failed_write_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_is_a_state_error_and_leaves_nothing(
+def test_a_full_disk_raises_a_state_error_and_leaves_nothing_behind(
     full_disk: Path, parts: tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
 ) -> None:
     with pytest.raises(StateError, match="cannot write") as caught:
@@ -52,7 +52,7 @@ def test_a_full_disk_is_a_state_error_and_leaves_nothing(
     assert list(full_disk.iterdir()) == []
 
 
-def test_attachments_lie_beside_and_do_not_matter_to_the_artifact(
+def test_attachments_are_stored_with_the_artifact_but_not_part_of_it(
     tmp_path: Path, parts: tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
 ) -> None:
     attachments = {"notes.json": b"{}"}

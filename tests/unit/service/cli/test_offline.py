@@ -65,7 +65,7 @@ def test_what_is_wrong_with_a_detectors_command(
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--memory-limit", "1MiB"], 75, "1 MiB"),
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--memory-limit", "lots"], 2, "lots"),
         (["evaluate", "FIRST", "--data", "FLAT"], 2, "0 class folders, the model has 10"),
-        (["evaluate", "CALIB", "--data", "CALIB"], 3, "is no artifact"),
+        (["evaluate", "CALIB", "--data", "CALIB"], 3, "is not an artifact"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )
