@@ -20,7 +20,8 @@ def parts() -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
     torch.manual_seed(0)
     model = build(ARCHITECTURE)
     state = {
-        name: torch.randn(value.shape) if value.is_floating_point() else value.clone()
+        # Loading a model resets the counters of batches (num_batches_tracked), the only integers.
+        name: torch.randn(value.shape) if value.is_floating_point() else torch.zeros_like(value)
         for name, value in model.state_dict().items()
     }
     quantized = {}
