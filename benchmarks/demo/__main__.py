@@ -22,13 +22,13 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks import digits
-from benchmarks.demo_boxes import draw_sheet
-from benchmarks.demo_daemon import EDGED, ask, daemon, submit, table
+from benchmarks.demo import digits
+from benchmarks.demo.boxes import draw_sheet
+from benchmarks.demo.daemon import EDGED, ask, daemon, submit, table
 from service.journal.states import UPDATE_STAGES
 from service.reporting.figures import figures
 
-CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
+CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 STAGES = UPDATE_STAGES[: UPDATE_STAGES.index("swap") + 1]  # until it is live
 # Checkpoint, folder of calibration images, and what the config says besides.
 REAL: dict[str, tuple[str, str, dict[str, Any]]] = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from benchmarks.demo_daemon import ask
+from benchmarks.demo.daemon import ask
 
 ASKED, SHOWN = 24, 4
 CELL = 560  # pixels of a picture's side in the sheet

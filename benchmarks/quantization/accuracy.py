@@ -21,12 +21,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, is_installed
-from benchmarks.measure import METHODS
-from benchmarks.networks import NETWORKS, data_root
-from benchmarks.plot import draw
-from benchmarks.results import Results, Row
-from benchmarks.tables import document, network_table
+from benchmarks.quantization.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, is_installed
+from benchmarks.quantization.measure import METHODS
+from benchmarks.quantization.networks import NETWORKS, data_root
+from benchmarks.quantization.plot import draw
+from benchmarks.quantization.results import Results, Row
+from benchmarks.quantization.tables import document, network_table
 from edged.errors import UsageError
 
 OWN_METHODS = tuple(method for method in METHODS if method not in PEERS)
@@ -77,7 +77,7 @@ def measure_all(options: argparse.Namespace, methods: list[str], results: Result
     for network in options.networks:
         for method in methods:
             if (network, method) in TOO_SLOW:
-                print(f"{network} {method} left out: see the notes below (benchmarks.solve extrapolates its time)")
+                print(f"{network} {method} left out: benchmarks.quantization.solve extrapolates its time")
                 continue
             for bits in options.bits:
                 if not (options.missing and (network, bits, method) in results.rows):
@@ -89,7 +89,7 @@ def measure(network: str, bits: int, method: str, options: argparse.Namespace) -
     """Run one measurement in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
-        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.measure"]
+        command = [sys.executable, "-W", "ignore", "-m", "benchmarks.quantization.measure"]
         command += ["--network", network, "--bits", str(bits), "--method", method, "--scale", options.scale]
         subprocess.run([*command, "--cache", options.cache, "--out", out], check=True)
         return Row(**json.loads(out.read_text()))

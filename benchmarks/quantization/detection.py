@@ -84,7 +84,15 @@ def main() -> None:
         print(f"{torch.get_num_threads()} threads; a forward pass takes {forward_s:.1f} s")
         print(f"{HEADING}\n{'|---' * (HEADING.count('|') - 1)}|")
         print(f"| 32 | FP32 | {score.map50:.2f} | {score.map50_95:.2f} | | | | | |")
-        command = [sys.executable, "-m", "benchmarks.detection", "--weights", options.weights, "--cache", cache]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.quantization.detection",
+            "--weights",
+            options.weights,
+            "--cache",
+            cache,
+        ]
         for bits in options.bits:
             for name in options.recipes:
                 extra = ["--bits", bits, "--recipes", name, "--reference", str(score.map50_95), str(forward_s)]

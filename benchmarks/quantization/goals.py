@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from benchmarks.brevitas_peer import PEERS
-from benchmarks.results import Results, Row, paired_difference
+from benchmarks.quantization.brevitas_peer import PEERS
+from benchmarks.quantization.results import Results, Row, paired_difference
 
 MEAN_DROP = {4: 0.15, 3: 0.5, 2: 3.0}  # of `balanced`, points of top-1
 HELD_OUT = {4: 0.85, 2: 0.65}  # of `fast`, as a share of `paper`'s

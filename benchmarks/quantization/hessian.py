@@ -2,7 +2,7 @@
 
 Both sides see the same images in the same order and are timed in turn; the figure is the ratio of the best of several
 runs, with the assembly of the matrix included. Usage:
-python -m benchmarks.hessian [--images 32] [--repeats 3] [--device auto|cpu|cuda]
+python -m benchmarks.quantization.hessian [--images 32] [--repeats 3] [--device auto|cpu|cuda]
 """
 
 from __future__ import annotations

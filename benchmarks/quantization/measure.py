@@ -1,6 +1,6 @@
 """One measurement in a process of its own, so that its peak memory is its own: used by benchmarks.accuracy.
 
-python -m benchmarks.measure --network resnet20 --bits 4 --method balanced --cache DIR --out FILE
+python -m benchmarks.quantization.measure --network resnet20 --bits 4 --method balanced --cache DIR --out FILE
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, prepare, quantize_with_peer
-from benchmarks.heldout import held_out_loss
-from benchmarks.networks import TEST_BATCH, Loaded, load
-from benchmarks.results import Row, pack_hits
+from benchmarks.quantization.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, prepare, quantize_with_peer
+from benchmarks.quantization.heldout import held_out_loss
+from benchmarks.quantization.networks import TEST_BATCH, Loaded, load
+from benchmarks.quantization.results import Row, pack_hits
 from edged.compress import compress
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.fidelity import fidelity

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.heldout import layer_loss, layer_moments, summarize
-from benchmarks.networks import NETWORKS, TEST_BATCH, Loaded, load
+from benchmarks.quantization.heldout import layer_loss, layer_moments, summarize
+from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.moments import hessian
 from edged.engine.images import AugmentedImages

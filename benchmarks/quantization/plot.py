@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.networks import NETWORKS
-from benchmarks.results import Results
-from benchmarks.tables import TITLES
+from benchmarks.quantization.networks import NETWORKS
+from benchmarks.quantization.results import Results
+from benchmarks.quantization.tables import TITLES
 
 
 @dataclass(frozen=True)

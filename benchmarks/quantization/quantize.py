@@ -93,7 +93,7 @@ def apart(network: str, recipe_name: str, images: int, folder: str, device: str)
     job = json.dumps(
         {"network": network, "recipe_name": recipe_name, "images": images, "folder": folder, "device_name": device}
     )
-    command = [sys.executable, "-m", "benchmarks.quantize", "--child", job]
+    command = [sys.executable, "-m", "benchmarks.quantization.quantize", "--child", job]
     environment = child_environment(None, kernels=FEW_KERNELS)  # that of `edged quantize`
     environment.pop("PYTHONSAFEPATH")  # this module is not installed
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)

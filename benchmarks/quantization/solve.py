@@ -1,7 +1,7 @@
 """The solve of one layer: against Eq. 12/13 as printed, against OBQ, and as a multiple of its own building blocks.
 
 Slow methods are measured on a part (some columns, some rows) and extrapolated by their operation counts; the part is
-printed. Usage: python -m benchmarks.solve [--columns 64] [--device auto|cpu|cuda]
+printed. Usage: python -m benchmarks.quantization.solve [--columns 64] [--device auto|cpu|cuda]
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from benchmarks.brevitas_peer import PEERS
-from benchmarks.goals import goals
-from benchmarks.measure import METHODS
-from benchmarks.networks import NETWORKS
-from benchmarks.results import Key, Results, Row, paired_difference
+from benchmarks.quantization.brevitas_peer import PEERS
+from benchmarks.quantization.goals import goals
+from benchmarks.quantization.measure import METHODS
+from benchmarks.quantization.networks import NETWORKS
+from benchmarks.quantization.results import Key, Results, Row, paired_difference
 
 TITLES = {
     "resnet20": "CIFAR ResNet-20",

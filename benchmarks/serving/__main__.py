@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving_effort import QUICK, Effort
-from benchmarks.serving_page import document
-from benchmarks.serving_peers import set_up
-from benchmarks.serving_sections import SECTIONS
+from benchmarks.serving.effort import QUICK, Effort
+from benchmarks.serving.page import document
+from benchmarks.serving.peers.server import set_up
+from benchmarks.serving.sections import SECTIONS
 
 
 def main() -> None:

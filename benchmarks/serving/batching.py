@@ -25,9 +25,9 @@ from urllib.parse import urlsplit
 import numpy as np
 import yaml
 
-from benchmarks.demo_daemon import daemon, submit
-from benchmarks.networks import NETWORKS, data_root
-from benchmarks.protocol import as_binary
+from benchmarks.demo.daemon import daemon, submit
+from benchmarks.quantization.networks import NETWORKS, data_root
+from benchmarks.serving.protocol import as_binary
 from service.inference.binary import Body
 
 SIDES = {"resnet20": 32, "resnet18": 224}

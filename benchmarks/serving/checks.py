@@ -7,7 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.serving_load import Answer
+from benchmarks.serving.load import Answer
 
 MEMORY_TOLERANCE = 0.05
 

@@ -20,10 +20,10 @@ import torch
 import yaml
 from torch import nn
 
-from benchmarks import digits
-from benchmarks.serving_checks import Swap
-from benchmarks.serving_load import Call
-from benchmarks.serving_processes import end_group, eventually
+from benchmarks.demo import digits
+from benchmarks.serving.checks import Swap
+from benchmarks.serving.load import Call
+from benchmarks.serving.processes import end_group, eventually
 from edged.errors import UnavailableError
 from edged.models.registry import Architecture, build
 from service.client import DaemonClient
@@ -39,7 +39,7 @@ class Edged:
     Args:
         folder: For its state, config and log.
         side: Of the network's input, pixels.
-        altered: What of benchmarks/altered to change in it; "" for nothing.
+        altered: What of benchmarks/serving/altered to change in it; "" for nothing.
         others: Further models of the config.
         settings: Sections of the config, in place of those here.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.serving_load import Answer, latency
+from benchmarks.serving.load import Answer, latency
 
 Rows = list[dict[str, Any]]
 RATE = 50.0  # requests a second

@@ -9,11 +9,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.serving_checks import Swap, answers_of_two, memory_grew, went_back
-from benchmarks.serving_daemon import MODEL, Edged, swappable
-from benchmarks.serving_effort import RATE, Effort, Rows, figures
-from benchmarks.serving_load import Answer, Load, between
-from benchmarks.serving_processes import eventually, resting_bytes, tree_bytes
+from benchmarks.serving.checks import Swap, answers_of_two, memory_grew, went_back
+from benchmarks.serving.daemon import MODEL, Edged, swappable
+from benchmarks.serving.effort import RATE, Effort, Rows, figures
+from benchmarks.serving.load import Answer, Load, between
+from benchmarks.serving.processes import eventually, resting_bytes, tree_bytes
 from edged.errors import EdgedError
 
 FEW_SWAPS = 5

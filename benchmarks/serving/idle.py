@@ -17,8 +17,8 @@ import psutil
 import torch
 import yaml
 
-from benchmarks import digits
-from benchmarks.demo_daemon import command, daemon, submit
+from benchmarks.demo import digits
+from benchmarks.demo.daemon import command, daemon, submit
 
 SETTLE_S = 20.0  # what an update leaves to be done: the last response, the end of the worker
 GOAL_S = 2.0  # of CPU an hour

@@ -210,7 +210,7 @@ _SWAPS = """
 edged alone, a swap a second at most. Some are to checkpoints that are dropped meanwhile, for which a worker computes
 beside the requests. All requests are equal and no two generations are, so bytes that do not belong to the generation
 that an answer names are found, and so is an answer of a generation after its successor was seen, over any connection
-(`benchmarks/serving_checks.py`).
+(`benchmarks/serving/checks.py`).
 """
 _CONTENTION = """
 A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second.
@@ -224,7 +224,7 @@ bytes. uvicorn alone reads the body and answers 40 bytes. An in-process call of 
 """
 _MEMORY = """
 Of all processes, shared pages counted once, at rest. The leaking daemon keeps 1 MiB in the supervisor for each swap;
-that is done by `benchmarks/altered`, not by a switch of the daemon.
+that is done by `benchmarks/serving/altered`, not by a switch of the daemon.
 """
 _KILL = """
 `kill -9` of the serving process at 50 requests a second. Recovered: the first answer of a request sent after it.

@@ -5,6 +5,7 @@ In this process, without HTTP; medians. Usage: python -m benchmarks.protocol
 
 from __future__ import annotations
 
+import argparse
 import json
 import statistics
 import time
@@ -26,6 +27,7 @@ REPEATS = 9
 
 def main() -> None:
     """Print a line for each body."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     for side in SIDES:
         spec = InputSpec(side, side)
         values = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.serving_checks import Swap
-from benchmarks.serving_daemon import SIDE, Edged, checkpoint, swappable
-from benchmarks.serving_effort import RATE, Effort, Rows, figures
-from benchmarks.serving_endurance import kill, memory, swaps
-from benchmarks.serving_load import Answer, Connection, Load, between
-from benchmarks.serving_peers import Peer, missing
-from benchmarks.serving_processes import tree_bytes
+from benchmarks.serving.checks import Swap
+from benchmarks.serving.daemon import SIDE, Edged, checkpoint, swappable
+from benchmarks.serving.effort import RATE, Effort, Rows, figures
+from benchmarks.serving.endurance import kill, memory, swaps
+from benchmarks.serving.load import Answer, Connection, Load, between
+from benchmarks.serving.peers.server import Peer, missing
+from benchmarks.serving.processes import tree_bytes
 from edged.models.registry import Architecture
 
 BIG = Architecture("resnet50", 10)  # takes half a minute and more to quantize at BIG_SIDE pixels

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.serving_checks import answers_of_two, memory_grew, went_back
-from benchmarks.serving_daemon import swappable
-from benchmarks.serving_effort import Effort
-from benchmarks.serving_endurance import memory, swaps
-from benchmarks.serving_load import Load
-from benchmarks.serving_processes import eventually
+from benchmarks.serving.checks import answers_of_two, memory_grew, went_back
+from benchmarks.serving.daemon import swappable
+from benchmarks.serving.effort import Effort
+from benchmarks.serving.endurance import memory, swaps
+from benchmarks.serving.load import Load
+from benchmarks.serving.processes import eventually
 
 
 def test_ten_swaps_under_load() -> None:

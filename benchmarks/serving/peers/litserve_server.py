@@ -10,7 +10,7 @@ from typing import Any
 import litserve
 import numpy as np
 
-from benchmarks.peers.network import Network
+from benchmarks.serving.peers.network import Network
 
 
 class Served(litserve.LitAPI):

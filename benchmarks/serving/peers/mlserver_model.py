@@ -9,7 +9,7 @@ import numpy as np
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-from benchmarks.peers.network import Network
+from benchmarks.serving.peers.network import Network
 
 
 class Served(MLModel):

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.serving_checks import Swap
-from benchmarks.serving_daemon import MODEL, image_call
-from benchmarks.serving_load import Call, Connection
-from benchmarks.serving_processes import end_group, eventually, free_port
+from benchmarks.serving.checks import Swap
+from benchmarks.serving.daemon import MODEL, image_call
+from benchmarks.serving.load import Call, Connection
+from benchmarks.serving.processes import end_group, eventually, free_port
 from service.system.processes import child_environment
 
 PACKAGES = {
@@ -34,8 +34,8 @@ PACKAGES = {
 }
 PROGRAMS = {"triton": "pytriton/tritonserver/bin/tritonserver", "mlserver": "mlserver", "litserve": "litserve"}
 _JSON = {"Content-Type": "application/json"}
-ROOT = Path(__file__).parents[1]
-CODE = Path(__file__).parent / "peers"
+ROOT = Path(__file__).parents[3]
+CODE = Path(__file__).parent
 _TENSOR = '[{{ name: "{name}", data_type: TYPE_FP32, dims: [{dims}] }}]'
 
 
@@ -175,7 +175,7 @@ class Peer:
     def _mlserver(self) -> tuple[list[str], dict[str, str]]:
         self._write_artifact()
         at = self._folder / "repository" / MODEL
-        model = {"name": MODEL, "implementation": "benchmarks.peers.mlserver_model.Served"}
+        model = {"name": MODEL, "implementation": "benchmarks.serving.peers.mlserver_model.Served"}
         (at / "model-settings.json").write_text(json.dumps(model | {"parameters": {"uri": str(at)}}))
         ports = {"http_port": self._port, "grpc_port": free_port(), "metrics_port": free_port()}
         settings = {"host": "127.0.0.1", "metrics_endpoint": None, **ports}

@@ -5,7 +5,7 @@ from typing import Any
 
 import triton_python_backend_utils as triton  # of Triton itself
 
-from benchmarks.peers.network import Network
+from benchmarks.serving.peers.network import Network
 
 
 class TritonPythonModel:

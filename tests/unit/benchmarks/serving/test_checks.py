@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from benchmarks.serving_checks import Swap, answers_of_two, memory_grew, went_back
-from benchmarks.serving_load import Answer
+from benchmarks.serving.checks import Swap, answers_of_two, memory_grew, went_back
+from benchmarks.serving.load import Answer
 
 SWAPS = [Swap(10, 11, "2"), Swap(20, 21, "1"), Swap(30, 31, "2")]  # there and back again
 

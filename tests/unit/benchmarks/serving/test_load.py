@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from benchmarks.serving_load import Answer, Call, Connection, Load, between, latency
+from benchmarks.serving.load import Answer, Call, Connection, Load, between, latency
 
 CALL = Call("/", b"{}")
 
