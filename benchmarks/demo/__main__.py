@@ -26,7 +26,7 @@ from benchmarks.demo import digits
 from benchmarks.demo.boxes import draw_sheet
 from benchmarks.demo.daemon import EDGED, ask, daemon, submit, table
 from service.journal.states import UPDATE_STAGES
-from service.reporting.figures import figures
+from service.reporting.facts import figures
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 STAGES = UPDATE_STAGES[: UPDATE_STAGES.index("swap") + 1]  # until it is live
