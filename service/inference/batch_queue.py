@@ -16,7 +16,7 @@ from service.ipc.options import Batching
 T = TypeVar("T")
 
 
-class Waiting(Generic[T]):
+class BatchQueue(Generic[T]):
     """Requests in the order of their arrival, from the thread that prepares to the one that computes.
 
     Args:

@@ -1,4 +1,4 @@
-"""Answers requests of several clients from one forward pass. Runs in the generation."""
+"""The serve loop of a generation: reads requests, computes them one by one or in batches, and replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from service.inference.batch_queue import Waiting
+from service.inference.batch_queue import BatchQueue
 from service.inference.binary import bodies_of
 from service.inference.observation import observing
 from service.inference.responses import Answer
@@ -28,17 +28,22 @@ if TYPE_CHECKING:
 class _Prepared(NamedTuple):
     header: dict[str, Any]
     request: Request
+    arrived: float  # by time.monotonic()
     seconds: float  # that preparing it took
 
 
-class BatchServer:
-    """Two threads: one reads and prepares requests, the other computes what waits and answers it.
+class Server:
+    """Serves one model over its stream.
+
+    Without batching, one thread does everything, a request at a time: a handoff between threads would cost each of
+    them a wake-up. With batching there are two threads: one reads and prepares requests while the other computes what
+    waits, and replies.
 
     Args:
-        stream: To the supervisor.
+        stream: Stream to and from the supervisor.
         served: The model.
-        batching: How far requests are gathered.
-        memory: Shared with the supervisor; None where all bodies come through the stream.
+        batching: How requests are batched.
+        memory: Memory shared with the supervisor; None if all bodies come through the stream.
     """
 
     def __init__(
@@ -48,52 +53,72 @@ class BatchServer:
         self._outbox = Outbox(stream)
         self._served = served
         self._observation = observing(served, self._outbox)
-        self._max_batch = batching.max_batch
-        self._waiting: Waiting[_Prepared] = Waiting(batching)
+        self._batching = batching
 
     def run(self) -> None:
-        """Answer until the supervisor closes the stream.
+        """Answer requests until the supervisor closes the stream.
 
         Raises:
-            OSError: It went away in the middle of an answer.
+            OSError: The supervisor went away in the middle of a reply.
+            FrameError: It sent a damaged frame, or went away in the middle of one. Only without batching.
         """
-        threading.Thread(target=self._read, name="prepare", daemon=True).start()
-        while batch := self._waiting.take():
-            self._answer(batch)
+        if self._batching.max_batch > 1:
+            self._run_batched()
+        else:
+            self._run_inline()
 
-    def _read(self) -> None:
-        # Of this thread alone: it would have as many helpers of its own, which the one that computes would have to wait
-        # for. One core is enough to prepare.
+    def _run_inline(self) -> None:
+        while (frame := self._inbox.read()) is not None:
+            if (prepared := self._prepare(*frame)) is not None:
+                self._compute([prepared], images=0)
+
+    def _run_batched(self) -> None:
+        waiting: BatchQueue[_Prepared] = BatchQueue(self._batching)
+        threading.Thread(target=self._read_into, args=(waiting,), name="prepare", daemon=True).start()
+        while batch := waiting.take():
+            self._compute(batch, sum(len(prepared.request.images) for prepared in batch))
+
+    def _read_into(self, waiting: BatchQueue[_Prepared]) -> None:
+        # This applies to the calling thread only: it would start helper threads of its own, for which the computing
+        # thread would have to wait. One core is enough to prepare requests.
         torch.set_num_threads(1)
         try:
             while (frame := self._inbox.read()) is not None:
-                self._prepare(*frame)
+                if (prepared := self._prepare(*frame)) is not None:
+                    exclusive = prepared.header.get("alone")
+                    images = self._batching.max_batch if exclusive else len(prepared.request.images)
+                    waiting.put(prepared, images, prepared.arrived)
         except (OSError, frames.FrameError):
             pass  # the supervisor went away
         finally:
-            self._waiting.close()
+            waiting.close()
 
-    def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> None:
+    def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> _Prepared | None:
+        """Parse and decode a request. One that cannot be computed is answered at once: None."""
         start = time.monotonic()
         request = self._served.prepare(*bodies_of(header, content))
         seconds = time.monotonic() - start
         if isinstance(request, Answer):
-            self._send(header["id"], request, seconds)
-        else:
-            images = self._max_batch if header.get("alone") else len(request.images)
-            self._waiting.put(_Prepared(header, request, seconds), images, start)
+            self._reply(header["id"], request, seconds)
+            return None
+        return _Prepared(header, request, start, seconds)
 
-    def _answer(self, batch: list[_Prepared]) -> None:
+    def _compute(self, batch: list[_Prepared], images: int) -> None:
+        """Compute requests in one forward pass and reply to each.
+
+        Args:
+            batch: The requests.
+            images: Number of their images, for the metric of batches; 0 if nothing is batched.
+        """
         start = time.monotonic()
         answers = self._served.answer_together([prepared.request for prepared in batch])
         seconds = time.monotonic() - start
-        images = sum(len(prepared.request.images) for prepared in batch)
         for prepared, answer in zip(batch, answers, strict=True):
-            self._send(prepared.header["id"], answer, prepared.seconds + seconds, images)
-            images = 0  # each pass is told of once
+            self._reply(prepared.header["id"], answer, prepared.seconds + seconds, images)
+            images = 0  # each forward pass is reported once
             if "observe" in prepared.header and answer.status == HTTPStatus.OK:
                 self._observation.offer(prepared.header["observe"], prepared.request)
 
-    def _send(self, identity: int, answer: Answer, seconds: float, images: int = 0) -> None:
-        told = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
-        self._outbox.send({"id": identity, **told}, answer.body.content)
+    def _reply(self, identity: int, answer: Answer, seconds: float, images: int = 0) -> None:
+        header = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
+        self._outbox.send({"id": identity, **header}, answer.body.content)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.inference.batch_queue import Waiting, warm_sizes
+from service.inference.batch_queue import BatchQueue, warm_sizes
 from service.ipc.options import Batching
 
 LONG_S = 60.0
@@ -29,7 +29,7 @@ def now() -> float:
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 8))
 def test_all_are_taken_in_order_and_no_batch_is_too_large(images: list[int], max_batch: int) -> None:
-    waiting: Waiting[tuple[int, int]] = Waiting(Batching(max_batch))
+    waiting: BatchQueue[tuple[int, int]] = BatchQueue(Batching(max_batch))
 
     def put_all() -> None:
         for entry in enumerate(images):
@@ -47,7 +47,7 @@ def test_all_are_taken_in_order_and_no_batch_is_too_large(images: list[int], max
 
 
 def test_without_a_delay_one_request_does_not_wait_and_those_behind_it_go_along() -> None:
-    waiting: Waiting[str] = Waiting(Batching(4))
+    waiting: BatchQueue[str] = BatchQueue(Batching(4))
     waiting.put("a", 1, now())
     assert waiting.take() == ["a"]
     for name, images in (("b", 1), ("c", 2), ("d", 2)):
@@ -57,7 +57,7 @@ def test_without_a_delay_one_request_does_not_wait_and_those_behind_it_go_along(
 
 
 def test_a_full_batch_waits_no_longer(pool: ThreadPoolExecutor) -> None:
-    waiting: Waiting[str] = Waiting(Batching(2, LONG_S))
+    waiting: BatchQueue[str] = BatchQueue(Batching(2, LONG_S))
     waiting.put("a", 1, now())
     taken = pool.submit(waiting.take)
     waiting.put("b", 1, now())
@@ -65,18 +65,18 @@ def test_a_full_batch_waits_no_longer(pool: ThreadPoolExecutor) -> None:
 
 
 def test_the_delay_counts_from_the_arrival_of_the_first() -> None:
-    waiting: Waiting[str] = Waiting(Batching(8, 0.05))
+    waiting: BatchQueue[str] = BatchQueue(Batching(8, 0.05))
     arrived = now()
     waiting.put("a", 1, arrived)
     assert waiting.take() == ["a"]
     assert now() >= arrived + 0.05
-    waiting = Waiting(Batching(8, LONG_S))
+    waiting = BatchQueue(Batching(8, LONG_S))
     waiting.put("b", 1, now() - LONG_S)  # it waited while another batch was computed
     assert waiting.take() == ["b"]
 
 
 def test_no_more_than_a_batch_is_read_ahead(pool: ThreadPoolExecutor) -> None:
-    waiting: Waiting[str] = Waiting(Batching(2))
+    waiting: BatchQueue[str] = BatchQueue(Batching(2))
     waiting.put("a", 5, now())
     second = pool.submit(waiting.put, "b", 1, now())
     with pytest.raises(TimeoutError):
@@ -87,7 +87,7 @@ def test_no_more_than_a_batch_is_read_ahead(pool: ThreadPoolExecutor) -> None:
 
 
 def test_the_end_of_the_stream_wakes_both_sides(pool: ThreadPoolExecutor) -> None:
-    waiting: Waiting[str] = Waiting(Batching(1))
+    waiting: BatchQueue[str] = BatchQueue(Batching(1))
     taken = pool.submit(waiting.take)
     waiting.close()
     assert taken.result(LONG_S) == []

@@ -17,7 +17,7 @@ import pytest
 
 from edged.artifacts.reader import read_artifact
 from service.inference.model import ServedModel
-from service.inference.server import BatchServer
+from service.inference.server import Server
 from service.ipc import frames
 from service.ipc.options import Batching
 from tests.support.artifacts import write_untrained
@@ -65,7 +65,7 @@ def test_answers_carry_the_ids_of_their_requests_and_tell_of_each_pass_once(
     served: ServedModel, connection: tuple[socket.socket, Any, Any]
 ) -> None:
     ours, client, stream = connection
-    server = threading.Thread(target=BatchServer(stream, served, Batching(4, TIMEOUT_S)).run, daemon=True)
+    server = threading.Thread(target=Server(stream, served, Batching(4, TIMEOUT_S)).run, daemon=True)
     for number in range(2):
         send(client, number, body_of(number / 10))
     send(client, 2, b"no JSON")
@@ -85,6 +85,27 @@ def test_answers_carry_the_ids_of_their_requests_and_tell_of_each_pass_once(
     assert not server.is_alive()
 
 
+def test_without_batching_requests_are_answered_in_order_by_one_thread(
+    served: ServedModel, connection: tuple[socket.socket, Any, Any]
+) -> None:
+    ours, client, stream = connection
+    server = threading.Thread(target=Server(stream, served, Batching()).run, daemon=True)
+    threads = threading.active_count()
+    server.start()
+    for number, body in enumerate([body_of(0.1), b"no JSON", body_of(0.2)]):
+        send(client, number, body)
+    headers = [receive(client)[0] for _ in range(3)]
+    assert [(header["id"], header["status"], header["images"]) for header in headers] == [
+        (0, 200, 0),
+        (1, 400, 0),
+        (2, 200, 0),
+    ]
+    assert threading.active_count() == threads + 1
+    ours.shutdown(socket.SHUT_WR)
+    server.join(TIMEOUT_S)
+    assert not server.is_alive()
+
+
 def test_it_computes_with_its_threads_whatever_the_reader_computes_with() -> None:
     code = "import threading, torch; from service.inference.main import compute_with; compute_with(2)\n"
     code += "reader = threading.Thread(target=torch.set_num_threads, args=(1,)); reader.start(); reader.join()\n"
@@ -96,7 +117,7 @@ def test_it_computes_with_its_threads_whatever_the_reader_computes_with() -> Non
 
 def test_a_probe_is_computed_alone(served: ServedModel, connection: tuple[socket.socket, Any, Any]) -> None:
     ours, client, stream = connection
-    server = threading.Thread(target=BatchServer(stream, served, Batching(4, TIMEOUT_S)).run, daemon=True)
+    server = threading.Thread(target=Server(stream, served, Batching(4, TIMEOUT_S)).run, daemon=True)
     send(client, 0, body_of(0.1))
     frames.write_blocking(client, {"id": 1, "json_bytes": None, "alone": True}, body_of(0.2))
     server.start()
