@@ -50,7 +50,7 @@ def request_of(values: np.ndarray, **more: Any) -> Body:
 
 
 def together(served: ServedModel, bodies: list[Body]) -> list[Answer]:
-    """What Server does, without its threads."""
+    """Prepare and compute as Server does, without its threads."""
     prepared = [served.prepare(body) for body in bodies]
     computed = iter(served.answer_together([each for each in prepared if isinstance(each, Request)]))
     return [each if isinstance(each, Answer) else next(computed) for each in prepared]
