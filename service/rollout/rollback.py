@@ -9,9 +9,10 @@ from typing import Any
 from edged.errors import NotReadyError, PinnedError
 from service.config.current import CurrentConfig
 from service.journal.states import State
+from service.journal.update import Update
 from service.outcomes import Failure, RolledBack
 from service.rollout.records import UpdateRecords
-from service.rollout.swap import SwapOptions, Swapper
+from service.rollout.swap import Swap, SwapOptions, Swapper
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +68,18 @@ class Rollbacks:
                 log.warning("model %s: rolling back from generation %d to %d: %s", model, current, target, why)
                 await swap.commit()
                 if undone is not None:
-                    reason = f"rolled back to generation {target}: {why}"
-                    report = dataclasses.replace(undone.report, rollback=swap.record)
-                    await self._records.updates.advance(
-                        undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report
-                    )
-                    self._records.metrics.count_update(model, "rolled_back", code)
+                    await self._journal(undone, swap, code, f"rolled back to generation {target}: {why}")
                 await swap.retire_previous()
             if undone is not None:
                 await self._records.reports.write(undone.id)
         return {"model": model, "from": current, "to": target}
+
+    async def _journal(self, undone: Update, swap: Swap, code: str, reason: str) -> None:
+        """Record that the generation of an update was taken out of service."""
+        report = dataclasses.replace(undone.report, rollback=swap.record)
+        updates = self._records.updates
+        await updates.advance(undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
+        self._records.metrics.count_update(undone.model, State.ROLLED_BACK.value.lower(), code)
 
     def _ends(self, model: str, expected: int | None) -> tuple[int, int]:
         """Return the current generation and the one to roll back to, or raise why there is no way back."""

@@ -180,7 +180,7 @@ def test_the_report_names_a_detectors_figures(daemon: Daemon, first: dict[str, A
             assert daemon.metric(line) == pytest.approx(report[precision][key] / 100)
     assert daemon.metric('edged_model_agreement_ratio{model="shapes"}') == pytest.approx(report["agreement"] / 100)
     assert daemon.metric('edged_model_accuracy_ratio{model="digits",precision="fp32"}') > 0.5
-    assert "cannot export its figures" not in daemon.log.read_text()
+    assert "cannot export its values" not in daemon.log.read_text()
 
 
 def test_each_is_updated_while_the_other_serves(

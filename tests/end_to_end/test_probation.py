@@ -102,7 +102,7 @@ def test_an_operator_may_be_faster(task: Task, tmp_path: Path) -> None:
         assert daemon.post("/edged/v1/models/digits/rollback").json() == {"model": "digits", "from": 2, "to": 1}
         ended = daemon.update_of("second.pt")
         assert (ended["id"], ended["state"], ended["code"]) == (update["id"], "ROLLED_BACK", "rollback")
-        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is put aside")
+        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is quarantined")
         assert daemon.generation() == 1
 
 
