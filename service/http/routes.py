@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -15,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
+from service.http.errors import HANDLERS, RETRY, status_of
 from service.http.page_routes import PageRoutes
 from service.http.report_routes import ReportRoutes
 from service.serving.channel import ServingError
@@ -26,11 +24,7 @@ if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
     from service.serving.model_server import ModelServer
 
-log = logging.getLogger(__name__)
-
-_STATUS = {UsageError: 404, AccessError: 403, NotReadyError: 409, RejectedError: 422}
 _MAX_LISTED = 1000
-_RETRY = {"Retry-After": "1"}  # seconds: a queue empties and a process comes back within few
 
 
 def create_app(supervisor: Supervisor) -> Starlette:
@@ -64,12 +58,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             *ReportRoutes(supervisor).routes,
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
-        exception_handlers={
-            HTTPException: _http_error,
-            ServingError: _serving_error,
-            EdgedError: _edged_error,
-            Exception: _unexpected,
-        },
+        exception_handlers=HANDLERS,
     )
 
 
@@ -122,7 +111,7 @@ class Routes:
             service = self._service(request)  # once more: its version may have been replaced meanwhile
             reply = await service.infer(body, left_s, json_bytes_of(request))
         except BaseException as error:
-            metrics.count_request(service.name, _status_of(error), time.monotonic() - start)
+            metrics.count_request(service.name, status_of(error), time.monotonic() - start)
             raise
         # A twentieth of what an answer takes, so the answer goes first: it is sent before the loop turns.
         told = (service.name, reply.status, time.monotonic() - start)
@@ -180,20 +169,12 @@ class Routes:
         return service
 
 
-def _status_of(error: BaseException) -> int:
-    if isinstance(error, HTTPException):
-        return error.status_code
-    if isinstance(error, ServingError):
-        return error.status
-    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
-
-
 def _why_not(service: ModelServer) -> str:
     return f"model {service.name!r} {service.problem or 'has no generation in service yet'}"
 
 
 def _not_ready(why: str) -> Response:
-    return JSONResponse({"ready": False, "error": why}, 503, _RETRY)
+    return JSONResponse({"ready": False, "error": why}, 503, RETRY)
 
 
 def _limit(text: str | None) -> int:
@@ -202,26 +183,3 @@ def _limit(text: str | None) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_LISTED:
         raise HTTPException(400, f"limit has value {text!r}; choose 1 to {_MAX_LISTED}")
     return int(text)
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
-    what = error.detail
-    if what == HTTPStatus(error.status_code).phrase:  # the router's, which says no more than the status
-        what = f"{request.method} {request.url.path} is not served: {what}"
-    return JSONResponse({"error": what}, error.status_code, dict(error.headers or {}))
-
-
-async def _serving_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ServingError)  # noqa: S101 - registered for nothing else
-    return JSONResponse({"error": str(error), "code": error.code}, error.status, _RETRY)
-
-
-async def _edged_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, EdgedError)  # noqa: S101 - registered for nothing else
-    return JSONResponse({"error": str(error), "code": error.code}, _status_of(error))
-
-
-async def _unexpected(_: Request, error: Exception) -> Response:
-    log.error("a request failed: %r", error)
-    return JSONResponse({"error": f"unexpected {type(error).__name__}; see the log of the daemon"}, 500)

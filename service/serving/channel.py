@@ -25,7 +25,6 @@ class ServingError(EdgedError):
     """A request cannot be answered now."""
 
     code = "serving"
-    status = 503
     is_failure: ClassVar[bool] = True  # whether the server is at fault
 
 
@@ -37,7 +36,6 @@ class BusyError(ServingError):
     """The queue is full."""
 
     code = "busy"
-    status = 429
     is_failure = False
 
 
@@ -45,7 +43,6 @@ class DeadlineError(ServingError):
     """The deadline passed first."""
 
     code = "deadline"
-    status = 504
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,66 @@
+"""Errors as HTTP responses: the status of each, and the body, which is the same for all."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
+from service.serving.channel import BusyError, DeadlineError, ServingError
+
+log = logging.getLogger(__name__)
+
+# The first class that fits counts, so subclasses stand before their base.
+_STATUS: Mapping[type[EdgedError], int] = {
+    BusyError: 429,
+    DeadlineError: 504,
+    ServingError: 503,
+    UsageError: 404,
+    AccessError: 403,
+    NotReadyError: 409,
+    RejectedError: 422,
+}
+RETRY = {"Retry-After": "1"}  # seconds: a queue empties and a process is restarted within a few
+
+
+def status_of(error: BaseException) -> int:
+    """Return the HTTP status of the response to an error."""
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
+    what = error.detail
+    if what == HTTPStatus(error.status_code).phrase:  # the router's, which says no more than the status
+        what = f"{request.method} {request.url.path} is not served: {what}"
+    return JSONResponse({"error": what}, error.status_code, dict(error.headers or {}))
+
+
+async def _serving_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ServingError)  # noqa: S101 - registered for nothing else
+    return JSONResponse({"error": str(error), "code": error.code}, status_of(error), RETRY)
+
+
+async def _edged_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, EdgedError)  # noqa: S101 - registered for nothing else
+    return JSONResponse({"error": str(error), "code": error.code}, status_of(error))
+
+
+async def _unexpected(_: Request, error: Exception) -> Response:
+    log.error("a request failed: %r", error)
+    return JSONResponse({"error": f"unexpected {type(error).__name__}; see the log of the daemon"}, 500)
+
+
+HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    HTTPException: _http_error,
+    ServingError: _serving_error,
+    EdgedError: _edged_error,
+    Exception: _unexpected,
+}
