@@ -1,4 +1,4 @@
-"""Adds images to a model's calibration folder: only what can be decoded, nothing twice, and no half file."""
+"""Addition of images to a model's calibration folder, atomically and without undecodable files and duplicates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from edged.calibration.yolo_labels import label_path
 from edged.errors import ImageError, UsageError
 from service.calibration.image_set import CalibrationSet, in_threads
 
-_PRIVATE = 0o640  # of images that show what clients sent
+_PRIVATE = 0o640  # permissions of images from clients' requests
 
 
 @dataclass
 class Added:
-    """What became of the images.
+    """The result of adding images.
 
     Attributes:
-        added: Paths below the calibration folder.
-        known: How many were there already, by their contents.
-        refused: Path and reason of each that is no usable image.
+        added: Paths of the added images, relative to the calibration folder.
+        known: Number of images whose contents were already in the folder.
+        refused: Path and reason of each file that is not a usable image.
     """
 
     added: list[str] = field(default_factory=list)
@@ -35,14 +35,14 @@ class Added:
     refused: list[dict[str, str]] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Convert the result to JSON types."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class _Candidate:
     path: Path
-    place: str  # below the calibration folder
+    place: str  # path relative to the calibration folder
     private: bool = False
 
 
@@ -54,19 +54,19 @@ def add_images(
 ) -> Added:
     """Copy images into the calibration folder of a model.
 
-    A folder keeps what lies below it: class folders stay class folders, and label files come along.
+    The structure of a source folder is kept: class folders remain class folders, and label files are copied too.
 
     Args:
-        calibration: Where to.
-        sources: Files, and folders of files.
-        class_name: Put all of them into this class folder.
-        captured: Images of live requests, to be added likewise; the copies are not for everybody to read, and belong to
-            whom the originals belong.
+        calibration: Calibration set to add images to.
+        sources: Paths of image files, and of folders of images.
+        class_name: Name of the class folder for all images; None to keep their places.
+        captured: Paths of images from live requests, which are added too. The copies are not world-readable and belong
+            to the owner of the originals.
 
     Raises:
-        UsageError: A source does not exist, or the images would take the labels from those that are there.
+        UsageError: A source does not exist, or the new images would invalidate the labels of the present ones.
         CalibrationError: A folder cannot be read.
-        StateError: The calibration folder cannot be written; what was added before stays.
+        StateError: The calibration folder cannot be written; images added before remain.
     """
     found = calibration.scan()
     candidates = [*_candidates(sources, class_name), *_candidates(captured, class_name, private=True)]
@@ -105,7 +105,7 @@ def _candidates(sources: Sequence[Path], class_name: str | None, private: bool =
 
 
 def _check_places(calibration: CalibrationSet, found: ImageFolder, candidates: Sequence[_Candidate]) -> None:
-    """Labels follow from where all images lie: one in a wrong place takes them from all."""
+    """Check that the new images keep the labels valid, which depend on the places of all images."""
     strays = [c.place for c in candidates if c.place.count("/") != 1 or c.place.split("/")[0] not in found.classes]
     if found.classes and strays:
         raise UsageError(
@@ -133,7 +133,7 @@ def _copy(candidate: _Candidate, data: bytes, target: Path) -> None:
     with as_state_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     labels = label_path(candidate.path)
-    if labels.is_file():  # first: an image without its labels would count as one that shows nothing
+    if labels.is_file():  # copied first, because an image without labels counts as one without boxes
         place = label_path(target)
         with as_state_error(place):
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +142,7 @@ def _copy(candidate: _Candidate, data: bytes, target: Path) -> None:
         write_atomic(target, data)
         return
     write_atomic(target, data, _PRIVATE)
-    if os.geteuid() == 0:  # the daemon, which kept the image, must be able to read the copy, too
+    if os.geteuid() == 0:  # the daemon, which captured the image, must be able to read the copy, too
         with as_state_error(target):
             owner = candidate.path.stat()
             os.chown(target, owner.st_uid, owner.st_gid)
@@ -152,4 +152,4 @@ def _sha256(path: Path) -> str:
     try:
         return hashlib.sha256(read_image(path)).hexdigest()
     except ImageError as error:
-        return str(error)  # `edged calib verify` tells
+        return str(error)  # reported by `edged calib verify`

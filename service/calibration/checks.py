@@ -1,4 +1,4 @@
-"""Looks through a model's calibration images: what is wrong with them, and how they are distributed."""
+"""Verification and statistics of a model's calibration images."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from edged.errors import CalibrationError, ImageError
 from service.calibration.image_set import CalibrationSet, class_counts, in_threads
 
 ENOUGH_IMAGES = 256  # below it, accuracy suffers
-_FLAT = 2.0  # standard deviation of intensities, of 255: a cap was on the lens
+_FLAT = 2.0  # standard deviation of intensities, of 255; below it, as with a covered lens
 _NEAR = 2  # bits of 64 in which the hashes of near-duplicates differ at most
-_ROWS = 256  # compared at a time: bounds memory
+_ROWS = 256  # hashes compared at a time; bounds memory
 _LISTED = 20
 _SMALL_CLASS = 0.1  # of the median class
 
@@ -33,16 +33,17 @@ Finding = dict[str, Any]
 
 @dataclass(frozen=True)
 class Looked:
-    """One image, or why it is none.
+    """The measurements of one image, or the reason why it cannot be used.
 
     Attributes:
-        file: Below the calibration folder.
-        reason: Why it cannot be used; None if it can.
-        sha256: Of the file.
-        bits: Difference hash: 64 values 0 or 1, alike for images that look alike.
-        deviation: Standard deviation of all intensities, of 255.
-        size: Width and height, upright.
-        sums: Sum of the intensities and of their squares of each channel, of 1, as the network sees it; [2, channels].
+        file: Path relative to the calibration folder.
+        reason: Reason why the image cannot be used; None if it can.
+        sha256: SHA-256 of the file, in hex.
+        bits: Difference hash: 64 values 0 or 1, similar for images that look similar.
+        deviation: Standard deviation of all intensities, on a scale of 255.
+        size: Width and height of the upright image, in pixels.
+        sums: Mean of the intensities (0 to 1) and mean of their squares for each channel of the network's input
+            [2, channels].
     """
 
     file: str
@@ -55,12 +56,15 @@ class Looked:
 
 
 def look(calibration: CalibrationSet, found: ImageFolder) -> list[Looked]:
-    """Decode every image once, on all cores."""
+    """Decode and measure every image once, on all cores."""
     return in_threads(lambda file: _look(calibration, file), found.files)
 
 
 def verify(calibration: CalibrationSet) -> dict[str, Any]:
-    """What is wrong: {"model", "folder", "images", "usable", "ok", "findings": [{"level", "what", "files"}]}.
+    """Verify the calibration images of a model.
+
+    Returns:
+        {"model", "folder", "images", "usable", "ok", "findings": [{"level", "what", "files"}]}.
 
     Raises:
         CalibrationError: The folder cannot be read.
@@ -86,10 +90,10 @@ def verify(calibration: CalibrationSet) -> dict[str, Any]:
 
 
 def statistics(calibration: CalibrationSet) -> dict[str, Any]:
-    """How the images are distributed, JSON types; channels as the network sees them, intensities of 1.
+    """Compute the distribution of the images in JSON types, with intensities from 0 to 1 of the network's input.
 
     Raises:
-        CalibrationError: The folder cannot be read, or no image of it can.
+        CalibrationError: The folder cannot be read, or has no usable image.
     """
     found = calibration.scan()
     usable = [image for image in look(calibration, found) if image.sums is not None]
@@ -133,7 +137,7 @@ def _look(calibration: CalibrationSet, file: str) -> Looked:
 
 
 def _difference_hash(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    """Whether each of 8 x 8 fields is brighter than the one to its left."""
+    """Compute whether each of 8 x 8 fields is brighter than the field to its left [64]."""
     small = np.asarray(Image.fromarray(grey.astype(np.float32)).resize((9, 8), Image.Resampling.BOX))
     return (small[:, 1:] > small[:, :-1]).astype(np.uint8).ravel()
 
@@ -163,7 +167,7 @@ def _flat(usable: Sequence[Looked]) -> Iterator[Finding]:
 
 
 def _repeated(usable: Sequence[Looked]) -> Iterator[Finding]:
-    """Copies, and images that look the same: they weigh double and say nothing new."""
+    """Find copies and similar images, which have double weight without adding information."""
     counts = Counter(image.sha256 for image in usable)
     copies = [image.file for image in usable if counts[image.sha256] > 1]
     if copies:
@@ -175,7 +179,7 @@ def _repeated(usable: Sequence[Looked]) -> Iterator[Finding]:
 
 
 def _alike(images: Sequence[Looked]) -> list[str]:
-    """Images whose hash is near that of an earlier one."""
+    """Return the images whose hash is close to that of an earlier one."""
     if not images:
         return []
     bits = np.stack([image.bits for image in images if image.bits is not None]).astype(np.float32)
@@ -191,7 +195,7 @@ def _alike(images: Sequence[Looked]) -> list[str]:
 
 
 def _labels(calibration: CalibrationSet, found: ImageFolder) -> Iterator[Finding]:
-    """YOLO label files, where there are any."""
+    """Check the YOLO label files, if there are any."""
     labelled = calibration.labelled(found)
     for file in labelled:
         try:
@@ -216,12 +220,12 @@ def _orphans(folder: Path, found: ImageFolder, labelled: Sequence[str]) -> list[
     places = {label_path(folder / file).parent for file in labelled}
     known = {label_path(folder / file) for file in found.files}
     there = {path for place in places for path in place.glob("*.txt")}
-    ignored = {"classes.txt", "readme.txt"}  # of labelling programs
+    ignored = {"classes.txt", "readme.txt"}  # written by labeling programs
     return sorted(path.name for path in there - known if path.name.lower() not in ignored)
 
 
 def _boxes(calibration: CalibrationSet, found: ImageFolder) -> dict[str, int]:
-    """Labelled boxes of each class of a detector."""
+    """Count the labeled boxes of each class of a detector."""
     counts: Counter[int] = Counter()
     for image in read_labels(calibration.folder, found.files) or ():
         counts.update(image.classes.tolist())

@@ -1,4 +1,4 @@
-"""The calibration images of one configured model: where they lie and how the model reads them."""
+"""The calibration images of one configured model: their folder and their preprocessing."""
 
 from __future__ import annotations
 
@@ -30,15 +30,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """The images of one model.
+    """The calibration images of one model.
 
     Attributes:
-        model: Its configuration.
-        input: How its images are prepared: as the live generation's are; before there is one, as far as the config
-            tells.
-        classes: Of a detector in service, by class id; None where there is none.
-        ring: Images of live requests.
-        caches: Where its decoded images lie.
+        model: Configuration of the model.
+        input: Preprocessing of the images: that of the live generation, or before there is one, that of the config.
+        classes: Class names of the live detector by class id; None if the live generation is not a detector.
+        ring: Captured images of live requests.
+        caches: Parent folder of the model's caches of decoded images.
     """
 
     model: ModelConfig
@@ -49,11 +48,11 @@ class CalibrationSet:
 
     @property
     def folder(self) -> Path:
-        """Where the images lie."""
+        """The folder of the images."""
         return self.model.calibration.dir
 
     def scan(self) -> ImageFolder:
-        """The images.
+        """Find the images in the folder.
 
         Raises:
             CalibrationError: The folder cannot be read.
@@ -61,11 +60,11 @@ class CalibrationSet:
         return scan(self.folder)
 
     def labelled(self, found: ImageFolder) -> list[str]:
-        """Images with a YOLO label file."""
+        """Return the images that have a YOLO label file."""
         return [file for file in found.files if label_path(self.folder / file).is_file()]
 
     def describe(self) -> dict[str, Any]:
-        """What `edged calib list` tells, JSON types."""
+        """Describe the calibration set for `edged calib list`, in JSON types."""
         found = self.scan()
         captured = self.ring.entries()
         digest = cache_digest(self.folder, self.input, limit=self.model.calibration.images, map_fn=in_threads)
@@ -94,7 +93,7 @@ class CalibrationSet:
 
 
 def calibration_set(config: Config, name: str) -> CalibrationSet:
-    """That of a configured model.
+    """Return the calibration set of a configured model.
 
     Raises:
         UsageError: There is no such model.
@@ -108,13 +107,13 @@ def calibration_set(config: Config, name: str) -> CalibrationSet:
 
 
 def class_counts(found: ImageFolder) -> dict[str, int]:
-    """Images of each class folder; empty without labels."""
+    """Count the images of each class folder; the result is empty without labels."""
     counts = Counter(found.label(file) for file in found.files) if found.classes else {}
     return {name: counts[index] for index, name in enumerate(found.classes)}
 
 
 def in_threads(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
-    """`map` on all cores: hashing and decoding release the GIL."""
+    """Apply a function to all items on all cores; hashing and decoding release the GIL."""
     with ThreadPoolExecutor(thread_name_prefix="calib") as pool:
         return list(pool.map(function, items))
 

@@ -1,7 +1,7 @@
-"""`edged doctor`: looks for what would keep edged from working on this machine, and says what to do about it.
+"""`edged doctor`: find what would keep edged from working on this machine, and suggest remedies.
 
-A function a check; CHECKS lists them in the order of the answer. What the system says is reached through a `Machine`.
-Here too nothing is imported that could take the process down with it: torch and CUDA are tried in children.
+Each check is a function; CHECKS lists them in the order of the output. Checks query the system through a `Machine`.
+Nothing is imported that could crash the process: torch and CUDA are probed in child processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from service.doctor.system import check_systemd
 
 __all__ = ["CHECKS", "FAIL", "OK", "WARN", "Check", "Machine", "diagnose", "exit_code"]
 
-# Each is given the machine, and the config if it could be read.
+# Each check takes the machine, and the config or None if it could not be read.
 CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_python,
     check_packages,
@@ -36,7 +36,7 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_token,
     check_daemon,
 )
-# Of several faults the one that is to be mended first decides.
+# Exit codes by priority: the first one among the failed checks is returned.
 _PRECEDENCE = (78, 77, 73, 69)
 
 
@@ -44,8 +44,8 @@ def diagnose(config: str | None = None, machine: Machine | None = None) -> list[
     """Run all checks.
 
     Args:
-        config: Config file as given by the user; None for the default one.
-        machine: What to look at; None for this one.
+        config: Path of the config file as given by the user; None for the default one.
+        machine: Machine to check; None for this one.
     """
     machine = machine or Machine()
     told, read = read_config(config)
@@ -53,6 +53,6 @@ def diagnose(config: str | None = None, machine: Machine | None = None) -> list[
 
 
 def exit_code(checks: Iterable[Check]) -> int:
-    """0 if there are warnings at most; else 78 config, 77 permission, 73 state, 69 address in use, or 1."""
+    """Return the exit code: 0 without failures, else 78 config, 77 permission, 73 state, 69 unavailable, or 1."""
     codes = {check.exit_code for check in checks if check.level == FAIL}
     return next((code for code in _PRECEDENCE if code in codes), 1 if codes else 0)

@@ -1,4 +1,4 @@
-"""The GPU: the CUDA driver, asked without torch, and the device nodes that it works through."""
+"""Checks of the GPU: the CUDA driver, queried without torch, and its device nodes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.packages import probe
 
-# A Jetson's and those of a card; what lies beside them (nvidia-caps, nvidia-modeset) is not needed to compute.
+# Nodes of a Jetson and of a graphics card; others (nvidia-caps, nvidia-modeset) are not needed for computing.
 _NODES = ("nvhost-*", "nvmap", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
 _LISTED = 4
 
-# Result of cuInit -> what mends it.
+# Remedies by the result of cuInit.
 _REMEDIES = {
     2: "free memory, or `sudo reboot`",
     34: "`sudo ldconfig` after removing the stub libcuda.so.1 from the library path",
@@ -29,7 +29,7 @@ _OTHER_REMEDY = "`sudo dmesg` tells what the driver met"
 
 
 def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Whether the CUDA driver starts."""
+    """Check that the CUDA driver starts."""
     found = probe("service.doctor.cuda_probe")
     wanted = config is not None and config.worker.device == "cuda"
     trouble = FAIL if wanted else WARN
@@ -49,7 +49,7 @@ def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Whether the user may open the GPU's device nodes."""
+    """Check that the user may open the GPU's device nodes."""
     nodes = _nodes(machine)
     if not nodes:
         yield Check("device nodes", OK, "none of an NVIDIA device: no /dev/nvidia*, /dev/nvhost-* or /dev/nvmap")
@@ -61,7 +61,7 @@ def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Chec
     wanted = config is not None and config.worker.device == "cuda"
     names = ", ".join(f"/dev/{node.relative_to(machine.path('/dev'))}" for node, _ in closed[:_LISTED])
     more = f" and {len(closed) - _LISTED} more" if len(closed) > _LISTED else ""
-    # A group that may open it already helps; where the node is root's alone, its group must be changed first.
+    # Joining the node's group is enough, unless the group is root's and must be changed first.
     groups = sorted({machine.group(status.st_gid) for _, status in closed if status.st_gid != 0}) or ["video"]
     yield Check(
         "device nodes",

@@ -1,6 +1,6 @@
-"""Decoded calibration images: whether those on the disk are whole and will be found again.
+"""Check of the caches of decoded calibration images: whether they are complete and up to date.
 
-See edged.calibration.dataset for what lies in a cache; it cannot be imported here, because it imports torch.
+edged.calibration.dataset describes the contents of a cache; it cannot be imported here, because it imports torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from service.units import format_bytes
 
 @dataclass(frozen=True)
 class _Cache:
-    """One folder: why it is damaged ("" if it is whole), its files, and the bytes of an image."""
+    """The folder of one cache.
+
+    Attributes:
+        path: Path of the folder.
+        damage: Description of the damage, "" for an undamaged cache.
+        files: Paths of the images relative to the calibration folder.
+        image_bytes: Size of one decoded image in bytes.
+    """
 
     path: Path
     damage: str
@@ -30,7 +37,7 @@ class _Cache:
 
 
 def check_caches(_: Machine, config: Config | None) -> Iterator[Check]:
-    """Of each model: no cache is damaged, and the newest one is of the images and the size that the config names."""
+    """Check for each model that no cache is damaged, and that the newest matches the config's images and size."""
     if config is None:
         return
     paths = Paths(config.state_dir)
@@ -58,7 +65,7 @@ def _check(model: ModelConfig, folder: Path, store: ModelStore) -> Check:
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    """Finished caches; a hidden one is being written."""
+    """Return the finished caches, newest first; a hidden folder is still being written."""
     try:
         entries = [path for path in folder.iterdir() if not path.name.startswith(".")]
     except FileNotFoundError:
@@ -83,7 +90,7 @@ def _read(path: Path) -> _Cache:
 
 
 def _outdated(model: ModelConfig, cache: _Cache) -> str:
-    """Why the config asks for other images than these; "" if it does not, as far as can be told without decoding."""
+    """Return why a cache does not match the config, or "" if no difference is found without decoding images."""
     side = model.input.size
     channels = len(model.input.mean) if model.input.mean is not None else 3
     if side is not None and cache.image_bytes != channels * side * side:
@@ -97,14 +104,14 @@ def _outdated(model: ModelConfig, cache: _Cache) -> str:
 
 
 def _unknown(model: ModelConfig, found: list[_Cache], store: ModelStore) -> str:
-    """Whether what serves was calibrated with images that are not there any more."""
+    """Return that the live generation was calibrated with images that no cache has, or "" if one has them."""
     try:
         current = store.current(model.name)
         if current is None:
             return ""
         digest = str(store.manifest(model.name, current)["calibration"]["digest"])
     except (EdgedError, OSError, KeyError, TypeError):
-        return ""  # not this check's matter
+        return ""  # reported by other checks
     if any(digest.startswith(cache.path.name) for cache in found):
         return ""
     return f"generation {current} was made with other images"

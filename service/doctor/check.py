@@ -1,4 +1,4 @@
-"""What a check says, and the machine that it looks at."""
+"""The result of a check, and the machine that checks query."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from typing import Any
 OK, WARN, FAIL = "ok", "warn", "fail"
 
 _COMMAND_S = 10.0
-_TIME_ERROR = 5  # of adjtimex(2): the clock is not synchronized
+_TIME_ERROR = 5  # result of adjtimex(2): the clock is not synchronized
 _TIMEX_BYTES = 512  # struct timex is 208 bytes or less
 
 
 @dataclass(frozen=True)
 class Check:
-    """One finding.
+    """One finding of a check.
 
     Attributes:
-        name: What was looked at.
-        level: "ok", "warn" or "fail".
-        detail: What was found, one line.
-        fix: What to do, with the command in backticks; "" if nothing.
-        exit_code: Of the command, if this fails.
+        name: Name of what was checked.
+        level: Severity: "ok", "warn" or "fail".
+        detail: Description of the finding in one line.
+        fix: Remedy, with commands in backticks; "" if none is needed.
+        exit_code: Exit code of `edged doctor` if the level is "fail".
     """
 
     name: str
@@ -37,12 +37,12 @@ class Check:
     exit_code: int = 1
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Convert the finding to JSON types."""
         return asdict(self)
 
 
 def run_command(command: Sequence[str]) -> str | None:
-    """What a command prints; None if there is no such command, or it fails."""
+    """Return the standard output of a command, or None if the command does not exist or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S, check=True)  # noqa: S603 - fixed arguments
     except (OSError, subprocess.SubprocessError):
@@ -51,25 +51,25 @@ def run_command(command: Sequence[str]) -> str | None:
 
 
 def clock_is_synchronized() -> bool | None:
-    """What the kernel says; None if it does not."""
+    """Return whether the kernel reports a synchronized clock, or None if it does not report this."""
     adjtimex = getattr(ctypes.CDLL(None), "adjtimex", None)
     if adjtimex is None:
         return None
-    state = adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # all zero: change nothing
+    state = adjtimex(ctypes.create_string_buffer(_TIMEX_BYTES))  # all zero, so that nothing is changed
     return None if state < 0 else bool(state != _TIME_ERROR)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where checks look; tests bring a folder of their own.
+    """The machine that is checked; tests use a folder of their own as its root.
 
     Attributes:
-        root: Above /proc, /sys, /dev, /etc and /run.
-        uid: Of the user who asks.
-        groups: Likewise.
-        run: Runs a command, see `run_command`.
-        now: Seconds since 1970.
-        synchronized: See `clock_is_synchronized`.
+        root: Parent folder of /proc, /sys, /dev, /etc and /run.
+        uid: ID of the user that runs the checks.
+        groups: IDs of the user's groups.
+        run: Function that runs a command, see `run_command`.
+        now: Function that returns the time in seconds since 1970.
+        synchronized: Function that returns whether the clock is synchronized, see `clock_is_synchronized`.
     """
 
     root: Path = Path("/")
@@ -80,34 +80,34 @@ class Machine:
     synchronized: Callable[[], bool | None] = clock_is_synchronized
 
     def path(self, absolute: str) -> Path:
-        """A path of the machine, such as "/proc/meminfo"."""
+        """Return the path below `root` of an absolute path such as "/proc/meminfo"."""
         return self.root / absolute.lstrip("/")
 
     def read(self, absolute: str) -> str | None:
-        """The text of a small file; None if it cannot be read."""
+        """Return the text of a small file, or None if it cannot be read."""
         try:
             return self.path(absolute).read_text()
         except (OSError, UnicodeDecodeError):
             return None
 
     def number(self, absolute: str) -> int | None:
-        """The number in a small file; None if there is none."""
+        """Return the number in a small file, or None if it has none."""
         text = (self.read(absolute) or "").strip()
         return int(text) if text.isdecimal() else None
 
     def may_use(self, status: os.stat_result) -> bool:
-        """Whether the user may read and write a file with this status."""
+        """Return whether the user may read and write a file with this status."""
         if self.uid == 0:
             return True
         shift = 6 if status.st_uid == self.uid else 3 if status.st_gid in self.groups else 0
         return status.st_mode >> shift & 0o6 == 0o6
 
     def user(self) -> str:
-        """The user's name, or number."""
+        """Return the user's name, or the user ID if it has no name."""
         return self._name("/etc/passwd", self.uid)
 
     def group(self, gid: int) -> str:
-        """A group's name, or number."""
+        """Return a group's name, or the group ID if it has no name."""
         return self._name("/etc/group", gid)
 
     def _name(self, file: str, number: int) -> str:

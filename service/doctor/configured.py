@@ -1,4 +1,4 @@
-"""The config file, and the folders and images that it names."""
+"""Checks of the config file, and of the folders and images that it names."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ _FILES_WARN = 1000
 
 
 def read_config(given: str | None) -> tuple[list[Check], Config | None]:
-    """The config file as a check of its own, a finding for each mistake; and what it says, if it has none.
+    """Load and check the config file.
 
     Args:
-        given: As given by the user; None for the default one.
+        given: Path of the config file as given by the user; None for the default one.
+
+    Returns:
+        One finding for each mistake, or a single one for a valid file; and the config, None if there are mistakes.
     """
     path = find_config(given)
     if given is None and path == Path(DEFAULT_CONFIG) and not path.exists():
@@ -38,7 +41,7 @@ def read_config(given: str | None) -> tuple[list[Check], Config | None]:
 
 
 def check_folders(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Where the daemon writes."""
+    """Check the folders that the daemon writes to."""
     if config is not None:
         yield check_folder("state_dir", config.state_dir, machine.user())
         if config.drop_dir is not None:
@@ -46,12 +49,12 @@ def check_folders(machine: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def check_folder(name: str, path: Path, user: str) -> Check:
-    """A folder, or the nearest one above it that exists, is writable and has space.
+    """Check that a folder, or its nearest existing parent, is writable and has free space.
 
     Args:
-        name: Key of the config.
-        path: Its value.
-        user: Who writes.
+        name: Key in the config.
+        path: Path of the folder, the value of the key.
+        user: Name of the user that writes to the folder.
     """
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
@@ -70,13 +73,13 @@ def check_folder(name: str, path: Path, user: str) -> Check:
 
 
 def check_calibration(_: Machine, config: Config | None) -> Iterator[Check]:
-    """The calibration images of each model."""
+    """Check the calibration images of each model."""
     for model in config.models if config is not None else ():
         yield check_images(model.name, model.calibration.dir)
 
 
 def check_images(model: str, folder: Path) -> Check:
-    """A calibration folder holds enough files that look like images."""
+    """Check that a calibration folder has enough files with an image's suffix."""
     count = sum(
         1
         for _, _, names in os.walk(folder)
@@ -94,7 +97,7 @@ def check_images(model: str, folder: Path) -> Check:
 
 
 def check_token(_: Machine, config: Config | None) -> Iterator[Check]:
-    """Beyond this machine, everybody may ask the model without a token; nobody may administer without one."""
+    """Check whether other machines can reach the server, and which requests need a token."""
     if config is None:
         return
     serve = config.serve

@@ -1,6 +1,6 @@
-"""`python -m service.doctor.cuda_probe`: ask the CUDA driver, without torch, and print its answer as a line of JSON.
+"""`python -m service.doctor.cuda_probe`: query the CUDA driver without torch, and print the result as one line of JSON.
 
-A process of its own, because a broken driver may end it without a word.
+The probe is a process of its own, because a broken driver may crash it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,12 @@ _LIBRARY = "libcuda.so.1"
 
 
 def probe() -> dict[str, Any]:
-    """{"missing": why} without the library; {"code", "words"} of cuInit; with code 0 also "driver" and "devices"."""
+    """Query the CUDA driver.
+
+    Returns:
+        {"missing": reason} without the library. Otherwise "code" and "words" of cuInit's result, and with code 0 also
+        "driver" (version) and "devices" (names).
+    """
     try:
         cuda = ctypes.CDLL(_LIBRARY)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Whether a daemon runs already, and whether one could listen."""
+"""Check of the daemon: whether one is running, and whether its address is free otherwise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_USE, _NO_ADDRESS = errno.EADDRINUSE, errno.EADDRNOTAVAIL
 
 
 def check_daemon(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Whether the daemon of this config answers; if none runs, whether its address is free."""
+    """Check whether the daemon of this config answers, or if none is running, whether its address is free."""
     if config is None:
         return
     client = DaemonClient(str(config.socket), _ANSWER_S)

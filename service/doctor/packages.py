@@ -1,4 +1,4 @@
-"""Python, torch, torchvision and other runtimes."""
+"""Checks of Python, torch, torchvision and other runtimes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TORCHVISION_AHEAD = 15  # torch 2.6 goes with torchvision 0.21, 2.13 with 0.28
 
 
 def check_python(_: Machine, __: Config | None) -> Iterator[Check]:
-    """Which Python runs this."""
+    """Check the version of Python."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < _LEAST_PYTHON:
         fix = "`python3.10 -m venv /opt/edged` and install edged there"
@@ -30,7 +30,7 @@ def check_python(_: Machine, __: Config | None) -> Iterator[Check]:
 
 
 def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
-    """Whether torch and torchvision can be imported and fit each other; and what else could run models."""
+    """Check that torch and torchvision can be imported and match, and report other runtimes for models."""
     if missing := [package for package in ("torch", "torchvision") if version_of(package) is None]:
         fix = "install the builds of your device: JetPack's wheels, or `pip install torch torchvision`"
         yield Check("torch", FAIL, f"{' and '.join(missing)} not installed", fix)
@@ -46,9 +46,9 @@ def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def probe(module: str) -> dict[str, Any] | str:
-    """What `python -m MODULE` says as one line of JSON, or why it says nothing.
+    """Run `python -m MODULE` and return the JSON object that it prints, or the reason why there is none.
 
-    A process of its own, because a broken build may take its process with it.
+    The probe runs in a process of its own, because a broken build may crash it.
     """
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
@@ -66,7 +66,7 @@ def probe(module: str) -> dict[str, Any] | str:
 
 
 def version_of(package: str) -> str | None:
-    """Of an installed package; None if there is none."""
+    """Return the version of an installed package, or None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

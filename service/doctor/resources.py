@@ -1,4 +1,4 @@
-"""Memory, inotify and the clock."""
+"""Checks of memory, inotify and the clock."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from service.units import format_bytes
 
 # `import torch` and one convolution take 250 MB, a serving ResNet-50 about 400 (measured).
 _MEMORY_WARN = 1 << 30
-_INSTANCES, _SPARE_WATCHES = 2, 16  # that edged needs, and that should be left beside the folders that it watches
+_INSTANCES, _SPARE_WATCHES = 2, 16  # needed by edged, and spare in addition to its watched folders
 _INOTIFY = "/proc/sys/fs/inotify"
 _EARLIEST_YEAR = 2025  # edged is not older
 _DAY_S = 86_400.0
 
 
 def check_memory(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Enough memory for a worker beside a serving generation."""
+    """Check that there is enough memory for a worker in addition to a serving generation."""
     known = hardware.memory(machine.root)
     if not known.keys() >= {"MemAvailable", "MemTotal"}:
         yield Check("memory", WARN, "/proc/meminfo cannot be read", "`mount -t proc proc /proc`")
@@ -44,7 +44,7 @@ def check_memory(machine: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def check_inotify(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Limits of inotify and what is in use of them; without it the drop folder is polled."""
+    """Check the limits of inotify and their use; without inotify the drop folder is polled."""
     instances = machine.number(f"{_INOTIFY}/max_user_instances")
     watches = machine.number(f"{_INOTIFY}/max_user_watches")
     if instances is None or watches is None:
@@ -64,7 +64,7 @@ def check_inotify(machine: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def check_clock(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Whether times in the journal and in the metrics will mean something."""
+    """Check that the clock is set, so that times in the journal and the metrics are meaningful."""
     now = machine.now()
     told = datetime.datetime.fromtimestamp(now, tz=datetime.timezone.utc)
     text = f"{told:%Y-%m-%d %H:%M} UTC"
@@ -82,10 +82,10 @@ def check_clock(machine: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def _inotify_in_use(machine: Machine) -> tuple[int, int]:
-    """Instances and watches of this user's processes, as far as they can be seen."""
+    """Count the inotify instances and watches of this user's processes, as far as they are visible."""
     instances = watches = 0
     for process in machine.path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or may not be looked at
+        with contextlib.suppress(OSError):  # the process exited, or its descriptors may not be read
             if process.stat().st_uid != machine.uid:
                 continue
             for descriptor in (process / "fd").iterdir():

@@ -1,4 +1,4 @@
-"""systemd: whether it is new enough for the unit, and how the unit does."""
+"""Check of systemd: its version, and the state of edged's unit."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from service.config.load import Config
 from service.doctor.check import OK, WARN, Check, Machine
 
 _LEAST = 245
-# What newer ones have that drop-ins of the unit use.
+# Features that drop-ins of the unit use, by the version that introduced them.
 _FEATURES = {247: "LoadCredential", 253: "notify-reload"}
 
 
 def check_systemd(machine: Machine, _: Config | None) -> Iterator[Check]:
-    """The version of systemd, and the state of edged.service."""
+    """Check the version of systemd and the state of edged.service."""
     match = re.match(r"systemd (\d+)", machine.run(["systemctl", "--version"]) or "")
     if match is None:
         yield Check("systemd", OK, "not here: let another supervisor start `edged run`")

@@ -1,6 +1,6 @@
-"""`python -m service.doctor.torch_probe`: import torch, torchvision and onnxruntime; print what came of it as JSON.
+"""`python -m service.doctor.torch_probe`: import torch, torchvision and onnxruntime, and print the result as JSON.
 
-A process of its own, because a broken build may end it without a word.
+The probe is a process of its own, because a broken build may crash it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def probe() -> dict[str, Any]:
-    """What the packages say of themselves."""
+    """Return the versions and capabilities of the packages."""
     import torch
 
     from edged.models.torchvision_shim import compiled_operators_load, import_torchvision
@@ -29,7 +29,7 @@ def probe() -> dict[str, Any]:
 
 
 def _onnxruntime() -> dict[str, Any] | None:
-    """Its version and what it can compute on; None if it is not installed."""
+    """Return onnxruntime's version and providers, or its import error; None if it is not installed."""
     if importlib.util.find_spec("onnxruntime") is None:
         return None
     try:
