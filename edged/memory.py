@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from edged.device import device_name
+from edged.errors import MemoryLimitError
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -49,6 +54,18 @@ def limit_bytes(device: torch.device, asked: int | None) -> int | None:
     # Memory that the allocator keeps for reuse is available, too.
     possible = free + torch.cuda.memory_reserved(device)
     return possible if asked is None else min(asked, possible)
+
+
+@contextmanager
+def memory_errors_of(device: torch.device) -> Iterator[None]:
+    """Turn an exhausted CUDA device inside the block into a MemoryLimitError that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:  # raised for CUDA devices only; the CPU's is another
+        raise MemoryLimitError(
+            f"{device_name(device)} ran out of memory; give a lower memory limit than the"
+            f" {device_peak_bytes(device) >> 20} MiB that were in use, free its memory or choose device cpu"
+        ) from error
 
 
 def give_back_free_memory() -> None:

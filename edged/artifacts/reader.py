@@ -57,13 +57,19 @@ class Artifact:
         return None if entry is None else load_warmup(self.directory / "warmup.safetensors", entry, self.input)
 
 
-def read_artifact(directory: Path) -> Artifact:
-    """Open an artifact, reading all weights once to check their SHA-256.
+def read_artifact(directory: str | Path) -> Artifact:
+    """Open an artifact folder; all weights are read once to check their SHA-256.
+
+    Args:
+        directory: The folder; a symbolic link is resolved once.
+
+    Returns:
+        The artifact; `load_model` of it gives the network with decoded weights.
 
     Raises:
         ArtifactError: A file is missing or does not match the manifest.
     """
-    directory = directory.resolve()
+    directory = Path(directory).resolve()
     manifest = _manifest(directory / "manifest.json")
     weights = directory / "weights.safetensors"
     try:

@@ -52,8 +52,7 @@ def write_artifact(
         ArtifactError: A name is both in `quantized` and in `rest`.
         StateError: `directory` exists, the disk is full or the folder cannot be written.
     """
-    if directory.exists():
-        raise StateError(f"cannot write {directory}: it already exists; remove it or choose another folder")
+    require_absent(directory)
     temporary = temporary_sibling(directory)
     with as_state_error(directory):
         temporary.mkdir()
@@ -78,6 +77,16 @@ def write_artifact(
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return report
+
+
+def require_absent(directory: Path) -> None:
+    """Raise an error if there is something at the path where an artifact is to be written.
+
+    Raises:
+        StateError: `directory` exists.
+    """
+    if directory.exists():
+        raise StateError(f"cannot write {directory}: it already exists; remove it or choose another folder")
 
 
 def sha256_file(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from edged.errors import EdgedError, UsageError
+from edged.evaluation.gates import Gates
 from edged.models.names import detector_side
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import (
@@ -34,7 +35,7 @@ from service.cli import calib as calib_cli
 from service.cli.parser import fail
 from service.cli.tables import calibration_table, evaluation_table, quantization_table
 from service.units import parse_bytes
-from service.worker.job import Gates, Job
+from service.worker.job import Job
 
 THRESHOLDS = ("confidence", "iou", "max_detections")
 
@@ -81,26 +82,30 @@ def quantize(options: argparse.Namespace) -> dict[str, Any]:
         memory_limit=options.memory_limit,
     )
     result = run_job(job, _listener(options))
-    return {"out": result["out"], **result["report"]}
+    return {"out": str(result.artifact), **result.report}
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """Accuracy, or a detector's mAP, of a checkpoint or an artifact on labelled images."""
-    from service.worker.scoring import score
+    from edged.pipeline.scoring import open_scorable, score
+    from service.worker.pipeline import decode_images, set_up_torch
 
-    overrides = _overrides(options)
-    return score(
-        options.model, options.data, _cache(options), options.arch, overrides, options.threads, _listener(options)
-    )
+    listener = _listener(options)
+    set_up_torch(options.threads, "cpu")
+    with listener.stage("load"):
+        network = open_scorable(options.model, options.arch, _overrides(options))
+    with listener.stage("decode"):
+        cache = decode_images(options.data, _cache(options), network.input, None, listener)
+    return score(network, cache, options.data, listener)
 
 
 def calib(options: argparse.Namespace) -> dict[str, Any]:
     """Build or find the cache of an image folder and say what is in it."""
-    from service.worker.pipeline import calibrate, set_up_torch
+    from service.worker.pipeline import decode_images, set_up_torch
 
     set_up_torch(options.threads, "cpu")
     spec = (InputSpec.letterbox(detector_side()) if options.letterbox else InputSpec()).override(_overrides(options))
-    cache = calibrate(options.folder, _cache(options), spec, options.images, _listener(options))
+    cache = decode_images(options.folder, _cache(options), spec, options.images, _listener(options))
     return {
         "folder": str(options.folder),
         "cache": str(cache.directory),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from edged.evaluation.gates import Gates
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.journal.update import Update
@@ -12,7 +13,7 @@ from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.system.liveness import Liveness
 from service.updates.files import UpdateFiles
-from service.worker.job import Gates, Job
+from service.worker.job import Job
 from service.worker.process import Done, EventHandler, WorkerLimits, WorkerProcess
 
 
@@ -92,5 +93,5 @@ class Workers:
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
             report_images=model.report_images,
-            keep_refused=True,
+            keep_rejected=True,
         )

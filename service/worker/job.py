@@ -8,31 +8,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from edged.evaluation.gates import Gates
 from edged.spec import DetectionSpec, QuantSpec
 
 PREDICTIONS = "predictions.json"  # beside report.json, see service.worker.predictions
-
-
-@dataclass(frozen=True)
-class Gates:
-    """What a quantized model must reach on the held-out images before it may be served.
-
-    Attributes:
-        min_agreement: What the full-precision model says too, percent: of images the top class, of detectors the boxes.
-        max_drop: Points of top-1, or of mAP50-95, that may be lost; None to not ask. Needs labels.
-        min_accuracy: Top-1, or mAP50-95, that the quantized model must reach, percent; None to not ask. Needs labels.
-    """
-
-    min_agreement: float = 50.0
-    max_drop: float | None = None
-    min_accuracy: float | None = None
-
-    @property
-    def need_labels(self) -> str | None:
-        """The gate that cannot be answered without labels; None if there is none."""
-        if self.max_drop is not None:
-            return "max_drop"
-        return None if self.min_accuracy is None else "min_accuracy"
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class Job:
         memory_limit: Bytes of resident memory at most, of a GPU's memory where that is the device; None for no limit.
         max_bytes: Size of the checkpoint at most, None for the library's limit.
         report_images: Held-out images that predictions.json shows; 0 for no such file.
-        keep_refused: When a gate refuses the result, leave what is known of it in `out`, for a report: no artifact.
+        keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
     """
 
     checkpoint: Path
@@ -77,7 +56,7 @@ class Job:
     memory_limit: int | None = None
     max_bytes: int | None = None
     report_images: int = 0
-    keep_refused: bool = False
+    keep_rejected: bool = False
 
     def to_json(self) -> str:
         """One line of JSON."""

@@ -18,11 +18,14 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from edged.errors import EdgedError, MemoryLimitError, StateError
 from service.system.processes import die_with_parent, lower_priority
 from service.worker.job import Job
+
+if TYPE_CHECKING:  # torch, which is imported only when the job runs
+    from edged.pipeline.quantize import QuantizationResult
 
 _PROGRESS_INTERVAL_S = 0.2  # more often than a person can read is waste
 
@@ -78,11 +81,11 @@ def main(arguments: list[str]) -> int:
     except EdgedError as error:
         listener.tell("error", code=error.code, message=str(error), exit_code=error.exit_code)
         return error.exit_code
-    listener.tell("result", out=result["out"], totals=result["report"]["totals"])
+    listener.tell("result", out=str(result.artifact), totals=result.report["totals"])
     return 0
 
 
-def _run(job: Job, listener: LineListener) -> dict[str, Any]:
+def _run(job: Job, listener: LineListener) -> QuantizationResult:
     """`run_job`, with the errors of the machine and of libraries as EdgedErrors."""
     # Half a second of torch: only now, so that the lines above are in place first.
     from service.worker.pipeline import run_job

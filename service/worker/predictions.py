@@ -21,7 +21,7 @@ from edged.evaluation.detection import agreement
 from edged.models.detections import Detections
 from edged.models.registry import Architecture
 from edged.models.yolov5.plan import Plan
-from service.worker.evaluation import Labels
+from edged.pipeline.evaluation import Labels
 
 MAX_PICTURE_BYTES = 400 << 10  # of all pictures together, encoded
 _CLASSIFIED_SIDE, _DETECTED_SIDE = 160, 400  # longer side of a picture, pixels
@@ -33,7 +33,6 @@ JSON = dict[str, Any]
 
 def sample_predictions(
     compressed: Compressed,
-    cache: ImageCache,
     architecture: Architecture,
     labels: Labels,
     boxes: Mapping[str, list[Detections]] | None,
@@ -42,11 +41,10 @@ def sample_predictions(
     """Predictions in full precision and quantized, half of them those that differ most.
 
     Args:
-        compressed: Both networks, evaluated.
-        cache: Their images.
+        compressed: Both networks, evaluated, and their images.
         architecture: Of the networks.
         labels: Of the held-out images.
-        boxes: Of a detector, see `service.worker.evaluation.Evaluation`.
+        boxes: Of a detector, see `edged.pipeline.evaluation.Evaluation`.
         count: Most images; fewer if their pictures take more than MAX_PICTURE_BYTES.
 
     Returns:
@@ -55,9 +53,9 @@ def sample_predictions(
         y2] in pixels of the image, "class", "name", "score"}. Names are null where they are not known.
     """
     if architecture.plan is None or boxes is None:
-        images = _classified(compressed, cache, architecture, labels, count)
+        images = _classified(compressed, architecture, labels, count)
     else:
-        images = _detected(boxes, cache, architecture.plan, count)
+        images = _detected(boxes, compressed.cache, architecture.plan, count)
     return {"task": architecture.task, "images": _within_budget(images)}
 
 
@@ -75,9 +73,8 @@ def choose(differences: Tensor, count: int) -> list[int]:
     return sorted([*worst, *(others[i * len(others) // left] for i in range(left))])
 
 
-def _classified(
-    compressed: Compressed, cache: ImageCache, architecture: Architecture, labels: Labels, count: int
-) -> list[JSON]:
+def _classified(compressed: Compressed, architecture: Architecture, labels: Labels, count: int) -> list[JSON]:
+    cache = compressed.cache
     said = {"fp32": compressed.reference_logits.softmax(1), "quantized": compressed.logits.softmax(1)}
     names = cache.classes if len(cache.classes) == architecture.num_classes else None
     differ = said["fp32"].argmax(1) != said["quantized"].argmax(1)

@@ -52,8 +52,7 @@ TESTED_BY = {
     "service/updates/files": "unit/service/updates/test_runner.py",
     "service/updates/workers": "unit/service/updates/test_runner.py",
     "service/worker/main": "integration/service/worker/test_process.py",
-    "service/worker/refused": "unit/service/worker/test_pipeline.py",
-    "service/worker/scoring": "unit/service/worker/test_evaluation.py",
+    "service/worker/rejected": "unit/service/worker/test_pipeline.py",
 }
 
 # Module -> why no test is about it.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edged.evaluation.gates import Gates
 from edged.spec import DetectionSpec, Method, QuantSpec
-from service.worker.job import Gates, Job
+from service.worker.job import Job
 
 
 def test_a_job_survives_its_way_to_the_worker() -> None:

@@ -23,11 +23,12 @@ from edged.errors import (
     MemoryLimitError,
     UsageError,
 )
+from edged.evaluation.gates import Gates
 from edged.models.checkpoint import read_checkpoint
 from edged.progress import SilentListener
 from edged.spec import DetectionSpec, Method, QuantSpec
 from service.journal.states import STAGES
-from service.worker.job import PREDICTIONS, Gates, Job
+from service.worker.job import PREDICTIONS, Job
 from service.worker.pipeline import run_job
 from tests.support import scenes
 from tests.support.tasks import DetectionTask, Task
@@ -77,7 +78,7 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     result = run_job(job_of(task, tmp_path), stages)
     assert stages.names == [*STAGES, "write"]
     artifact = read_artifact(tmp_path / "out")
-    assert artifact.report == result["report"]
+    assert artifact.report == result.report
     assert artifact.report["plan"] == stages.plan
     assert artifact.input == INPUT
     assert artifact.manifest.name == "digits"
@@ -100,7 +101,7 @@ def test_the_same_job_gives_the_same_weights(task: Task, tmp_path: Path) -> None
     threads = torch.get_num_threads()
     first = run_job(job, SilentListener())
     again = run_job(replace(job, out=tmp_path / "again"), SilentListener())
-    assert first["report"]["layers"] == again["report"]["layers"]
+    assert first.report["layers"] == again.report["layers"]
     digests = [read_artifact(tmp_path / name).manifest.weights["sha256"] for name in ("out", "again")]
     assert digests[0] == digests[1]
     assert torch.get_num_threads() == threads
@@ -149,7 +150,7 @@ def test_a_gate_on_accuracy_needs_labels(task: Task, tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match=r"gates\.min_accuracy needs labels, and .* has 0 class folders"):
         run_job(replace(job, gates=Gates(min_accuracy=5.0)), SilentListener())
     result = run_job(replace(job, gates=Gates()), SilentListener())
-    assert "fp32" not in result["report"]["totals"]
+    assert "fp32" not in result.report["totals"]
 
 
 def detector_job(task: DetectionTask, folder: Path) -> Job:
@@ -176,7 +177,7 @@ def test_a_detectors_artifact_holds_all_that_serving_needs(detection_task: Detec
     assert artifact.detection == DetectionSpec(0.2, 0.5, 20)
     assert artifact.input == scenes.INPUT
     assert not artifact.manifest.calibration["folder_labels"]
-    totals = result["report"]["totals"]
+    totals = result.report["totals"]
     assert totals["agreement"] > 80
     assert totals["fp32"].keys() == totals["quantized"].keys() == totals["drop"].keys() == {"map50", "map50_95"}
 
@@ -205,7 +206,7 @@ def test_a_gate_on_map_needs_labels(detection_task: DetectionTask, tmp_path: Pat
     job = replace(detector_job(detection_task, tmp_path), calibration_dir=bare)
     with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels, .* fit the 3 classes of the detector"):
         run_job(job, SilentListener())
-    totals = run_job(replace(job, gates=Gates()), SilentListener())["report"]["totals"]
+    totals = run_job(replace(job, gates=Gates()), SilentListener()).report["totals"]
     assert "fp32" not in totals
     assert totals["boxes"]["fp32"] > 0
 
@@ -235,7 +236,7 @@ def test_what_a_gate_refuses_is_kept_for_its_report(
     job = replace(
         job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN, bits=3), gates=Gates(100.1), report_images=3
     )
-    job = replace(job, keep_refused=True)
+    job = replace(job, keep_rejected=True)
     with pytest.raises(GateError):
         run_job(job, SilentListener())
     assert {path.name for path in job.out.iterdir()} == {"report.json", PREDICTIONS}
@@ -245,4 +246,4 @@ def test_what_a_gate_refuses_is_kept_for_its_report(
     # What is in the way is no reason to tell another reason than the gate's.
     with pytest.raises(GateError):
         run_job(job, SilentListener())
-    assert "cannot keep what is known of the refused model" in capfd.readouterr().err
+    assert "cannot keep the report of the rejected model" in capfd.readouterr().err

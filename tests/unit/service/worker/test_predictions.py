@@ -19,9 +19,9 @@ from edged.evaluation.classification import predict
 from edged.evaluation.detection import detect_all
 from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
+from edged.pipeline.evaluation import evaluate, held_out_labels
 from edged.spec import DetectionSpec, InputSpec, Method, QuantSpec
 from service.worker import predictions
-from service.worker.evaluation import evaluate, held_out_labels
 from service.worker.predictions import choose, sample_predictions
 from tests.support import scenes, trained
 from tests.support.tasks import DetectionTask, Task
@@ -63,7 +63,7 @@ def test_a_classifier(classifier: tuple[Compressed, Architecture], task: Task) -
     compressed, architecture = classifier
     cache = compressed.cache
     labels = held_out_labels(cache, architecture, task.calibration)
-    sampled = sample_predictions(compressed, cache, architecture, labels, None, 6)
+    sampled = sample_predictions(compressed, architecture, labels, None, 6)
     assert (sampled["task"], len(sampled["images"])) == ("classification", 6)
     for entry in sampled["images"]:
         index = cache.files.index(entry["file"])
@@ -84,7 +84,7 @@ def test_without_class_folders_classes_are_numbers(classifier: tuple[Compressed,
     compressed, architecture = classifier
     more_classes = Architecture("cifar_resnet20", 12, stem="cifar", shortcut="pad")
     labels = held_out_labels(compressed.cache, more_classes, task.calibration)
-    (entry,) = sample_predictions(compressed, compressed.cache, more_classes, labels, None, 1)["images"]
+    (entry,) = sample_predictions(compressed, more_classes, labels, None, 1)["images"]
     assert (entry["truth"], entry["fp32"]["name"]) == (None, None)
     assert architecture.num_classes == 10
 
@@ -95,8 +95,8 @@ def test_a_detector(detection_task: DetectionTask, tmp_path: Any) -> None:
     )
     cache = compressed.cache
     labels = held_out_labels(cache, architecture, detection_task.calibration)
-    evaluation = evaluate(compressed, cache, architecture, labels, SERVED)
-    sampled = sample_predictions(compressed, cache, architecture, labels, evaluation.boxes, 4)
+    evaluation = evaluate(compressed, architecture, labels, SERVED)
+    sampled = sample_predictions(compressed, architecture, labels, evaluation.boxes, 4)
     assert (sampled["task"], len(sampled["images"])) == ("detection", 4)
     for entry in sampled["images"]:
         index = cache.files.index(entry["file"])
@@ -115,10 +115,10 @@ def test_pictures_stay_within_their_budget(
 ) -> None:
     compressed, architecture = classifier
     labels = held_out_labels(compressed.cache, architecture, task.calibration)
-    everything = sample_predictions(compressed, compressed.cache, architecture, labels, None, 10)["images"]
+    everything = sample_predictions(compressed, architecture, labels, None, 10)["images"]
     size = sum(len(entry["picture"]) for entry in everything[:4])
     monkeypatch.setattr(predictions, "MAX_PICTURE_BYTES", size)
-    assert sample_predictions(compressed, compressed.cache, architecture, labels, None, 10)["images"] == everything[:4]
+    assert sample_predictions(compressed, architecture, labels, None, 10)["images"] == everything[:4]
 
 
 def test_large_pictures_are_scaled_down() -> None:

@@ -1,8 +1,7 @@
-"""What the figures of the held-out images are, and which of them let a model pass."""
+"""What the held-out images show of a quantized model."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -15,9 +14,8 @@ from edged.errors import CalibrationError, GateError
 from edged.evaluation.detection import agreement, average_precision, detect_all
 from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
+from edged.pipeline.evaluation import Labels, evaluate, held_out_labels
 from edged.spec import DetectionSpec, QuantSpec
-from service.worker.evaluation import Labels, check_gates, evaluate, held_out_labels
-from service.worker.job import Gates
 from tests.support import scenes
 from tests.support.tasks import DetectionTask
 from tests.support.yolov5_samples import tiny_model
@@ -42,7 +40,7 @@ def test_a_detector_is_compared_by_its_boxes_and_by_map(
     compressed: Compressed, cache: ImageCache, detection_task: DetectionTask
 ) -> None:
     labels = held_out_labels(cache, DETECTOR, detection_task.calibration)
-    evaluation = evaluate(compressed, cache, DETECTOR, labels, SERVED)
+    evaluation = evaluate(compressed, DETECTOR, labels, SERVED)
     totals = evaluation.totals
     files = [cache.files[index] for index in cache.held_out.tolist()]
     truth = read_labels(detection_task.calibration, files)
@@ -61,7 +59,7 @@ def test_a_detector_is_compared_by_its_boxes_and_by_map(
 
 
 def test_without_labels_only_agreement_is_told(compressed: Compressed, cache: ImageCache) -> None:
-    totals = evaluate(compressed, cache, DETECTOR, Labels(), SERVED).totals
+    totals = evaluate(compressed, DETECTOR, Labels(), SERVED).totals
     assert totals.keys() == {"task", "held_out_images", "agreement", "relative_error", "boxes"}
 
 
@@ -69,7 +67,7 @@ def test_a_detector_whose_outputs_are_not_finite_is_refused(compressed: Compress
     broken = tiny_model(scenes.plan())
     broken.model[0].conv.weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(GateError, match="NaN or infinity"):
-        evaluate(dataclasses.replace(compressed, model=broken), cache, DETECTOR, Labels(), SERVED)
+        evaluate(dataclasses.replace(compressed, model=broken), DETECTOR, Labels(), SERVED)
 
 
 def write_labels(folder: Path, text: str) -> Path:
@@ -92,54 +90,3 @@ def test_a_label_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     cache = build_cache(folder, tmp_path / "cache", scenes.INPUT)
     with pytest.raises(CalibrationError, match=r"labels \d+\.txt, line 1: 3 numbers"):
         held_out_labels(cache, DETECTOR, folder)
-
-
-def test_gates_of_a_detector() -> None:
-    totals = {
-        "task": "detection",
-        "agreement": 90.0,
-        "fp32": {"map50": 53.0, "map50_95": 34.0},
-        "quantized": {"map50": 40.0, "map50_95": 33.0},
-    }
-    check_gates(totals, Gates(min_agreement=90.0, max_drop=1.0))
-    with pytest.raises(GateError, match=r"90\.0 % of the boxes in the held-out images"):
-        check_gates(totals, Gates(min_agreement=90.1))
-    with pytest.raises(GateError, match=r"mAP50-95 falls by 1\.00 points to 33\.00 %"):
-        check_gates(totals, Gates(max_drop=0.9))
-
-
-def test_gates_compare_points_and_percent() -> None:
-    totals = {"agreement": 90.0, "fp32": {"top1": 80.0}, "quantized": {"top1": 78.5}}
-    check_gates(totals, Gates(min_agreement=90.0, max_drop=1.5))
-    check_gates({"agreement": 90.0}, Gates(max_drop=0.0))
-    with pytest.raises(GateError, match=r"90\.0 % of the held-out"):
-        check_gates(totals, Gates(min_agreement=90.1))
-    with pytest.raises(GateError, match=r"top-1 falls by 1\.50 points to 78\.50 %"):
-        check_gates(totals, Gates(max_drop=1.4))
-
-
-@pytest.mark.parametrize(
-    ("full", "least", "reason"),
-    [
-        (80.0, 78.5, None),
-        (
-            80.0,
-            79.0,
-            r"top-1 is 78\.50 % .*, 80\.00 % in full precision, and .* is 79 %; use more bits",
-        ),
-        (80.0, 81.0, r"gates\.min_accuracy is 81 %; drop a better checkpoint"),  # no bits would do
-    ],
-)
-def test_an_absolute_accuracy(full: float, least: float, reason: str | None) -> None:
-    totals = {"agreement": 90.0, "fp32": {"top1": full}, "quantized": {"top1": 78.5}}
-    expected = contextlib.nullcontext() if reason is None else pytest.raises(GateError, match=reason)
-    with expected:
-        check_gates(totals, Gates(min_accuracy=least))
-
-
-def test_an_absolute_accuracy_of_a_detector() -> None:
-    figures = {"fp32": {"map50": 53.0, "map50_95": 34.0}, "quantized": {"map50": 52.0, "map50_95": 33.0}}
-    totals = {"task": "detection", "agreement": 90.0, **figures}
-    check_gates(totals, Gates(min_accuracy=33.0))
-    with pytest.raises(GateError, match=r"mAP50-95 is 33\.00 % .* gates\.min_accuracy is 33\.5 %"):
-        check_gates(totals, Gates(min_accuracy=33.5))

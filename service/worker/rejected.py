@@ -1,4 +1,4 @@
-"""What a gate refuses is no artifact, but somebody will ask why. Runs in the worker."""
+"""Keeps what is known of a model that a gate rejects, for its report: no artifact. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from service.worker.job import Job
 
 
 @contextmanager
-def kept_if_refused(
+def kept_if_rejected(
     job: Job, compressed: Compressed, totals: Mapping[str, Any], attachments: Mapping[str, bytes]
 ) -> Iterator[None]:
-    """On a GateError of the block, and if the job asks for it, leave report.json and `attachments` in `job.out`.
+    """Write report.json and `attachments` to `job.out` if the block raises a GateError and the job asks for it.
 
     Args:
-        job: Says whether and where.
-        compressed: The layers and the plan are told.
-        totals: Figures of the evaluation.
+        job: Whether to keep the files, and where.
+        compressed: The rejected model, for the layers and the plan of the report.
+        totals: Measured values of the evaluation.
         attachments: Files by name.
 
     Raises:
-        GateError: That of the block.
+        GateError: The error of the block.
     """
     try:
         yield
     except GateError:
-        if job.keep_refused:
+        if job.keep_rejected:
             layers = [layer.to_dict() for layer in compressed.layers]
             totals = {**totals, "bits": job.spec.bits}
             report = {"totals": totals, "layers": layers, "plan": compressed.plan.to_dict()}
@@ -44,5 +44,5 @@ def _write(job: Job, files: Mapping[str, bytes]) -> None:
         job.out.mkdir(parents=True)
         for name, data in files.items():
             (job.out / name).write_bytes(data)
-    except OSError as error:  # the reason to tell is the gate's
-        sys.stderr.write(f"cannot keep what is known of the refused model: {error}\n")
+    except OSError as error:  # the update's reason stays the gate's
+        sys.stderr.write(f"cannot keep the report of the rejected model: {error}\n")

@@ -1,0 +1,111 @@
+"""A checkpoint file as a full-precision network that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from edged.errors import RejectedError
+from edged.models.checkpoint import MAX_FILE_BYTES, read_checkpoint
+from edged.models.layers import own_memory
+from edged.models.registry import Architecture, load_model, recognize
+from edged.progress import ProgressListener, SilentListener
+from edged.spec import InputSpec
+
+
+@dataclass(frozen=True)
+class Source:
+    """The file that a network was loaded from.
+
+    Attributes:
+        sha256: Digest of the whole file, hex.
+        bytes: Size of the file.
+        name: Name of the file as the user knows it.
+        format: "torch-zip", "torch-legacy" or "safetensors".
+    """
+
+    sha256: str
+    bytes: int
+    name: str
+    format: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A full-precision network and what is known of it.
+
+    Attributes:
+        model: The network: float32, eval mode, on the CPU, without gradients. Maps images [batch, channels, size, size]
+            to logits [batch, classes], or to a detector's raw outputs [batch, predictions, 5 + classes].
+        architecture: Which network it is.
+        input: How its images are prepared.
+        source: The file that it was loaded from.
+    """
+
+    model: nn.Module
+    architecture: Architecture
+    input: InputSpec
+    source: Source
+
+
+def load_checkpoint(
+    path: str | Path,
+    arch: str | None = None,
+    *,
+    input_settings: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    max_bytes: int = MAX_FILE_BYTES,
+    listener: ProgressListener | None = None,
+) -> LoadedNetwork:
+    """Load a checkpoint file that may come from anywhere; no code of the file is run.
+
+    Reads state dicts of the ResNets of torchvision and CIFAR (.pt, .pth, .safetensors) and the .pt files that YOLOv5
+    v6.0 to v7.0 saves. The architecture is recognized from the names and shapes of the tensors.
+
+    Args:
+        path: The file. Its format is recognized by its content.
+        arch: Expected architecture, one of edged.models.names.ARCHITECTURES; None accepts any of them.
+        input_settings: Fields of InputSpec that differ from the architecture's default: size, resize, mean, std.
+        name: Name of the file in messages and manifests, where it is not that of `path`.
+        max_bytes: Largest file that is read.
+        listener: Receives the stages "verify" (reading and checking the file) and "load" (building the network).
+
+    Returns:
+        The network with its architecture, input and source. The file is no longer needed.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, unsafe, too large, or holds no finite state dict.
+        ArchitectureError: The tensors fit no supported network, or not `arch`.
+        UsageError: An input setting is impossible for this network.
+        AccessError: The file may not be read.
+    """
+    path, listener = Path(path), listener or SilentListener()
+    name = name or path.name
+    with listener.stage("verify"), _errors_named(path, name):
+        checkpoint = read_checkpoint(path, max_bytes=max_bytes)
+    with listener.stage("load"), _errors_named(path, name):
+        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
+        spec = architecture.default_input.override(input_settings or {})
+        architecture.check_input(spec)
+        # With memory of its own: the file's pages count as in use for as long as a tensor refers to the mapped file.
+        model = own_memory(load_model(checkpoint.state, architecture))
+    source = Source(checkpoint.sha256, checkpoint.file_bytes, name, checkpoint.format)
+    return LoadedNetwork(model, architecture, spec, source)
+
+
+@contextmanager
+def _errors_named(path: Path, name: str) -> Iterator[None]:
+    """Begin the messages of rejections with the file's name as the user knows it, once."""
+    try:
+        yield
+    except RejectedError as error:
+        raise type(error)(f"{name}: {str(error).removeprefix(f'{path.name}: ')}") from error

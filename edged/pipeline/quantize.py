@@ -1,0 +1,241 @@
+"""From a checkpoint file and a folder of images to an artifact folder.
+
+    load_checkpoint -> build_cache -> compress -> evaluate -> write_quantized
+
+`quantize` runs the steps in order. A caller that needs something between them, as the daemon's worker does, calls the
+steps itself.
+"""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from edged.artifacts.manifest import Manifest
+from edged.artifacts.warmup import record
+from edged.artifacts.writer import require_absent, write_artifact
+from edged.calibration.dataset import MapFn, build_cache
+from edged.compress import Compressed, compress
+from edged.device import CPU, choose_device, device_name, device_of
+from edged.engine.memory_plan import Resources
+from edged.evaluation.gates import Gates, check_gates
+from edged.memory import device_peak_bytes, memory_errors_of, peak_bytes
+from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
+from edged.progress import ProgressListener, SilentListener
+from edged.spec import DetectionSpec, QuantSpec
+
+
+@dataclass(frozen=True)
+class QuantizationResult:
+    """A quantized model that was written to disk.
+
+    Attributes:
+        artifact: The artifact folder; `edged.load_artifact` opens it.
+        report: The contents of its report.json: "totals", "layers", "plan", "skipped_images", "calibration_colours".
+    """
+
+    artifact: Path
+    report: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a manifest says of where a quantized model comes from, besides the checkpoint and the images.
+
+    The library reads no clock, so a caller that wants times gives them.
+
+    Attributes:
+        model: Name of the model in the daemon's configuration; "" without a daemon.
+        started_at: When the work began, ISO 8601 UTC; "" if unknown.
+        finished_at: When the work was done, ISO 8601 UTC; "" if unknown.
+    """
+
+    model: str = ""
+    started_at: str = ""
+    finished_at: str = ""
+
+
+def quantize(
+    checkpoint: str | Path | LoadedNetwork,
+    calibration: str | Path,
+    out: str | Path,
+    spec: QuantSpec | None = None,
+    *,
+    arch: str | None = None,
+    images: int | None = None,
+    cache_root: str | Path | None = None,
+    device: str = "auto",
+    memory_limit: int | None = None,
+    detection: DetectionSpec | None = None,
+    gates: Gates | None = None,
+    map_fn: MapFn = map,
+    listener: ProgressListener | None = None,
+) -> QuantizationResult:
+    """Quantize a checkpoint with the help of calibration images and write the result to a new artifact folder.
+
+    Every convolution and linear layer is quantized to `spec.bits` bits per weight (FastOBQ, arXiv 2509.05576). A tenth
+    of the images, at least 8, is held out to compare the quantized model with full precision.
+
+    Args:
+        checkpoint: A checkpoint file, which may come from anywhere, or what `load_checkpoint` returned. A loaded
+            network's numbers are not modified.
+        calibration: Folder of at least 32 JPEG, PNG, WebP or BMP images, nested or not. One folder per class gives a
+            classifier's labels, YOLO text files give a detector's.
+        out: Artifact folder to make; must not exist. It appears only when all of it is on the disk.
+        spec: How to quantize; None for QuantSpec().
+        arch: Expected architecture of a checkpoint file; None accepts any.
+        images: Most images to use, balanced over classes; None for all.
+        cache_root: Folder where decoded images are kept for the next call; None to keep none.
+        device: "cpu", "cuda", or "auto" for CUDA where there is a GPU.
+        memory_limit: Bytes of resident memory to plan for, of a GPU's memory on CUDA; None for no limit. Changes speed,
+            and results by rounding only.
+        detection: Which predictions of a detector become boxes; None for DetectionSpec(). Not used for a classifier.
+        gates: What the result must reach on the held-out images to be written; None to write it in any case.
+        map_fn: `map`, or the `map` of an executor to read and decode images in parallel.
+        listener: Receives the stages "verify", "load", "calibrate", "quantize", "evaluate" and "write", their progress
+            and the memory plan.
+
+    Returns:
+        The artifact folder and its report.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, unsafe, too large, or holds no finite state dict.
+        ArchitectureError: The tensors fit no supported network, or not `arch`.
+        CalibrationError: The images cannot be used, or a gate needs labels that they lack.
+        GateError: A gate is not passed, or the quantized model's output is not finite.
+        MemoryLimitError: The work does not fit the memory limit or the GPU.
+        DeviceError: CUDA is asked for, and torch finds no GPU.
+        StateError: `out` exists or cannot be written.
+    """
+    calibration, out, spec = Path(calibration), Path(out), spec or QuantSpec()
+    detection, listener = detection or DetectionSpec(), listener or SilentListener()
+    require_absent(out)
+    chosen = choose_device(device)
+    network = (
+        checkpoint if isinstance(checkpoint, LoadedNetwork) else load_checkpoint(checkpoint, arch, listener=listener)
+    )
+    kept = tempfile.TemporaryDirectory(prefix="edged-") if cache_root is None else nullcontext(str(cache_root))
+    with kept as folder:
+        with listener.stage("calibrate"):
+            cache = build_cache(
+                calibration, Path(folder), network.input, limit=images, map_fn=map_fn, listener=listener
+            )
+            labels = held_out_labels(cache, network.architecture, calibration)
+            require_labels(gates or Gates(), labels, cache, network.architecture, calibration)
+        with listener.stage("quantize"), memory_errors_of(chosen):
+            model = network.model.to(chosen)
+            compressed = compress(model, cache, spec, resources=Resources(memory_limit), listener=listener)
+        with listener.stage("evaluate"), memory_errors_of(chosen):
+            evaluation = evaluate(compressed, network.architecture, labels, detection)
+            if gates is not None:
+                check_gates(evaluation.totals, gates)
+        with listener.stage("write"):
+            return write_quantized(out, network, compressed, spec, labels, evaluation, detection)
+
+
+def write_quantized(
+    out: Path,
+    network: LoadedNetwork,
+    compressed: Compressed,
+    spec: QuantSpec,
+    labels: Labels,
+    evaluation: Evaluation,
+    detection: DetectionSpec,
+    *,
+    provenance: Provenance | None = None,
+    extra_totals: Mapping[str, Any] | None = None,
+    attachments: Mapping[str, bytes] | None = None,
+) -> QuantizationResult:
+    """Write an evaluated model as an artifact folder: all of it, on the disk, or nothing.
+
+    Args:
+        out: The folder; must not exist. Its parent is made.
+        network: The network in full precision.
+        compressed: The quantized network.
+        spec: How it was quantized.
+        labels: Labels of the held-out images.
+        evaluation: What the held-out images showed.
+        detection: Which predictions of a detector become boxes.
+        provenance: Model name and times of the manifest.
+        extra_totals: Measured values that the caller adds to "totals" of the report.
+        attachments: Further files by name, for people.
+
+    Raises:
+        StateError: `out` exists, the disk is full or the folder cannot be written.
+    """
+    device = device_of(compressed.model)
+    totals = evaluation.totals | {
+        "bits": spec.bits,
+        "checkpoint_bytes": network.source.bytes,
+        "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
+        "bn_reestimated": compressed.bn_reestimated,
+        "peak_memory_bytes": peak_bytes(),
+        "device": device_name(device),
+        "peak_device_memory_bytes": device_peak_bytes(device),
+    }
+    cache = compressed.cache
+    report = {
+        "totals": {**totals, **(extra_totals or {})},
+        "layers": [layer.to_dict() for layer in compressed.layers],
+        "plan": compressed.plan.to_dict(),
+        "skipped_images": [vars(entry) for entry in cache.skipped],
+        # The reference distribution of live requests' images, see edged.calibration.color_histograms.
+        "calibration_colours": cache.color_histogram().round(6).tolist(),
+    }
+    manifest = _manifest(network, compressed, spec, labels, detection, provenance or Provenance())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
+    warmup = record(compressed.model.to(CPU), cache)
+    written = write_artifact(
+        out,
+        quantized=compressed.quantized,
+        rest=compressed.rest,
+        manifest=manifest,
+        report=report,
+        warmup=warmup,
+        attachments=attachments,
+    )
+    return QuantizationResult(out, written)
+
+
+def _manifest(
+    network: LoadedNetwork,
+    compressed: Compressed,
+    spec: QuantSpec,
+    labels: Labels,
+    detection: DetectionSpec,
+    provenance: Provenance,
+) -> Manifest:
+    architecture, cache = network.architecture, compressed.cache
+    folder_labels = labels.classes is not None
+    classes = cache.classes if folder_labels else None
+    return Manifest(
+        name=provenance.model,
+        architecture=architecture.to_dict(),
+        input=network.input.to_dict(),
+        quantization=spec.to_dict(),
+        source=network.source.to_dict(),
+        calibration={
+            "digest": cache.digest,
+            "images": len(cache.calibration),
+            "held_out": len(cache.held_out),
+            "skipped": len(cache.skipped),
+            "folder_labels": folder_labels,
+        },
+        classes=classes if architecture.plan is None else architecture.plan.names,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("edged", "torch", "torchvision", "numpy")},
+        },
+        started_at=provenance.started_at,
+        finished_at=provenance.finished_at,
+        task=architecture.task,
+        detection=None if architecture.plan is None else detection.to_dict(),
+    )
