@@ -116,8 +116,8 @@ def _check_places(calibration: CalibrationSet, found: ImageFolder, candidates: S
         bare = [str(c.path) for c in candidates if not label_path(c.path).is_file()]
         if bare:
             raise UsageError(
-                f"{calibration.folder} has YOLO labels, and {bare[0]} has none: it would count as an image that shows"
-                " nothing; put a label file beside it, an empty one if that is so"
+                f"{calibration.folder} has YOLO labels, and {bare[0]} has none, so it would count as an image without"
+                " boxes; put a label file next to it, an empty one if it has no boxes"
             )
 
 

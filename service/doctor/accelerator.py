@@ -19,13 +19,13 @@ _REMEDIES = {
     34: "`sudo ldconfig` after removing the stub libcuda.so.1 from the library path",
     100: "`ls -l /dev/nvidia* /dev/nvhost-*`; in a container start it with `--runtime nvidia` or `--gpus all`",
     101: "unset CUDA_VISIBLE_DEVICES: `env -u CUDA_VISIBLE_DEVICES edged doctor`",
-    304: "`sudo dmesg` tells what the driver met; `sudo reboot` after an update of it",
+    304: "`sudo dmesg` shows the driver's error; `sudo reboot` after an update of the driver",
     802: "`sudo systemctl restart nvidia-fabricmanager`, or wait until the device is up",
     803: "`sudo reboot`: the loaded driver and libcuda.so.1 are of different versions",
     804: "`sudo apt remove 'cuda-compat-*'`, or install the driver that goes with libcuda.so.1",
     999: "`sudo modprobe nvidia_uvm`, then `sudo dmesg`; `sudo reboot` if that does not help",
 }
-_OTHER_REMEDY = "`sudo dmesg` tells what the driver met"
+_OTHER_REMEDY = "`sudo dmesg` shows the driver's error"
 
 
 def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
@@ -35,7 +35,7 @@ def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
     trouble = FAIL if wanted else WARN
     computing = "and worker.device is cuda" if wanted else "computing on the CPU"
     if isinstance(found, str):
-        yield Check("cuda", trouble, f"the driver ended its process: {found}; {computing}", _OTHER_REMEDY, 69)
+        yield Check("cuda", trouble, f"the driver crashed its process: {found}; {computing}", _OTHER_REMEDY, 69)
     elif "missing" in found and not wanted and not _nodes(machine):
         yield Check("cuda", OK, "no CUDA driver and no NVIDIA device here: computing on the CPU")
     elif "missing" in found:

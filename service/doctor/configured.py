@@ -58,7 +58,7 @@ def check_folder(name: str, path: Path, user: str) -> Check:
     """
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
-        return Check(name, FAIL, f"{existing} is no folder", f"`rm {existing}`, or choose another {name}", 73)
+        return Check(name, FAIL, f"{existing} is not a folder", f"`rm {existing}`, or choose another {name}", 73)
     if not os.access(existing, os.W_OK | os.X_OK):
         fix = f"`sudo chown {user} {existing}`, or choose another {name}"
         return Check(name, FAIL, f"{existing} is not writable for {user}", fix, 73)
@@ -88,10 +88,10 @@ def check_images(model: str, folder: Path) -> Check:
     )
     name, detail = f"calibration of {model}", f"{count} images in {folder}"
     if count < 32:
-        fix = f"put at least 32 there, better 512 to 1024 of what it will see; `edged calib {folder}` looks at them"
+        fix = f"put at least 32 there, better 512 to 1024 of what it will see; `edged calib {folder}` checks them"
         return Check(name, FAIL, detail, fix)
     if count < 256:
-        fix = f"more images give a more accurate model: 512 to 1024; `edged calib {folder}` looks at them"
+        fix = f"more images give a more accurate model: 512 to 1024; `edged calib {folder}` checks them"
         return Check(name, WARN, detail, fix)
     return Check(name, OK, detail)
 

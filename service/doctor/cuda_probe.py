@@ -38,7 +38,7 @@ def probe() -> dict[str, Any]:
 def _words(cuda: ctypes.CDLL, code: int) -> str:
     text = ctypes.c_char_p()
     if cuda.cuGetErrorString(code, ctypes.byref(text)) != 0 or text.value is None:
-        return "an error that the driver has no words for"
+        return "an error that the driver does not describe"
     return text.value.decode(errors="replace")
 
 

@@ -62,7 +62,7 @@ def probe(module: str) -> dict[str, Any] | str:
         found = None
     if isinstance(found, dict):
         return found
-    return (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+    return (done.stderr.strip().splitlines() or ["it exited without output"])[-1]
 
 
 def version_of(package: str) -> str | None:

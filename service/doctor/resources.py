@@ -48,7 +48,7 @@ def check_inotify(machine: Machine, config: Config | None) -> Iterator[Check]:
     instances = machine.number(f"{_INOTIFY}/max_user_instances")
     watches = machine.number(f"{_INOTIFY}/max_user_watches")
     if instances is None or watches is None:
-        yield Check("inotify", WARN, "not available", "nothing: the drop folder is looked into every 2 s instead")
+        yield Check("inotify", WARN, "not available", "nothing: the drop folder is scanned every 2 s instead")
         return
     needed = _SPARE_WATCHES + (len(config.models) if config is not None else 0)
     used_instances, used_watches = _inotify_in_use(machine)

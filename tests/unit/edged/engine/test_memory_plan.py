@@ -82,9 +82,9 @@ def test_independent_layers_need_memory_for_one_stream(cache: ImageCache):
 
 def test_the_plan_converts_to_json_types(cache: ImageCache):
     plan = planned(cache, QuantSpec(), Resources())
-    told = json.loads(json.dumps(plan.to_dict()))
-    assert told["batch_sizes"] == [step.batch for step in plan.steps]
-    assert told["peak_bytes"] > told["present_bytes"] > 0
+    parsed = json.loads(json.dumps(plan.to_dict()))
+    assert parsed["batch_sizes"] == [step.batch for step in plan.steps]
+    assert parsed["peak_bytes"] > parsed["present_bytes"] > 0
 
 
 MEASURE = """

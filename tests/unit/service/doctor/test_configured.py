@@ -72,7 +72,7 @@ def test_a_state_folder_that_cannot_be_one_fails(tmp_path):
     (tmp_path / "file").touch()
     check = only([check_folder("state_dir", tmp_path / "file" / "state", "edged")])
     assert (check.level, check.exit_code) == ("fail", 73)
-    assert "file is no folder" in check.detail
+    assert "file is not a folder" in check.detail
 
 
 def test_a_state_folder_that_cannot_be_written_fails(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_packages_that_are_not_there_are_named(here, monkeypatch):
 def test_a_probe_that_prints_nonsense_is_a_reason(monkeypatch, tmp_path):
     (tmp_path / "nonsense.py").write_text("print([1])")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert probe("nonsense") == "it ended without a word"
+    assert probe("nonsense") == "it exited without output"
 
 
 def test_all_is_well(here, monkeypatch):
