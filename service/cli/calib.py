@@ -1,16 +1,13 @@
-"""`edged calib add|list|verify|stats|purge`: looks after the calibration images of the models of a config file."""
+"""The commands for the calibration images of the models of a config file: `edged calib add|list|verify|stats|purge`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
+from argparse import Namespace
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from edged.errors import EdgedError, RejectedError, StateError, UsageError
-from service.cli.parser import fail
+from edged.errors import RejectedError, StateError, UsageError
+from service.cli.output import print_result
 from service.config.locate import find_config
 from service.units import format_bytes
 
@@ -18,137 +15,102 @@ if TYPE_CHECKING:
     from service.calibration.image_set import CalibrationSet
     from service.config.load import Config
 
-COMMANDS = ("add", "list", "verify", "stats", "purge")
+JSON = dict[str, Any]
+Work = Callable[["CalibrationSet", str], JSON]
 
 
-def main(arguments: list[str]) -> int:
-    """Run one command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    try:
-        results = [options.run(options, name) for name in _models(options)]
-    except EdgedError as error:
-        return fail(options.json, str(error), error.code, error.exit_code)
-    except KeyboardInterrupt:
-        return fail(options.json, "interrupted", "interrupted", 130)
-    if options.json:
-        sys.stdout.write(json.dumps({"models": results} if options.many else results[0]) + "\n")
-    else:
-        sys.stdout.write("\n\n".join(options.text(result) for result in results) + "\n")
-    return max(_exit_code(result) for result in results)
-
-
-def add(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Copy images into the calibration folder."""
+def add(options: Namespace) -> int:
+    """Copy images into the calibration folder of a model (`edged calib add`)."""
     from service.calibration.add import add_images
 
-    calibration = _set(options, name)
     if not options.paths and not options.from_capture:
         raise UsageError("nothing to add; give images or folders, or --from-capture")
-    captured = [entry.path for entry in calibration.ring.entries()] if options.from_capture else []
-    result = add_images(calibration, options.paths, options.class_name, captured)
-    return {"model": name, "folder": str(calibration.folder), **result.to_dict()}
+
+    def add_to(calibration: CalibrationSet, name: str) -> JSON:
+        captured = [entry.path for entry in calibration.ring.entries()] if options.from_capture else []
+        result = add_images(calibration, options.paths, options.class_name, captured)
+        return {"model": name, "folder": str(calibration.folder), **result.to_dict()}
+
+    return _one(options, add_to, added_text)
 
 
-def describe(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """What is there."""
-    return _set(options, name).describe()
+def list_images(options: Namespace) -> int:
+    """Show how many calibration images a model has, and whether its cache is current (`edged calib list`)."""
+    return _each(options, lambda calibration, _: calibration.describe(), list_text)
 
 
-def verify(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Look for what is wrong."""
-    from service.calibration import checks as calib_checks
+def verify(options: Namespace) -> int:
+    """Find calibration images that are unusable, repeated or wrongly labeled (`edged calib verify`)."""
+    from service.calibration import checks
 
-    return calib_checks.verify(_set(options, name))
+    return _each(options, lambda calibration, _: checks.verify(calibration), verify_text)
 
 
-def stats(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Look at the distributions."""
+def stats(options: Namespace) -> int:
+    """Show the distributions of the calibration images (`edged calib stats`)."""
     from service.calibration.checks import statistics
 
-    return statistics(_set(options, name))
+    return _each(options, lambda calibration, _: statistics(calibration), stats_text)
 
 
-def purge(options: argparse.Namespace, name: str) -> dict[str, Any]:
-    """Erase the images of live requests."""
-    ring = _set(options, name).ring
-    try:
-        gone = ring.purge()
-    except OSError as error:
-        raise StateError(f"cannot remove images under {ring.folder}: {error.strerror}; remove the folder") from error
-    return {"model": name, "removed": len(gone), "bytes": sum(entry.bytes for entry in gone)}
+def purge(options: Namespace) -> int:
+    """Erase the images that were kept of live requests (`edged calib purge`)."""
+
+    def erase(calibration: CalibrationSet, name: str) -> JSON:
+        ring = calibration.ring
+        try:
+            gone = ring.purge()
+        except OSError as error:
+            raise StateError(
+                f"cannot remove images under {ring.folder}: {error.strerror}; remove the folder"
+            ) from error
+        return {"model": name, "removed": len(gone), "bytes": sum(entry.bytes for entry in gone)}
+
+    return _one(options, erase, purge_text)
 
 
-def _exit_code(result: dict[str, Any]) -> int:
+def _one(options: Namespace, work: Work, text: Callable[[JSON], str]) -> int:
+    """Do the work for the model that the options name; print the result and return the exit code."""
+    result = work(_set(_config(options), options.model), options.model)
+    print_result(options, result, text)
+    return _exit_code(result)
+
+
+def _each(options: Namespace, work: Work, text: Callable[[JSON], str]) -> int:
+    """Do the work for one model or for all; print the results and return the exit code."""
+    config = _config(options)
+    names = [options.model] if options.model is not None else [model.name for model in config.models]
+    results = [work(_set(config, name), name) for name in names]
+    print_result(options, {"models": results}, lambda answer: "\n\n".join(map(text, answer["models"])))
+    return max(map(_exit_code, results))
+
+
+def _exit_code(result: JSON) -> int:
     wrong = result.get("refused") or result.get("ok") is False
     return RejectedError.exit_code if wrong else 0
 
 
-def _models(options: argparse.Namespace) -> list[str]:
-    options.configured = _config(options)
-    return [options.model] if options.model is not None else [model.name for model in options.configured.models]
-
-
-def _config(options: argparse.Namespace) -> Config:
+def _config(options: Namespace) -> Config:
     from service.config.load import load_config
 
     return load_config(find_config(options.config))
 
 
-def _set(options: argparse.Namespace, name: str) -> CalibrationSet:
+def _set(config: Config, name: str) -> CalibrationSet:
     from service.calibration.image_set import calibration_set
 
-    return calibration_set(options.configured, name)
+    return calibration_set(config, name)
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line and exit code 2 for a wrong command line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and where to read on."""
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="edged calib")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    adding = _command(commands, "add", add, "copy images into a model's calibration folder", added_text, one=True)
-    adding.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="an image, or a folder of images")
-    adding.add_argument("--class", dest="class_name", metavar="NAME", help="the class folder that they belong to")
-    adding.add_argument("--from-capture", action="store_true", help="the images that were kept of live requests")
-    _command(commands, "list", describe, "what is there, and whether its cache is current", list_text)
-    _command(commands, "verify", verify, "look for images that cannot be used or say nothing", verify_text)
-    _command(commands, "stats", stats, "means, deviations, sizes and classes", stats_text)
-    _command(commands, "purge", purge, "erase the images that were kept of live requests", purge_text, one=True)
-    return parser
-
-
-def _command(
-    commands: Any,
-    name: str,
-    run: Callable[[argparse.Namespace, str], dict[str, Any]],
-    help_text: str,
-    text: Callable[[dict[str, Any]], str],
-    *,
-    one: bool = False,
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=help_text, description=help_text)
-    of = "of the config" if one else "of the config; default: all of them"
-    command.add_argument("model", metavar="MODEL", nargs=None if one else "?", help=of)
-    command.add_argument("--config", metavar="FILE", help="default: $EDGED_CONFIG, then /etc/edged/edged.yaml")
-    command.add_argument("--json", action="store_true", help="print one JSON object")
-    command.set_defaults(run=run, text=text, many=not one)
-    return command
-
-
-def added_text(result: dict[str, Any]) -> str:
-    """`edged calib add`."""
+def added_text(result: JSON) -> str:
+    """Return what was added and what was refused, for people."""
     lines = [f"{entry['path']} {entry['reason']}" for entry in result["refused"]]
     counts = f"{len(result['added'])} added, {result['known']} known already, {len(result['refused'])} refused"
     return "\n".join([*lines, f"{result['folder']}: {counts}"])
 
 
-def list_text(result: dict[str, Any]) -> str:
-    """`edged calib list`."""
+def list_text(result: JSON) -> str:
+    """Return how many images there are, for people."""
     from service.cli.tables import two_columns
 
     captured = result["captured"]
@@ -158,7 +120,7 @@ def list_text(result: dict[str, Any]) -> str:
         [
             (result["model"], result["folder"]),
             ("images", f"{result['images']}, {format_bytes(result['bytes'])}; {result['used']} are used"),
-            ("classes", classes or "none: images lie in no class folders"),
+            ("classes", classes or "none: the images are in no class folders"),
             ("label files", str(result["labelled"])),
             ("cache", result["cache"]),
             ("live images", kept if captured["images"] else "none kept"),
@@ -166,8 +128,8 @@ def list_text(result: dict[str, Any]) -> str:
     )
 
 
-def verify_text(result: dict[str, Any]) -> str:
-    """`edged calib verify`."""
+def verify_text(result: JSON) -> str:
+    """Return what is wrong with the images, for people."""
     lines = []
     for finding in result["findings"]:
         lines.append(f"{finding['level']:7}  {finding['what']}")
@@ -179,8 +141,8 @@ def verify_text(result: dict[str, Any]) -> str:
     )
 
 
-def stats_text(result: dict[str, Any]) -> str:
-    """`edged calib stats`."""
+def stats_text(result: JSON) -> str:
+    """Return the distributions of the images, for people."""
     from service.cli.tables import two_columns
 
     def numbers(values: list[float]) -> str:
@@ -202,10 +164,6 @@ def stats_text(result: dict[str, Any]) -> str:
     )
 
 
-def purge_text(result: dict[str, Any]) -> str:
-    """`edged calib purge`."""
+def purge_text(result: JSON) -> str:
+    """Return how many images were erased, for people."""
     return f"{result['model']}: {result['removed']} images of requests removed, {format_bytes(result['bytes'])}"
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

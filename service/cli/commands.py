@@ -1,20 +1,27 @@
-"""What the commands do that need no torch. Imports stay inside: each command pays only for itself."""
+"""The commands that need no torch. Imports stay inside the functions: each command pays only for itself."""
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
 from edged.errors import NotReadyError, UnavailableError, UsageError
+from service.cli.output import print_json, print_result
 from service.client import DaemonClient
 from service.config.locate import find_config, find_own_config, find_socket
 
 
+def run(options: Namespace) -> int:
+    """Run the daemon until it is told to stop (`edged run`)."""
+    from service.app import run as run_daemon
+
+    return run_daemon(find_config(options.config))
+
+
 def check_config(options: Namespace) -> int:
-    """`edged check-config`: every mistake with its line, or what the file says."""
+    """Check a config file and list every mistake with its line (`edged check-config`)."""
     from service.config.load import InvalidConfigError, load_config
 
     path = find_config(options.config)
@@ -23,17 +30,17 @@ def check_config(options: Namespace) -> int:
     except InvalidConfigError as error:
         if options.json:
             problems = [problem.to_dict() for problem in error.problems]
-            _print_json({"ok": False, "config": str(path), "problems": problems, "code": error.code})
+            print_json({"ok": False, "config": str(path), "problems": problems, "code": error.code})
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     models = [model.name for model in config.models]
     result = {"ok": True, "config": str(path), "models": models, "drop_dir": str(config.drop), "problems": []}
-    _print(options, result, lambda _: f"{path} is valid: {len(models)} model(s): {', '.join(models)}")
+    print_result(options, result, lambda _: f"{path} is valid: {len(models)} model(s): {', '.join(models)}")
     return 0
 
 
 def doctor(options: Namespace) -> int:
-    """`edged doctor`: the exit code says what kind of fault would keep edged from working."""
+    """Check this machine (`edged doctor`); the exit code names the kind of the worst fault."""
     from service.doctor import diagnose, exit_code
 
     found = diagnose(options.config)
@@ -44,22 +51,22 @@ def doctor(options: Namespace) -> int:
 
         return render.checks(result["checks"])
 
-    _print(options, {"ok": code == 0, "checks": [check.to_dict() for check in found]}, text)
+    print_result(options, {"ok": code == 0, "checks": [check.to_dict() for check in found]}, text)
     return code
 
 
 def submit(options: Namespace) -> int:
-    """`edged submit`: the exit code says how it ended, with --wait."""
+    """Copy a checkpoint into a drop folder (`edged submit`); with --wait, the exit code tells how it ended."""
     from pathlib import Path
 
     from service.cli import submit as submission
 
     if not options.wait and (options.timeout is not None or options.until_end):
-        raise UsageError("--timeout and --until-end only mean something with --wait; add it")
+        raise UsageError("--timeout and --until-end need --wait; add it")
     client = _client(options)
     submitted = submission.submit(client, Path(options.file), options.model)
     if not options.wait:
-        _print(
+        print_result(
             options, submitted, lambda r: f"dropped {r['file_name']} for {r['model']}; follow it with `edged status`"
         )
         return 0
@@ -70,12 +77,12 @@ def submit(options: Namespace) -> int:
 
         return render.outcome(result)
 
-    _print(options, update, text)
+    print_result(options, update, text)
     return submission.exit_code(update)
 
 
 def status(options: Namespace) -> int:
-    """`edged status [MODEL]`."""
+    """Show what is live and which updates run (`edged status [MODEL]`)."""
     answer = _client(options).get("/edged/v1/status")
 
     def text(result: dict[str, Any]) -> str:
@@ -89,14 +96,14 @@ def status(options: Namespace) -> int:
             raise UsageError(f"no model {options.model!r}; configured: {', '.join(known) or 'none'}")
         answer["models"] = [known[options.model]]
         answer["updates"] = [update for update in answer["updates"] if update["model"] == options.model]
-    _print(options, answer, text)
+    print_result(options, answer, text)
     if options.model is not None and not answer["models"][0]["ready"]:
         raise NotReadyError(f"model {options.model!r} is not in service")
     return 0
 
 
 def history(options: Namespace) -> int:
-    """`edged history [MODEL]`."""
+    """List updates, or the generations of a model (`edged history [MODEL]`)."""
     from urllib.parse import quote
 
     from service.cli import render
@@ -104,26 +111,26 @@ def history(options: Namespace) -> int:
     client = _client(options)
     if options.model is None:
         answer = client.get("/edged/v1/updates?limit=100")
-        _print(options, answer, lambda r: render.updates(r["updates"]) if r["updates"] else "no updates yet")
+        print_result(options, answer, lambda r: render.updates(r["updates"]) if r["updates"] else "no updates yet")
     else:
         answer = client.get(f"/edged/v1/models/{quote(options.model, safe='')}/history")
-        _print(options, answer, render.history)
+        print_result(options, answer, render.history)
     return 0
 
 
 def administer(options: Namespace) -> int:
-    """`edged rollback|pin|unpin|pause|resume MODEL`."""
+    """Carry out an operator's action (`edged rollback|pin|unpin|pause|resume MODEL`)."""
     from urllib.parse import quote
 
     from service.cli import render
 
-    answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/{options.command}")
-    _print(options, answer, render.rollback if options.command == "rollback" else render.hold)
+    answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/{options.name}")
+    print_result(options, answer, render.rollback if options.name == "rollback" else render.hold)
     return 0
 
 
 def collect_garbage(options: Namespace) -> int:
-    """`edged gc`: through the daemon; where none runs, here."""
+    """Remove files that are no longer needed (`edged gc`), through the daemon where one runs."""
     from service.cli import render
 
     try:
@@ -135,7 +142,7 @@ def collect_garbage(options: Namespace) -> int:
         from service.storage.garbage import collect_without_daemon
 
         answer = collect_without_daemon(load_config(path), options.dry_run)
-    _print(options, answer, render.garbage)
+    print_result(options, answer, render.garbage)
     return 0
 
 
@@ -144,7 +151,7 @@ def _client(options: Namespace) -> DaemonClient:
 
 
 def _progress_line(options: Namespace) -> Callable[[dict[str, Any]], None]:
-    """Shows on a terminal how far an update has come, in one line that overwrites itself."""
+    """Return a function that shows the progress of an update on a terminal, in one line that overwrites itself."""
     if options.json or not sys.stderr.isatty():
         return lambda update: None
 
@@ -159,14 +166,3 @@ def _progress_line(options: Namespace) -> Callable[[dict[str, Any]], None]:
         sys.stderr.flush()
 
     return show
-
-
-def _print(options: Namespace, result: dict[str, Any], text: Callable[[dict[str, Any]], str]) -> None:
-    if options.json:
-        _print_json(result)
-    else:
-        sys.stdout.write(text(result) + "\n")
-
-
-def _print_json(result: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(result) + "\n")

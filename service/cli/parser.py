@@ -1,24 +1,444 @@
-"""How every command says that it failed."""
+"""The command line of `edged`: the table of commands, and the options of each.
+
+Only the called command gets its options, and its function is imported when it runs: `edged status` has 50 ms in all.
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
+import importlib
+import os
 import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from edged.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edged.spec import Bounds
+
+_EXIT_CODES = """\
+exit codes:
+  0 ok; 1 fault; 2 usage; 3 rejected; 4 not ready; 5 rolled back; 69 unavailable; 73 cannot write state;
+  75 deferred; 77 permission; 78 config
+"""
 
 
-def fail(as_json: bool, message: str, code: str, exit_code: int) -> int:
-    """Say why on stderr, with --json on stdout too.
+class Command(NamedTuple):
+    """A command of `edged`.
+
+    Attributes:
+        summary: Its line in `edged --help`, without a capital and a full stop.
+        example: A call of it.
+        add_options: Adds its options and arguments to a parser.
+        function: The function that runs it, as "module:name"; it takes the parsed options and returns the exit code.
+        computes: Whether it runs in a process that starts with OpenMP's settings in its environment.
+        notes: More of its help, above the exit codes.
+    """
+
+    summary: str
+    example: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    function: str
+    computes: bool = False
+    notes: str = ""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Import the function and run it; return the exit code."""
+        module, _, name = self.function.partition(":")
+        code: int = getattr(importlib.import_module(module), name)(options)
+        return code
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; a usage error, --help and --version end the process.
 
     Args:
-        as_json: Whether the caller asked for JSON.
-        message: One line.
-        code: Of the error, for programs.
-        exit_code: Of the command.
+        arguments: The command and its arguments, without the program's name.
 
     Returns:
-        `exit_code`.
+        The options, with the `Command` as `command` and its name as `name`; `json` is False where there is no --json.
     """
-    if as_json:
-        sys.stdout.write(json.dumps({"error": message, "code": code}) + "\n")
-    sys.stderr.write(f"edged: {message}\n")
-    return exit_code
+    words = list(arguments)
+    if " ".join(words[:2]) in COMMANDS:  # `calib add` is one command, as `calib DIR` is
+        words[:2] = [" ".join(words[:2])]
+    return build_parser(words[:1]).parse_args(words)
+
+
+def build_parser(called: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the whole command line.
+
+    Args:
+        called: Names of the commands that need their options; None for all commands.
+    """
+    parser = _Parser(
+        prog="edged",
+        description="Turns a checkpoint dropped on an edge box into a quantized model in service.",
+        epilog=f"`edged COMMAND --help` shows the options of a command and an example.\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, command in COMMANDS.items():
+        notes = f"\n{command.notes}\n" if command.notes else ""
+        added = commands.add_parser(
+            name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+            epilog=f"example:\n  {command.example}\n{notes}\n{_EXIT_CODES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if called is None or name in called:
+            added.set_defaults(command=command, name=name, json=False)
+            command.add_options(added)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that reports a wrong command line in one line, with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print what is wrong and where the help is, and exit."""
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+class _Version(argparse.Action):
+    """--version, which looks the version up only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        """Print the version and exit."""
+        from importlib.metadata import version
+
+        sys.stdout.write(f"edged {version('edged')}\n")
+        parser.exit()
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    text = "config file; default: $EDGED_CONFIG, then /etc/edged/edged.yaml"
+    parser.add_argument("--config", metavar="FILE", help=text)
+
+
+def _add_config_and_json(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    _add_json(parser)
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_client(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that asks the daemon."""
+    text = "UNIX socket of the daemon; default: $EDGED_SOCKET, or the one of the config"
+    parser.add_argument("--socket", metavar="PATH", help=text)
+    _add_config_and_json(parser)
+
+
+def _add_submit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="FILE", help="checkpoint to copy; the original stays where it is")
+    parser.add_argument("--model", required=True, metavar="NAME", help="model of the config that it is for")
+    parser.add_argument(
+        "--wait", action="store_true", help="wait until it is live, rejected or deferred; see exit codes"
+    )
+    parser.add_argument("--until-end", action="store_true", help="with --wait: keep waiting while it is deferred")
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS", help="with --wait: exit with code 4 after this time"
+    )
+    _add_client(parser)
+
+
+def _add_status(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="this model only; exit code 4 if it does not serve")
+    _add_client(parser)
+
+
+def _add_history(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="this model only, with its generations; default: all")
+    _add_client(parser)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("update", metavar="UPDATE", help="number of the update, or a model for its latest update")
+    parser.add_argument("--output", metavar="FILE", help="write the page to this file, complete in itself")
+    parser.add_argument("--open", action="store_true", help="open the page in a browser")
+    _add_client(parser)
+
+
+def _add_administration(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="name of a model of the config")
+    _add_client(parser)
+
+
+def _add_gc(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dry-run", action="store_true", help="list what would be removed, and remove nothing")
+    _add_client(parser)
+
+
+def _add_quantize(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="PyTorch checkpoint of a supported network")
+    parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help="folder of calibration images")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="artifact folder to create")
+    _add_arch(parser)
+    _add_quantization(parser)
+    _add_gates(parser)
+    _add_thresholds(parser)
+    _add_image_count(parser)
+    _add_computing(parser)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    parser.add_argument("model", type=Path, metavar="CHECKPOINT_OR_ARTIFACT", help="file or artifact folder to measure")
+    text = "a folder of images for each class; for a detector images with YOLO labels"
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=text)
+    _add_arch(parser)
+    _add_computing(parser)
+
+
+def _add_calib(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    from edged.models.names import detector_side
+
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of calibration images")
+    text = f"prepare the images as for a detector ({detector_side()} pixels)"
+    parser.add_argument("--letterbox", action="store_true", help=text)
+    _add_image_count(parser)
+    _add_computing(parser)
+
+
+def _add_calib_add(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    _add_calib_model(parser)
+    parser.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("--class", dest="class_name", metavar="NAME", help="class folder to put the images into")
+    parser.add_argument("--from-capture", action="store_true", help="add the images that were kept of live requests")
+
+
+def _add_calib_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="name of a model of the config")
+    _add_config_and_json(parser)
+
+
+def _add_calib_models(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="name of a model of the config; default: all")
+    _add_config_and_json(parser)
+
+
+def _add_arch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--arch", metavar="NAME", help="architecture to expect, instead of recognizing it")
+
+
+def _add_quantization(parser: argparse.ArgumentParser) -> None:
+    from edged.spec import DEFAULT_RECIPE, RECIPES, Method, Order, QuantSpec, Scheme, Statistics, bounds_of
+
+    bounds = bounds_of(QuantSpec)
+    text = f"sets every quantization option that is not given ({DEFAULT_RECIPE})"
+    parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help=text)
+    bits = range(int(bounds["bits"].least), int(bounds["bits"].most) + 1)
+    text = "bits of each weight"
+    parser.add_argument("--bits", type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
+    for name, kind, text in (
+        ("--method", Method, "how weights are rounded"),
+        ("--order", Order, "in which order the columns of a layer are quantized"),
+        ("--scheme", Scheme, "range of the codes"),
+        ("--statistics", Statistics, "how batch normalization is corrected"),
+    ):
+        parser.add_argument(name, choices=[member.value for member in kind], help=text)
+    for name, number, text in (
+        ("--beam", int, "partial assignments kept in each row (1: greedy)"),
+        ("--damp-ratio", float, "damping, relative to the mean of the diagonal"),
+        ("--propagation", float, "share of earlier layers' error to correct"),
+        ("--seed", int, "seed of every random choice"),
+    ):
+        allowed = _range(bounds[name.lstrip("-").replace("-", "_")])
+        parser.add_argument(name, type=number, metavar=allowed, help=text)
+    text = "memory of the device to work in, for example 1GiB"
+    parser.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help=text)
+    text = "device that computes; auto takes a GPU if there is one"
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
+
+
+def _range(bounds: Bounds) -> str:
+    """Return how --help shows the values that an option may have."""
+    from edged.spec import MAX_WHOLE
+
+    return f"{bounds.least:g}..{bounds.most:g}" if bounds.most < MAX_WHOLE else f"{bounds.least:g}.."
+
+
+def _add_gates(parser: argparse.ArgumentParser) -> None:
+    text = "least agreement with the full-precision model (0)"
+    parser.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help=text)
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 or mAP50-95 to lose")
+    parser.add_argument("--min-accuracy", type=float, metavar="PERCENT", help="least top-1 or mAP50-95 to reach")
+
+
+def _add_thresholds(parser: argparse.ArgumentParser) -> None:
+    from edged.spec import DetectionSpec
+
+    usual = DetectionSpec()
+    for name, kind, default, meaning in (
+        ("--confidence", float, usual.confidence, "least score of a box"),
+        ("--iou", float, usual.iou, "largest overlap of two boxes of one class"),
+        ("--max-detections", int, usual.max_detections, "most boxes in an image"),
+    ):
+        parser.add_argument(name, type=kind, default=default, metavar="N", help=f"detectors: {meaning} ({default})")
+
+
+def _add_image_count(parser: argparse.ArgumentParser) -> None:
+    text = "use at most N images, balanced over classes (1024)"
+    parser.add_argument("--images", type=int, default=1024, metavar="N", help=text)
+
+
+def _add_computing(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that decodes images and computes."""
+    from pathlib import Path
+
+    parser.add_argument("--input-size", type=int, metavar="PIXELS", help="side of the network's input")
+    parser.add_argument("--resize", type=int, metavar="PIXELS", help="length of the shorter side before the crop")
+    parser.add_argument("--mean", type=_floats, metavar="R,G,B", help="mean that is subtracted from each channel")
+    parser.add_argument("--std", type=_floats, metavar="R,G,B", help="deviation that each channel is divided by")
+    text = "where decoded images are kept; default: $XDG_CACHE_HOME or ~/.cache, in edged/images"
+    parser.add_argument("--cache", type=Path, default=_default_cache(), metavar="DIR", help=text)
+    parser.add_argument("--threads", type=int, metavar="N", help="threads that compute; default: one for each core")
+    _add_json(parser)
+
+
+def _default_cache() -> Path:
+    from pathlib import Path
+
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edged" / "images"
+
+
+def _bytes(text: str) -> int:
+    from service.units import parse_bytes
+
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _floats(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers; write them like 0.5,0.5,0.5") from None
+
+
+def _administration(name: str, summary: str) -> Command:
+    return Command(summary, f"edged {name} classifier", _add_administration, "service.cli.commands:administer")
+
+
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        "run the daemon", "edged run --config /etc/edged/edged.yaml", _add_config, "service.cli.commands:run"
+    ),
+    "check-config": Command(
+        "check a config file and list every mistake with its line",
+        "edged check-config --config edged.yaml --json",
+        _add_config_and_json,
+        "service.cli.commands:check_config",
+    ),
+    "doctor": Command(
+        "check this machine for everything that keeps edged from working",
+        "edged doctor --json",
+        _add_config_and_json,
+        "service.cli.commands:doctor",
+    ),
+    "submit": Command(
+        "copy a checkpoint into the drop folder of a model",
+        "edged submit resnet18.pth --model classifier --wait",
+        _add_submit,
+        "service.cli.commands:submit",
+    ),
+    "status": Command(
+        "show what is live and which updates are running",
+        "edged status --json",
+        _add_status,
+        "service.cli.commands:status",
+    ),
+    "history": Command(
+        "list updates and how each one ended",
+        "edged history classifier",
+        _add_history,
+        "service.cli.commands:history",
+    ),
+    "report": Command(
+        "show what one update did, in words or as a page",
+        "edged report 7 --open",
+        _add_report,
+        "service.cli.report:report",
+    ),
+    "rollback": _administration("rollback", "put the previous generation of a model back in service"),
+    "pin": _administration("pin", "keep a model at its generation: no other one goes live"),
+    "unpin": _administration("unpin", "let other generations of a model go live again"),
+    "pause": _administration("pause", "leave the files for a model in the drop folder"),
+    "resume": _administration("resume", "process the files for a model again, those that waited included"),
+    "gc": Command(
+        "remove files that are no longer needed", "edged gc --dry-run", _add_gc, "service.cli.commands:collect_garbage"
+    ),
+    "quantize": Command(
+        "quantize a checkpoint into an artifact folder, without a daemon",
+        "edged quantize resnet18.pth --calib images --out resnet18-4bit --bits 4",
+        _add_quantize,
+        "service.cli.offline:quantize",
+        computes=True,
+    ),
+    "evaluate": Command(
+        "measure the accuracy or mAP of a checkpoint or an artifact on labelled images",
+        "edged evaluate resnet18-4bit --data labelled-images",
+        _add_evaluate,
+        "service.cli.offline:evaluate",
+        computes=True,
+    ),
+    "calib": Command(
+        "decode a folder of calibration images and show what is in it",
+        "edged calib images --input-size 224",
+        _add_calib,
+        "service.cli.offline:calib",
+        computes=True,
+        notes="edged calib add|list|verify|stats|purge --help: the images of a configured model",
+    ),
+    "calib add": Command(
+        "copy images into the calibration folder of a model",
+        "edged calib add classifier --from-capture",
+        _add_calib_add,
+        "service.cli.calib:add",
+        computes=True,
+    ),
+    "calib list": Command(
+        "show how many calibration images a model has, and whether its cache is current",
+        "edged calib list classifier",
+        _add_calib_models,
+        "service.cli.calib:list_images",
+        computes=True,
+    ),
+    "calib verify": Command(
+        "find calibration images that are unusable, repeated or wrongly labelled",
+        "edged calib verify --json",
+        _add_calib_models,
+        "service.cli.calib:verify",
+        computes=True,
+    ),
+    "calib stats": Command(
+        "show the mean, deviation, sizes and classes of the calibration images",
+        "edged calib stats classifier",
+        _add_calib_models,
+        "service.cli.calib:stats",
+        computes=True,
+    ),
+    "calib purge": Command(
+        "erase the images that were kept of live requests",
+        "edged calib purge classifier",
+        _add_calib_model,
+        "service.cli.calib:purge",
+        computes=True,
+    ),
+}

@@ -12,14 +12,14 @@ JSON = Mapping[str, Any]
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Columns aligned to the left, two blanks apart."""
+    """Return a table whose columns are aligned to the left, two blanks apart."""
     lines = [list(header), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def status(answer: JSON) -> str:
-    """`edged status`."""
+    """Return the answer to `edged status`."""
     state = "ready" if answer.get("ready") else "not ready"
     lines = [f"edged is {state} since {answer.get('started_at', '?')}; drop folder {answer.get('drop_dir', '?')}", ""]
     models = answer.get("models", [])
@@ -31,36 +31,36 @@ def status(answer: JSON) -> str:
 
 
 def updates(listed: Sequence[JSON]) -> str:
-    """A table of updates."""
+    """Return a table of updates."""
     header = ["UPDATE", "MODEL", "FILE", "STATE", "GENERATION", "SECONDS", "NOTE"]
     return table(header, [_update_row(update) for update in listed])
 
 
 def history(answer: JSON) -> str:
-    """`edged history`."""
+    """Return the answer to `edged history MODEL`."""
     current, previous = answer.get("current"), answer.get("previous")
-    first = f"{answer.get('model')}: generation {_or_dash(current)} is live, {_or_dash(previous)} was before it"
+    first = f"{answer.get('model')}: generation {_or_dash(current)} is live, {_or_dash(previous)} is the previous one"
     listed = answer.get("updates", [])
     return first + ("\n\n" + updates(listed) if listed else "\n\nno updates yet")
 
 
 def rollback(answer: JSON) -> str:
-    """`edged rollback`."""
-    return f"{answer.get('model')}: generation {answer.get('to')} is live again, {answer.get('from')} was before"
+    """Return the answer to `edged rollback`."""
+    return f"{answer.get('model')}: generation {answer.get('to')} is live again, in place of {answer.get('from')}"
 
 
 def hold(answer: JSON) -> str:
-    """`edged pin`, `unpin`, `pause` and `resume`: what holds now."""
+    """Return the answer to `edged pin`, `unpin`, `pause` and `resume`: the holds that are set now."""
     generation = _or_dash(answer.get("generation"))
     pinned = f"pinned to generation {generation}" if answer.get("pinned") else "not pinned"
     return f"{answer.get('model')}: {pinned}, {'paused' if answer.get('paused') else 'not paused'}"
 
 
 def garbage(answer: JSON) -> str:
-    """`edged gc`: one line for each thing that went, or would."""
+    """Return the answer to `edged gc`: a line for each thing that was or would be removed."""
     listed = answer.get("removed", [])
     lines = [f"{format_bytes(entry['bytes']):>10}  {entry['kind']:11}  {entry['path']}" for entry in listed]
-    verb = "would go" if answer.get("dry_run") else "removed"
+    verb = "would be removed" if answer.get("dry_run") else "removed"
     lines.append(f"{verb}: {len(listed)}, {format_bytes(answer.get('bytes', 0))}")
     if answer.get("skipped"):
         lines.append(f"skipped {answer['skipped']}")
@@ -68,7 +68,7 @@ def garbage(answer: JSON) -> str:
 
 
 def outcome(update: JSON) -> str:
-    """How one update ended, with what was measured and the seconds of its stages."""
+    """Return how one update ended, with its measurements and the seconds of its stages."""
     lines = [f"update {update.get('id')} of {update.get('model')}: {update.get('state')}"]
     if update.get("generation"):
         lines[0] += f", generation {update['generation']}"
@@ -83,7 +83,7 @@ def outcome(update: JSON) -> str:
 
 
 def checks(listed: Sequence[JSON]) -> str:
-    """`edged doctor`."""
+    """Return the checks of `edged doctor`."""
     lines = []
     for check in listed:
         lines.append(f"{check['level']:4}  {check['name']}: {check['detail']}")
@@ -93,7 +93,7 @@ def checks(listed: Sequence[JSON]) -> str:
 
 
 def _swap(swap: JSON) -> str:
-    """By which policy, and why; every key may be missing."""
+    """Return by which policy a swap was made, and why; every key may be missing."""
     text = f"by {swap.get('policy')}"
     if swap.get("free_bytes") is not None and swap.get("needed_bytes") is not None:
         text += f" ({format_bytes(swap['free_bytes'])} free, {format_bytes(swap['needed_bytes'])} needed for a second)"

@@ -1,4 +1,4 @@
-"""`edged report`: an update in words, or as a page. Asks the daemon; when none runs, reads its state folder."""
+"""`edged report`: an update in words or as a page, from the daemon, or from its state folder when none runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ JSON = dict[str, Any]
 
 
 def report(options: Namespace) -> int:
-    """`edged report UPDATE|MODEL`."""
+    """Show what one update did (`edged report UPDATE|MODEL`)."""
     from service.reporting.text import summary
 
     data = _fetch(options)
@@ -57,7 +57,7 @@ def _update_id(client: DaemonClient, asked: str) -> int:
 
 
 def _from_disk(options: Namespace, unavailable: UnavailableError) -> JSON:
-    """What the journal and the folders say, without a daemon.
+    """Read an update from the journal and the folders, without a daemon.
 
     Raises:
         UnavailableError: `unavailable`, where there is no journal.
@@ -87,7 +87,7 @@ def _from_disk(options: Namespace, unavailable: UnavailableError) -> JSON:
 
 @contextlib.contextmanager
 def _copy_of(journal: Path, unavailable: UnavailableError) -> Iterator[Path]:
-    """A copy to read: opening the original would write beside it, perhaps as another user than the daemon."""
+    """Yield a copy to read: opening the original would write next to it, perhaps as another user than the daemon."""
     with tempfile.TemporaryDirectory(prefix="edged-") as folder:
         try:
             shutil.copyfile(journal, Path(folder, journal.name))
@@ -101,7 +101,7 @@ def _copy_of(journal: Path, unavailable: UnavailableError) -> Iterator[Path]:
 
 
 def _write_page(options: Namespace, data: JSON) -> str | None:
-    """Where the page was written: where it was asked for, or, to be opened, where the browser can read it."""
+    """Write the page where it was asked for, or, to be opened, where the browser can read it; return its path."""
     from service.reporting.page import render
 
     if options.output:

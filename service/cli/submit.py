@@ -1,4 +1,4 @@
-"""`edged submit`: put a file into the drop folder in one step, and follow what becomes of it."""
+"""`edged submit`: put a file into the drop folder in one step, and follow its update."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.units import printable
 
 _CHUNK_BYTES = 1 << 20
 _POLL_S = 0.2
-# What `--wait` leaves as exit code.
+# Exit code of `edged submit --wait`, by the state that the update ended in.
 EXIT_CODES = {
     State.COMMITTED: 0,
     State.REJECTED: 3,
@@ -33,10 +33,10 @@ EXIT_CODES = {
 
 
 def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
-    """Copy `file` into the drop folder of `model`; it appears there complete, by a rename.
+    """Copy `file` into the drop folder of `model`, where a rename shows it complete.
 
     Returns:
-        {"model", "file_name", "sha256", "bytes", "after"}: `after` is the id of the model's newest update before.
+        {"model", "file_name", "sha256", "bytes", "after"}: `after` is the id of the model's newest update before it.
 
     Raises:
         UsageError: There is no such file or model, or the daemon would ignore the name.
@@ -69,14 +69,14 @@ def wait(
     *,
     until_end: bool = False,
 ) -> dict[str, Any]:
-    """Follow a submitted file until its update ends or is put off.
+    """Follow a submitted file until its update ends or is deferred.
 
     Args:
         client: The daemon.
         submitted: What `submit` returned.
         timeout_s: Most seconds to wait; None for no limit.
-        show: Told of the update whenever it was asked for.
-        until_end: Go on while it is put off, or waits for an operator.
+        show: Called with the update after each request.
+        until_end: Keep waiting while it is deferred or waits for an operator.
 
     Returns:
         The update.
@@ -104,7 +104,7 @@ def wait(
 
 
 def exit_code(update: dict[str, Any]) -> int:
-    """Of a command that waited for `update`; one that waits for an operator counts as put off."""
+    """Return the exit code for `update`; one that waits for an operator counts as deferred."""
     return EXIT_CODES.get(State(update["state"]), EXIT_CODES[State.DEFERRED])
 
 
@@ -140,6 +140,6 @@ def _drop(file: Path, folder: Path) -> tuple[str, int]:
         except OSError as error:
             raise StateError(f"cannot write {folder}: {error.strerror}; free space there") from None
         finally:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 temporary.unlink(missing_ok=True)
     return digest.hexdigest(), size

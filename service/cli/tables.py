@@ -1,4 +1,4 @@
-"""Results of the offline commands for people."""
+"""Render the results of the commands that compute, for people."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LISTED = 10
 
 
 def quantization_table(result: Mapping[str, Any]) -> str:
-    """What `edged quantize` did."""
+    """Return the result of `edged quantize`."""
     totals = result["totals"]
     rows = [("artifact", result["out"])]
     rows += figures(totals)
@@ -33,7 +33,7 @@ def quantization_table(result: Mapping[str, Any]) -> str:
 
 
 def plan_line(plan: Mapping[str, Any]) -> str:
-    """What quantizing will need."""
+    """Return what quantizing will need, in a line."""
     first, last = (min(plan["batch_sizes"][i], plan["images"]) for i in (0, -1))
     return (
         f"plan: {plan['images']} images in batches of {first} to {last},"
@@ -43,7 +43,7 @@ def plan_line(plan: Mapping[str, Any]) -> str:
 
 
 def evaluation_table(result: Mapping[str, Any]) -> str:
-    """What `edged evaluate` found."""
+    """Return the result of `edged evaluate`."""
     measured = [(NAMES.get(key, "top-5"), f"{result[key]:.2f} %") for key in (*NAMES, "top5") if key in result]
     boxes = f", {result['boxes']} labelled boxes" if "boxes" in result else ""
     return two_columns(
@@ -56,12 +56,12 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
 
 
 def calibration_table(result: Mapping[str, Any]) -> str:
-    """What `edged calib` found."""
+    """Return the result of `edged calib DIR`."""
     return two_columns(
         [
             ("folder", result["folder"]),
             ("images", f"{result['images']}: {result['calibration']} calibrate, {result['held_out']} are held out"),
-            ("classes", ", ".join(result["classes"]) or "none: images lie in no class folders"),
+            ("classes", ", ".join(result["classes"]) or "none: the images are in no class folders"),
             ("digest", result["digest"][:16]),
             ("cache", result["cache"]),
             *_skipped(result["skipped"]),
@@ -79,7 +79,7 @@ def _skipped(entries: list[dict[str, str]]) -> Iterable[tuple[str, str]]:
 
 
 def two_columns(rows: Iterable[tuple[str, str]]) -> str:
-    """Names and values, one a line."""
+    """Return names and values, one pair a line."""
     rows = list(rows)
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}".rstrip() for name, value in rows)

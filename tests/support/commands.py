@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from service.cli import main as cli
+from service.cli.parser import parse
 
 DAEMON_COMMANDS = ["run", "check-config", "doctor"]
 CLIENT_COMMANDS = ["submit", "status", "history", "report", "rollback", "pin", "unpin", "pause", "resume", "gc"]
 COMMANDS = [*DAEMON_COMMANDS, *CLIENT_COMMANDS, "quantize", "evaluate", "calib"]
+
+
+def execute(*arguments: object) -> int:
+    """Run a command in this process, also one that computes, and return its exit code."""
+    return cli.execute(parse([str(argument) for argument in arguments]))
 
 
 def call(capsys, *arguments):

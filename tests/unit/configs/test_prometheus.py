@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.cli.main import _parser
+from service.cli.parser import build_parser
 from service.metrics.registry import Metrics
 from tests.support.boards import jetson
 from tests.support.metrics import families
@@ -68,7 +68,7 @@ def test_each_alert_is_tested_firing_and_not_firing(alert):
 def test_each_alert_says_what_it_is_and_which_command_helps(alert):
     assert set(alert["annotations"]) == {"summary", "description", "runbook"}
     assert alert["labels"]["severity"] in ("warning", "critical")
-    subcommands = next(a for a in _parser()._actions if a.choices and "status" in a.choices).choices
+    subcommands = next(a for a in build_parser()._actions if a.choices and "status" in a.choices).choices
     named = re.findall(r"(?:^|[;,] )edged ([\w-]+)", alert["annotations"]["runbook"])
     assert set(named) <= set(subcommands)
     assert named or "systemctl" in alert["annotations"]["runbook"]

@@ -18,10 +18,10 @@ from edged.calibration.dataset import build_cache
 from edged.calibration.images import normalize
 from edged.spec import InputSpec
 from service.calibration.image_set import calibration_set
-from service.cli import calib as calib_cli
 from service.config.load import load_config
 from service.storage.paths import Paths
 from tests.support import scenes
+from tests.support.commands import execute
 
 SIDE = 16
 SPEC = InputSpec(SIDE, SIDE)
@@ -44,12 +44,12 @@ class Device:
         )
 
     def run(self, *arguments: object) -> tuple[int, dict[str, Any], str]:
-        code = calib_cli.main([*map(str, arguments), "--config", str(self.config), "--json"])
+        code = execute("calib", *arguments, "--config", self.config, "--json")
         told = self.capsys.readouterr()
         return code, json.loads(told.out), told.err
 
     def text(self, *arguments: object) -> str:
-        calib_cli.main([*map(str, arguments), "--config", str(self.config)])
+        execute("calib", *arguments, "--config", self.config)
         return self.capsys.readouterr().out
 
     def model(self, command: str) -> dict[str, Any]:
@@ -167,7 +167,7 @@ def test_what_cannot_be_added(device: Device, tmp_path: Path) -> None:
         code, result, _ = device.run(*arguments)
         assert code == 2
         assert reason in result["error"]
-    assert calib_cli.main(["list", "--config", str(tmp_path / "none.yaml")]) == 78
+    assert execute("calib", "list", "--config", tmp_path / "none.yaml") == 78
 
 
 def test_a_folder_that_cannot_be_written_is_73(device: Device, tmp_path: Path) -> None:

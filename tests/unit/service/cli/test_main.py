@@ -201,15 +201,15 @@ def test_commands_that_compute_become_another_process(monkeypatch):
     became = []
     monkeypatch.setattr(os, "execve", lambda *args: became.append(args) or sys.exit(0))
     for arguments, threads in (
-        (["quantize", "a.pth", "--threads", "3"], "3"),
-        (["evaluate", "--threads=2"], "2"),
-        (["calib", "--threads", "no"], None),
-        (["calib", "--threads"], None),
+        (["quantize", "a.pth", "--calib", "images", "--out", "out", "--threads", "3"], "3"),
+        (["evaluate", "a.pth", "--data", "images", "--threads=2"], "2"),
+        (["calib", "images", "--threads", "0"], None),
+        (["calib", "list"], None),
     ):
         with pytest.raises(SystemExit):
             cli.main(arguments)
         path, command, environment = became.pop()
-        assert (path, command) == (sys.executable, [sys.executable, "-m", "service.cli.offline", *arguments])
+        assert (path, command) == (sys.executable, [sys.executable, "-m", "service.cli", *arguments])
         assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
         assert environment["OMP_NUM_THREADS"] == (threads or str(len(os.sched_getaffinity(0))))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from service.cli import offline
 from tests.support import scenes
+from tests.support.commands import execute
 from tests.support.tasks import DetectionTask, Task
 
 SIZE = ["--input-size", "8"]
@@ -22,7 +22,7 @@ def cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
     """Return the exit code, stdout and stderr."""
     try:
-        code = offline.main([*map(str, arguments)])
+        code = execute(*arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
     written = capsys.readouterr()

@@ -9,8 +9,8 @@ import pytest
 
 from edged.errors import UsageError
 from edged.spec import MAX_WHOLE, QuantSpec, bounds_of
-from service.cli import offline
 from service.config.load import InvalidConfigError, load_config
+from tests.support.commands import execute
 
 BOUNDS = bounds_of(QuantSpec)
 OPTIONS = ("bits", "beam", "damp_ratio", "propagation", "seed")  # the bounded fields that `edged quantize` offers
@@ -47,7 +47,7 @@ def accepted_by_command(name: str, value: float, folder: Path) -> bool:
     option = f"--{name.replace('_', '-')}={value}"
     missing = ["--calib", str(folder), "--out", str(folder / "out"), "--cache", str(folder / "cache")]
     try:
-        code = offline.main(["quantize", str(folder / "missing.pt"), *missing, option])
+        code = execute("quantize", folder / "missing.pt", *missing, option)
     except SystemExit as stopped:
         code = int(stopped.code or 0)
     assert code in (2, 3)  # 3: the checkpoint is missing, which is found out once the options are accepted
