@@ -7,7 +7,11 @@ from service.cli.parser import parse
 
 DAEMON_COMMANDS = ["run", "check-config", "doctor"]
 CLIENT_COMMANDS = ["submit", "status", "history", "report", "rollback", "pin", "unpin", "pause", "resume", "gc"]
-COMMANDS = [*DAEMON_COMMANDS, *CLIENT_COMMANDS, "quantize", "evaluate", "calib"]
+COMMANDS = [
+    *DAEMON_COMMANDS,
+    *CLIENT_COMMANDS,
+    *("quantize", "evaluate", "calib", "calib add", "calib list", "calib verify", "calib stats", "calib purge"),
+]
 
 
 def execute(*arguments: object) -> int:

@@ -8,7 +8,6 @@ import pytest
 
 from service import doctor
 from service.cli import main as cli
-from service.config import locate
 from tests.support.commands import CLIENT_COMMANDS, COMMANDS, DAEMON_COMMANDS, call
 from tests.support.fake_daemon import fake_daemon
 
@@ -44,7 +43,7 @@ def test_every_command_has_help_with_an_example_and_the_exit_codes(capsys, comma
 def test_the_help_names_every_command(capsys):
     code, out, _ = call(capsys, "--help")
     assert code == 0
-    assert re.findall(r"^    ([a-z-]+)", out, re.MULTILINE) == COMMANDS
+    assert re.findall(r"^    ([a-z]\S*(?: [a-z]+)?)(?=  |$)", out, re.MULTILINE) == COMMANDS
 
 
 def test_the_version_is_told(capsys):
@@ -58,8 +57,8 @@ def test_the_version_is_told(capsys):
         (["fly"], "edged: argument COMMAND: invalid choice: 'fly'"),
         (["status", "--fly"], "edged: unrecognized arguments: --fly; see edged --help"),
         (["submit", "x"], "edged submit: the following arguments are required: --model; see edged submit --help"),
-        (["submit", "x", "--model", "m", "--timeout", "1"], "edged: --timeout and --until-end only mean something"),
-        (["submit", "x", "--model", "m", "--until-end"], "edged: --timeout and --until-end only mean something"),
+        (["submit", "x", "--model", "m", "--timeout", "1"], "edged: --timeout and --until-end need --wait"),
+        (["submit", "x", "--model", "m", "--until-end"], "edged: --timeout and --until-end need --wait"),
         (["submit", "x", "--model", "m", "--timeout", "soon"], "edged submit: argument --timeout: invalid float"),
     ],
 )
@@ -95,7 +94,7 @@ def test_history(capsys, daemon):
     daemon.answer("GET /edged/v1/updates", {"updates": []})
     code, out, _ = call(capsys, "history", "m")
     assert code == 0
-    assert "generation 3 is live, 2 was before it" in out
+    assert "generation 3 is live, 2 is the previous one" in out
     assert call(capsys, "history") == (0, "no updates yet\n", "")
     assert json.loads(call(capsys, "history", "m", "--json")[1])["updates"] == [update]
 
@@ -123,13 +122,13 @@ def test_gc_lists_what_went_or_would(capsys, daemon):
     daemon.answer("POST /edged/v1/gc?dry_run=true", answer)
     daemon.answer("POST /edged/v1/gc?dry_run=false", {**answer, "dry_run": False, "skipped": "this: because"})
     code, out, _ = call(capsys, "gc", "--dry-run")
-    assert (code, out.splitlines()) == (0, ["   3.0 MiB  generation   models/m/gen/1", "would go: 1, 3.0 MiB"])
+    assert (code, out.splitlines()) == (0, ["   3.0 MiB  generation   models/m/gen/1", "would be removed: 1, 3.0 MiB"])
     assert call(capsys, "gc")[1].splitlines()[1:] == ["removed: 1, 3.0 MiB", "skipped this: because"]
 
 
 def test_rollback(capsys, daemon):
     daemon.answer("POST /edged/v1/models/m/rollback", {"model": "m", "from": 3, "to": 2})
-    assert call(capsys, "rollback", "m") == (0, "m: generation 2 is live again, 3 was before\n", "")
+    assert call(capsys, "rollback", "m") == (0, "m: generation 2 is live again, in place of 3\n", "")
     refusal = {"error": "model 'n' has no generation before", "code": "not_ready"}
     daemon.answer("POST /edged/v1/models/n/rollback", refusal, status=409)
     assert call(capsys, "rollback", "n") == (4, "", "edged: model 'n' has no generation before\n")
@@ -230,5 +229,5 @@ def test_interrupting_is_one_line_and_130(capsys, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(locate, "find_config", interrupt)
+    monkeypatch.setattr("service.cli.commands.find_config", interrupt)
     assert call(capsys, "run") == (130, "", "edged: interrupted\n")

@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_detectors_command(
         (["quantize"], 2, "required: CHECKPOINT"),
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--bits", "9"], 2, "--bits"),
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--beam", "65"], 2, "beam has value 65"),
-        (["quantize", "FIRST", "--calib", "CALIB", "--out", "CALIB"], 2, "exists already"),
+        (["quantize", "FIRST", "--calib", "CALIB", "--out", "CALIB"], 2, "already exists"),
         (["quantize", "MISSING", "--calib", "CALIB", "--out", "OUT"], 3, "missing.pt"),
         (["quantize", "FIRST", "--calib", "MISSING", "--out", "OUT"], 3, "missing.pt"),
         (["quantize", "FIRST", "--calib", "CALIB", "--out", "OUT", "--arch", "vgg"], 3, "'vgg'"),

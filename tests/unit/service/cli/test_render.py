@@ -41,14 +41,14 @@ def test_status_shows_what_serves_and_what_is_on_its_way():
 
 def test_an_answer_with_nothing_in_it_can_be_shown():
     assert "not ready" in render.status({})
-    assert render.history({"model": "m"}) == "m: generation - is live, - was before it\n\nno updates yet"
+    assert render.history({"model": "m"}) == "m: generation - is live, - is the previous one\n\nno updates yet"
     assert render.outcome({}) == "update None of None: None"
 
 
 def test_history_shows_reasons():
     update = {"id": 1, "model": "m", "file_name": "a", "state": "REJECTED", "code": "gate", "reason": "lost 5 points"}
     shown = render.history({"model": "m", "current": 2, "previous": 1, "updates": [update]})
-    assert shown.startswith("m: generation 2 is live, 1 was before it\n\n")
+    assert shown.startswith("m: generation 2 is live, 1 is the previous one\n\n")
     assert shown.endswith("gate: lost 5 points")
 
 
