@@ -1,13 +1,13 @@
-# `make demo` shows the main job, `make test` checks everything; both set up what they need. `make install` makes a
-# service of it, on a device with systemd.
+# `make demo` shows the main job, `make test` runs the tests; both set up what they need. `make install` installs the
+# systemd service on a device.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# The pair that is tested. torch==2.13.0 before anything else: an open range would pull the CUDA packages.
+# The tested pair. torch==2.13.0 is installed before anything else: an open range would pull the CUDA packages.
 TORCH := torch==2.13.0
 TORCHVISION := torchvision==0.28.0
 
-# Debian packages of programs that some tests drive; without them these tests skip themselves and say so.
+# Debian packages of programs that some tests drive; without them these tests are skipped with a message.
 PROGRAMS := prometheus chromium rsync
 SLOW_PROGRAMS := syncthing skopeo docker-registry mender mender-artifact
 
@@ -31,7 +31,7 @@ slow: $(VENV)/.test programs
 lint: $(VENV)/.test
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
-# In a container only: on a machine that systemd runs, installing Prometheus would also start it.
+# Only in a container: on a machine with systemd, installing Prometheus would also start it.
 programs:
 	@for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$(echo $$program | sed s/^mender$$/mender-client/)"; done; \
 	[ -z "$$missing" ] || [ "$$(id -u)" != 0 ] || [ -d /run/systemd/system ] || ! command -v apt-get >/dev/null || \
@@ -55,20 +55,20 @@ $(VENV)/.test: $(VENV)/.torch pyproject.toml
 	$(BIN)/python -m pip install -q -e '.[test]'
 	@touch $@
 
-# --- The service. As root: `make install`, then edit /etc/edged/edged.yaml; `make uninstall`, with PURGE=1 for the
-# config, the state and the user too. With DESTDIR only files are made, for a packager or an image.
+# --- The service. As root: `make install`, then edit /etc/edged/edged.yaml; `make uninstall`, which with PURGE=1 also
+# removes the config, the state and the user. With DESTDIR it only installs files, for a package or an image.
 
-# A folder of its own: a virtual environment that sees the system's packages, because a Jetson image brings torch.
+# A virtual environment that sees the system's packages, because a Jetson image provides torch.
 PREFIX ?= /opt/edged
 DESTDIR ?=
-# What to install; a wheel on a device without a network.
+# The package to install; on a device without a network, a wheel.
 PACKAGE ?= .
-# The user edged must be able to run it, which a python3 in somebody's home is not.
+# The user edged must be able to run it; it cannot run a python3 in a home folder.
 SYSTEM_PYTHON ?= /usr/bin/python3
 UNITDIR ?= /usr/local/lib/systemd/system
 SYSUSERSDIR ?= /etc/sysusers.d
 TMPFILESDIR ?= /etc/tmpfiles.d
-# Of the device. They choose the drop-ins; with DESTDIR, give both.
+# Properties of the device that select the drop-ins; with DESTDIR, set both.
 SYSTEMD_VERSION ?= $(shell systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
 JETSON ?= $(if $(wildcard /etc/nv_tegra_release),1)
 VERSIONED := $(patsubst systemd/dropins/systemd-%.conf,%,$(wildcard systemd/dropins/systemd-*.conf))
@@ -79,7 +79,7 @@ install:
 	@[ ! -e "$(HOME_OF)" ] || [ -e "$(HOME_OF)/bin/edged" ] || \
 		{ echo "make install: $(HOME_OF) is there and no edged; give a folder of its own as PREFIX" >&2; exit 2; }
 	$(SYSTEM_PYTHON) -m venv --system-site-packages $(HOME_OF)
-	@# What venv brings along is old, and would hide the one that the image's torch wants.
+	@# venv installs an old setuptools, which would hide the one that the image's torch requires.
 	$(HOME_OF)/bin/python -m pip uninstall -q -y setuptools
 	$(HOME_OF)/bin/python -m pip install -q $(PACKAGE)
 	[ -z "$(DESTDIR)" ] || sed -i "s|$(DESTDIR)||g" $$(grep -lIF "$(DESTDIR)" $(HOME_OF)/pyvenv.cfg $(HOME_OF)/bin/*)

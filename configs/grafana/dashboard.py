@@ -1,7 +1,7 @@
-"""Builds edged.json, the dashboard: `pip install grafana-foundation-sdk; python configs/grafana/dashboard.py`.
+"""Build edged.json, the dashboard: `pip install grafana-foundation-sdk; python configs/grafana/dashboard.py`.
 
-Built from code because the same query stands in many panels, and so that a type checker reads it. To add a panel, add a
-line to the row where it belongs, and run this file. A test runs every query against a real Prometheus.
+It is built from code because many panels share a query, and so that a type checker reads it. To add a panel, add it to
+its row and run this file. A test runs every query against a real Prometheus.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 Query = tuple[str, str]  # PromQL and legend
 
-# What every query selects by: DEVICE for metrics of the whole device, MODEL for those of one model.
+# Label matchers of the queries: DEVICE for metrics of the whole device, MODEL for those of one model.
 DEVICE = 'job="edged", instance=~"$instance"'
 MODEL = f'{DEVICE}, model=~"$model"'
 
 
 def build() -> dashboard.Dashboard:
-    """The dashboard."""
+    """Return the dashboard."""
     board = (
         dashboard.Dashboard("edged")
         .uid("edged")
         .tags(["edged"])
-        .description("Models that are quantized and served on edge devices, and the devices.")
+        .description("Models that edged quantizes and serves on edge devices, and the devices.")
         .time("now-6h", "now")
         .refresh("30s")
         .tooltip(DashboardCursorSync.CROSSHAIR)
@@ -64,7 +64,7 @@ def build() -> dashboard.Dashboard:
 
 def _rows() -> list[tuple[str, list[Builder[Panel]]]]:
     return [
-        ("What runs where", _overview()),
+        ("Overview", _overview()),
         ("Updates", _updates()),
         ("Requests", _requests()),
         ("Models", _models()),
@@ -81,10 +81,10 @@ def _overview() -> list[Builder[Panel]]:
     return [
         _number("Devices up", f"sum(up{{{DEVICE}}})", "none"),
         _number("Models ready", f"sum(edged_model_ready{{{MODEL}}})", "none"),
-        _number("Since the last successful update", silent, "s"),
+        _number("Time since last successful update", silent, "s"),
         _number("Alerts firing", firing, "none"),
-        _table("Live generations", "What is in service; Value is 1 while it answers.", live, width=14),
-        _table("Devices", "What the devices are, and which edged they run.", devices, width=10),
+        _table("Live generations", "The generations in service. Value is 1 while the generation is ready.", live, width=14),
+        _table("Devices", "Board, machine and version of edged of each device.", devices, width=10),
     ]
 
 
@@ -98,34 +98,34 @@ def _updates() -> list[Builder[Panel]]:
     return [
         _bars(
             "Updates by result",
-            "How updates ended, or how often they were put off.",
+            "Finished updates by outcome, and deferrals.",
             "none",
             (ended, "{{result}}"),
-            (f"sum(increase(edged_updates_deferred_total{{{MODEL}}}[$__rate_interval]))", "put off"),
+            (f"sum(increase(edged_updates_deferred_total{{{MODEL}}}[$__rate_interval]))", "deferred"),
         ),
-        _gauge_bars("Reasons", "Over the whole range.", "none", (reasons, "{{model}} {{result}} {{reason}}")),
+        _gauge_bars("Updates by reason", "Finished updates in the selected time range.", "none", (reasons, "{{model}} {{result}} {{reason}}")),
         _gauge_bars(
             "Stages of an update",
-            "Mean time over the whole range.",
+            "Mean duration in the selected time range.",
             "s",
             (average("edged_update_stage_duration_seconds", "stage"), "{{stage}}"),
         ),
         _gauge_bars(
-            "From drop to traffic",
-            "Mean time over the whole range.",
+            "From drop to live",
+            "Mean time from the detection of a file to its going live, in the selected time range.",
             "s",
             (average("edged_update_duration_seconds", "instance, model"), "{{instance}} {{model}}"),
         ),
         _lines(
-            "Waiting",
-            "Updates that wait or are worked on, and files that wait for an operator.",
+            "Queue",
+            "Updates that are queued or in progress, and files that are parked until an operator acts.",
             "none",
             (f"edged_queue_length{{{MODEL}}}", "{{instance}} {{model}} queued"),
-            (f"edged_drops_held{{{MODEL}}}", "{{instance}} {{model}} held"),
+            (f"edged_drops_held{{{MODEL}}}", "{{instance}} {{model}} parked"),
         ),
         _gauge_bars(
             "Swap",
-            "Mean time from the switch of the traffic to the end of the old process, over the whole range.",
+            "Mean time from the switch of traffic to the exit of the previous process, in the selected time range.",
             "s",
             (average("edged_swap_duration_seconds", "instance, model"), "{{instance}} {{model}}"),
         ),
@@ -146,30 +146,30 @@ def _requests() -> list[Builder[Panel]]:
         return f"histogram_quantile({share}, {buckets})", f"{{{{model}}}} p{share * 100:.0f}"
 
     return [
-        _lines("Requests", "By HTTP status.", "reqps", (rate(asked, "model, code"), "{{model}} {{code}}")),
+        _lines("Requests", "Requests per second by HTTP status.", "reqps", (rate(asked, "model, code"), "{{model}} {{code}}")),
         _lines(
             "Errors",
-            "Share that is answered with 5xx.",
+            "Share of responses with a 5xx status.",
             "percentunit",
             (f"{rate(failed, 'model')} / ({rate(asked, 'model')} > 0)", "{{model}}"),
         ),
         _lines("Latency", "From the arrival of a request to its response.", "s", quantile(0.5), quantile(0.99)),
         _lines(
             "In flight",
-            "Requests not answered yet.",
+            "Requests in progress or queued.",
             "none",
             (f"edged_inference_requests_in_flight{{{MODEL}}}", "{{instance}} {{model}}"),
         ),
         _lines(
             "Ready",
-            "1 while a generation answers.",
+            "1 while a generation serves the model.",
             "none",
             (f"edged_model_ready{{{MODEL}}}", "{{instance}} {{model}}"),
             (f"edged_model_probation{{{MODEL}}}", "{{instance}} {{model}} on probation"),
         ),
         _bars(
-            "Serving processes that ended by themselves",
-            "And were started again.",
+            "Restarts",
+            "Serving processes that were restarted after an unexpected exit.",
             "none",
             (f"increase(edged_generation_restarts_total{{{MODEL}}}[$__rate_interval])", "{{instance}} {{model}}"),
         ),
@@ -180,34 +180,34 @@ def _models() -> list[Builder[Panel]]:
     return [
         _lines(
             "Quality",
-            "Agreement with full precision, and accuracy or mAP where there are labels.",
+            "Agreement with full precision; with labeled images also accuracy or mAP.",
             "percentunit",
             (f"edged_model_agreement_ratio{{{MODEL}}}", "{{instance}} {{model}} agreement"),
             (f"edged_model_accuracy_ratio{{{MODEL}}}", "{{instance}} {{model}} top-1 {{precision}}"),
             (f"edged_model_map_ratio{{{MODEL}}}", "{{instance}} {{model}} mAP@{{iou}} {{precision}}"),
         ),
         _gauge_bars(
-            "Layers that lose most",
+            "Layers with the highest loss",
             "Squared error of the layer's output as a share of its energy.",
             "percentunit",
             (f"topk(20, edged_layer_relative_loss{{{MODEL}}})", "{{instance}} {{model}} {{layer}}"),
         ),
         _gauge_bars(
             "Size",
-            "Of the checkpoint, and of what became of it.",
+            "Size of the checkpoint and of its artifact.",
             "bytes",
             (f"edged_checkpoint_bytes{{{MODEL}}}", "{{instance}} {{model}} checkpoint"),
             (f"edged_artifact_bytes{{{MODEL}}}", "{{instance}} {{model}} artifact"),
         ),
         _lines(
             "Drift",
-            "Live images against calibration images; more than 0.25 is a large change.",
+            "Population stability index of live images relative to calibration images; above 0.25 is a large change.",
             "none",
             (f"edged_calibration_drift{{{MODEL}}}", "{{instance}} {{model}}"),
         ),
         _bars(
             "Captured images",
-            "Of live requests that were chosen to be kept.",
+            "Live requests that were sampled for capture, by result.",
             "none",
             (
                 f"sum by (model, result) (increase(edged_captured_images_total{{{MODEL}}}[$__rate_interval]))",
@@ -221,7 +221,7 @@ def _memory() -> list[Builder[Panel]]:
     return [
         _lines(
             "edged",
-            "Resident memory of its processes.",
+            "Resident memory of the processes of edged.",
             "bytes",
             (f"process_resident_memory_bytes{{{DEVICE}}}", "{{instance}} supervisor"),
             (f"edged_generation_memory_bytes{{{MODEL}}}", "{{instance}} {{model}} serving"),
@@ -229,15 +229,15 @@ def _memory() -> list[Builder[Panel]]:
         ),
         _lines(
             "Worker",
-            "Highest memory of the last one, and the limit where there is one.",
+            "Peak memory of the last worker, and its limit if there is one.",
             "bytes",
             (f"edged_worker_peak_memory_bytes{{{MODEL}}}", "{{instance}} {{model}} peak"),
-            (f"edged_worker_peak_device_memory_bytes{{{MODEL}}}", "{{instance}} {{model}} peak where it computes"),
+            (f"edged_worker_peak_device_memory_bytes{{{MODEL}}}", "{{instance}} {{model}} peak on its compute device"),
             (f"edged_worker_memory_limit_bytes{{{DEVICE}}} < Inf", "{{instance}} limit"),
         ),
         _lines(
             "Device",
-            "A Jetson's GPU has the same memory.",
+            "Memory of the device. A Jetson's GPU uses the same memory.",
             "bytes",
             (f"edged_device_memory_total_bytes{{{DEVICE}}}", "{{instance}} total"),
             (f"edged_device_memory_available_bytes{{{DEVICE}}}", "{{instance}} available"),
@@ -250,14 +250,14 @@ def _device() -> list[Builder[Panel]]:
     return [
         _lines(
             "Temperature",
-            "Of every thermal zone, and where the kernel slows the device down.",
+            "Temperature of each thermal zone, and the limit at which the kernel throttles the device.",
             "celsius",
             (f"edged_device_temperature_celsius{{{DEVICE}}}", "{{instance}} {{zone}}"),
             (f"edged_device_temperature_limit_celsius{{{DEVICE}}}", "{{instance}} {{zone}} limit"),
         ),
         _lines(
             "Frequency",
-            "As a share of the highest.",
+            "Frequency as a share of its maximum.",
             "percentunit",
             (
                 f"edged_device_cpu_frequency_hertz{{{DEVICE}}} / edged_device_cpu_frequency_max_hertz{{{DEVICE}}}",
@@ -270,21 +270,21 @@ def _device() -> list[Builder[Panel]]:
         ),
         _lines(
             "Load",
-            "Of the GPU, and of the supervisor in cores.",
+            "Utilization of the GPU, and CPU cores that the supervisor uses.",
             "percentunit",
             (f"edged_device_gpu_load_ratio{{{DEVICE}}}", "{{instance}} GPU"),
             (f"rate(process_cpu_seconds_total{{{DEVICE}}}[$__rate_interval])", "{{instance}} supervisor"),
         ),
         _lines(
             "Disk",
-            "Where the state folder lies.",
+            "Filesystem of the state folder.",
             "bytes",
             (f"edged_state_disk_free_bytes{{{DEVICE}}}", "{{instance}} free"),
             (f"edged_state_disk_total_bytes{{{DEVICE}}}", "{{instance}} total"),
         ),
         _lines(
             "Drop folders and config",
-            "1 while all is well.",
+            "1 while every drop folder is watched, or while the config is valid.",
             "none",
             (f"edged_watch_up{{{DEVICE}}}", "{{instance}} watched"),
             (f"edged_config_reload_success{{{DEVICE}}}", "{{instance}} config valid"),
@@ -401,7 +401,7 @@ def _table(title: str, description: str, promql: str, width: int) -> table.Panel
 
 
 def text() -> str:
-    """The dashboard as JSON, as Grafana imports and provisions it."""
+    """Return the dashboard as JSON, as Grafana imports and provisions it."""
     built = build().build()
     for number, panel in enumerate(built.panels or [], start=1):
         panel.id_val = number

@@ -85,19 +85,19 @@ def test_one_prometheus_knows_which_device_runs_what(fleet: Prometheus, devices:
     # Whatever is sent is labelled with the device and with nothing else of the way there.
     assert set(fleet.query('up{job="edged"}')[0]["metric"]) == {"__name__", "instance", "job"}
 
-    answering = fleet.values(documented("Which does so, and answers requests?"), *labels)
+    answering = fleet.values(documented("Which of these generations are ready?"), *labels)
     assert answering == expected
-    hardware = fleet.values(documented("What hardware and which edged?"), "instance", "version")
+    hardware = fleet.values(documented("Which hardware and which version of edged?"), "instance", "version")
     assert hardware == {(device.name, "1.2.3"): 1 for device in devices}
-    count = fleet.values(documented("How many run which file?"), "model", "digest")
+    count = fleet.values(documented("How many devices run which file?"), "model", "digest")
     assert count == {("cats", OLD[:12]): 2, ("cats", NEW[:12]): 1}
-    behind = documented("Which do not run this file yet?").replace("DIGEST", NEW[:12]).replace("MODEL", "cats")
+    behind = documented("Which devices do not run this file yet?").replace("DIGEST", NEW[:12]).replace("MODEL", "cats")
     assert fleet.values(behind, "instance") == {("cam-0",): 1, ("cam-1",): 1}
 
     devices[0].update(NEW)
     eventually(lambda: fleet.values(behind, "instance") == {("cam-1",): 1}, "the update is seen")
     devices[1].metrics.count_update("cats", "rejected", "gate")
-    failing = documented("Where did updates not get through today?")
+    failing = documented("Where did updates not go live today?")
     eventually(lambda: set(fleet.values(failing, "instance", "reason")) == {("cam-1", "gate")}, "the rejection is seen")
     # The rules see devices as if they were scraped.
     firing = 'ALERTS{alertname="EdgedUpdateRejected", alertstate="firing"}'
