@@ -83,7 +83,9 @@ def _overview() -> list[Builder[Panel]]:
         _number("Models ready", f"sum(edged_model_ready{{{MODEL}}})", "none"),
         _number("Time since last successful update", silent, "s"),
         _number("Alerts firing", firing, "none"),
-        _table("Live generations", "The generations in service. Value is 1 while the generation is ready.", live, width=14),
+        _table(
+            "Live generations", "The generations in service. Value is 1 while the generation is ready.", live, width=14
+        ),
         _table("Devices", "Board, machine and version of edged of each device.", devices, width=10),
     ]
 
@@ -103,7 +105,9 @@ def _updates() -> list[Builder[Panel]]:
             (ended, "{{result}}"),
             (f"sum(increase(edged_updates_deferred_total{{{MODEL}}}[$__rate_interval]))", "deferred"),
         ),
-        _gauge_bars("Updates by reason", "Finished updates in the selected time range.", "none", (reasons, "{{model}} {{result}} {{reason}}")),
+        _gauge_bars(
+            "Updates by reason", "Finished updates by reason.", "none", (reasons, "{{model}} {{result}} {{reason}}")
+        ),
         _gauge_bars(
             "Stages of an update",
             "Mean duration in the selected time range.",
@@ -146,7 +150,9 @@ def _requests() -> list[Builder[Panel]]:
         return f"histogram_quantile({share}, {buckets})", f"{{{{model}}}} p{share * 100:.0f}"
 
     return [
-        _lines("Requests", "Requests per second by HTTP status.", "reqps", (rate(asked, "model, code"), "{{model}} {{code}}")),
+        _lines(
+            "Requests", "Requests per second by status.", "reqps", (rate(asked, "model, code"), "{{model}} {{code}}")
+        ),
         _lines(
             "Errors",
             "Share of responses with a 5xx status.",
