@@ -368,5 +368,30 @@ class DetectionSpec:
         return cls(**data)
 
 
+WEIGHTS = ("auto", "averaged", "last")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which network of a checkpoint file to take.
+
+    Attributes:
+        key: Key of its state dict in the file, nested keys joined by dots, "" for the top; None to look for it.
+        prefix: Prefix of the names of its tensors; None to look for it.
+        weights: "averaged", "last", or "auto" for the averaged weights (EMA, SWA) where there are any.
+
+    Raises:
+        UsageError: `weights` has another value.
+    """
+
+    key: str | None = None
+    prefix: str | None = None
+    weights: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.weights not in WEIGHTS:
+            raise UsageError(f"weights has value {self.weights!r:.80}; choose one of {', '.join(WEIGHTS)}")
+
+
 # How mAP is measured: every box that could still count.
 EVALUATION = DetectionSpec(confidence=0.001, iou=0.6, max_detections=300, multi_label=True)

@@ -28,10 +28,11 @@ from edged.errors import (
 from edged.models.inert_pickle import DTYPES, StoredTensor, UnknownTensor
 from edged.models.naming import Network
 from edged.models.pickle_scan import quoted
-from edged.models.state_dicts import Choice, find_state, kind_of
+from edged.models.state_dicts import find_state, kind_of
 from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
 from edged.models.zip_container import Contents, pieces, read_contents
+from edged.spec import Choice
 
 MAX_FILE_BYTES = 2 << 30
 MAX_TENSORS = 20_000
@@ -100,7 +101,7 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choi
             if model is None:
                 return _classifier(contents, data, choice)
             state, plan, averaged = read_model(model, contents)
-            dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))
+            dtypes = _float_types(state)
             tensors = _as_float32(_checked_tensors(state, len(data)))
             return Checkpoint(
                 tensors, _sha256(data), len(data), contents.format, plan, model.key, "", averaged, (), dtypes
@@ -119,7 +120,7 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None) -> C
         entries = {name: found.entries[stored] for name, stored in network.names.items()}
         left_out, problem = network.left_out, None
     state = {name: _read(contents, name, value) for name, value in entries.items()}
-    dtypes = tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()}))
+    dtypes = _float_types(state)
     return Checkpoint(
         state=_as_float32(_checked_tensors(state, len(data))),
         sha256=_sha256(data),
@@ -132,6 +133,10 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None) -> C
         dtypes=dtypes,
         problem=problem,
     )
+
+
+def _float_types(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return tuple(sorted({str(t.dtype).removeprefix("torch.") for t in state.values() if t.is_floating_point()}))
 
 
 def _sha256(data: mmap.mmap) -> str:

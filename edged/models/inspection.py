@@ -8,8 +8,9 @@ from typing import Any
 
 from edged.models.architecture import CIFAR, TORCHVISION, Architecture
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
+from edged.models.loading import errors_named
 from edged.models.registry import load_model, recognize
-from edged.models.state_dicts import Choice
+from edged.spec import Choice
 
 _SHOWN = 20  # names of tensors that were left out, and of classes
 
@@ -104,7 +105,8 @@ def inspect_checkpoint(
         ArchitectureError: Its tensors are no network that edged knows, or not the one that was asked for.
         AccessError: It may not be read.
     """
-    checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
-    architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
-    load_model(checkpoint.state, architecture)
+    with errors_named(path, path.name):
+        checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
+        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
+        load_model(checkpoint.state, architecture)
     return Inspection(checkpoint, architecture)

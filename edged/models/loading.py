@@ -15,7 +15,7 @@ from edged.models.checkpoint import MAX_FILE_BYTES, read_checkpoint
 from edged.models.layers import own_memory
 from edged.models.registry import Architecture, load_model, recognize
 from edged.progress import ProgressListener, SilentListener
-from edged.spec import InputSpec
+from edged.spec import Choice, InputSpec
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,27 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """Which of a file's tensors the network was made of.
+
+    Attributes:
+        key: Key of the state dict in the file, nested keys joined by dots; "" for the top.
+        prefix: Prefix of the names of its tensors.
+        weights: "averaged" where the file says that they are an average over training, otherwise "last".
+        left_out: Names of other tensors next to the network's, which inference does not need.
+    """
+
+    key: str = ""
+    prefix: str = ""
+    weights: str = "last"
+    left_out: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**vars(self), "left_out": list(self.left_out)}
+
+
+@dataclass(frozen=True)
 class LoadedNetwork:
     """A full-precision network and what is known of it.
 
@@ -49,12 +70,14 @@ class LoadedNetwork:
         architecture: Which network it is.
         input: How its images are prepared.
         source: The file that it was loaded from.
+        selection: Which tensors of the file it was made of.
     """
 
     model: nn.Module
     architecture: Architecture
     input: InputSpec
     source: Source
+    selection: Selection = Selection()
 
 
 def load_checkpoint(
@@ -64,6 +87,7 @@ def load_checkpoint(
     input_settings: Mapping[str, Any] | None = None,
     name: str | None = None,
     max_bytes: int = MAX_FILE_BYTES,
+    choice: Choice | None = None,
     listener: ProgressListener | None = None,
 ) -> LoadedNetwork:
     """Load a checkpoint file that may come from anywhere; no code of the file is run.
@@ -77,6 +101,7 @@ def load_checkpoint(
         input_settings: Fields of InputSpec that differ from the architecture's default: size, resize, mean, std.
         name: Name of the file in messages and manifests, where it is not that of `path`.
         max_bytes: Largest file that is read.
+        choice: Which network to take where the file holds several; None looks for the one that fits.
         listener: Receives the stages "verify" (reading and checking the file) and "load" (building the network).
 
     Returns:
@@ -90,20 +115,22 @@ def load_checkpoint(
     """
     path, listener = Path(path), listener or SilentListener()
     name = name or path.name
-    with listener.stage("verify"), _errors_named(path, name):
-        checkpoint = read_checkpoint(path, max_bytes=max_bytes)
-    with listener.stage("load"), _errors_named(path, name):
+    with listener.stage("verify"), errors_named(path, name):
+        checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
+    with listener.stage("load"), errors_named(path, name):
         architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
         spec = architecture.default_input.override(input_settings or {})
         architecture.check_input(spec)
         # With memory of its own: the file's pages count as in use for as long as a tensor refers to the mapped file.
         model = own_memory(load_model(checkpoint.state, architecture))
     source = Source(checkpoint.sha256, checkpoint.file_bytes, name, checkpoint.format)
-    return LoadedNetwork(model, architecture, spec, source)
+    weights = "averaged" if checkpoint.averaged else "last"
+    selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out)
+    return LoadedNetwork(model, architecture, spec, source, selection)
 
 
 @contextmanager
-def _errors_named(path: Path, name: str) -> Iterator[None]:
+def errors_named(path: Path, name: str) -> Iterator[None]:
     """Begin the messages of rejections with the file's name as the user knows it, once."""
     try:
         yield

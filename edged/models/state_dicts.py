@@ -13,26 +13,11 @@ from edged.errors import CheckpointError
 from edged.models.inert_pickle import Inert, StoredTensor, UnknownTensor
 from edged.models.naming import Network, find_networks
 from edged.models.pickle_scan import quoted
+from edged.spec import Choice
 
 MAX_DEPTH = 6  # of dicts in each other
 MAX_DICTS = 10_000
 _AVERAGED = re.compile(r"(^|[._-])(ema|averaged?|avg|swa|shadow)([._-]|$)|(^|\.)n_averaged$", re.IGNORECASE)
-WEIGHTS = ("auto", "averaged", "last")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which network of a file to take.
-
-    Attributes:
-        key: Where its state dict is, keys joined by dots, "" for the top; None to look for it.
-        prefix: What stands before the names of its tensors; None to look for it.
-        weights: "averaged", "last", or "auto" for the averaged ones where there are any.
-    """
-
-    key: str | None = None
-    prefix: str | None = None
-    weights: str = "auto"
 
 
 @dataclass(frozen=True)

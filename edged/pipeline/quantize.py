@@ -174,6 +174,7 @@ def write_quantized(
     totals = evaluation.totals | {
         "bits": spec.bits,
         "checkpoint_bytes": network.source.bytes,
+        "checkpoint": network.selection.to_dict(),
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
         "bn_reestimated": compressed.bn_reestimated,
         "peak_memory_bytes": peak_bytes(),

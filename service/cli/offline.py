@@ -1,4 +1,4 @@
-"""The commands that compute without a daemon: `edged quantize`, `edged evaluate` and `edged calib DIR`."""
+"""The commands that need no daemon: `edged inspect`, `edged quantize`, `edged evaluate` and `edged calib DIR`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from edged.errors import UsageError
 from edged.evaluation.gates import Gates
 from edged.models.names import detector_side
 from edged.progress import ProgressListener, SilentListener
-from edged.spec import DetectionSpec, InputSpec, recipe
+from edged.spec import Choice, DetectionSpec, InputSpec, recipe
 from service.cli.output import print_result
-from service.cli.tables import calibration_table, evaluation_table, quantization_table
+from service.cli.tables import calibration_table, evaluation_table, quantization_table, two_columns
 from service.worker.job import Job
 
 THRESHOLDS = ("confidence", "iou", "max_detections")
@@ -35,6 +35,7 @@ def quantize(options: Namespace) -> int:
         cache_root=options.cache,
         spec=spec,
         arch=options.arch,
+        choice=_choice(options),
         input=_overrides(options),
         images=options.images,
         gates=Gates(options.min_agreement, options.max_drop, options.min_accuracy),
@@ -45,6 +46,15 @@ def quantize(options: Namespace) -> int:
     )
     result = run_job(job, _listener(options))
     print_result(options, {"out": str(result.artifact), **result.report}, quantization_table)
+    return 0
+
+
+def inspect(options: Namespace) -> int:
+    """Show what edged sees in a checkpoint, without quantizing it (`edged inspect`)."""
+    from edged.models.inspection import inspect_checkpoint
+
+    found = inspect_checkpoint(options.checkpoint, options.arch, _choice(options))
+    print_result(options, found.to_dict(), lambda _: two_columns(found.lines()))
     return 0
 
 
@@ -83,6 +93,10 @@ def calib(options: Namespace) -> int:
     }
     print_result(options, result, calibration_table)
     return 0
+
+
+def _choice(options: Namespace) -> Choice:
+    return Choice(options.key, options.prefix, options.weights)
 
 
 def _overrides(options: Namespace) -> dict[str, Any]:

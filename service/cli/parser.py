@@ -176,6 +176,15 @@ def _add_gc(parser: argparse.ArgumentParser) -> None:
     _add_client(parser)
 
 
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file to look into")
+    _add_arch(parser)
+    _add_choice(parser)
+    _add_json(parser)
+
+
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
@@ -183,6 +192,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help="folder of calibration images")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="artifact folder to create")
     _add_arch(parser)
+    _add_choice(parser)
     _add_quantization(parser)
     _add_gates(parser)
     _add_thresholds(parser)
@@ -229,6 +239,18 @@ def _add_calib_model(parser: argparse.ArgumentParser) -> None:
 def _add_calib_models(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="name of a model of the config; default: all")
     _add_config_and_json(parser)
+
+
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose a network of a checkpoint that holds several."""
+    from edged.spec import WEIGHTS
+
+    text = "key of the state dict in the file, nested keys joined by dots; default: look for it"
+    parser.add_argument("--key", metavar="KEY", help=text)
+    text = "prefix of the names of the network's tensors; default: look for it"
+    parser.add_argument("--prefix", metavar="PREFIX", help=text)
+    text = "averaged weights (EMA, SWA) or the last ones; auto takes averaged ones where there are any"
+    parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0], help=text)
 
 
 def _add_arch(parser: argparse.ArgumentParser) -> None:
@@ -383,6 +405,13 @@ COMMANDS: dict[str, Command] = {
     "resume": _administration("resume", "process the files for a model again, those that waited included"),
     "gc": Command(
         "remove files that are no longer needed", "edged gc --dry-run", _add_gc, "service.cli.commands:collect_garbage"
+    ),
+    "inspect": Command(
+        "show what edged sees in a checkpoint, without quantizing it",
+        "edged inspect resnet18.pth",
+        _add_inspect,
+        "service.cli.offline:inspect",
+        notes="A file that would be rejected exits with code 3 and the reason.",
     ),
     "quantize": Command(
         "quantize a checkpoint into an artifact folder, without a daemon",

@@ -20,7 +20,7 @@ from typing import Any
 
 from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
-from edged.spec import MAX_DETECTIONS, DetectionSpec, InputSpec
+from edged.spec import MAX_DETECTIONS, WEIGHTS, Choice, DetectionSpec, InputSpec
 from service.config.fields import (
     Reader,
     boolean,
@@ -128,6 +128,14 @@ class BatchingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Where the network is in a checkpoint file that holds several."""
+
+    key: str | None = setting(text, None)
+    prefix: str | None = setting(text, None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
     """Which of a detector's predictions become boxes of an answer; a classifier has none."""
 
@@ -169,6 +177,8 @@ class ModelConfig:
     name: str = setting(_model_name)
     calibration: CalibrationConfig = setting(subsection(CalibrationConfig))
     arch: str | None = setting(choice(*ARCHITECTURES), None)
+    weights: str = setting(choice(*WEIGHTS), "auto")
+    checkpoint: CheckpointConfig = setting(subsection(CheckpointConfig), CheckpointConfig())
     input: InputConfig = setting(subsection(InputConfig), InputConfig())
     quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
     detection: DetectionConfig = setting(subsection(DetectionConfig), DetectionConfig())
@@ -195,6 +205,11 @@ class ModelConfig:
             raise ValueError(f"input.size is {self.input.size}; {self.arch} needs a multiple of {stride}")
 
     @property
+    def choice(self) -> Choice:
+        """Which network of a checkpoint file to take."""
+        return Choice(self.checkpoint.key, self.checkpoint.prefix, self.weights)
+
+    @property
     def shadow_percent(self) -> float | None:
         """Percent of live requests that the generation before is asked too during probation; None for none of them."""
         asked = self.gates.min_shadow_agreement is not None and self.probation_s > 0
@@ -204,13 +219,21 @@ class ModelConfig:
         """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
         # Without what is not asked for, keys stay what they were before it could be asked for.
-        irrelevant = ("detection",) if self.detection == DetectionConfig() else ()
+        irrelevant = [
+            key
+            for key, usual in (
+                ("detection", DetectionConfig()),
+                ("weights", "auto"),
+                ("checkpoint", CheckpointConfig()),
+            )
+            if getattr(self, key) == usual
+        ]
         served = ("batching", "swap", "runtime", "keep", "probation_s", "report_images", "capture", "drift")
         for key in (*served, "priority", *irrelevant):
             del data[key]
-        usual = vars(GatesConfig())
+        usual_gates = vars(GatesConfig())
         for key in data["gates"].keys() - {"min_agreement", "max_drop"}:
-            if data["gates"][key] == usual[key]:
+            if data["gates"][key] == usual_gates[key]:
                 del data["gates"][key]
         if self.gates.min_shadow_agreement is None:
             data["gates"].pop("shadow_percent", None)

@@ -84,6 +84,7 @@ class Workers:
             name=model.name,
             source_name=update.file_name,
             arch=model.arch,
+            choice=model.choice,
             input=model.input.overrides(),
             images=model.calibration.images,
             gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.evaluation.gates import Gates
-from edged.spec import DetectionSpec, QuantSpec
+from edged.spec import Choice, DetectionSpec, QuantSpec
 
 PREDICTIONS = "predictions.json"  # beside report.json, see service.worker.predictions
 
@@ -27,6 +27,7 @@ class Job:
         name: Model name, "" without a daemon.
         source_name: Name of the file as the user knows it.
         arch: Architecture that the user expects, or None.
+        choice: Which network of the file to take.
         input: Overrides of the architecture's InputSpec: size, resize, mean, std.
         images: Most calibration images, None for all.
         gates: What the result must reach.
@@ -47,6 +48,7 @@ class Job:
     name: str = ""
     source_name: str = ""
     arch: str | None = None
+    choice: Choice = field(default_factory=Choice)
     input: Mapping[str, Any] = field(default_factory=dict)
     images: int | None = None
     gates: Gates = field(default_factory=Gates)
@@ -63,7 +65,7 @@ class Job:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data |= {key: str(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
-        data |= {"detection": self.detection.to_dict()}
+        data |= {"detection": self.detection.to_dict(), "choice": vars(self.choice)}
         return json.dumps(data)
 
     @classmethod
@@ -72,5 +74,5 @@ class Job:
         data = json.loads(text)
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
-        data |= {"detection": DetectionSpec.from_dict(data["detection"])}
+        data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice(**data["choice"])}
         return cls(**data)

@@ -52,6 +52,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         input_settings=job.input,
         name=job.source_name,
         max_bytes=job.max_bytes or MAX_FILE_BYTES,
+        choice=job.choice,
         listener=timer,
     )
     with timer.stage("calibrate"):

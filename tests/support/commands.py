@@ -10,7 +10,17 @@ CLIENT_COMMANDS = ["submit", "status", "history", "report", "rollback", "pin", "
 COMMANDS = [
     *DAEMON_COMMANDS,
     *CLIENT_COMMANDS,
-    *("quantize", "evaluate", "calib", "calib add", "calib list", "calib verify", "calib stats", "calib purge"),
+    *(
+        "inspect",
+        "quantize",
+        "evaluate",
+        "calib",
+        "calib add",
+        "calib list",
+        "calib verify",
+        "calib stats",
+        "calib purge",
+    ),
 ]
 
 

@@ -7,7 +7,7 @@ import torch
 from edged.errors import ArchitectureError, CheckpointError
 from edged.models.inspection import inspect_checkpoint
 from edged.models.resnet import BLOCKS, CifarResNet, ResNet
-from edged.models.state_dicts import Choice
+from edged.spec import Choice
 from tests.support.yolov5_samples import save_tiny
 
 

@@ -3,7 +3,8 @@ import torch
 
 from edged.errors import CheckpointError
 from edged.models.resnet import CifarResNet
-from edged.models.state_dicts import Choice, find_state
+from edged.models.state_dicts import find_state
+from edged.spec import Choice
 
 
 def network(value: float = 1.0):

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from edged.models.resnet import CifarResNet
 from tests.support import scenes
 from tests.support.commands import execute
 from tests.support.tasks import DetectionTask, Task
@@ -89,3 +91,22 @@ def test_what_is_wrong_is_said_in_one_line(
     if code != 2:
         assert reason in json.loads(out)["error"]
     assert not (tmp_path / "out").exists()
+
+
+def test_inspect_shows_what_a_checkpoint_holds(tmp_path, capsys):
+    torch.save({"net": CifarResNet(3).state_dict(), "acc": 91.0}, tmp_path / "ckpt.pth")
+    code, out, _ = call(capsys, "inspect", str(tmp_path / "ckpt.pth"))
+    assert code == 0
+    assert "architecture  cifar_resnet20" in out
+    assert "key 'net'" in out
+    code, out, _ = call(capsys, "inspect", str(tmp_path / "ckpt.pth"), "--json")
+    assert (code, json.loads(out)["key"]) == (0, "net")
+
+
+def test_inspect_says_why_a_file_would_be_rejected(tmp_path, capsys):
+    torch.save({"net": CifarResNet(3).state_dict()}, tmp_path / "ckpt.pth")
+    code, out, err = call(capsys, "inspect", str(tmp_path / "ckpt.pth"), "--arch", "resnet18", "--json")
+    assert (code, json.loads(out)["code"]) == (3, "architecture")
+    assert "holds a cifar_resnet20, not the resnet18" in err
+    (tmp_path / "notes.txt").write_text("not a checkpoint at all")
+    assert call(capsys, "inspect", str(tmp_path / "notes.txt"))[0] == 3
