@@ -21,6 +21,7 @@ from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
 from edged.errors import ConfigError, EdgedError
+from service.client import DaemonClient
 from service.config.load import Config, load_config
 from service.config.sections import ServeConfig
 from service.daemon.environment import Environment
@@ -30,6 +31,7 @@ from service.http.routes import create_app
 from service.http.server import Server, make_server
 from service.metrics.registry import Metrics
 from service.storage.paths import Paths
+from service.storage.state_lock import lock_state
 from service.system import logs
 from service.system.liveness import Liveness
 from service.system.sockets import (
@@ -39,7 +41,6 @@ from service.system.sockets import (
     is_loopback,
     listen_tcp,
     listen_unix,
-    lock_state,
 )
 from service.system.systemd import StatusLine, reloading, sd_notify, watchdog_interval_s
 from service.system.watchdog import beat
@@ -47,6 +48,7 @@ from service.system.watchdog import beat
 log = logging.getLogger(__name__)
 
 _M_ARENA_MAX = -8  # of <malloc.h>
+_PROBES_PER_BEAT = 2  # a late answer to a probe must leave time for the beat
 _UMASK = (
     0o027  # of this process and its children: caches, warm-up images and reports may contain images that clients sent
 )
@@ -79,11 +81,12 @@ async def _live(config_path: Path, config: Config) -> None:
         metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
         interval_s, status = watchdog_interval_s(), StatusLine()
         liveness = Liveness(math.inf if interval_s is None else interval_s)
-        environment = Environment(address_of(listeners.tcp[0]), liveness, status.tell)
+        environment = Environment(address_of(listeners.tcp[0]), liveness, status.report)
         supervisor = await Supervisor.open(config, metrics, environment)
         daemon = _Daemon(config_path, supervisor, status)
         if interval_s is not None:
-            daemon.heart = asyncio.create_task(beat(liveness, config.socket, interval_s, status))
+            client = DaemonClient(str(config.socket), interval_s / _PROBES_PER_BEAT)
+            daemon.heart = asyncio.create_task(beat(liveness, client.is_live, interval_s, status))
         await daemon.run(listeners)
     log.info("stopped")
 
@@ -169,7 +172,7 @@ class _Daemon:
             if listeners.tcp_is_held:  # early requests are answered by a model, not with 503
                 self._serve(app, listeners.tcp)
             sd_notify("READY=1")
-            self._status.tell(self._supervisor.status_line())
+            self._status.report(self._supervisor.status_line())
             log.info("ready")
             await self._stop.wait()
         finally:
@@ -178,7 +181,7 @@ class _Daemon:
                 self.heart.cancel()
             log.info("stopping: no new requests, those begun are answered")
             self._supervisor.begin_stop()
-            self._status.tell(self._supervisor.status_line())
+            self._status.report(self._supervisor.status_line())
             for server, _ in self._serving:
                 server.should_exit = True
             await asyncio.gather(*(serving for _, serving in self._serving))
@@ -225,7 +228,7 @@ class _Daemon:
                 self._status.note = f"config not reloaded, the old one stays in force: {str(error).splitlines()[0]}"
             finally:
                 sd_notify("READY=1")
-                self._status.tell(self._supervisor.status_line())
+                self._status.report(self._supervisor.status_line())
 
     async def _apply_config(self) -> None:
         config = load_config(self._config_path)

@@ -6,12 +6,15 @@ One request a connection. httptools, uvicorn's parser, reads the answer: http.cl
 from __future__ import annotations
 
 import json
+import logging
 import socket
 from typing import Any
 
 import httptools
 
 from edged.errors import AccessError, EdgedError, NotReadyError, UnavailableError, UsageError
+
+log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 16
 
@@ -49,6 +52,15 @@ class DaemonClient:
     def post(self, target: str, timeout_s: float = 300.0) -> dict[str, Any]:
         """POST without a body, like `get`."""
         return self._request("POST", target, timeout_s)
+
+    def is_live(self) -> bool:
+        """Return whether the daemon answers a health check in time."""
+        try:
+            self.get("/v2/health/live")
+        except EdgedError as error:
+            log.debug("the daemon does not answer a health check: %s", error)
+            return False
+        return True
 
     def _request(self, method: str, target: str, timeout_s: float) -> dict[str, Any]:
         head = f"{method} {target} HTTP/1.1\r\nHost: edged\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"

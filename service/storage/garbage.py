@@ -20,7 +20,7 @@ from edged.errors import ArtifactError, UsageError
 from service.config.load import Config
 from service.journal.store import Journal
 from service.storage.paths import Paths
-from service.system.sockets import lock_state
+from service.storage.state_lock import lock_state
 
 # A file is under claimed/ for a moment before the journal knows of it.
 _ABANDONED_S = 3600.0

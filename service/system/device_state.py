@@ -1,6 +1,6 @@
-"""How the device is: heat, memory, power. Read from /sys and /proc; what a device does not tell is None.
+"""State of the device: temperature, memory, power. Read from /sys and /proc; a reading that is missing is None.
 
-Every path is below `root`, so that a test can bring a device of its own.
+Every path is below `root`, so that a test can provide its own device.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _POWER_MODEL = re.compile(r"^<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", re.MU
 
 @dataclass(frozen=True)
 class PowerMode:
-    """What nvpmodel was set to.
+    """The power mode that nvpmodel has set on a Jetson.
 
     Attributes:
-        number: Its ID.
-        name: For example MAXN or 15W; "" if /etc/nvpmodel.conf does not tell.
+        number: ID of the mode.
+        name: Name of the mode, for example MAXN or 15W; "" if /etc/nvpmodel.conf does not name it.
     """
 
     number: int
@@ -34,27 +34,27 @@ class PowerMode:
 
 @dataclass(frozen=True)
 class DeviceState:
-    """One device.
+    """The readings of one device.
 
     Attributes:
-        root: Where /sys, /proc, /etc and /var lie.
+        root: Folder that contains /sys, /proc, /etc and /var.
     """
 
     root: Path = Path("/")
 
     def temperature_c(self) -> float | None:
-        """The hottest thermal zone, degrees Celsius."""
+        """Return the temperature of the hottest thermal zone in degrees Celsius, or None without one."""
         return max((zone.celsius for zone in hardware.zones(self.root)), default=None)
 
     def available_memory_bytes(self) -> int | None:
-        """Memory that can be had without swapping."""
+        """Return the memory available without swapping in bytes, or None if it is unknown."""
         return hardware.memory(self.root).get("MemAvailable")
 
     def on_battery(self) -> bool:
-        """Whether a battery is what keeps it going; False where there is none, or where nobody knows.
+        """Return whether the device runs on a battery; False without a battery or if it is unknown.
 
-        An adapter that is plugged in decides. Without one, an adapter that is not plugged in does, or a battery that is
-        being used up; batteries of mice and the like do not count.
+        The device is not on battery if any adapter is plugged in. Otherwise it is if a battery is discharging, or if
+        it has a battery and an unplugged adapter. Batteries of peripherals, such as mice, do not count.
         """
         unplugged = discharging = False
         for supply in self._folders("sys/class/power_supply", "*"):
@@ -68,7 +68,7 @@ class DeviceState:
         return discharging or (unplugged and self._has_battery())
 
     def power_mode(self) -> PowerMode | None:
-        """A Jetson's power mode."""
+        """Return the power mode of a Jetson, or None on other devices."""
         match = _POWER_MODE.search(_read(self.root / "var/lib/nvpmodel/status") or "")
         if match is None:
             return None

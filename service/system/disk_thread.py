@@ -1,4 +1,4 @@
-"""One thread for what may wait for the disk, so that the event loop never does."""
+"""One thread for all disk work, so that the event loop never waits for the disk."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 class Disk:
-    """Runs what may wait for the disk in one thread, in order, so that the event loop never does.
+    """A thread that runs disk work in the order in which it was submitted.
 
     Args:
-        liveness: Told of each piece of work; one that takes too long counts as hung.
+        liveness: Registry in which each piece of work has a deadline; work that exceeds it counts as hung.
     """
 
     def __init__(self, liveness: Liveness | None = None) -> None:
@@ -26,7 +26,7 @@ class Disk:
         self._liveness = liveness or Liveness()
 
     async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of `function(*args, **kwargs)`."""
+        """Run `function(*args, **kwargs)` in the thread and return its result."""
         work = partial(self._run, partial(function, *args, **kwargs))
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
@@ -35,5 +35,5 @@ class Disk:
             return function()
 
     def close(self) -> None:
-        """Wait for what was begun."""
+        """Wait until all submitted work is done."""
         self._thread.shutdown()

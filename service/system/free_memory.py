@@ -1,6 +1,6 @@
-"""Memory that this process and its children can still have: the machine's, or what their control groups leave of it.
+"""Memory available to this process and its children: that of the machine, limited by their control groups.
 
-A unit with MemoryMax=, or a container, is killed for lack of memory while the machine has plenty.
+A unit with MemoryMax=, or a container, can run out of memory while the machine has plenty.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import psutil
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where a version of control groups keeps its figures.
+    """Names of the files of one version of control groups.
 
     Attributes:
-        mount: Below the root of the filesystem.
-        limits: Files that hold the most there may be; "max" or a huge number for no limit.
-        usage: File that holds what is in use, files in the page cache included.
-        cold: Line of memory.stat with the files in it that nobody used lately: they make room when it is needed.
+        mount: Mount point, relative to the root of the filesystem.
+        limits: Files with the limits in bytes; "max" or a huge number means no limit.
+        usage: File with the bytes in use, including the page cache.
+        cold: Key in memory.stat of the inactive part of the page cache, which the kernel reclaims on demand.
     """
 
     mount: str
@@ -30,35 +30,37 @@ class _Layout:
 
 
 _VERSION_1 = _Layout("sys/fs/cgroup/memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
-# Beyond memory.high the kernel slows a group down until it hardly moves.
+# Above memory.high the kernel throttles a group until it makes almost no progress.
 _VERSION_2 = _Layout("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current", "inactive_file")
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """What can be had without swapping and without being killed.
+    """Return the bytes that can be allocated without swapping and without exceeding a limit of a control group.
 
     Args:
-        root: Where /sys and /proc lie; a test brings its own.
+        root: Folder that contains /sys and /proc.
     """
     machine, left = int(psutil.virtual_memory().available), left_in_groups(root)
     return machine if left is None else min(machine, left)
 
 
 def left_in_groups(root: Path = Path("/")) -> int | None:
-    """What the control groups of this process leave, whatever the machine has; None without any limit.
+    """Return the bytes that the control groups of this process leave, or None without a limit.
+
+    The memory of the machine is not considered.
 
     Args:
-        root: Where /sys and /proc lie; a test brings its own.
+        root: Folder that contains /sys and /proc.
     """
     return min(_left_in_groups(root), default=None)
 
 
 def _left_in_groups(root: Path) -> Iterator[int]:
-    """What is left in each control group with a limit, from that of this process up to the root."""
+    """Yield the bytes left under each limit, from the control group of this process up to the root group."""
     for layout, name in _own_groups(root):
         mount = root / layout.mount
         group = mount / name
-        # In a container without a namespace of its own, its group is what is mounted, under another name.
+        # In a container without its own cgroup namespace, the mount point itself is the group, under another name.
         group = group if group.is_dir() else mount
         while True:
             yield from _left_in(group, layout)
@@ -68,7 +70,10 @@ def _left_in_groups(root: Path) -> Iterator[int]:
 
 
 def _own_groups(root: Path) -> Iterator[tuple[_Layout, str]]:
-    """By the lines of /proc/self/cgroup: number:controllers:path; without controllers it is version 2."""
+    """Yield the layout and path of each group in /proc/self/cgroup.
+
+    Each line reads number:controllers:path; a line without controllers is of version 2.
+    """
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
@@ -79,7 +84,7 @@ def _own_groups(root: Path) -> Iterator[tuple[_Layout, str]]:
 
 def _left_in(group: Path, layout: _Layout) -> Iterator[int]:
     usage = _read(group / layout.usage).strip()
-    if not usage.isdecimal():  # the root of version 2 has no such file
+    if not usage.isdecimal():  # the root group of version 2 has no such file
         return
     lines = (line.split() for line in _read(group / "memory.stat").splitlines())
     cold = next((int(words[1]) for words in lines if words[:1] == [layout.cold]), 0)

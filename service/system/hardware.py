@@ -1,7 +1,7 @@
-"""What the kernel tells of the device in /proc and /sys: temperatures, frequencies, memory, the name of the board.
+"""Readings of the device from /proc and /sys: temperatures, frequencies, memory, name of the board.
 
-Every reader takes the root of these trees, so that tests can bring the trees of other boards. What a board does not
-have, or does not tell at the moment, is left out; nothing here raises.
+Every function takes the root of these trees, so that tests can provide the trees of other boards. A missing or
+unreadable value is left out; nothing here raises.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from pathlib import Path
 
 ROOT = Path("/")
 
-_THROTTLING_TRIPS = ("passive", "hot", "critical")  # an "active" one only turns a fan on
+_THROTTLING_TRIPS = ("passive", "hot", "critical")  # an "active" trip point only turns on a fan
 # Jetson Nano and TX2 report a constant 100 degrees under this name.
 _CONSTANT_ZONES = frozenset({"PMIC-Die"})
-_GPU_NAMES = ("gpu", "gm20b", "gp10b", "gv11b", "ga10b")  # devfreq's names of the GPUs of Jetsons, from Nano to Thor
+_GPU_NAMES = ("gpu", "gm20b", "gp10b", "gv11b", "ga10b")  # names in devfreq of the GPUs of Jetsons, from Nano to Thor
 _MAX_NAME = 64  # characters
 
 
 @dataclass(frozen=True)
 class Zone:
-    """One thermal zone.
+    """A reading of one thermal zone.
 
     Attributes:
-        name: As the board calls it.
-        celsius: Its temperature.
-        limit_celsius: Where the kernel starts to slow the device down, or turns it off; None if it tells none.
+        name: Name given by the board.
+        celsius: Temperature in degrees Celsius.
+        limit_celsius: Temperature at which the kernel starts to throttle or turns the device off; None if unknown.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Zone:
 
 @dataclass(frozen=True)
 class Clock:
-    """Something with a frequency.
+    """A reading of one clock of a group of CPU cores or of a GPU.
 
     Attributes:
-        name: "0" for the cores that go with CPU 0; of a GPU its name in devfreq.
-        hertz: Now.
-        max_hertz: The most that the hardware can do; None if it does not tell.
-        load: From 0 to 1; None if it does not tell.
+        name: Number of the first core of a group, such as "0", or the name of a GPU in devfreq.
+        hertz: Current frequency.
+        max_hertz: Highest frequency of the hardware; None if unknown.
+        load: Utilization from 0 to 1; None if unknown.
     """
 
     name: str
@@ -52,11 +52,11 @@ class Clock:
 
 
 def zones(root: Path = ROOT) -> list[Zone]:
-    """Thermal zones; one of a name that is taken gets its number behind it."""
+    """Return the thermal zones; a duplicate name gets the number of its zone as a suffix."""
     found: dict[str, Zone] = {}
     for folder in _numbered(root / "sys/class/thermal", "thermal_zone"):
         name, millidegrees = _text(folder / "type"), _number(folder / "temp")
-        # A part that is switched off refuses to be read, or reads as the coldest that there is.
+        # The sensor of a part that is switched off cannot be read, or reads as an impossibly low temperature.
         if name in _CONSTANT_ZONES or millidegrees is None or millidegrees <= -40_000:
             continue
         name = name or folder.name
@@ -67,7 +67,7 @@ def zones(root: Path = ROOT) -> list[Zone]:
 
 
 def cpus(root: Path = ROOT) -> list[Clock]:
-    """One for each group of cores that share a frequency."""
+    """Return one clock for each group of cores that share a frequency."""
     found = []
     for folder in _numbered(root / "sys/devices/system/cpu/cpufreq", "policy"):
         if (kilohertz := _number(folder / "scaling_cur_freq")) is not None:
@@ -78,7 +78,7 @@ def cpus(root: Path = ROOT) -> list[Clock]:
 
 
 def gpus(root: Path = ROOT) -> list[Clock]:
-    """Those of a Jetson; others have no files that tell of them."""
+    """Return the GPU clocks of a Jetson; other GPUs have no such files."""
     found = []
     for folder in _folders(root / "sys/class/devfreq"):
         hertz = _number(folder / "cur_freq")
@@ -90,7 +90,7 @@ def gpus(root: Path = ROOT) -> list[Clock]:
 
 
 def memory(root: Path = ROOT) -> dict[str, int]:
-    """Bytes by the names of /proc/meminfo."""
+    """Return the values of /proc/meminfo in bytes by their names."""
     found = {}
     for line in _text(root / "proc/meminfo").splitlines():
         name, _, value = line.partition(":")
@@ -101,7 +101,7 @@ def memory(root: Path = ROOT) -> dict[str, int]:
 
 
 def board(root: Path = ROOT) -> str:
-    """The maker's name of the board or the machine, at most 64 printable characters; "" if there is none."""
+    """Return the vendor's name of the board, at most 64 printable characters, or "" if unknown."""
     named = _text(root / "proc/device-tree/model") or _text(root / "sys/class/dmi/id/product_name")
     return "".join(character for character in named if character.isprintable())[:_MAX_NAME].strip()
 
@@ -110,13 +110,13 @@ def _limit(zone: Path) -> float | None:
     limits = []
     for kind in zone.glob("trip_point_*_type"):
         millidegrees = _number(kind.with_name(kind.name.replace("_type", "_temp")))
-        if _text(kind) in _THROTTLING_TRIPS and millidegrees is not None and millidegrees > 0:  # below: switched off
+        if _text(kind) in _THROTTLING_TRIPS and millidegrees is not None and millidegrees > 0:  # 0 or less: disabled
             limits.append(millidegrees / 1000)
     return min(limits, default=None)
 
 
 def _numbered(folder: Path, prefix: str) -> list[Path]:
-    """Entries called `prefix` and a number, by that number."""
+    """Return the entries whose names are `prefix` and a number, sorted by that number."""
     entries = [entry for entry in _folders(folder) if entry.name.removeprefix(prefix).isdecimal()]
     return sorted(entries, key=lambda entry: int(entry.name.removeprefix(prefix)))
 
@@ -124,7 +124,7 @@ def _numbered(folder: Path, prefix: str) -> list[Path]:
 def _folders(folder: Path) -> Iterator[Path]:
     try:
         yield from sorted(folder.iterdir())
-    except OSError:  # no such class of devices here
+    except OSError:  # the machine has no such class of devices
         return
 
 

@@ -44,7 +44,7 @@ class Loop:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, Exception):
             self.due = -math.inf
-        elif self._owner.loops.get(self.name) is self:  # another of the same name may have taken over
+        elif self._owner.loops.get(self.name) is self:  # a later loop of the same name may have replaced it
             del self._owner.loops[self.name]
 
 
@@ -73,7 +73,7 @@ class Liveness:
         """Expect the work in the block to end within `at_most_s` seconds, successfully or not."""
         piece = Loop(self, name)
         piece.expect_within(at_most_s)
-        key = f"{name} {id(piece)}"  # several of one name may be under way
+        key = f"{name} {id(piece)}"  # several of the same name may be running
         self.loops[key] = piece
         try:
             yield

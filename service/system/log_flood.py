@@ -1,4 +1,4 @@
-"""Keeps a flood of the same message out of the log: some are let through, the rest is counted."""
+"""A log filter that limits the rate of repeated messages and counts those it drops."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-BURST = 50  # lines of one kind at once: the end of a few updates
-OUTPUT = "output"  # last part of the names of loggers for what children write
-OUTPUT_BURST = 500  # of a traceback the last line says what it was
-EVERY_S = 6.0  # and then one in this time: 3 MB a day for each kind
-_KINDS = 1000  # that are remembered; those heard of last
-# How messages about a model begin: a flood about one must not hide what is told of another.
+BURST = 50  # records of one kind at once: enough for the end of a few updates
+OUTPUT = "output"  # last part of the names of loggers for the output of child processes
+OUTPUT_BURST = 500  # the last line of a traceback names the error
+EVERY_S = 6.0  # seconds between records after the burst: 3 MB a day for each kind
+_KINDS = 1000  # number of kinds that are remembered, the most recent ones
+# Start of messages about a model: a flood about one model must not hide messages about another.
 _MODEL = re.compile(r"(?:model|worker of|update (%d) of) %s")
 
 
@@ -27,13 +27,15 @@ class _Kind:
 
 
 class FloodFilter(logging.Filter):
-    """Lets through BURST records of one kind, OUTPUT_BURST of children's, then one every EVERY_S seconds.
+    """A filter that passes a burst of records of one kind, then one every EVERY_S seconds.
 
-    Records are of one kind if logger, level, model and the text without its values are the same. The next one let
-    through tells as `left_out` how many were not. Nothing runs by a timer: what is counted waits for the next record.
+    The burst is OUTPUT_BURST records for the output of child processes and BURST for all others.
+
+    Records are of one kind if their logger, level, model and message template are the same. The next record that
+    passes has the number of dropped records as `left_out`. There is no timer: the number is logged with that record.
 
     Args:
-        clock: Monotonic seconds.
+        clock: Function that returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -43,12 +45,12 @@ class FloodFilter(logging.Filter):
         self._lock = threading.Lock()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether the record goes on."""
+        """Return whether the record passes."""
         name, now = (record.name, record.levelno, str(record.msg), _model_of(record)), self._clock()
         burst = OUTPUT_BURST if record.name.endswith(f".{OUTPUT}") else BURST
         with self._lock:
             kind = self._kinds.pop(name, None) or _Kind(burst, now)
-            self._kinds[name] = kind  # now the last one
+            self._kinds[name] = kind  # moved to the end, as the most recent kind
             if len(self._kinds) > _KINDS:
                 self._kinds.popitem(last=False)
             kind.allowance = min(burst, kind.allowance + (now - kind.seen_at) / EVERY_S)
@@ -63,7 +65,7 @@ class FloodFilter(logging.Filter):
 
 
 def _model_of(record: logging.LogRecord) -> str:
-    """The model that a message is about, "" if it is about none."""
+    """Return the model that a message is about, or "" if it is about none."""
     match = _MODEL.match(str(record.msg))
     if match is None or not isinstance(record.args, tuple):
         return ""

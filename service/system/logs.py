@@ -1,6 +1,7 @@
-"""Log lines on stderr: for people on a terminal, one JSON object a line for machines.
+"""Log lines on stderr: plain text on a terminal, otherwise one JSON object per line.
 
-What a caller gives as `extra={"model": ..., "update": ...}` becomes keys of the object, or key=value at the line's end.
+Fields that a caller passes as `extra={"model": ..., "update": ...}` become keys of the object, or key=value at the end
+of the line.
 """
 
 from __future__ import annotations
@@ -17,35 +18,35 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 def configure(log_format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
-    """Set up logging for the whole process; a second call replaces the first.
+    """Configure logging for the whole process; a second call replaces the first.
 
     Args:
-        log_format: "human", "json", or "auto": human on a terminal, else JSON.
-        level: "debug", "info", "warning" or "error".
-        stream: Where to; None for stderr.
+        log_format: "human", "json", or "auto": human on a terminal, otherwise JSON.
+        level: Lowest level that is logged: "debug", "info", "warning" or "error".
+        stream: Stream to write to; None for stderr.
     """
     stream = sys.stderr if stream is None else stream
     human = stream.isatty() if log_format == "auto" else log_format == "human"
     handler = logging.StreamHandler(stream)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
-    if level != "debug":  # whoever looks for a fault wants to see all
+    if level != "debug":  # debugging needs every message
         handler.addFilter(FloodFilter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    # A line for every file that anybody touches.
+    # At debug level, watchdog logs a line for every file that changes.
     logging.getLogger("watchdog").setLevel(max(root.level, logging.WARNING))
     logging.getLogger("asyncio").setLevel(max(root.level, logging.WARNING))
     logging.captureWarnings(True)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, logger, message, then what the caller added."""
+    """A formatter of JSON lines: time, level, logger, message, then the fields that the caller added."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
+        """Return the record as one JSON object."""
         line: dict[str, Any] = {
             "time": iso_time(record.created),
             "level": record.levelname.lower(),
@@ -59,10 +60,13 @@ class JsonFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """Time, level, message, then what the caller added; control characters escaped, so that a line stays one line."""
+    """A formatter of plain text: time, level, message, then the fields that the caller added.
+
+    Control characters are escaped, so that a message stays on one line.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        """See the class."""
+        """Return the record as one line, followed by its traceback if it has one."""
         added = "".join(f" {key}={value}" for key, value in _added(record).items())
         message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.getMessage())
         text = f"{iso_time(record.created)} {record.levelname.lower():7} {message}{added}"

@@ -1,4 +1,4 @@
-"""What ps and top call this process. Imports nothing that is large."""
+"""The name of this process in ps and top. Imports nothing large."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 _PR_SET_NAME = 15
-_ARG_START, _ARG_END = 48 - 3, 49 - 3  # of proc(5), of which the third is the first after the name
+_ARG_START, _ARG_END = 48 - 3, 49 - 3  # fields of proc(5), numbered from the third, the first one after the name
 
 
 def set_name(name: str) -> None:
-    """Set what top shows, at most 15 bytes of it."""
+    """Set the name that top shows; it is cut off after 15 bytes."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def set_title(words: Sequence[str]) -> None:
-    """Set what ps shows: /proc/PID/cmdline, a word an argument.
+    """Set the command line that ps shows (/proc/PID/cmdline), one word per argument.
 
-    It is written where the arguments of this process lie, which Python has copied, so there is as much room as those
-    took; what is longer is cut off.
+    The title overwrites the original arguments in memory, of which Python has a copy. A title that is longer than
+    those arguments is cut off.
     """
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
     start, room = int(fields[_ARG_START]), int(fields[_ARG_END]) - int(fields[_ARG_START])
-    if room > 0:  # a sandbox may hide it
+    if room > 0:  # a sandbox may hide the addresses
         title = "\0".join(words).encode()[: room - 1]
         ctypes.memmove(start, title.ljust(room, b"\0"), room)

@@ -1,4 +1,4 @@
-"""What all child processes have in common. Imports no torch."""
+"""Environment, lifetime and priority of child processes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -19,35 +19,36 @@ T = TypeVar("T")
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_SCHED_IDLE_NICE = 10  # from this niceness on, a child only gets time that nobody else wants
+_SCHED_IDLE_NICE = 10  # from this niceness on, a child runs only on idle cores
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
-_BESIDE_NICE = 10  # a tenth of the time that others get
+_BACKGROUND_NICE = 10  # a tenth of the CPU time of a process with niceness 0
 _AUTOGROUP = Path("/proc/self/autogroup")
 _OOM_SCORE, _LOADING_OOM_SCORE = Path("/proc/self/oom_score_adj"), 500  # the worker has 1000
-# systemd hears from the supervisor alone, and gave its sockets to nobody else.
+# Only the supervisor reports to systemd and owns the sockets that systemd passes.
 _SUPERVISOR_ONLY = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
-FEW_KERNELS = 48  # more than one network's layers have shapes
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, which libc does not wrap
+FEW_KERNELS = 48  # more than the number of distinct layer shapes in one network
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # number of the system call, for which libc has no wrapper
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
 def child_environment(
     threads: int | None, base: Mapping[str, str] | None = None, *, kernels: int | None = None
 ) -> dict[str, str]:
-    """The environment of a child that computes.
+    """Return the environment of a child process that runs torch.
 
     OpenMP reads its settings once, when it is loaded, so they must be in the environment before the child starts.
-    Its threads must not spin while they wait: a worker beside a serving generation turned a median of 75 ms into 1.9 s.
+    Its threads must not spin while they wait: with spinning threads, a worker raised the median latency of the serving
+    generation from 75 ms to 1.9 s.
 
     Args:
-        threads: Most threads; None for one a core.
-        base: Environment to start from; None for our own.
-        kernels: Most kernels that oneDNN keeps of those it compiles, one a layer's shape; None for its own 1,024.
-            Quantization needs each for a while and never again, and they are 50 MB for a ResNet-50.
+        threads: Maximum number of threads; None for one per core.
+        base: Environment to start from; None for that of this process.
+        kernels: Maximum number of compiled kernels in oneDNN's cache, one per shape of a layer; None for its default
+            of 1,024. Quantization uses each kernel only for a while, and those of a ResNet-50 take 50 MB.
     """
     environment = dict(os.environ if base is None else base)
     for name in _SUPERVISOR_ONLY:
@@ -56,26 +57,26 @@ def child_environment(
     environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     if kernels is not None:
         environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(kernels)
-    environment["PYTHONSAFEPATH"] = "1"  # a torch.py in the current folder is not the torch that is meant
+    environment["PYTHONSAFEPATH"] = "1"  # a torch.py in the current folder must not shadow torch
     return environment
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the process `parent` ends, however it ends.
+    """Have the kernel kill this process when the process `parent` exits for any reason.
 
-    A pipe's end of file would be seen only by a child that gets round to reading; this also ends one that is stopped
-    or hangs in native code.
+    A child would notice the end of file of a pipe only when it reads; this also kills a child that is stopped or hangs
+    in native code.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the parent exited before the line above
         os._exit(1)
 
 
 def adopt_orphans() -> None:
-    """Have descendants whose parents have ended become children of this process, rather than of init.
+    """Make this process, rather than init, the parent of descendants whose parents have exited.
 
     Raises:
-        OSError: A sandbox does not allow it.
+        OSError: A sandbox forbids it.
     """
     library = ctypes.CDLL(None, use_errno=True)
     if library.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -85,9 +86,9 @@ def adopt_orphans() -> None:
 
 @contextmanager
 def preferred_oom_victim() -> Iterator[None]:
-    """While entered, a kernel that is out of memory ends this process rather than the one that serves.
+    """Make the OOM killer prefer this process to the serving process inside a `with` block.
 
-    Both are as large as each other, and of two that are the kernel may take either. The way back needs no privilege.
+    Both are about the same size, so that the kernel could choose either. Restoring the score needs no privilege.
     """
     before = None
     with contextlib.suppress(OSError, ValueError):
@@ -102,25 +103,25 @@ def preferred_oom_victim() -> Iterator[None]:
 
 
 def at_background_priority(work: Callable[[], T]) -> T:
-    """What `work` returns, done in a thread that gives way to processes which have more to do with the moment.
+    """Run `work` in a thread of low priority and return its result.
 
-    A thread, because what takes a lower priority may not come back to the one before. It still makes progress where all
-    cores are busy, unlike in idle time.
+    A separate thread is needed because without privileges a thread cannot raise its priority again. Unlike with idle
+    scheduling, the work progresses even if all cores are busy.
     """
 
-    def give_way() -> None:
+    def lower_thread_priority() -> None:
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _BESIDE_NICE)
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _BACKGROUND_NICE)
 
-    with ThreadPoolExecutor(1, initializer=give_way) as executor:
+    with ThreadPoolExecutor(1, initializer=lower_thread_priority) as executor:
         return executor.submit(work).result()
 
 
 def leave_to_idle_time(pid: int | None) -> None:
-    """Give a child, with all its threads, only time that nobody else wants, and memory likewise.
+    """Move a child with all its threads to idle scheduling, and make it a preferred OOM victim.
 
-    There is no way back without privileges. What the kernel or a sandbox refuses is left as it is.
+    This cannot be undone without privileges. Settings that the kernel or a sandbox refuses stay unchanged.
     """
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text(str(_LOADING_OOM_SCORE))
@@ -130,15 +131,18 @@ def leave_to_idle_time(pid: int | None) -> None:
 
 
 def lower_priority(nice: int) -> None:
-    """Give way to everything else: niceness, idle scheduling, idle I/O, and first in line for the OOM killer.
+    """Lower the priority of this process: niceness, idle scheduling, idle I/O, and preferred OOM victim.
 
-    What the kernel or a sandbox refuses is left as it is: the work is then merely less polite.
+    Settings that the kernel or a sandbox refuses stay unchanged; the process then competes more with others.
+
+    Args:
+        nice: Niceness, from 0 to 19; from 10 on, CPU time and I/O are idle-only.
     """
     with contextlib.suppress(OSError):
         os.nice(nice - os.nice(0))
-    if os.getsid(0) == os.getpid():  # nobody else is in it
+    if os.getsid(0) == os.getpid():  # the session has no other members
         with contextlib.suppress(OSError):
-            # Where the kernel gives each session the same time, all else that is said here only counts within this one.
+            # With autogroup scheduling, each session gets the same CPU time, and niceness only counts within a session.
             _AUTOGROUP.write_text(str(nice))
     if nice >= _SCHED_IDLE_NICE:
         with contextlib.suppress(OSError):
@@ -150,7 +154,7 @@ def lower_priority(nice: int) -> None:
 
 
 def resident_bytes(pid: int | None) -> int:
-    """Resident memory of a process, 0 if it is gone."""
+    """Return the resident memory of a process in bytes, or 0 if it has exited."""
     with contextlib.suppress(psutil.Error):
         if pid is not None:
             return int(psutil.Process(pid).memory_info().rss)

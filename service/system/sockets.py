@@ -1,15 +1,13 @@
-"""What only one daemon can hold: the state folder's lock, the port, the UNIX socket."""
+"""The listening sockets of the daemon, opened here or passed by the service manager."""
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import os
 import socket
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 from edged.errors import ConfigError, StateError, UnavailableError
 
@@ -19,11 +17,11 @@ _FIRST_INHERITED = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 
 @dataclass
 class Inherited:
-    """Listening sockets that the service manager holds for us, also while we are restarted.
+    """The listening sockets that the service manager keeps open across restarts of the daemon.
 
     Attributes:
-        tcp: In the order of the socket unit.
-        unix: Likewise.
+        tcp: TCP listeners, in the order of the socket unit.
+        unix: UNIX listeners, in the order of the socket unit.
     """
 
     tcp: list[socket.socket] = field(default_factory=list)
@@ -31,13 +29,14 @@ class Inherited:
 
 
 def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> Inherited:
-    """Take over what systemd passes, see sd_listen_fds(3); nothing where there is no socket unit.
+    """Return the sockets that systemd passes, see sd_listen_fds(3); none without a socket unit.
 
     Args:
-        environment: LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed from it; None for our own.
+        environment: Environment from which LISTEN_PID, LISTEN_FDS and LISTEN_FDNAMES are removed; None for that of
+            this process.
 
     Raises:
-        ConfigError: One of them is no listening stream socket.
+        ConfigError: A passed descriptor is not a listening stream socket.
     """
     environment = os.environ if environment is None else environment
     owner, count = environment.pop("LISTEN_PID", ""), environment.pop("LISTEN_FDS", "")
@@ -53,7 +52,7 @@ def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> In
                 socket.SOL_SOCKET, socket.SO_ACCEPTCONN
             )
         except OSError as error:
-            raise ConfigError(f"descriptor {descriptor} of the socket unit is no socket: {error.strerror}") from None
+            raise ConfigError(f"descriptor {descriptor} of the socket unit is not a socket: {error.strerror}") from None
         if not listens:
             raise ConfigError("the socket unit passes a socket that does not listen; use ListenStream= and Accept=no")
         (found.unix if listener.family == socket.AF_UNIX else found.tcp).append(listener)
@@ -61,36 +60,15 @@ def inherited_sockets(environment: MutableMapping[str, str] | None = None) -> In
 
 
 def is_loopback(listener: socket.socket) -> bool:
-    """Whether only this machine reaches a TCP listener."""
+    """Return whether a TCP listener can be reached only from this machine."""
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def lock_state(path: Path) -> IO[bytes]:
-    """Lock the state folder for as long as the returned file is open; the kernel releases it even after kill -9.
-
-    Raises:
-        UnavailableError: Another daemon has it.
-        StateError: The file cannot be written.
-    """
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise StateError(f"cannot write {path}: {error.strerror}; make state_dir writable") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise UnavailableError(
-            f"another edged daemon uses state_dir {path.parent}; stop it or choose another state_dir"
-        ) from error
-    return file
-
-
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """A listening TCP socket.
+    """Open a listening TCP socket.
 
     Raises:
-        UnavailableError: The port is taken, or the address is none of this machine's.
+        UnavailableError: The port is in use, or the address does not belong to this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -98,16 +76,18 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UnavailableError(
-            f"cannot listen on {host}:{port}: {reason}; stop the program that does or change serve.port"
+            f"cannot listen on {host}:{port}: {reason}; stop the program that uses the port or change serve.port"
         ) from error
-    # Connections inherit it. asyncio sets it only for sockets that it makes itself, and without it the second part of
-    # an answer waits up to 40 ms until the client has acknowledged the first.
+    # Connections inherit the option. asyncio sets it only for sockets that it creates itself, and without it the second
+    # part of a response waits up to 40 ms until the client has acknowledged the first.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """A listening UNIX socket that only this user can open. Call it only under the lock: it replaces a stale one.
+    """Open a listening UNIX socket that only this user can connect to.
+
+    It replaces a stale socket, so call it only while the state folder is locked.
 
     Raises:
         StateError: The path cannot be written or is too long.
@@ -121,11 +101,11 @@ def listen_unix(path: Path) -> socket.socket:
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        raise StateError(f"cannot make the UNIX socket {path}: {reason}; set serve.socket to another path") from error
+        raise StateError(f"cannot create the UNIX socket {path}: {reason}; set serve.socket to another path") from error
     return listener
 
 
 def address_of(listener: socket.socket) -> str:
-    """The URL under which a TCP listener answers."""
+    """Return the URL of a TCP listener."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -11,18 +11,20 @@ _STATUS_LENGTH = 300
 
 
 def sd_notify(state: str) -> bool:
-    """Tell systemd, for example "READY=1", "STATUS=serving 2 models" or "WATCHDOG=1".
+    """Send a notification to systemd, for example "READY=1", "STATUS=serving 2 models" or "WATCHDOG=1".
+
+    It never raises: a lost message must not stop the daemon.
 
     Args:
-        state: Assignments, one a line.
+        state: Assignments, one per line.
 
     Returns:
-        Whether a service manager was told; False without one. Never raises: a lost message is no reason to fall over.
+        Whether a service manager received the message; False without one.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return False
-    # A leading @ stands for the NUL byte of Linux' abstract namespace.
+    # A leading @ stands for the NUL byte of Linux's abstract namespace.
     target = "\0" + address[1:] if address.startswith("@") else address
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.connect(target)
@@ -31,7 +33,7 @@ def sd_notify(state: str) -> bool:
 
 
 def watchdog_interval_s() -> float | None:
-    """Seconds between two "WATCHDOG=1": half of what the service manager allows us; None if it does not watch us."""
+    """Return the seconds between two "WATCHDOG=1", half of the allowed time; None without a watchdog."""
     micros = os.environ.get("WATCHDOG_USEC", "")
     owner = os.environ.get("WATCHDOG_PID", "")
     if not micros.isdecimal() or int(micros) == 0 or (owner and owner != str(os.getpid())):
@@ -40,37 +42,37 @@ def watchdog_interval_s() -> float | None:
 
 
 def reloading() -> None:
-    """Tell systemd that the config is being taken over; "READY=1" ends it. Type=notify-reload needs the time."""
+    """Notify systemd that a reload has begun; "READY=1" ends it. Type=notify-reload requires the time."""
     sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 class StatusLine:
-    """What `systemctl status` shows of the daemon; sent only when it changes.
+    """The status line of the daemon in `systemctl status`; sent only when it changes.
 
     Attributes:
-        trouble: What hangs; stands before everything else. None if nothing does.
-        note: What stays worth knowing, such as a config that was not taken over; None if nothing does.
+        trouble: Description of the loops that hang, shown first; None if none hangs.
+        note: Lasting problem, such as a config that was not reloaded; None without one.
     """
 
     def __init__(self) -> None:
         self.trouble: str | None = None
         self.note: str | None = None
         self._text = ""
-        self._told = ""
+        self._sent = ""
 
     def refresh(self) -> None:
-        """Show a changed `trouble` or `note` at once, before the same text as last."""
-        self.tell(self._text)
+        """Show a changed `trouble` or `note` at once, followed by the last text."""
+        self.report(self._text)
 
-    def tell(self, text: str) -> None:
-        """Show `text`.
+    def report(self, text: str) -> None:
+        """Show a new text.
 
         Args:
-            text: What is going on; made one line, and cut where it gets long.
+            text: State of the daemon; joined to one line, and cut off after 300 characters.
         """
         self._text = text
         parts = [part for part in (self.trouble, self.note, text) if part]
         line = " ".join("; ".join(parts).split())[:_STATUS_LENGTH]
-        if line != self._told:
-            self._told = line
+        if line != self._sent:
+            self._sent = line
             sd_notify(f"STATUS={line}")

@@ -1,4 +1,4 @@
-"""Waiting with a limit, without losing a cancellation."""
+"""Timeouts for asyncio that never lose a cancellation."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ T = TypeVar("T")
 
 
 async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work` if it comes in time.
+    """Return the result of a coroutine if it finishes in time.
 
-    Before Python 3.12, asyncio.wait_for forgets a cancellation that arrives in the same moment as the result: whoever
-    cancelled the task and waits for its end then waits forever.
+    Before Python 3.12, asyncio.wait_for loses a cancellation that arrives at the same moment as the result: code that
+    cancels the task and awaits its end would then wait forever.
 
     Args:
-        timeout_s: Seconds.
-        work: Cancelled when the time is over or this is cancelled itself.
+        timeout_s: Seconds to wait.
+        work: Coroutine; it is cancelled at the timeout, and if the caller is cancelled.
 
     Raises:
         asyncio.TimeoutError: The time is over.
@@ -35,11 +35,13 @@ async def within(timeout_s: float, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
-    """The result of a future if it comes in time. `within` would do, with more turns of the loop.
+    """Return the result of a future if it is set in time.
+
+    `within` would do the same with more iterations of the event loop.
 
     Args:
-        future: Cancelled when this is; done in any case afterwards.
-        timeout_s: Seconds.
+        future: Future to wait for; it is done afterwards in any case, and is cancelled if the caller is cancelled.
+        timeout_s: Seconds to wait.
 
     Raises:
         asyncio.TimeoutError: The time is over.
@@ -49,7 +51,7 @@ async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
         return await future
     finally:
         timer.cancel()
-        # What fails in the very moment that this is cancelled has nobody to hear of it, which asyncio would log.
+        # If the future fails at the moment of a cancellation, asyncio would log that its error was never retrieved.
         if future.done() and not future.cancelled():
             future.exception()
 

@@ -100,3 +100,14 @@ def test_a_daemon_that_hangs_is_given_up(tmp_path):
 def test_a_path_too_long_is_told(tmp_path):
     with pytest.raises(UnavailableError, match="path too long"):
         DaemonClient(str(tmp_path / ("x" * 200))).get("/x")
+
+
+def test_a_health_check_succeeds_only_with_an_answer(tmp_path):
+    with answering(tmp_path / "live", reply(200, '{"live": true}')) as asked:
+        assert DaemonClient(str(tmp_path / "live")).is_live()
+    assert asked[0].startswith(b"GET /v2/health/live HTTP/1.1\r\n")
+    assert not DaemonClient(str(tmp_path / "nobody")).is_live()
+    with socket.socket(socket.AF_UNIX) as listener:  # accepts, but never answers
+        listener.bind(str(tmp_path / "hangs"))
+        listener.listen()
+        assert not DaemonClient(str(tmp_path / "hangs"), timeout_s=0.05).is_live()

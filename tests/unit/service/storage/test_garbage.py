@@ -12,7 +12,7 @@ from service.journal.states import WAY, State
 from service.journal.store import Journal
 from service.storage.garbage import collect_without_daemon, find, remove
 from service.storage.paths import Paths
-from service.system.sockets import lock_state
+from service.storage.state_lock import lock_state
 
 DIGESTS = [letter * 64 for letter in "abcd"]
 

@@ -7,7 +7,7 @@ from service.system.device_state import DeviceState, PowerMode
 
 
 class Device:
-    """A made-up / with what a test puts there."""
+    """A made-up root folder with the files of a test."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -32,13 +32,13 @@ def device(tmp_path):
     return Device(tmp_path)
 
 
-def test_a_device_that_tells_nothing(device):
+def test_a_device_without_readings(device):
     state = device.state
     assert (state.temperature_c(), state.available_memory_bytes(), state.power_mode()) == (None, None, None)
     assert not state.on_battery()
 
 
-def test_the_hottest_zone_counts(device):
+def test_the_temperature_is_that_of_the_hottest_zone(device):
     device.zone(0, "CPU-therm", "41500")
     device.zone(1, "GPU-therm", "63250")
     device.zone(2, "PMIC-Die", "100000")  # says so always
@@ -50,7 +50,7 @@ def test_the_hottest_zone_counts(device):
     assert device.state.temperature_c() == 41.5
 
 
-def test_available_memory(device):
+def test_available_memory_is_read_from_meminfo(device):
     device.write("proc/meminfo", "MemTotal:  100 kB\nMemAvailable:      2048 kB\nSwapFree: 9 kB")
     assert device.state.available_memory_bytes() == 2 << 20
 
@@ -79,7 +79,7 @@ MOUSE = {"type": "Battery", "status": "Discharging", "scope": "Device"}
         ([{"type": "USB", "online": "0"}, DISCHARGING], True),
     ],
 )
-def test_on_battery(device, supplies, expected):
+def test_a_device_is_on_battery_only_if_no_adapter_is_plugged_in(device, supplies, expected):
     for index, supply in enumerate(supplies):
         device.supply(f"supply{index}", **supply)
     assert device.state.on_battery() is expected
@@ -93,7 +93,7 @@ CPU_ONLINE CORE_0 1
 < PM_CONFIG DEFAULT=2 >"""
 
 
-def test_the_power_mode_of_a_jetson(device):
+def test_the_power_mode_of_a_jetson_has_a_number_and_a_name(device):
     device.write("var/lib/nvpmodel/status", "pmode:0002 fmode:quiet")
     assert device.state.power_mode() == PowerMode(2, "")
     device.write("etc/nvpmodel.conf", CONF)
@@ -103,7 +103,7 @@ def test_the_power_mode_of_a_jetson(device):
     assert device.state.power_mode() == PowerMode(9, "")
 
 
-def test_this_machine():
+def test_this_machine_can_be_read():
     state = DeviceState()
     assert state.available_memory_bytes() == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     zones = [zone for zone in Path("/sys/class/thermal").glob("thermal_zone*") if (zone / "temp").is_file()]

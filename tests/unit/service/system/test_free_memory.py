@@ -1,4 +1,4 @@
-"""What control groups leave of the machine's memory, on made trees; in a real group: tests/end_to_end/test_swaps.py."""
+"""Memory left by control groups, with made-up trees; in a real group: tests/end_to_end/test_swaps.py."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def v2(most: int | str, usage: int, cold: int = 0, high: int | str = "max") -> d
         ("4:memory:/docker/abc\n", {"memory": v1(64 * MIB, 4 * MIB)}, 60 * MIB),
     ],
 )
-def test_the_group_with_the_least_room_counts(
+def test_the_group_with_the_least_memory_left_counts(
     tmp_path: Path, cgroup: str, groups: dict[str, dict[str, int | str]], left: int
 ) -> None:
     assert available_bytes(machine(tmp_path, cgroup, groups)) == left
@@ -65,12 +65,12 @@ def test_the_group_with_the_least_room_counts(
         ("4:memory:/a\n", {"memory/a": {"memory.limit_in_bytes": 5}}),
     ],
 )
-def test_without_a_limit_it_is_the_machine(
+def test_without_a_limit_the_machines_memory_counts(
     tmp_path: Path, cgroup: str, groups: dict[str, dict[str, int | str]]
 ) -> None:
     found = available_bytes(machine(tmp_path, cgroup, groups))
     assert found == pytest.approx(psutil.virtual_memory().available, rel=0.5)
 
 
-def test_here() -> None:
+def test_this_process_has_memory_available() -> None:
     assert 0 <= available_bytes() <= psutil.virtual_memory().total

@@ -30,20 +30,20 @@ def test_clocks_of_a_jetson(orin):
     assert hardware.gpus(orin) == [Clock("17000000.gpu", 306_000_000, 624_750_000, 0.437)]
 
 
-def test_memory_of_a_jetson_is_one_for_both(orin):
+def test_cpu_and_gpu_of_a_jetson_share_the_memory(orin):
     memory = hardware.memory(orin)
     assert memory["MemTotal"] == 7_802_752 * 1024
     assert memory["NvMapMemUsed"] == 805_068 * 1024
     assert "HugePages_Total" not in memory  # a number of pages, no bytes
 
 
-def test_the_board_is_named_by_its_maker(orin, tmp_path):
+def test_the_board_has_the_name_of_its_vendor(orin, tmp_path):
     assert hardware.board(orin) == "NVIDIA Jetson Orin Nano Developer Kit"
     (tmp_path / "proc/device-tree/model").write_bytes(b"\x1b[31m\xff" + b"x" * 100 + b"\0")
     assert hardware.board(tmp_path) == "[31m�" + "x" * 59
 
 
-def test_a_pc(tmp_path):
+def test_a_pc_has_zones_and_clocks(tmp_path):
     root = desktop(tmp_path, cores=12)
     assert hardware.zones(root) == [Zone("acpitz", 27.8, None), Zone("x86_pkg_temp", 41.0, None)]
     assert [clock.name for clock in hardware.cpus(root)] == [str(core) for core in range(12)]  # by number, not by name
@@ -51,13 +51,13 @@ def test_a_pc(tmp_path):
     assert hardware.board(root) == "OptiPlex 7090"
 
 
-def test_a_machine_that_tells_nothing(tmp_path):
+def test_a_machine_without_readings(tmp_path):
     found = [hardware.zones(tmp_path), hardware.cpus(tmp_path), hardware.gpus(tmp_path), hardware.memory(tmp_path)]
     assert found == [[], [], [], {}]
     assert hardware.board(tmp_path) == ""
 
 
-def test_this_machine():
+def test_this_machine_can_be_read():
     assert hardware.memory()["MemAvailable"] < hardware.memory()["MemTotal"]
     assert all(-40 < zone.celsius < 150 for zone in hardware.zones())
     assert all(clock.hertz > 1e6 for clock in hardware.cpus())
@@ -65,7 +65,7 @@ def test_this_machine():
 
 @settings(max_examples=30)
 @given(st.binary(max_size=200))
-def test_whatever_the_files_hold_nothing_raises(tmp_path_factory, data):
+def test_files_with_arbitrary_contents_never_raise(tmp_path_factory, data):
     root = jetson(Path(tmp_path_factory.mktemp("odd")))
     for file in [path for path in root.rglob("*") if path.is_file()]:
         file.write_bytes(data)

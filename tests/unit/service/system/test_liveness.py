@@ -1,4 +1,4 @@
-"""Loops that promise when they are heard of next."""
+"""Deadlines of the heartbeats of loops."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def liveness(clock: Clock) -> Liveness:
     return Liveness(PATIENCE_S, clock)
 
 
-def test_a_loop_is_overdue_after_its_rest_and_the_patience(liveness: Liveness, clock: Clock) -> None:
+def test_a_loop_is_overdue_after_its_sleep_and_the_patience(liveness: Liveness, clock: Clock) -> None:
     with liveness.loop("watcher") as loop:
         loop.expect_within(30)
         clock.now += 30 + PATIENCE_S
@@ -48,20 +48,20 @@ def test_a_loop_is_overdue_after_its_rest_and_the_patience(liveness: Liveness, c
         assert liveness.overdue() == []
 
 
-def test_who_has_promised_nothing_is_never_overdue(liveness: Liveness, clock: Clock) -> None:
+def test_a_loop_without_a_deadline_is_never_overdue(liveness: Liveness, clock: Clock) -> None:
     with liveness.loop("a first look at a share that hangs"):
         clock.now += 1e9
         assert liveness.overdue() == []
 
 
-def test_who_has_left_is_not_missed(liveness: Liveness, clock: Clock) -> None:
+def test_a_loop_that_ended_is_not_overdue(liveness: Liveness, clock: Clock) -> None:
     with liveness.loop("done") as loop:
         loop.heartbeat()
     clock.now += 1e9
     assert liveness.overdue() == []
 
 
-def test_a_loop_that_fell_over_is_overdue_at_once_until_another_takes_its_place(liveness: Liveness) -> None:
+def test_a_loop_that_failed_is_overdue_until_another_replaces_it(liveness: Liveness) -> None:
     def falls_over() -> None:
         with liveness.loop("lane") as loop:
             loop.expect_within(None)
@@ -74,7 +74,7 @@ def test_a_loop_that_fell_over_is_overdue_at_once_until_another_takes_its_place(
         assert liveness.overdue() == []
 
 
-def test_a_cancelled_loop_was_asked_to_end(liveness: Liveness) -> None:
+def test_a_cancelled_loop_is_not_overdue(liveness: Liveness) -> None:
     async def forever() -> None:
         with liveness.loop("lane") as loop:
             loop.heartbeat()
@@ -92,7 +92,7 @@ def test_a_cancelled_loop_was_asked_to_end(liveness: Liveness) -> None:
     assert liveness.loops == {}
 
 
-def test_pieces_of_one_name_are_counted_each(liveness: Liveness, clock: Clock) -> None:
+def test_each_piece_of_work_of_one_name_has_its_deadline(liveness: Liveness, clock: Clock) -> None:
     with liveness.bounded("disk"):
         clock.now += PATIENCE_S / 2
         with liveness.bounded("disk"):
@@ -103,14 +103,14 @@ def test_pieces_of_one_name_are_counted_each(liveness: Liveness, clock: Clock) -
     assert liveness.overdue() == []
 
 
-def test_a_piece_that_fails_has_ended_all_the_same(liveness: Liveness, clock: Clock) -> None:
+def test_a_piece_of_work_that_fails_is_not_overdue(liveness: Liveness, clock: Clock) -> None:
     with pytest.raises(OSError, match="full"), liveness.bounded("disk", 5):
         raise OSError("full")
     clock.now += 1e9
     assert liveness.overdue() == []
 
 
-def test_where_nobody_watches_nothing_is_overdue(clock: Clock) -> None:
+def test_without_a_watchdog_nothing_is_overdue(clock: Clock) -> None:
     liveness = Liveness(math.inf, clock)
     with liveness.loop("watcher") as loop:
         loop.heartbeat()
@@ -119,7 +119,7 @@ def test_where_nobody_watches_nothing_is_overdue(clock: Clock) -> None:
 
 
 class Promises(RuleBasedStateMachine):
-    """Against the plainest book-keeping: by name, when the next word is due."""
+    """A simple model of Liveness: the deadline of each loop by its name."""
 
     names = st.sampled_from("abc")
 

@@ -18,10 +18,10 @@ def stream():
     root.handlers[:], root.level = handlers, level
 
 
-def test_json_is_one_object_a_line(stream):
+def test_json_logs_are_one_object_per_line(stream):
     logs.configure("json", "info", stream)
     logging.getLogger("service.x").warning("update %d\nof %s", 3, "m", extra={"update": 3, "path": os})
-    logging.getLogger("service.x").debug("not told")
+    logging.getLogger("service.x").debug("not logged")
     [line] = stream.getvalue().splitlines()
     found = json.loads(line)
     assert found.pop("time").endswith("Z")
@@ -29,7 +29,7 @@ def test_json_is_one_object_a_line(stream):
     assert found == {"level": "warning", "logger": "service.x", "message": "update 3\nof m", "update": 3}
 
 
-def test_json_holds_the_traceback(stream):
+def test_json_contains_the_traceback(stream):
     logs.configure("json", "info", stream)
     try:
         raise ValueError("inside")
@@ -39,7 +39,7 @@ def test_json_holds_the_traceback(stream):
     assert json.loads(line)["exception"].endswith("ValueError: inside")
 
 
-def test_lines_for_people_stay_one_line_and_do_not_drive_the_terminal(stream):
+def test_plain_text_stays_on_one_line_and_escapes_control_characters(stream):
     logs.configure("human", "info", stream)
     logging.getLogger("service.x").error("dropped %s", "a\n\x1b[2J.pth", extra={"model": "m"})
     [line] = stream.getvalue().splitlines()
@@ -49,11 +49,11 @@ def test_lines_for_people_stay_one_line_and_do_not_drive_the_terminal(stream):
 def test_a_second_call_replaces_the_first(stream):
     logs.configure("human", "error", io.StringIO())
     logs.configure("auto", "debug", stream)  # no terminal: JSON
-    logging.getLogger("service.x").debug("told once")
-    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["told once"]
+    logging.getLogger("service.x").debug("logged once")
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["logged once"]
 
 
-def test_a_terminal_gets_lines_for_people(stream):
+def test_a_terminal_gets_plain_text(stream):
     leader, follower = os.openpty()
     with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
         logs.configure("auto", "info", terminal)
@@ -61,7 +61,7 @@ def test_a_terminal_gets_lines_for_people(stream):
         assert screen.read(1000).rstrip().endswith(b"info    hello")
 
 
-def test_stderr_is_where_it_goes(stream, capsys):
+def test_logs_go_to_stderr(stream, capsys):
     logs.configure("human", "info")
     logging.getLogger("service.x").info("hello")
     assert capsys.readouterr().err.endswith("hello\n")

@@ -1,4 +1,4 @@
-"""What ps and top say of a process."""
+"""The name of a process in ps and top."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ CODE += "set_name('edged-test'); set_title(sys.argv[1].split(',')); print(sys.ar
 
 
 @pytest.mark.parametrize("words", [["one"], ["one", "two words", "dr\N{LATIN SMALL LETTER E WITH ACUTE}i"]])
-def test_a_process_is_called_as_it_says(words: list[str]) -> None:
-    assert told(words)[: len(words)] == words
+def test_ps_shows_the_title(words: list[str]) -> None:
+    assert shown_title(words)[: len(words)] == words
 
 
-def test_what_there_is_no_room_for_is_cut_off() -> None:
-    shown = told(["word"] * 1000, behind="x")
+def test_a_title_that_is_too_long_is_cut_off() -> None:
+    shown = shown_title(["word"] * 1000, behind="x")
     assert 10 < len(shown) < 1000
     assert set(shown[:-1]) == {"word"}
 
 
-def told(words: list[str], behind: str = "kept") -> list[str]:
+def shown_title(words: list[str], behind: str = "kept") -> list[str]:
     command = [sys.executable, "-c", CODE, ",".join(words) if len(words) < 10 else "", behind]
     if not command[3]:
         command[2] = CODE.replace("sys.argv[1].split(',')", "['word'] * 1000")

@@ -1,4 +1,4 @@
-"""What all children have in common."""
+"""Environment, lifetime and priority of child processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SLEEPER += "print(os.getpid(), flush=True); time.sleep(600)"
 PARENT = "import os, subprocess, sys; subprocess.Popen([sys.executable, '-c', sys.argv[1], str(os.getpid())]).wait()"
 
 
-def test_openmp_is_told_to_wait_quietly() -> None:
+def test_openmp_threads_of_children_wait_passively() -> None:
     base = {"PATH": "/bin", "NOTIFY_SOCKET": "/run/x", "OMP_NUM_THREADS": "64"}
     made = child_environment(3, base)
     assert (made["OMP_WAIT_POLICY"], made["OMP_NUM_THREADS"], made["MKL_NUM_THREADS"]) == ("PASSIVE", "3", "3")
@@ -30,7 +30,7 @@ def test_openmp_is_told_to_wait_quietly() -> None:
     assert base["OMP_NUM_THREADS"] == "64"
 
 
-def test_kernels_are_limited_where_asked() -> None:
+def test_the_kernel_cache_is_limited_on_request() -> None:
     assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in child_environment(1, {})
     assert child_environment(1, {}, kernels=8)["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8"
 
@@ -45,12 +45,12 @@ def test_a_child_dies_with_its_parent_even_after_kill_9() -> None:
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_a_child_whose_parent_is_gone_already_does_not_start() -> None:
+def test_a_child_whose_parent_has_already_exited_exits() -> None:
     done = subprocess.run([sys.executable, "-c", SLEEPER, str(os.getpid() + 1)], capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
 
 
-def test_stepping_back() -> None:
+def test_lower_priority_changes_every_setting() -> None:
     code = "import os; from service.system.processes import lower_priority; lower_priority(19)\n"
     code += "print(os.nice(0), os.sched_getscheduler(0))\n"
     code += "print(open('/proc/self/oom_score_adj').read())\n"
@@ -70,7 +70,7 @@ def autogroup() -> str:
     return path.read_text() if path.exists() else ""
 
 
-def test_work_beside_others_gives_way_and_leaves_the_process_as_it_was() -> None:
+def test_work_at_background_priority_leaves_the_process_unchanged() -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     thread, nice = at_background_priority(lambda: (threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0)))
     assert (thread != threading.get_native_id(), nice) == (True, min(own + 10, 19))
@@ -79,7 +79,7 @@ def test_work_beside_others_gives_way_and_leaves_the_process_as_it_was() -> None
         at_background_priority(lambda: 1 // 0)
 
 
-def test_of_two_processes_the_one_that_loads_goes_first() -> None:
+def test_the_oom_killer_prefers_the_process_that_loads() -> None:
     code = "from service.system.processes import preferred_oom_victim\n"
     code += "def score(): return open('/proc/self/oom_score_adj').read().strip()\n"
     code += "print(score())\nwith preferred_oom_victim(): print(score())\nprint(score())"

@@ -1,4 +1,4 @@
-"""Locks and sockets."""
+"""Listeners that are opened here, and those that systemd passes."""
 
 from __future__ import annotations
 
@@ -11,34 +11,10 @@ from pathlib import Path
 import pytest
 
 from edged.errors import StateError, UnavailableError
-from service.system.sockets import address_of, inherited_sockets, listen_tcp, listen_unix, lock_state
+from service.system.sockets import address_of, inherited_sockets, listen_tcp, listen_unix
 
 
-def test_one_lock_a_folder(tmp_path: Path) -> None:
-    with lock_state(tmp_path / "lock"), pytest.raises(UnavailableError, match="another edged daemon"):
-        lock_state(tmp_path / "lock")
-    lock_state(tmp_path / "lock").close()
-
-
-def test_the_lock_ends_with_the_process_however_it_ends(tmp_path: Path) -> None:
-    code = "import sys, time; from pathlib import Path; from service.system.sockets import lock_state\n"
-    code += "file = lock_state(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
-    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"locked\n"
-        with pytest.raises(UnavailableError):
-            lock_state(tmp_path / "lock")
-        holder.kill()
-    lock_state(tmp_path / "lock").close()
-
-
-def test_a_lock_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(StateError, match="No such file"):
-        lock_state(tmp_path / "nowhere" / "lock")
-
-
-def test_a_free_port_and_a_taken_one() -> None:
+def test_a_tcp_listener_reports_its_address_and_a_port_in_use_is_an_error() -> None:
     with listen_tcp("127.0.0.1", 0) as listener:
         port = listener.getsockname()[1]
         assert address_of(listener) == f"http://127.0.0.1:{port}"
@@ -47,12 +23,12 @@ def test_a_free_port_and_a_taken_one() -> None:
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
-def test_an_address_of_another_machine(host: str) -> None:
+def test_an_address_of_another_machine_is_an_error(host: str) -> None:
     with pytest.raises(UnavailableError, match=f"cannot listen on {host}:0"):
         listen_tcp(host, 0)
 
 
-def test_a_stale_socket_is_replaced_and_nobody_else_may_open_it(tmp_path: Path) -> None:
+def test_a_stale_unix_socket_is_replaced_and_only_the_owner_may_connect(tmp_path: Path) -> None:
     path = tmp_path / "edged.sock"
     listen_unix(path).close()
     assert path.exists()
@@ -61,12 +37,12 @@ def test_a_stale_socket_is_replaced_and_nobody_else_may_open_it(tmp_path: Path) 
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_path_that_is_too_long(tmp_path: Path) -> None:
+def test_a_socket_path_that_is_too_long_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StateError, match=r"too long; set serve\.socket"):
         listen_unix(tmp_path / ("x" * 120))
 
 
-def test_no_part_of_an_answer_waits_for_another() -> None:
+def test_accepted_connections_have_tcp_nodelay() -> None:
     with listen_tcp("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         accepted, _ = listener.accept()
         with accepted:
@@ -103,19 +79,21 @@ def passed(path: Path, *kinds: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", PASSED, path, *kinds], capture_output=True, text=True)
 
 
-def test_sockets_of_the_service_manager(tmp_path: Path) -> None:
+def test_sockets_passed_by_systemd_are_sorted_by_kind(tmp_path: Path) -> None:
     done = passed(tmp_path / "sock", "tcp", "unix", "all")
     assert (done.stdout, done.stderr) == ("[(3, True), (5, False)] [4]\n", "")
 
 
-@pytest.mark.parametrize(("kind", "told"), [("udp", "ListenStream="), ("deaf", "Accept=no"), ("file", "is no socket")])
-def test_what_is_no_listening_socket(tmp_path: Path, kind: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "message"), [("udp", "ListenStream="), ("deaf", "Accept=no"), ("file", "is not a socket")]
+)
+def test_a_passed_descriptor_that_does_not_listen_is_an_error(tmp_path: Path, kind: str, message: str) -> None:
     done = passed(tmp_path / "sock", kind)
     assert "ConfigError" in done.stderr
-    assert told in done.stderr
+    assert message in done.stderr
 
 
 @pytest.mark.parametrize("environment", [{}, {"LISTEN_FDS": "1", "LISTEN_PID": "1"}, {"LISTEN_FDS": "x"}])
-def test_what_is_not_for_us(environment: dict[str, str]) -> None:
+def test_sockets_passed_to_another_process_are_ignored(environment: dict[str, str]) -> None:
     found = inherited_sockets(environment)
     assert (found.tcp, found.unix, environment) == ([], [], {})

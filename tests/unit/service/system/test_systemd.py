@@ -18,13 +18,13 @@ def manager(request, tmp_path, monkeypatch):
         yield receiver
 
 
-def test_the_service_manager_is_told(manager):
+def test_messages_reach_the_service_manager(manager):
     assert sd_notify("READY=1\nSTATUS=serving 2 models, naïvely")
     assert manager.recv(1000).decode() == "READY=1\nSTATUS=serving 2 models, naïvely"
 
 
 @pytest.mark.parametrize("address", [None, "", "relative", "/no/such/socket"])
-def test_without_one_nothing_happens(address, monkeypatch):
+def test_without_a_service_manager_nothing_is_sent(address, monkeypatch):
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     if address is not None:
         monkeypatch.setenv("NOTIFY_SOCKET", address)
@@ -36,7 +36,7 @@ def test_without_one_nothing_happens(address, monkeypatch):
     [("30000000", None, 15.0), ("30000000", "own", 15.0), ("30000000", "1", None), ("0", None, None),
      ("x", None, None), (None, None, None)],
 )  # fmt: skip
-def test_the_watchdog_is_fed_at_half_its_time(usec, pid, interval, monkeypatch):
+def test_the_watchdog_interval_is_half_of_the_allowed_time(usec, pid, interval, monkeypatch):
     for name, value in (("WATCHDOG_USEC", usec), ("WATCHDOG_PID", str(os.getpid()) if pid == "own" else pid)):
         monkeypatch.delenv(name, raising=False)
         if value is not None:
@@ -44,24 +44,24 @@ def test_the_watchdog_is_fed_at_half_its_time(usec, pid, interval, monkeypatch):
     assert watchdog_interval_s() == interval
 
 
-def test_the_status_is_sent_when_it_changes_in_one_line_that_is_not_too_long(manager):
+def test_the_status_line_is_sent_only_when_it_changes_and_is_cut_off(manager):
     status = StatusLine()
-    status.tell("serving a")
-    status.tell("serving a")
+    status.report("serving a")
+    status.report("serving a")
     status.note = "config not reloaded:\nwrong"
-    status.tell("serving a")
+    status.report("serving a")
     status.trouble = "no progress: disk"
     status.refresh()
     status.trouble = status.note = None
-    status.tell("x" * 1000)
-    told = [manager.recv(2000).decode() for _ in range(4)]
-    assert told[0] == "STATUS=serving a"
-    assert told[1] == "STATUS=config not reloaded: wrong; serving a"
-    assert told[2] == "STATUS=no progress: disk; config not reloaded: wrong; serving a"
-    assert told[3] == "STATUS=" + "x" * 300
+    status.report("x" * 1000)
+    messages = [manager.recv(2000).decode() for _ in range(4)]
+    assert messages[0] == "STATUS=serving a"
+    assert messages[1] == "STATUS=config not reloaded: wrong; serving a"
+    assert messages[2] == "STATUS=no progress: disk; config not reloaded: wrong; serving a"
+    assert messages[3] == "STATUS=" + "x" * 300
 
 
-def test_a_reload_is_told_with_the_time_of_the_monotonic_clock(manager):
+def test_a_reload_is_reported_with_the_monotonic_time(manager):
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     reloading()
     first, _, second = manager.recv(1000).decode().partition("\n")

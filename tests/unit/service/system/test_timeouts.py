@@ -8,14 +8,14 @@ import pytest
 from service.system.timeouts import in_time, within
 
 
-def test_a_result_in_time_comes_back():
+def test_a_result_in_time_is_returned():
     async def answer() -> int:
         return 42
 
     assert asyncio.run(within(5, answer())) == 42
 
 
-def test_an_error_comes_through():
+def test_an_error_is_raised():
     async def fail() -> None:
         raise KeyError("x")
 
@@ -23,7 +23,7 @@ def test_an_error_comes_through():
         asyncio.run(within(5, fail()))
 
 
-def test_what_takes_too_long_is_cancelled():
+def test_work_that_exceeds_the_timeout_is_cancelled():
     async def main() -> bool:
         ended = asyncio.Event()
 
@@ -65,7 +65,7 @@ def test_a_cancellation_together_with_the_result_is_not_lost(ticks: int):
     asyncio.run(main())
 
 
-def test_a_future_in_time_and_one_that_is_not():
+def test_a_future_is_awaited_until_the_timeout():
     async def main() -> None:
         loop = asyncio.get_running_loop()
         good, bad, late = loop.create_future(), loop.create_future(), loop.create_future()
@@ -76,7 +76,7 @@ def test_a_future_in_time_and_one_that_is_not():
             await in_time(bad, 5)
         with pytest.raises(asyncio.TimeoutError):
             await in_time(late, 0.01)
-        assert late.done()  # whoever has the result now sees that nobody waits
+        assert late.done()  # its producer sees that the result is no longer awaited
 
     asyncio.run(main())
 
@@ -84,11 +84,11 @@ def test_a_future_in_time_and_one_that_is_not():
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("ticks", range(3))
 def test_a_cancellation_together_with_the_future_is_not_lost(ticks: int, fails: bool):
-    told: list[dict[str, object]] = []
+    reported: list[dict[str, object]] = []
 
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: told.append(context))
+        loop.set_exception_handler(lambda _, context: reported.append(context))
         future = loop.create_future()
         task = asyncio.create_task(in_time(future, 5))
         await asyncio.sleep(0)
@@ -103,10 +103,10 @@ def test_a_cancellation_together_with_the_future_is_not_lost(ticks: int, fails: 
         gc.collect()
 
     asyncio.run(main())
-    assert not told  # of an error that nobody asked for
+    assert not reported  # an error that was never retrieved
 
 
-def test_what_is_cancelled_cancels_its_future():
+def test_a_cancelled_wait_cancels_its_future():
     async def main() -> bool:
         future = asyncio.get_running_loop().create_future()
         task = asyncio.create_task(in_time(future, 5))
