@@ -1,4 +1,4 @@
-"""Charts as SVG: bars and lines, with a title for each value. Pure."""
+"""Charts as SVG: bars, lines and spans of time. Pure."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Callable, Sequence
 from service.reporting.html import Html, fill, join
 from service.units import format_seconds
 
-_WIDTH, _HEIGHT = 340.0, 120.0  # of the drawing, in units that the page scales
-_LEFT, _TOP, _BOTTOM = 64.0, 8.0, 18.0  # for labels
-_RIGHT, _ROW = 62.0, 15.0  # for the seconds behind a bar; height of a row
-_LETTER = 6.5  # about as wide as one is
-_GAP_S = 30.0  # samples further apart than this are not joined by a line
+_WIDTH, _HEIGHT = 340.0, 120.0  # of the drawing, in user units that the page scales
+_LEFT, _TOP, _BOTTOM = 64.0, 8.0, 18.0  # margins for labels
+_RIGHT, _ROW = 62.0, 15.0  # margin for the seconds after a bar; height of a row
+_LETTER = 6.5  # approximate width of a letter
+_GAP_S = 30.0  # samples that are further apart are not joined by a line
 
 Point = tuple[float, "float | None"]
 
 
 def bars(values: Sequence[tuple[str, float]], label: str) -> Html:
-    """A bar for each value.
+    """Draw a bar for each value.
 
     Args:
-        values: Name and height, not negative.
-        label: What it shows, for those who cannot see it.
+        values: Name and height of each bar; heights are not negative.
+        label: Description of the chart for screen readers.
     """
     most = max((height for _, height in values), default=0.0) or 1.0
     step = (_WIDTH - _LEFT) / max(len(values), 1)
@@ -49,16 +49,17 @@ def lines(
     gap_s: float = _GAP_S,
     bands: Sequence[tuple[str, float, float]] = (),
 ) -> Html:
-    """A line for each series over the last `span_s` seconds.
+    """Draw a line for each series over the last `span_s` seconds.
 
     Args:
-        series: Class of the line, and its points: seconds (0 or less, 0 is now) and height; None for no value.
-        span_s: Seconds from the left to the right.
-        unit: Writes a height for people.
-        label: What it shows, for those who cannot see it.
-        ticks: What stands below the left and the right end; None for minutes ago, and now.
-        gap_s: Points further apart than this are not joined.
-        bands: Name, beginning and end (seconds, 0 or less) of parts of the time, told apart by their ground.
+        series: CSS class and points of each line. A point has a time in seconds (0 is now, earlier is negative) and a
+            height; None for a missing value.
+        span_s: Width of the chart in seconds.
+        unit: Function that formats a height.
+        label: Description of the chart for screen readers.
+        ticks: Labels below the left and the right end; None for "N min ago" and "now".
+        gap_s: Points that are more seconds apart are not joined.
+        bands: Name, start and end of each interval with a background of its own, in seconds as in `series`.
     """
     most = max((height for _, points in series for _, height in points if height is not None), default=0.0)
     ground = join(_band(index, band, span_s) for index, band in enumerate(bands))
@@ -71,11 +72,11 @@ def lines(
 
 
 def spans(rows: Sequence[tuple[str, float, float]], label: str) -> Html:
-    """A row for each stage of a work, with a bar from its beginning to its end.
+    """Draw a row for each stage, with a bar from its start to its end.
 
     Args:
-        rows: Name, seconds of the beginning, seconds that it took.
-        label: What it shows, for those who cannot see it.
+        rows: Name, start in seconds, and duration in seconds of each stage.
+        label: Description of the chart for screen readers.
     """
     whole = max((start_s + seconds for _, start_s, seconds in rows), default=0.0) or 1.0
     scale = (_WIDTH - _LEFT - _RIGHT) / whole
@@ -123,7 +124,7 @@ def _band(index: int, band: tuple[str, float, float], span_s: float) -> Html:
 
 
 def _path(points: Sequence[Point], span_s: float, most: float, gap_s: float) -> str:
-    """Moves where values are missing, lines elsewhere; a lone value is a dot of its own."""
+    """Return the path of a line, interrupted where values are missing; a single value becomes a dot."""
     commands, before = [], None
     for at, height in points:
         if height is None:

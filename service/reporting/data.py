@@ -1,10 +1,10 @@
-"""All that is known of one update, as JSON types: from the journal, and from the files beside its report.
+"""The data of the report of an update, as JSON types: from the journal and from the files of the update.
 
-Files lie in the folder of the generation that the update became, or where a refused file is kept:
-    report.json, manifest.json     what the worker did, see edged.artifacts.writer
+The files are stored in the folder of the generation that the update published, or in that of its rejected file:
+    report.json, manifest.json     results of the worker, see edged.artifacts.writer
     predictions.json               sample predictions with pictures, see service.worker.predictions
-    course.json                    what the supervisor saw of the worker, see ResourceTrace
-    report.html                    all of it for people, see service.reporting.page
+    course.json                    resource trace of the worker, see ResourceTrace
+    report.html                    the report as a page, see service.reporting.page
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from service.worker.job import PREDICTIONS
 log = logging.getLogger(__name__)
 
 COURSE, PAGE = "course.json", "report.html"
-EVIDENCE = ("report.json", PREDICTIONS, COURSE)  # what is kept of a refused file
+EVIDENCE = ("report.json", PREDICTIONS, COURSE)  # files that are kept with a rejected file
 
 JSON = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ResourceTrace:
-    """What the supervisor saw of a worker.
+    """Measurements of a worker by the supervisor.
 
     Attributes:
-        update: For which it worked.
-        started_at: Seconds since 1970.
-        memory: Seconds since its start, and bytes of resident memory.
-        memory_max: Its limit, bytes; None without one.
+        update: Number of the update that the worker ran for.
+        started_at: Start of the worker in seconds since 1970.
+        memory: Samples of seconds since the start and bytes of resident memory.
+        memory_max: Memory limit in bytes; None without one.
     """
 
     update: int
@@ -46,16 +46,16 @@ class ResourceTrace:
     memory_max: int | None
 
     def to_json(self) -> bytes:
-        """The contents of course.json."""
+        """Return the contents of course.json."""
         return json.dumps(asdict(self)).encode()
 
 
 def gather(journal: Journal, store: ModelStore, paths: Paths, update_id: int) -> JSON:
-    """All that is known of an update.
+    """Return everything that is known of an update.
 
     Returns:
         "update" with its "events"; "timeline", see service.reporting.timeline; "report", "manifest", "predictions" and
-        "course", each None where there is none; "path" of report.html, None if it is not written.
+        "course", each None if its file is missing; "path" of report.html, None if it was not written.
 
     Raises:
         UsageError: There is no such update.
@@ -76,7 +76,7 @@ def gather(journal: Journal, store: ModelStore, paths: Paths, update_id: int) ->
 
 
 def folder_of(update: Update, store: ModelStore, paths: Paths) -> Path | None:
-    """Where the files of an update lie: its generation, what it was going to be, or where the refused file is kept."""
+    """Return the folder with the files of an update: its generation, staging folder, or rejected file."""
     places = []
     if update.generation is not None:
         places.append(store.path(update.model, update.generation))
@@ -87,7 +87,7 @@ def folder_of(update: Update, store: ModelStore, paths: Paths) -> Path | None:
 
 
 def is_of(update: Update, folder: Path) -> bool:
-    """Whether a folder was made by this update: the same file dropped again finds that of an earlier one."""
+    """Return whether this update made a folder; if the same file was dropped before, an earlier update made it."""
     course = _read(folder, COURSE)
     return course is None or course.get("update") == update.id
 
@@ -100,13 +100,13 @@ def _read(folder: Path | None, name: str) -> JSON | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        log.warning("cannot read %s: %s; the report goes without it", folder / name, error)
+        log.warning("cannot read %s: %s; the report leaves it out", folder / name, error)
         return None
     return data if isinstance(data, dict) else None
 
 
 def without_pictures(data: JSON) -> JSON:
-    """The same without the pictures of calibration images; predictions stay."""
+    """Return the data without the pictures of the calibration images, but with the predictions."""
     if not data.get("predictions"):
         return data
     images = [{**image, "picture": None} for image in data["predictions"].get("images", ())]

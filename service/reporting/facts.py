@@ -1,12 +1,13 @@
-"""Facts of an update as names and values, which the page and the terminal report render.
+"""The facts of an update as values, which the page and the terminal report render.
 
-Pure. Every key of the data may be missing, because an older daemon may have written it.
+Pure and cheap to import. Most keys of the data may be missing, because the update may have ended early or an older
+daemon may have written its files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from service.units import format_bytes, format_seconds
 
@@ -16,6 +17,148 @@ _SHOWN_DIGITS = 12  # of a digest, as in the metrics
 
 # Key in the report -> displayed name. The top-5 accuracy of a classifier appears in report.json only.
 NAMES: Mapping[str, str] = {"top1": "top-1", "map50": "mAP50", "map50_95": "mAP50-95"}
+
+
+class Outcome(NamedTuple):
+    """The identity of an update and the way it ended.
+
+    Attributes:
+        id: Number of the update.
+        model: Model that it updates.
+        state: State of the update, for example COMMITTED.
+        file_name: Name of the dropped file.
+        problem: Code and reason of a failure or rejection; None without one.
+        made_by: Update that produced the files of the report. It is an earlier update if the same file was dropped
+            again.
+    """
+
+    id: int
+    model: str
+    state: str
+    file_name: str
+    problem: str | None
+    made_by: int
+
+    @property
+    def is_reused(self) -> bool:
+        """Return whether an earlier update produced the files of the report."""
+        return self.made_by != self.id
+
+
+class Stage(NamedTuple):
+    """One stage of an update, placed in time.
+
+    Attributes:
+        name: Name of the stage.
+        start_s: Start in seconds since the file was dropped.
+        seconds: Duration.
+    """
+
+    name: str
+    start_s: float
+    seconds: float
+
+    @property
+    def end_s(self) -> float:
+        """Return the end in seconds since the file was dropped."""
+        return self.start_s + self.seconds
+
+
+class Memory(NamedTuple):
+    """The resident memory of a worker over time.
+
+    Attributes:
+        started_at: Start of the worker in seconds since 1970.
+        samples: Seconds since the start of the worker, and bytes of resident memory; at least one sample.
+    """
+
+    started_at: float
+    samples: Sequence[tuple[float, int]]
+
+    @property
+    def span_s(self) -> float:
+        """Return the seconds from the start of the worker to the last sample, at least 0.1."""
+        return max(self.samples[-1][0], 0.1)
+
+    @property
+    def peak_bytes(self) -> int:
+        """Return the largest sample in bytes."""
+        return max(used for _, used in self.samples)
+
+    def peaks(self, count: int) -> Iterator[tuple[float, int]]:
+        """Yield the end in seconds and the peak in bytes of `count` equal parts of the time that have samples."""
+        for part in range(count):
+            begin, end = self.span_s * part / count, self.span_s * (part + 1) / count
+            if within := [used for at, used in self.samples if begin < at <= end]:
+                yield end, max(within)
+
+
+class Layer(NamedTuple):
+    """One quantized layer.
+
+    Attributes:
+        name: Name of the layer in the checkpoint.
+        bits: Bits of a weight.
+        relative_loss: Squared error of the output as a share of its energy.
+        kind: Type of the module; None if unknown.
+        size: Rows and columns of the weight matrix, for example "64 x 576".
+        order: Order in which the columns were quantized; None if unknown.
+        images: Number of calibration images of the layer; None if unknown.
+    """
+
+    name: str
+    bits: int
+    relative_loss: float
+    kind: str | None
+    size: str
+    order: str | None
+    images: int | None
+
+
+def outcome(data: JSON) -> Outcome:
+    """Return the outcome of an update.
+
+    Args:
+        data: Data of the update, see `service.reporting.data.gather`.
+    """
+    update: JSON = data["update"]
+    problem = f"{update['code']}: {update['reason']}" if update.get("code") else None
+    course: JSON = data.get("course") or {}
+    made_by: int = course.get("update", update["id"])
+    return Outcome(update["id"], update["model"], update["state"], update["file_name"], problem, made_by)
+
+
+def stages(data: JSON) -> list[Stage]:
+    """Return the stages whose times are known, in the order in which they began."""
+    return [Stage(span["stage"], span["start_s"], span["seconds"]) for span in data["timeline"]]
+
+
+def memory(data: JSON) -> Memory | None:
+    """Return the memory of the worker over time, or None if there are no samples."""
+    course: JSON = data.get("course") or {}
+    samples = course.get("memory")
+    return Memory(course["started_at"], samples) if samples else None
+
+
+def layers(data: JSON) -> list[Layer]:
+    """Return the quantized layers in the order of the network."""
+    return [
+        Layer(
+            name=str(layer["name"]),
+            relative_loss=float(layer["relative_loss"]),
+            bits=int(layer["bits"]),
+            kind=layer.get("kind"),
+            size=f"{layer.get('rows')} x {layer.get('columns')}",
+            order=layer.get("order"),
+            images=layer.get("images"),
+        )
+        for layer in (data.get("report") or {}).get("layers") or []
+    ]
+
+
+def worst_first(layers: Sequence[Layer]) -> list[Layer]:
+    """Return the layers sorted by their relative loss, the largest first."""
+    return sorted(layers, key=lambda layer: -layer.relative_loss)
 
 
 def facts(data: JSON) -> list[tuple[str, str]]:
@@ -33,7 +176,6 @@ def facts(data: JSON) -> list[tuple[str, str]]:
     found = [
         ("Generation", update.get("generation")),
         ("Architecture", architecture.get("name")),
-        ("Weights", _weights(totals)),
         ("Bits", totals.get("bits") or settings.get("bits")),
         ("Method", settings.get("method")),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
@@ -49,16 +191,6 @@ def facts(data: JSON) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in found if value is not None]
 
 
-def _weights(totals: JSON) -> str | None:
-    """Return which of a file's weights were taken, and from where."""
-    taken: JSON = totals.get("checkpoint") or {}
-    if not taken:
-        return None
-    place = [f"{name} {taken[name]!r}" for name in ("key", "prefix") if taken.get(name)]
-    left_out = [f"{len(taken['left_out'])} other tensors left out"] if taken.get("left_out") else []
-    return ", ".join([str(taken.get("weights")), *place, *left_out])
-
-
 def _artifact(totals: JSON) -> str | None:
     if "artifact_bytes" not in totals:
         return None
@@ -66,9 +198,9 @@ def _artifact(totals: JSON) -> str | None:
 
 
 def _peak(data: JSON, totals: JSON) -> str | None:
-    course = data.get("course") or {}
-    seen = max((used for _, used in course.get("memory") or []), default=None)
-    peak = totals.get("peak_memory_bytes") or seen
+    course: JSON = data.get("course") or {}
+    sampled = memory(data)
+    peak = totals.get("peak_memory_bytes") or (sampled and sampled.peak_bytes)
     if peak is None:
         return None
     plan: JSON = (data.get("report") or {}).get("plan") or {}
@@ -81,7 +213,7 @@ def figures(totals: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the name and value of each measurement on the held-out images.
 
     Args:
-        totals: "totals" of a report.
+        totals: Totals of a report.
     """
     before, after = totals.get("fp32", {}), totals.get("quantized", {})
     for key, name in NAMES.items():
@@ -91,9 +223,26 @@ def figures(totals: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if "agreement" in totals:
         images = f"{totals.get('held_out_images', '?')} held-out images"
         boxes = totals.get("boxes")
-        what = f"of {images}" if boxes is None else f"of {_boxes(boxes)} in {images}"
-        yield "agreement", f"{totals['agreement']:.2f} % {what}"
+        of = images if boxes is None else f"{_boxes(boxes)} in {images}"
+        yield "agreement", f"{totals['agreement']:.2f} % of {of}"
 
 
 def _boxes(counts: Mapping[str, int]) -> str:
     return f"{counts.get('quantized', '?')} boxes (full precision {counts.get('fp32', '?')})"
+
+
+def prediction_text(prediction: JSON) -> str:
+    """Return the class and score of a classification or a box, for example "cat 97.1 %"."""
+    share = prediction.get("probability", prediction.get("score", 0.0))
+    return f"{class_name(prediction)} {100 * share:.1f} %"
+
+
+def class_name(prediction: JSON) -> str:
+    """Return the name of a predicted class, or "class N" if it has none."""
+    name = prediction.get("name")
+    return f"class {prediction['class']}" if name is None else str(name)
+
+
+def count_text(boxes: Sequence[JSON]) -> str:
+    """Return the number of boxes with its noun, for example "1 box"."""
+    return f"{len(boxes)} box" if len(boxes) == 1 else f"{len(boxes)} boxes"

@@ -1,4 +1,4 @@
-"""The files of a report. A report that cannot be written is logged; it never fails an update."""
+"""The files of a report. A failure to write one is logged and never fails an update."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Reports:
                 return
             write_atomic(folder / PAGE, render(gather(journal, store, paths, update_id)).encode())
         except (OSError, EdgedError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("update %d: no report.html: %r", update_id, error)
+            log.warning("update %d: cannot write report.html: %r", update_id, error)
 
 
 def keep_resource_trace(folder: Path, trace: ResourceTrace) -> None:
@@ -59,7 +59,11 @@ def keep_resource_trace(folder: Path, trace: ResourceTrace) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / COURSE).write_bytes(trace.to_json())
     except OSError as error:
-        log.warning("update %d: its report has no memory over time: %s", trace.update, error)
+        log.warning(
+            "update %d: cannot write the resource trace, so the report has no chart of the memory: %s",
+            trace.update,
+            error,
+        )
 
 
 def keep_evidence(source: Path, target: Path) -> None:
@@ -72,4 +76,4 @@ def keep_evidence(source: Path, target: Path) -> None:
             if (source / name).exists():
                 shutil.copyfile(source / name, target / name)
         except OSError as error:
-            log.warning("the report in %s has no %s: %s", target, name, error)
+            log.warning("the report in %s leaves out %s, which cannot be copied: %s", target, name, error)

@@ -1,32 +1,32 @@
-"""HTML that is escaped unless it was made here."""
+"""HTML templates that escape every value that is not HTML itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from html import escape
 
-# Class of the badge of an update's state; the others are plain.
+# State of an update -> CSS class of its badge; "plain" for all others.
 MOODS = {"COMMITTED": "good", "REJECTED": "bad", "FAILED": "bad", "ROLLED_BACK": "bad", "DEFERRED": "warn"}
 
 
 class Html(str):
-    """Text that is HTML already."""
+    """Text that is already HTML and is not escaped again."""
 
     __slots__ = ()
 
 
 def fill(template: str, **values: object) -> Html:
-    """`template` with each {name} replaced by its value; a value that is no Html is escaped.
+    """Replace each {name} in a template by its value, which is escaped unless it is Html.
 
     Args:
-        template: Written in this program, never taken from outside; no other braces.
-        values: Of any type; None becomes a dash.
+        template: HTML from this program, never from outside, with no other braces.
+        values: Values of any type by name; None becomes a dash.
     """
     return Html(template.format(**{name: _escaped(value) for name, value in values.items()}))
 
 
 def join(parts: Iterable[Html]) -> Html:
-    """One after another."""
+    """Join parts with newlines."""
     return Html("\n".join(parts))
 
 

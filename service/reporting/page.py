@@ -1,4 +1,4 @@
-"""report.html: one update for people, in one file that needs no other and runs no script."""
+"""report.html: the report of an update as a self-contained page without scripts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from service.journal.states import WORKER_STAGES
 from service.reporting.charts import bars, lines, spans
-from service.reporting.facts import facts
+from service.reporting.facts import Layer, Memory, Outcome, Stage, facts, layers, memory, outcome, stages, worst_first
 from service.reporting.html import MOODS, Html, fill, join
 from service.reporting.pictures import predictions
 from service.units import format_bytes, format_seconds
@@ -36,8 +36,8 @@ _PAGE = """<!doctype html>
 <header>
 <h1>Update {id} of {model} <span class="badge {mood}">{state}</span></h1>
 <p><code>{file}</code>, dropped <time>{dropped}</time></p>
-{reason}
-{borrowed}
+{problem}
+{reused}
 </header>
 <main>
 <section aria-labelledby="outcome"><h2 id="outcome">Outcome</h2><dl class="facts">{facts}</dl></section>
@@ -56,49 +56,50 @@ _LAYERS = """<section aria-labelledby="layers"><h2 id="layers">Layers</h2>
 
 
 def render(data: JSON) -> str:
-    """The whole page.
+    """Return the whole page.
 
     Args:
-        data: See `service.reporting.data.gather`.
+        data: Data of the update, see `service.reporting.data.gather`.
     """
-    update: JSON = data["update"]
-    reason = f"{update['code']}: {update['reason']}" if update.get("code") else ""
+    ended = outcome(data)
     return fill(
         _PAGE,
         policy=policy(),
         style=_stylesheet(),
-        id=update["id"],
-        model=update["model"],
-        state=update["state"],
-        mood=MOODS.get(update["state"], "plain"),
-        file=update["file_name"],
-        dropped=update["dropped_at"],
-        reason=fill('<p class="problem">{text}</p>', text=reason) if reason else _NOTHING,
-        borrowed=_borrowed(update, data.get("course") or {}),
+        id=ended.id,
+        model=ended.model,
+        state=ended.state,
+        mood=MOODS.get(ended.state, "plain"),
+        file=ended.file_name,
+        dropped=data["update"]["dropped_at"],
+        problem=fill('<p class="problem">{text}</p>', text=ended.problem) if ended.problem else _NOTHING,
+        reused=_reused(ended),
         facts=join(fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=n, value=v) for n, v in facts(data)),
         course=_course(data),
-        layers=_layers((data.get("report") or {}).get("layers") or []),
+        layers=_layers(layers(data)),
         predictions=predictions(data.get("predictions") or {}),
     )
 
 
 def policy() -> str:
-    """The Content-Security-Policy of the page: its own style, pictures in itself, and nothing else."""
+    """Return the Content-Security-Policy of the page, which allows only its own style and embedded pictures."""
     digest = base64.b64encode(hashlib.sha256(_stylesheet().encode()).digest()).decode()
     return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
 
 
-def _borrowed(update: JSON, course: JSON) -> Html:
-    """The same file dropped again finds what an earlier update made of it."""
-    maker = course.get("update", update["id"])
-    if maker == update["id"]:
+def _reused(ended: Outcome) -> Html:
+    """Return a note if the same file was dropped before, so that an earlier update produced the report's files."""
+    if not ended.is_reused:
         return _NOTHING
-    text = "The same file was dropped before: layers, memory and predictions are those of update {maker}."
-    return fill('<p class="note">' + text + "</p>", maker=maker)
+    text = "The same file was dropped before: layers, memory and predictions are those of update {made_by}."
+    return fill('<p class="note">' + text + "</p>", made_by=ended.made_by)
 
 
 def _course(data: JSON) -> Html:
-    charts = [*_timeline(data["timeline"]), *_memory(data.get("course") or {}, data["timeline"], data["update"])]
+    placed, used = stages(data), memory(data)
+    charts = [_stages(placed)] if placed else []
+    if used is not None:
+        charts.append(_memory(used, placed, data["update"]["dropped_at"]))
     rows = (
         (event["at"], event["state"], ", ".join(f"{key} {value}" for key, value in event["detail"].items()))
         for event in data["update"].get("events") or []
@@ -107,71 +108,58 @@ def _course(data: JSON) -> Html:
     return fill('<div class="charts">{charts}</div>{table}', charts=join(charts), table=table)
 
 
-def _timeline(timeline: Sequence[JSON]) -> Iterable[Html]:
-    if timeline:
-        longest = max(timeline, key=lambda span: float(span["seconds"]))
-        label = f"{len(timeline)} stages; the longest is {longest['stage']}, {format_seconds(longest['seconds'])}"
-        chart = spans([(span["stage"], span["start_s"], span["seconds"]) for span in timeline], label)
-        yield fill(_FIGURE, caption="Stages since the file was dropped", chart=chart)
+def _stages(placed: Sequence[Stage]) -> Html:
+    longest = max(placed, key=lambda stage: stage.seconds)
+    label = f"{len(placed)} stages; the longest is {longest.name}, {format_seconds(longest.seconds)}"
+    return fill(_FIGURE, caption="Stages since the file was dropped", chart=spans(placed, label))
 
 
-def _memory(course: JSON, timeline: Sequence[JSON], update: JSON) -> Iterable[Html]:
-    points: Sequence[tuple[float, int]] = course.get("memory") or []
-    if not points:
-        return
-    span_s = max(points[-1][0], 0.1)
-    peak = max(used for _, used in points)
-    series = [("memory", [(at - span_s, float(used)) for at, used in points])]
-    label = f"Memory of the worker over {format_seconds(span_s)}: at most {format_bytes(peak)}"
+def _memory(used: Memory, placed: Sequence[Stage], dropped_at: str) -> Html:
+    span_s = used.span_s
+    series = [("memory", [(at - span_s, float(sample)) for at, sample in used.samples])]
+    label = f"Memory of the worker over {format_seconds(span_s)}: at most {format_bytes(used.peak_bytes)}"
     ticks = ("0 s", format_seconds(span_s))
-    bands = _bands(course, timeline, update, span_s)
+    bands = _bands(used, placed, dropped_at)
     chart = lines(series, span_s, format_bytes, label, ticks, gap_s=span_s, bands=bands)
-    yield fill(_FIGURE, caption="Resident memory of the worker", chart=chart)
+    return fill(_FIGURE, caption="Resident memory of the worker", chart=chart)
 
 
-def _bands(course: JSON, timeline: Sequence[JSON], update: JSON, span_s: float) -> list[tuple[str, float, float]]:
-    """The worker's stages, in seconds before its end."""
-    dropped = datetime.datetime.fromisoformat(update["dropped_at"].replace("Z", "+00:00")).timestamp()
-    worker_began = course["started_at"] - dropped
+def _bands(used: Memory, placed: Sequence[Stage], dropped_at: str) -> list[tuple[str, float, float]]:
+    """Return the name, start and end of each stage of the worker, in seconds before the last sample."""
+    dropped = datetime.datetime.fromisoformat(dropped_at.replace("Z", "+00:00")).timestamp()
+    worker_start_s = used.started_at - dropped
     bands = []
-    for span in timeline:
-        begin = span["start_s"] - worker_began
-        if span["stage"] in WORKER_STAGES and 0 <= begin < span_s:
-            bands.append((span["stage"], begin - span_s, min(0.0, begin + span["seconds"] - span_s)))
+    for stage in placed:
+        begin = stage.start_s - worker_start_s
+        if stage.name in WORKER_STAGES and 0 <= begin < used.span_s:
+            bands.append((stage.name, begin - used.span_s, min(0.0, begin + stage.seconds - used.span_s)))
     return bands
 
 
-def _layers(layers: Sequence[JSON]) -> Html:
-    if not layers:
+def _layers(quantized: Sequence[Layer]) -> Html:
+    if not quantized:
         return _NOTHING
-    losses = [(str(layer["name"]), float(layer["relative_loss"])) for layer in layers]
-    worst, highest = max(losses, key=lambda entry: entry[1])
-    bits = [(str(layer["name"]), float(layer["bits"])) for layer in layers]
-    lost = bars(losses, f"Loss of {len(layers)} layers; the highest is {highest:.3g}, of {worst}")
-    widths = sorted({int(width) for _, width in bits})
-    wide = bars(bits, f"Bits of {len(layers)} layers: {', '.join(map(str, widths))}")
+    count, worst = len(quantized), worst_first(quantized)[0]
+    losses = bars(
+        [(layer.name, layer.relative_loss) for layer in quantized],
+        f"Loss of {count} layers; the highest is {worst.relative_loss:.3g}, of {worst.name}",
+    )
+    widths = ", ".join(map(str, sorted({layer.bits for layer in quantized})))
+    bits = bars([(layer.name, float(layer.bits)) for layer in quantized], f"Bits of {count} layers: {widths}")
     charts = [
-        fill(_FIGURE, caption="Loss of each layer, as a share of its output's energy", chart=lost),
-        fill(_FIGURE, caption="Bits of each layer's weights", chart=wide),
+        fill(_FIGURE, caption="Loss of each layer, as a share of its output's energy", chart=losses),
+        fill(_FIGURE, caption="Bits of each layer's weights", chart=bits),
     ]
     rows = (
-        (
-            layer["name"],
-            layer.get("kind"),
-            f"{layer.get('rows')} x {layer.get('columns')}",
-            layer["bits"],
-            f"{layer['relative_loss']:.3g}",
-            layer.get("order"),
-            layer.get("images"),
-        )
-        for layer in layers
+        (layer.name, layer.kind, layer.size, layer.bits, f"{layer.relative_loss:.3g}", layer.order, layer.images)
+        for layer in quantized
     )
     head = ("Layer", "Kind", "Weights", "Bits", "Loss", "Order", "Images")
     return fill(_LAYERS, charts=join(charts), table=_table("As a table", head, rows))
 
 
 def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
-    """Behind a summary; the first cell of a row is its heading."""
+    """Return a table that is collapsed under a summary; the first cell of a row is its heading."""
     return fill(
         _TABLE,
         label=label,
@@ -187,5 +175,5 @@ def _row(cells: Sequence[object]) -> Html:
 
 @cache
 def _stylesheet() -> Html:
-    """That of the status page, and what a report has beyond it."""
+    """Return the style of the status page, followed by that of reports."""
     return Html("".join((STATIC / name).read_text() for name in ("status.css", "report.css")))

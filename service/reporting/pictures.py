@@ -1,17 +1,18 @@
-"""Sample predictions as HTML: a picture each, and what both networks say of it; boxes drawn over it. Pure."""
+"""Sample predictions as HTML: each picture with the predictions of both networks, and boxes drawn over it. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from service.reporting.facts import class_name, count_text, prediction_text
 from service.reporting.html import Html, fill, join
 
 JSON = Mapping[str, Any]
 
 _NOTHING = Html("")
-_DRAWN_WIDTH, _DRAWN_HEIGHT = 320.0, 270.0  # most of a picture with boxes, in units that the page scales
-_SMALL_PREFIX = "data:image/png"  # pictures of few pixels, see service.worker.predictions
+_DRAWN_WIDTH, _DRAWN_HEIGHT = 320.0, 270.0  # maximum size of a picture with boxes, in user units that the page scales
+_SMALL_PREFIX = "data:image/png"  # format of pictures with few pixels, see service.worker.predictions
 _PICTURE_PREFIXES = ("data:image/png;base64,", "data:image/jpeg;base64,")
 _SECTION = """<section aria-labelledby="predictions"><h2 id="predictions">Sample predictions</h2>
 <p class="note">{note}</p><div class="samples {kind}">{samples}</div></section>"""
@@ -27,10 +28,10 @@ _BOX = """<rect class="halo" x="{x}" y="{y}" width="{width}" height="{height}"/>
 
 
 def predictions(sampled: JSON) -> Html:
-    """The section of sample predictions; nothing without any.
+    """Return the section of sample predictions, which is empty if there are none.
 
     Args:
-        sampled: See `service.worker.predictions.sample_predictions`; pictures may be missing.
+        sampled: Data of `service.worker.predictions.sample_predictions`; pictures may be missing.
     """
     images: Sequence[JSON] = sampled.get("images") or []
     if not images:
@@ -39,14 +40,8 @@ def predictions(sampled: JSON) -> Html:
     made = (_detected(number, image) if detected else _classified(image) for number, image in enumerate(images))
     note = f"{len(images)} held-out images; half of them are those on which the two differ most."
     if not any(_source(image) for image in images):
-        note += " To see them, ask with a token, or through the UNIX socket, as `edged report` does."
+        note += " To see them, request the page with a token or through the UNIX socket, as `edged report` does."
     return fill(_SECTION, note=note, kind="wide" if detected else "", samples=join(made))
-
-
-def said(prediction: JSON) -> str:
-    """A classifier's answer, or a box, in words: "cat 97.1 %"."""
-    share = prediction.get("probability", prediction.get("score", 0.0))
-    return f"{name_of(prediction)} {100 * share:.1f} %"
 
 
 def _classified(image: JSON) -> Html:
@@ -56,9 +51,9 @@ def _classified(image: JSON) -> Html:
         _CLASSIFIED,
         picture=_picture(image),
         file=image["file"],
-        truth="" if truth is None else f", labelled {name_of(truth)}",
-        before=said(before),
-        after=said(after),
+        truth="" if truth is None else f", labeled {class_name(truth)}",
+        before=prediction_text(before),
+        after=prediction_text(after),
         mood="good" if same else "bad",
         verdict="same" if same else "differs",
     )
@@ -77,7 +72,7 @@ def _detected(number: int, image: JSON) -> Html:
     wide, high = image["width"] * scale, image["height"] * scale
     width, height = f"{wide:.1f}", f"{high:.1f}"
     source, identity = _source(image), f"picture-{number}"
-    # Once in the file, though it is shown twice.
+    # The picture is stored once, although it is shown twice.
     shared = fill(
         '<svg class="hidden" aria-hidden="true"><symbol id="{id}" viewBox="0 0 {width} {height}">'
         '<image href="{source}" width="{width}" height="{height}" preserveAspectRatio="none"/></symbol></svg>',
@@ -90,13 +85,13 @@ def _detected(number: int, image: JSON) -> Html:
     drawings = {
         key: fill(
             _DRAWING,
-            caption=f"{title}: {count_of(image[key])}",
-            label=f"{title}: {', '.join(map(said, image[key])) or 'nothing'}",
-            left=f"{(wide - _DRAWN_WIDTH) / 2:.1f}",  # a narrow picture stands in the middle
+            caption=f"{title}: {count_text(image[key])}",
+            label=f"{title}: {', '.join(map(prediction_text, image[key])) or 'nothing'}",
+            left=f"{(wide - _DRAWN_WIDTH) / 2:.1f}",  # centers a narrow picture
             full=f"{_DRAWN_WIDTH:.0f}",
             height=height,
             picture=use if source else _NOTHING,
-            boxes=join(_box(box, scale, wide) for box in reversed(image[key])),  # the surest on top
+            boxes=join(_box(box, scale, wide) for box in reversed(image[key])),  # the highest score on top
         )
         for key, title in (("fp32", "Full precision"), ("quantized", "Quantized"))
     }
@@ -111,9 +106,9 @@ def _detected(number: int, image: JSON) -> Html:
 
 def _box(box: JSON, scale: float, wide: float) -> Html:
     x1, y1, x2, y2 = (side * scale for side in box["box"])
-    text = f"{name_of(box)} {box['score']:.2f}"
+    text = f"{class_name(box)} {box['score']:.2f}"
     top = max(y1 - 15, 0.0)
-    long = 6.6 * len(text) + 6  # a fair guess of the text's width: without a script nothing can measure it
+    long = 6.6 * len(text) + 6  # approximate width of the text, which cannot be measured without a script
     left = max(0.0, min(x1, wide - long))
     return fill(
         _BOX,
@@ -130,18 +125,7 @@ def _box(box: JSON, scale: float, wide: float) -> Html:
     )
 
 
-def name_of(prediction: JSON) -> str:
-    """The name of a class, or its number."""
-    name = prediction.get("name")
-    return f"class {prediction['class']}" if name is None else str(name)
-
-
-def count_of(boxes: Sequence[JSON]) -> str:
-    """How many: "1 box"."""
-    return f"{len(boxes)} box" if len(boxes) == 1 else f"{len(boxes)} boxes"
-
-
 def _source(image: JSON) -> str:
-    """The picture, if it is one that was made here."""
+    """Return the picture as a data URL, or "" unless the worker made it."""
     source = str(image.get("picture") or "")
     return source if source.startswith(_PICTURE_PREFIXES) else ""

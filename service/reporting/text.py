@@ -1,31 +1,42 @@
-"""A report in words, for a terminal. Pure."""
+"""A report as text for a terminal. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from service.reporting.facts import facts
-from service.reporting.pictures import count_of, name_of, said
+from service.reporting.facts import (
+    class_name,
+    count_text,
+    facts,
+    layers,
+    memory,
+    outcome,
+    prediction_text,
+    stages,
+    worst_first,
+)
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
 
 _WORST_LAYERS = 5
+_MEMORY_ROWS = 10
+_SHOWN_BOXES = 3
 _BAR = 40  # characters
 
 
 def summary(data: JSON, page: str | None) -> str:
-    """Some screens of text.
+    """Return the report as a few screens of text.
 
     Args:
-        data: See `service.reporting.data.gather`.
-        page: Where report.html lies, if anywhere.
+        data: Data of the update, see `service.reporting.data.gather`.
+        page: Path of report.html; None if it was not written.
     """
-    update: JSON = data["update"]
-    lines = [f"update {update['id']} of {update['model']}: {update['state']}", f"  {update['file_name']}"]
-    if update.get("code"):
-        lines.append(f"  {update['code']}: {update['reason']}")
+    ended = outcome(data)
+    lines = [f"update {ended.id} of {ended.model}: {ended.state}", f"  {ended.file_name}"]
+    if ended.problem:
+        lines.append(f"  {ended.problem}")
     known = facts(data)
     width = max((len(name) for name, _ in known), default=0)
     lines += [f"  {name:<{width}}  {value}" for name, value in known]
@@ -42,45 +53,43 @@ def summary(data: JSON, page: str | None) -> str:
 
 
 def _stages(data: JSON) -> Iterator[str]:
-    """A bar from the beginning to the end of each."""
-    timeline = data["timeline"]
-    whole = max((span["start_s"] + span["seconds"] for span in timeline), default=0.0) or 1.0
-    for span in timeline:
-        left = round(_BAR * span["start_s"] / whole)
-        right = max(left + 1, round(_BAR * (span["start_s"] + span["seconds"]) / whole))
+    """Yield a row for each stage, with a bar from its start to its end."""
+    placed = stages(data)
+    whole = max((stage.end_s for stage in placed), default=0.0) or 1.0
+    for stage in placed:
+        left = round(_BAR * stage.start_s / whole)
+        right = max(left + 1, round(_BAR * stage.end_s / whole))
         bar = (" " * min(left, _BAR - 1) + "#" * (min(right, _BAR) - min(left, _BAR - 1))).ljust(_BAR)
-        yield f"{span['stage']:<10} {bar} {format_seconds(span['seconds'])}"
+        yield f"{stage.name:<10} {bar} {format_seconds(stage.seconds)}"
 
 
 def _memory(data: JSON) -> Iterator[str]:
-    """The peak of each tenth of its life."""
-    points = (data.get("course") or {}).get("memory") or []
-    if not points:
+    """Yield a row with the peak of each tenth of the worker's time."""
+    used = memory(data)
+    if used is None:
         return
-    end = max(points[-1][0], 0.1)
-    most = max(used for _, used in points) or 1
-    for tenth in range(10):
-        within = [used for at, used in points if end * tenth / 10 < at <= end * (tenth + 1) / 10]
-        if within:
-            bar = "#" * max(1, round(_BAR * max(within) / most))
-            yield f"{format_seconds(end * (tenth + 1) / 10):<10} {bar:<{_BAR}} {format_bytes(max(within))}"
+    most = used.peak_bytes or 1
+    for end_s, peak in used.peaks(_MEMORY_ROWS):
+        bar = "#" * max(1, round(_BAR * peak / most))
+        yield f"{format_seconds(end_s):<10} {bar:<{_BAR}} {format_bytes(peak)}"
 
 
 def _layers(data: JSON) -> Iterator[str]:
-    layers = (data.get("report") or {}).get("layers") or []
-    for layer in sorted(layers, key=lambda layer: -float(layer["relative_loss"]))[:_WORST_LAYERS]:
-        yield f"{layer['name']:<24} {layer['relative_loss']:.2e} at {layer['bits']} bits"
+    for layer in worst_first(layers(data))[:_WORST_LAYERS]:
+        yield f"{layer.name:<24} {layer.relative_loss:.2e} at {layer.bits} bits"
 
 
 def _predictions(data: JSON) -> Iterator[str]:
     sampled: JSON = data.get("predictions") or {}
     for image in sampled.get("images") or []:
-        before, after = (_words(image[key]) for key in ("fp32", "quantized"))
-        truth = f" (labelled {name_of(image['truth'])})" if image.get("truth") else ""
+        before, after = (_predicted(image[key]) for key in ("fp32", "quantized"))
+        truth = f" (labeled {class_name(image['truth'])})" if image.get("truth") else ""
         yield f"{image['file']}{truth}: {before} -> {after}"
 
 
-def _words(found: Any) -> str:
-    if isinstance(found, Mapping):
-        return said(found)
-    return count_of(found) + (f" ({', '.join(map(said, found[:3]))})" if found else "")
+def _predicted(prediction: Any) -> str:
+    """Return a classification, or the number of boxes and the first of them, as text."""
+    if isinstance(prediction, Mapping):
+        return prediction_text(prediction)
+    shown = ", ".join(map(prediction_text, prediction[:_SHOWN_BOXES]))
+    return count_text(prediction) + (f" ({shown})" if shown else "")

@@ -1,4 +1,4 @@
-"""When each stage of an update began and how long it took. Pure."""
+"""The start and duration of each stage of an update. Pure."""
 
 from __future__ import annotations
 

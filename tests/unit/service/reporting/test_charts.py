@@ -16,7 +16,7 @@ def test_bars_are_as_high_as_their_values():
     assert '<svg role="img" aria-label="Loss"' in chart
 
 
-def test_lines_break_where_nothing_was_measured():
+def test_lines_break_at_missing_values():
     points = [(-600.0, 1.0), (-590.0, 2.0), (-580.0, None), (-300.0, 1.0), (0.0, 2.0)]
     chart = lines([("p99", points)], 600.0, "{:.0f} s".format, "Latency")
     (path,) = re.findall(r'class="line p99" d="([^"]*)"', chart)
@@ -28,22 +28,22 @@ def test_lines_break_where_nothing_was_measured():
     assert ">2 s<" in chart
 
 
-def test_nothing_to_show_is_an_empty_chart():
+def test_a_chart_without_values_is_empty():
     assert 'd=""' in lines([("p50", [])], 600.0, str, "Latency")
     assert "<rect" not in bars([], "Loss")
 
 
-def test_spans_begin_and_end_where_they_did():
+def test_spans_are_drawn_to_scale():
     chart = spans([("<load>", 0.0, 1.0), ("solve", 1.0, 3.0), ("swap", 4.0, 0.0)], "Stages")
     lefts, widths = (numbers(rf'class="bar"[^>]* {side}="([\d.]+)"', chart) for side in ("x", "width"))
-    assert widths == [53.5, 160.5, 1.5]  # what took no time can still be seen
+    assert widths == [53.5, 160.5, 1.5]  # a stage without duration stays visible
     assert lefts == [64.0, 117.5, 278.0]
     assert "&lt;load&gt;: 1.00 s" in chart
     assert numbers(r'viewBox="0 0 340 ([\d.]+)"', chart) == [49]
     assert spans([], "Stages").count("<rect") == 0
 
 
-def test_bands_lie_behind_the_line_and_are_named_where_there_is_room():
+def test_bands_are_behind_the_line_and_named_if_there_is_room():
     bands = [("a", -100.0, -75.0), ("calibrate", -75.0, -74.0), ("quantize", -74.0, 50.0)]
     chart = lines([("memory", [(-100.0, 1.0), (0.0, 2.0)])], 100.0, str, "Memory", ("0 s", "100 s"), 100.0, bands)
     assert numbers(r'class="band \w+" x="([\d.]+)"', chart) == [64.0, 133.0, 135.8]

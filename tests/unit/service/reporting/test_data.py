@@ -47,7 +47,7 @@ def update_of(journal, *states, **fields):
 
 
 def published(state, update, **files):
-    """An update that became a generation, with these files besides the manifest."""
+    """Publish an update with these files in addition to its manifest."""
     staged = state.staged(update)
     staged.mkdir(exist_ok=True)
     (staged / "manifest.json").write_text("{}")
@@ -126,12 +126,12 @@ def test_a_report_that_cannot_be_written_is_only_logged(state, caplog):
     update = update_of(state.journal, *FORWARD)
     update = published(state, update, report='{"layers": [{"name": "without a loss"}]}')
     write_report(state, update.id)
-    assert "no report.html: KeyError('relative_loss')" in caplog.text
+    assert "cannot write report.html: KeyError('relative_loss')" in caplog.text
     write_report(state, 99)
     in_the_way = state.paths.root / "plain"
     in_the_way.touch()
     keep_resource_trace(in_the_way / "staged", ResourceTrace(1, 5.0, [], None))
-    assert "has no memory over time" in caplog.text
+    assert "cannot write the resource trace" in caplog.text
 
 
 def test_pictures_can_be_left_out():

@@ -1,7 +1,10 @@
-from service.reporting.facts import figures
+import pytest
+
+from service.reporting.facts import figures, layers, memory, outcome, stages, worst_first
+from tests.support.reports import data_of
 
 
-def test_a_classifiers_figures():
+def test_the_measurements_of_a_classifier():
     totals = {
         "held_out_images": 20,
         "agreement": 95.0,
@@ -14,7 +17,7 @@ def test_a_classifiers_figures():
     ]
 
 
-def test_a_detectors_figures():
+def test_the_measurements_of_a_detector():
     totals = {
         "held_out_images": 13,
         "agreement": 97.254,
@@ -29,6 +32,39 @@ def test_a_detectors_figures():
     ]
 
 
-def test_without_labels_or_anything_there_is_less_to_tell():
+def test_missing_measurements_are_left_out():
     assert list(figures({"agreement": 100, "held_out_images": 8})) == [("agreement", "100.00 % of 8 held-out images")]
     assert list(figures({})) == []
+
+
+def test_an_outcome_names_the_problem_and_the_update_that_made_the_files():
+    ended = outcome(data_of())
+    assert (ended.id, ended.state, ended.problem, ended.is_reused) == (7, "COMMITTED", None, False)
+    rejected = {**data_of()["update"], "state": "REJECTED", "code": "checkpoint", "reason": "empty"}
+    assert outcome(data_of(update=rejected, course=None)).problem == "checkpoint: empty"
+    again = outcome(data_of(course={**data_of()["course"], "update": 5}))
+    assert (again.made_by, again.is_reused) == (5, True)
+
+
+def test_stages_have_a_start_and_an_end():
+    assert [(stage.name, stage.start_s, stage.end_s) for stage in stages(data_of())] == [
+        ("settle", 0.0, 1.0),
+        ("quantize", 3.0, 7.0),
+    ]
+
+
+def test_memory_has_a_peak_for_each_part_of_the_time_with_samples():
+    used = memory(data_of())
+    assert (used.span_s, used.peak_bytes) == (5.0, 300 << 20)
+    assert list(used.peaks(10)) == [(0.5, 100 << 20), (5.0, 300 << 20)]
+    assert memory(data_of(course=None)) is None
+    assert memory(data_of(course={**data_of()["course"], "memory": []})) is None
+
+
+def test_layers_are_in_the_order_of_the_network_or_of_their_loss():
+    found = layers(data_of())
+    assert [(layer.name, layer.bits, layer.size) for layer in found] == [("plain", 4, "8 x 27"), ("fc", 8, "8 x 27")]
+    assert [layer.name for layer in worst_first(found[::-1])] == ["plain", "fc"]
+    assert layers(data_of(report=None)) == []
+    with pytest.raises(KeyError, match="relative_loss"):
+        layers(data_of(report={"layers": [{"name": "incomplete"}]}))

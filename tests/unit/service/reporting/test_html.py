@@ -6,12 +6,12 @@ from tests.support.html_text import Text
 
 
 @given(st.text(st.characters(exclude_characters="\r\0", exclude_categories=["Cs"])))
-def test_no_text_becomes_a_tag_or_leaves_its_attribute(text):
+def test_text_is_escaped_in_elements_and_attributes(text):
     seen = Text(fill('<b title="{a}">{a}</b>', a=text))
     assert seen.tags == [("b", {"title": text})]
     assert seen.text == text
 
 
-def test_html_is_taken_as_it_is_and_nothing_is_a_dash():
+def test_html_is_not_escaped_and_none_is_a_dash():
     assert fill("<p>{a}{b}{c}</p>", a=Html("<i>x</i>"), b=None, c=0.5) == "<p><i>x</i>-0.5</p>"
     assert join([fill("{a}", a="<"), Html("<br>")]) == "&lt;\n<br>"

@@ -14,12 +14,12 @@ EVIL = "\"'><script>alert(1)</script>&{x}"
 
 
 def tags(page, name):
-    """The attributes of every tag of that name."""
+    """Return the attributes of every tag of that name."""
     return [attributes for tag, attributes in Text(page).tags if tag == name]
 
 
 @pytest.mark.parametrize("predictions", [data_of(EVIL)["predictions"], detections(EVIL)], ids=["classes", "boxes"])
-def test_nothing_from_outside_becomes_markup(predictions):
+def test_external_text_is_escaped(predictions):
     tame, wild = (render(data_of(text, predictions=predictions)) for text in ("plain", EVIL))
     shape = [[(tag, sorted(attributes)) for tag, attributes in Text(page).tags] for page in (tame, wild)]
     assert shape[0] == shape[1]
@@ -28,7 +28,7 @@ def test_nothing_from_outside_becomes_markup(predictions):
 
 
 @pytest.mark.parametrize("predictions", [data_of()["predictions"], detections()], ids=["classes", "boxes"])
-def test_it_needs_nothing_but_itself(predictions):
+def test_the_page_is_self_contained(predictions):
     page = render(data_of(predictions=predictions))
     assert not tags(page, "script")
     sources = [
@@ -39,13 +39,13 @@ def test_it_needs_nothing_but_itself(predictions):
     assert not [attributes for _, attributes in Text(page).tags if "style" in attributes]
 
 
-def test_where_pictures_are_left_out_it_says_how_to_see_them():
+def test_a_page_without_pictures_says_how_to_see_them():
     hint = "as `edged report` does"
     assert hint not in Text(render(data_of())).text
     assert hint in Text(render(without_pictures(data_of()))).text
 
 
-def test_its_policy_allows_its_own_style_and_no_other():
+def test_the_policy_allows_only_the_style_of_the_page():
     page = render(data_of())
     style = re.search(r"<style>(.*)</style>", page, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -57,7 +57,7 @@ def test_its_policy_allows_its_own_style_and_no_other():
     assert meta["content"] == policy()
 
 
-def test_every_chart_says_in_words_what_it_shows():
+def test_every_chart_has_a_description():
     labels = [tag["aria-label"] for tag in tags(render(data_of()), "svg") if "aria-label" in tag]
     assert labels == [
         "2 stages; the longest is quantize, 4.00 s",
@@ -67,14 +67,14 @@ def test_every_chart_says_in_words_what_it_shows():
     ]
 
 
-def test_memory_is_told_by_stage():
+def test_memory_is_divided_into_stages():
     page = render(data_of())
     bands = re.findall(r'<rect class="band \w+" x="([\d.]+)" .*?width="([\d.]+)".*?<title>(\w+)</title>', page)
     # The worker began 1 s after the drop and was seen for 5 s; quantize began at 3 s and took 4: from 2 s to the end.
     assert bands == [("174.4", "165.6", "quantize")]
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_facts_are_left_out():
     nothing = {"report": None, "manifest": None, "predictions": None, "course": None, "timeline": []}
     update = {**data_of()["update"], "state": "REJECTED", "code": "checkpoint", "reason": "empty", "stages": {},
               "generation": None, "sha256": None, "events": []}  # fmt: skip
@@ -84,7 +84,7 @@ def test_what_is_not_known_is_left_out():
     assert facts(data_of(**nothing, update=update)) == [("Checkpoint", "1.0 MiB")]
 
 
-def test_facts():
+def test_every_known_fact_is_listed():
     assert dict(facts(data_of())) == {
         "Generation": "3",
         "Architecture": "plain",
@@ -101,36 +101,36 @@ def test_facts():
     }
 
 
-def test_a_worker_that_was_ended_has_the_peak_that_was_seen():
+def test_a_killed_worker_has_the_peak_of_its_trace():
     known = dict(facts(data_of(report=None)))
     assert known["Peak memory of the worker"] == "300.0 MiB, 1.0 GiB allowed"
 
 
-def test_what_an_earlier_update_made_is_told_so():
+def test_a_note_names_the_earlier_update_that_made_the_files():
     assert "those of update" not in render(data_of())
     course = {**data_of()["course"], "update": 5}
     assert "layers, memory and predictions are those of update 5." in render(data_of(course=course))
 
 
-def test_boxes_are_drawn_where_they_are():
+def test_boxes_are_drawn_to_scale():
     page = render(data_of(predictions=detections()))
     boxes = [tag for tag in tags(page, "rect") if tag["class"] == "box"]
     assert len(boxes) == 3
     # 200 pixels are drawn 320 wide.
     assert {(box["x"], box["y"], box["width"], box["height"]) for box in boxes} == {("32.0", "16.0", "160.0", "80.0")}
-    assert len(tags(page, "image")) == 1  # once in the file
+    assert len(tags(page, "image")) == 1  # stored once
     assert [tag["href"] for tag in tags(page, "use")] == ["#picture-0"] * 2
     assert tags(page, "image")[0]["href"] == PICTURE
 
 
-def test_a_tall_picture_is_no_taller_than_others_and_in_the_middle():
+def test_a_tall_picture_is_scaled_down_and_centered():
     tall = detections()
     tall["images"][0] |= {"width": 100, "height": 200}
     views = [tag["viewbox"] for tag in tags(render(data_of(predictions=tall)), "svg") if tag.get("role") == "img"]
     assert views[-1] == "-92.5 0 320 270.0"
 
 
-def test_a_picture_that_is_none_of_ours_is_not_shown():
+def test_a_picture_that_the_worker_did_not_make_is_not_shown():
     for source in ("http://example.org/x.png", "data:image/svg+xml;base64,AAAA", None):
         predictions = data_of()["predictions"]
         predictions["images"][0]["picture"] = source

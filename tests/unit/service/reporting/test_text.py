@@ -2,29 +2,29 @@ from service.reporting.text import summary
 from tests.support.reports import data_of, detections
 
 
-def test_a_classifier():
+def test_the_report_of_a_classifier():
     lines = summary(data_of(), "/x/report.html").splitlines()
     assert lines[:2] == ["update 7 of m: COMMITTED", "  plain"]
     assert "  Agreement                  95.00 % of 20 held-out images" in lines
     assert f"  quantize   {' ' * 17}{'#' * 23} 4.00 s" in lines
     assert "  plain                    2.00e-03 at 4 bits" in lines
-    assert "  plain (labelled plain): plain 75.0 % -> class 1 75.0 %" in lines
+    assert "  plain (labeled plain): plain 75.0 % -> class 1 75.0 %" in lines
     assert lines[-1] == "page: /x/report.html"
 
 
-def test_a_detector():
+def test_the_report_of_a_detector():
     text = summary(data_of(predictions=detections()), None)
     assert "  plain: 2 boxes (plain 90.0 %, plain 40.0 %) -> 1 box (plain 90.0 %)" in text
     assert "page:" not in text
 
 
-def test_memory_is_told_in_tenths_of_the_time():
+def test_memory_is_shown_in_tenths_of_the_time():
     lines = summary(data_of(), None).splitlines()
     start = lines.index("memory of the worker")
     assert [line.split()[-2:] for line in lines[start + 1 : start + 3]] == [["100.0", "MiB"], ["300.0", "MiB"]]
 
 
-def test_what_is_not_known_is_left_out():
+def test_unknown_facts_are_left_out():
     update = {**data_of()["update"], "state": "REJECTED", "code": "checkpoint", "reason": "empty", "stages": {}}
     nothing = {"report": None, "manifest": None, "predictions": None, "course": None, "timeline": [], "update": update}
     assert summary(data_of(**nothing), None).splitlines() == [

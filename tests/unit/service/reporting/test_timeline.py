@@ -30,14 +30,14 @@ def test_every_stage_of_an_update_is_placed():
     assert set(ENTERED) == {state.value for state in WAY}
 
 
-def test_of_several_tries_the_last_counts():
+def test_the_last_attempt_counts():
     again = [*events_of(ENTERED), Event(1100.0, State.CLAIMED, {}), Event(1130.0, State.VERIFIED, {})]
     found = {span.stage: span.start_s for span in spans(update_of(STAGES), again)}
     assert found["verify"] == pytest.approx(129.5)
     assert found["start"] == pytest.approx(128)
 
 
-def test_what_never_happened_is_left_out():
+def test_stages_without_times_are_left_out():
     found = spans(update_of({"settle": 2.0, "unheard of": 1.0, "verify": 1.0}), events_of({"DROPPED": 0, "SETTLED": 2}))
     assert [span.stage for span in found] == ["settle"]
     assert spans(update_of({}), []) == []
