@@ -1,7 +1,8 @@
-"""Reads plain data into frozen dataclasses, strictly, and reports every mistake with its line.
+"""Strict conversion of plain data to frozen dataclasses; every mistake is reported with its line.
 
-A section is a dataclass whose fields are made by `setting`. Its name is the key, its check turns the value of the file
-into the value of the program. (pydantic does all this and more; it also takes 13 MB in a supervisor of 40, measured.)
+A section is a dataclass whose fields are declared with `setting`. The name of a field is its key, and its check
+converts the value in the file to the value in the program. (pydantic could replace this module, but needs 13 MB of
+memory in a supervisor of 40 MB, measured.)
 """
 
 from __future__ import annotations
@@ -18,33 +19,33 @@ from service.config.yaml_source import Location, Problem, Source, key_name
 from service.units import parse_bytes
 
 T = TypeVar("T")
-# Value of the file, reader, its place -> value of the program. Raises ValueError with what to do instead.
+# (value in the file, reader, its location) -> value in the program. Raises ValueError that says how to correct it.
 Check = Callable[[Any, "Reader", Location], T]
 
 _REQUIRED: Any = dataclasses.MISSING
 
 
 class _ReportedError(Exception):
-    """The mistakes inside a value are on the list already."""
+    """A value has mistakes, all of which have been reported already."""
 
 
 def setting(check: Check[T], default: T = _REQUIRED) -> T:
-    """A field of a section.
+    """Declare a field of a section.
 
     Args:
-        check: Reads the value.
-        default: Without one, the key must be given. With None, it may be given as empty.
+        check: Function that reads and checks the value.
+        default: Value of an omitted key. Without a default the key is required; with None it may also be left empty.
     """
     field: Any = dataclasses.field(default=default, metadata={"check": check})
-    return field  # type: ignore[no-any-return]  # like dataclasses.field itself: a description that passes for a value
+    return field  # type: ignore[no-any-return]  # like dataclasses.field itself: a declaration typed as its value
 
 
 class Reader:
-    """Reads one file.
+    """A reader of one config file.
 
     Args:
-        source: The parsed file.
-        base: Folder that relative paths start from.
+        source: Parsed file.
+        base: Folder that relative paths are relative to.
     """
 
     def __init__(self, source: Source, base: Path) -> None:
@@ -53,18 +54,18 @@ class Reader:
         self._source = source
 
     def report(self, location: Location, message: str) -> None:
-        """Add a mistake to the list."""
+        """Add a mistake to `problems`."""
         self.problems.append(Problem(self._source.line(location), key_name(location), message))
 
     def read(self, section: type[T], data: object) -> T | None:
-        """The whole file as a `section`; None if there are problems."""
+        """Read the whole file as a `section`; return None if there are problems."""
         try:
             return self.section(section, data, ())
         except _ReportedError:
             return None
 
     def section(self, section: type[T], data: object, location: Location) -> T:
-        """The mapping at `location` as a `section`."""
+        """Read the mapping at `location` as a `section`."""
         if data is None:  # `watch:` with all its keys commented out
             data = {}
         if not isinstance(data, dict):
@@ -100,12 +101,12 @@ class Reader:
 
 
 def subsection(section: type[T]) -> Check[T]:
-    """A mapping."""
+    """Return a check for a mapping that is read as a `section`."""
     return lambda value, reader, location: reader.section(section, value, location)
 
 
 def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
-    """A list of at least one entry."""
+    """Return a check for a list of at least one entry."""
 
     def read(value: Any, reader: Reader, location: Location) -> tuple[T, ...]:
         if not isinstance(value, list) or not value:
@@ -117,7 +118,7 @@ def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
 
 
 def whole(least: int, most: int | None = None) -> Check[int]:
-    """A whole number."""
+    """Return a check for a whole number from `least` to `most`."""
 
     def read(value: Any, _: Reader, __: Location) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -128,7 +129,7 @@ def whole(least: int, most: int | None = None) -> Check[int]:
 
 
 def number(least: float = -math.inf, most: float | None = None, *, above: float | None = None) -> Check[float]:
-    """A finite number: at least `least`, or more than `above`."""
+    """Return a check for a finite number from `least` to `most`, and greater than `above` if that is given."""
 
     def read(value: Any, _: Reader, __: Location) -> float:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -141,7 +142,7 @@ def number(least: float = -math.inf, most: float | None = None, *, above: float 
 
 
 def choice(*allowed: str) -> Check[str]:
-    """One of a few words."""
+    """Return a check for one of the words `allowed`."""
 
     def read(value: Any, _: Reader, __: Location) -> str:
         if value not in allowed:
@@ -152,21 +153,21 @@ def choice(*allowed: str) -> Check[str]:
 
 
 def boolean(value: Any, _: Reader, __: Location) -> bool:
-    """True or false."""
+    """Check that a value is true or false."""
     if not isinstance(value, bool):
         raise ValueError("it must be true or false")
     return value
 
 
 def text(value: Any, _: Reader, __: Location) -> str:
-    """Any text but the empty one."""
+    """Check that a value is text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ValueError("it must be text; put it in quotes")
     return value
 
 
 def size(value: Any, _: Reader, __: Location) -> int:
-    """Bytes, see service.units.parse_bytes."""
+    """Convert a size to bytes, see service.units.parse_bytes."""
     try:
         return parse_bytes(value)
     except UsageError:
@@ -174,27 +175,27 @@ def size(value: Any, _: Reader, __: Location) -> int:
 
 
 def path(value: Any, reader: Reader, _: Location) -> Path:
-    """A path that need not exist."""
+    """Resolve a path, which need not exist."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("it must be a path")
     return Path(reader.base, value)
 
 
 def folder(value: Any, reader: Reader, location: Location) -> Path:
-    """A folder that exists."""
+    """Resolve the path of an existing folder."""
     return _existing(path(value, reader, location), Path.is_dir, "folder")
 
 
 def file(value: Any, reader: Reader, location: Location) -> Path:
-    """A file that exists."""
+    """Resolve the path of an existing file."""
     return _existing(path(value, reader, location), Path.is_file, "file")
 
 
 def _existing(found: Path, test: Callable[[Path], bool], kind: str) -> Path:
     try:
         exists = test(found)
-    except OSError as error:  # no access, or too long a name
-        raise ValueError(f"it cannot be looked at: {error.strerror}") from None
+    except OSError as error:  # no access, or the name is too long
+        raise ValueError(f"it cannot be accessed: {error.strerror}") from None
     if not exists:
         raise ValueError(f"there is no such {kind}; create it or correct the path")
     return found
@@ -214,7 +215,7 @@ def _unknown(key: str, known: list[str]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value in at most 60 characters; containers by their kind alone."""
+    """Describe a value in at most 60 characters; for a container name only its kind."""
     if value is None:
         return "no value"
     if isinstance(value, (dict, list)):

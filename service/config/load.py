@@ -1,6 +1,6 @@
-"""The config file: strict, with a default and a reason for everything that can have one. See configs/edged.yaml.
+"""Loading of the config file, which configs/edged.yaml documents key by key.
 
-Relative paths are relative to the folder of the config file. Every mistake is reported at once, with its line.
+Relative paths are relative to the folder of the config file. All mistakes are reported together, each with its line.
 """
 
 # `setting` describes a field, as dataclasses.field does; it is called once, when the class is made.
@@ -62,7 +62,7 @@ _MAX_SOCKET_PATH = 107  # bytes; sun_path of sockaddr_un, less its NUL
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything `edged run` needs to know. Use `load_config`."""
+    """The settings of a daemon. Create it with `load_config`."""
 
     models: tuple[ModelConfig, ...] = setting(list_of(subsection(ModelConfig)))
     state_dir: Path = setting(path, Path("/var/lib/edged"))
@@ -77,24 +77,24 @@ class Config:
 
     @property
     def drop(self) -> Path:
-        """The drop folder: `drop_dir`, or drop/ under the state folder, which the daemon creates."""
+        """Path of the drop folder: `drop_dir`, or drop/ in the state folder, which the daemon creates."""
         return self.drop_dir or self.state_dir / "drop"
 
     @property
     def socket(self) -> Path:
-        """The UNIX socket on which the daemon answers its own commands."""
+        """Path of the UNIX socket on which the daemon serves the commands of the CLI."""
         return self.serve.socket or self.state_dir / "edged.sock"
 
     def model(self, name: str) -> ModelConfig | None:
-        """The model of that name."""
+        """Return the configuration of a model; None if the model is not configured."""
         return next((model for model in self.models if model.name == name), None)
 
 
 class InvalidConfigError(ConfigError):
-    """The file has mistakes; the message lists them all, one a line.
+    """The file has mistakes; the message lists all of them, one per line.
 
     Attributes:
-        problems: In the order of their lines.
+        problems: Mistakes in the order of their lines.
     """
 
     def __init__(self, file: Path, problems: list[Problem]) -> None:
@@ -106,7 +106,7 @@ def load_config(file: Path) -> Config:
     """Read and check a config file.
 
     Raises:
-        InvalidConfigError: With every mistake and its line.
+        InvalidConfigError: The file has mistakes.
         ConfigError: The file cannot be read.
     """
     source = parse_yaml(_read(file))
@@ -116,18 +116,18 @@ def load_config(file: Path) -> Config:
     reader = Reader(source, file.absolute().parent)
     config = reader.read(Config, source.data) if isinstance(source.data, dict) else None
     if not isinstance(source.data, dict):
-        reader.report((), "is no mapping of keys to values; see configs/edged.yaml")
+        reader.report((), "is not a mapping of keys to values; see configs/edged.yaml")
     _find_repeated_names(source, reader)
     if config is not None:
         _find_impossible_paths(config, reader)
-        _find_open_door(config.serve, reader)
+        _find_unprotected_server(config.serve, reader)
     if config is None or reader.problems:
         raise InvalidConfigError(file, reader.problems)
     return config
 
 
 def _find_repeated_names(source: Source, reader: Reader) -> None:
-    """Models of the same name. On the raw data, so that it is told together with all other mistakes."""
+    """Report models of the same name. Uses the raw data, so that they are reported together with all other mistakes."""
     models = source.data.get("models") if isinstance(source.data, dict) else None
     seen: dict[str, int] = {}
     for index, model in enumerate(models if isinstance(models, list) else []):
@@ -146,8 +146,8 @@ def _find_impossible_paths(config: Config, reader: Reader) -> None:
         reader.report(("drop_dir",), "is the state_dir; choose another folder")
 
 
-def _find_open_door(serve: ServeConfig, reader: Reader) -> None:
-    """What others can reach needs a token, unless the user says that it does not."""
+def _find_unprotected_server(serve: ServeConfig, reader: Reader) -> None:
+    """Report a server that other machines can reach without a token, unless the user allows it."""
     if serve.public and not serve.allow_public and not (serve.admin_token or serve.inference_token_file):
         message = (
             f"has value {serve.host!r}, which other machines can reach, and there is no token; keep 127.0.0.1, set"
@@ -163,8 +163,8 @@ def _read(file: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read config {file}: {error.strerror or error}; give it with --config FILE") from None
     if len(data) > _MAX_FILE_BYTES:
-        raise ConfigError(f"config {file} is over {_MAX_FILE_BYTES >> 20} MiB; this is no config file")
+        raise ConfigError(f"config {file} is over {_MAX_FILE_BYTES >> 20} MiB; give a config file with --config FILE")
     try:
         return data.decode()
     except UnicodeDecodeError as error:
-        raise ConfigError(f"config {file} is no UTF-8 text: byte {error.start}; save it as UTF-8") from None
+        raise ConfigError(f"config {file} is not UTF-8 text: byte {error.start}; save it as UTF-8") from None

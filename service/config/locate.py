@@ -1,4 +1,4 @@
-"""Where the config file and the daemon's socket are. Light, like service.client."""
+"""Lookup of the config file and of the daemon's socket. Imports little, so that CLI commands start fast."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ _DEFAULT_STATE = "/var/lib/edged"
 
 
 def find_config(given: str | None) -> Path:
-    """The config file: --config, $EDGED_CONFIG, /etc/edged/edged.yaml. It need not exist."""
+    """Return the config file: --config, $EDGED_CONFIG or /etc/edged/edged.yaml. The file need not exist."""
     return Path(given or os.environ.get("EDGED_CONFIG") or DEFAULT_CONFIG)
 
 
 def find_socket(socket: str | None, config: str | None) -> str:
-    """The daemon's socket: --socket, --config, $EDGED_SOCKET, $EDGED_CONFIG, /etc/edged/edged.yaml, the default.
+    """Return the daemon's socket.
+
+    The first of these decides: --socket, --config, $EDGED_SOCKET, $EDGED_CONFIG, /etc/edged/edged.yaml, the default.
 
     Raises:
-        ConfigError: The config file that was asked for cannot be read.
+        ConfigError: The config file cannot be read.
     """
     if socket:
         return socket
@@ -31,7 +33,7 @@ def find_socket(socket: str | None, config: str | None) -> str:
 
 
 def find_own_config(socket: str | None, config: str | None) -> Path | None:
-    """The config file that `find_socket` went by; None if the socket was given without one, or there is no file."""
+    """Return the config file that `find_socket` uses; None if the socket was given directly or the file is missing."""
     if socket or (not config and os.environ.get("EDGED_SOCKET")):
         return None
     path = find_config(config)
@@ -39,7 +41,7 @@ def find_own_config(socket: str | None, config: str | None) -> Path | None:
 
 
 def _socket_of(path: Path) -> str:
-    """Only what is needed of the file: whether all of it is right is not our question, and the whole check is slow."""
+    """Read only the location of the socket: a check of the whole file would be slow, and a client does not need it."""
     import yaml
 
     from edged.errors import ConfigError
@@ -51,5 +53,7 @@ def _socket_of(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}; correct --config or $EDGED_CONFIG") from None
     except (yaml.YAMLError, AttributeError):
-        raise ConfigError(f"config {path} is no valid YAML mapping; see `edged check-config --config {path}`") from None
+        raise ConfigError(
+            f"config {path} is not a valid YAML mapping; run `edged check-config --config {path}`"
+        ) from None
     return str(path.absolute().parent / socket)

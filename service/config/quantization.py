@@ -1,6 +1,6 @@
-"""The section models[].quantization: a recipe, and any field of QuantSpec that is to differ from it.
+"""The section models[].quantization: a recipe and the fields of QuantSpec that override it.
 
-Its keys and their bounds are read from QuantSpec, so that a new field there is a key here.
+The keys and their bounds are read from QuantSpec, so that each new field becomes a key.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.config.fields import Check, boolean, choice, number, setting, whole
 
 
 class Quantization:
-    """The keys that a config file gives; None where the recipe's value counts."""
+    """The keys that a config file sets; None where the value of the recipe applies."""
 
     def __post_init__(self) -> None:
         try:
@@ -26,7 +26,7 @@ class Quantization:
             raise ValueError(str(error)) from None
 
     def to_spec(self) -> QuantSpec:
-        """Return the settings as the library takes them."""
+        """Return the settings as a QuantSpec of the library."""
         given = dict(vars(self))
         return recipe(given.pop("recipe"), **given)
 

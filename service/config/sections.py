@@ -1,6 +1,6 @@
-"""The sections of the config file; service.config.load puts them together.
+"""The sections of the config file, which service.config.load combines.
 
-A bound that stands here is one that no value beyond it could ever work; what is merely unwise is allowed.
+A bound excludes only values that cannot work; values that are merely unwise are allowed.
 """
 
 # `setting` describes a field, as dataclasses.field does; it is called once, when the class is made.
@@ -56,13 +56,13 @@ def _windows(value: Any, reader: Reader, location: Location) -> tuple[Window, ..
 
 
 def _power_mode(value: Any, reader: Reader, location: Location) -> str:
-    """The ID or the name of one; `15` and `"15"` are the same."""
+    """Read the ID or the name of a power mode; `15` and `"15"` are the same."""
     return str(value) if type(value) is int else text(value, reader, location)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InputConfig:
-    """How images become network inputs; what is not given follows the architecture."""
+    """Preprocessing of images; the architecture determines the keys that are not given."""
 
     size: int | None = setting(whole(1, 4096), None)
     resize: int | None = setting(whole(1, 8192), None)
@@ -72,7 +72,7 @@ class InputConfig:
     def __post_init__(self) -> None:
         if (self.mean is None) != (self.std is None):
             raise ValueError("give mean and std together, or neither")
-        # What is not given cannot contradict: a stand-in takes its place.
+        # Omitted keys get values that fit the given ones, so that only given keys can contradict each other.
         given = self.overrides()
         resize = given.setdefault("resize", given.get("size", InputSpec.resize))
         given.setdefault("size", min(resize, InputSpec.size))
@@ -82,14 +82,14 @@ class InputConfig:
             raise ValueError(str(error)) from None
 
     def overrides(self) -> dict[str, Any]:
-        """What was given, by the names of InputSpec, as plain JSON types."""
+        """Return the given settings by the field names of InputSpec, as plain JSON types."""
         given = {key: value for key, value in vars(self).items() if value is not None}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig:
-    """The images that quantization looks at."""
+    """The images that calibrate the quantization."""
 
     dir: Path = setting(folder)
     images: int = setting(whole(32), 1024)
@@ -97,7 +97,7 @@ class CalibrationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GatesConfig:
-    """What a quantized model must reach before it gets the traffic, and in probation to keep it."""
+    """Conditions that a quantized model must meet to be served, and to stay in service during its probation."""
 
     min_agreement: float = setting(number(0, 100), 50.0)
     max_drop: float | None = setting(number(0, 100), None)
@@ -113,7 +113,7 @@ class GatesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchingConfig:
-    """How far requests of several clients are computed together."""
+    """How many requests are computed in one batch, and how long a batch waits for them."""
 
     max_batch: int = setting(whole(1, 128), 1)
     max_delay_ms: float = setting(number(0, 10_000), 0.0)
@@ -123,7 +123,7 @@ class BatchingConfig:
             raise ValueError("max_delay_ms waits for a batch, and max_batch is 1; raise max_batch or remove the delay")
 
     def to_batching(self) -> Batching:
-        """As a generation takes it."""
+        """Return the options that a generation is started with."""
         return Batching(self.max_batch, self.max_delay_ms / 1000)
 
 
@@ -137,20 +137,20 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionConfig:
-    """Which of a detector's predictions become boxes of an answer; a classifier has none."""
+    """Filters for the predictions of a detector that become boxes of a response; not for classifiers."""
 
     confidence: float = setting(number(0, 1), DetectionSpec.confidence)
     iou: float = setting(number(0, 1), DetectionSpec.iou)
     max_detections: int = setting(whole(1, MAX_DETECTIONS), DetectionSpec.max_detections)
 
     def to_spec(self) -> DetectionSpec:
-        """As the library takes it."""
+        """Return the settings as a DetectionSpec of the library."""
         return DetectionSpec(self.confidence, self.iou, self.max_detections)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptureConfig:
-    """A random sample of live requests, kept as images; off by default."""
+    """A random sample of live requests, stored as images; off by default."""
 
     share: float = setting(number(0, 1), 0.0)
     max_images: int = setting(whole(1), 1000)
@@ -159,20 +159,20 @@ class CaptureConfig:
 
     @property
     def max_age_s(self) -> float:
-        """In seconds."""
+        """Greatest age of an image in seconds."""
         return self.max_age_days * 86400
 
 
 @dataclass(frozen=True, kw_only=True)
 class DriftConfig:
-    """How many live requests are compared with the calibration images; nothing of them is kept."""
+    """Share of the live requests that are compared with the calibration images; none of them is stored."""
 
     share: float = setting(number(0, 1), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """One model: what is dropped for it, how it is quantized and served."""
+    """The settings of one model: its checkpoints, its quantization and its serving."""
 
     name: str = setting(_model_name)
     calibration: CalibrationConfig = setting(subsection(CalibrationConfig))
@@ -199,26 +199,28 @@ class ModelConfig:
         if self.arch is None or self.arch not in LARGEST_STRIDES:
             return
         if self.input.resize is not None:
-            raise ValueError(f"{self.arch} letterboxes its images, so input.resize means nothing; give the size alone")
+            raise ValueError(
+                f"{self.arch} letterboxes its images, so input.resize has no effect; remove it and keep input.size"
+            )
         stride = LARGEST_STRIDES[self.arch]
         if stride is not None and self.input.size is not None and self.input.size % stride:
             raise ValueError(f"input.size is {self.input.size}; {self.arch} needs a multiple of {stride}")
 
     @property
     def choice(self) -> Choice:
-        """Which network of a checkpoint file to take."""
+        """Network that is chosen from a checkpoint file."""
         return Choice(self.checkpoint.key, self.checkpoint.prefix, self.weights)
 
     @property
     def shadow_percent(self) -> float | None:
-        """Percent of live requests that the generation before is asked too during probation; None for none of them."""
+        """Percentage of live requests that also go to the previous generation during probation, or None."""
         asked = self.gates.min_shadow_agreement is not None and self.probation_s > 0
         return self.gates.shadow_percent if asked else None
 
     def digest(self) -> str:
-        """Hash of all that shapes the outcome for a given file: not of how it is swapped in or how many are kept."""
+        """Return a hash of all settings that affect the result for a file, not of those for swapping or retention."""
         data = dataclasses.asdict(self) | {"quantization": self.quantization.to_spec().to_dict()}
-        # Without what is not asked for, keys stay what they were before it could be asked for.
+        # Settings at their defaults are left out, so that digests of before those settings existed stay valid.
         irrelevant = [
             key
             for key, usual in (
@@ -240,13 +242,13 @@ class ModelConfig:
         return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
 
     def key(self, sha256: str) -> str:
-        """Idempotency key of an update: the same file under the same config."""
+        """Return the idempotency key of an update, which is the same for the same file and the same config."""
         return f"{sha256}:{self.digest()[:16]}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
-    """The drop folder."""
+    """How the drop folder is watched."""
 
     mode: str = setting(choice("auto", "poll"), "auto")
     settle_s: float = setting(number(above=0), 2.0)
@@ -256,7 +258,7 @@ class WatchConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerConfig:
-    """The child process that quantizes."""
+    """Limits and scheduling conditions of the worker, the child process that quantizes."""
 
     memory_max: int | None = setting(size, None)
     threads: int | None = setting(whole(1), None)
@@ -275,7 +277,7 @@ class WorkerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RejectedConfig:
-    """Files that could not be used, as far as `edged gc` leaves them."""
+    """How many rejected files are stored, and for how long."""
 
     keep: int = setting(whole(0), 20)
     keep_days: float = setting(number(above=0), 30.0)
@@ -283,7 +285,7 @@ class RejectedConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
-    """HTTP."""
+    """The HTTP server."""
 
     host: str = setting(text, "127.0.0.1")
     port: int = setting(whole(0, 65535), 8080)
@@ -298,7 +300,7 @@ class ServeConfig:
 
     @property
     def admin_token(self) -> Path | None:
-        """The file with the token of administration: token_file, or the systemd credential edged-token."""
+        """File with the administration token: token_file, or the systemd credential edged-token."""
         if self.token_file is not None:
             return self.token_file
         credentials = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -307,7 +309,7 @@ class ServeConfig:
 
     @property
     def public(self) -> bool:
-        """Whether others than this machine can reach `host`, as far as it tells."""
+        """Whether other machines can reach `host`; a host name other than localhost counts as reachable."""
         try:
             return not ipaddress.ip_address(self.host).is_loopback
         except ValueError:  # a name
@@ -316,14 +318,14 @@ class ServeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageConfig:
-    """What generations and caches may take."""
+    """Disk space for generations and caches."""
 
     max_bytes: int | None = setting(size, None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryConfig:
-    """How much of the past the journal tells."""
+    """How much history the journal stores."""
 
     max_updates: int = setting(whole(10), 2000)
     max_age_days: float = setting(number(above=0), 730.0)
@@ -331,7 +333,7 @@ class HistoryConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
-    """What goes to stderr."""
+    """Format and level of the log, which is written to stderr."""
 
     format: str = setting(choice("auto", "human", "json"), "auto")
     level: str = setting(choice("debug", "info", "warning", "error"), "info")

@@ -1,4 +1,4 @@
-"""YAML to plain data that remembers the line of every value, so that a mistake can be pointed at."""
+"""Parser from YAML to plain data and the line of every value, so that mistakes are reported with their lines."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Problem:
     """One mistake in a config file.
 
     Attributes:
-        line: Counted from 1.
-        key: Such as "models[0].quantization.bits", "" for the whole file.
-        message: What is wrong and what to do, one line.
+        line: Line number, from 1.
+        key: Path of the key, such as "models[0].quantization.bits"; "" for the whole file.
+        message: What is wrong and how to correct it, in one line.
     """
 
     line: int
@@ -29,7 +29,7 @@ class Problem:
     message: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the mistake as plain JSON types."""
         return {"line": self.line, "key": self.key, "message": self.message}
 
 
@@ -38,9 +38,9 @@ class Source:
     """A parsed file.
 
     Attributes:
-        data: Mappings, lists and scalars.
-        lines: Line of each value and, for keys, of the key.
-        problems: Mistakes that the parser itself found.
+        data: Content of the file as mappings, lists and scalars.
+        lines: Line of each value in a list and of each key in a mapping, by location.
+        problems: Mistakes that the parser found.
     """
 
     data: Any = None
@@ -48,14 +48,14 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
 
     def line(self, location: Location) -> int:
-        """Line of the value at `location`, or of the nearest one around it."""
+        """Return the line of the value at `location`, or of the nearest value that contains it."""
         while location and location not in self.lines:
             location = location[:-1]
         return self.lines.get(location, 1)
 
 
 def key_name(location: Location) -> str:
-    """("models", 0, "name") -> "models[0].name"."""
+    """Format a location as a key: ("models", 0, "name") becomes "models[0].name"."""
     text = ""
     for part in location:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -63,7 +63,7 @@ def key_name(location: Location) -> str:
 
 
 def parse_yaml(text: str) -> Source:
-    """Read one YAML document. Syntax errors and repeated keys become problems instead of exceptions."""
+    """Parse one YAML document. Syntax errors and repeated keys become problems instead of exceptions."""
     source = Source()
     try:
         loader = yaml.SafeLoader(text)
@@ -82,7 +82,7 @@ def parse_yaml(text: str) -> Source:
 def _value(loader: yaml.SafeLoader, node: yaml.Node, location: Location, source: Source) -> Any:
     source.lines.setdefault(location, node.start_mark.line + 1)
     if len(location) > _MAX_DEPTH or len(source.lines) > _MAX_VALUES:  # aliases can contain themselves, or multiply
-        raise yaml.YAMLError("nested too deeply, or too much of it")
+        raise yaml.YAMLError("it is nested too deeply or has too many values; make it smaller")
     if isinstance(node, yaml.MappingNode):
         return _mapping(loader, node, location, source)
     if isinstance(node, yaml.SequenceNode):
@@ -92,13 +92,13 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, location: Location, source:
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, location: Location, source: Source) -> dict[str, Any]:
     _find_repeated_keys(node, location, source)
-    loader.flatten_mapping(node)  # `<<: *defaults`; what it brings stands before, so that it can be overridden
+    loader.flatten_mapping(node)  # `<<: *defaults`; merged keys come first, so that they can be overridden
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         key = loader.construct_object(key_node)
         if not isinstance(key, str):
             line = key_node.start_mark.line + 1
-            source.problems.append(Problem(line, key_name(location), f"key {key!r:.40} is no text; put it in quotes"))
+            source.problems.append(Problem(line, key_name(location), f"key {key!r:.40} is not text; put it in quotes"))
             continue
         place = (*location, key)
         source.lines[place] = key_node.start_mark.line + 1

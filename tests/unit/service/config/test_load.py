@@ -40,7 +40,7 @@ def model(text):
     return f"models:\n  - name: m\n    calibration: {{dir: images}}\n    {text}\n"
 
 
-def test_two_keys_are_enough(folder):
+def test_two_keys_make_a_valid_config(folder):
     config = load(folder, MINIMAL)
     assert config == Config(models=(ModelConfig(name="m", calibration=config.models[0].calibration),))
     assert config.models[0].calibration.dir == folder / "images"
@@ -60,7 +60,7 @@ def test_a_recipe_can_be_changed_in_parts(folder, name):
     assert spec == recipe(name, bits=3)
 
 
-def test_values_arrive(folder):
+def test_values_are_read(folder):
     config = load(
         folder,
         """
@@ -95,7 +95,7 @@ def test_a_section_whose_keys_are_all_commented_out_is_empty(folder):
     assert load(folder, MINIMAL + "watch:\n# settle_s: 1\nserve:\n") == load(folder, MINIMAL)
 
 
-def test_all_mistakes_are_told_at_once_with_their_lines(folder):
+def test_all_mistakes_are_reported_together_with_their_lines(folder):
     text = """modles: []
 models:
   - name: a/b
@@ -129,7 +129,7 @@ log: loud
     ]
 
 
-def test_the_message_is_one_line_a_mistake(folder):
+def test_the_message_has_one_line_per_mistake(folder):
     with pytest.raises(InvalidConfigError) as caught:
         load(folder, MINIMAL + "log: {level: loud}\nwatch: {mode: 1}\n")
     assert str(caught.value).splitlines() == [
@@ -158,12 +158,12 @@ def test_the_message_is_one_line_a_mistake(folder):
         ("serve: {token_file: nowhere}", "has value 'nowhere'; there is no such file; create it or correct the path"),
         ("drop_dir: nowhere", "has value 'nowhere'; there is no such folder; create it or correct the path"),
         ("drop_dir: 1", "has value 1; it must be a path"),
-        ("1: 2", "key 1 is no text; put it in quotes"),
+        ("1: 2", "key 1 is not text; put it in quotes"),
         ("watch: {}\nwatch: {}", "given twice, first in line 2; remove one"),
         ("log: {format: " + "x" * 100 + "}", "has value '" + "x" * 56 + "...; choose one of auto, human, json"),
     ],
 )
-def test_each_kind_of_mistake(folder, text, message):
+def test_each_kind_of_mistake_is_reported(folder, text, message):
     assert [found for _, _, found in problems(folder, MINIMAL + text)] == [message]
 
 
@@ -185,7 +185,7 @@ def test_each_kind_of_mistake(folder, text, message):
         ("detection: {confidance: 0.5}", "is unknown; did you mean 'confidence'?"),
     ],
 )
-def test_mistakes_in_a_model(folder, text, message):
+def test_mistakes_in_a_model_are_reported(folder, text, message):
     [(line, key, found)] = problems(folder, model(text))
     assert line == 4
     assert key.startswith("models[0].")
@@ -196,18 +196,18 @@ def test_mistakes_in_a_model(folder, text, message):
     ("text", "message"),
     [
         ("detection: {iou: 0.5}, arch: resnet18", "detection is for detectors, and resnet18 is a classifier"),
-        ("input: {size: 640, resize: 700}, arch: yolov5s", "yolov5s letterboxes its images, so input.resize means"),
+        ("input: {size: 640, resize: 700}, arch: yolov5s", "yolov5s letterboxes its images, so input.resize has"),
         ("input: {size: 650}, arch: yolov5s", "input.size is 650; yolov5s needs a multiple of 32"),
         ("input: {size: 1248}, arch: yolov5s6", "input.size is 1248; yolov5s6 needs a multiple of 64"),
     ],
 )
-def test_settings_of_a_model_that_contradict(folder, text, message):
+def test_contradictory_settings_of_a_model_are_reported(folder, text, message):
     [(line, key, found)] = problems(folder, f"models:\n  - {{name: m, calibration: {{dir: images}}, {text}}}\n")
     assert (line, key) == (2, "models[0]")
     assert found.startswith(f"is impossible: {message}")
 
 
-def test_a_detector_in_the_config(folder):
+def test_a_detector_can_be_configured(folder):
     text = "arch: yolov5s6\n    input: {size: 960}\n    detection: {confidence: 0.4, iou: 1, max_detections: 10}"
     found = load(folder, model(text)).models[0]
     assert found.detection.to_spec() == DetectionSpec(0.4, 1.0, 10)
@@ -217,7 +217,7 @@ def test_a_detector_in_the_config(folder):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", "a\n", "x" * 129])
-def test_a_name_that_is_no_folder_is_refused(folder, name):
+def test_an_invalid_model_name_is_rejected(folder, name):
     text = yaml.safe_dump({"models": [{"name": name, "calibration": {"dir": "images"}}]})
     [(_, key, _)] = problems(folder, text)
     assert key == "models[0].name"
@@ -228,8 +228,8 @@ def test_a_name_that_is_no_folder_is_refused(folder, name):
     [
         ("", 1, "is empty"),
         ("# nothing\n", 1, "is empty"),
-        ("- 1\n", 1, "is no mapping"),
-        ("just text", 1, "is no mapping"),
+        ("- 1\n", 1, "is not a mapping"),
+        ("just text", 1, "is not a mapping"),
         ("a: [1,\nb: 2", 2, "not valid YAML"),
         ("a: 1\nb: {c: *nowhere}", 2, "not valid YAML: found undefined alias"),
         ("a: &a [*a]", 1, "not valid YAML"),
@@ -243,32 +243,32 @@ def test_a_name_that_is_no_folder_is_refused(folder, name):
         ("state_dir: x", 1, "is missing; it has no default"),
     ],
 )
-def test_files_that_are_no_config(folder, text, line, message):
+def test_files_that_are_not_a_config_are_rejected(folder, text, line, message):
     found = problems(folder, text)
     assert found[0][0] == line
     assert found[0][2].startswith(message)
 
 
-def test_files_that_cannot_be_read(folder):
+def test_unreadable_files_are_an_error(folder):
     for path, message in ((folder / "none.yaml", "No such file"), (folder, "Is a directory")):
         with pytest.raises(ConfigError, match=message):
             load_config(path)
     (folder / "latin").write_bytes(b"state_dir: \xe9")
-    with pytest.raises(ConfigError, match="no UTF-8 text: byte 11"):
+    with pytest.raises(ConfigError, match="not UTF-8 text: byte 11"):
         load_config(folder / "latin")
     (folder / "huge").write_bytes(b"#" * (1 << 20) + b"#")
     with pytest.raises(ConfigError, match="over 1 MiB"):
         load_config(folder / "huge")
 
 
-def test_a_socket_path_that_cannot_be_bound_is_told(folder):
+def test_a_socket_path_that_is_too_long_is_reported(folder):
     [(line, key, message)] = problems(folder, MINIMAL + f"state_dir: {'x' * 100}\n")
     assert (line, key) == (2, "state_dir")
     assert "at most 107 work; set serve.socket" in message
     assert load(folder, MINIMAL + f"state_dir: {'x' * 100}\nserve: {{socket: /run/e.sock}}\n")
 
 
-def test_the_drop_folder_is_not_the_state_folder(folder):
+def test_the_drop_folder_must_not_be_the_state_folder(folder):
     assert problems(folder, MINIMAL + "state_dir: images\ndrop_dir: images/../images\n") == [
         (3, "drop_dir", "is the state_dir; choose another folder")
     ]
@@ -285,7 +285,7 @@ def test_the_drop_folder_is_not_the_state_folder(folder):
         ("inference_token_file: token", True),
     ],
 )
-def test_an_address_that_others_reach_needs_a_token_or_a_word(folder, monkeypatch, host, more, allowed):
+def test_a_public_address_needs_a_token_or_permission(folder, monkeypatch, host, more, allowed):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     (folder / "token").touch()
     text = f"{MINIMAL}serve:\n  host: '{host}'\n  {more}\n"
@@ -298,11 +298,11 @@ def test_an_address_that_others_reach_needs_a_token_or_a_word(folder, monkeypatc
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
-def test_this_machine_alone_needs_no_token(folder, host):
+def test_a_loopback_address_needs_no_token(folder, host):
     assert not load(folder, f"{MINIMAL}serve: {{host: '{host}'}}").serve.public
 
 
-def test_a_systemd_credential_is_the_token_of_administration(folder, monkeypatch):
+def test_a_systemd_credential_is_the_administration_token(folder, monkeypatch):
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(folder))
     assert load(folder, MINIMAL).serve.admin_token is None
     for name in ("edged-token", "token"):
@@ -311,7 +311,7 @@ def test_a_systemd_credential_is_the_token_of_administration(folder, monkeypatch
     assert load(folder, MINIMAL + "serve: {token_file: token}").serve.admin_token == folder / "token"
 
 
-def test_the_key_follows_what_shapes_the_outcome(folder):
+def test_the_key_depends_only_on_settings_that_affect_the_result(folder):
     base = load(folder, model("keep: 3")).models[0]
     changed = "keep: 9\n    swap: resource\n    batching: {max_batch: 4}\n    report_images: 0"
     same = load(folder, model(changed)).models[0]
@@ -323,7 +323,7 @@ def test_the_key_follows_what_shapes_the_outcome(folder):
         assert load(folder, model(change)).models[0].key("ab") != base.key("ab")
 
 
-def test_batching(folder):
+def test_batching_is_read(folder):
     assert load(folder, model("keep: 3")).models[0].batching.to_batching() == Batching(1, 0.0)
     given = load(folder, model("batching: {max_batch: 8, max_delay_ms: 5}")).models[0].batching
     assert given.to_batching() == Batching(8, 0.005)
@@ -331,7 +331,7 @@ def test_batching(folder):
         load(folder, model("batching: {max_delay_ms: 5}"))
 
 
-def test_live_requests_are_only_sampled_where_there_is_a_probation(folder):
+def test_live_requests_are_sampled_only_with_a_probation(folder):
     gates = "gates: {min_shadow_agreement: 90, shadow_percent: 25}"
     assert load(folder, model(gates)).models[0].shadow_percent == 25
     assert load(folder, model(f"{gates}\n    probation_s: 0")).models[0].shadow_percent is None
@@ -352,7 +352,7 @@ LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 
 
 @given(st.recursive(LEAVES, lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner)))
-def test_any_yaml_gives_a_config_or_mistakes_and_nothing_else(tmp_path_factory, data):
+def test_any_yaml_gives_a_config_or_reported_mistakes(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.yaml"
     path.write_bytes(yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass"))
     with pytest.raises(ConfigError):  # no calibration folder can be guessed
@@ -360,7 +360,7 @@ def test_any_yaml_gives_a_config_or_mistakes_and_nothing_else(tmp_path_factory, 
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_give_mistakes_and_nothing_else(tmp_path_factory, data):
+def test_any_bytes_give_reported_mistakes(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "bytes.yaml"
     path.write_bytes(data)
     with pytest.raises(ConfigError):
@@ -379,7 +379,7 @@ def sections(section, name=""):
 ALL_KEYS = [*sections(Config), *sections(ModelConfig)]
 
 
-def test_the_annotated_config_holds_every_key_and_every_default(folder):
+def test_the_annotated_config_contains_every_key_and_default(folder):
     text = (CONFIGS / "edged.yaml").read_text()
     written = load(folder, text.replace("/srv/calibration/classifier", "images"))
     calibration = written.models[0].calibration
@@ -391,7 +391,7 @@ def test_the_annotated_config_holds_every_key_and_every_default(folder):
         assert re.search(rf"^ *(- )?{'# ' if optional else ''}{name}:", text, re.MULTILINE), key
 
 
-def test_every_commented_key_of_the_annotated_config_is_right(folder):
+def test_every_commented_key_of_the_annotated_config_is_valid(folder):
     text = (CONFIGS / "edged.yaml").read_text().replace("/srv/calibration/classifier", "images")
     optional = "|".join(key.rpartition(".")[2] for key, default in ALL_KEYS if default is None)
     text = re.sub(rf"^( *)# ((?:{optional}): \S.*)$", r"\1\2", text, flags=re.MULTILINE)
@@ -406,7 +406,7 @@ def test_every_commented_key_of_the_annotated_config_is_right(folder):
     )
 
 
-def test_the_demo_config_is_right(folder):
+def test_the_demo_config_is_valid(folder):
     (folder / "digits").mkdir()
     config = load(folder, (CONFIGS / "demo.yaml").read_text())
     assert (config.models[0].name, config.serve.port, config.state_dir) == ("digits", 0, folder / "state")

@@ -17,14 +17,14 @@ def write(path, text):
     return str(path)
 
 
-def test_the_config_is_given_or_known_or_the_default(monkeypatch):
+def test_the_config_comes_from_the_option_the_environment_or_the_default(monkeypatch):
     assert find_config(None) == Path("/etc/edged/edged.yaml")
     monkeypatch.setenv("EDGED_CONFIG", "/known.yaml")
     assert find_config(None) == Path("/known.yaml")
     assert find_config("given.yaml") == Path("given.yaml")
 
 
-def test_the_order_in_which_the_socket_is_found(tmp_path, monkeypatch):
+def test_the_sources_of_the_socket_have_an_order(tmp_path, monkeypatch):
     given = write(tmp_path / "given.yaml", "state_dir: /given")
     known = write(tmp_path / "known.yaml", "state_dir: /known")
     assert find_socket(None, None) == "/var/lib/edged/edged.sock"
@@ -47,22 +47,22 @@ def test_the_order_in_which_the_socket_is_found(tmp_path, monkeypatch):
         ("serve: {socket: /run/e.sock}", "/run/e.sock"),
     ],
 )
-def test_it_is_the_one_that_the_daemon_uses(tmp_path, text, socket):
+def test_the_socket_is_the_one_that_the_daemon_uses(tmp_path, text, socket):
     assert find_socket(None, write(tmp_path / "c.yaml", text)) == socket.format(folder=tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "{", "serve: 1", "just text"])
-def test_a_config_that_is_none_is_told(tmp_path, text):
-    with pytest.raises(ConfigError, match="see `edged check-config --config"):
+def test_an_invalid_config_is_an_error(tmp_path, text):
+    with pytest.raises(ConfigError, match="run `edged check-config --config"):
         find_socket(None, write(tmp_path / "c.yaml", text))
 
 
-def test_a_config_that_is_missing_is_told(tmp_path):
+def test_a_missing_config_is_an_error(tmp_path):
     with pytest.raises(ConfigError, match="No such file"):
         find_socket(None, str(tmp_path / "none.yaml"))
 
 
-def test_without_a_daemon_only_a_config_says_where_its_state_is(tmp_path, monkeypatch):
+def test_only_a_config_locates_the_state_folder_without_a_daemon(tmp_path, monkeypatch):
     path = write(tmp_path / "c.yaml", "state_dir: state")
     assert find_own_config(None, path) == Path(path)
     assert find_own_config("/run/given.sock", path) is None  # that daemon was meant, wherever its state lies

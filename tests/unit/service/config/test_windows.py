@@ -32,7 +32,7 @@ def at(text):
         (["01:00-02:00", "03:00-04:00"], [(60, 120), (180, 240)]),
     ],
 )
-def test_what_is_written(texts, expected):
+def test_valid_windows_are_parsed(texts, expected):
     assert parse_windows(texts) == tuple(Window(*window) for window in expected)
 
 
@@ -42,20 +42,20 @@ def test_what_is_written(texts, expected):
         ("", "write times of day like 22:00-06:00"),
         ("22-06", "write times of day"),
         ("22:00-06:00,", "write times of day"),
-        ("24:00-06:00", "names a time that no day has"),
-        ("01:00-24:01", "names a time that no day has"),
-        ("01:60-02:00", "names a time that no day has"),
+        ("24:00-06:00", "contains an invalid time of day"),
+        ("01:00-24:01", "contains an invalid time of day"),
+        ("01:60-02:00", "contains an invalid time of day"),
         ("05:00-05:00", "is empty; leave the window out"),
         ("00:00-00:00", "is empty"),
     ],
 )
-def test_what_is_no_window(text, message):
+def test_invalid_windows_are_rejected(text, message):
     with pytest.raises(ValueError, match=message):
         parse_windows([text])
 
 
 @given(st.text(alphabet="0123456789:-, ", max_size=24))
-def test_any_text_is_windows_or_a_mistake(text):
+def test_any_text_gives_windows_or_an_error(text):
     try:
         windows = parse_windows([text])
     except ValueError:
@@ -67,7 +67,7 @@ def test_any_text_is_windows_or_a_mistake(text):
 
 
 @given(st.integers(0, DAY_MIN - 1), st.integers(1, DAY_MIN), st.integers(0, DAY_MIN - 1))
-def test_a_window_holds_as_many_minutes_as_lie_between_its_ends(start, end, minute):
+def test_a_window_contains_the_minutes_between_its_ends(start, end, minute):
     if start == end % DAY_MIN and end != DAY_MIN:
         return
     window = Window(start, end)
@@ -83,7 +83,7 @@ def test_a_window_holds_as_many_minutes_as_lie_between_its_ends(start, end, minu
     ),
     st.integers(at_start := 1_767_225_600, at_start + 2 * 365 * 86400),
 )
-def test_after_the_wait_one_is_open_and_a_second_before_none_was(windows, now):
+def test_a_window_opens_exactly_at_the_end_of_the_wait(windows, now):
     windows = [Window(*window) for window in windows]
     wait_s = seconds_until_open(windows, now)
     assert 0 <= wait_s <= 48 * 3600
@@ -92,7 +92,7 @@ def test_after_the_wait_one_is_open_and_a_second_before_none_was(windows, now):
         assert seconds_until_open(windows, now + wait_s - 1) == 1
 
 
-def test_waits_are_to_the_second():
+def test_waits_are_exact_to_the_second():
     night = parse_windows(["22:00-06:00"])
     assert seconds_until_open(night, at("2026-03-01T21:59:30")) == 30
     assert seconds_until_open(night, at("2026-03-01T22:00:00")) == 0
@@ -102,23 +102,23 @@ def test_waits_are_to_the_second():
     assert seconds_until_open((), 0) == 0
 
 
-def test_the_night_of_summer_time_is_an_hour_shorter():
+def test_the_night_that_daylight_saving_time_begins_is_an_hour_shorter():
     early = parse_windows(["04:00-05:00"])
     assert seconds_until_open(early, at("2026-03-29T00:00:00")) == 3 * 3600
     assert seconds_until_open(early, at("2026-10-25T00:00:00")) == 5 * 3600
 
 
-def test_a_window_in_the_hour_that_is_left_out_opens_on_the_next_day():
+def test_a_window_in_the_skipped_hour_opens_on_the_next_day():
     gone = parse_windows(["02:10-02:20"])
     assert seconds_until_open(gone, at("2026-03-29T00:00:00")) == at("2026-03-30T02:10:00") - at("2026-03-29T00:00:00")
 
 
-def test_a_window_into_the_hour_that_is_left_out_opens_for_what_is_there_of_it():
+def test_a_window_that_overlaps_the_skipped_hour_opens_for_the_rest():
     late = parse_windows(["02:30-03:30"])
     assert seconds_until_open(late, at("2026-03-29T01:59:00")) == 60
 
 
-def test_a_window_in_the_hour_that_comes_twice_opens_twice():
+def test_a_window_in_the_repeated_hour_opens_twice():
     twice = parse_windows(["02:10-02:20"])
     first = at("2026-10-25T02:10:00")
     assert seconds_until_open(twice, first + 600) == 3000
