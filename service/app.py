@@ -14,12 +14,12 @@ import socket
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
+from edged import __version__
 from edged.errors import ConfigError, EdgedError
 from service.client import DaemonClient
 from service.config.load import Config, load_config
@@ -78,7 +78,7 @@ async def _live(config_path: Path, config: Config) -> None:
         listeners = _open_listeners(config, inherited_sockets(), held)
         # Otherwise each counter has a second series with its time of creation. The function has no types.
         disable_created_metrics()  # type: ignore[no-untyped-call]
-        metrics = Metrics(CollectorRegistry(), version("edged"), config.state_dir)
+        metrics = Metrics(CollectorRegistry(), __version__, config.state_dir)
         interval_s, status = watchdog_interval_s(), StatusLine()
         liveness = Liveness(math.inf if interval_s is None else interval_s)
         environment = Environment(address_of(listeners.tcp[0]), liveness, status.report)

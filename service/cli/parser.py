@@ -109,9 +109,9 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print the version and exit."""
-        from importlib.metadata import version
+        from edged import __version__
 
-        sys.stdout.write(f"edged {version('edged')}\n")
+        sys.stdout.write(f"edged {__version__}\n")
         parser.exit()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -13,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from edged import __version__
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
@@ -74,7 +74,7 @@ class Routes:
 
     async def server(self, _: Request) -> Response:
         """GET /v2."""
-        return JSONResponse({"name": "edged", "version": version("edged"), "extensions": ["binary_tensor_data"]})
+        return JSONResponse({"name": "edged", "version": __version__, "extensions": ["binary_tensor_data"]})
 
     async def live(self, _: Request) -> Response:
         """GET /v2/health/live: the daemon answers at all."""

@@ -82,7 +82,7 @@ def test_limits_of_the_worker(task: Task, tmp_path: Path) -> None:
             ({"memory_max": "60MiB"}, "memory", "worker.memory_max is 60 MiB"),
             ({"deadline_s": 0.1}, "timeout", "worker.deadline_s = 0.1 s"),
         ):
-            daemon.config["worker"] |= {"tries": 1} | limit
+            daemon.config["worker"] |= {"tries": 1, "memory_max": "4GiB", "deadline_s": 600} | limit
             daemon.reload()
             daemon.drop(task.second, f"{code}.pt")
             update = daemon.update_of(f"{code}.pt")

@@ -126,7 +126,7 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
     [
         ("3", GateError, "NaN or infinity"),
         ("4", GateError, "NaN or infinity"),
-        ("nowhere", StartError, "no artifact|cannot read"),
+        ("nowhere", StartError, "is not an artifact|cannot read"),
     ],
 )
 def test_what_cannot_serve_does_not_come_up(published: Path, name: str, error: type[Exception], reason: str) -> None:
