@@ -7,7 +7,6 @@ images, those are dropped too, a YOLOv5 among them: what it sees is drawn into a
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import os
@@ -25,6 +24,7 @@ from PIL import Image
 from benchmarks.demo import digits
 from benchmarks.demo.boxes import draw_sheet
 from benchmarks.demo.daemon import EDGED, ask, daemon, submit, table
+from benchmarks.options import parser_of
 from service.journal.states import UPDATE_STAGES
 from service.reporting.facts import figures
 
@@ -42,7 +42,7 @@ DETECTOR, PICTURES = "coco", "coco/val/images"
 
 def main() -> None:
     """Run the demo; leaves with exit code 1 and a reason if anything is not as it should be."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--keep", action="store_true", help="leave the daemon and its folder when done")
     parser.add_argument("--picture", type=Path, default=Path("edged-demo.jpg"), help="where to draw what YOLOv5 sees")
     options = parser.parse_args()

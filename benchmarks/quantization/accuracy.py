@@ -21,13 +21,13 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.options import parser_of
 from benchmarks.quantization.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, is_installed
 from benchmarks.quantization.measure import METHODS
 from benchmarks.quantization.networks import NETWORKS, data_root
 from benchmarks.quantization.plot import draw
 from benchmarks.quantization.results import Results, Row
 from benchmarks.quantization.tables import document, network_table
-from edged.errors import UsageError
 
 OWN_METHODS = tuple(method for method in METHODS if method not in PEERS)
 # OBQ downdates an inverse for every row, rows * d^3 work: 1.7e14 multiplications over ResNet-18's 3x3 layers.
@@ -36,7 +36,7 @@ TOO_SLOW = {("resnet18", "obq")}
 
 def main() -> None:
     """Measure what is asked for, then print, and write where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(OWN_METHODS))
@@ -61,11 +61,8 @@ def main() -> None:
 
 
 def require(methods: list[str]) -> None:
-    """End the program, saying why, if something is not there."""
-    try:
-        data_root()
-    except UsageError as error:
-        sys.exit(str(error))
+    """Exit with a message if data or packages are missing."""
+    data_root()
     if any(method in PEERS for method in methods) and not is_installed():
         print("Brevitas is not installed: pip install 'edged[bench]', or leave out --peers", file=sys.stderr)
         sys.exit(2)

@@ -13,7 +13,6 @@ layer and the heads at 8. Usage:
 from __future__ import annotations
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.markdown import line, table
+from benchmarks.options import parser_of
+from benchmarks.quantization.networks import data_root
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.calibration.yolo_labels import Boxes, read_labels
 from edged.compress import compress
@@ -41,7 +43,7 @@ from edged.quant.obq import quantize_rows_greedily
 from edged.spec import EVALUATION, RECIPES, DetectionSpec, QuantSpec, Scheme, recipe
 
 OBQ_ROWS = 2
-HEADING = "| bits | recipe | mAP@.5 | mAP@.5:.95 | drop | agreement % | seconds | / forward | MiB |"
+HEADER = ("bits", "recipe", "mAP@.5", "mAP@.5:.95", "drop", "agreement %", "seconds", "/ forward", "MiB")
 
 
 @dataclass(frozen=True)
@@ -64,26 +66,24 @@ class Loaded:
 
 def main() -> None:
     """Print the table, each line from a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--weights", default="yolov5n.pt")
     parser.add_argument("--bits", nargs="+", default=["8", "6", "4", "4+8"])
     parser.add_argument("--recipes", nargs="+", choices=["rtn", *RECIPES], default=["rtn", "paper", "balanced", "best"])
     parser.add_argument("--cache", help=argparse.SUPPRESS)
     parser.add_argument("--reference", type=float, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    root = os.environ.get("EDGED_DATA")
-    if not root:
-        sys.exit("set EDGED_DATA to the folder that holds weights/ and coco/")
+    root = data_root()
     if options.cache:
-        loaded = load(Path(root), options.weights, Path(options.cache))
+        loaded = load(root, options.weights, Path(options.cache))
         measure(loaded, options.bits[0], options.recipes[0], *options.reference)
         return
     with tempfile.TemporaryDirectory() as cache:
-        loaded = load(Path(root), options.weights, Path(cache))
+        loaded = load(root, options.weights, Path(cache))
         score, forward_s = full_precision(loaded)
         print(f"{torch.get_num_threads()} threads; a forward pass takes {forward_s:.1f} s")
-        print(f"{HEADING}\n{'|---' * (HEADING.count('|') - 1)}|")
-        print(f"| 32 | FP32 | {score.map50:.2f} | {score.map50_95:.2f} | | | | | |")
+        full = (32, "FP32", f"{score.map50:.2f}", f"{score.map50_95:.2f}", *[""] * 5)
+        print(table(HEADER, [full]))
         command = [
             sys.executable,
             "-m",
@@ -99,7 +99,7 @@ def main() -> None:
                 sys.stdout.flush()
                 subprocess.run([*command, *extra], check=True)
         seconds = obq_seconds(loaded.model)
-        print(f"| any | obq, extrapolated | | | | | {seconds:.0f} | {seconds / forward_s:.0f} | |")
+        print(line(("any", "obq, extrapolated", *[""] * 4, f"{seconds:.0f}", f"{seconds / forward_s:.0f}", "")))
 
 
 def load(root: Path, weights: str, cache_root: Path) -> Loaded:
@@ -134,8 +134,8 @@ def measure(loaded: Loaded, bits: str, name: str, reference: float, forward_s: f
     score = average_precision(found(loaded, done.model, EVALUATION), loaded.labels, loaded.test.sizes)
     serving = DetectionSpec()
     same = agreement(found(loaded, loaded.model, serving), found(loaded, done.model, serving))
-    quality = f"{score.map50:.2f} | {score.map50_95:.2f} | {reference - score.map50_95:+.2f} | {same:.1f}"
-    print(f"| {bits} | {name} | {quality} | {seconds:.0f} | {seconds / forward_s:.1f} | {peak} |")
+    quality = (f"{score.map50:.2f}", f"{score.map50_95:.2f}", f"{reference - score.map50_95:+.2f}", f"{same:.1f}")
+    print(line((bits, name, *quality, f"{seconds:.0f}", f"{seconds / forward_s:.1f}", peak)))
 
 
 def found(loaded: Loaded, model: nn.Module, spec: DetectionSpec) -> list[Detections]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from benchmarks.markdown import Goal, goal
 from benchmarks.quantization.brevitas_peer import PEERS
 from benchmarks.quantization.results import Results, Row, paired_difference
 
@@ -13,8 +14,6 @@ QRONOS_W2 = 78.5  # top-1 of ResNet-20 at two bits
 FASTER, MEMORY = 10.0, 2.0  # Brevitas' seconds and added memory over those of `balanced`
 SIGMAS = 2.0  # what counts as noise
 
-Goal = tuple[str, str, str]
-
 
 def goals(results: Results) -> list[Goal]:
     """Each goal that the rows say something about: what, how much, and whether it is met."""
@@ -23,16 +22,16 @@ def goals(results: Results) -> list[Goal]:
         if drops := [row.drop for row in _rows(results, "balanced", bits)]:
             mean = sum(drops) / len(drops)
             what = f"`balanced` W{bits}: mean drop at most {limit} points"
-            found.append(_goal(what, f"{mean:+.2f} over {len(drops)} networks", mean <= limit))
+            found.append(goal(what, f"{mean:+.2f} over {len(drops)} networks", mean <= limit))
     if row := results.rows.get(("resnet20", 2, "balanced")):
         what = f"`balanced` W2, ResNet-20: top-1 at least {QRONOS_W2}"
-        found.append(_goal(what, f"{row.top1:.2f}", row.top1 >= QRONOS_W2))
+        found.append(goal(what, f"{row.top1:.2f}", row.top1 >= QRONOS_W2))
     for bits, limit in HELD_OUT.items():
         if ratios := [row.held_out / other.held_out for row, other in _pairs(results, "fast", "paper", bits)]:
             mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
             what = f"`fast` W{bits}: held-out layer loss at most {limit} of `paper`'s"
             measured = f"{mean:.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})"
-            found.append(_goal(what, measured, mean <= limit))
+            found.append(goal(what, measured, mean <= limit))
     for other, what in (("paper", "never below `paper`"), ("obq", "as accurate as OBQ"), *_peers()):
         found += _never_below(results, other, f"`balanced`: {what}")
     return found + _costs(results)
@@ -45,12 +44,12 @@ def _costs(results: Results) -> list[Goal]:
     seconds = [peer.seconds / ours.seconds for peer, ours in pairs]
     memory = [peer.added_mib / ours.added_mib for peer, ours in pairs]
     return [
-        _goal(
+        goal(
             f"Brevitas: `balanced` at least {FASTER:g} times faster",
             f"{min(seconds):.1f} to {max(seconds):.1f} times",
             min(seconds) >= FASTER,
         ),
-        _goal(
+        goal(
             f"Brevitas: `balanced` at most 1/{MEMORY:g} of its added memory",
             f"1/{min(memory):.1f} to 1/{max(memory):.1f}",
             min(memory) >= MEMORY,
@@ -66,7 +65,7 @@ def _never_below(results: Results, method: str, what: str) -> list[Goal]:
     scores = [(difference / max(error, 1e-9), difference, error, ours) for ours, difference, error in _compared(pairs)]
     score, difference, error, row = min(scores, key=lambda entry: entry[0])
     worst = f"worst: {row.network} W{row.bits} {difference:+.2f} ± {error:.2f}"
-    return [_goal(f"{what}, within {SIGMAS:g} standard errors", worst, score >= -SIGMAS)]
+    return [goal(f"{what}, within {SIGMAS:g} standard errors", worst, score >= -SIGMAS)]
 
 
 def _compared(pairs: list[tuple[Row, Row]]) -> list[tuple[Row, float, float]]:
@@ -75,10 +74,6 @@ def _compared(pairs: list[tuple[Row, Row]]) -> list[tuple[Row, float, float]]:
 
 def _peers() -> list[tuple[str, str]]:
     return [(peer, f"as accurate as {peer}") for peer in PEERS]
-
-
-def _goal(what: str, measured: str, met: bool) -> Goal:
-    return what, measured, "met" if met else "missed"
 
 
 def _rows(results: Results, method: str, bits: int) -> list[Row]:

@@ -7,7 +7,6 @@ python -m benchmarks.quantization.hessian [--images 32] [--repeats 3] [--device 
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -16,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from benchmarks.options import add_device, parser_of
 from edged.calibration.geometry import conv_columns, is_same_3x3, padded
 from edged.calibration.moments import moments_for
-from edged.device import DEVICES, choose_device, device_name, exact_float32, synchronize
+from edged.device import choose_device, device_name, exact_float32, synchronize
 from edged.models.registry import Architecture, build
 
 BATCH = 8
@@ -108,10 +108,10 @@ def seconds(call: Callable[[], Tensor]) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    add_device(parser)
     options = parser.parse_args()
     device = choose_device(options.device)
     threads, images = torch.get_num_threads(), options.images

@@ -5,7 +5,6 @@ python -m benchmarks.quantization.measure --network resnet20 --bits 4 --method b
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import gc
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.options import parser_of
 from benchmarks.quantization.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, prepare, quantize_with_peer
 from benchmarks.quantization.heldout import held_out_loss
 from benchmarks.quantization.networks import TEST_BATCH, Loaded, load
@@ -30,7 +30,7 @@ METHODS = ("rtn", "obq", "paper", *(name for name in RECIPES if name != "paper")
 
 def main() -> None:
     """Measure and write the row."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--network", required=True)
     parser.add_argument("--bits", type=int, required=True)
     parser.add_argument("--method", choices=METHODS, required=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +71,10 @@ class Loaded:
 
 
 def data_root() -> Path:
-    """The folder that holds weights/, cifar10/ and imagenette/.
-
-    Raises:
-        UsageError: EDGED_DATA is not set.
-    """
+    """Return the folder of EDGED_DATA, or exit with a message if it is not set."""
     root = os.environ.get("EDGED_DATA")
     if not root:
-        raise UsageError("set EDGED_DATA to the folder that holds weights/, cifar10/ and imagenette/")
+        sys.exit("set EDGED_DATA to the folder that holds weights/, cifar10/, imagenette/ and coco/")
     return Path(root)
 
 
@@ -85,7 +82,7 @@ def load(name: str, cache_root: Path) -> Loaded:
     """Checkpoint, images and full-precision outputs; decoded images and outputs are kept in `cache_root`.
 
     Raises:
-        UsageError: EDGED_DATA is not set, or the test images have no class folders.
+        UsageError: The test images have no class folders.
     """
     network, root = NETWORKS[name], data_root()
     state = read_checkpoint(root / "weights" / network.file).state

@@ -10,7 +10,6 @@ is FastOBQ; `per-row` gives each row of a layer its own fixed order and factor, 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from benchmarks.markdown import line
+from benchmarks.options import parser_of
 from benchmarks.quantization.heldout import layer_loss, layer_moments, summarize
 from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
 from edged.calibration.batchnorm import reestimate_batchnorm
@@ -63,7 +64,7 @@ class Layers:
 
 def main() -> None:
     """Print the table, and write it where asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
     parser.add_argument("--greedy", action="store_true", help="OBQ too: minutes for each width")
@@ -74,7 +75,7 @@ def main() -> None:
     lines: list[str] = []
 
     def say(*cells: str) -> None:
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(line(cells))
         print(lines[-1], flush=True)
 
     with tempfile.TemporaryDirectory() as folder:

@@ -31,8 +31,9 @@ from PIL import Image
 
 import edged.compress
 import edged.engine.layerwise
+from benchmarks.options import add_device, parser_of
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.device import DEVICES, choose_device, device_of, exact_float32, moved, synchronize
+from edged.device import choose_device, device_of, exact_float32, moved, synchronize
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
 from edged.memory import device_peak_bytes, present_bytes
@@ -58,12 +59,12 @@ PARTS = [
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"])
     parser.add_argument("--recipes", nargs="+", default=["fast", "balanced"])
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--scaling", action="store_true")
-    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    add_device(parser)
     parser.add_argument("--child", metavar="JSON", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:

@@ -6,7 +6,6 @@ printed. Usage: python -m benchmarks.quantization.solve [--columns 64] [--device
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,7 +13,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from edged.device import DEVICES, choose_device, device_name, exact_float32
+from benchmarks.options import add_device, parser_of
+from edged.device import choose_device, device_name, exact_float32
 from edged.quant.fastobq import quantize_columns, quantize_with_factor
 from edged.quant.grid import Grid, minmax_grid
 from edged.quant.linalg import damp_in_place, factorize
@@ -29,9 +29,9 @@ OBQ_ROWS, OBQ_COLUMNS = 4, 576
 
 def main() -> None:
     """Print all three comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--columns", type=int, default=64, help="columns of Eq. 12/13 that are timed")
-    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    add_device(parser)
     options = parser.parse_args()
     device = choose_device(options.device)
     print(f"{device_name(device)}, {torch.get_num_threads()} threads")

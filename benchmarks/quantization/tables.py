@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from benchmarks.markdown import goals_section, table
 from benchmarks.quantization.brevitas_peer import PEERS
 from benchmarks.quantization.goals import goals
 from benchmarks.quantization.measure import METHODS
@@ -64,7 +64,7 @@ def document(results: Results, machine: str, figure: str = "") -> str:
     parts.append("1,024 calibration images, a tenth of them held out; all layers at the same width.")
     if figure:
         parts.append(f"![Points of top-1 lost, by bits]({figure}.svg)")
-    parts.append("## Goals\n\n" + _markdown(("goal", "measured", ""), goals(results)))
+    parts.append(goals_section(goals(results)))
     for network in results.names(NETWORKS, 0):
         parts.append(f"## {TITLES[network]}\n\n" + network_table(results, network))
     parts += ["## Notes\n\n" + NOTES.strip()]
@@ -78,7 +78,7 @@ def document(results: Results, machine: str, figure: str = "") -> str:
             "CPU time",
             "added memory",
         )
-        parts.insert(-1, f"## Brevitas against `{OURS}`\n\n" + _markdown(header, peers))
+        parts.insert(-1, f"## Brevitas against `{OURS}`\n\n" + table(header, peers))
     return "\n\n".join(parts) + "\n"
 
 
@@ -88,7 +88,7 @@ def network_table(results: Results, network: str, keys: Sequence[Key] | None = N
     ordered = sorted(keys or present, key=lambda key: (-key[1], METHODS.index(key[2])))
     reference = next((f"{results.rows[key].reference_top1:.2f}" for key in present), "")
     lines = [_cells(results.rows[key], results.rows.get((key[0], key[1], PAPER))) for key in ordered]
-    return _markdown(COLUMNS, [("32", "full precision", reference, *[""] * (len(COLUMNS) - 3)), *lines])
+    return table(COLUMNS, [("32", "full precision", reference, *[""] * (len(COLUMNS) - 3)), *lines])
 
 
 def _cells(row: Row, paper: Row | None) -> tuple[str, ...]:
@@ -127,8 +127,3 @@ def _peer_rows(results: Results) -> list[tuple[str, ...]]:
         ratios = [f"{theirs / mine:.1f}" for theirs, mine in measures]
         lines.append((row.network, str(row.bits), row.method, difference, *ratios))
     return lines
-
-
-def _markdown(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    rows = [header, ["---"] * len(header), *lines]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.options import parser_of
 from benchmarks.serving.effort import QUICK, Effort
 from benchmarks.serving.page import document
 from benchmarks.serving.peers.server import set_up
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     peers = os.environ.get("EDGED_PEERS")
     parser.add_argument("--setup-peers", type=Path, metavar="DIR", help="install the peers there, and end")
     parser.add_argument("--peers", type=Path, metavar="DIR", default=Path(peers) if peers else None)

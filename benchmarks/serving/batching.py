@@ -26,6 +26,7 @@ import numpy as np
 import yaml
 
 from benchmarks.demo.daemon import daemon, submit
+from benchmarks.options import parser_of
 from benchmarks.quantization.networks import NETWORKS, data_root
 from benchmarks.serving.protocol import as_binary
 from service.inference.binary import Body
@@ -56,7 +57,7 @@ class Target:
 
 def main() -> None:
     """Start the daemon, publish every network under every setting, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="of load each time")
     parser.add_argument("--rounds", type=int, default=3, help="times that each setting gets it")
     options = parser.parse_args()

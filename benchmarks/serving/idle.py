@@ -7,7 +7,6 @@ context switch. Usage: python -m benchmarks.idle --minutes N [--pid PID]
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import yaml
 
 from benchmarks.demo import digits
 from benchmarks.demo.daemon import command, daemon, submit
+from benchmarks.options import parser_of
 
 SETTLE_S = 20.0  # what an update leaves to be done: the last response, the end of the worker
 GOAL_S = 2.0  # of CPU an hour
@@ -46,7 +46,7 @@ class Spent:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="how long to watch (5)")
     parser.add_argument("--pid", type=int, help="a supervisor that runs already, instead of a daemon for this")
     options = parser.parse_args()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import Any
+
+from benchmarks.markdown import Goal, goal, goals_section, table
 
 COMMAND = "python -m benchmarks.serving --peers DIR"
 WORST_MS, SWAP_RATIO, QUANTIZING_RATIO, OVERHEAD_MS, RECOVERY_S = 100, 1.5, 1.3, 1.5, 2.0
@@ -22,9 +24,9 @@ def document(results: dict[str, Any]) -> str:
     machine = results.get("machine")
     parts = [f"# Serving\n\n`{COMMAND}`" + (f" on {machine}." if machine else "."), _INTRODUCTION.strip()]
     present = [name for name in _PARTS if name in results]
-    goals = [goal for name in present for goal in _GOALS[name](results[name]["rows"])]
+    goals = [entry for name in present for entry in _GOALS[name](results[name]["rows"])]
     if goals:
-        parts.append("## Goals\n\n" + table(("goal", "measured", ""), goals))
+        parts.append(goals_section(goals))
     for name in present:
         title, tell = _PARTS[name]
         section = results[name]
@@ -35,11 +37,6 @@ def document(results: dict[str, Any]) -> str:
         rows = [row for row in section["rows"] if "missing" not in row]
         parts += [f"## {title}\n\n{command}", tell(rows), *filter(None, ["\n".join(missing)])]
     return "\n\n".join(parts) + "\n"
-
-
-def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    """In Markdown."""
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (header, ["---"] * len(header), *lines))
 
 
 def _reload(rows: Rows) -> str:
@@ -126,67 +123,63 @@ def _kill(rows: Rows) -> str:
     return _KILL.strip() + "\n\n" + table(header, lines)
 
 
-def _reload_goals(rows: Rows) -> list[tuple[str, str, str]]:
+def _reload_goals(rows: Rows) -> list[Goal]:
     row = next(row for row in rows if row["server"] == "edged")
     worst, ratio = row["swapping"]["worst"], row["memory_after"] / row["memory_before"]
     slower = row["swapping"]["p99"] / row["steady"]["p99"]
     return [
-        ("reload: no request fails", str(row["failed"]), _met(row["failed"] == 0)),
-        (f"reload: worst latency at most {WORST_MS} ms", f"{worst:.0f} ms", _met(worst <= WORST_MS)),
-        (f"reload: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", _met(slower <= SWAP_RATIO)),
-        ("reload: memory back to within 5 %", f"{100 * (ratio - 1):+.1f} %", _met(ratio <= MEMORY_SHARE)),
+        goal("reload: no request fails", str(row["failed"]), row["failed"] == 0),
+        goal(f"reload: worst latency at most {WORST_MS} ms", f"{worst:.0f} ms", worst <= WORST_MS),
+        goal(f"reload: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", slower <= SWAP_RATIO),
+        goal("reload: memory back to within 5 %", f"{100 * (ratio - 1):+.1f} %", ratio <= MEMORY_SHARE),
     ]
 
 
-def _swaps_goals(rows: Rows) -> list[tuple[str, str, str]]:
+def _swaps_goals(rows: Rows) -> list[Goal]:
     (row,) = rows
     wrong = len(row["of_two"]) + len(row["went_back"])
     what = f"{row['swaps']} swaps, {row['requests']} requests"
     slower = row["swapping"]["p99"] / row["steady"]["p99"]
     return [
-        (f"{what}: none fails", str(row["failed"]), _met(row["failed"] == 0)),
-        (f"{what}: each answer of one generation, never of one that is gone", f"{wrong} others", _met(wrong == 0)),
-        (f"{what}: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", _met(slower <= SWAP_RATIO)),
+        goal(f"{what}: none fails", str(row["failed"]), row["failed"] == 0),
+        goal(f"{what}: each answer of one generation, never of one that is gone", f"{wrong} others", wrong == 0),
+        goal(f"{what}: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", slower <= SWAP_RATIO),
     ]
 
 
-def _contention_goals(rows: Rows) -> list[tuple[str, str, str]]:
+def _contention_goals(rows: Rows) -> list[Goal]:
     ratio = rows[0]["quantizing"]["p99"] / rows[0]["idle"]["p99"]
     what = f"p99 while quantizing at most {QUANTIZING_RATIO:g} times idle"
-    return [(what, f"{ratio:.2f} times", _met(ratio <= QUANTIZING_RATIO))]
+    return [goal(what, f"{ratio:.2f} times", ratio <= QUANTIZING_RATIO)]
 
 
-def _overhead_goals(rows: Rows) -> list[tuple[str, str, str]]:
+def _overhead_goals(rows: Rows) -> list[Goal]:
     p50 = next(row for row in rows if row["server"] == "edged")["closed"]["p50"]
-    return [(f"overhead of a request at most {OVERHEAD_MS:g} ms", f"{p50:.2f} ms", _met(p50 <= OVERHEAD_MS))]
+    return [goal(f"overhead of a request at most {OVERHEAD_MS:g} ms", f"{p50:.2f} ms", p50 <= OVERHEAD_MS)]
 
 
-def _memory_goals(rows: Rows) -> list[tuple[str, str, str]]:
+def _memory_goals(rows: Rows) -> list[Goal]:
     ours, leaking = rows
     what = f"memory after {ours['swaps']} swaps at most 5 % above that after 5"
     found = f"{100 * (ours['many'] / ours['few'] - 1):+.1f} %"
     caught = "it does" if leaking["grew"] else "it does not"
     return [
-        (what, found, _met(not ours["grew"])),
-        ("a daemon that leaks fails that check", caught, _met(leaking["grew"])),
+        goal(what, found, not ours["grew"]),
+        goal("a daemon that leaks fails that check", caught, leaking["grew"]),
     ]
 
 
-def _kill_goals(rows: Rows) -> list[tuple[str, str, str]]:
+def _kill_goals(rows: Rows) -> list[Goal]:
     longest = max(row["recovered_s"] - row["swap_s"] for row in rows)
     others = sum(row["refused"] + row["failed_later"] for row in rows)
     return [
-        (
+        goal(
             f"kill -9: back within {RECOVERY_S:g} s and a load",
             f"a load and {longest:.2f} s",
-            _met(longest <= RECOVERY_S),
+            longest <= RECOVERY_S,
         ),
-        ("kill -9: only requests in flight fail", f"{others} others", _met(others == 0)),
+        goal("kill -9: only requests in flight fail", f"{others} others", others == 0),
     ]
-
-
-def _met(met: bool) -> str:
-    return "met" if met else "missed"
 
 
 def _verdict(passed: bool) -> str:
@@ -237,7 +230,7 @@ _PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "memory": ("Memory", _memory),
     "kill": ("A killed generation", _kill),
 }
-_GOALS: dict[str, Callable[[Rows], list[tuple[str, str, str]]]] = {
+_GOALS: dict[str, Callable[[Rows], list[Goal]]] = {
     "reload": _reload_goals,
     "swaps": _swaps_goals,
     "contention": _contention_goals,

@@ -5,7 +5,6 @@ In this process, without HTTP; medians. Usage: python -m benchmarks.protocol
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from benchmarks.options import parser_of
 from edged.spec import InputSpec
 from service.inference.binary import Body
 from service.inference.requests import parse_request
@@ -27,7 +27,7 @@ REPEATS = 9
 
 def main() -> None:
     """Print a line for each body."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser_of(__doc__).parse_args()
     for side in SIDES:
         spec = InputSpec(side, side)
         values = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)

@@ -1,0 +1,28 @@
+"""Markdown that several benchmarks write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Goal = tuple[str, str, str]  # what is to be reached, what was measured, and the verdict
+
+
+def line(cells: Iterable[Any]) -> str:
+    """Return one line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """Return a table."""
+    return "\n".join(map(line, (header, ["---"] * len(header), *lines)))
+
+
+def goal(what: str, measured: str, met: bool) -> Goal:
+    """Return a goal with its verdict."""
+    return what, measured, "met" if met else "missed"
+
+
+def goals_section(goals: Sequence[Goal]) -> str:
+    """Return the section that compares goals with measurements."""
+    return "## Goals\n\n" + table(("goal", "measured", ""), goals)
