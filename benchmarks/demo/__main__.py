@@ -1,8 +1,8 @@
-"""The main job, start to end, on a daemon of its own in a temporary folder. `make demo` runs it.
+"""Show the main job from start to end, on a daemon of its own in a temporary folder. `make demo` runs it.
 
-A ResNet-18 is trained on handwritten digits and dropped; the quantized model goes live and answers over HTTP; a broken
-file is refused; a second checkpoint replaces the first under way. Where EDGED_DATA points to real checkpoints and
-images, those are dropped too, a YOLOv5 among them: what it sees is drawn into a picture.
+The demo trains a ResNet-18 on handwritten digits and drops it; the quantized model goes live and answers over HTTP; a
+broken file is rejected; a second checkpoint replaces the first. If EDGED_DATA points to real checkpoints and images,
+the demo drops them too, among them a YOLOv5, whose boxes it draws into a picture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from service.reporting.facts import figures
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
 STAGES = UPDATE_STAGES[: UPDATE_STAGES.index("swap") + 1]  # until it is live
-# Checkpoint, folder of calibration images, and what the config says besides.
+# Checkpoint, folder of calibration images, and further settings of the model.
 REAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "imagenette": ("resnet18-imagenette.pth", "imagenette/calib", {"input": {"size": 128, "resize": 144}}),
     "cifar20": ("resnet20-12fca82f.th", "cifar10/calib", {"input": {"size": 32, "resize": 32}}),
@@ -41,10 +41,10 @@ DETECTOR, PICTURES = "coco", "coco/val/images"
 
 
 def main() -> None:
-    """Run the demo; leaves with exit code 1 and a reason if anything is not as it should be."""
+    """Run the demo; exit with code 1 and a reason if anything fails."""
     parser = parser_of(__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the daemon and its folder when done")
-    parser.add_argument("--picture", type=Path, default=Path("edged-demo.jpg"), help="where to draw what YOLOv5 sees")
+    parser.add_argument("--keep", action="store_true", help="leave the daemon running and keep its folder")
+    parser.add_argument("--picture", type=Path, default=Path("edged-demo.jpg"), help="file for YOLOv5's boxes")
     options = parser.parse_args()
     keep = options.keep
     folder = Path(tempfile.mkdtemp(prefix="edged-demo-"))
@@ -62,14 +62,14 @@ def main() -> None:
             show_real(config, name)
         if DETECTOR in real_models():
             asked, boxes = draw_sheet(address, DETECTOR, Path(os.environ["EDGED_DATA"], PICTURES), options.picture)
-            print(f"\npicture  {options.picture}: {boxes} boxes in {asked} pictures, those with the most of them drawn")
+            print(f"\npicture  {options.picture}: {boxes} boxes in {asked} images; shows those with the most boxes")
         print(f"\nmetrics  {address}/metrics")
         if keep:
-            print(f"still running; look with: {EDGED} status --config {config}")
+            print(f"still running; see: {EDGED} status --config {config}")
 
 
 def write_config(folder: Path) -> Path:
-    """configs/demo.yaml in the demo's folder, with the real models where there are any."""
+    """Write configs/demo.yaml into the demo's folder, with the real models if there are any, and return its path."""
     config = yaml.safe_load(CONFIG.read_text())
     root = os.environ.get("EDGED_DATA")
     for name in real_models():
@@ -81,7 +81,7 @@ def write_config(folder: Path) -> Path:
 
 
 def real_models() -> list[str]:
-    """The models of REAL whose files are there."""
+    """Return the models of REAL whose checkpoints exist."""
     root = os.environ.get("EDGED_DATA")
     return [] if not root else [name for name, (file, *_) in REAL.items() if Path(root, "weights", file).is_file()]
 
@@ -96,7 +96,7 @@ def train(data: digits.Digits, path: Path, epochs: int, seed: int) -> Path:
 
 
 def show_update(config: Path, address: str, checkpoint: Path, data: digits.Digits) -> None:
-    """Drop a checkpoint, wait until it is live, ask it about the test images, and print what came of it."""
+    """Drop a checkpoint, wait until it is live, classify the test images with it, and print the results."""
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     update = submit(config, "digits", checkpoint)
     logits, generation = infer(address, "digits", data.images[digits.TEST])
@@ -121,7 +121,7 @@ def show_update(config: Path, address: str, checkpoint: Path, data: digits.Digit
 
 
 def show_rejection(config: Path, folder: Path) -> None:
-    """Drop a file that is no checkpoint; the live model must stay."""
+    """Drop a file that is not a checkpoint; the live model must stay."""
     broken = folder / "broken.pth"
     broken.write_bytes(b"PK\x03\x04" + os.urandom(4096))
     update = submit(config, "digits", broken, expected="REJECTED")
@@ -129,7 +129,7 @@ def show_rejection(config: Path, folder: Path) -> None:
 
 
 def show_real(config: Path, name: str) -> None:
-    """Drop a real checkpoint and print what came of it."""
+    """Drop a real checkpoint and print the results."""
     file = Path(os.environ["EDGED_DATA"], "weights", REAL[name][0])
     update = submit(config, name, file)
     report = update["report"]
@@ -145,7 +145,7 @@ def show_real(config: Path, name: str) -> None:
 
 
 def infer(address: str, model: str, images: np.ndarray) -> tuple[np.ndarray, str]:
-    """Logits [n, classes] of PNG-encoded images uint8 [n, side, side], and the generation that answered."""
+    """Return logits [n, classes] of images uint8 [n, side, side], sent as PNG, and the generation that answered."""
     logits, generations = [], set()
     for start in range(0, len(images), 60):
         encoded = [base64.b64encode(png(image)).decode() for image in images[start : start + 60]]
@@ -159,14 +159,14 @@ def infer(address: str, model: str, images: np.ndarray) -> tuple[np.ndarray, str
 
 
 def png(image: np.ndarray) -> bytes:
-    """One encoded image."""
+    """Return an image encoded as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def full_precision(state: dict[str, torch.Tensor], data: digits.Digits) -> np.ndarray:
-    """The dropped model's own logits on the test images."""
+    """Return the logits [n, classes] of the dropped model itself on the test images."""
     from edged.models.registry import load_model, recognize
 
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""What a detector in service sees in some pictures, drawn into them."""
+"""Boxes that a detector in service finds in images, drawn into the images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from benchmarks.demo.daemon import ask
 
 ASKED, SHOWN = 24, 4
-CELL = 560  # pixels of a picture's side in the sheet
-COLOURS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000", "#000075")
+CELL = 560  # side of an image in the sheet, pixels
+COLORS = ("#e6194b", "#3cb44b", "#4363d8", "#f58231", "#911eb4", "#008080", "#9a6324", "#800000", "#808000", "#000075")
 
 
 @dataclass(frozen=True)
 class Box:
-    """One thing seen.
+    """One detected object.
 
     Attributes:
-        corners: x1, y1, x2, y2 in pixels of the picture.
-        score: 0 to 1.
-        kind: Class id.
-        name: Of the class.
+        corners: x1, y1, x2, y2 in pixels of the image.
+        score: Confidence, 0 to 1.
+        kind: Number of the class.
+        name: Name of the class.
     """
 
     corners: tuple[float, float, float, float]
@@ -34,10 +34,10 @@ class Box:
 
 
 def draw_sheet(address: str, model: str, folder: Path, target: Path) -> tuple[int, int]:
-    """Ask a detector about pictures and draw those with the most boxes into one sheet.
+    """Send images to a detector and draw those with the most boxes into one sheet.
 
     Returns:
-        How many pictures were asked about, and how many boxes came back.
+        Number of images sent and number of boxes found in them.
     """
     paths = sorted(folder.iterdir())[:ASKED]
     found = [(path, see(address, model, path)) for path in paths]
@@ -53,7 +53,7 @@ def draw_sheet(address: str, model: str, folder: Path, target: Path) -> tuple[in
 
 
 def see(address: str, model: str, path: Path) -> list[Box]:
-    """The boxes in one picture."""
+    """Return the boxes in one image."""
     answer = ask(address, model, [base64.b64encode(path.read_bytes()).decode()])
     outputs = {output["name"]: output["data"] for output in answer["outputs"]}
     flat = outputs["boxes"]
@@ -63,14 +63,14 @@ def see(address: str, model: str, path: Path) -> list[Box]:
 
 
 def draw(path: Path, boxes: Sequence[Box]) -> Image.Image:
-    """The picture with its boxes."""
+    """Return the image with its boxes drawn into it."""
     picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     pen, font = ImageDraw.Draw(picture), ImageFont.load_default(14)
-    for box in reversed(boxes):  # the strongest on top
-        colour = COLOURS[box.kind % len(COLOURS)]
-        pen.rectangle(box.corners, outline=colour, width=3)
+    for box in reversed(boxes):  # the highest score on top
+        color = COLORS[box.kind % len(COLORS)]
+        pen.rectangle(box.corners, outline=color, width=3)
         place = (box.corners[0] + 2, max(box.corners[1] - 17, 0))
         text = f"{box.name} {box.score:.2f}"
-        pen.rectangle(pen.textbbox(place, text, font=font), fill=colour)
+        pen.rectangle(pen.textbbox(place, text, font=font), fill=color)
         pen.text(place, text, fill="white", font=font)
     return picture

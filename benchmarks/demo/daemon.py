@@ -1,4 +1,4 @@
-"""A daemon to show things on: started, asked through its commands, stopped."""
+"""A daemon for demos and measurements, driven through the commands of edged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_S, UPDATE_S = 60, 1200
 
 @contextmanager
 def daemon(config: Path, keep: bool) -> Iterator[str]:
-    """A running daemon; yields its address, and stops it and removes its folder unless it is to be kept."""
+    """Run a daemon and yield its address; stop it and remove its folder at the end, unless `keep` is set."""
     log = (config.parent / "edged.log").open("wb")
     process = subprocess.Popen([EDGED, "run", "--config", str(config)], stderr=log, start_new_session=True)
     finished = False
@@ -44,7 +44,7 @@ def daemon(config: Path, keep: bool) -> Iterator[str]:
 
 
 def submit(config: Path, model: str, file: Path, expected: str = "COMMITTED") -> dict[str, Any]:
-    """Drop a file as a user does and wait for its end."""
+    """Submit a file, wait for the end of its update and return it; exit if its state is not the expected one."""
     update = command("submit", str(file), "--model", model, "--wait", "--config", str(config), check=False)
     if update is None or update.get("state") != expected:
         sys.exit(f"{file.name} should have become {expected}, but: {update}")
@@ -52,7 +52,7 @@ def submit(config: Path, model: str, file: Path, expected: str = "COMMITTED") ->
 
 
 def command(*arguments: str, check: bool = True) -> dict[str, Any] | None:
-    """Run an edged command with --json; None if it printed no JSON object."""
+    """Run an edged command with --json and return its JSON object, or None if it printed none."""
     done = subprocess.run([EDGED, *arguments, "--json"], capture_output=True, text=True, timeout=UPDATE_S)
     if check and done.returncode:
         sys.exit(done.stderr)
@@ -64,7 +64,7 @@ def command(*arguments: str, check: bool = True) -> dict[str, Any] | None:
 
 
 def ask(address: str, model: str, encoded: list[str]) -> dict[str, Any]:
-    """The answer to images in base64."""
+    """Send base64-encoded images to a model and return the response."""
     tensor = {
         "name": "image",
         "shape": [len(encoded)],
@@ -72,7 +72,7 @@ def ask(address: str, model: str, encoded: list[str]) -> dict[str, Any]:
         "parameters": {"content_type": "base64"},
         "data": encoded,
     }
-    request = urllib.request.Request(  # noqa: S310 - the demo's own daemon
+    request = urllib.request.Request(  # noqa: S310 - the daemon of this program
         f"{address}/v2/models/{model}/infer",
         json.dumps({"inputs": [tensor]}).encode(),
         {"Content-Type": "application/json"},
@@ -83,7 +83,7 @@ def ask(address: str, model: str, encoded: list[str]) -> dict[str, Any]:
 
 
 def table(title: str, rows: dict[str, str]) -> None:
-    """Print a small table."""
+    """Print a title and rows of names with values."""
     print(title)
     for name, value in rows.items():
         print(f"    {name:16} {value}")

@@ -1,4 +1,4 @@
-"""A small real task without a download: the handwritten digits that scikit-learn ships, and a ResNet-18 for them."""
+"""A small real task without a download: the handwritten digits of scikit-learn, and a ResNet-18 for them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Digits:
-    """Images uint8 [n, 16, 16] with labels [n], shuffled once; the last 360 are for testing."""
+    """Images uint8 [n, 16, 16] with labels [n], in a fixed random order; the last 360 are for testing."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
 def load() -> Digits:
-    """All 1,797 digits."""
+    """Return all 1,797 digits."""
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
     scans = np.repeat(np.repeat(data.images[order] * (255 / 16), 2, axis=1), 2, axis=2)
@@ -43,7 +43,7 @@ def write_folders(digits: Digits, part: slice, folder: Path) -> None:
 
 
 def train_resnet18(digits: Digits, epochs: int, seed: int = 0) -> nn.Module:
-    """A torchvision ResNet-18 with a 3x3 stem, trained on the digits. Returns it in eval mode."""
+    """Train a torchvision ResNet-18 with a 3x3 stem on the digits and return it in eval mode."""
     torch.manual_seed(seed)
     model = build(Architecture("resnet18", num_classes=10, stem="small"))
     for module in model.modules():
@@ -64,6 +64,6 @@ def train_resnet18(digits: Digits, epochs: int, seed: int = 0) -> nn.Module:
 
 
 def tensors(digits: Digits, part: slice) -> Tensor:
-    """Network inputs float32 [n, 3, 16, 16]."""
+    """Return network inputs float32 [n, 3, 16, 16]."""
     grey = torch.from_numpy(digits.images[part]).float().div(255)[:, None]
     return (grey - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)

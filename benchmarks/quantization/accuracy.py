@@ -1,8 +1,8 @@
-"""Accuracy, held-out layer loss, seconds and memory of every recipe and comparator on real networks.
+"""Measure accuracy, held-out layer loss, time and memory of every recipe and comparator on real networks.
 
-CIFAR ResNet-20/32/56 on 10,000 test images and a ResNet-18 on imagenette, all layers at the same width. Needs
-EDGED_DATA with weights/, cifar10/ and imagenette/. Each measurement runs in a process of its own. Rows are kept in a
-file, so that parts can be measured again; the tables and the plot are made from all rows of that file.
+The networks are CIFAR ResNet-20/32/56 on 10,000 test images and a ResNet-18 on imagenette, all layers at the same
+width. Requires EDGED_DATA with weights/, cifar10/ and imagenette/. Each measurement runs in a process of its own. Rows
+are kept in a file, so that single ones can be measured again; tables and plot show all rows of that file.
 
     python -m benchmarks.accuracy                                            # recipes, rtn and obq: some hours
     python -m benchmarks.accuracy --peers                                    # Brevitas' GPTQ and Qronos too
@@ -35,19 +35,19 @@ TOO_SLOW = {("resnet18", "obq")}
 
 
 def main() -> None:
-    """Measure what is asked for, then print, and write where asked."""
+    """Measure what the options select, print the tables, and write them if requested."""
     parser = parser_of(__doc__)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(OWN_METHODS))
-    parser.add_argument("--peers", action="store_true", help="Brevitas' methods too (extra `bench`)")
+    parser.add_argument("--peers", action="store_true", help="also measure Brevitas' methods (extra `bench`)")
     parser.add_argument("--scale", choices=SCALES, default=DEFAULT_SCALE, help="Brevitas' kind of scale")
-    parser.add_argument("--missing", action="store_true", help="measure only what the results lack")
-    parser.add_argument("--render", action="store_true", help="measure nothing")
-    parser.add_argument("--results", type=Path, default=Path("build/accuracy.json"), help="where rows are kept")
-    parser.add_argument("--cache", type=Path, default=Path("build/accuracy-cache"), help="decoded images")
+    parser.add_argument("--missing", action="store_true", help="measure only rows that the results lack")
+    parser.add_argument("--render", action="store_true", help="only write tables and plot, without measuring")
+    parser.add_argument("--results", type=Path, default=Path("build/accuracy.json"), help="file in which rows are kept")
+    parser.add_argument("--cache", type=Path, default=Path("build/accuracy-cache"), help="folder for decoded images")
     parser.add_argument("--out", type=Path, help="write OUT.md and OUT.svg")
-    parser.add_argument("--machine", default="", help="what to call this machine in OUT.md")
+    parser.add_argument("--machine", default="", help="description of this machine in OUT.md")
     options = parser.parse_args()
     methods = [*options.methods, *(peer for peer in PEERS if options.peers and peer not in options.methods)]
     results = Results(options.results)
@@ -69,7 +69,7 @@ def require(methods: list[str]) -> None:
 
 
 def measure_all(options: argparse.Namespace, methods: list[str], results: Results) -> None:
-    """Measure one after the other; a row is kept as soon as it is there."""
+    """Measure one row after another and save each as soon as it is complete."""
     options.cache.mkdir(parents=True, exist_ok=True)
     for network in options.networks:
         for method in methods:

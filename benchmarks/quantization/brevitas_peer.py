@@ -1,7 +1,7 @@
-"""Brevitas' GPTQ and Qronos, used as its own examples use them, on the network and images that edged gets.
+"""Brevitas' GPTQ and Qronos, used as in its own examples, on the same network and images as edged.
 
-Weights only, per channel, every convolution and linear layer at the same width; BatchNorm is left as trained. Needs
-the extra `bench` (pip install 'edged[bench]').
+Only weights are quantized, per channel, every convolution and linear layer at the same width; BatchNorm stays as
+trained. Requires the extra `bench` (pip install 'edged[bench]').
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ DEFAULT_SCALE = "asymmetric"
 
 
 def is_installed() -> bool:
-    """Whether Brevitas can be imported."""
+    """Return whether Brevitas is installed."""
     return importlib.util.find_spec("brevitas") is not None
 
 
 def prepare() -> None:
-    """Import what will be used, so that neither its seconds nor its memory count."""
-    import_torchvision()  # Brevitas imports it, and fails where its compiled operators do not load
+    """Import all modules that will be used, so that their time and memory are not measured."""
+    import_torchvision()  # Brevitas imports it and fails if its compiled operators do not load
     for module in ("gptq", "qronos", "gpfq", "quantize"):
         importlib.import_module(f"brevitas.graph.{module}")
     for module in ("nn", "quant.scaled_int", "quant.shifted_scaled_int"):
@@ -45,18 +45,18 @@ def quantize_with_peer(
 
     Args:
         model: Full precision, eval mode. Not modified.
-        cache: Its calibration images are used.
+        cache: Images; the calibration images are used.
         bits: Bits per weight.
         peer: One of PEERS; both with act_order.
         batch_size: Images per step.
         scale: One of SCALES.
 
     Returns:
-        The quantized network, and its decoded weights by layer name.
+        The quantized network and its decoded weights by layer name.
     """
     from brevitas.graph.quantize import layerwise_quantize
 
-    # Brevitas writes through weight.flatten(1), which in channels-last layout is a copy: its work would be lost.
+    # Brevitas writes through weight.flatten(1), which is a copy in channels-last layout: its results would be lost.
     plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     quantized = layerwise_quantize(plain, _layer_map(bits, scale))
     with warnings.catch_warnings(), torch.no_grad():
@@ -67,7 +67,7 @@ def quantize_with_peer(
                 for batch in cache.batches(cache.calibration, batch_size):
                     mode.model(batch)
                 mode.update()
-        # The decoded weights go into a plain copy: searching for them again at every step is no part of serving.
+        # Decoded weights go into a plain copy, because serving does not search for them at every step.
         served = copy.deepcopy(model)
         decoded = {name: layer.quant_weight().value.clone() for name, layer in _layers(quantized).items()}
         for name, layer in quantizable_layers(served).items():
@@ -103,6 +103,6 @@ def _layer_map(bits: int, scale: str) -> dict[type[nn.Module], Any]:
     if scale == "asymmetric":
         options |= {"weight_quant": ShiftedUint8WeightPerChannelFloatMSE}
     else:
-        # Brevitas' own default leaves out the lowest code: three values at 2 bits.
+        # By default, Brevitas does not use the lowest code, which leaves three values at 2 bits.
         options |= {"weight_quant": Int8WeightPerChannelFloatMSE, "weight_narrow_range": scale == "narrow"}
     return {nn.Conv2d: (qnn.QuantConv2d, options), nn.Linear: (qnn.QuantLinear, options)}

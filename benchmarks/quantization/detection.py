@@ -1,11 +1,11 @@
-"""mAP of a quantized YOLOv5 by recipe and width: Table 2 of arXiv 2509.05576 on a model of ours.
+"""Measure mAP of a quantized YOLOv5 by recipe and width, like Table 2 of arXiv 2509.05576.
 
-Needs EDGED_DATA with weights/ and coco/. The 128 images of coco/calib calibrate (a tenth of them is held out to
-choose the statistics), without augmentation; the 128 of coco/val measure. A line per width and recipe: mAP@.5 and
-mAP@.5:.95 in percent, the drop of the latter, agreement with full precision at serving thresholds (matched boxes,
-percent), seconds, seconds as a multiple of one forward pass over the calibration images, and peak memory of the process
-that quantizes. The time of OBQ is extrapolated from a few rows of each size of layer. "4+8" is 4 bits with the first
-layer and the heads at 8. Usage:
+Requires EDGED_DATA with weights/ and coco/. The 128 images of coco/calib are used for calibration (a tenth of them is
+held out to choose the statistics), without augmentation; the 128 of coco/val for evaluation. Each width and recipe has
+a line: mAP@.5 and mAP@.5:.95 in percent, the drop of the latter, agreement with full precision at serving thresholds
+(matched boxes, percent), seconds, seconds as a multiple of one forward pass over the calibration images, and peak
+memory of the process that quantizes. The time of OBQ is extrapolated from a few rows of each layer size. "4+8" is 4
+bits with the first layer and the heads at 8. Usage:
 
     python -m benchmarks.detection [--bits 8 6 4 4+8] [--recipes rtn paper fast ...] [--weights yolov5n.pt]
 """
@@ -58,14 +58,14 @@ class Loaded:
 
     @property
     def plan(self) -> Plan:
-        """Of the detector."""
+        """Return the plan of the detector, or exit if the network is not a detector."""
         if self.architecture.plan is None:
             sys.exit(f"the weights are a {self.architecture.name}, not a detector")
         return self.architecture.plan
 
 
 def main() -> None:
-    """Print the table, each line from a process of its own."""
+    """Print the table; measure each line in a process of its own."""
     parser = parser_of(__doc__)
     parser.add_argument("--weights", default="yolov5n.pt")
     parser.add_argument("--bits", nargs="+", default=["8", "6", "4", "4+8"])
@@ -103,7 +103,7 @@ def main() -> None:
 
 
 def load(root: Path, weights: str, cache_root: Path) -> Loaded:
-    """Checkpoint, images and labels."""
+    """Load checkpoint, images and labels."""
     checkpoint = read_checkpoint(root / "weights" / weights)
     architecture = recognize(checkpoint.state, None, checkpoint.plan)
     model = load_model(checkpoint.state, architecture)
@@ -113,11 +113,12 @@ def load(root: Path, weights: str, cache_root: Path) -> Loaded:
     labels = read_labels(root / "coco" / "val", test.files)
     if labels is None:
         sys.exit("coco/val has no labels")
-    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels)  # type: ignore[call-overload]  # torch's stub lacks it
+    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels)  # type:
+    ignore[call - overload]  # torch's stub lacks it
 
 
 def full_precision(loaded: Loaded) -> tuple[Precision, float]:
-    """Full precision's score, and seconds of a forward pass over the calibration images."""
+    """Return the score of full precision, and the seconds of a forward pass over the calibration images."""
     score = average_precision(found(loaded, loaded.model, EVALUATION), loaded.labels, loaded.test.sizes)
     start = time.perf_counter()
     for part in loaded.calibration.calibration.split(4):
@@ -139,12 +140,12 @@ def measure(loaded: Loaded, bits: str, name: str, reference: float, forward_s: f
 
 
 def found(loaded: Loaded, model: nn.Module, spec: DetectionSpec) -> list[Detections]:
-    """Boxes in the test images."""
+    """Return the boxes in the test images."""
     return detect_all(model, loaded.plan, loaded.test, torch.arange(len(loaded.test)), spec)
 
 
 def spec_of(name: str, bits: str) -> QuantSpec:
-    """A recipe without augmentation, or plain rounding to nearest with nothing else."""
+    """Return a recipe without augmentation, or rounding to nearest without any correction."""
     width, _, ends = bits.partition("+")
     chosen = {"bits": int(width), "first_bits": int(ends) if ends else None, "last_bits": int(ends) if ends else None}
     if name == "rtn":
@@ -153,7 +154,7 @@ def spec_of(name: str, bits: str) -> QuantSpec:
 
 
 def obq_seconds(model: nn.Module) -> float:
-    """What OBQ would take: a few rows of each size of layer are timed, all of them cost the same."""
+    """Return the estimated seconds of OBQ: a few rows of each layer size are timed, and all rows take the same time."""
     layers = list(quantizable_layers(model).values())
     row_s = {d: _row_seconds(d) for d in sorted({layer.weight[0].numel() for layer in layers})}
     return sum(layer.weight.shape[0] * row_s[layer.weight[0].numel()] for layer in layers)

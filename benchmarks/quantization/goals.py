@@ -1,4 +1,4 @@
-"""What the project set out to reach, against what was measured."""
+"""The project's goals and the measured values."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from benchmarks.markdown import Goal, goal
 from benchmarks.quantization.brevitas_peer import PEERS
 from benchmarks.quantization.results import Results, Row, paired_difference
 
-MEAN_DROP = {4: 0.15, 3: 0.5, 2: 3.0}  # of `balanced`, points of top-1
-HELD_OUT = {4: 0.85, 2: 0.65}  # of `fast`, as a share of `paper`'s
+MEAN_DROP = {4: 0.15, 3: 0.5, 2: 3.0}  # `balanced`, points of top-1
+HELD_OUT = {4: 0.85, 2: 0.65}  # `fast`, relative to `paper`
 QRONOS_W2 = 78.5  # top-1 of ResNet-20 at two bits
-FASTER, MEMORY = 10.0, 2.0  # Brevitas' seconds and added memory over those of `balanced`
-SIGMAS = 2.0  # what counts as noise
+FASTER, MEMORY = 10.0, 2.0  # Brevitas' seconds and added memory relative to `balanced`
+SIGMAS = 2.0  # smaller differences count as noise
 
 
 def goals(results: Results) -> list[Goal]:
-    """Each goal that the rows say something about: what, how much, and whether it is met."""
+    """Return every goal for which there are rows."""
     found: list[Goal] = []
     for bits, limit in MEAN_DROP.items():
         if drops := [row.drop for row in _rows(results, "balanced", bits)]:
@@ -61,7 +61,7 @@ def _never_below(results: Results, method: str, what: str) -> list[Goal]:
     pairs = _pairs(results, "balanced", method)
     if not pairs:
         return []
-    # In standard errors of the difference; equal predictions have none.
+    # In standard errors of the difference, which is 0 for equal predictions.
     scores = [(difference / max(error, 1e-9), difference, error, ours) for ours, difference, error in _compared(pairs)]
     score, difference, error, row = min(scores, key=lambda entry: entry[0])
     worst = f"worst: {row.network} W{row.bits} {difference:+.2f} ± {error:.2f}"
@@ -81,7 +81,7 @@ def _rows(results: Results, method: str, bits: int) -> list[Row]:
 
 
 def _pairs(results: Results, method: str, other: str, bits: int | None = None) -> list[tuple[Row, Row]]:
-    """Rows of both methods on the same network and width."""
+    """Return pairs of rows of both methods for the same network and width."""
     return [
         (row, results.rows[key])
         for row in results.rows.values()

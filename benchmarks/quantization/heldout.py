@@ -1,4 +1,4 @@
-"""Layer loss on images that no method has seen, against the full-precision network's own inputs."""
+"""Layer loss on held-out images, for the inputs of the full-precision network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class HeldOutLoss:
 
     Attributes:
         layers: Relative loss by layer name.
-        geometric_mean: Over layers: every layer counts alike.
-        sum_ratio: Sum of losses over sum of energies: layers with large outputs count more.
+        geometric_mean: Geometric mean over layers: every layer has the same weight.
+        sum_ratio: Sum of losses over sum of energies: layers with large outputs have more weight.
     """
 
     layers: dict[str, float]
@@ -32,7 +32,7 @@ class HeldOutLoss:
 
 
 def layer_moments(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Moments]:
-    """Moments of every layer's full-precision inputs by layer name, in one pass.
+    """Return the moments of every layer's full-precision inputs by layer name, from one pass.
 
     Args:
         model: Full precision, eval mode.
@@ -42,7 +42,7 @@ def layer_moments(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Mome
     sums = {name: moments_for(layer) for name, layer in layers.items()}
     with ExitStack() as stack, torch.inference_mode():
         for name, layer in layers.items():
-            # A hook sees what the layer really gets, whatever lies before it.
+            # A hook gets the layer's actual input, whatever precedes the layer.
             hook = layer.register_forward_pre_hook(lambda _, inputs, name=name: sums[name].update(inputs[0]))
             stack.callback(hook.remove)
         for batch in batches:
@@ -53,12 +53,12 @@ def layer_moments(model: nn.Module, batches: Iterable[Tensor]) -> dict[str, Mome
 def held_out_loss(
     model: nn.Module, decoded: Mapping[str, Tensor], cache: ImageCache, batch_size: int = 32
 ) -> HeldOutLoss:
-    """Loss of decoded weights under H of the held-out images.
+    """Return the loss of decoded weights under H of the held-out images.
 
     Args:
         model: Full precision.
         decoded: Quantized weights by layer name, each of its layer's shape.
-        cache: Its held-out images are used.
+        cache: Images; the held-out images are used.
         batch_size: Images per step.
     """
     moments = layer_moments(model, cache.batches(cache.held_out, batch_size))
@@ -71,14 +71,14 @@ def held_out_loss(
 
 
 def layer_loss(weight: Tensor, decoded: Tensor, H: Tensor) -> tuple[float, float]:
-    """tr(Δ H Δ^T) / 2 and tr(W H W^T) / 2 for weights [rows, ...] and H [conv_groups, d, d]."""
+    """Return tr(Δ H Δ^T) / 2 and tr(W H W^T) / 2 for weights [rows, ...] and H [conv_groups, d, d]."""
     groups = zip(decoded.flatten(1).chunk(len(H)), weight.flatten(1).chunk(len(H)), H, strict=True)
     parts = [(float(row_loss(q - W, matrix).sum()), float(row_loss(W, matrix).sum())) for q, W, matrix in groups]
     return sum(loss for loss, _ in parts), sum(energy for _, energy in parts)
 
 
 def summarize(losses: Mapping[str, tuple[float, float]]) -> HeldOutLoss:
-    """Means over layers of (loss, energy) pairs."""
+    """Return the means over layers of (loss, energy) pairs."""
     relative = {name: loss / energy for name, (loss, energy) in losses.items()}
     logs = [math.log(max(value, 1e-30)) for value in relative.values()]
     return HeldOutLoss(

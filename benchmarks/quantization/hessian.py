@@ -1,7 +1,7 @@
-"""Layer Hessians against unfold + matmul, for every layer shape of ResNet-18, ResNet-50 and YOLOv5s.
+"""Compare layer Hessians with unfold + matmul, for every layer shape of ResNet-18, ResNet-50 and YOLOv5s.
 
-Both sides see the same images in the same order and are timed in turn; the figure is the ratio of the best of several
-runs, with the assembly of the matrix included. Usage:
+Both methods get the same images in the same order and are timed in turns; the result is the ratio of the best of
+several runs, including the assembly of the matrix. Usage:
 python -m benchmarks.quantization.hessian [--images 32] [--repeats 3] [--device auto|cpu|cuda]
 """
 
@@ -26,7 +26,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """A convolution and the map it reads. A linear layer is a 1x1 convolution on one pixel."""
+    """A convolution and the size of its input. A linear layer is a 1x1 convolution on one pixel."""
 
     channels: int
     kernel: int
@@ -34,13 +34,13 @@ class Shape:
     side: int
 
     def layer(self) -> nn.Conv2d:
-        """Such a convolution; its outputs do not matter here."""
+        """Return such a convolution, with one output channel because outputs are not needed."""
         padding = (self.kernel - 1) // 2
         return nn.Conv2d(self.channels, 1, self.kernel, self.stride, padding, bias=False).requires_grad_(False)
 
 
 def resnet_shapes(name: str) -> Counter[Shape]:
-    """Layer shapes of a ResNet at 224 px with how often each occurs."""
+    """Count the layer shapes of a ResNet at 224 px."""
     model = build(Architecture(name, 1000)).to("meta")
     shapes: Counter[Shape] = Counter()
 
@@ -59,7 +59,7 @@ def resnet_shapes(name: str) -> Counter[Shape]:
 
 
 def yolov5s_shapes() -> Counter[Shape]:
-    """Layer shapes of YOLOv5s (v6.0-v7.0) at 640 px."""
+    """Count the layer shapes of YOLOv5s (v6.0-v7.0) at 640 px."""
     shapes: Counter[Shape] = Counter()
 
     def c3(channels_in: int, channels_out: int, repeats: int, side: int) -> None:
@@ -82,7 +82,7 @@ def yolov5s_shapes() -> Counter[Shape]:
 
 
 def unfolded(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
-    """The usual way: patches, then their product."""
+    """Return the Gram matrix [d, d] of all patches, computed by unfolding."""
     width = layer.weight[0].numel()
     total = torch.zeros(width, width, device=batches[0].device)
     for x in batches:
@@ -92,7 +92,7 @@ def unfolded(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
 
 
 def ours(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
-    """The library's way for this geometry."""
+    """Return the same Gram matrix, computed by edged."""
     moments = moments_for(layer)
     for x in batches:
         moments.update(x)
@@ -100,7 +100,7 @@ def ours(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
 
 
 def seconds(call: Callable[[], Tensor]) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call in seconds."""
     start = time.perf_counter()
     synchronize(call().device)
     return time.perf_counter() - start
@@ -141,7 +141,7 @@ def main() -> None:
 def measure(
     network: str, shape: Shape, count: int, images: int, repeats: int, device: torch.device
 ) -> tuple[float, float]:
-    """Time one shape both ways, in turn; print its row. Returns seconds (unfold, ours)."""
+    """Time one shape with both methods in turns, print its row, and return the seconds (unfold, ours)."""
     layer = shape.layer().to(device)
     batches = [
         torch.randn(BATCH, shape.channels, shape.side, shape.side).to(device, memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own, so that its peak memory is its own: used by benchmarks.accuracy.
+"""Measure one row for benchmarks.accuracy, in a process of its own so that the peak memory is that of one method.
 
 python -m benchmarks.quantization.measure --network resnet20 --bits 4 --method balanced --cache DIR --out FILE
 """
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, required=True)
     parser.add_argument("--method", choices=METHODS, required=True)
     parser.add_argument("--scale", choices=SCALES, default=DEFAULT_SCALE, help="Brevitas' kind of scale")
-    parser.add_argument("--cache", type=Path, required=True, help="where decoded images are kept")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for decoded images")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     row = measure(options.network, options.bits, options.method, options.scale, options.cache)
@@ -43,11 +43,11 @@ def main() -> None:
 
 
 def measure(network: str, bits: int, method: str, scale: str, cache_root: Path) -> Row:
-    """Quantize once; time, memory, accuracy and held-out loss."""
+    """Quantize once and return time, memory, accuracy and held-out loss."""
     loaded = load(network, cache_root)
     if method in PEERS:
         prepare()
-    # What any program has paid by its second batch: kernels chosen, thread pool started.
+    # Warm up: kernels are chosen and the thread pool is started.
     predict(loaded.model, loaded.calibration, loaded.calibration.calibration[: loaded.batch_size], loaded.batch_size)
     before = reset_peak()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -76,7 +76,7 @@ def measure(network: str, bits: int, method: str, scale: str, cache_root: Path) 
 
 
 def quantize(loaded: Loaded, bits: int, method: str, scale: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The quantized network, and its decoded weights by layer name."""
+    """Return the quantized network and its decoded weights by layer name."""
     if method in PEERS:
         return quantize_with_peer(loaded.model, loaded.calibration, bits, method, loaded.batch_size, scale)
     done = compress(loaded.model, loaded.calibration, spec_of(method, bits))
@@ -84,7 +84,7 @@ def quantize(loaded: Loaded, bits: int, method: str, scale: str) -> tuple[nn.Mod
 
 
 def spec_of(method: str, bits: int) -> QuantSpec:
-    """A recipe; or plain rounding to nearest with nothing else; or OBQ with all else as in the paper's recipe."""
+    """Return a recipe, or rounding to nearest without any correction, or OBQ with the other settings of `paper`."""
     if method == "rtn":
         return recipe("fast", method=Method.RTN, statistics=Statistics.NONE, bits=bits)
     if method == "obq":
@@ -93,18 +93,18 @@ def spec_of(method: str, bits: int) -> QuantSpec:
 
 
 def reset_peak() -> float:
-    """Start the peak anew, where the system lets a process. Returns resident memory now, MiB."""
+    """Reset the peak memory if the system permits it, and return the resident memory in MiB."""
     gc.collect()
-    give_back_free_memory()  # what is free and still resident would hide as much of what comes
+    give_back_free_memory()  # free but resident memory would hide later allocations
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        print("cannot reset the peak of this process: loading may count towards its memory")
+        print("cannot reset the peak memory of this process: it may include loading")
     return resident_bytes() / (1 << 20)
 
 
 def peak_mib() -> float:
-    """Highest resident memory since `reset_peak`, MiB."""
+    """Return the highest resident memory since `reset_peak` in MiB."""
     return peak_bytes() / (1 << 20)
 
 

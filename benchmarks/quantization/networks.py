@@ -1,4 +1,4 @@
-"""The trained networks and images that benchmarks measure on: CIFAR ResNet-20/32/56 and a ResNet-18 on imagenette."""
+"""Trained networks and images for benchmarks: CIFAR ResNet-20/32/56 and a ResNet-18 on imagenette."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Network:
         file: Checkpoint under weights/.
         calibration: Folder of calibration images.
         test: Folder of test images.
-        input: How images are prepared.
+        input: Preprocessing of images.
         batch_size: Images per calibration step, for every method.
     """
 
@@ -79,7 +79,7 @@ def data_root() -> Path:
 
 
 def load(name: str, cache_root: Path) -> Loaded:
-    """Checkpoint, images and full-precision outputs; decoded images and outputs are kept in `cache_root`.
+    """Load checkpoint, images and full-precision outputs; cache decoded images and outputs in `cache_root`.
 
     Raises:
         UsageError: The test images have no class folders.

@@ -1,9 +1,9 @@
-"""The paper's Table 3 on a CIFAR ResNet: in which order weights are quantized, shared by all rows or each row's own.
+"""Compare column orders on a CIFAR ResNet, shared by all rows or for each row, like Table 3 of the paper.
 
-Every layer stands for itself, on the grid, damping and augmented images of recipe `paper`; BatchNorm statistics are
-re-estimated for every row of the table, whether that helps or not, so that rows differ in the order alone. `parallel`
-is FastOBQ; `per-row` gives each row of a layer its own fixed order and factor, for the orders that depend on the row;
-`greedy` is OBQ, which chooses anew after every weight. Needs EDGED_DATA. Usage:
+Layers are quantized independently, with the grid, damping and augmented images of recipe `paper`; BatchNorm statistics
+are re-estimated for every row of the table, whether that helps or not, so that rows differ only in the order.
+`parallel` is FastOBQ; `per-row` gives each row of a layer its own fixed order and factor, for orders that depend on the
+row; `greedy` is OBQ, which chooses the next column after every weight. Requires EDGED_DATA. Usage:
 
     python -m benchmarks.orders [--network resnet20] [--bits 4 3 2] [--greedy] [--out docs/orders.md]
 """
@@ -46,7 +46,7 @@ Solve = Callable[[Tensor, Tensor, Factor, Grid], Tensor]
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the table: its three labels, and how codes are found."""
+    """A row of the table: its three labels and the function that finds codes."""
 
     labels: tuple[str, str, str]
     solve: Solve
@@ -54,7 +54,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Layers:
-    """A network with what every variant shares: H of each layer, for calibration and held out, by layer name."""
+    """A network and the data that all variants share: H of each layer by name, of calibration and held-out images."""
 
     loaded: Loaded
     spec: QuantSpec
@@ -63,13 +63,13 @@ class Layers:
 
 
 def main() -> None:
-    """Print the table, and write it where asked."""
+    """Print the table, and write it if requested."""
     parser = parser_of(__doc__)
     parser.add_argument("--network", choices=NETWORKS, default="resnet20")
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
-    parser.add_argument("--greedy", action="store_true", help="OBQ too: minutes for each width")
-    parser.add_argument("--cache", type=Path, help="where decoded images are kept; none")
-    parser.add_argument("--out", type=Path, help="write the table there as well")
+    parser.add_argument("--greedy", action="store_true", help="also measure OBQ, which takes minutes for each width")
+    parser.add_argument("--cache", type=Path, help="folder for decoded images; by default a temporary one")
+    parser.add_argument("--out", type=Path, help="also write the table to this file")
     options = parser.parse_args()
     columns = [*HEADER, *(f"W{bits} {what}" for bits in options.bits for what in ("top-1 %", "held-out loss"))]
     lines: list[str] = []
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def prepare(network: str, cache_root: Path) -> Layers:
-    """Load a network and sum both Hessians of every layer, once for all variants."""
+    """Load a network and compute both Hessians of every layer, once for all variants."""
     loaded, spec = load(network, cache_root), recipe("paper")
     augmented = AugmentedImages(loaded.calibration, spec.augmentation, spec.seed)
     size = loaded.batch_size
@@ -110,7 +110,7 @@ def prepare(network: str, cache_root: Path) -> Layers:
 
 
 def variants(greedy: bool) -> Iterator[Variant]:
-    """All rows of the table."""
+    """Yield all rows of the table."""
     for order in SHARED:
         for descending in (True, False) if order is not Order.NONE else (True,):
             first = ("highest" if descending else "lowest") if order is not Order.NONE else ""
@@ -125,14 +125,14 @@ def variants(greedy: bool) -> Iterator[Variant]:
 
 
 def shared_order(order: Order, descending: bool) -> Solve:
-    """FastOBQ: one order for all rows."""
+    """Return FastOBQ, with one order for all rows."""
     return lambda W, H, factor, grid: (
         quantize_columns(W, H, grid, column_order(W, H, factor, grid, order, descending)).codes
     )
 
 
 def own_orders(order: Order, descending: bool) -> Solve:
-    """Each row in the order of its own scores, all rows side by side."""
+    """Return FastOBQ with a separate order for each row, by the row's own scores."""
 
     def solve(W: Tensor, H: Tensor, factor: Factor, grid: Grid) -> Tensor:
         scores = _weight_scores(W, factor, grid, order)
@@ -143,7 +143,7 @@ def own_orders(order: Order, descending: bool) -> Solve:
 
 
 def quantize_rows_in_orders(W: Tensor, H: Tensor, grid: Grid, orders: Tensor) -> Tensor:
-    """FastOBQ's recursion, with a factor for every row.
+    """Quantize by FastOBQ's recursion with a separate factor for every row.
 
     Args:
         W: Weights [rows, d]. Not modified.
@@ -176,7 +176,7 @@ def _weight_scores(W: Tensor, factor: Factor, grid: Grid, order: Order) -> Tenso
 
 
 def measure(layers: Layers, solve: Solve, bits: int) -> tuple[float, float]:
-    """Top-1 in percent and the held-out layer loss of one variant at one width."""
+    """Return top-1 in percent and the held-out layer loss of one variant at one width."""
     loaded = layers.loaded
     model = copy.deepcopy(loaded.model)  # BatchNorm statistics change in place
     losses: dict[str, tuple[float, float]] = {}
@@ -191,9 +191,9 @@ def measure(layers: Layers, solve: Solve, bits: int) -> tuple[float, float]:
 
 
 def quantize(weight: Tensor, H: Tensor, spec: QuantSpec, solve: Solve, bits: int) -> Tensor:
-    """One layer: damped and put on the grid as `paper` does, codes by `solve`. Returns the decoded weight."""
+    """Quantize one layer with the damping and grid of `paper` and codes of `solve`; return the decoded weight."""
     if H.shape[0] != 1:
-        raise NotImplementedError("a convolution in groups has no single order; choose a network without")
+        raise NotImplementedError("a grouped convolution has no single order; choose another network")
     W, matrix = weight.flatten(1), H[0].clone()
     damping, factor = damp_in_place(matrix, torch.arange(len(matrix)), spec.damp_ratio, spec.damp_absolute)
     live = W.masked_fill(damping.dead, 0)
@@ -203,10 +203,10 @@ def quantize(weight: Tensor, H: Tensor, spec: QuantSpec, solve: Solve, bits: int
 
 def _notes() -> str:
     return (
-        "`first` is the score that is quantized first. `parallel`: one order for all rows of a layer, by the scores'"
-        " sums\nover rows; `per-row`: each row in its own order; min-pivot, hessian and none are the same for all rows."
-        " Held-out loss:\nrelative, geometric mean over layers. All else as in recipe `paper`, and the same in every"
-        " line; BatchNorm statistics\nare always re-estimated."
+        "`first` is the score that is quantized first. `parallel`: one order for all rows of a layer, by the sum of"
+        " scores\nover rows; `per-row`: a separate order for each row; min-pivot, hessian and none are the same for all"
+        " rows. Held-out\nloss: relative, geometric mean over layers. All other settings are those of recipe `paper`;"
+        " BatchNorm statistics are\nalways re-estimated."
     )
 
 

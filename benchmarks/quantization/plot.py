@@ -1,4 +1,4 @@
-"""The plot of benchmarks.accuracy: points of top-1 lost against bits, a panel per network, as SVG text."""
+"""The plot of benchmarks.accuracy: loss of top-1 by bits, with a panel per network, as SVG text."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.quantization.tables import TITLES
 
 @dataclass(frozen=True)
 class Look:
-    """How a method is drawn: colour, dash pattern, shape of its points."""
+    """Appearance of a method: color, dash pattern, shape of its points."""
 
-    colour: str
+    color: str
     dash: str
     mark: str
 
 
-# Colours keep their contrast on white and on near-black; shapes tell methods apart without them.
+# Colors keep their contrast on white and on near-black; shapes distinguish methods without colors.
 LOOKS = {
     "rtn": Look("#8a8a8a", "2 3", "circle"),
     "obq": Look("#b07aa1", "2 3", "square"),
@@ -33,7 +33,7 @@ LOOKS = {
 }
 BITS = (4, 3, 2)
 TICKS = (-0.5, 0, 0.5, 1, 2, 5, 10, 20, 50)
-LOWEST, HIGHEST, LINEAR = -0.8, 80.0, 0.5  # points; below LINEAR the scale is linear, above logarithmic
+LOWEST, HIGHEST, LINEAR = -0.8, 80.0, 0.5  # points; the scale is linear below LINEAR and logarithmic above
 PANEL_WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP_X, GAP_Y = 330, 230, 60, 96, 70, 64
 STYLE = """
 text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -46,7 +46,7 @@ text { fill: #e6edf3 } .faint { fill: #9da7b1 } .page { fill: #0d1117 } .grid { 
 
 
 def draw(results: Results) -> str:
-    """The SVG."""
+    """Return the plot as SVG text."""
     networks = results.names(NETWORKS, 0)
     methods = results.names(LOOKS, 2)
     lines = -(-max(len(networks), 1) // 2)
@@ -93,7 +93,7 @@ def _panel(results: Results, network: str, methods: Sequence[str], x: float, y: 
         turned = f'transform="rotate(-90 20 {middle})"'
         parts.append(f'<text class="faint" text-anchor="middle" x="20" y="{middle}" {turned}>{label}</text>')
     for order, method in enumerate(methods):
-        # Moved a little to the side, so that equal values do not hide each other.
+        # Shift each method sideways, so that equal values do not hide each other.
         shift = (order - (len(methods) - 1) / 2) * 5
         rows = [row for bits in BITS if (row := results.rows.get((network, bits, method)))]
         points = [(x + _place(row.bits) + shift, y + _height(row.drop)) for row in rows]
@@ -118,16 +118,16 @@ def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") 
 def _line(points: Sequence[tuple[float, float]], look: Look) -> str:
     places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dash = f' stroke-dasharray="{look.dash}"' if look.dash else ""
-    return f'<polyline fill="none" stroke="{look.colour}" stroke-width="1.6"{dash} points="{places}"/>'
+    return f'<polyline fill="none" stroke="{look.color}" stroke-width="1.6"{dash} points="{places}"/>'
 
 
 def _mark(x: float, y: float, look: Look) -> str:
     if look.mark == "circle":
-        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{look.colour}"/>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6" fill="{look.color}"/>'
     corners = {
         "square": ((-3.2, -3.2), (3.2, -3.2), (3.2, 3.2), (-3.2, 3.2)),
         "diamond": ((0, -4.6), (4.6, 0), (0, 4.6), (-4.6, 0)),
         "triangle": ((0, -4.4), (4.2, 3.4), (-4.2, 3.4)),
     }[look.mark]
     places = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
-    return f'<polygon points="{places}" fill="{look.colour}"/>'
+    return f'<polygon points="{places}" fill="{look.color}"/>'

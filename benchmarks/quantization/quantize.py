@@ -1,14 +1,14 @@
-"""Seconds and memory of quantizing ResNets at 224 px, as multiples of one plain forward pass over the same images.
+"""Measure time and memory of quantizing ResNets at 224 px, as multiples of one forward pass over the same images.
 
-The forward pass is torch's own: eager, contiguous tensors, batches of 16, in the same process and threads, right before
-and right after. Quantizing is calibration, solve and statistics together; decoding images is neither's. Each
-measurement has a process of its own, so that peaks of memory are its own too. Usage:
+The forward pass is torch's own: eager, contiguous tensors, batches of 16, in the same process with the same threads,
+right after quantizing. Quantizing includes calibration, solve and statistics; neither includes decoding images. Each
+measurement runs in a process of its own, so that peaks of memory are separate. Usage:
 
     python -m benchmarks.quantize [--networks resnet18 resnet50] [--recipes fast balanced] [--images 1024]
-    python -m benchmarks.quantize --scaling      # seconds against images, and against width
-    python -m benchmarks.quantize --device cuda  # what is timed inside is waited for each time, which takes some speed
+    python -m benchmarks.quantize --scaling      # seconds by number of images, and by width
+    python -m benchmarks.quantize --device cuda  # synchronizes after each timed part, which takes some speed
 
-Images come from EDGED_DATA/imagenette where that is set and has enough of them, else they are made.
+Images come from EDGED_DATA/imagenette if it has enough of them; otherwise they are generated.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from edged.spec import InputSpec, recipe
 from service.system.processes import FEW_KERNELS, child_environment
 
 FORWARD_BATCH = 16
-# What is timed inside, as (owner, function, label); a function inside another counts for itself only.
+# Parts that are timed, as (owner, function, label); the time of a nested part counts only for that part.
 PARTS = [
     (edged.engine.layerwise._CutSums, "update", "moments"),
     (Program, "run", "forward"),
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def scale(folder: Path, recipes: list[str], device: str) -> None:
-    """Seconds against the number of images, then against width at a fixed number."""
+    """Print seconds by number of images, then by width at a fixed number of images."""
     for name in recipes:
         for images in (256, 512, 1024, 2048):
             show(apart("resnet18", name, images, str(folder), device))
@@ -90,12 +90,12 @@ def scale(folder: Path, recipes: list[str], device: str) -> None:
 
 
 def apart(network: str, recipe_name: str, images: int, folder: str, device: str) -> dict[str, Any]:
-    """`measure` in a fresh process."""
+    """Run `measure` in a fresh process and return its result."""
     job = json.dumps(
         {"network": network, "recipe_name": recipe_name, "images": images, "folder": folder, "device_name": device}
     )
     command = [sys.executable, "-m", "benchmarks.quantization.quantize", "--child", job]
-    environment = child_environment(None, kernels=FEW_KERNELS)  # that of `edged quantize`
+    environment = child_environment(None, kernels=FEW_KERNELS)  # the environment of `edged quantize`
     environment.pop("PYTHONSAFEPATH")  # this module is not installed
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout)
@@ -103,7 +103,7 @@ def apart(network: str, recipe_name: str, images: int, folder: str, device: str)
 
 
 def measure(network: str, recipe_name: str, images: int, folder: str, device_name: str) -> dict[str, Any]:
-    """Quantize once."""
+    """Quantize once and return time and memory."""
     device = choose_device(device_name)
     torch.manual_seed(0)
     cache = _cache(Path(folder), images)
@@ -130,7 +130,7 @@ def measure(network: str, recipe_name: str, images: int, folder: str, device_nam
 
 
 def show(result: dict[str, Any]) -> None:
-    """One line, then where the time goes."""
+    """Print a line of results and a line with the share of each part."""
     ratio = result["seconds"] / result["forward"]
     print(
         f"{result['network']:9} {result['recipe']:8} {result['images']:5} images: {result['seconds']:6.1f} s ="
@@ -185,7 +185,7 @@ def _cache(folder: Path, images: int) -> ImageCache:
 
 
 def _make_photos(folder: Path, count: int) -> None:
-    """Smooth random pictures: neighbouring pixels resemble each other, as in photos."""
+    """Write smooth random images, whose neighboring pixels are similar as in photos."""
     folder.mkdir(exist_ok=True)
     for index in range(len(list(folder.iterdir())), count):
         coarse = np.random.default_rng(index).integers(0, 256, (16, 16, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Measurements as rows of a JSON file, so that parts can be measured again and put among the others."""
+"""Measurements as rows of a JSON file, so that single rows can be measured again."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Row:
         network: A key of NETWORKS.
         bits: Bits per weight.
         method: Recipe or comparator.
-        top1: Percent.
-        reference_top1: Of full precision, percent.
-        agreement: Test images given the same class as by full precision, percent.
+        top1: Top-1 accuracy, percent.
+        reference_top1: Top-1 accuracy of full precision, percent.
+        agreement: Test images with the same class as in full precision, percent.
         held_out: Geometric mean over layers of the held-out relative loss.
         held_out_sum_ratio: Sum of held-out losses over sum of energies.
         seconds: Wall time of quantizing.
         cpu_seconds: CPU time of quantizing, all threads.
         added_mib: Peak resident memory while quantizing, less what was resident before, MiB.
-        hits: Which test images are classified right: packed bits, deflated, base64.
+        hits: Which test images are classified correctly: packed bits, deflated, base64.
         images: Number of test images.
-        threads: Of torch.
-        torch: Its version.
+        threads: Threads of torch.
+        torch: Version of torch.
     """
 
     network: str
@@ -57,20 +57,20 @@ class Row:
 
     @property
     def key(self) -> Key:
-        """What the row measures."""
+        """Return network, bits and method."""
         return self.network, self.bits, self.method
 
     @property
     def drop(self) -> float:
-        """Points of top-1 lost against full precision."""
+        """Return the loss of top-1 relative to full precision in points."""
         return self.reference_top1 - self.top1
 
 
 class Results:
-    """Rows by key, and the file that they are kept in.
+    """Rows by key, and the file in which they are stored.
 
     Args:
-        file: JSON; made when the first row comes.
+        file: JSON file; created with the first row.
     """
 
     def __init__(self, file: Path) -> None:
@@ -81,7 +81,7 @@ class Results:
             self.rows[row.key] = row
 
     def add(self, row: Row) -> None:
-        """Keep a row, in place of the one before."""
+        """Store a row; it replaces an earlier row with the same key."""
         self.rows[row.key] = row
         self._file.parent.mkdir(parents=True, exist_ok=True)
         temporary = self._file.with_suffix(".tmp")
@@ -89,26 +89,27 @@ class Results:
         temporary.replace(self._file)
 
     def names(self, among: Iterable[str], place: int) -> list[str]:
-        """Those of `among` that some row has at this place of its key, in the order of `among`."""
+        """Return the values of `among` that occur at this place of a row's key, in the order of `among`."""
         present = {key[place] for key in self.rows}
         return [name for name in among if name in present]
 
 
 def pack_hits(hits: npt.NDArray[np.bool_]) -> str:
-    """The text form of bool [n]."""
+    """Encode bool [n] as text."""
     return base64.b64encode(zlib.compress(np.packbits(hits).tobytes())).decode()
 
 
 def unpack_hits(row: Row) -> npt.NDArray[np.bool_]:
-    """Inverse of `pack_hits`."""
+    """Decode the hits of a row to bool [n]."""
     packed = np.frombuffer(zlib.decompress(base64.b64decode(row.hits)), np.uint8)
     return np.unpackbits(packed, count=row.images).astype(bool)
 
 
 def paired_difference(row: Row, other: Row) -> tuple[float, float]:
-    """Top-1 of `row` less that of `other`, and the standard error of the difference on the same images, in points.
+    """Return top-1 of `row` minus that of `other`, and its standard error on the same images, in points.
 
-    Far smaller than that of two separate accuracies, since both are right or wrong on mostly the same images.
+    The error is far smaller than that of two independent accuracies, because both methods classify mostly the same
+    images correctly.
     """
     difference = unpack_hits(row).astype(np.float64) - unpack_hits(other)
     return 100 * float(difference.mean()), 100 * float(difference.std(ddof=1)) / float(np.sqrt(len(difference)))

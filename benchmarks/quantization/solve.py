@@ -1,4 +1,4 @@
-"""The solve of one layer: against Eq. 12/13 as printed, against OBQ, and as a multiple of its own building blocks.
+"""Time the solve of one layer, relative to Eq. 12/13 as printed, to OBQ, and to its own building blocks.
 
 Slow methods are measured on a part (some columns, some rows) and extrapolated by their operation counts; the part is
 printed. Usage: python -m benchmarks.quantization.solve [--columns 64] [--device auto|cpu|cuda]
@@ -22,7 +22,7 @@ from edged.quant.obq import quantize_rows_greedily
 from edged.spec import Scheme
 
 T = TypeVar("T")
-# Rows, columns and how often: the 3x3 layers of a ResNet-18, which are nearly all of its solve.
+# Rows, columns and count of the 3x3 layers of a ResNet-18, which take nearly all of its solve.
 RESNET18 = ((64, 576, 4), (128, 576, 1), (128, 1152, 3), (256, 1152, 1), (256, 2304, 3), (512, 2304, 1), (512, 4608, 3))
 OBQ_ROWS, OBQ_COLUMNS = 4, 576
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def layer(rows: int, d: int, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Grid]:
-    """Random weights [rows, d], a damped Hessian [d, d] with a decaying spectrum, and a 4-bit grid."""
+    """Return random weights [rows, d], a damped Hessian [d, d] with a decaying spectrum, and a 4-bit grid."""
     generator = torch.Generator().manual_seed(d)
     X = torch.randn(d, 2 * d, generator=generator, dtype=dtype)
     X.mul_(torch.linspace(0.1, 2.0, d, dtype=dtype)[:, None])
@@ -56,7 +56,7 @@ def layer(rows: int, d: int, device: torch.device, dtype: torch.dtype = torch.fl
 
 
 def printed_equations(W: Tensor, H: Tensor, grid: Grid, order: Tensor, columns: int) -> Tensor:
-    """Eq. 12 and 13 as printed, for the first `columns` columns of `order`. Returns their codes."""
+    """Compute Eq. 12 and 13 as printed for the first `columns` columns of `order`, and return their codes."""
     W, inverse = W.clone(), torch.linalg.inv(H)
     codes = torch.zeros_like(W, dtype=torch.uint8)
     for j in order[:columns].tolist():
@@ -68,7 +68,7 @@ def printed_equations(W: Tensor, H: Tensor, grid: Grid, order: Tensor, columns: 
 
 
 def check_codes(device: torch.device) -> None:
-    """Identical codes in float64."""
+    """Check that codes are identical in float64."""
     W, H, grid = layer(64, 576, device, torch.float64)
     order = torch.randperm(576, generator=torch.Generator().manual_seed(0)).to(device)
     same = torch.equal(quantize_columns(W, H, grid, order).codes, printed_equations(W, H, grid, order, 576))
@@ -76,7 +76,7 @@ def check_codes(device: torch.device) -> None:
 
 
 def against_printed_equations(columns: int, device: torch.device) -> None:
-    """Whole layers; the printed equations on their first columns, each of which costs the same."""
+    """Compare whole layers; the printed equations run on the first columns only, because each takes the same time."""
     print(f"\n{'rows x d':>12} {'Eq. 12/13 s':>12} {'ours s':>8} {'ratio':>7}   (Eq. 12/13 from {columns} columns)")
     for rows, d in ((256, 2304), (512, 4608)):
         W, H, grid = layer(rows, d, device)
@@ -91,7 +91,7 @@ def against_printed_equations(columns: int, device: torch.device) -> None:
 
 
 def against_building_blocks(device: torch.device) -> None:
-    """As a multiple of one d x d Cholesky factorization and one rows x d x d product."""
+    """Compare with one d x d Cholesky factorization and one rows x d x d product."""
     print(
         f"\n{'rows x d':>12} {'Cholesky ms':>12} {'product ms':>11} {'ours ms':>8} {'multiple':>9} {'factor given':>15}"
     )
@@ -116,7 +116,7 @@ def against_building_blocks(device: torch.device) -> None:
 
 
 def against_obq(device: torch.device) -> None:
-    """All 3x3 layers of a ResNet-18. OBQ does rows * d^3 work; it is timed on a few rows of one layer."""
+    """Compare all 3x3 layers of a ResNet-18. OBQ does rows * d^3 work; it is timed on a few rows of one layer."""
     W, H, grid = layer(OBQ_ROWS, OBQ_COLUMNS, device)
     part_s, _ = timed(lambda: quantize_rows_greedily(W, H, grid, rows_at_once=OBQ_ROWS))
     obq_s = ours_s = 0.0
@@ -130,7 +130,7 @@ def against_obq(device: torch.device) -> None:
 
 
 def timed(call: Callable[[], T]) -> tuple[float, T]:
-    """Wall time of one call, and its result."""
+    """Return the wall time of one call in seconds, and its result."""
     start = time.perf_counter()
     result = call()
     if torch.cuda.is_initialized():

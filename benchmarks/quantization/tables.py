@@ -18,7 +18,7 @@ TITLES = {
     "resnet18": "ResNet-18, imagenette at 128 px",
 }
 PAPER, OURS = "paper", "balanced"
-# Recipes whose layers are fitted to other outputs than their own: their loss against W means less.
+# Methods that fit layers to quantized inputs: their loss relative to W is not meaningful.
 PROPAGATING = ("balanced", "best", "brevitas-gptq", "brevitas-qronos")
 COLUMNS = (
     "bits",
@@ -36,29 +36,29 @@ COLUMNS = (
 
 COMMAND = "python -m benchmarks.accuracy --peers --out docs/accuracy"
 NOTES = """\
-- **against `paper`**: difference in top-1 ± its paired standard error (same images, one right and the other wrong).
-- **agreement**: test images given the same class as by full precision.
+- **against `paper`**: difference in top-1 ± its paired standard error (same images, one correct and one wrong).
+- **agreement**: test images with the same class as in full precision.
 - **held-out loss**: tr(Δ H Δᵀ) / tr(W H Wᵀ) with Δ = Ŵ - W and H of full-precision inputs on the held-out calibration
   images; geometric mean over layers, then as a share of `paper`'s. **by sums**: sum of losses over sum of energies.
-  Methods marked * fit each layer to inputs that are already quantized, so their loss against W is no measure of them.
-- **seconds**: wall time of quantizing; **added MiB**: peak resident memory while quantizing, less what was resident
-  before. A fresh process each.
-- `rtn` is round to nearest on a least-squares grid. `obq` (arXiv 2208.11580) has all but the order of weights in
-  common with `paper`; its rows * d^3 work on ResNet-18 is 2,500 times that on ResNet-20, and it is left out there.
-  `paper` is FastOBQ as published; new BatchNorm statistics are kept only where they lower the held-out error.
+  Methods marked * fit each layer to inputs that are already quantized, so their loss relative to W is not meaningful.
+- **seconds**: wall time of quantizing; **added MiB**: peak resident memory while quantizing, minus the resident
+  memory before. Each row runs in a fresh process.
+- `rtn` is round to nearest on a least-squares grid. `obq` (arXiv 2208.11580) differs from `paper` only in the
+  order of weights; its rows * d^3 work on ResNet-18 is 2,500 times that on ResNet-20, so it is left out there.
+  `paper` is FastOBQ as published; new BatchNorm statistics are kept only if they lower the held-out error.
 - Brevitas: weights only, every layer, per channel, `act_order=True`, the same calibration images and batches; scales
-  asymmetric by its least-squares search, its best kind for GPTQ on ResNet-20 at two bits (70.9 % against 28.7 symmetric
-  and 27.5 symmetric without the lowest code).
+  asymmetric by its least-squares search, which is best for GPTQ on ResNet-20 at two bits (70.9 %; symmetric 28.7,
+  symmetric without the lowest code 27.5).
 """
 
 
 def document(results: Results, machine: str, figure: str = "") -> str:
-    """All tables.
+    """Return the page with all tables.
 
     Args:
-        results: Rows.
-        machine: What to call the machine.
-        figure: Name of the plot beside the page, without suffix.
+        results: Rows of all networks and methods.
+        machine: Description of the machine.
+        figure: Name of the plot in the folder of the page, without suffix.
     """
     parts = [f"# Accuracy\n\n`{COMMAND}`" + (f" on {machine}." if machine else ".")]
     parts.append("1,024 calibration images, a tenth of them held out; all layers at the same width.")
@@ -83,7 +83,7 @@ def document(results: Results, machine: str, figure: str = "") -> str:
 
 
 def network_table(results: Results, network: str, keys: Sequence[Key] | None = None) -> str:
-    """The table of one network, or of some of its rows."""
+    """Return the table of one network, or of some of its rows."""
     present = [key for key in results.rows if key[0] == network]
     ordered = sorted(keys or present, key=lambda key: (-key[1], METHODS.index(key[2])))
     reference = next((f"{results.rows[key].reference_top1:.2f}" for key in present), "")
@@ -121,7 +121,7 @@ def _peer_rows(results: Results) -> list[tuple[str, ...]]:
         difference = "{:+.2f} ± {:.2f}".format(*paired_difference(ours, row))
         measures = (
             (row.seconds, ours.seconds),
-            (row.cpu_seconds, ours.cpu_seconds),  # hardly depends on what else the machine does
+            (row.cpu_seconds, ours.cpu_seconds),  # hardly depends on other work of the machine
             (row.added_mib, ours.added_mib),
         )
         ratios = [f"{theirs / mine:.1f}" for theirs, mine in measures]
