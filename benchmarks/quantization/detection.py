@@ -113,8 +113,7 @@ def load(root: Path, weights: str, cache_root: Path) -> Loaded:
     labels = read_labels(root / "coco" / "val", test.files)
     if labels is None:
         sys.exit("coco/val has no labels")
-    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels)  # type:
-    ignore[call - overload]  # torch's stub lacks it
+    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels)  # type: ignore[call-overload]
 
 
 def full_precision(loaded: Loaded) -> tuple[Precision, float]:

@@ -1,10 +1,10 @@
-"""Serving measured: swaps under load, beside Triton, MLServer and LitServe. Writes docs/serving.md.
+"""Measure serving: swaps under load, next to Triton, MLServer and LitServe. Writes docs/serving.md.
 
-python -m benchmarks.serving --setup-peers DIR             virtual environments for the peers, once
-python -m benchmarks.serving --peers DIR --machine NAME    all sections; --only swaps,kill measures some of them again
+python -m benchmarks.serving --setup-peers DIR             create the virtual environments of the peers, once
+python -m benchmarks.serving --peers DIR --machine NAME    measure all sections; --only swaps,kill selects some
 
-Figures are kept in --results, a section at a time, and the page is made of what is there. EDGED_PEERS is another way
-to say --peers.
+Results are stored in --results by section, and the page shows all sections in that file. EDGED_PEERS sets the default
+of --peers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.serving.sections import SECTIONS
 
 
 def main() -> None:
-    """Measure what is asked for, and write the page."""
+    """Measure the selected sections and write the page."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers are stopped, too
     if options.setup_peers is not None:
@@ -53,26 +53,26 @@ def main() -> None:
         for row in rows:
             print("   ", row.get("missing") or json.dumps(row), flush=True)
     options.page.write_text(document(results))
-    print(f"figures in {options.results}, page in {options.page}")
+    print(f"results in {options.results}, page in {options.page}")
 
 
 def _options() -> argparse.Namespace:
     parser = parser_of(__doc__)
     peers = os.environ.get("EDGED_PEERS")
-    parser.add_argument("--setup-peers", type=Path, metavar="DIR", help="install the peers there, and end")
+    parser.add_argument("--setup-peers", type=Path, metavar="DIR", help="install the peers there and exit")
     parser.add_argument("--peers", type=Path, metavar="DIR", default=Path(peers) if peers else None)
     parser.add_argument("--only", type=_sections, default=list(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
     parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
-    parser.add_argument("--machine", default="", help="what to call the machine on the page")
-    parser.add_argument("--quick", action="store_true", help="a tenth of everything: minutes instead of half an hour")
+    parser.add_argument("--machine", default="", help="description of the machine on the page")
+    parser.add_argument("--quick", action="store_true", help="measure a tenth: minutes instead of half an hour")
     return parser.parse_args()
 
 
 def _sections(text: str) -> list[str]:
     names = text.split(",")
     if unknown := [name for name in names if name not in SECTIONS]:
-        raise argparse.ArgumentTypeError(f"no section {unknown[0]!r}; known: {', '.join(SECTIONS)}")
+        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
     return names
 
 

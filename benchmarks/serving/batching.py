@@ -1,7 +1,7 @@
-"""What dynamic batching gains and costs: a real daemon, the same network served without and with it, in one run.
+"""Measure gains and costs of dynamic batching: a real daemon serves the same network with and without it, in one run.
 
-Clients keep their connections and send the next request as soon as the last one is answered. The settings take turns
-every few seconds, so that whatever else the machine does meets all of them.
+Clients keep their connections and send the next request as soon as they get a response. The settings take turns every
+few seconds, so that other work of the machine affects all of them.
 
 Usage: EDGED_DATA=... python -m benchmarks.batching [--seconds 3] [--rounds 3]
 """
@@ -42,12 +42,12 @@ CLIENTS = (1, 4, 16)
 
 @dataclass(frozen=True)
 class Target:
-    """Where a request goes.
+    """A model and the request that is sent to it.
 
     Attributes:
-        address: Of the daemon.
-        model: Its name.
-        body: What is sent.
+        address: URL of the daemon.
+        model: Name of the model.
+        body: Body of the request.
     """
 
     address: str
@@ -56,10 +56,10 @@ class Target:
 
 
 def main() -> None:
-    """Start the daemon, publish every network under every setting, and print a table."""
+    """Start the daemon, publish every network with every setting, and print a table."""
     parser = parser_of(__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="of load each time")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each setting gets it")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds of load in each round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each setting")
     options = parser.parse_args()
     networks = [name for name in SIDES if (data_root() / "weights" / NETWORKS[name].file).exists()]
     folder = Path(tempfile.mkdtemp(prefix="edged-batching-"))
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def write_config(folder: Path, networks: list[str]) -> Path:
-    """A config with each network under each setting."""
+    """Write a config with each network and each setting, and return its path."""
     models = [
         {
             "name": f"{network}-{setting}",
@@ -96,7 +96,7 @@ def write_config(folder: Path, networks: list[str]) -> Path:
 
 
 def bodies(network: str) -> dict[str, Body]:
-    """A request with a prepared tensor, and one with an encoded file."""
+    """Return a request with a prepared tensor, and one with an image file."""
     side = SIDES[network]
     image = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
     photos = (path for path in (data_root() / NETWORKS[network].test).rglob("*") if path.is_file())
@@ -107,20 +107,20 @@ def bodies(network: str) -> dict[str, Body]:
 def compare(
     clients: ProcessPoolExecutor, targets: dict[str, Target], count: int, options: argparse.Namespace
 ) -> dict[str, tuple[float, list[float]]]:
-    """Of each setting requests a second, the median of the rounds, and all latencies in seconds."""
+    """Return for each setting the requests per second (median of the rounds) and all latencies in seconds."""
     rates: dict[str, list[float]] = {name: [] for name in targets}
     latencies: dict[str, list[float]] = {name: [] for name in targets}
     for turn in range(options.rounds + 1):
         for name, target in targets.items():
             seconds, taken = clients.submit(load, target, count, options.seconds if turn else 0.5).result()
-            if turn:  # the first one warms up
+            if turn:  # the first round warms up
                 rates[name].append(len(taken) / seconds)
                 latencies[name] += taken
     return {name: (statistics.median(rates[name]), latencies[name]) for name in targets}
 
 
 def load(target: Target, count: int, seconds: float) -> tuple[float, list[float]]:
-    """Ask with `count` clients at once; the seconds that it really took, and those of each request."""
+    """Send requests with `count` clients at once; return the actual seconds in all, and those of each request."""
     taken: list[float] = []
     failures: list[str] = []
     start = time.perf_counter()
@@ -142,7 +142,7 @@ def load(target: Target, count: int, seconds: float) -> tuple[float, list[float]
 
 
 def ask_until(target: Target, end: float) -> list[float]:
-    """Seconds of one request after another over one connection."""
+    """Send requests one after another over one connection; return the seconds of each."""
     connection = http.client.HTTPConnection(urlsplit(target.address).netloc, timeout=60)
     headers = {"Inference-Header-Content-Length": str(target.body.json_bytes)}
     taken = []
@@ -158,7 +158,7 @@ def ask_until(target: Target, end: float) -> list[float]:
 
 
 def show(label: str, count: int, found: dict[str, tuple[float, list[float]]]) -> None:
-    """A line for each setting."""
+    """Print a line for each setting."""
     for name, (rate, latencies) in found.items():
         p50, p99 = (1000 * float(np.quantile(latencies, share)) for share in (0.5, 0.99))
         ratio = rate / found["off"][0]

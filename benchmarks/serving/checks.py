@@ -1,4 +1,4 @@
-"""What must be true of the answers and of the memory, whatever the speed: used by benchmarks.serving and the tests."""
+"""Checks of responses and memory that do not depend on speed. Used by benchmarks.serving and the tests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ MEMORY_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class Swap:
-    """One change of the generation in service. Times are those of time.monotonic().
+    """One change of the live generation. Times are those of time.monotonic().
 
     Attributes:
-        start: When it was asked for.
-        end: When it was over, the generation before gone.
-        version: What answers from then on.
+        start: Time of the request for the swap.
+        end: Time at which the swap was complete and the previous generation retired.
+        version: Version that answers from then on.
     """
 
     start: float
@@ -28,10 +28,10 @@ class Swap:
 
 
 def answers_of_two(answers: Sequence[Answer]) -> list[str]:
-    """Answers that are not wholly of the generation that they name: what is wrong, an entry for each such generation.
+    """Return a problem for each generation whose responses are not entirely its own.
 
-    Every request of a run is the same, and no two generations have the same weights. So all answers that name one
-    generation must hold the same bytes of outputs, and no other generation may give these.
+    All requests of a run are equal, and no two generations have equal weights. So all responses that name a generation
+    must contain the same output bytes, and no other generation may return these.
     """
     outputs: dict[str, set[str]] = {}
     for answer in answers:
@@ -48,21 +48,21 @@ def answers_of_two(answers: Sequence[Answer]) -> list[str]:
 
 
 def went_back(answers: Sequence[Answer], first: str, swaps: Sequence[Swap]) -> list[str]:
-    """Answers of a generation that was replaced already, or whose turn has not come: what is wrong, an entry for each.
+    """Return a problem for each response of a generation that was already replaced or not yet live.
 
-    Generations may come back, so their numbers need not grow: what must grow is the number of swaps that an answer has
-    seen. It follows from the generation that the answer names and from when it was under way, because a swap takes
-    longer than a request. It must not fall from one answer to a request that was sent after it, over any connection.
+    Generations may come back, so their numbers need not grow, but the number of swaps before a response must not fall.
+    It follows from the generation that the response names and from the time of the request, because a swap takes longer
+    than a request. It must not fall between a response and any request that was sent after it, over any connection.
 
     Args:
-        answers: All of them.
-        first: The version before the first swap.
-        swaps: In order.
+        answers: All responses of a run.
+        first: Version before the first swap.
+        swaps: Swaps in order.
     """
     good = sorted((answer for answer in answers if not answer.failed), key=lambda answer: answer.sent)
     seen = [_swaps_seen(answer, first, swaps) for answer in good]
     problems = [
-        f"an answer of {answer.version}, which was not in service between its request and its end"
+        f"a response of {answer.version}, which was not live between request and response"
         for answer, number in zip(good, seen, strict=True)
         if number is None
     ]
@@ -72,34 +72,34 @@ def went_back(answers: Sequence[Answer], first: str, swaps: Sequence[Swap]) -> l
     most = 0
     before = 0
     for answer, number in known:
-        until = bisect_left(ends, answer.sent)  # answers that were there when this request went out
+        until = bisect_left(ends, answer.sent)  # responses received before this request was sent
         most = max([most, *(other for _, other in by_end[before:until])])
         before = max(before, until)
         if number < most:
-            problems.append(f"an answer of {answer.version} after {most} swaps, when the newest had been seen")
+            problems.append(f"a response of {answer.version} after {most} swaps, when a newer generation had responded")
     return problems
 
 
 def memory_grew(early: int, late: int, tolerance: float = MEMORY_TOLERANCE) -> bool:
-    """Whether memory after many swaps is more than it was after few.
+    """Return whether memory after many swaps is larger than after few.
 
     Args:
         early: Bytes of the whole process tree after few swaps.
-        late: After many.
-        tolerance: Share by which it may differ.
+        late: Bytes of the whole process tree after many swaps.
+        tolerance: Relative growth that is allowed.
     """
     return late > early * (1 + tolerance)
 
 
 def _outputs(answer: Answer) -> str:
-    """What the answer holds besides the name of the generation."""
+    """Return a digest of the response without the name of the generation."""
     header = {key: value for key, value in answer.header.items() if key != "model_version"}
     behind = b"" if answer.json_bytes is None else answer.body[answer.json_bytes :]
     return hashlib.sha256(repr(sorted(header.items())).encode() + behind).hexdigest()
 
 
 def _swaps_seen(answer: Answer, first: str, swaps: Sequence[Swap]) -> int | None:
-    """How many swaps lie behind the generation that answered; None if it cannot have answered then."""
+    """Return the number of swaps before the generation that responded, or None if it was not live at that time."""
     over = bisect_left([swap.end for swap in swaps], answer.sent)
     begun = bisect_right([swap.start for swap in swaps], answer.done)
     versions = [first, *(swap.version for swap in swaps)]

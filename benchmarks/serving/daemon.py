@@ -1,4 +1,4 @@
-"""The daemon that benchmarks.serving measures: two generations of one small network, swapped as an operator does it."""
+"""The daemon that benchmarks.serving measures: two generations of a small network, swapped as by an operator."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Edged:
     """A daemon with its folder.
 
     Args:
-        folder: For its state, config and log.
-        side: Of the network's input, pixels.
-        altered: What of benchmarks/serving/altered to change in it; "" for nothing.
+        folder: Folder for state, config and log.
+        side: Side of the network's input, pixels.
+        altered: Change that benchmarks/serving/altered makes; "" for none.
         others: Further models of the config.
-        settings: Sections of the config, in place of those here.
+        settings: Sections of the config that replace the defaults here.
     """
 
     name = "edged"
@@ -56,7 +56,7 @@ class Edged:
         images = folder / "digits"
         if not images.exists():
             digits.write_folders(digits.load(), digits.TEST, images)
-        quick = {"recipe": "fast", "method": "rtn"}  # what is measured is the swap, not the quantizing
+        quick = {"recipe": "fast", "method": "rtn"}  # the swap is measured, not the quantization
         model = {"name": MODEL, "calibration": {"dir": str(images), "images": 32}, "quantization": quick}
         model |= {"input": {"size": side, "resize": side}, "gates": {"min_agreement": 0}, "probation_s": 0}
         self._config: dict[str, Any] = {
@@ -90,26 +90,26 @@ class Edged:
 
     @property
     def pid(self) -> int:
-        """Of the supervisor."""
+        """Return the process id of the supervisor."""
         return self._running().pid
 
     @property
     def address(self) -> str:
-        """URL."""
+        """Return the URL of the daemon."""
         found: str = self.get("/edged/v1/status")["address"]
         return found
 
     @property
     def generation(self) -> str:
-        """What answers now."""
+        """Return the live generation."""
         return str(self.get("/edged/v1/status")["models"][0]["generation"])
 
     def get(self, target: str) -> dict[str, Any]:
-        """Ask the daemon."""
+        """Return the response of the daemon to a GET request."""
         return self._client().get(target)
 
     def generation_pid(self) -> int:
-        """Of the process that answers now."""
+        """Return the id of the process that serves."""
         return next(
             child.pid
             for child in psutil.Process(self.pid).children(recursive=True)
@@ -117,7 +117,7 @@ class Edged:
         )
 
     def put_live(self) -> Swap:
-        """Drop a checkpoint with weights that no other had, and wait until it is committed."""
+        """Drop a checkpoint with new weights and wait until it is committed."""
         self._seeds += 1
         name = f"{self._seeds}.pt"
         start = time.monotonic()
@@ -130,10 +130,10 @@ class Edged:
         file.rename(self._folder / "state" / "drop" / model / file.name)
 
     def update_of(self, name: str, *states: str) -> dict[str, Any]:
-        """The update of a file, once it is in one of `states`.
+        """Return the update of a file once it is in one of `states`.
 
         Raises:
-            TimeoutError: It comes to none of them.
+            TimeoutError: It does not reach any of them in time.
         """
 
         def look() -> dict[str, Any] | None:
@@ -143,18 +143,18 @@ class Edged:
         return eventually(look, f"{name} in {' or '.join(states)}")
 
     def stays(self, name: str, state: str, seconds: float) -> None:
-        """Wait until the update of a file leaves a state that it is in, or for some seconds."""
+        """Wait until the update of a file leaves its state, for at most `seconds`."""
         with contextlib.suppress(TimeoutError):
             eventually(lambda: self.get("/edged/v1/updates?limit=1")["updates"][0]["state"] != state, name, seconds)
 
     def reload(self) -> Swap:
-        """Go to the generation before the current one; the next time back again."""
+        """Roll back to the previous generation; the next call goes back again."""
         start = time.monotonic()
-        told = self._client().post(f"/edged/v1/models/{MODEL}/rollback")
-        return Swap(start, time.monotonic(), str(told["to"]))
+        answer = self._client().post(f"/edged/v1/models/{MODEL}/rollback")
+        return Swap(start, time.monotonic(), str(answer["to"]))
 
     def artifact(self) -> Path:
-        """The folder of the generation in service."""
+        """Return the folder of the live generation."""
         return (self._folder / "state" / "models" / MODEL / "current").resolve()
 
     def _client(self) -> DaemonClient:
@@ -167,7 +167,7 @@ class Edged:
 
     def _ready(self) -> bool:
         if self._running().poll() is not None:
-            raise TimeoutError(f"the daemon ended: {(self._folder / 'log').read_text()[-2000:]}")
+            raise TimeoutError(f"the daemon exited: {(self._folder / 'log').read_text()[-2000:]}")
         with contextlib.suppress(UnavailableError):
             return bool(self.get("/edged/v1/status")["ready"])
         return False
@@ -175,7 +175,7 @@ class Edged:
 
 @contextlib.contextmanager
 def swappable(**options: Any) -> Iterator[Edged]:
-    """A daemon with two generations; its folder goes when it has ended, and stays where something went wrong."""
+    """Run a daemon with two generations; remove its folder at the end, but keep it after an error."""
     folder = Path(tempfile.mkdtemp(prefix="edged-serving-"))
     try:
         with Edged(folder, **options) as edged:
@@ -189,7 +189,7 @@ def swappable(**options: Any) -> Iterator[Edged]:
 
 
 def checkpoint(network: Architecture, seed: int, path: Path) -> Path:
-    """A state dict of random weights."""
+    """Save a state dict of random weights and return its path."""
     torch.manual_seed(seed)
     model = build(network)
     for module in model.modules():
@@ -200,7 +200,7 @@ def checkpoint(network: Architecture, seed: int, path: Path) -> Path:
 
 
 def image_call(model: str, side: int) -> Call:
-    """One image as binary FP32, and an answer likewise, in the Open Inference Protocol."""
+    """Return a request with one image as binary FP32 that asks for a binary response."""
     values = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
     parameters = {"binary_data_size": values.nbytes}
     tensor = {"name": "input", "datatype": "FP32", "shape": values.shape, "parameters": parameters}

@@ -1,4 +1,4 @@
-"""How much benchmarks.serving measures, and its rows of figures."""
+"""How much benchmarks.serving measures, and the form of its results."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import Any
 from benchmarks.serving.load import Answer, latency
 
 Rows = list[dict[str, Any]]
-RATE = 50.0  # requests a second
+RATE = 50.0  # requests per second
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured.
+    """Amounts of load, swaps and requests.
 
     Attributes:
-        steady_s: Seconds of load before anything happens.
-        reloads: Of each server.
-        swaps: Of edged, in one run under load.
-        drops: How many of these are freshly dropped checkpoints; the others go back and forth.
-        rate: Requests a second through these swaps.
-        requests: At least so many, through and after the swaps.
+        steady_s: Seconds of load before the first event.
+        reloads: Reloads of each server.
+        swaps: Swaps of edged in one run under load.
+        drops: Number of swaps to freshly dropped checkpoints; the others alternate between two generations.
+        rate: Requests per second during these swaps.
+        requests: Lowest number of requests during and after the swaps.
         quantizing_s: Seconds of load while another model is quantized.
-        rounds: Requests to each server, one after another.
-        memory_swaps: Without load.
-        peers: Folder of the peers' virtual environments.
+        rounds: Sequential requests to each server.
+        memory_swaps: Swaps without load.
+        peers: Folder with the peers' virtual environments.
     """
 
     steady_s: float = 20
@@ -49,5 +49,5 @@ QUICK = Effort(
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, float]:
-    """Latencies in milliseconds."""
+    """Return latencies in milliseconds."""
     return dataclasses.asdict(latency(answers))

@@ -1,4 +1,4 @@
-"""What edged alone goes through in benchmarks.serving: many swaps, memory after them, a killed process."""
+"""Measurements of edged alone: many swaps, memory after them, a killed process. Used by benchmarks.serving."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from benchmarks.serving.processes import eventually, resting_bytes, tree_bytes
 from edged.errors import EdgedError
 
 FEW_SWAPS = 5
-SWAP_PERIOD_S = 1.0  # a swap takes a tenth of that; one right after the other would be a measure of loading
+SWAP_PERIOD_S = 1.0  # a swap takes a tenth of that; continuous swaps would measure loading
 KILLS = 2
-AT_REST = 2  # processes below the supervisor: a generation, and what generations are forked from
+AT_REST = 2  # processes below the supervisor: a generation and the fork server
 
 
 def swaps(effort: Effort) -> Rows:
-    """Many swaps and requests through edged: does any fail, come from two generations, or from one that is gone?"""
+    """Send requests during many swaps; count failures and responses of mixed or retired generations."""
     with swappable() as edged:
         first = edged.generation
         done: list[Swap] = []
@@ -61,7 +61,7 @@ def swaps(effort: Effort) -> Rows:
 
 
 def memory(effort: Effort) -> Rows:
-    """Memory of the process tree after many swaps against after few, and a daemon that leaks on purpose."""
+    """Compare memory of the process tree after many and few swaps, also for a daemon that leaks on purpose."""
     return [
         {"variant": name, **_memory(effort.memory_swaps, altered)}
         for name, altered in (("edged", ""), ("leaking 1 MiB a swap on purpose", "leaking"))
@@ -80,7 +80,7 @@ def _memory(swaps: int, altered: str) -> dict[str, Any]:
 
 
 def kill(effort: Effort) -> Rows:
-    """Kill -9 of the generation under load."""
+    """Kill the generation under load and measure the recovery."""
     rows: Rows = []
     with swappable() as edged:
         load_s = edged.reload()
@@ -100,7 +100,7 @@ def kill(effort: Effort) -> Rows:
 
 
 def _when_serving(edged: Edged, killed: int) -> None:
-    """Wait until another process than `killed` answers."""
+    """Wait until a process other than `killed` serves."""
     model = f"/v2/models/{MODEL}/ready"
 
     def look() -> bool:

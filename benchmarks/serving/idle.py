@@ -1,8 +1,8 @@
-"""What an idle edged costs: CPU seconds and wake-ups an hour, of the supervisor and of its generations.
+"""Measure an idle edged: CPU seconds and wake-ups per hour of the supervisor and its generations.
 
-A daemon of its own with the default settings puts a model live, is left alone, and then watched for some minutes
-through /proc; nobody asks it anything meanwhile. CPU time is user and system time of all threads, a wake-up a voluntary
-context switch. Usage: python -m benchmarks.idle --minutes N [--pid PID]
+A daemon with default settings puts a model live and is then observed through /proc for some minutes without requests.
+CPU time is user and system time of all threads; a wake-up is a voluntary context switch. Usage: python -m
+benchmarks.idle --minutes N [--pid PID]
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from benchmarks.demo import digits
 from benchmarks.demo.daemon import command, daemon, submit
 from benchmarks.options import parser_of
 
-SETTLE_S = 20.0  # what an update leaves to be done: the last response, the end of the worker
-GOAL_S = 2.0  # of CPU an hour
+SETTLE_S = 20.0  # time for the rest of an update: the last response, the exit of the worker
+GOAL_S = 2.0  # CPU seconds per hour
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What one process has used so far.
+    """Resources that a process has used.
 
     Attributes:
-        cpu_s: Seconds on a processor, all threads.
-        wakeups: Voluntary context switches, all threads.
+        cpu_s: CPU seconds of all threads.
+        wakeups: Voluntary context switches of all threads.
     """
 
     cpu_s: float
@@ -40,15 +40,15 @@ class Spent:
         return Spent(self.cpu_s - other.cpu_s, self.wakeups - other.wakeups)
 
     def hourly(self, seconds: float) -> Spent:
-        """What it comes to in an hour, if `self` was used in `seconds`."""
+        """Return the amount per hour if `self` was used in `seconds`."""
         return Spent(self.cpu_s * 3600 / seconds, round(self.wakeups * 3600 / seconds))
 
 
 def main() -> None:
     """Measure and print a table."""
     parser = parser_of(__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, help="how long to watch (5)")
-    parser.add_argument("--pid", type=int, help="a supervisor that runs already, instead of a daemon for this")
+    parser.add_argument("--minutes", type=float, default=5.0, help="length of the observation (5)")
+    parser.add_argument("--pid", type=int, help="a running supervisor to observe instead of a new daemon")
     options = parser.parse_args()
     if options.pid is not None:
         show(watch(options.pid, options.minutes * 60))
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def write_config(folder: Path) -> Path:
-    """All defaults, but for what a small model in a temporary folder needs."""
+    """Write a config with defaults except for what a small model in a temporary folder needs, and return its path."""
     data = digits.load()
     digits.write_folders(data, digits.TRAIN, folder / "images")
     model = {
@@ -79,22 +79,22 @@ def write_config(folder: Path) -> Path:
 
 
 def write_checkpoint(path: Path) -> Path:
-    """A network whose answers are not looked at."""
+    """Train a network briefly, because its outputs are not used, and save its state dict."""
     torch.save(digits.train_resnet18(digits.load(), epochs=1).state_dict(), path)
     return path
 
 
 def find_supervisor(config: Path) -> int:
-    """The process of the daemon with this config."""
+    """Return the id of the process that runs the daemon with this config."""
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
         if str(config) in line and "run" in line:
             return int(process.pid)
-    raise SystemExit(f"no daemon runs with {config}: {command('status', '--config', str(config), check=False)}")
+    raise SystemExit(f"no daemon is running with {config}: {command('status', '--config', str(config), check=False)}")
 
 
 def watch(supervisor: int, seconds: float) -> dict[str, Spent]:
-    """What each process of the tree uses an hour, judged by the next `seconds`."""
+    """Return what each process of the tree uses per hour, extrapolated from the next `seconds`."""
     tree = {name(process): process.pid for process in processes(supervisor)}
     before, start = {name: spent(pid) for name, pid in tree.items()}, time.monotonic()
     time.sleep(seconds)
@@ -103,13 +103,13 @@ def watch(supervisor: int, seconds: float) -> dict[str, Spent]:
 
 
 def processes(supervisor: int) -> list[psutil.Process]:
-    """The supervisor and all below it."""
+    """Return the supervisor and all its descendants."""
     root = psutil.Process(supervisor)
     return [root, *root.children(recursive=True)]
 
 
 def name(process: psutil.Process) -> str:
-    """What to call a process in the table."""
+    """Return the label of a process in the table."""
     line = process.cmdline()
     roles = {
         "service.inference.main": "generation",
@@ -121,7 +121,7 @@ def name(process: psutil.Process) -> str:
 
 
 def spent(pid: int) -> Spent:
-    """By its CPU clock and /proc."""
+    """Return what a process has used, by its CPU clock and /proc."""
     wakeups = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         status = dict(line.split(":", 1) for line in (task / "status").read_text().splitlines())
@@ -130,12 +130,12 @@ def spent(pid: int) -> Spent:
 
 
 def cpu_clock(pid: int) -> int:
-    """The clock of a process's CPU time, as clock_getcpuclockid(3) gives it: /proc/PID/stat counts in 10 ms only."""
+    """Return the clock of a process's CPU time as clock_getcpuclockid(3) does: /proc/PID/stat only counts in 10 ms."""
     return (~pid << 3) | 2
 
 
 def show(hourly: dict[str, Spent]) -> None:
-    """One line a process, and their sum against the goal."""
+    """Print a line for each process, and their sum with the goal."""
     print(f"{'':24} {'CPU s/hour':>12} {'wake-ups/hour':>14}")
     for label, used in hourly.items():
         print(f"{label:24} {used.cpu_s:12.2f} {used.wakeups:14,}")

@@ -1,7 +1,7 @@
-"""Requests at a steady rate over keep-alive connections, whatever becomes of them: used by benchmarks.serving.
+"""Requests at a steady rate over keep-alive connections, regardless of their outcome. Used by benchmarks.serving.
 
-The load is open: each request has a time at which it is due, and its latency counts from then. A server that stands
-still for a second is seen to keep all requests of that second waiting, not just those that happened to be on their way.
+The load is open: each request has a time at which it is due, and its latency counts from then. A stall of a second
+therefore delays all requests of that second, not only those that were in flight.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _JSON_BYTES = "Inference-Header-Content-Length"
 
 @dataclass(frozen=True)
 class Call:
-    """One POST, sent again and again."""
+    """A POST request that is sent repeatedly."""
 
     path: str
     body: bytes
@@ -34,16 +34,16 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request. Times are those of time.monotonic().
+    """The outcome of one request. Times are those of time.monotonic().
 
     Attributes:
-        connection: Which of the pool.
-        due: When it was to be sent.
-        sent: When it was sent: later if its connection still waited for the answer before.
-        done: When the answer was there.
-        status: Of HTTP; 0 if the connection broke.
-        body: Of the answer, or the error.
-        json_bytes: How much of the body is JSON; None for all.
+        connection: Number of the connection.
+        due: Time at which the request was due.
+        sent: Time at which it was sent; later than due if its connection still waited for the previous response.
+        done: Time at which the response was complete.
+        status: HTTP status; 0 if the connection broke.
+        body: Body of the response, or the error.
+        json_bytes: Length of the JSON at the start of the body; None if all of it is JSON.
     """
 
     connection: int
@@ -56,32 +56,32 @@ class Answer:
 
     @property
     def failed(self) -> bool:
-        """Whether there is no result."""
+        """Return whether there is no result."""
         return self.status != 200
 
     @property
     def latency_s(self) -> float:
-        """From when it was due."""
+        """Return the seconds since the request was due."""
         return self.done - self.due
 
     @property
     def header(self) -> dict[str, Any]:
-        """The JSON of the answer."""
+        """Return the JSON of the response."""
         parsed: dict[str, Any] = json.loads(self.body[: self.json_bytes])
         return parsed
 
     @property
     def version(self) -> str:
-        """The model version that the answer names."""
+        """Return the model version that the response names."""
         return str(self.header.get("model_version"))
 
 
 class Connection:
-    """One keep-alive connection, opened again when it breaks.
+    """A keep-alive connection that is reopened when it breaks.
 
     Args:
         address: URL of the server.
-        number: For the answers.
+        number: Number of the connection in the answers.
     """
 
     def __init__(self, address: str, number: int = 0) -> None:
@@ -90,7 +90,7 @@ class Connection:
         self._http = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=TIMEOUT_S)
 
     def ask(self, call: Call, due: float | None = None) -> Answer:
-        """Send a request and wait for its answer."""
+        """Send a request and return its outcome."""
         sent = time.monotonic()
         length = None
         try:
@@ -106,21 +106,21 @@ class Connection:
         return Answer(self._number, when, sent, done, status, body, None if length is None else int(length))
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._http.close()
 
 
 class Load:
-    """A context in which requests go out.
+    """A context in which requests are sent.
 
     Args:
         address: URL of the server.
-        call: What is sent.
-        rate: Requests a second.
-        connections: Each has every n-th request, so that none lies idle.
+        call: Request to send.
+        rate: Requests per second.
+        connections: Number of connections; each sends every n-th request, so that none is idle.
 
     Attributes:
-        answers: So far, in order of completion.
+        answers: Outcomes so far, in order of completion.
     """
 
     def __init__(self, address: str, call: Call, rate: float, connections: int = 16) -> None:
@@ -150,14 +150,14 @@ class Load:
             for index in itertools.count(first, step):
                 due = self._start + index / self._rate
                 self._over.wait(max(0.0, due - time.monotonic()))
-                if due >= self._end:  # what was due before the end is sent, however late
+                if due >= self._end:  # requests that were due before the end are sent, however late
                     return
                 self.answers.append(connection.ask(self._call, due))
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Of some answers, in milliseconds."""
+    """Latencies in milliseconds."""
 
     p50: float
     p99: float
@@ -165,10 +165,10 @@ class Latency:
 
 
 def latency(answers: Sequence[Answer]) -> Latency:
-    """Failed ones count, too: they took their time.
+    """Return median, p99 and maximum of the latencies; failed requests count, too.
 
     Raises:
-        ValueError: There are none.
+        ValueError: There are no answers.
     """
     if not answers:
         raise ValueError("no request was sent in this time")
@@ -177,5 +177,5 @@ def latency(answers: Sequence[Answer]) -> Latency:
 
 
 def between(answers: Sequence[Answer], start: float, end: float) -> list[Answer]:
-    """Those that were due or under way within a time."""
+    """Return the answers to requests that were due or in flight within a time."""
     return [answer for answer in answers if answer.due <= end and answer.done >= start]

@@ -1,4 +1,4 @@
-"""docs/serving.md from the figures of benchmarks.serving."""
+"""The page docs/serving.md, written from the results of benchmarks.serving."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Rows = list[dict[str, Any]]
 
 
 def document(results: dict[str, Any]) -> str:
-    """The page.
+    """Return the page.
 
     Args:
-        results: Rows by section, as benchmarks.serving keeps them.
+        results: Rows by section, as benchmarks.serving stores them.
     """
     machine = results.get("machine")
     parts = [f"# Serving\n\n`{COMMAND}`" + (f" on {machine}." if machine else "."), _INTRODUCTION.strip()]
@@ -28,14 +28,14 @@ def document(results: dict[str, Any]) -> str:
     if goals:
         parts.append(goals_section(goals))
     for name in present:
-        title, tell = _PARTS[name]
+        title, describe = _PARTS[name]
         section = results[name]
         quick = " --quick" if section.get("quick") else ""
         busy = f"load average before it: {section['load_before']:.1f}"
         command = f"`{COMMAND}{quick} --only {name}`, {section['when']}, {section['seconds']} s; {busy}."
         missing = [f"- {row['missing']}" for row in section["rows"] if "missing" in row]
         rows = [row for row in section["rows"] if "missing" not in row]
-        parts += [f"## {title}\n\n{command}", tell(rows), *filter(None, ["\n".join(missing)])]
+        parts += [f"## {title}\n\n{command}", describe(rows), *filter(None, ["\n".join(missing)])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -66,10 +66,10 @@ def _reload(rows: Rows) -> str:
 def _swaps(rows: Rows) -> str:
     (row,) = rows
     lines = [
-        ("swaps, of them freshly dropped checkpoints", f"{row['swaps']}, {row['drops']}, in {row['seconds']} s"),
-        ("requests, of them during swaps", f"{row['requests']}, {row['during']}, {row['rate']:g} a second"),
+        ("swaps, of which freshly dropped checkpoints", f"{row['swaps']}, {row['drops']}, in {row['seconds']} s"),
+        ("requests, of which during swaps", f"{row['requests']}, {row['during']}, {row['rate']:g} a second"),
         ("failed", row["failed"]),
-        ("answers of two generations, or of one that was gone", len(row["of_two"]) + len(row["went_back"])),
+        ("responses of mixed or retired generations", len(row["of_two"]) + len(row["went_back"])),
         ("p50 / p99 steady, ms", f"{row['steady']['p50']:.1f} / {row['steady']['p99']:.1f}"),
         ("p50 / p99 / worst during swaps, ms", " / ".join(f"{row['swapping'][key]:.1f}" for key in _KEYS)),
     ]
@@ -115,7 +115,14 @@ def _memory(rows: Rows) -> str:
 
 
 def _kill(rows: Rows) -> str:
-    header = ("kill", "recovered after, s", "a swap takes, s", "failed: in flight", "refused meanwhile", "failed later")
+    header = (
+        "kill",
+        "recovery, s",
+        "one swap, s",
+        "failed: in flight",
+        "rejected meanwhile",
+        "failed later",
+    )
     lines = [
         (number, *(row[key] for key in ("recovered_s", "swap_s", "in_flight", "refused", "failed_later")))
         for number, row in enumerate(rows, start=1)
@@ -142,7 +149,7 @@ def _swaps_goals(rows: Rows) -> list[Goal]:
     slower = row["swapping"]["p99"] / row["steady"]["p99"]
     return [
         goal(f"{what}: none fails", str(row["failed"]), row["failed"] == 0),
-        goal(f"{what}: each answer of one generation, never of one that is gone", f"{wrong} others", wrong == 0),
+        goal(f"{what}: each response of one generation, never of a retired one", f"{wrong} others", wrong == 0),
         goal(f"{what}: p99 at most {SWAP_RATIO:g} times steady", f"{slower:.2f} times", slower <= SWAP_RATIO),
     ]
 
@@ -165,7 +172,7 @@ def _memory_goals(rows: Rows) -> list[Goal]:
     caught = "it does" if leaking["grew"] else "it does not"
     return [
         goal(what, found, not ours["grew"]),
-        goal("a daemon that leaks fails that check", caught, leaking["grew"]),
+        goal("a leaking daemon fails that check", caught, leaking["grew"]),
     ]
 
 
@@ -174,7 +181,7 @@ def _kill_goals(rows: Rows) -> list[Goal]:
     others = sum(row["refused"] + row["failed_later"] for row in rows)
     return [
         goal(
-            f"kill -9: back within {RECOVERY_S:g} s and a load",
+            f"kill -9: recovery within {RECOVERY_S:g} s and a load",
             f"a load and {longest:.2f} s",
             longest <= RECOVERY_S,
         ),
@@ -189,44 +196,44 @@ def _verdict(passed: bool) -> str:
 _KEYS = ("p50", "p99", "worst")
 _INTRODUCTION = """
 Load is open: requests are due at a steady rate over 16 keep-alive connections, and latency counts from when a request
-was due, so a stall is seen by all that came due meanwhile. Client, servers and worker share the machine's cores. The
-network is a CIFAR ResNet-20 at 32 pixels, FP32 tensors as bytes both ways, where the server knows that. Other work on
-the machine is in these figures: compare within a table.
+was due, so a stall delays all requests that are due meanwhile. Client, servers and worker share the machine's cores.
+The network is a CIFAR ResNet-20 at 32 pixels, with FP32 tensors as bytes in requests and responses if the server
+supports that. Other work on the machine affects the results: compare within a table.
 """
 _RELOAD = """
-Reloads at 50 requests a second. edged goes to the generation before and back (`edged rollback`); Triton (Python
+Reloads at 50 requests a second. edged goes to the previous generation and back (`edged rollback`); Triton (Python
 backend) and MLServer load the same artifacts' networks with torch, through their repository API. Memory is that of all
-processes of the server, shared pages counted once, after a first reload and after the last. Some seventy requests fall
-into ten reloads of edged, so that their p99 is nearly the worst of them: in other runs it was 1.3 to 2.5 times steady.
+processes of the server, shared pages counted once, after a first reload and after the last. Ten reloads of
+edged coincide with some 70 requests, so their p99 is close to the worst: in other runs it was 1.3 to 2.5 times steady.
 """
 _SWAPS = """
-edged alone, a swap a second at most. Some are to checkpoints that are dropped meanwhile, for which a worker computes
-beside the requests. All requests are equal and no two generations are, so bytes that do not belong to the generation
-that an answer names are found, and so is an answer of a generation after its successor was seen, over any connection
-(`benchmarks/serving/checks.py`).
+edged alone, with at most a swap per second. Some swaps are to freshly dropped checkpoints, for which a worker computes
+while requests are served. All requests are equal and all generations differ, so the check finds outputs that do not
+belong to the generation that a response names, and responses of a generation after its successor has responded, over
+any connection (`benchmarks/serving/checks.py`).
 """
 _CONTENTION = """
 A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second.
-`worker.threads` and `serve.threads` can leave a core to the other side; the last rows undo what edged does about it,
-from outside: `worker.nice: 0`, and OpenMP's own settings in all children.
+`worker.threads` and `serve.threads` can leave a core to the other side; the last rows undo edged's scheduling:
+`worker.nice: 0`, and OpenMP's default settings in all children.
 """
 _OVERHEAD = """
-1x3x224x224 FP32, one request at a time, the servers in turns. The network gives zeros without computing, so all that is
-measured is the way there and back. As bytes, except MLServer and LitServe, which get base64 in JSON: neither reads
-bytes. uvicorn alone reads the body and answers 40 bytes. An in-process call of such a network takes microseconds.
+1x3x224x224 FP32, one request at a time, with the servers in turns. The network returns zeros without computing, so only
+overhead is measured. Tensors are bytes, except for MLServer and LitServe, which do not read bytes and get base64 in
+JSON. uvicorn alone reads the body and returns 40 bytes. An in-process call of such a network takes microseconds.
 """
 _MEMORY = """
-Of all processes, shared pages counted once, at rest. The leaking daemon keeps 1 MiB in the supervisor for each swap;
-that is done by `benchmarks/serving/altered`, not by a switch of the daemon.
+Memory of all processes at rest, shared pages counted once. The leaking daemon leaks 1 MiB in the supervisor for each
+swap; `benchmarks/serving/altered` makes this change, the daemon has no switch for it.
 """
 _KILL = """
-`kill -9` of the serving process at 50 requests a second. Recovered: the first answer of a request sent after it.
+`kill -9` of the serving process at 50 requests a second. Recovery is the first response to a request sent after it.
 """
 _PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
-    "reload": ("Reloads beside other servers", _reload),
+    "reload": ("Reloads compared with other servers", _reload),
     "swaps": ("Swaps under load", _swaps),
     "contention": ("While quantizing", _contention),
-    "overhead": ("What a request costs", _overhead),
+    "overhead": ("Overhead of a request", _overhead),
     "memory": ("Memory", _memory),
     "kill": ("A killed generation", _kill),
 }

@@ -1,4 +1,4 @@
-"""Servers as process trees: their memory, their end, and waiting for them. Used by benchmarks.serving."""
+"""Process trees of servers: memory, termination and waiting. Used by benchmarks.serving."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _END_S = 30
 
 
 def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
-    """The first result of `look` that is true.
+    """Return the first result of `look` that is true.
 
     Raises:
         TimeoutError: There is none in time.
@@ -34,10 +34,9 @@ def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -
 
 
 def tree_bytes(pid: int) -> int:
-    """Memory of a process and all its descendants.
+    """Return the memory of a process and all its descendants in bytes.
 
-    Pages that several of them share count once (PSS), so the sum is what would come back with their end. Only Linux
-    tells it.
+    Shared pages count once (PSS), so the sum is the memory that would be freed with their exit. Requires Linux.
     """
     total = 0
     parent = psutil.Process(pid)
@@ -48,7 +47,7 @@ def tree_bytes(pid: int) -> int:
 
 
 def resting_bytes(pid: int, processes: int | None = None) -> int:
-    """`tree_bytes` once the tree has as many processes as it has at rest; None if that is not known."""
+    """Return `tree_bytes` once the process has this number of descendants, or immediately for None."""
     if processes is not None:
         parent = psutil.Process(pid)
         eventually(lambda: len(parent.children(recursive=True)) == processes, f"{processes} children")
@@ -56,7 +55,7 @@ def resting_bytes(pid: int, processes: int | None = None) -> int:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to a process that leads a session; what is left of its children after that gets SIGKILL."""
+    """Terminate a session leader, then kill the remaining children."""
     children = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
@@ -70,7 +69,7 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def free_port() -> int:
-    """One that nobody listens on now."""
+    """Return a port that is not in use."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,6 +1,6 @@
-"""Reading requests and writing responses of the Open Inference Protocol: JSON against binary tensor data.
+"""Time parsing of requests and writing of responses of the Open Inference Protocol, as JSON and as binary tensor data.
 
-In this process, without HTTP; medians. Usage: python -m benchmarks.protocol
+Everything runs in this process, without HTTP; results are medians. Usage: python -m benchmarks.protocol
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ def main() -> None:
 
 
 def as_json(values: npt.NDArray[np.float32]) -> Body:
-    """A request with its numbers in the JSON."""
+    """Return a request with the numbers in the JSON."""
     tensor = {"name": "input", "datatype": "FP32", "shape": values.shape, "data": values.ravel().tolist()}
     return Body(json.dumps({"inputs": [tensor]}).encode())
 
 
 def as_binary(name: str, datatype: str, values: npt.NDArray[np.generic]) -> Body:
-    """A request with its numbers behind the JSON."""
+    """Return a request with the numbers as bytes after the JSON."""
     tensor = {"name": name, "datatype": datatype, "shape": values.shape}
     header = json.dumps({"inputs": [tensor | {"parameters": {"binary_data_size": values.nbytes}}]}).encode()
     return Body(header + values.tobytes(), len(header))
 
 
 def median(call: Callable[[], object]) -> float:
-    """Seconds of a call."""
+    """Return the median seconds of a call."""
     seconds = []
     for _ in range(REPEATS):
         start = time.perf_counter()
@@ -70,7 +70,7 @@ def median(call: Callable[[], object]) -> float:
 
 
 def show(label: str, size: int, seconds: float) -> None:
-    """One line."""
+    """Print one line."""
     print(f"{label:42} {size / 1e6:7.2f} MB {1000 * seconds:9.2f} ms")
 
 

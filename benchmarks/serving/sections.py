@@ -1,4 +1,4 @@
-"""The measurements of benchmarks.serving, a function each: it runs servers under load and returns rows of figures."""
+"""The measurements of benchmarks.serving: each function runs servers under load and returns rows of results."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from benchmarks.serving.peers.server import Peer, missing
 from benchmarks.serving.processes import tree_bytes
 from edged.models.registry import Architecture
 
-BIG = Architecture("resnet50", 10)  # takes half a minute and more to quantize at BIG_SIDE pixels
+BIG = Architecture("resnet50", 10)  # takes at least half a minute to quantize at BIG_SIDE pixels
 BIG_SIDE = 160
 
 
 def reload(effort: Effort) -> Rows:
-    """Reloads under load: edged, Triton and MLServer, one after another, with the same network and weights."""
+    """Reload edged, Triton and MLServer under load, one after another, with the same network and weights."""
     with tempfile.TemporaryDirectory() as scratch, swappable() as edged:
         rows = [_reloads(edged, effort)]
         store = edged.artifact().parent
@@ -40,7 +40,7 @@ def reload(effort: Effort) -> Rows:
 
 
 def _reloads(server: Edged | Peer, effort: Effort) -> dict[str, Any]:
-    server.reload()  # what a first one allocates for good is no leak
+    server.reload()  # permanent allocations of the first reload are no leak
     before = tree_bytes(server.pid)
     windows: list[Swap] = []
     with Load(server.address, server.call, RATE) as load:
@@ -65,14 +65,14 @@ def _reloads(server: Edged | Peer, effort: Effort) -> dict[str, Any]:
 
 
 def contention(effort: Effort) -> Rows:
-    """Latency while the worker quantizes another model, with what edged does about it and without."""
+    """Measure latency while the worker quantizes another model, with and without edged's scheduling."""
     variants: dict[str, dict[str, Any]] = {
-        "as it is": {},
+        "default": {},
         "one thread for the worker": {"worker": {"threads": 1}},
         "one thread for the model": {"serve": {"port": 0, "threads": 1}},
         "worker not niced": {"worker": {"nice": 0}},
-        "OpenMP's own waiting": {"altered": "spinning"},
-        "neither": {"worker": {"nice": 0}, "altered": "spinning"},
+        "OpenMP's default waiting": {"altered": "spinning"},
+        "not niced, default waiting": {"worker": {"nice": 0}, "altered": "spinning"},
     }
     return [{"variant": name, **_contention(effort, options)} for name, options in variants.items()]
 
@@ -90,7 +90,7 @@ def _contention(effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
                 edged.drop(checkpoint(BIG, 1, folder / "big.pt"), "big")
                 edged.update_of("big.pt", "CALIBRATED")
                 begin = time.monotonic()
-                edged.stays("big.pt", "CALIBRATED", effort.quantizing_s)  # what follows is no quantizing
+                edged.stays("big.pt", "CALIBRATED", effort.quantizing_s)  # later stages do not quantize
                 end = time.monotonic()
     return {
         "failed": sum(answer.failed for answer in load.answers),
@@ -101,7 +101,7 @@ def _contention(effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def overhead(effort: Effort) -> Rows:
-    """One request after another with 1x3x224x224 FP32, round robin over the servers; nothing is computed."""
+    """Send 1x3x224x224 FP32 requests one at a time, round robin over the servers, without any computation."""
     side = 224
     rows: Rows = []
     with ExitStack() as running:
@@ -120,7 +120,7 @@ def overhead(effort: Effort) -> Rows:
         for turn in range(effort.rounds + 20):
             for server, connection, got in zip(servers, connections, answers, strict=True):
                 answer = connection.ask(server.call)
-                if turn >= 20:  # the first ones warm up
+                if turn >= 20:  # the first requests warm up
                     got.append(answer)
         for server, got in zip(servers, answers, strict=True):
             failed = sum(answer.failed for answer in got)

@@ -1,10 +1,10 @@
-"""What benchmarks.serving changes in a daemon for comparison. The daemon's own code knows nothing of it.
+"""Changes that benchmarks.serving makes to a daemon for comparison. The daemon's own code does not know them.
 
-Python imports a module of this name at its start, if it is on PYTHONPATH. EDGED_ALTERED says what to change:
+Python imports a module of this name at startup if it is on PYTHONPATH. EDGED_ALTERED selects the change:
 
-- "empty": generations serve a network that computes nothing, so that only the way of a request is left.
-- "spinning": children wait for each other as OpenMP does by default, on as many threads as it takes by default.
-- "leaking": the supervisor keeps some memory of every generation that it retires.
+- "empty": generations serve a network that computes nothing, so that only the overhead of requests remains.
+- "spinning": children use OpenMP's default waiting and its default number of threads.
+- "leaking": the supervisor leaks some memory for every generation that it retires.
 """
 
 import os
@@ -15,11 +15,11 @@ LEAK_BYTES = 1 << 20  # a swap
 CHILDREN = (
     "service.inference.fork_server",
     "service.worker.main",
-)  # what is changed in the first is so in each generation
+)  # generations are forked from the first, so they inherit its changes
 
 
 def empty_network() -> None:
-    """Let a network give zeros once its process is ready; before that its outputs are looked at."""
+    """Let a network return zeros once its process is ready; before that its outputs are checked."""
     import torch
 
     from edged.artifacts.reader import Artifact
@@ -48,14 +48,14 @@ def empty_network() -> None:
 
 
 def spin() -> None:
-    """Take back what service.system.processes set. OpenMP reads it when it is loaded, which is later."""
+    """Undo the settings of service.system.processes. OpenMP is loaded later and reads them then."""
     for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.pop(name, None)
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # OpenMP's default
 
 
 def leak() -> None:
-    """Keep memory of every generation that is retired."""
+    """Leak memory for every generation that is retired."""
     from service.serving.model_server import ModelServer
 
     kept: list[bytes] = []
@@ -63,13 +63,13 @@ def leak() -> None:
 
     async def leaking(self: ModelServer, generation: Any) -> None:
         await retire(self, generation)
-        kept.append(os.urandom(LEAK_BYTES))  # not zeros: pages of those would not count
+        kept.append(os.urandom(LEAK_BYTES))  # not zeros, whose pages would not count
 
     ModelServer.retire = leaking  # type: ignore[method-assign]
 
 
 def alter(wanted: str, command: list[str]) -> None:
-    """Do what is wanted in the processes that it is meant for."""
+    """Make the selected change in the processes that it is meant for."""
     if wanted == "empty" and CHILDREN[0] in command:
         empty_network()
     elif wanted == "spinning" and any(child in command for child in CHILDREN):

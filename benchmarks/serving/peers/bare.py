@@ -1,4 +1,4 @@
-"""uvicorn with nothing behind it: reads a body and answers as many bytes as logits take.
+"""uvicorn without an inference server: it reads the body and returns as many bytes as the logits have.
 
 Usage: python bare.py PORT
 """
@@ -14,7 +14,7 @@ ANSWER = bytes(4 * 10)
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """An ASGI application."""
+    """Serve one request as an ASGI application."""
     if scope["type"] != "http":
         return
     while (await receive()).get("more_body"):

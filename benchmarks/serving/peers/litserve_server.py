@@ -1,4 +1,4 @@
-"""A LitServe server of the empty network.
+"""A LitServe server with the empty network.
 
 Usage: python litserve_server.py PORT
 """
@@ -14,22 +14,22 @@ from benchmarks.serving.peers.network import Network
 
 
 class Served(litserve.LitAPI):
-    """FP32 tensors as base64 in JSON, as LitServe's documentation does it with images."""
+    """An API that takes FP32 tensors as base64 in JSON, as LitServe's documentation does for images."""
 
     def setup(self, device: str) -> None:
         """Load the network."""
         self._network = Network("")
 
     def decode_request(self, request) -> np.ndarray:  # type: ignore[no-untyped-def]  # LitServe would look for its type
-        """To images."""
+        """Decode a request to images."""
         return np.frombuffer(base64.b64decode(request["data"]), np.float32).reshape(request["shape"])
 
     def predict(self, images: np.ndarray) -> np.ndarray:
-        """To logits."""
+        """Compute logits of images."""
         return self._network(images)
 
     def encode_response(self, logits: np.ndarray) -> dict[str, Any]:
-        """To JSON."""
+        """Encode logits as JSON."""
         return {"logits": logits.tolist()}
 
 

@@ -1,4 +1,4 @@
-"""The runtime that MLServer loads: `implementation` of its model-settings.json."""
+"""The runtime that MLServer loads: `implementation` in its model-settings.json."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.serving.peers.network import Network
 
 
 class Served(MLModel):
-    """FP32 tensors as base64: MLServer's REST knows no binary ones, and a list of numbers takes it far longer."""
+    """A model that takes FP32 tensors as base64, because MLServer's REST API takes no bytes and lists are slower."""
 
     async def load(self) -> bool:
         """Load the network of the artifact that `uri` names."""
@@ -22,7 +22,7 @@ class Served(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        """One request."""
+        """Return the logits of one request."""
         tensor = payload.inputs[0]
         content = tensor.data.root if hasattr(tensor.data, "root") else tensor.data
         text = content[0] if isinstance(content, list) else content

@@ -1,4 +1,4 @@
-"""What the other servers serve in benchmarks.serving: the network of an artifact of edged, in torch; or nothing."""
+"""The network that the other servers serve in benchmarks.serving: that of an artifact of edged, in torch, or none."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLASSES = 10
 
 
 class Network:
-    """Images to logits.
+    """A function from images to logits.
 
     Args:
         artifact: Folder of an artifact; "" for a network that computes nothing.
@@ -28,7 +28,7 @@ class Network:
             self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Float32 [n, classes] of float32 [n, channels, size, size]."""
+        """Return logits float32 [n, classes] of images float32 [n, channels, size, size]."""
         if self._network is None:
             return np.zeros((len(images), CLASSES), np.float32)
         import torch

@@ -1,7 +1,7 @@
-"""Other servers beside the daemon: Triton, MLServer, LitServe and plain uvicorn. Used by benchmarks.serving.
+"""Servers to compare edged with: Triton, MLServer, LitServe and plain uvicorn. Used by benchmarks.serving.
 
-Each lives in a virtual environment of its own under one folder, and finds torch and edged in the environment that
-runs the benchmark. Their children get the same OpenMP settings as those of edged.
+Each has a virtual environment of its own in one folder, and uses torch and edged from the environment that runs the
+benchmark. Their children get the same OpenMP settings as those of edged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import subprocess
 import sys
 import sysconfig
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +27,8 @@ from benchmarks.serving.processes import end_group, eventually, free_port
 from service.system.processes import child_environment
 
 PACKAGES = {
-    "triton": ("nvidia-pytriton==0.7.0",),  # the wheel carries the whole server
-    "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),  # its workers do not start with a newer uvloop
+    "triton": ("nvidia-pytriton==0.7.0",),  # the wheel contains the whole server
+    "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),  # its workers do not start with newer versions of uvloop
     "litserve": ("litserve==0.2.19",),
 }
 PROGRAMS = {"triton": "pytriton/tritonserver/bin/tritonserver", "mlserver": "mlserver", "litserve": "litserve"}
@@ -40,7 +39,7 @@ _TENSOR = '[{{ name: "{name}", data_type: TYPE_FP32, dims: [{dims}] }}]'
 
 
 def set_up(folder: Path) -> None:
-    """Make a virtual environment for each peer that has none yet."""
+    """Create a virtual environment for each peer that has none."""
     for name, packages in PACKAGES.items():
         if missing(folder, name) is not None:
             print(f"setting up {name} ({', '.join(packages)}) in {folder / name}")
@@ -49,15 +48,15 @@ def set_up(folder: Path) -> None:
 
 
 def missing(folder: Path | None, name: str) -> str | None:
-    """Why a peer cannot be measured and how to get it; None if it can."""
+    """Return why a peer cannot be measured and how to install it, or None if it can be measured."""
     how = "python -m benchmarks.serving --setup-peers DIR, then --peers DIR"
     if name == "uvicorn":
         return None
     if folder is None:
-        return f"{name} was not measured: no folder of peers was given; {how}"
+        return f"{name} was not measured: there is no folder of peers; {how}"
     if (_packages(folder, name) / PROGRAMS[name]).exists():
         return None
-    return f"{name} was not measured: it is not in {folder / name}; {how}"
+    return f"{name} was not measured: it is not installed in {folder / name}; {how}"
 
 
 def _packages(folder: Path, name: str) -> Path:
@@ -70,14 +69,14 @@ def _triton(folder: Path) -> Path:
 
 
 class Peer:
-    """A server as a process of its own.
+    """A server in a process of its own.
 
     Args:
-        name: Of PACKAGES, or "uvicorn".
-        peers: Folder of the virtual environments.
-        folder: For its models and its log.
-        artifacts: Folders of edged artifacts: a reload goes from one to the next; empty for the empty network.
-        side: Of the images, pixels.
+        name: A key of PACKAGES, or "uvicorn".
+        peers: Folder with the virtual environments.
+        folder: Folder for models and log.
+        artifacts: Folders of edged artifacts: each reload loads the next one; empty for the empty network.
+        side: Side of the images, pixels.
     """
 
     def __init__(self, name: str, peers: Path | None, folder: Path, artifacts: list[Path], side: int) -> None:
@@ -110,33 +109,33 @@ class Peer:
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """Return the id of the server's first process."""
         if self._process is None:
             raise RuntimeError(f"{self.name} was not started")
         return self._process.pid
 
     @property
     def address(self) -> str:
-        """URL."""
+        """Return the URL of the server."""
         return f"http://127.0.0.1:{self._port}"
 
     def reload(self) -> Swap:
-        """Load the next artifact in place of the one in service."""
+        """Replace the served artifact by the next one."""
         self._at += 1
         self._write_artifact()
         start = time.monotonic()
         with contextlib.closing(Connection(self.address)) as connection:
             answer = connection.ask(Call(f"/v2/repository/models/{MODEL}/load", b"{}"))
         if answer.failed:
-            raise RuntimeError(f"{self.name} does not reload: {answer.status} {answer.body[:300]!r}")
+            raise RuntimeError(f"{self.name} failed to reload: {answer.status} {answer.body[:300]!r}")
         return Swap(start, time.monotonic(), self._artifacts[self._at % len(self._artifacts)])
 
     def _answers(self) -> bool:
         if self._process is not None and self._process.poll() is not None:
-            raise RuntimeError(f"{self.name} ended: {(self._folder / 'log').read_text()[-2000:]}")
+            raise RuntimeError(f"{self.name} exited: {(self._folder / 'log').read_text()[-2000:]}")
         with contextlib.closing(Connection(self.address)) as connection, contextlib.suppress(http.client.HTTPException):
             answer = connection.ask(self.call)
-            # Triton with a numpy that it was not built for answers 200 with no bytes behind the JSON.
+            # With an incompatible numpy, Triton responds with 200 and no bytes after the JSON.
             return not answer.failed and (self.name != "triton" or answer.json_bytes is not None)
         return False
 
@@ -150,8 +149,8 @@ class Peer:
         server = _triton(self._peers)
         self._write_artifact()
         at = self._folder / "repository" / MODEL
-        # Its Python is isolated: it reads no PYTHONPATH. It takes packages of the environment in PATH, whose numpy must
-        # be of version 1: with a later one each output is sent with no bytes.
+        # Triton's Python is isolated and ignores PYTHONPATH. It uses packages of the environment in PATH, whose numpy
+        # must be of version 1: with later versions, outputs have no bytes.
         code = f"import sys\n\nsys.path += {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
         (at / "1" / "model.py").write_text(code)
         inputs = _TENSOR.format(name="input", dims="-1, 3, -1, -1")
@@ -193,7 +192,7 @@ class Peer:
         return [sys.executable, str(CODE / "bare.py"), str(self._port)], _environment()
 
     def _share_packages(self, name: str) -> None:
-        """Let a peer's Python find the rest in ours, behind its own packages."""
+        """Let a peer's Python find missing packages in ours, after its own."""
         (_packages(self._peers, name) / "edged-benchmark.pth").write_text("\n".join(_shared_packages()) + "\n")
 
 
@@ -213,7 +212,7 @@ def _image(side: int) -> np.ndarray:
 
 
 def _call(name: str, side: int) -> Call:
-    """One image, in the quickest way that the server reads."""
+    """Return a request with one image, in the fastest format that the server reads."""
     if name == "mlserver":
         return _mlserver_call(side)
     if name == "litserve":
@@ -232,10 +231,3 @@ def _mlserver_call(side: int) -> Call:
 def _lit_call(side: int) -> Call:
     data = base64.b64encode(_image(side).tobytes()).decode()
     return Call("/predict", json.dumps({"shape": [1, 3, side, side], "data": data}).encode(), _JSON)
-
-
-@contextlib.contextmanager
-def peer(name: str, peers: Path | None, folder: Path, artifacts: list[Path], side: int) -> Iterator[Peer]:
-    """A running peer."""
-    with Peer(name, peers, folder, artifacts, side) as running:
-        yield running

@@ -1,15 +1,15 @@
-"""The model of Triton's Python backend; a copy lies in its model repository as model.py."""
+"""The model for Triton's Python backend; its model repository contains a copy as model.py."""
 
 from pathlib import Path
 from typing import Any
 
-import triton_python_backend_utils as triton  # of Triton itself
+import triton_python_backend_utils as triton  # part of Triton
 
 from benchmarks.serving.peers.network import Network
 
 
 class TritonPythonModel:
-    """Triton looks for this name."""
+    """The class that Triton looks for by this name."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the network that artifact.txt names."""
@@ -17,7 +17,7 @@ class TritonPythonModel:
         self._network = Network((folder / "artifact.txt").read_text())
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer one request after another."""
+        """Return the responses to requests."""
         answers = []
         for request in requests:
             images = triton.get_input_tensor_by_name(request, "input").as_numpy()

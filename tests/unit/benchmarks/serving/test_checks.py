@@ -25,7 +25,7 @@ def test_what_is_right():
 
 def test_an_answer_of_a_generation_that_was_gone():
     (problem,) = went_back([answer("1", 5), answer("1", 12)], "1", SWAPS)
-    assert "an answer of 1, which was not in service" in problem
+    assert "an answer of 1, which was not live" in problem
 
 
 def test_an_answer_of_a_generation_before_its_turn():
@@ -36,7 +36,7 @@ def test_back_to_the_old_one_within_a_swap_over_any_connection():
     seen = answer("2", 10.2, 10.3, connection=0)
     late = answer("1", 10.4, 10.5, connection=1)
     (problem,) = went_back([late, seen], "1", SWAPS)
-    assert "an answer of 1 after 1 swaps" in problem
+    assert "a response of 1 after 1 swaps" in problem
     overlapping = answer("1", 10.25, 10.5, connection=1)  # sent before anybody had seen the new one
     assert went_back([overlapping, seen], "1", SWAPS) == []
 
