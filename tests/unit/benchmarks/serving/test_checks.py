@@ -23,21 +23,21 @@ def test_what_is_right():
     assert answers_of_two(answers) == []
 
 
-def test_an_answer_of_a_generation_that_was_gone():
+def test_a_response_of_a_retired_generation_is_found():
     (problem,) = went_back([answer("1", 5), answer("1", 12)], "1", SWAPS)
-    assert "an answer of 1, which was not live" in problem
+    assert "a response of 1, which was not live" in problem
 
 
-def test_an_answer_of_a_generation_before_its_turn():
+def test_a_response_of_a_generation_before_its_swap_is_found():
     assert len(went_back([answer("2", 5)], "1", SWAPS)) == 1
 
 
-def test_back_to_the_old_one_within_a_swap_over_any_connection():
+def test_a_return_to_the_old_generation_within_a_swap_is_found_over_any_connection():
     seen = answer("2", 10.2, 10.3, connection=0)
     late = answer("1", 10.4, 10.5, connection=1)
     (problem,) = went_back([late, seen], "1", SWAPS)
     assert "a response of 1 after 1 swaps" in problem
-    overlapping = answer("1", 10.25, 10.5, connection=1)  # sent before anybody had seen the new one
+    overlapping = answer("1", 10.25, 10.5, connection=1)  # sent before a newer generation had responded
     assert went_back([overlapping, seen], "1", SWAPS) == []
 
 
