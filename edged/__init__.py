@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from edged.version import __version__
+
 if TYPE_CHECKING:
     from edged.artifacts.reader import read_artifact as load_artifact
     from edged.errors import EdgedError
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from edged.pipeline.quantize import quantize
     from edged.spec import QuantSpec
 
-__version__ = "0.1.0"
 __all__ = ["EdgedError", "QuantSpec", "__version__", "load_artifact", "load_checkpoint", "quantize"]
 
 # Public name -> the module that defines it, and its name there.

@@ -19,8 +19,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
 
-from edged import __version__
 from edged.errors import ConfigError, EdgedError
+from edged.version import __version__
 from service.client import DaemonClient
 from service.config.load import Config, load_config
 from service.config.sections import ServeConfig

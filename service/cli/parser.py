@@ -109,7 +109,7 @@ class _Version(argparse.Action):
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         """Print the version and exit."""
-        from edged import __version__
+        from edged.version import __version__
 
         sys.stdout.write(f"edged {__version__}\n")
         parser.exit()
