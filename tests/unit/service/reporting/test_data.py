@@ -1,4 +1,4 @@
-"""Where the files of an update are, what is read from them, and what is written next to them."""
+"""The files of an update: their folder, and reading and writing them."""
 
 import asyncio
 import json

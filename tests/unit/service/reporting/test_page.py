@@ -70,7 +70,7 @@ def test_every_chart_has_a_description():
 def test_memory_is_divided_into_stages():
     page = render(data_of())
     bands = re.findall(r'<rect class="band \w+" x="([\d.]+)" .*?width="([\d.]+)".*?<title>(\w+)</title>', page)
-    # The worker began 1 s after the drop and was seen for 5 s; quantize began at 3 s and took 4: from 2 s to the end.
+    # The worker started 1 s after the drop and was sampled for 5 s; quantize started at 3 s and took 4 s: from 2 s on.
     assert bands == [("174.4", "165.6", "quantize")]
 
 

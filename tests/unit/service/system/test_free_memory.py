@@ -10,7 +10,7 @@ import pytest
 from service.system.free_memory import available_bytes
 
 MIB = 1 << 20
-NO_LIMIT = 9223372036854771712  # what version 1 says for none
+NO_LIMIT = 9223372036854771712  # value of version 1 for no limit
 
 
 def machine(root: Path, cgroup: str, groups: dict[str, dict[str, int | str]]) -> Path:
@@ -45,7 +45,7 @@ def v2(most: int | str, usage: int, cold: int = 0, high: int | str = "max") -> d
         ("0::/sys.slice/edged.service\n", {"sys.slice/edged.service": v2(90 * MIB, 80 * MIB, 5 * MIB)}, 15 * MIB),
         ("0::/e\n", {"e": v2("max", 80 * MIB, high=100 * MIB)}, 20 * MIB),
         ("0::/e/f\n", {"e": v2(100 * MIB, 60 * MIB), "e/f": v2("max", 50 * MIB)}, 40 * MIB),
-        # A container without a namespace of its own: the path is the host's, its group is what is mounted.
+        # A container without its own cgroup namespace: the path is that of the host, and the mount point is its group.
         ("4:memory:/docker/abc\n", {"memory": v1(64 * MIB, 4 * MIB)}, 60 * MIB),
     ],
 )

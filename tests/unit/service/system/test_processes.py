@@ -40,7 +40,7 @@ def test_a_child_dies_with_its_parent_even_after_kill_9() -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-        # Nobody waits for an orphan but init, which this machine may not have: dead and unburied will do.
+        # Only init would reap an orphan, and this machine may have none: a zombie counts as dead.
         psutil.wait_procs([child], timeout=10)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
@@ -56,13 +56,13 @@ def test_lower_priority_changes_every_setting() -> None:
     code += "print(open('/proc/self/oom_score_adj').read())\n"
     code += "print(os.path.exists(g := '/proc/self/autogroup') and open(g).read().strip() or 'nice 19')"
     before = autogroup()
-    for alone in (True, False):
-        options = {"capture_output": True, "text": True, "check": True, "start_new_session": alone}
-        said = subprocess.run([sys.executable, "-c", code], **options).stdout.split()
-        assert said[:3] == ["19", str(os.SCHED_IDLE), "1000"]
-        if alone:
-            assert said[-2:] == ["nice", "19"]
-    assert autogroup() == before  # a session that is shared is left alone
+    for own_session in (True, False):
+        options = {"capture_output": True, "text": True, "check": True, "start_new_session": own_session}
+        printed = subprocess.run([sys.executable, "-c", code], **options).stdout.split()
+        assert printed[:3] == ["19", str(os.SCHED_IDLE), "1000"]
+        if own_session:
+            assert printed[-2:] == ["nice", "19"]
+    assert autogroup() == before  # a session with other members stays unchanged
 
 
 def autogroup() -> str:
