@@ -1,4 +1,4 @@
-"""Sizes, times and names as people write and read them."""
+"""Parse and format sizes, times and file names for people."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _BINARY_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def parse_bytes(value: int | str) -> int:
-    """Read a size: 1048576, "1048576", "800MiB", "1.5 GiB", "2GB".
+    """Parse a size such as 1048576, "1048576", "800MiB", "1.5 GiB" or "2GB".
 
     Args:
-        value: Bytes, or a number with a unit. KiB, MiB, GiB, TiB are powers of 1024, KB, MB, GB, TB of 1000.
+        value: Number of bytes, or a text with a number and a unit. KiB, MiB, GiB, TiB are powers of 1024, KB, MB, GB, TB of 1000.
 
     Returns:
         Bytes, at least 1.
 
     Raises:
-        UsageError: It is no size, or less than one byte.
+        UsageError: The value is not a size, or less than one byte.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise UsageError(f"size has value {value!r}; write bytes as a number or for example 800MiB")
@@ -50,7 +50,7 @@ def parse_bytes(value: int | str) -> int:
 
 
 def format_bytes(count: float) -> str:
-    """A size for people: 1536 -> "1.5 KiB"."""
+    """Format a size for people: 1536 -> "1.5 KiB"."""
     for unit in _BINARY_UNITS[:-1]:
         if abs(count) < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -59,7 +59,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration for people: 0.25 -> "0.25 s", 75 -> "1 min 15 s"."""
+    """Format a duration for people: 0.25 -> "0.25 s", 75 -> "1 min 15 s"."""
     if seconds < 10:
         return f"{seconds:.2f} s"
     if seconds < 60:
@@ -70,12 +70,12 @@ def format_seconds(seconds: float) -> str:
 
 
 def iso_time(epoch_s: float) -> str:
-    """Seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
+    """Format seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
     moment = datetime.datetime.fromtimestamp(epoch_s, tz=datetime.timezone.utc)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def printable(name: str) -> str:
-    """A file name that can go to a log, a terminal and a database: undecodable bytes and control characters escaped."""
+    """Escape undecodable bytes and control characters of a file name, for logs, terminals and databases."""
     text = os.fsencode(name).decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
