@@ -28,7 +28,8 @@ def parse_bytes(value: int | str) -> int:
     """Parse a size such as 1048576, "1048576", "800MiB", "1.5 GiB" or "2GB".
 
     Args:
-        value: Number of bytes, or a text with a number and a unit. KiB, MiB, GiB, TiB are powers of 1024, KB, MB, GB, TB of 1000.
+        value: Number of bytes, or a text with a number and a unit: KiB, MiB, GiB and TiB are powers of 1024, KB, MB, GB
+            and TB of 1000.
 
     Returns:
         Bytes, at least 1.
