@@ -7,15 +7,12 @@ Each request has a connection of its own. httptools, uvicorn's parser, parses th
 from __future__ import annotations
 
 import json
-import logging
 import socket
 from typing import Any
 
 import httptools
 
 from edged.errors import AccessError, EdgedError, NotReadyError, UnavailableError, UsageError
-
-log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 16
 
@@ -59,7 +56,9 @@ class DaemonClient:
         try:
             self.get("/v2/health/live")
         except EdgedError as error:
-            log.debug("the daemon does not answer a health check: %s", error)
+            import logging  # a command that only asks the daemon has no use for it
+
+            logging.getLogger(__name__).debug("the daemon does not answer a health check: %s", error)
             return False
         return True
 
