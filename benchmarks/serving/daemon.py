@@ -199,9 +199,14 @@ def checkpoint(network: Architecture, seed: int, path: Path) -> Path:
     return path
 
 
+def image(side: int) -> np.ndarray:
+    """Return an image float32 [1, 3, side, side] of noise, always the same."""
+    return np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
+
+
 def image_call(model: str, side: int) -> Call:
     """Return a request with one image as binary FP32 that asks for a binary response."""
-    values = np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
+    values = image(side)
     parameters = {"binary_data_size": values.nbytes}
     tensor = {"name": "input", "datatype": "FP32", "shape": values.shape, "parameters": parameters}
     text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()

@@ -18,10 +18,8 @@ import sysconfig
 import time
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.serving.checks import Swap
-from benchmarks.serving.daemon import MODEL, image_call
+from benchmarks.serving.daemon import MODEL, image, image_call
 from benchmarks.serving.load import Call, Connection
 from benchmarks.serving.processes import end_group, eventually, free_port
 from service.system.processes import child_environment
@@ -207,10 +205,6 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def _image(side: int) -> np.ndarray:
-    return np.random.default_rng(0).normal(size=(1, 3, side, side)).astype(np.float32)
-
-
 def _call(name: str, side: int) -> Call:
     """Return a request with one image, in the fastest format that the server reads."""
     if name == "mlserver":
@@ -222,12 +216,12 @@ def _call(name: str, side: int) -> Call:
 
 
 def _mlserver_call(side: int) -> Call:
-    data = base64.b64encode(_image(side).tobytes()).decode()
+    data = base64.b64encode(image(side).tobytes()).decode()
     parameters = {"image": [1, 3, side, side]}
     tensor = {"name": "input", "datatype": "BYTES", "shape": [1], "data": [data], "parameters": parameters}
     return Call(f"/v2/models/{MODEL}/infer", json.dumps({"inputs": [tensor]}).encode(), _JSON)
 
 
 def _lit_call(side: int) -> Call:
-    data = base64.b64encode(_image(side).tobytes()).decode()
+    data = base64.b64encode(image(side).tobytes()).decode()
     return Call("/predict", json.dumps({"shape": [1, 3, side, side], "data": data}).encode(), _JSON)

@@ -77,7 +77,7 @@ def agent(folder: Path, device: Device, central: Prometheus) -> contextlib.Abstr
 
 
 @needs_prometheus
-def test_one_prometheus_knows_which_device_runs_what(fleet: Prometheus, devices: list[Device]):
+def test_a_central_prometheus_knows_which_device_runs_which_model(fleet: Prometheus, devices: list[Device]):
     which = documented("Which device runs what?")
     labels = ("instance", "model", "generation", "digest")
     expected = {(d.name, "cats", "1", digest[:12]): 1.0 for d, digest in zip(devices, (OLD, OLD, NEW), strict=True)}
@@ -106,7 +106,7 @@ def test_one_prometheus_knows_which_device_runs_what(fleet: Prometheus, devices:
 
 @pytest.mark.slow
 @needs_prometheus
-def test_what_could_not_be_sent_is_sent_later(tmp_path: Path, devices: list[Device]):
+def test_samples_that_could_not_be_sent_are_sent_later(tmp_path: Path, devices: list[Device]):
     flag, config, device = "--web.enable-remote-write-receiver", scrape_config("prometheus.yml", {}), devices[0]
     with contextlib.ExitStack() as held:
         with prometheus(tmp_path / "central", config, flag) as central:

@@ -38,7 +38,7 @@ def test_a_type_checker_accepts_it():
     assert done.returncode == 0, done.stdout
 
 
-def test_panels_have_ids_titles_and_places_of_their_own():
+def test_panels_have_unique_ids_titles_and_places():
     ids = [panel["id"] for panel in DASHBOARD["panels"]]
     assert sorted(ids) == list(range(1, len(ids) + 1))
     assert len({panel["title"] for panel in PANELS}) == len(PANELS)
@@ -51,7 +51,7 @@ def test_panels_have_ids_titles_and_places_of_their_own():
         taken |= cells
 
 
-def test_what_can_be_chosen():
+def test_instances_and_models_can_be_selected():
     names = [variable["name"] for variable in DASHBOARD["templating"]["list"]]
     assert names == ["datasource", "instance", "model"]
     used = {name for query in queries() for name in re.findall(r"\$(\w+)", query)}
@@ -59,7 +59,7 @@ def test_what_can_be_chosen():
     assert all(panel["datasource"]["uid"] == "${datasource}" for panel in PANELS)
 
 
-def test_it_asks_for_metrics_that_there_are(tmp_path):
+def test_it_queries_only_metrics_that_exist(tmp_path):
     known = set(families(Metrics(CollectorRegistry(), "1", tmp_path)))
     for query in queries():
         for name in re.findall(r"\b(?:edged|process)_\w+", query):

@@ -52,7 +52,7 @@ def test_promtool_accepts_the_configs(name: str, flags: list[str]):
 
 
 @needs_promtool
-def test_promtool_finds_nothing_to_remark_in_the_metrics(tmp_path: Path):
+def test_promtool_accepts_the_metrics_without_remarks(tmp_path: Path):
     metrics = Metrics(CollectorRegistry(), "1", jetson(tmp_path))
     metrics.expect_model("m")
     assert promtool("check", "metrics", stdin=generate_latest(metrics.registry)) == ""
@@ -65,7 +65,7 @@ def test_each_alert_is_tested_firing_and_not_firing(alert):
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda rule: rule["alert"])
-def test_each_alert_says_what_it_is_and_which_command_helps(alert):
+def test_each_alert_has_a_summary_and_a_runbook(alert):
     assert set(alert["annotations"]) == {"summary", "description", "runbook"}
     assert alert["labels"]["severity"] in ("warning", "critical")
     subcommands = next(a for a in build_parser()._actions if a.choices and "status" in a.choices).choices
@@ -79,7 +79,7 @@ def test_each_alert_is_documented():
     assert re.findall(r"^\| (Edged\w+) \|", text, re.MULTILINE) == [alert["alert"] for alert in ALERTS]
 
 
-def test_the_rules_ask_for_metrics_that_there_are(tmp_path: Path):
+def test_the_rules_query_only_metrics_that_exist(tmp_path: Path):
     known = set()
     for name, (family, _) in families(Metrics(CollectorRegistry(), "1", tmp_path)).items():
         suffixes = ("_bucket", "_sum", "_count") if family.type == "histogram" else ("",)

@@ -51,7 +51,7 @@ def since(path: Path) -> int:
 
 
 @pytest.mark.parametrize("name", ["edged.service", "edged.socket", "dropins/jetson.conf", "dropins/public.conf"])
-def test_the_oldest_systemd_knows_every_directive(name: str) -> None:
+def test_the_oldest_systemd_supports_every_directive(name: str) -> None:
     assert since(UNITS / name) <= OLDEST
 
 
@@ -74,13 +74,13 @@ def test_drop_ins_override_nothing_by_mistake() -> None:
         assert again <= {"DeviceAllow", "IPAddressAllow", "Type", "ExecReload"}, path.name
 
 
-def test_what_is_pulled_may_be_dropped() -> None:
+def test_the_unit_that_pulls_may_write_to_the_drop_folder() -> None:
     pulling = ROOT / "configs/fleet/oci/edged-pull@.service"
     assert directives(pulling, "ReadWritePaths") == ["-/var/lib/edged/drop -/srv/checkpoints"]
     assert r"[Service]\nReadWritePaths=/srv/checkpoints\n" in (ROOT / "docs/fleet.md").read_text()
 
 
-def test_what_mends_itself_is_tried_again() -> None:
+def test_failures_that_may_pass_are_retried() -> None:
     """A full disk passes; the wrong config stays wrong."""
     unit = UNITS / "edged.service"
     assert (directives(unit, "Restart"), directives(unit, "RestartSec")) == (["on-failure"], ["2"])
@@ -93,7 +93,7 @@ def directives(path: Path, name: str) -> list[str]:
     return re.findall(rf"^{name}=(.*)$", path.read_text(), re.MULTILINE)
 
 
-def test_other_machines_reach_it_only_with_the_drop_in_for_that() -> None:
+def test_other_machines_reach_the_service_only_with_public_conf() -> None:
     """What is allowed goes before what is denied, and a later line adds to the earlier ones unless it is empty."""
     unit, public = UNITS / "edged.service", UNITS / "dropins/public.conf"
     assert (directives(unit, "IPAddressDeny"), directives(unit, "IPAddressAllow")) == (["any"], ["localhost"])
@@ -106,7 +106,7 @@ def test_other_machines_reach_it_only_with_the_drop_in_for_that() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_has_nothing_to_say_about_the_units(tmp_path: Path) -> None:
+def test_systemd_accepts_the_units_without_remarks(tmp_path: Path) -> None:
     """`verify` exits with 0 even for a directive that it does not know, so what it says counts."""
     program = tmp_path / "bin/edged"
     program.parent.mkdir()

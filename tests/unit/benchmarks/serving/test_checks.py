@@ -16,7 +16,7 @@ def answer(version: str, sent: float, done: float | None = None, output: bytes =
     return Answer(connection, sent, sent, sent + 0.1 if done is None else done, 200, text + behind, len(text))
 
 
-def test_what_is_right():
+def test_responses_of_the_live_generation_are_right():
     times = (("1", 5), ("1", 10.2), ("2", 10.5), ("2", 15), ("2", 20.5), ("1", 21.5), ("1", 30.5), ("2", 35))
     answers = [answer(version, sent) for version, sent in times]
     assert went_back(answers, "1", SWAPS) == []
@@ -47,19 +47,19 @@ def test_the_same_generation_again_counts_as_a_new_one():
     assert len(went_back([answer("2", 25)], "1", SWAPS)) == 1
 
 
-def test_outputs_of_another_generation():
+def test_outputs_of_another_generation_are_found():
     assert answers_of_two([answer("1", 1, output=b"a"), answer("1", 2, output=b"b")]) == ["1 gave 2 different outputs"]
     assert answers_of_two([answer("1", 1, output=b"a"), answer("2", 2, output=b"a")]) == [
         "1 and 2 gave the same outputs"
     ]
 
 
-def test_failed_requests_are_not_looked_at():
+def test_failed_requests_are_ignored():
     failed = Answer(0, 1, 1, 2, 503, b'{"error": "no"}')
     assert (went_back([failed], "1", SWAPS), answers_of_two([failed])) == ([], [])
 
 
-def test_memory():
+def test_memory_may_grow_within_the_tolerance():
     assert not memory_grew(1000, 1050)
     assert not memory_grew(1000, 900)
     assert memory_grew(1000, 1051)

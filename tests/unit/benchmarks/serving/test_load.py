@@ -43,7 +43,7 @@ def server(gate: threading.Event) -> Iterator[str]:
             thread.join()
 
 
-def test_a_stall_is_seen_by_all_that_came_due_meanwhile():
+def test_a_stall_delays_all_requests_that_are_due_meanwhile():
     gate = threading.Event()
     with server(gate) as address:
         with Load(address, CALL, rate=100, connections=2) as load:
@@ -57,7 +57,7 @@ def test_a_stall_is_seen_by_all_that_came_due_meanwhile():
     assert max(answer.latency_s for answer in answers) >= 0.5
 
 
-def test_a_server_that_is_gone_is_a_failure_not_an_end():
+def test_a_server_that_is_gone_fails_requests_without_ending_the_load():
     gate = threading.Event()
     gate.set()
     with server(gate) as address:
