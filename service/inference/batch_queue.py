@@ -1,7 +1,7 @@
-"""Which waiting requests a generation computes together, and how long the first of them waits for more.
+"""The queue that decides which waiting requests a generation computes together, and how long the first one waits.
 
-A generation that batches has two threads. One reads requests and prepares them: it parses and decodes, while the other
-computes. This is what lies between them. Imports no torch.
+A generation that batches has two threads. One reads, parses and decodes requests while the other computes. This queue
+connects them. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 class BatchQueue(Generic[T]):
-    """Requests in the order of their arrival, from the thread that prepares to the one that computes.
+    """A queue of requests, in the order of arrival, between the thread that prepares and the one that computes.
 
     Args:
-        batching: How far they are gathered.
+        batching: How requests are gathered into batches.
     """
 
     def __init__(self, batching: Batching) -> None:
@@ -30,12 +30,12 @@ class BatchQueue(Generic[T]):
         self._closed = False
 
     def put(self, entry: T, images: int, arrived: float) -> None:
-        """Add a request. Waits while a whole batch is there already: what is read ahead takes memory.
+        """Add a request, after waiting while a full batch is queued: requests that are read ahead take memory.
 
         Args:
-            entry: Handed out by `take`.
-            images: How many it has.
-            arrived: When, by time.monotonic().
+            entry: The request, which `take` returns.
+            images: Number of its images.
+            arrived: Its arrival by time.monotonic().
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._images() < self._batching.max_batch)
@@ -43,15 +43,19 @@ class BatchQueue(Generic[T]):
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nobody waits for answers any more."""
+        """Wake both threads: the supervisor closed the stream, so no request needs a reply."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def take(self) -> list[T]:
-        """What is computed next: one request, and those behind it that fit. Waits for the first; [] once closed.
+        """Take the requests of the next batch: the oldest one, and those after it that fit.
 
-        A request of more images than `max_batch` is computed by itself.
+        Waits for the first request, and then up to `max_delay_s` for others. A request with more images than
+        `max_batch` is computed alone.
+
+        Returns:
+            The requests, in the order of arrival; empty once the queue is closed.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._entries)
@@ -69,7 +73,7 @@ class BatchQueue(Generic[T]):
         return sum(images for _, images, _ in self._entries)
 
     def _is_settled(self) -> bool:
-        """Whether waiting longer cannot make the next batch larger."""
+        """Return whether waiting longer cannot make the next batch larger."""
         return self._closed or self._images() >= self._batching.max_batch
 
     def _fitting(self) -> int:
@@ -82,9 +86,10 @@ class BatchQueue(Generic[T]):
 
 
 def warm_sizes(max_batch: int) -> list[int]:
-    """Batch sizes that a new generation computes before it gets traffic, ascending.
+    """Return the batch sizes that a new generation computes before it gets traffic, ascending.
 
-    The first pass of a size takes several times as long as later ones, because kernels are made for it. Every small
-    size is met under load, and the largest shows what memory it takes; those between would cost a slow board minutes.
+    The first pass of a size takes several times as long as later ones, because its kernels are prepared then. Every
+    small size occurs under load, and the largest one shows how much memory is needed. All sizes between them would
+    take minutes on a slow board.
     """
     return sorted(size for size in {*range(1, 9), max_batch} if size <= max_batch)

@@ -1,10 +1,10 @@
-"""The binary tensor data extension of the Open Inference Protocol: tensors as bytes behind the JSON of a body.
+"""The binary tensor data extension of the Open Inference Protocol: tensors as bytes after the JSON of a body.
 
-    JSON       as long as the HTTP header Inference-Header-Content-Length says
-    tensors    one after another in the order of the JSON, each as long as its parameter binary_data_size says
+    JSON       its length is in the HTTP header Inference-Header-Content-Length
+    tensors    in the order of the JSON, without gaps; the length of each is in its parameter binary_data_size
 
-Numbers are little-endian and in row-major order. An element of a BYTES tensor is its length, 4 bytes little-endian, and
-then that many bytes.
+Numbers are little-endian and in row-major order. An element of a BYTES tensor is its length, 4 bytes little-endian,
+followed by that many bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-# The protocol's name -> how a value lies in the body. Inputs come as these, and outputs go as these.
+# Datatype of the protocol -> layout of a value in the body, for inputs and outputs.
 NUMBERS: Mapping[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
@@ -28,25 +28,25 @@ _LENGTH = struct.Struct("<I")
 
 
 class RequestError(Exception):
-    """The request is at fault; the message goes into the body of a 400."""
+    """The request is invalid; the message becomes the body of a 400 response."""
 
 
 class Body(NamedTuple):
     """The body of an HTTP message.
 
     Attributes:
-        content: JSON, perhaps with tensors behind it.
-        json_bytes: Length of the JSON, for Inference-Header-Content-Length; None where it is the whole content.
+        content: JSON, optionally followed by tensors.
+        json_bytes: Length of the JSON in bytes, for Inference-Header-Content-Length; None if it is the whole content.
     """
 
     content: bytes | memoryview
     json_bytes: int | None = None
 
     def split(self) -> tuple[bytes, memoryview]:
-        """The JSON, and without a copy what lies behind it.
+        """Return the JSON, and a view of the bytes after it.
 
         Raises:
-            RequestError: The JSON would be longer than the body.
+            RequestError: `json_bytes` is larger than the body.
         """
         size = len(self.content)
         length = size if self.json_bytes is None else self.json_bytes
@@ -56,53 +56,56 @@ class Body(NamedTuple):
 
 
 def bodies_of(header: Mapping[str, Any], content: bytes | memoryview) -> tuple[Body, Body | None]:
-    """The request in a frame of the supervisor, and what another generation answered to it, if that is to be compared.
+    """Split a frame of the supervisor into a request and the reference reply that it is to be compared with.
 
     Args:
-        header: Of the frame, see `Channel.request`.
-        content: What lies behind it.
+        header: Header of the frame, see `Channel.request`.
+        content: Body of the frame.
+
+    Returns:
+        The request, and the reply of another generation; None if no comparison is wanted.
     """
-    rival = header.get("rival")
-    if rival is None:
+    reference = header.get("rival")
+    if reference is None:
         return Body(content, header["json_bytes"]), None
-    size = rival["request_bytes"]
-    return Body(content[:size], header["json_bytes"]), Body(content[size:], rival["json_bytes"])
+    size = reference["request_bytes"]
+    return Body(content[:size], header["json_bytes"]), Body(content[size:], reference["json_bytes"])
 
 
-def tensor_data(parameters: Mapping[str, Any], behind: memoryview) -> memoryview | None:
-    """The bytes of a request's only input; None if it has its data in the JSON.
+def tensor_data(parameters: Mapping[str, Any], tail: memoryview) -> memoryview | None:
+    """Return the bytes of a request's only input; None if its data is in the JSON.
 
     Args:
-        parameters: Of the input.
-        behind: Everything that lies behind the JSON.
+        parameters: Parameters of the input.
+        tail: All bytes after the JSON.
 
     Raises:
-        RequestError: There are more bytes or fewer than the parameters say.
+        RequestError: The number of bytes is not the `binary_data_size` of the input.
     """
     size = parameters.get("binary_data_size")
-    if size is None and not behind:
+    if size is None and not tail:
         return None
-    if type(size) is not int or size != len(behind):
+    if type(size) is not int or size != len(tail):
         raise RequestError(
-            f"binary_data_size of the input has value {size!r:.80}, but {len(behind)} bytes follow the JSON; give the"
+            f"binary_data_size of the input has value {size!r:.80}, but {len(tail)} bytes follow the JSON; give the"
             " length of the JSON in the header Inference-Header-Content-Length and that of the tensor here"
         )
-    return behind
+    return tail
 
 
 def unpack_numbers(data: memoryview, datatype: str, count: int) -> npt.NDArray[Any]:
-    """The values of a tensor, without a copy.
+    """Return the values of a tensor as a view of its bytes.
 
     Args:
-        data: Its bytes.
+        data: Bytes of the tensor.
         datatype: One of `NUMBERS`.
-        count: Of values.
+        count: Number of values.
 
     Returns:
-        Of shape [count]; not to be written to.
+        Values [count]; read-only.
 
     Raises:
-        RequestError: The bytes are not as many as the values take.
+        RequestError: The number of bytes does not match the number of values.
     """
     dtype = NUMBERS[datatype]
     if len(data) != count * dtype.itemsize:
@@ -112,14 +115,14 @@ def unpack_numbers(data: memoryview, datatype: str, count: int) -> npt.NDArray[A
 
 
 def unpack_elements(data: memoryview, count: int) -> list[memoryview]:
-    """The elements of a BYTES tensor, without a copy.
+    """Return the elements of a BYTES tensor as views of its bytes.
 
     Args:
-        data: Its bytes.
-        count: Of elements.
+        data: Bytes of the tensor.
+        count: Number of elements.
 
     Raises:
-        RequestError: An element ends behind the data, or something is left over.
+        RequestError: An element ends after the data, or bytes are left over.
     """
     elements, start = [], 0
     for index in range(count):
@@ -138,10 +141,10 @@ def unpack_elements(data: memoryview, count: int) -> list[memoryview]:
 
 
 def pack_numbers(values: npt.ArrayLike, datatype: str) -> bytes:
-    """The bytes of values of any shape, as one of `NUMBERS`."""
+    """Return values of any shape as bytes of a datatype of `NUMBERS`."""
     return np.asarray(values, NUMBERS[datatype]).tobytes()
 
 
 def pack_elements(elements: Sequence[bytes]) -> bytes:
-    """The bytes of a BYTES tensor."""
+    """Return elements as the bytes of a BYTES tensor."""
     return b"".join(piece for element in elements for piece in (_LENGTH.pack(len(element)), element))

@@ -1,12 +1,12 @@
-"""`python -m service.inference.fork_server`: import once what a generation needs, and fork one for each request.
+"""`python -m service.inference.fork_server`: import once what generations need, and fork one for each request.
 
-A swap then costs no import, and generations share the memory of what is imported. A request is one message with two
-file descriptors: the generation's socket, and the write end of a pipe for what it says on stderr.
+A swap then needs no imports, and generations share the memory of the imported modules. A request is one message with
+two file descriptors: the generation's socket, and the write end of a pipe for its stderr.
 
-    request   {"id": n, "arguments": [...]}                     of service.inference.main, without the socket
+    request   {"id": n, "arguments": [...]}                     for service.inference.main, without the socket
     answer    {"id": n, "pid": m} or {"id": n, "error": "..."}  the former from the generation itself
 
-All of it happens in one thread, and nothing is computed: no thread survives a fork, but OpenMP would think so.
+The process has one thread and computes nothing: threads do not survive a fork, and OpenMP would rely on them.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from service.system.process_title import set_name, set_title
 from service.system.processes import die_with_parent
 
 MAX_MESSAGE = 1 << 16
-_DESCRIPTORS = 2  # of a request
-_GO, _TOLD = b"go", b"told"
+_DESCRIPTORS = 2  # that come with a request
+_GO, _ANNOUNCED = b"go", b"announced"
 
 
 def main(arguments: list[str]) -> int:
@@ -44,14 +44,14 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     set_name("edged-fork")
-    _import_the_rest()
+    _import_lazy_modules()
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:
         sys.stderr.write(
-            f"{threads} threads after the imports instead of one; a lock that one holds may never be free\n"
+            f"{threads} threads after the imports instead of one; a lock that one of them holds may never be released\n"
         )
     gc.collect()
-    gc.freeze()  # the collector writes to whatever it looks at, and what is written to is not shared any more
+    gc.freeze()  # the collector writes to the objects it visits, which would copy their pages
     with socket.socket(fileno=options.socket_fd) as control:
         while True:
             text, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, _DESCRIPTORS)
@@ -65,15 +65,15 @@ def main(arguments: list[str]) -> int:
                     os.close(descriptor)
 
 
-def _import_the_rest() -> None:
-    """What is imported only when it is needed first: a package that is replaced meanwhile must not show."""
+def _import_lazy_modules() -> None:
+    """Import what is otherwise imported on first use, so that an upgrade of a package does not affect later forks."""
     Image.init()
     with torch.device("cpu"):
         pass
 
 
 def _answer(control: socket.socket, identity: int, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
-    """Have a process answer that is a child of the supervisor; where there is none, say so."""
+    """Fork a generation that announces itself to the supervisor; send an error if that fails."""
     try:
         if len(descriptors) < _DESCRIPTORS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -84,43 +84,43 @@ def _answer(control: socket.socket, identity: int, arguments: Sequence[str], des
                 if between == 0:
                     ours.close()
                     _fork_again(_Birth(control, theirs, identity), arguments, descriptors)
-            # From here on its child is the supervisor's, and nobody else can bury it.
+            # From here on its child belongs to the supervisor, which alone can reap it.
             failure = os.waitstatus_to_exitcode(os.waitpid(between, 0)[1])
             if failure:
                 raise OSError(failure, os.strerror(failure))
             ours.send(_GO)
-            if ours.recv(len(_TOLD)) != _TOLD:
-                raise BrokenPipeError(errno.EPIPE, "the new process ended at once")
+            if ours.recv(len(_ANNOUNCED)) != _ANNOUNCED:
+                raise BrokenPipeError(errno.EPIPE, "the new process exited at once")
     except OSError as error:
         control.send(json.dumps({"id": identity, "error": f"cannot fork: {error.strerror}"}).encode())
 
 
 class _Birth(NamedTuple):
-    """What a new process has until it is a generation.
+    """Connections of a new process until it becomes a generation.
 
     Attributes:
-        control: To the supervisor.
-        leash: To the fork server.
-        identity: Of the request.
+        control: Socket to the supervisor.
+        leash: Socket to the fork server.
+        identity: Id of the request.
     """
 
     control: socket.socket
     leash: socket.socket
     identity: int
 
-    def told(self) -> bool:
-        """Tell the supervisor of this process once it is its parent; False if it will never be."""
+    def announce(self) -> bool:
+        """Report this process to the supervisor once that is its parent; return False if it never will be."""
         with self.control, self.leash:
             if self.leash.recv(len(_GO)) != _GO:
-                return False  # the fork server has ended
+                return False  # the fork server has exited
             self.control.send(json.dumps({"id": self.identity, "pid": os.getpid()}).encode())
             with contextlib.suppress(OSError):
-                self.leash.send(_TOLD)
+                self.leash.send(_ANNOUNCED)
         return True
 
 
 def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[int]) -> NoReturn:
-    """In the process between: have a child that nobody here waits for, and end. The child ends here as well."""
+    """Fork the generation from the intermediate process, which exits without waiting for it. Neither returns."""
     code = 1
     try:
         try:
@@ -129,19 +129,19 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
             os._exit(error.errno or code)
         if child != 0:
             os._exit(0)
-        if birth.told():
+        if birth.announce():
             code = _generation(list(arguments), *descriptors)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(code)  # taking torch apart takes half a second of a core, beside the generation that serves now
+        os._exit(code)  # finalizing torch takes half a second of a core, which the generation in service needs
 
 
 def _generation(arguments: list[str], connection: int, errors: int) -> int:
-    """Be a generation; returns its exit code."""
-    # Until here it is in the fork server's group, where the supervisor looks for what it was not told of. Not a session
-    # of its own: the kernel may give each session the same time, and niceness then only counts within it.
+    """Serve as a generation, and return its exit code."""
+    # Until here it is in the fork server's process group, where the supervisor looks for unannounced processes. It gets
+    # no session of its own: the kernel may share time evenly among sessions, and niceness then counts only within one.
     os.setpgid(0, 0)
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)

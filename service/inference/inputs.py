@@ -1,12 +1,12 @@
-"""The input of a request to images as the network reads them. Runs in the generation.
+"""Conversion of a request's input to images as the network reads them. Runs in the generation.
 
-What an input is follows from its name:
+The name of an input determines its kind:
 
-- `input`: a prepared tensor, as training fed the network. FP32, or FP16 or FP64, which become FP32.
-- `pixels`: UINT8 intensities, a quarter of the bytes; normalized here, as calibration images are.
+- `input`: a prepared tensor, as in training. FP32, or FP16 or FP64, which are converted to FP32.
+- `pixels`: UINT8 intensities, a quarter of the bytes; normalized here like calibration images.
 - `image`: BYTES, encoded files of any size; scaled and normalized here.
 
-No other type has a meaning for an image. INT8 above all: a quantized network computes with scales of its own.
+Other datatypes have no meaning for an image. That includes INT8: a quantized network computes with its own scales.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 from service.inference.binary import RequestError, tensor_data, unpack_elements, unpack_numbers
 
-MAX_BATCH = 128  # images a request: bounds the memory that a small body of tiny images can ask for
-_LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # likewise for detectors, whose images are large: 15 of 640 pixels
+MAX_BATCH = 128  # images per request: bounds the memory that a small body of tiny images can take
+_LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # the same bound for detectors, whose images are large: 15 of 640 pixels
 TENSOR_INPUT, PIXEL_INPUT, IMAGE_INPUT = "input", "pixels", "image"
-# Of each input; the first is in the metadata.
+# Input -> its datatypes; the first is in the metadata.
 DATATYPES: Mapping[str, tuple[str, ...]] = {
     TENSOR_INPUT: ("FP32", "FP16", "FP64"),
     PIXEL_INPUT: ("UINT8",),
@@ -39,37 +39,37 @@ DATATYPES: Mapping[str, tuple[str, ...]] = {
 
 
 def max_batch(spec: InputSpec) -> int:
-    """Most images of a request."""
+    """Return the largest number of images of a request."""
     if spec.fit is not Fit.LETTERBOX:
         return MAX_BATCH
     return max(1, min(MAX_BATCH, _LETTERBOX_VALUES // (spec.channels * spec.size**2)))
 
 
 def read_images(
-    tensor: Mapping[str, Any], behind: memoryview, spec: InputSpec
+    tensor: Mapping[str, Any], tail: memoryview, spec: InputSpec
 ) -> tuple[Tensor, tuple[Letterbox, ...], tuple[bytes | memoryview, ...]]:
-    """The images of a request's only input.
+    """Read the images of a request's only input.
 
     Args:
-        tensor: The input, as the JSON has it.
-        behind: Everything that lies behind the JSON.
-        spec: What the model reads.
+        tensor: The input, as in the JSON.
+        tail: All bytes after the JSON.
+        spec: Input of the model.
 
     Returns:
-        Network input float32 [b, channels, size, size]; where each image lies in its square, empty for prepared tensors
-        and for cropped images; and the encoded files, empty for tensors.
+        Network input float32 [b, channels, size, size]; the position of each image in its square, empty for prepared
+        tensors and for cropped images; and the encoded files, empty for tensors.
 
     Raises:
-        RequestError: It is not as documented.
+        RequestError: The input is not as documented.
     """
     name, datatype = tensor.get("name"), tensor.get("datatype")
     if not isinstance(name, str) or datatype not in DATATYPES.get(name, ()):
         known = ", ".join(f"{name!r} as {' or '.join(types)}" for name, types in DATATYPES.items())
         raise RequestError(f"input {name!r:.80} of datatype {datatype!r:.80}; send {known}")
     parameters = parameters_of(tensor)
-    raw = tensor_data(parameters, behind)
+    raw = tensor_data(parameters, tail)
     if raw is not None and tensor.get("data") is not None:
-        raise RequestError(f"input {name!r} has data in the JSON and {len(raw)} bytes behind it; send one of them")
+        raise RequestError(f"input {name!r} has data in the JSON and {len(raw)} bytes after it; send one of them")
     if name == IMAGE_INPUT:
         files = _encoded(tensor, parameters, raw, spec)
         return *read_files(files, spec), tuple(files)
@@ -82,10 +82,18 @@ def read_images(
 
 
 def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Tensor, tuple[Letterbox, ...]]:
-    """Likewise of encoded files.
+    """Decode and prepare encoded images.
+
+    Args:
+        files: Contents of the files.
+        spec: Input of the model.
+
+    Returns:
+        Network input float32 [b, channels, size, size], and the position of each image in its square; the latter is
+        empty for cropped images.
 
     Raises:
-        RequestError: One of them is no image.
+        RequestError: One of the files cannot be read as an image.
     """
     decoded = [_decode(index, bytes(file), spec) for index, file in enumerate(files)]
     images = normalize(torch.from_numpy(np.stack([image.pixels for image in decoded])), spec)
@@ -95,10 +103,10 @@ def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Te
 
 
 def parameters_of(owner: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of the parameters of a request, an input or an output.
+    """Return a copy of the parameters of a request, an input or an output.
 
     Raises:
-        RequestError: They are no object, or speak of shared memory.
+        RequestError: The parameters are not an object, or refer to shared memory.
     """
     parameters = owner.get("parameters") or {}
     if not isinstance(parameters, dict):
@@ -118,26 +126,26 @@ def _shape(tensor: Mapping[str, Any], dimensions: int, most: int) -> list[int]:
 
 
 def _listed(tensor: Mapping[str, Any], shape: Sequence[int]) -> npt.NDArray[Any]:
-    """Numbers from the JSON."""
+    """Return the numbers of a tensor in the JSON."""
     try:
         given: npt.NDArray[Any] = np.asarray(tensor.get("data"))
     except (ValueError, OverflowError):  # ragged, or nested too deep
         given = np.asarray(None)
     if given.dtype.kind not in "iuf":
-        raise RequestError("data is no list of numbers, flat or nested like the shape")
+        raise RequestError("data is not a list of numbers, flat or nested like the shape")
     if given.size != math.prod(shape) or given.shape not in ((given.size,), tuple(shape)):
         raise RequestError(f"data has shape {list(given.shape)}; send {math.prod(shape)} numbers for shape {shape}")
     return given
 
 
 def _prepared(values: npt.NDArray[Any], _: InputSpec) -> Tensor:
-    """A tensor in torch's channels_last order, as the network wants it. This is the only copy.
+    """Copy a tensor to torch's channels_last order, which the network needs. This is the only copy.
 
-    By numpy, a channel at a time: torch takes as long, and wakes a thread for it that every request would wait for.
+    numpy copies it, one channel at a time: torch takes as long, and wakes a thread for which every request would wait.
     """
     count, channels, height, width = values.shape
     images = np.empty((count, height, width, channels), np.float32)
-    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+    with np.errstate(over="ignore"):  # becomes infinity, which is rejected below
         for channel in range(channels):
             images[..., channel] = values[:, channel]
     if not np.isfinite(images).all():
@@ -146,17 +154,17 @@ def _prepared(values: npt.NDArray[Any], _: InputSpec) -> Tensor:
 
 
 def _pixels(values: npt.NDArray[Any], spec: InputSpec) -> Tensor:
-    with np.errstate(invalid="ignore"):  # NaN and the like are no longer what they were, and refused below
+    with np.errstate(invalid="ignore"):  # NaN and the like change their value, and are rejected below
         pixels: npt.NDArray[np.uint8] = values.astype(np.uint8)
     if not np.array_equal(pixels, values):
-        raise RequestError("data holds a number that is no UINT8; send whole numbers from 0 to 255")
+        raise RequestError("data holds a number that is not a UINT8; send whole numbers from 0 to 255")
     return normalize(torch.from_numpy(pixels), spec)
 
 
 def _encoded(
     tensor: Mapping[str, Any], parameters: Mapping[str, Any], raw: memoryview | None, spec: InputSpec
 ) -> Sequence[bytes | memoryview]:
-    """Files of images; behind the JSON they are as they are, unless they are said to be base64 there, too."""
+    """Return the encoded image files. After the JSON they are raw by default, in the JSON they are base64."""
     (count,) = _shape(tensor, 1, max_batch(spec))
     known = ("base64",) if raw is None else ("raw", "base64")
     encoding = parameters.get("content_type", known[0])
@@ -168,7 +176,7 @@ def _encoded(
         return elements if encoding == "raw" else [_decoded_base64(*each) for each in enumerate(elements)]
     data = tensor.get("data")
     if not isinstance(data, list) or len(data) != count or any(not isinstance(text, str) for text in data):
-        raise RequestError(f"data must be a list of {count} base64 strings, one an image")
+        raise RequestError(f"data must be a list of {count} base64 strings, one per image")
     return [_decoded_base64(index, text) for index, text in enumerate(data)]
 
 
@@ -176,7 +184,7 @@ def _decoded_base64(index: int, text: str | memoryview) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except ValueError as error:  # binascii.Error, or characters outside ASCII
-        raise RequestError(f"image {index} is no base64: {error}") from None
+        raise RequestError(f"image {index} is not valid base64: {error}") from None
 
 
 def _decode(index: int, file: bytes, spec: InputSpec) -> Decoded:

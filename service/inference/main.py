@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             with preferred_oom_victim():
                 served, ready = at_background_priority(lambda: _load(options)) if options.beside else _load(options)
         except (ConnectionResetError, frames.FrameError):
-            return 0  # the supervisor went away
+            return 0  # the supervisor closed the stream
         except EdgedError as error:
             frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
             return error.exit_code
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         try:
             Server(stream, served, batching, memory).run()
         except (BrokenPipeError, ConnectionResetError, frames.FrameError):
-            return 0  # the supervisor went away
+            return 0  # the supervisor closed the stream
     return 0
 
 

@@ -1,4 +1,4 @@
-"""A published model in memory: makes answers of requests. Knows nothing of the process around it."""
+"""A published model in memory, which computes replies to requests. Independent of the process around it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,26 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-_WARM_PASSES = 3  # the first ones choose kernels and allocate
+_WARM_PASSES = 3  # the first passes select kernels and allocate memory
 
 
 class NotFiniteError(Exception):
-    """The network's outputs hold NaN or infinity."""
+    """The network's outputs contain NaN or infinity."""
 
 
 class ServedModel:
     """A published model in memory.
 
     Args:
-        artifact: The model.
-        model: Its name.
-        version: Its generation.
-        max_batch: Most images of several requests that are computed together.
+        artifact: Artifact of the model.
+        model: Model name.
+        version: Number of its generation.
+        max_batch: Largest number of images that are computed together.
 
     Attributes:
-        input: What it reads.
-        color_histogram: Of its calibration images [axes, BINS]; None in an artifact without one.
+        input: Input of the model.
+        color_histogram: Color histograms of its calibration images [axes, BINS]; None if its artifact has none.
+        metadata: Description of the model, as the protocol has it.
     """
 
     def __init__(self, artifact: Artifact, model: str, version: str, max_batch: int = 1) -> None:
@@ -60,24 +61,24 @@ class ServedModel:
         self.metadata = metadata(model, version, artifact.input, self._task.described)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Raw outputs float32 [b, ...] of images [b, channels, size, size].
+        """Compute raw outputs float32 [b, ...] of images [b, channels, size, size].
 
         Raises:
-            NotFiniteError: They hold NaN or infinity.
+            NotFiniteError: The outputs contain NaN or infinity.
         """
         return _finite(self._run(images))
 
     def warm(self, warmup: Warmup | None = None) -> Comparison | None:
-        """Answer requests for calibration images one by one, all the way from the network to the outputs.
+        """Compute calibration images one by one, from the network to the outputs of a reply.
 
         Args:
-            warmup: The images; None for noise, for artifacts that were written without.
+            warmup: Images and their recorded outputs; None to use noise, for artifacts that have no such images.
 
         Returns:
-            How close the network's outputs are to those of the network that was evaluated; None where nobody knows.
+            Comparison of the network's outputs with those of the network that was evaluated; None without `warmup`.
 
         Raises:
-            GateError: The outputs are not what they must be.
+            GateError: The outputs have the wrong shape, are not finite, or differ from those that were evaluated.
         """
         images = self._noise() if warmup is None else warmup.images(self.input)
         outputs: list[Tensor] = []
@@ -95,10 +96,10 @@ class ServedModel:
         return None if warmup is None else self._compare(warmup, outputs)
 
     def warm_batches(self) -> None:
-        """Likewise of several requests together, which is slow the first time and takes the most memory.
+        """Compute batches of several sizes, which are slow the first time and take the most memory.
 
         Raises:
-            GateError: The output is not what it must be.
+            GateError: The outputs have the wrong shape or are not finite.
         """
         for size in warm_sizes(self._max_batch)[1:]:
             shape = (size, self.input.channels, self.input.size, self.input.size)
@@ -108,37 +109,38 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
 
-    def answer(self, body: Body, rival: Body | None = None) -> Answer:
-        """The response to one inference request; the arguments are those of `prepare`."""
-        request = self.prepare(body, rival)
+    def answer(self, body: Body, reference: Body | None = None) -> Answer:
+        """Compute the reply to one inference request; the arguments are those of `prepare`."""
+        request = self.prepare(body, reference)
         return request if isinstance(request, Answer) else self.answer_together([request])[0]
 
-    def prepare(self, body: Body, rival: Body | None = None) -> Request | Answer:
-        """A request that can be computed, or what is answered because it cannot.
+    def prepare(self, body: Body, reference: Body | None = None) -> Request | Answer:
+        """Parse a request; return the error reply if it cannot be computed.
 
         Args:
-            body: Of the HTTP request.
-            rival: What another generation answered: how far the two agree is asked for then, not the outputs.
+            body: Body of the HTTP request.
+            reference: Reply of another generation: the reply then states how far the two agree, and has no outputs.
+                None for a reply with the outputs.
         """
 
         def read() -> Request:
             request = parse_request(body, self.input, self._outputs)
             self._task.check(request)
-            return request if rival is None else replace(request, outputs=(), rival=rival)
+            return request if reference is None else replace(request, outputs=(), reference=reference)
 
         return _guarded(read)
 
     def answer_together(self, requests: Sequence[Request]) -> list[Answer]:
-        """The response to each of some requests, from one forward pass over all their images.
+        """Compute the replies to some requests in one forward pass over all their images.
 
-        What is wrong with one of them is told to that one only.
+        An error in one of the requests affects only its own reply.
         """
         if len(requests) == 1:
             return [self._answer(requests[0], self.forward)]
         try:
             outputs = self._run(torch.cat([request.images for request in requests]))
-        except Exception:  # of memory, say: what is too much together may be possible alone
-            log.exception("a batch of %d requests failed; each is computed by itself", len(requests))
+        except Exception:  # out of memory, for example: each request alone may still fit
+            log.exception("a batch of %d requests failed; computing each of them alone", len(requests))
             return [self._answer(request, self.forward) for request in requests]
         parts = outputs.split_with_sizes([len(request.images) for request in requests])
         return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
@@ -146,16 +148,16 @@ class ServedModel:
     def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Answer:
         def compute() -> Answer:
             outputs = self._task.answer(request, forward)
-            if request.rival is not None:
-                return Answer(200, self._agreement(outputs, request.rival))
+            if request.reference is not None:
+                return Answer(200, self._agreement(outputs, request.reference))
             body = format_response(outputs, self._name, self._version, request.id, request.binary)
             return Answer(200, body)
 
         return _guarded(compute)
 
-    def _agreement(self, outputs: Sequence[OutputTensor], rival: Body) -> Body:
+    def _agreement(self, outputs: Sequence[OutputTensor], reference: Body) -> Body:
         ours = read_outputs(format_response(outputs, self._name, self._version, None))
-        agreed, compared = self._task.agree(ours, read_outputs(rival))
+        agreed, compared = self._task.agree(ours, read_outputs(reference))
         return Body(json.dumps({"agreed": agreed, "compared": compared, "unit": self._task.unit}).encode())
 
     def _run(self, images: Tensor) -> Tensor:
@@ -199,10 +201,10 @@ def _color_histogram(artifact: Artifact) -> Histograms | None:
 
 
 class _Computed:
-    """Stands for the network where its outputs are there already: hands them out in order.
+    """Replaces the network where its outputs are computed already: returns them in order.
 
     Args:
-        outputs: Float32 [b, ...], not all of them finite perhaps.
+        outputs: Outputs float32 [b, ...]; some may not be finite.
     """
 
     def __init__(self, outputs: Tensor) -> None:
@@ -221,13 +223,13 @@ def _finite(outputs: Tensor) -> Tensor:
 
 
 def _guarded(produce: Callable[[], T]) -> T | Answer:
-    """What `produce` returns, or the answer to its error."""
+    """Return the result of `produce`, or the reply for its error."""
     try:
         return produce()
     except RequestError as error:
         return Answer(400, Body(error_body(str(error))))
     except NotFiniteError as error:
         return Answer(500, Body(error_body(str(error))))
-    except Exception as error:  # one request must not end the others' server
+    except Exception as error:  # an error in one request must not stop the server
         log.exception("a request failed")
         return Answer(500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")))

@@ -1,7 +1,7 @@
-"""What a generation does with some requests after it has answered them, in a thread that gives way to all else.
+"""Observation of sampled requests after their reply, in a thread of the lowest priority.
 
-An image is kept for calibration, or its colors are compared with those of the calibration images. Nothing of this can
-fail or delay an answer: at most a few images wait, more are left out, and what goes wrong is counted.
+An image is kept for calibration, or its colors are compared with those of the calibration images. Observation never
+fails or delays a reply: at most a few images wait, further ones are left out, and errors are counted.
 """
 
 from __future__ import annotations
@@ -37,102 +37,115 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-RECENT = 256  # images that the drift is computed from; fewer say less, more say it later
-ENOUGH = 128  # of them before there is a figure: by chance alone, 64 images are as far off as 0.1
+RECENT = 256  # images that the drift is computed from: fewer are less reliable, more react later
+ENOUGH = 128  # images before the drift is reported: 64 images differ by up to 0.1 by chance alone
 _WAITING = 2
-_LEVEL_TOLERANCE = 0.1  # of 255: FP16 is no more exact than that
+_LEVEL_TOLERANCE = 0.1  # of 255 levels: the precision of FP16
 STORED, LEFT_OUT, NO_IMAGE, FAILED = "stored", "left_out", "no_image", "failed"
 
-Tell = Callable[[dict[str, Any]], None]
+Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One image of a request: its file where it had one, and the network's input float32 [channels, size, size]."""
+class _Sample:
+    """One image of a sampled request.
 
-    order: Mapping[str, Any]
+    Attributes:
+        directive: What to do with it, see service.serving.sampling.
+        file: Encoded file; None if the request has a tensor or the file is not needed.
+        image: Network input float32 [channels, size, size].
+    """
+
+    directive: Mapping[str, Any]
     file: bytes | None
     image: Tensor
 
 
 class Observation:
-    """Looks at requests that were answered.
+    """Captures images of sampled requests, and measures their drift.
 
     Args:
-        spec: What the model reads.
-        reference: Colours of the calibration images [axes, BINS]; None where they are not known.
-        tell: Told {"capture": result or None, "drift": figure or None, "drift_images": their number}. In any thread.
+        spec: Input of the model.
+        reference: Color histograms of the calibration images [axes, BINS]; None if they are not known.
+        report: Called from any thread with {"capture": result or None, "drift": index or None, "drift_images": number
+            of images that it is computed from}.
     """
 
-    def __init__(self, spec: InputSpec, reference: Histograms | None, tell: Tell) -> None:
+    def __init__(self, spec: InputSpec, reference: Histograms | None, report: Report) -> None:
         self._spec = spec
-        self._tell = tell
+        self._report = report
         self._drift = None if reference is None else Drift(reference)
-        self._queue: queue.Queue[_Seen] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[_Sample] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
 
-    def offer(self, order: Mapping[str, Any], request: Request) -> None:
-        """Have a random image of a request looked at, as service.serving.sampling ordered it. Returns at once."""
+    def offer(self, directive: Mapping[str, Any], request: Request) -> None:
+        """Queue a random image of a sampled request. Returns at once.
+
+        Args:
+            directive: What to do with it, see service.serving.sampling.
+            request: The request, which was answered.
+        """
         index = random.randrange(len(request.images))  # noqa: S311 - a sample, no secret
-        file = bytes(request.files[index]) if request.files and order["capture"] else None
-        # Copies: the request's memory may be large, and is not to be held.
-        seen = _Seen(order, file, request.images[index].clone())
+        file = bytes(request.files[index]) if request.files and directive["capture"] else None
+        # Copies: the request's memory may be large and must not be kept.
+        sample = _Sample(directive, file, request.images[index].clone())
         try:
-            self._queue.put_nowait(seen)
+            self._queue.put_nowait(sample)
         except queue.Full:
-            if order["capture"]:
-                self._tell({"capture": LEFT_OUT, "drift": None, "drift_images": 0})
+            if directive["capture"]:
+                self._report({"capture": LEFT_OUT, "drift": None, "drift_images": 0})
             return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="observation", daemon=True)
             self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):  # of this thread alone
+        with contextlib.suppress(OSError):  # sets the niceness of this thread alone
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
         while True:
-            seen = self._queue.get()
+            sample = self._queue.get()
             try:
-                told = self._look(seen)
-            except Exception:  # whatever an image does: the next ones are looked at
-                log.exception("an image of a request cannot be looked at")
-                told = {"capture": FAILED if seen.order["capture"] else None, "drift": None, "drift_images": 0}
+                observed = self._observe(sample)
+            except Exception:  # one image must not end the thread
+                log.exception("cannot observe an image of a request")
+                capture = FAILED if sample.directive["capture"] else None
+                observed = {"capture": capture, "drift": None, "drift_images": 0}
             try:
-                self._tell(told)
-            except OSError:  # the supervisor went away
+                self._report(observed)
+            except OSError:  # the supervisor closed the stream
                 return
 
-    def _look(self, seen: _Seen) -> dict[str, Any]:
-        capture = None if seen.order["capture"] is None else self._capture(seen)
-        figure, images = None, 0
-        if seen.order["drift"] and self._drift is not None:
-            self._drift.add(intensities(seen.image, self._spec))
-            figure, images = self._drift.figure(), self._drift.images
-        return {"capture": capture, "drift": figure, "drift_images": images}
+    def _observe(self, sample: _Sample) -> dict[str, Any]:
+        capture = None if sample.directive["capture"] is None else self._capture(sample)
+        index, images = None, 0
+        if sample.directive["drift"] and self._drift is not None:
+            self._drift.add(intensities(sample.image, self._spec))
+            index, images = self._drift.index(), self._drift.images
+        return {"capture": capture, "drift": index, "drift_images": images}
 
-    def _capture(self, seen: _Seen) -> str:
+    def _capture(self, sample: _Sample) -> str:
         try:
-            if seen.file is not None:
-                data, suffix = seen.file, suffix_of(seen.file)
-            elif (made := as_png(seen.image, self._spec)) is not None:
-                data, suffix = made, ".png"
+            if sample.file is not None:
+                data, suffix = sample.file, suffix_of(sample.file)
+            elif (encoded := as_png(sample.image, self._spec)) is not None:
+                data, suffix = encoded, ".png"
             else:
                 return NO_IMAGE
-            return STORED if Ring.from_dict(seen.order["capture"]).add(data, suffix, time.time()) else LEFT_OUT
+            return STORED if Ring.from_dict(sample.directive["capture"]).add(data, suffix, time.time()) else LEFT_OUT
         except (OSError, MemoryError, ImageError):
             return FAILED
 
 
 def observing(served: ServedModel, outbox: Outbox) -> Observation:
-    """The observation of a model, which tells the supervisor."""
-    return Observation(served.input, served.color_histogram, lambda told: outbox.send({"kind": OBSERVED, **told}))
+    """Create the observation of a model, which reports to the supervisor."""
+    return Observation(served.input, served.color_histogram, lambda found: outbox.send({"kind": OBSERVED, **found}))
 
 
 class Drift:
-    """How far the colors of the last images are from the calibration images'.
+    """Measures how far the colors of the latest images are from those of the calibration images.
 
     Args:
-        reference: [axes, BINS].
+        reference: Color histograms of the calibration images [axes, BINS].
     """
 
     def __init__(self, reference: Histograms) -> None:
@@ -141,24 +154,24 @@ class Drift:
 
     @property
     def images(self) -> int:
-        """How many it is computed from."""
+        """Number of images that the drift is computed from."""
         return len(self._recent)
 
     def add(self, pixels: npt.NDArray[np.generic]) -> None:
-        """One more image, intensities 0 to 255 [channels, size, size]; the oldest goes."""
+        """Add an image, intensities 0 to 255 [channels, size, size], and drop the oldest one over RECENT."""
         self._recent.append(color_histograms(pixels[None])[0])
 
-    def figure(self) -> float | None:
-        """The population stability index; None while there are fewer than ENOUGH images."""
+    def index(self) -> float | None:
+        """Return the population stability index; None while there are fewer than ENOUGH images."""
         if len(self._recent) < ENOUGH:
             return None
         return population_stability(self._reference, np.mean(self._recent, axis=0))
 
 
 def intensities(image: Tensor, spec: InputSpec) -> npt.NDArray[np.float32]:
-    """The opposite of `normalize`: intensities from 0 to 255, [channels, size, size].
+    """Invert `normalize`: return intensities from 0 to 255, [channels, size, size].
 
-    By numpy: torch would start threads of its own for this one.
+    It uses numpy because torch would start more threads for the calling one.
     """
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (spec.mean, spec.std))
     values: npt.NDArray[np.float32] = (image.numpy() * std + mean) * np.float32(255)
@@ -166,13 +179,16 @@ def intensities(image: Tensor, spec: InputSpec) -> npt.NDArray[np.float32]:
 
 
 def as_png(image: Tensor, spec: InputSpec) -> bytes | None:
-    """A prepared tensor as an image that calibration reads as the very same tensor; None if it is none.
+    """Encode a prepared tensor as an image that calibration reads as the same tensor.
 
-    What was cropped away is replaced by a border, for the reader to cut off again.
+    A border replaces the parts that were cropped away; the reader crops it off again.
 
     Args:
-        image: float32 [channels, size, size].
-        spec: What the model reads.
+        image: Network input float32 [channels, size, size].
+        spec: Input of the model.
+
+    Returns:
+        A PNG; None if the tensor holds other values than the 256 intensities.
     """
     values = intensities(image, spec)
     levels = values.round()

@@ -1,6 +1,6 @@
-"""Open Inference Protocol v2 (KServe's and Triton's): requests to tensors, and what a model says of itself.
+"""Requests and metadata of the Open Inference Protocol v2, which KServe and Triton use.
 
-Runs in the generation: the supervisor hands bodies on without looking into them.
+Runs in the generation: the supervisor passes bodies on without parsing them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from service.inference.inputs import (
 )
 
 LOGITS = "logits"
-_BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: every output as bytes
+_BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: send every output as bytes
 
 
 @dataclass(frozen=True)
 class Request:
-    """One inference.
+    """One inference request.
 
     Attributes:
         images: Network input, float32 [b, channels, size, size].
-        id: Given by the client, repeated in the response; None for none.
-        outputs: Names of the outputs asked for; empty for the usual ones.
-        parameters: Given by the client, for the model.
-        letterboxes: Where each image lies in its square; empty where they are prepared tensors, or cropped.
-        binary: Names of the outputs that go as bytes, whether or not they are asked for.
-        rival: What another generation answered; the response then tells how far the two agree. None for a client's.
-        files: The encoded images, as they came; empty for tensors.
+        id: Id chosen by the client, repeated in the response; None if it chose none.
+        outputs: Names of the requested outputs; empty for the default ones.
+        parameters: Parameters that the client sets for the model.
+        letterboxes: Position of each image in its square; empty for prepared tensors and for cropped images.
+        binary: Names of the outputs that are sent as bytes, whether or not they are requested.
+        reference: Reply of another generation that the outputs are compared with; None for a request of a client.
+        files: Encoded images as they were sent; empty for tensors.
     """
 
     images: Tensor
@@ -50,7 +50,7 @@ class Request:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     letterboxes: tuple[Letterbox, ...] = ()
     binary: frozenset[str] = frozenset()
-    rival: Body | None = None
+    reference: Body | None = None
     files: tuple[bytes | memoryview, ...] = ()
 
 
@@ -58,17 +58,17 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     """Read an inference request.
 
     Args:
-        body: JSON, with the tensor behind it or in it. With no JSON at all it is one encoded image.
-        spec: What the model reads.
-        outputs: Names of the outputs that can be asked for.
+        body: JSON with the tensor in it or after it; without any JSON, one encoded image.
+        spec: Input of the model.
+        outputs: Names of the outputs that can be requested.
 
     Raises:
-        RequestError: It is not as documented; names the key, the value and what is wanted.
+        RequestError: The body is not as documented; the message names the key, the value and what to send.
     """
-    text, behind = body.split()
+    text, tail = body.split()
     if body.json_bytes == 0:  # Triton's "raw binary request"
-        images, letterboxes = read_files([behind], spec)
-        return Request(images, letterboxes=letterboxes, files=(behind,))
+        images, letterboxes = read_files([tail], spec)
+        return Request(images, letterboxes=letterboxes, files=(tail,))
     data = _object(text)
     identity = data.get("id")
     if identity is not None and not isinstance(identity, str):
@@ -81,18 +81,18 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         names = ", ".join(map(repr, DATATYPES))
         raise RequestError(f"'inputs' must be a list of one object, named one of {names}")
-    images, letterboxes, files = read_images(inputs[0], behind, spec)
+    images, letterboxes, files = read_images(inputs[0], tail, spec)
     return Request(images, identity, tuple(asked), parameters, letterboxes, binary, files=files)
 
 
 def metadata(model: str, version: str, spec: InputSpec, outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What GET /v2/models/{model} answers.
+    """Return the body of the response to GET /v2/models/{model}.
 
     Args:
         model: Model name.
-        version: Generation.
-        spec: What the model reads.
-        outputs: Name, datatype, shape and perhaps parameters of each.
+        version: Number of the generation.
+        spec: Input of the model.
+        outputs: Name, datatype, shape and optional parameters of each output.
     """
     shape = [-1, spec.channels, spec.size, spec.size]
     return {
@@ -109,7 +109,7 @@ def metadata(model: str, version: str, spec: InputSpec, outputs: Sequence[Mappin
 
 
 def error_body(message: str) -> bytes:
-    """The body of every response that is no success."""
+    """Return the body of an error response."""
     return json.dumps({"error": message}).encode()
 
 
@@ -118,7 +118,7 @@ def _object(text: bytes) -> dict[str, Any]:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RequestError(
-            f"body is no JSON: {error}; if a tensor follows it, give its length in Inference-Header-Content-Length"
+            f"body is not JSON: {error}; if a tensor follows it, give its length in Inference-Header-Content-Length"
         ) from None
     if not isinstance(data, dict):
         raise RequestError(f"body is a JSON {type(data).__name__}; send an object with 'inputs'")
@@ -132,12 +132,12 @@ def _flag(value: object, key: str) -> bool:
 
 
 def _outputs(asked: object, known: Sequence[str], all_binary: bool) -> dict[str, bool]:
-    """The outputs asked for, and whether each goes as bytes."""
+    """Return the requested outputs, and whether each of them is sent as bytes."""
     if asked is None:
         return {}
     if not isinstance(asked, list) or any(not isinstance(o, dict) or o.get("name") not in known for o in asked):
         names = " or ".join(map(repr, known))
-        raise RequestError(f"'outputs' has value {asked!r:.80}; leave it out or ask for {names}")
+        raise RequestError(f"'outputs' has value {asked!r:.80}; leave it out or request {names}")
     found = {}
     for output in asked:
         parameters = parameters_of(output)

@@ -1,4 +1,4 @@
-"""Outputs of a model to the body of a response, each as JSON or as bytes behind it. Runs in the generation."""
+"""Formatting of a model's outputs as the body of a response, as JSON or as bytes. Runs in the generation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.inference.binary import NUMBERS, Body, pack_elements, pack_numbers
 
 
 class Answer(NamedTuple):
-    """What goes back for one request.
+    """The reply to one request.
 
     Attributes:
         status: HTTP status.
@@ -31,10 +31,10 @@ class OutputTensor:
     """One output of a response.
 
     Attributes:
-        name: As in the metadata.
+        name: Name of the output, as in the metadata.
         datatype: FP32, INT64 or BYTES.
-        shape: Its sides.
-        values: Numbers of this shape or flat in row-major order; or strings.
+        shape: Size of each dimension.
+        values: Numbers, in this shape or flat in row-major order; or strings.
     """
 
     name: str
@@ -44,23 +44,23 @@ class OutputTensor:
 
     @property
     def data(self) -> list[float | int | str]:
-        """Flat, in row-major order, JSON types."""
+        """The values as a flat list of JSON types, in row-major order."""
         return self.values.ravel().tolist() if isinstance(self.values, np.ndarray) else list(self.values)
 
     def to_bytes(self) -> bytes:
-        """As the binary tensor data extension wants it."""
+        """Return the values as bytes of the binary tensor data extension."""
         if self.datatype == "BYTES":
             return pack_elements([str(value).encode() for value in self.values])
         return pack_numbers(self.values, self.datatype)
 
 
 def read_outputs(body: Body) -> dict[str, npt.NDArray[Any]]:
-    """The numbers of a response: the inverse of `format_response`, without outputs of strings."""
-    text, behind = body.split()
+    """Return the numeric outputs of a response by name: the inverse of `format_response`, without strings."""
+    text, tail = body.split()
     found = {}
     for output in json.loads(text)["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size", 0)
-        raw, behind = behind[:size], behind[size:]
+        raw, tail = tail[:size], tail[size:]
         if (dtype := NUMBERS.get(output["datatype"])) is not None:
             values = np.asarray(output["data"], dtype) if "data" in output else np.frombuffer(raw, dtype)
             found[output["name"]] = values.reshape(output["shape"])
@@ -68,35 +68,35 @@ def read_outputs(body: Body) -> dict[str, npt.NDArray[Any]]:
 
 
 def float_output(name: str, values: Tensor) -> OutputTensor:
-    """A float32 tensor as an output."""
+    """Return a float32 tensor as an output."""
     return OutputTensor(name, "FP32", list(values.shape), values.numpy())
 
 
 def format_response(
     outputs: Sequence[OutputTensor], model: str, version: str, identity: str | None, binary: Collection[str] = ()
 ) -> Body:
-    """The body of a response.
+    """Return the body of a response.
 
     Args:
-        outputs: In the order of the response.
+        outputs: Outputs in the order of the response.
         model: Model name.
-        version: Generation.
-        identity: The request's id.
-        binary: Names of the outputs that go as bytes.
+        version: Number of the generation.
+        identity: Id of the request; None if it has none.
+        binary: Names of the outputs that are sent as bytes.
     """
     head: dict[str, Any] = {"model_name": model, "model_version": version}
     if identity is not None:
         head["id"] = identity
     listed: list[Mapping[str, Any]] = []
-    behind: list[bytes] = []
+    tail: list[bytes] = []
     for output in outputs:
         described = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
         if output.name in binary:
-            behind.append(output.to_bytes())
-            listed.append({**described, "parameters": {"binary_data_size": len(behind[-1])}})
+            tail.append(output.to_bytes())
+            listed.append({**described, "parameters": {"binary_data_size": len(tail[-1])}})
         else:
             listed.append({**described, "data": output.data})
     text = json.dumps({**head, "outputs": listed}, separators=(",", ":")).encode()
-    if not behind:
+    if not tail:
         return Body(text)
-    return Body(b"".join([text, *behind]), len(text))
+    return Body(b"".join([text, *tail]), len(text))

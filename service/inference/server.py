@@ -29,7 +29,7 @@ class _Prepared(NamedTuple):
     header: dict[str, Any]
     request: Request
     arrived: float  # by time.monotonic()
-    seconds: float  # that preparing it took
+    seconds: float  # taken to prepare it
 
 
 class Server:
@@ -59,8 +59,8 @@ class Server:
         """Answer requests until the supervisor closes the stream.
 
         Raises:
-            OSError: The supervisor went away in the middle of a reply.
-            FrameError: It sent a damaged frame, or went away in the middle of one. Only without batching.
+            OSError: The supervisor closed the stream in the middle of a reply.
+            FrameError: A frame is damaged or cut short. Only without batching.
         """
         if self._batching.max_batch > 1:
             self._run_batched()
@@ -89,12 +89,12 @@ class Server:
                     images = self._batching.max_batch if exclusive else len(prepared.request.images)
                     waiting.put(prepared, images, prepared.arrived)
         except (OSError, frames.FrameError):
-            pass  # the supervisor went away
+            pass  # the supervisor closed the stream
         finally:
             waiting.close()
 
     def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> _Prepared | None:
-        """Parse and decode a request. One that cannot be computed is answered at once: None."""
+        """Parse and decode a request. If it cannot be computed, reply at once and return None."""
         start = time.monotonic()
         request = self._served.prepare(*bodies_of(header, content))
         seconds = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""What a served network's raw outputs become: logits of a classifier, boxes of a detector. Runs in the generation."""
+"""Conversion of raw outputs to the logits of a classifier or the boxes of a detector. Runs in the generation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.inference.responses import OutputTensor, float_output
 BOXES = ("boxes", "scores", "class_ids", "names", "counts")
 RAW, DECODED = "raw", "decoded"
 THRESHOLDS = ("confidence", "iou", "max_detections")
-# Numbers of raw or decoded outputs in a response: as JSON they take a hundred bytes each on their way out.
+# Most numbers of raw or decoded outputs in a response: formatting one as JSON takes a hundred bytes of memory.
 _MAX_VALUES = 1 << 22
 
 Forward = Callable[[Tensor], Tensor]
@@ -33,12 +33,12 @@ Outputs = Mapping[str, npt.NDArray[Any]]
 
 
 class Task(Protocol):
-    """From requests to outputs.
+    """Computes the outputs of requests.
 
     Attributes:
-        unit: What two models agree on or not.
-        described: The outputs, for the metadata.
-        raw_shape: Of the network's outputs for one image.
+        unit: What the agreement of two models counts.
+        described: Descriptions of the outputs, for the metadata.
+        raw_shape: Shape of the network's outputs for one image.
     """
 
     unit: str
@@ -46,50 +46,50 @@ class Task(Protocol):
     raw_shape: tuple[int, ...]
 
     def check(self, request: Request) -> None:
-        """Find out before anything is computed whether a request can be answered.
+        """Check before anything is computed that a request can be answered.
 
         Raises:
-            RequestError: Its parameters cannot be, or the answer would be too large.
+            RequestError: Its parameters are invalid, or the reply would be too large.
         """
 
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
-        """Run the network and say what it gave.
+        """Run the network and return the requested outputs.
 
         Args:
-            request: Its images, outputs and parameters.
-            forward: The network: [b, channels, size, size] to [b, *raw_shape], finite. Called for each image once, in
-                their order, with as many at once as suits the task.
+            request: Images, outputs and parameters.
+            forward: The network: maps [b, channels, size, size] to [b, *raw_shape], all finite. It gets each image
+                once and in order, with as many per call as suits the task.
 
         Raises:
-            RequestError: As `check` does.
+            RequestError: See `check`.
         """
 
     def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
-        """How far two answers to one request say the same.
+        """Count how far the replies of two models to one request agree.
 
         Args:
-            ours: By name, of the usual outputs.
-            theirs: Of another model; some may be missing.
+            ours: Default outputs by name.
+            theirs: Outputs of the other model by name; some may be missing.
 
         Returns:
-            How many of `unit` they agree on, and of how many; (0, 0) if what is there cannot be compared.
+            The number of `unit` that agree, and the number compared; (0, 0) if the outputs cannot be compared.
         """
 
 
 def task_of(artifact: Artifact) -> Task:
-    """What an artifact is served as."""
+    """Return the task of an artifact."""
     plan = artifact.architecture.plan
-    if plan is None or artifact.detection is None:  # the reader saw to it that both are there or neither
+    if plan is None or artifact.detection is None:  # the reader made sure that an artifact has both or neither
         return Classification(artifact.architecture.num_classes, artifact.manifest.classes)
     return Detection(plan, artifact.input, artifact.detection)
 
 
 class Classification:
-    """Logits as they are.
+    """The task of a classifier: the logits, unchanged.
 
     Args:
-        count: Classes.
-        names: Of the classes, where known.
+        count: Number of classes.
+        names: Names of the classes; None if they are not known.
     """
 
     unit = "images"
@@ -102,14 +102,14 @@ class Classification:
         self.raw_shape: tuple[int, ...] = (count,)
 
     def check(self, request: Request) -> None:
-        """Nothing can be wrong: its images are as they must be."""
+        """Accept every request: its images were checked when it was parsed."""
 
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
-        """The logits."""
+        """Return the logits."""
         return [float_output(LOGITS, forward(request.images))]
 
     def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
-        """Images with the same top class."""
+        """Count the images with the same top class."""
         if LOGITS not in theirs or len(theirs[LOGITS]) != len(ours[LOGITS]):
             return 0, 0
         same = ours[LOGITS].argmax(1) == theirs[LOGITS].argmax(1)
@@ -117,12 +117,12 @@ class Classification:
 
 
 class Detection:
-    """Boxes; or on request what the network gave, as it is or decoded.
+    """The task of a detector: boxes, and on request the network's raw or decoded outputs.
 
     Args:
-        plan: Of the network.
-        spec: What it reads.
-        thresholds: Which predictions become boxes, unless a request has parameters of its own.
+        plan: Plan of the network.
+        spec: Input of the network.
+        thresholds: Thresholds that select the boxes, unless the parameters of a request replace them.
     """
 
     unit = "boxes"
@@ -137,12 +137,12 @@ class Detection:
         self.described: Sequence[Mapping[str, Any]] = self._describe()
 
     def check(self, request: Request) -> None:
-        """Whether its thresholds can be, and raw outputs of so many images fit into an answer."""
+        """Check the thresholds of a request, and that the raw outputs of its images fit into a reply."""
         self._asked_thresholds(request.parameters)
         self._check_size(request.outputs or BOXES, len(request.images))
 
     def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
-        """The outputs asked for; without a word on them, those of `BOXES`."""
+        """Return the requested outputs; those of `BOXES` by default."""
         self.check(request)
         wanted = request.outputs or BOXES
         thresholds = self._asked_thresholds(request.parameters)
@@ -162,19 +162,19 @@ class Detection:
         return [outputs[name] for name in wanted]
 
     def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
-        """Boxes that the other one found too, of both, as `edged.evaluation.detection.agreement` counts them."""
+        """Count the boxes that both models found, as `edged.evaluation.detection.agreement` does."""
         if not {"boxes", "class_ids", "counts"} <= theirs.keys() or len(theirs["counts"]) != len(ours["counts"]):
             return 0, 0
         pairs = zip(_per_image(ours), _per_image(theirs), strict=True)
         return 2 * sum(shared_boxes(*pair) for pair in pairs), len(ours["boxes"]) + len(theirs["boxes"])
 
     def _raw(self, images: Tensor, forward: Forward) -> Iterator[Tensor]:
-        """Outputs image by image: the maps of one take 100 MB and more, and a batch is hardly faster."""
+        """Compute outputs image by image: feature maps take 100 MB each and more, and a batch is hardly faster."""
         for index in range(len(images)):
             yield forward(images[index : index + 1])[0]
 
     def _letterboxes(self, request: Request) -> Sequence[Letterbox]:
-        """Of a prepared tensor, boxes are told in its own pixels."""
+        """Return the position of each image in its square; boxes of a prepared tensor are in its own pixels."""
         whole = Letterbox(self._side, self._side, self._side)
         return request.letterboxes or [whole] * len(request.images)
 
@@ -191,7 +191,7 @@ class Detection:
         most = max(1, _MAX_VALUES // values) if values else images
         if images > most:
             raise RequestError(
-                f"{RAW!r} and {DECODED!r} outputs of {images} images are too large for an answer; send at most {most}"
+                f"{RAW!r} and {DECODED!r} outputs of {images} images are too large for a response; send at most {most}"
             )
 
     def _describe(self) -> list[dict[str, Any]]:
@@ -219,7 +219,7 @@ class Detection:
 
 
 def _per_image(outputs: Outputs) -> list[Detections]:
-    """The boxes of an answer, an entry an image. Their scores are left out: they lie in descending order already."""
+    """Split the boxes of a reply by image. Scores are left out: the boxes are in descending order already."""
     counts = outputs["counts"].tolist()
     boxes = torch.tensor(outputs["boxes"]).split_with_sizes(counts)
     classes = torch.tensor(outputs["class_ids"]).split_with_sizes(counts)
@@ -227,7 +227,7 @@ def _per_image(outputs: Outputs) -> list[Detections]:
 
 
 def _box_outputs(found: Sequence[Detections], names: Sequence[str]) -> list[OutputTensor]:
-    """The boxes of all images one after another, and how many each image has."""
+    """Concatenate the boxes of all images, and count those of each image."""
     boxes = torch.cat([each.boxes for each in found])
     classes = [number for each in found for number in each.classes.tolist()]
     return [

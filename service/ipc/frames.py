@@ -2,7 +2,7 @@
 
 4 bytes   length of the header, big-endian
 header    JSON object; "body_bytes" is the length of what follows
-body      bytes that only the two ends understand
+body      raw bytes that only the two ends interpret
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from io import BufferedIOBase
 from typing import Any
 
 MAX_HEADER = 1 << 20
-OBSERVED = "observed"  # kind of a frame that is no reply
+OBSERVED = "observed"  # kind of a frame that carries an observation, not a reply
 
 
 class FrameError(Exception):
-    """The other side sent something that is no frame."""
+    """The peer sent something that is not a valid frame."""
 
 
 def head(header: dict[str, Any], body: bytes | memoryview) -> bytes:
-    """Everything that goes before `body`."""
+    """Return the length prefix and the header that precede `body` in its frame."""
     text = json.dumps({**header, "body_bytes": len(body)}).encode()
     return len(text).to_bytes(4, "big") + text
 
@@ -46,10 +46,10 @@ def _length(prefix: bytes) -> int:
 
 
 async def read(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame, None at the end of the stream.
+    """Read the next frame; return None at the end of the stream.
 
     Raises:
-        FrameError: It is damaged or cut short.
+        FrameError: The frame is damaged or cut short.
     """
     try:
         prefix = await reader.readexactly(4)
@@ -65,10 +65,10 @@ async def read(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes] | N
 
 
 def read_blocking(file: BufferedIOBase) -> tuple[dict[str, Any], bytes] | None:
-    """`read` for a file object.
+    """Read the next frame from a file object; return None at the end of the stream.
 
     Raises:
-        FrameError: It is damaged or cut short.
+        FrameError: The frame is damaged or cut short.
     """
     prefix = file.read(4)
     if not prefix:
@@ -91,10 +91,10 @@ def write_blocking(file: BufferedIOBase, header: dict[str, Any], body: bytes | m
 
 
 class Outbox:
-    """Sends frames of several threads, each whole.
+    """Sends frames from several threads, one whole frame at a time.
 
     Args:
-        file: Where they go.
+        file: Stream to the peer.
     """
 
     def __init__(self, file: BufferedIOBase) -> None:
@@ -105,7 +105,7 @@ class Outbox:
         """Send one frame.
 
         Raises:
-            OSError: The other side went away.
+            OSError: The peer closed the stream.
         """
         with self._writing:
             write_blocking(self._file, header, body)

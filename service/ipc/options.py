@@ -1,4 +1,4 @@
-"""How a generation serves, as both ends of its channel need to know it. Imports no torch."""
+"""Options of a generation that both ends of its channel need. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Batching:
-    """How far requests are gathered.
+    """How requests are gathered into batches.
 
     Attributes:
-        max_batch: Most images in one forward pass; 1 gathers nothing.
-        max_delay_s: Seconds that a request may wait for others while nothing is computed; 0 takes what is there.
+        max_batch: Largest number of images in one forward pass; 1 disables batching.
+        max_delay_s: Seconds that a request may wait for others while the generation is idle; with 0, a batch contains
+            only requests that are waiting already.
     """
 
     max_batch: int = 1

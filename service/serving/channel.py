@@ -279,7 +279,7 @@ class Channel:
         """Whether the child has not begun with it, nor will: then it is not what the child ended of."""
         if pending.id not in self._sent:
             return True
-        return ended and self._arena is not None and pending.id > self._arena.taken_up
+        return ended and self._arena is not None and pending.id > self._arena.last_started
 
     @property
     def _gone(self) -> str:

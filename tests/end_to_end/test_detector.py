@@ -136,7 +136,7 @@ def test_the_metadata_describe_a_detector(daemon: Daemon, first: dict[str, Any])
     [
         ({"parameters": {"confidence": 2}}, "parameter confidence has value 2; choose 0 to 1"),
         ({"parameters": {"size": 2}}, "unknown parameter 'size'"),
-        ({"outputs": [{"name": "logits"}]}, "ask for 'boxes' or 'scores' or"),
+        ({"outputs": [{"name": "logits"}]}, "request 'boxes' or 'scores' or"),
     ],
 )
 def test_wrong_requests_are_answered_with_a_reason(

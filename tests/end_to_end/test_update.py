@@ -101,7 +101,7 @@ def test_wrong_requests_are_answered_with_a_reason(daemon: Daemon, first: dict[s
             assert answer.status_code == status, target
             assert reason in answer.json()["error"]
         answer = client.post("/v2/models/digits/infer", content=b"{")
-        assert (answer.status_code, "no JSON" in answer.json()["error"]) == (400, True)
+        assert (answer.status_code, "not JSON" in answer.json()["error"]) == (400, True)
         answer = client.post("/v2/models/digits/infer", content=bytes(65 << 20))
         assert (answer.status_code, "max_body_bytes" in answer.json()["error"]) == (413, True)
         # Without a Content-Length the body counts as it comes.

@@ -1,4 +1,4 @@
-"""What generations are forked from: one thread, no CUDA, and nothing left to import."""
+"""The process that generations are forked from: one thread, no CUDA, and no import left to do."""
 
 from __future__ import annotations
 

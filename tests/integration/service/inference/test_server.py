@@ -1,4 +1,4 @@
-"""A generation that batches, as a process of its own."""
+"""A generation that batches requests, in its own process."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(artifact: Path, test: Any, batching: Batching, queue: int = 64, **more: Any) -> list[int]:
-    """Run `test` on a generation that is up; returns how many images were computed together each time."""
+    """Run `test` on a generation that is up, and return the number of images of each batch."""
     sizes: list[int] = []
 
     async def main() -> None:
@@ -77,7 +77,7 @@ def test_a_batch_waits_no_longer_than_its_delay(artifact: Path) -> None:
     assert run(artifact, test, Batching(8, 3.0)) == [1]
 
 
-def test_deadlines_drain_and_a_killed_process(artifact: Path) -> None:
+def test_deadlines_draining_and_a_killed_process(artifact: Path) -> None:
     async def test(generation: Generation) -> None:
         under_way = [asyncio.create_task(generation.infer(body_of(0.1), TIMEOUT_S)) for _ in range(12)]
         await asyncio.sleep(0)
@@ -99,7 +99,7 @@ def test_deadlines_drain_and_a_killed_process(artifact: Path) -> None:
     run(artifact, test, Batching(4))
 
 
-def test_what_a_killed_process_has_taken_up_is_told_from_the_rest(artifact: Path) -> None:
+def test_requests_that_a_killed_process_started_are_distinguished_from_the_rest(artifact: Path) -> None:
     async def test(generation: Generation) -> None:
         assert generation.pid is not None
         asked = [asyncio.create_task(generation.infer(slow_request(), TIMEOUT_S)) for _ in range(3)]

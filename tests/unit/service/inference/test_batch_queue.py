@@ -1,4 +1,4 @@
-"""Which requests are taken together, and who waits for whom."""
+"""Which requests form a batch, and which thread waits for which."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def now() -> float:
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 8))
-def test_all_are_taken_in_order_and_no_batch_is_too_large(images: list[int], max_batch: int) -> None:
+def test_requests_are_taken_in_order_and_no_batch_is_too_large(images: list[int], max_batch: int) -> None:
     waiting: BatchQueue[tuple[int, int]] = BatchQueue(Batching(max_batch))
 
     def put_all() -> None:
@@ -46,7 +46,7 @@ def test_all_are_taken_in_order_and_no_batch_is_too_large(images: list[int], max
     assert taken == list(enumerate(images))
 
 
-def test_without_a_delay_one_request_does_not_wait_and_those_behind_it_go_along() -> None:
+def test_without_a_delay_a_batch_contains_the_requests_that_wait_already() -> None:
     waiting: BatchQueue[str] = BatchQueue(Batching(4))
     waiting.put("a", 1, now())
     assert waiting.take() == ["a"]
@@ -56,7 +56,7 @@ def test_without_a_delay_one_request_does_not_wait_and_those_behind_it_go_along(
     assert waiting.take() == ["d"]
 
 
-def test_a_full_batch_waits_no_longer(pool: ThreadPoolExecutor) -> None:
+def test_a_full_batch_is_taken_before_the_delay_ends(pool: ThreadPoolExecutor) -> None:
     waiting: BatchQueue[str] = BatchQueue(Batching(2, LONG_S))
     waiting.put("a", 1, now())
     taken = pool.submit(waiting.take)
@@ -75,7 +75,7 @@ def test_the_delay_counts_from_the_arrival_of_the_first() -> None:
     assert waiting.take() == ["b"]
 
 
-def test_no_more_than_a_batch_is_read_ahead(pool: ThreadPoolExecutor) -> None:
+def test_at_most_one_batch_is_read_ahead(pool: ThreadPoolExecutor) -> None:
     waiting: BatchQueue[str] = BatchQueue(Batching(2))
     waiting.put("a", 5, now())
     second = pool.submit(waiting.put, "b", 1, now())
@@ -99,5 +99,5 @@ def test_the_end_of_the_stream_wakes_both_sides(pool: ThreadPoolExecutor) -> Non
 @pytest.mark.parametrize(
     ("most", "sizes"), [(1, [1]), (3, [1, 2, 3]), (12, [1, 2, 3, 4, 5, 6, 7, 8, 12]), (32, [*range(1, 9), 32])]
 )
-def test_sizes_to_warm(most: int, sizes: list[int]) -> None:
+def test_small_batches_and_the_largest_are_warmed_up(most: int, sizes: list[int]) -> None:
     assert warm_sizes(most) == sizes

@@ -23,7 +23,7 @@ from service.inference.binary import (
 
 
 @given(st.sampled_from([*NUMBERS]), st.data())
-def test_numbers_survive_the_way(datatype: str, data: Any) -> None:
+def test_packed_numbers_are_unpacked_unchanged(datatype: str, data: Any) -> None:
     values = data.draw(hnp.arrays(NUMBERS[datatype], hnp.array_shapes(max_dims=3, min_side=0)))
     packed = pack_numbers(values, datatype)
     assert len(packed) == values.nbytes
@@ -38,7 +38,7 @@ def test_numbers_are_little_endian() -> None:
 
 
 @given(st.lists(st.binary(max_size=20), max_size=5))
-def test_elements_survive_the_way(elements: list[bytes]) -> None:
+def test_packed_elements_are_unpacked_unchanged(elements: list[bytes]) -> None:
     packed = pack_elements(elements)
     assert [bytes(element) for element in unpack_elements(memoryview(packed), len(elements))] == elements
     for length in range(len(packed)):  # a cut anywhere
@@ -53,7 +53,7 @@ def test_elements_begin_with_their_length() -> None:
 
 
 @given(st.binary(max_size=40), st.integers(0, 6))
-def test_any_bytes_are_elements_or_refused(data: bytes, count: int) -> None:
+def test_arbitrary_bytes_are_unpacked_or_rejected(data: bytes, count: int) -> None:
     try:
         elements = unpack_elements(memoryview(data), count)
     except RequestError:
@@ -72,7 +72,7 @@ def test_a_body_is_split_without_loss(content: bytes, length: int | None) -> Non
         assert (text + bytes(behind), len(text)) == (content, len(content) if length is None else length)
 
 
-def test_the_size_must_be_that_of_what_is_there() -> None:
+def test_the_binary_size_must_match_the_bytes_in_the_body() -> None:
     assert tensor_data({}, memoryview(b"")) is None
     assert tensor_data({"binary_data_size": 0}, memoryview(b"")) == b""
     assert tensor_data({"binary_data_size": 2}, memoryview(b"ab")) == b"ab"

@@ -24,7 +24,7 @@ SHAPE = (2, 3, 4, 4)
 
 
 def read(name: str, datatype: str, data: Any, shape: Any = SHAPE, spec: InputSpec = SPEC, **parameters: Any) -> Any:
-    """The images of a tensor in the JSON, or of bytes behind it."""
+    """Read the images of a tensor in the JSON, or in the bytes after it."""
     tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(shape), "parameters": parameters}
     if not isinstance(data, bytes):
         return read_images({**tensor, "data": data}, memoryview(b""), spec)[:2]
@@ -33,7 +33,7 @@ def read(name: str, datatype: str, data: Any, shape: Any = SHAPE, spec: InputSpe
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_tensor_lies_as_the_network_reads_it_wherever_its_bytes_lay(channels: int) -> None:
+def test_a_tensor_is_read_as_channels_last_from_any_address(channels: int) -> None:
     values = np.random.default_rng(0).normal(size=(2, channels, 4, 4)).astype("<f4")
     spec = dataclasses.replace(SPEC, mean=(0.5,) * channels, std=(0.5,) * channels)
     for offset in range(3):  # an odd address, too
@@ -68,7 +68,7 @@ def test_pixels_of_a_square_have_no_letterbox() -> None:
     assert read("pixels", "UINT8", bytes(3 * 32 * 32), (1, 3, 32, 32), LETTERBOX)[1] == ()
 
 
-def test_encoded_files_come_raw_or_as_base64() -> None:
+def test_encoded_files_are_sent_raw_or_as_base64() -> None:
     files = [noise_png(6), noise_png(9)]
     expected = normalize(torch.from_numpy(np.stack([decode_bytes(file, SPEC) for file in files])), SPEC)
     texts = [base64.b64encode(file) for file in files]
@@ -90,10 +90,10 @@ def test_encoded_files_come_raw_or_as_base64() -> None:
         (("input", "INT8", bytes(96)), "'INT8'"),
         (("pixels", "FP32", bytes(384)), "'pixels' as UINT8"),
         (("pixels", "UINT8", bytes(95)), "96 values of UINT8 take 96"),
-        (("pixels", "UINT8", [256] * 96), "no UINT8; send whole numbers from 0 to 255"),
-        (("pixels", "UINT8", [-1] * 96), "no UINT8"),
-        (("pixels", "UINT8", [0.5] * 96), "no UINT8"),
-        (("pixels", "UINT8", [float("nan")] * 96), "no UINT8"),
+        (("pixels", "UINT8", [256] * 96), "not a UINT8; send whole numbers from 0 to 255"),
+        (("pixels", "UINT8", [-1] * 96), "not a UINT8"),
+        (("pixels", "UINT8", [0.5] * 96), "not a UINT8"),
+        (("pixels", "UINT8", [float("nan")] * 96), "not a UINT8"),
         (("input", "FP16", np.full(96, np.inf, "<f2").tobytes()), "NaN, infinity"),
         (("input", "FP64", np.full(96, 1e300, "<f8").tobytes()), "too large for FP32"),
         (("image", "BYTES", b"\1\0\0", [1]), "ends before the length of element 0"),
@@ -102,12 +102,12 @@ def test_encoded_files_come_raw_or_as_base64() -> None:
         (("image", "BYTES", pack_elements([b"x"]), [1]), "image 0 is not a JPEG"),
     ],
 )
-def test_what_is_wrong_is_said(arguments: tuple[Any, ...], reason: str) -> None:
+def test_the_error_of_an_invalid_input_names_the_reason(arguments: tuple[Any, ...], reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         read(*arguments)
 
 
 @pytest.mark.parametrize(("size", "most"), [(32, 128), (224, 128), (640, 15), (1280, 3), (4096, 1)])
-def test_large_images_come_in_smaller_batches(size: int, most: int) -> None:
+def test_requests_may_have_fewer_images_if_they_are_large(size: int, most: int) -> None:
     assert max_batch(InputSpec(size, size, fit=Fit.LETTERBOX)) == most
     assert max_batch(InputSpec(size, size)) == 128

@@ -1,4 +1,4 @@
-"""One model's answers to requests that are computed together: each what it would be alone."""
+"""Replies to requests that are computed together: each is the same as if computed alone."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_boxes_are_those_of_each_request_with_its_own_thresholds(detector: Serve
     assert counts[2] == [3]  # so that there was something to compare
 
 
-def test_what_is_wrong_with_one_request_is_told_to_that_one_only(
+def test_an_invalid_request_gets_an_error_and_the_others_their_replies(
     classifier: ServedModel, detector: ServedModel
 ) -> None:
     overflow = request_of(np.full((1, 3, 8, 8), 3e38, np.float32))  # finite, but not what comes of it
@@ -108,7 +108,7 @@ def test_what_is_wrong_with_one_request_is_told_to_that_one_only(
     assert [answer.status for answer in together(detector, [bad, fine])] == [400, 200]
 
 
-def test_what_is_too_much_together_is_computed_one_by_one(
+def test_requests_of_a_batch_that_fails_are_computed_one_by_one(
     classifier: ServedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     bodies = [tensor_request(INPUT, 1, seed) for seed in range(3)]
@@ -128,7 +128,7 @@ def test_what_is_too_much_together_is_computed_one_by_one(
     assert "a batch of 3 requests failed" in caplog.text
 
 
-def test_a_new_generation_has_computed_the_largest_batch(classifier: ServedModel) -> None:
+def test_warming_up_computes_the_largest_batch(classifier: ServedModel) -> None:
     seen: list[int] = []
     hook = classifier._network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
     try:
@@ -146,7 +146,7 @@ def compared(served: ServedModel, body: Body, rival: Answer) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("binary", [set[str](), {"logits"}], ids=["JSON", "binary"])
-def test_what_another_generation_answered_is_compared(classifier: ServedModel, binary: set[str]) -> None:
+def test_outputs_are_compared_with_a_reference_reply(classifier: ServedModel, binary: set[str]) -> None:
     body = tensor_request(INPUT, 16, 3)
     values = torch.tensor(json.loads(classifier.answer(body).body.content)["outputs"][0]["data"]).reshape(16, 10)
     for changed in (0, 5, 16):
@@ -156,7 +156,7 @@ def test_what_another_generation_answered_is_compared(classifier: ServedModel, b
         values[:changed] = -values[:changed]
 
 
-def test_what_another_detector_answered_is_compared(detector: ServedModel) -> None:
+def test_boxes_are_compared_with_a_reference_reply(detector: ServedModel) -> None:
     usual = tensor_request(scenes.INPUT, 2, 1, parameters={"confidence": 0.25})
     boxes = sum(json.loads(detector.answer(usual).body.content)["outputs"][-1]["data"])
     assert compared(detector, usual, detector.answer(usual)) == (2 * boxes, 2 * boxes)
@@ -165,7 +165,7 @@ def test_what_another_detector_answered_is_compared(detector: ServedModel) -> No
     assert compared(detector, only, detector.answer(only)) == (0, 0)  # the client asked for no boxes
 
 
-def test_an_answer_that_is_none_is_told_like_any_fault(classifier: ServedModel) -> None:
+def test_an_invalid_reference_reply_is_an_internal_error(classifier: ServedModel) -> None:
     assert classifier.answer(tensor_request(INPUT, 1, 0), Body(b"{}")).status == 500
 
 

@@ -32,7 +32,7 @@ def pixels_of(seed, spec, count=1):
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SPECS), st.sampled_from([torch.float32, torch.float16]))
-def test_a_tensor_becomes_an_image_that_is_read_as_the_same_pixels(seed, spec, dtype):
+def test_a_tensor_is_encoded_as_an_image_with_the_same_pixels(seed, spec, dtype):
     pixels = pixels_of(seed, spec)
     tensor = normalize(torch.from_numpy(pixels), spec).to(dtype).float()[0]
     encoded = as_png(tensor, spec)
@@ -42,13 +42,13 @@ def test_a_tensor_becomes_an_image_that_is_read_as_the_same_pixels(seed, spec, d
 
 
 @pytest.mark.parametrize("change", [lambda x: x + 0.002, lambda x: x * 3, lambda x: x - 5], ids=["off", "wide", "low"])
-def test_a_tensor_between_or_beyond_the_levels_is_no_image(change):
+def test_a_tensor_with_other_values_than_intensities_is_not_encoded(change):
     spec = SPECS[0]
     tensor = normalize(torch.from_numpy(pixels_of(0, spec)), spec)[0]
     assert as_png(change(tensor), spec) is None
 
 
-def test_drift_is_the_index_of_the_last_images():
+def test_drift_is_the_stability_index_of_the_latest_images():
     spec, rest = SPECS[0], 10
     reference = color_histograms(pixels_of(0, spec, 500)).mean(axis=0)
     drift = Drift(reference)
@@ -56,13 +56,13 @@ def test_drift_is_the_index_of_the_last_images():
     for count, image in enumerate(images, 1):
         drift.add(image)
         assert drift.images == min(count, RECENT)
-        assert (drift.figure() is None) == (count < ENOUGH)
+        assert (drift.index() is None) == (count < ENOUGH)
     expected = population_stability(reference, color_histograms(images[rest:]).mean(axis=0))
-    assert drift.figure() == pytest.approx(expected)
+    assert drift.index() == pytest.approx(expected)
 
 
 class Told:
-    """What the observation tells, one after another."""
+    """Yields the reports of an observation, one after another."""
 
     def __init__(self, tmp_path, spec=SPECS[0], reference=None) -> None:
         self.spec = spec
@@ -79,7 +79,7 @@ class Told:
         return [entry.path for entry in self.ring.entries()]
 
 
-def test_one_image_of_a_batch_is_kept_as_it_came(tmp_path):
+def test_one_image_of_a_batch_is_captured_unchanged(tmp_path):
     told = Told(tmp_path)
     images = normalize(torch.from_numpy(pixels_of(0, told.spec, 3)), told.spec)
     files = [as_png(image, told.spec) for image in images]
@@ -93,7 +93,7 @@ def test_one_image_of_a_batch_is_kept_as_it_came(tmp_path):
     assert path.read_bytes() in files
 
 
-def test_what_goes_wrong_is_told_and_not_raised(tmp_path):
+def test_errors_are_reported_and_not_raised(tmp_path):
     told = Told(tmp_path)
     images = normalize(torch.from_numpy(pixels_of(0, told.spec)), told.spec)
     assert told.offer(images * 1.01)["capture"] == "no_image"
@@ -113,7 +113,7 @@ def test_drift_needs_a_reference(tmp_path):
     assert told.stored() == []
 
 
-def test_while_it_is_busy_more_are_left_out_at_once(tmp_path, monkeypatch):
+def test_images_are_left_out_at_once_while_the_queue_is_full(tmp_path, monkeypatch):
     told, free, busy = Told(tmp_path), threading.Event(), threading.Event()
 
     def slow(*_):
@@ -132,7 +132,7 @@ def test_while_it_is_busy_more_are_left_out_at_once(tmp_path, monkeypatch):
     assert [told.heard.get(timeout=30)["capture"] for _ in range(3)] == ["no_image"] * 3
 
 
-def test_one_image_that_cannot_be_looked_at_does_not_end_the_looking(tmp_path, monkeypatch):
+def test_an_image_that_cannot_be_observed_does_not_end_the_thread(tmp_path, monkeypatch):
     told = Told(tmp_path)
     images = normalize(torch.from_numpy(pixels_of(0, told.spec)), told.spec)
 

@@ -49,7 +49,7 @@ def images(*encoded: bytes, **changes: Any) -> bytes:
     ),
     st.booleans(),
 )
-def test_numbers_arrive_as_they_were_sent(values: Any, nested: bool) -> None:
+def test_numbers_are_read_unchanged(values: Any, nested: bool) -> None:
     data = values.tolist() if nested else values.flatten().tolist()
     parsed = parse_request(request(shape=[2, 3, 4, 4], data=data), SPEC)
     assert parsed.id == "7"
@@ -67,17 +67,17 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (b"", "no JSON"),
-        (b"\xff", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"", "not JSON"),
+        (b"\xff", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", "JSON list"),
         (b"{}", "'inputs'"),
         (b'{"inputs": [1]}', "'inputs'"),
         (b'{"inputs": [{}, {}]}', "'inputs'"),
         (b'{"id": 5, "inputs": [{}]}', "id has value 5"),
-        (b'{"inputs": [{}], "outputs": [{"name": "boxes"}]}', "ask for 'logits'"),
-        (b'{"inputs": [{}], "outputs": [{"name": ["logits"]}]}', "ask for 'logits'"),
-        (b'{"inputs": [{}], "outputs": {"name": "logits"}}', "ask for 'logits'"),
+        (b'{"inputs": [{}], "outputs": [{"name": "boxes"}]}', "request 'logits'"),
+        (b'{"inputs": [{}], "outputs": [{"name": ["logits"]}]}', "request 'logits'"),
+        (b'{"inputs": [{}], "outputs": {"name": "logits"}}', "request 'logits'"),
         (b'{"inputs": [{}], "parameters": [1]}', r"parameters has value \[1\]; send an object"),
         (request(name="x"), "input 'x'"),
         (request(datatype="INT8"), "'INT8'"),
@@ -89,22 +89,22 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
         (request(shape=[10**30, 3, 4, 4]), f"1 to {MAX_BATCH}"),
         (request(data=[0.5] * 47), "send 48 numbers"),
         (request(data=[[0.5] * 24] * 2), "send 48 numbers"),
-        (request(data=[[0.5], [0.5, 1]]), "no list of numbers"),
-        (request(data=["a"] * 48), "no list of numbers"),
-        (request(data=None), "48 numbers|no list"),
-        (request(data={}), "no list of numbers"),
+        (request(data=[[0.5], [0.5, 1]]), "not a list of numbers"),
+        (request(data=["a"] * 48), "not a list of numbers"),
+        (request(data=None), "48 numbers|not a list"),
+        (request(data={}), "not a list of numbers"),
         (request(data=[float("nan")] * 48), "NaN"),
         (request(data=[1e300] * 48), "NaN, infinity or a number too large"),
         (images(b"no image"), "image 0 is not a JPEG"),
         (images(noise_png(), noise_png()[:100]), "image 1 is damaged"),
         (images(noise_png(), shape=[2]), "list of 2 base64"),
         (images(noise_png(), data=[5]), "list of 1 base64"),
-        (images(noise_png(), data=["?"]), "image 0 is no base64"),
-        (images(noise_png(), data=["é"]), "image 0 is no base64"),
+        (images(noise_png(), data=["?"]), "image 0 is not valid base64"),
+        (images(noise_png(), data=["é"]), "image 0 is not valid base64"),
         (images(noise_png(), parameters={"content_type": "raw"}), "content_type has value 'raw'"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(body: bytes, reason: str) -> None:
+def test_the_error_of_an_invalid_request_is_one_line(body: bytes, reason: str) -> None:
     with pytest.raises(RequestError, match=reason) as caught:
         parse_request(body, SPEC)
     assert "\n" not in str(caught.value)
@@ -112,7 +112,7 @@ def test_what_is_wrong_is_said_in_one_line(body: bytes, reason: str) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_random_bytes_are_refused(body: bytes) -> None:
+def test_random_bytes_are_rejected(body: bytes) -> None:
     with pytest.raises(RequestError):
         parse_request(body, SPEC)
 
@@ -131,13 +131,13 @@ JSON = st.recursive(
         optional=dict.fromkeys(("shape", "data", "parameters"), JSON),
     ),
 )
-def test_any_json_is_refused_or_read(body: dict[str, Any], tensor: dict[str, Any]) -> None:
+def test_arbitrary_json_is_read_or_rejected(body: dict[str, Any], tensor: dict[str, Any]) -> None:
     for inputs in ([tensor], body.get("inputs")):
         with contextlib.suppress(RequestError):
             parse_request(json.dumps({**body, "inputs": inputs}).encode(), SPEC)
 
 
-def test_a_letterboxed_image_keeps_its_size_for_the_way_back() -> None:
+def test_the_original_size_of_a_letterboxed_image_is_kept() -> None:
     wide = Image.fromarray(np.zeros((9, 30, 3), np.uint8))
     buffer = io.BytesIO()
     wide.save(buffer, "PNG")
@@ -147,7 +147,7 @@ def test_a_letterboxed_image_keeps_its_size_for_the_way_back() -> None:
     assert parse_request(images(noise_png()), SPEC).letterboxes == ()
 
 
-def test_outputs_and_parameters_are_handed_on() -> None:
+def test_requested_outputs_and_parameters_are_read() -> None:
     body = json.loads(images(noise_png())) | {
         "outputs": [{"name": "raw"}, {"name": "boxes"}, {"name": "raw"}],
         "parameters": {"iou": 0.5},
@@ -155,11 +155,11 @@ def test_outputs_and_parameters_are_handed_on() -> None:
     parsed = parse_request(json.dumps(body).encode(), LETTERBOX, ("boxes", "raw"))
     assert (parsed.outputs, parsed.parameters) == (("raw", "boxes"), {"iou": 0.5})
     assert parse_request(images(noise_png()), LETTERBOX, ("boxes", "raw")).outputs == ()
-    with pytest.raises(RequestError, match="ask for 'boxes' or 'raw'"):
+    with pytest.raises(RequestError, match="request 'boxes' or 'raw'"):
         parse_request(json.dumps(body | {"outputs": [{"name": "logits"}]}).encode(), LETTERBOX, ("boxes", "raw"))
 
 
-def test_the_metadata_say_what_parse_request_takes() -> None:
+def test_the_metadata_describe_the_inputs_that_are_accepted() -> None:
     described = metadata("digits", "3", SPEC, [{"name": "logits", "datatype": "FP32", "shape": [-1, 2]}])
     by_name = {entry["name"]: entry for entry in described["inputs"]}
     assert by_name["input"] == {"name": "input", "datatype": "FP32", "shape": [-1, 3, 4, 4]}
@@ -171,7 +171,7 @@ def test_the_metadata_say_what_parse_request_takes() -> None:
 
 
 def behind(data: bytes, tensor: dict[str, Any], **changes: Any) -> Body:
-    """A request with a tensor behind its JSON."""
+    """Return a request with a tensor after its JSON."""
     described = {"parameters": {"binary_data_size": len(data)}} | tensor
     text = json.dumps({"inputs": [described], **changes}).encode()
     return Body(text + data, len(text))
@@ -188,7 +188,7 @@ def test_a_binary_tensor_is_read_wherever_it_begins(values: Any, identity: str) 
     parsed.images.add_(1)  # it is the request's own memory
 
 
-def test_a_body_without_json_is_one_image() -> None:
+def test_a_body_without_json_is_one_encoded_image() -> None:
     assert torch.equal(
         protocol.parse_request(Body(noise_png(), 0), SPEC).images, parse_request(images(noise_png()), SPEC).images
     )
@@ -213,7 +213,7 @@ def test_a_body_without_json_is_one_image() -> None:
         ),
     ],
 )
-def test_each_output_goes_as_it_was_asked_for(changes: dict[str, Any], names: set[str]) -> None:
+def test_each_output_is_sent_as_requested(changes: dict[str, Any], names: set[str]) -> None:
     parsed = protocol.parse_request(behind(bytes(192), FLOATS, **changes), SPEC, ("boxes", "raw"))
     asked = {output["name"] for output in changes.get("outputs", [])} or {"boxes", "raw"}
     assert parsed.binary & asked == names
@@ -224,7 +224,7 @@ def test_each_output_goes_as_it_was_asked_for(changes: dict[str, Any], names: se
     ("body", "reason"),
     [
         (Body(b"{}", 3), "Inference-Header-Content-Length is 3, but the body has 2 bytes"),
-        (Body(request() + bytes(192)), "no JSON.*give its length in Inference-Header-Content-Length"),
+        (Body(request() + bytes(192)), "not JSON.*give its length in Inference-Header-Content-Length"),
         (
             behind(bytes(192), FLOATS | {"parameters": {}}),
             "binary_data_size of the input has value None, but 192 bytes",
@@ -235,7 +235,7 @@ def test_each_output_goes_as_it_was_asked_for(changes: dict[str, Any], names: se
         (behind(bytes(192), FLOATS | {"parameters": {"binary_data_size": 1 << 80}}), "value 1208925819614629174706176"),
         (behind(b"\1", FLOATS | {"parameters": {"binary_data_size": True}}), "value True"),
         (behind(bytes(188), FLOATS), "binary data of 188 bytes; 48 values of FP32 take 192"),
-        (behind(bytes(192), FLOATS | {"data": [0.0] * 48}), "data in the JSON and 192 bytes behind it"),
+        (behind(bytes(192), FLOATS | {"data": [0.0] * 48}), "data in the JSON and 192 bytes after it"),
         (behind(bytes(192), FLOATS | {"parameters": {"shared_memory_region": "x"}}), "shared_memory_region"),
         (behind(bytes(192), FLOATS, parameters={"binary_data_output": 1}), "binary_data_output has value 1; choose"),
         (
@@ -245,14 +245,14 @@ def test_each_output_goes_as_it_was_asked_for(changes: dict[str, Any], names: se
         (behind(b"", FLOATS), "binary data of 0 bytes"),
     ],
 )
-def test_binary_sizes_that_cannot_be_are_named(body: Body, reason: str) -> None:
+def test_the_error_of_an_invalid_binary_size_names_it(body: Body, reason: str) -> None:
     with pytest.raises(RequestError, match=reason) as caught:
         protocol.parse_request(body, SPEC)
     assert len(str(caught.value)) < 300
 
 
 @given(st.binary(max_size=80), st.integers(-5, 90), st.sampled_from([*DATATYPES]), st.integers(-3, 90), JSON)
-def test_any_sizes_are_refused_or_read(data: bytes, length: int, name: str, size: int, encoding: Any) -> None:
+def test_arbitrary_sizes_are_read_or_rejected(data: bytes, length: int, name: str, size: int, encoding: Any) -> None:
     tensor = {"name": name, "datatype": DATATYPES[name][-1], "shape": [1] if name == "image" else [1, 3, 4, 4]}
     parameters = {"binary_data_size": size, "content_type": encoding}
     whole = behind(data, tensor | {"parameters": parameters})

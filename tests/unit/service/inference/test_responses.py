@@ -1,4 +1,4 @@
-"""Outputs as JSON and as bytes behind it."""
+"""Outputs as JSON and as bytes after it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.inference.binary import unpack_elements, unpack_numbers
 from service.inference.responses import OutputTensor, float_output, format_response, read_outputs
 
 
-def test_the_response() -> None:
+def test_a_response_has_model_version_id_and_outputs() -> None:
     logits = torch.tensor([[0.1, -2.0], [3.5, 1e-9]])
     assert json.loads(format_response([float_output("logits", logits)], "digits", "12", "a").content) == {
         "model_name": "digits",
@@ -33,7 +33,7 @@ def test_the_response() -> None:
     hnp.arrays(np.float32, hnp.array_shapes(max_dims=3, min_side=0), elements=st.floats(width=32)),
     st.lists(st.text(), max_size=4),
 )
-def test_binary_outputs_are_told_apart_by_their_sizes(values: Any, names: list[str]) -> None:
+def test_binary_outputs_are_separated_by_their_sizes(values: Any, names: list[str]) -> None:
     outputs = [
         float_output("boxes", torch.from_numpy(values)),
         OutputTensor("names", "BYTES", [len(names)], names),

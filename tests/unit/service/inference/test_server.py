@@ -1,4 +1,4 @@
-"""A generation that batches, driven over its socket in this process."""
+"""A generation that batches requests, driven over its socket in this process."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def served(artifact: Path) -> ServedModel:
 
 @pytest.fixture
 def connection() -> Iterator[tuple[socket.socket, Any, Any]]:
-    """A socket, its file, and the file of its other end."""
+    """Yields a socket, its file, and the file of its other end."""
     ours, theirs = socket.socketpair()
     ours.settimeout(TIMEOUT_S)
     with ours, theirs, ours.makefile("rwb") as client, theirs.makefile("rwb") as server:
@@ -61,7 +61,7 @@ def receive(client: BufferedRWPair) -> tuple[dict[str, Any], dict[str, Any]]:
     return frame[0], json.loads(frame[1])
 
 
-def test_answers_carry_the_ids_of_their_requests_and_tell_of_each_pass_once(
+def test_replies_have_the_ids_of_their_requests_and_each_batch_is_reported_once(
     served: ServedModel, connection: tuple[socket.socket, Any, Any]
 ) -> None:
     ours, client, stream = connection
@@ -74,7 +74,7 @@ def test_answers_carry_the_ids_of_their_requests_and_tell_of_each_pass_once(
     server.start()
     header, answer = receive(client)  # it does not wait for the others
     assert (header["id"], header["status"]) == (2, 400)
-    assert "no JSON" in answer["error"]
+    assert "not JSON" in answer["error"]
     told = [receive(client) for _ in range(4)]  # four images are a batch: nobody waits for the delay
     assert [header["id"] for header, _ in told] == [0, 1, 3, 4]
     assert [answer["id"] for _, answer in told] == ["0.0", "0.1", "0.3", "0.4"]
@@ -85,7 +85,7 @@ def test_answers_carry_the_ids_of_their_requests_and_tell_of_each_pass_once(
     assert not server.is_alive()
 
 
-def test_without_batching_requests_are_answered_in_order_by_one_thread(
+def test_without_batching_one_thread_answers_requests_in_order(
     served: ServedModel, connection: tuple[socket.socket, Any, Any]
 ) -> None:
     ours, client, stream = connection
@@ -106,7 +106,7 @@ def test_without_batching_requests_are_answered_in_order_by_one_thread(
     assert not server.is_alive()
 
 
-def test_it_computes_with_its_threads_whatever_the_reader_computes_with() -> None:
+def test_the_number_of_threads_is_independent_of_the_reader_thread() -> None:
     code = "import threading, torch; from service.inference.main import compute_with; compute_with(2)\n"
     code += "reader = threading.Thread(target=torch.set_num_threads, args=(1,)); reader.start(); reader.join()\n"
     code += "print(torch.get_num_threads())"
@@ -115,7 +115,9 @@ def test_it_computes_with_its_threads_whatever_the_reader_computes_with() -> Non
     assert done.stdout == "2\n"
 
 
-def test_a_probe_is_computed_alone(served: ServedModel, connection: tuple[socket.socket, Any, Any]) -> None:
+def test_an_exclusive_request_is_computed_alone(
+    served: ServedModel, connection: tuple[socket.socket, Any, Any]
+) -> None:
     ours, client, stream = connection
     server = threading.Thread(target=Server(stream, served, Batching(4, TIMEOUT_S)).run, daemon=True)
     send(client, 0, body_of(0.1))

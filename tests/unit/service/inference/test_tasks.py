@@ -1,4 +1,4 @@
-"""Raw outputs become logits, or boxes in the pixels of the images that were sent."""
+"""Conversion of raw outputs to logits, or to boxes in pixels of the images that were sent."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def logit(p: float) -> float:
 
 
 def planted(*boxes: tuple[int, int, float, float]) -> torch.Tensor:
-    """Raw outputs where nothing is seen but (prediction, class, objectness, probability of the class)."""
+    """Return raw outputs without objects except (prediction, class, objectness, probability of the class)."""
     raw = torch.full((COUNT, 8), -12.0)
     raw[:, :4] = 0.0  # centred in the cell, as large as the anchor
     for index, kind, objectness, probability in boxes:
@@ -45,7 +45,7 @@ def answer(request: Request, *raw: torch.Tensor, task: Detection = TASK) -> dict
     return {output.name: output for output in outputs}
 
 
-def test_logits_are_told_as_they_are() -> None:
+def test_logits_are_returned_unchanged() -> None:
     logits = torch.randn(3, 4)
     task = Classification(4, ["a", "b", "c", "d"])
     (output,) = task.answer(Request(IMAGES), lambda images: logits)
@@ -70,12 +70,12 @@ def test_boxes_are_in_pixels_of_the_original_image() -> None:
     assert found["counts"].data == [1]
 
 
-def test_of_a_prepared_tensor_boxes_are_in_its_own_pixels() -> None:
+def test_boxes_of_a_prepared_tensor_are_in_its_own_pixels() -> None:
     found = answer(Request(IMAGES[:1]), planted((128 + 18, 0, 0.9, 0.9)))
     assert found["boxes"].data == pytest.approx([2.0, 11.0, 22.0, 29.0], abs=1e-4)
 
 
-def test_a_batch_tells_how_many_boxes_each_image_has() -> None:
+def test_the_outputs_of_a_batch_count_the_boxes_of_each_image() -> None:
     far_apart = planted((0, 0, 0.9, 0.9), (126, 1, 0.95, 0.9))
     found = answer(Request(IMAGES), far_apart, planted(), planted((128 + 18, 2, 0.9, 0.8)))
     assert list(found) == list(BOXES)
@@ -85,7 +85,7 @@ def test_a_batch_tells_how_many_boxes_each_image_has() -> None:
     assert [len(found[name].data) for name in BOXES] == [12, 3, 3, 3, 3]
 
 
-def test_an_image_without_anything_gives_empty_outputs() -> None:
+def test_an_image_without_objects_has_empty_outputs() -> None:
     found = answer(Request(IMAGES[:1]), planted())
     assert [(found[name].shape, found[name].data) for name in BOXES] == [
         *[([0, 4], []), ([0], []), ([0], []), ([0], [])],
@@ -93,7 +93,7 @@ def test_an_image_without_anything_gives_empty_outputs() -> None:
     ]
 
 
-def test_a_request_can_ask_for_other_thresholds() -> None:
+def test_a_request_can_set_the_thresholds() -> None:
     raw = planted((128 + 18, 0, 0.9, 0.5), (0, 0, 0.9, 0.9), (126, 1, 0.9, 0.8))
 
     def count(**parameters: Any) -> int:
@@ -118,12 +118,12 @@ def test_a_request_can_ask_for_other_thresholds() -> None:
         ({"max_detections": None}, "parameter max_detections has value None"),
     ],
 )
-def test_impossible_parameters_are_named(parameters: dict[str, Any], reason: str) -> None:
+def test_the_error_of_an_invalid_parameter_names_it(parameters: dict[str, Any], reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         answer(Request(IMAGES[:1], parameters=parameters), planted())
 
 
-def test_raw_and_decoded_outputs_are_there_on_request() -> None:
+def test_raw_and_decoded_outputs_are_returned_on_request() -> None:
     raw = [torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     found = answer(Request(IMAGES, outputs=("decoded", "raw")), *raw)
     assert list(found) == ["decoded", "raw"]
@@ -133,10 +133,10 @@ def test_raw_and_decoded_outputs_are_there_on_request() -> None:
     assert list(answer(Request(IMAGES, outputs=("scores", "raw")), *raw)) == ["scores", "raw"]
 
 
-def test_an_answer_that_would_be_too_large_is_refused() -> None:
+def test_a_request_with_too_large_outputs_is_rejected() -> None:
     large = Detection(PLAN, InputSpec(640, 640, fit=Fit.LETTERBOX), DetectionSpec())
     assert large.raw_shape == (2 * (160**2 + 80**2), 8)
-    with pytest.raises(RequestError, match="outputs of 9 images are too large for an answer; send at most 8"):
+    with pytest.raises(RequestError, match="outputs of 9 images are too large for a response; send at most 8"):
         large.answer(Request(torch.zeros(9, 1, 1, 1), outputs=("raw",)), lambda images: images)
     with pytest.raises(RequestError, match="send at most 4"):
         large.answer(Request(torch.zeros(9, 1, 1, 1), outputs=("raw", "decoded")), lambda images: images)

@@ -30,7 +30,7 @@ def streamed(data: bytes) -> Any:
 
 
 @given(HEADERS, st.binary(max_size=300))
-def test_what_is_written_is_read(header: dict[str, Any], body: bytes) -> None:
+def test_a_written_frame_is_read_unchanged(header: dict[str, Any], body: bytes) -> None:
     file = io.BytesIO()
     frames.write_blocking(file, header, body)
     expected = ({**header, "body_bytes": len(body)}, body)
@@ -39,12 +39,12 @@ def test_what_is_written_is_read(header: dict[str, Any], body: bytes) -> None:
 
 
 @pytest.mark.parametrize("read", [blocking, streamed])
-def test_the_end_of_the_stream_is_no_error(read: Any) -> None:
+def test_the_end_of_the_stream_is_not_an_error(read: Any) -> None:
     assert read(b"") is None
 
 
 @pytest.mark.parametrize("read", [blocking, streamed])
-def test_a_cut_anywhere_is_an_error(read: Any) -> None:
+def test_a_frame_cut_short_anywhere_is_an_error(read: Any) -> None:
     whole = frames.head({"id": 1}, b"12345") + b"12345"
     for length in range(1, len(whole)):
         with pytest.raises(frames.FrameError, match="within a frame"):
@@ -55,12 +55,12 @@ def test_a_cut_anywhere_is_an_error(read: Any) -> None:
 @pytest.mark.parametrize(
     "text", [b"no json", b"[]", b"{}", b'{"body_bytes": -1}', b'{"body_bytes": "5"}', b"\xff\xfe", b"5"]
 )
-def test_a_header_that_is_none(read: Any, text: bytes) -> None:
+def test_an_invalid_header_is_an_error(read: Any, text: bytes) -> None:
     with pytest.raises(frames.FrameError, match=r"header|body_bytes"):
         read(len(text).to_bytes(4, "big") + text)
 
 
 @pytest.mark.parametrize("read", [blocking, streamed])
-def test_a_header_that_would_fill_the_memory(read: Any) -> None:
+def test_a_header_that_is_too_large_is_an_error(read: Any) -> None:
     with pytest.raises(frames.FrameError, match="at most"):
         read(b"\xff\xff\xff\xff")

@@ -1,4 +1,4 @@
-"""Memory that the supervisor and a generation share: what is put there is read there, until it is given back."""
+"""Memory shared by the supervisor and a generation: a body can be read until its place is released."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def frame_of(header: dict[str, Any], body: bytes = b"") -> io.BytesIO:
 
 
 def filled_bytes(descriptor: int) -> int:
-    """How much of a file takes memory."""
+    """Return how many bytes of a file take memory."""
     return os.fstat(descriptor).st_blocks * 512
 
 
 class Sharing(RuleBasedStateMachine):
-    """Bodies come and go in any order; what lies there is what was put there."""
+    """Adds and releases bodies in any order; each stored body keeps its contents."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ TestSharing = Sharing.TestCase
 TestSharing.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_a_large_body_does_not_keep_its_memory(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_memory_of_a_large_body_is_released(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     arena = Arena(ours)
     _, [descriptor], _, _ = socket.recv_fds(theirs, 1, 1)
@@ -114,7 +114,7 @@ def test_a_large_body_does_not_keep_its_memory(pair: tuple[socket.socket, socket
     os.close(descriptor)
 
 
-def test_the_other_side_cannot_change_its_size(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_peer_cannot_resize_the_memory(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     arena = Arena(ours)
     _, [descriptor], _, _ = socket.recv_fds(theirs, 1, 1)
@@ -134,7 +134,7 @@ def test_no_descriptor_stays_open(pair: tuple[socket.socket, socket.socket]) -> 
     assert len(os.listdir("/proc/self/fd")) == len(before)  # noqa: PTH208
 
 
-def test_a_body_is_read_where_it_lies_and_may_be_written_to(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_body_is_read_in_place_and_is_writable(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     arena, memory = Arena(ours), receive_memory(theirs)
     body = bytes(range(256)) * 256
@@ -149,24 +149,24 @@ def test_a_body_is_read_where_it_lies_and_may_be_written_to(pair: tuple[socket.s
     assert inbox.read() is None
 
 
-def test_what_was_taken_up_last_can_be_told_after_the_other_side_went_away(
+def test_the_last_started_request_is_known_after_the_peer_exited(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     ours, theirs = pair
     arena, memory = Arena(ours), receive_memory(theirs)
     place = arena.put(b"x" * LEAST_BYTES, None)
-    assert arena.taken_up == 0
+    assert arena.last_started == 0
     sent = frame_of({"id": 7}, b"small").getvalue() + frame_of({"id": 1 << 40, PLACE: place}).getvalue()
     inbox = Inbox(io.BytesIO(sent), memory)
     for identity in (7, 1 << 40):
         inbox.read()
-        assert arena.taken_up == identity
+        assert arena.last_started == identity
     assert inbox.read() is None
     theirs.close()
-    assert arena.taken_up == 1 << 40
+    assert arena.last_started == 1 << 40
 
 
-def test_what_is_looked_at_after_the_answer_does_not_change_then(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_body_of_a_sampled_request_outlives_its_reply(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     arena, memory = Arena(ours), receive_memory(theirs)
     read = {}
@@ -181,14 +181,16 @@ def test_what_is_looked_at_after_the_answer_does_not_change_then(pair: tuple[soc
     assert {key: bytes(body[:1]) for key, body in read.items()} == {"plain": b"2", "observed": b"1"}
 
 
-def test_bodies_in_the_frame_are_read_as_ever() -> None:
+def test_bodies_in_the_frame_are_read_without_shared_memory() -> None:
     inbox = Inbox(frame_of({"id": 1}, b"body"))
     assert inbox.read() == ({"id": 1, "body_bytes": 4}, b"body")
     assert inbox.read() is None
 
 
 @pytest.mark.parametrize("place", [(0, 1), (ARENA_BYTES, 1), (ARENA_BYTES - 1, 2)])
-def test_a_place_outside_of_the_memory(place: tuple[int, int], pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_place_outside_of_the_memory_is_an_error(
+    place: tuple[int, int], pair: tuple[socket.socket, socket.socket]
+) -> None:
     ours, theirs = pair
     arena = Arena(ours)
     memory = receive_memory(theirs) if place[0] else None
@@ -197,8 +199,8 @@ def test_a_place_outside_of_the_memory(place: tuple[int, int], pair: tuple[socke
     arena.close()
 
 
-def test_a_supervisor_that_went_away(pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_closed_connection_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     ours.close()
-    with pytest.raises(frames.FrameError, match="went away"):
+    with pytest.raises(frames.FrameError, match="closed the connection"):
         receive_memory(theirs)

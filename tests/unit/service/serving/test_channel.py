@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from service.ipc import frames
-from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, take_up
+from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, record_started
 from service.serving.channel import (
     BusyError,
     Channel,
@@ -42,7 +42,7 @@ class Child:
             start, size = header[PLACE]
             self.shared.append(start)
             body = self.memory[start : start + size]
-        take_up(self.memory, header["id"])
+        record_started(self.memory, header["id"])
         return header["id"], body
 
     def answer(self, identity: int, body: bytes, status: int = 200) -> None:
