@@ -1,4 +1,4 @@
-"""Who may ask for what: whoever can open the UNIX socket, and whoever knows a token."""
+"""Access control: by the permissions of the UNIX socket, and by tokens over TCP."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ _LOCAL = "edged.local"
 
 
 class LocalOnly:
-    """Marks requests that came through the UNIX socket: whoever may open it may administer."""
+    """Marks requests that came through the UNIX socket: all users who can open it may administer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on."""
+        """Mark a request and pass it on."""
         await self._app({**scope, _LOCAL: True}, receive, send)
 
 
 def check_admin(request: Request, serve: ServeConfig) -> None:
-    """Let through the UNIX socket, and whoever knows the token of administration.
+    """Allow administration through the UNIX socket, and over TCP with the administration token.
 
     Raises:
-        AccessError: Anybody else; or the token cannot be read.
+        AccessError: The token is wrong or missing, none is configured, or it cannot be read.
     """
     if is_local(request):
         return
@@ -40,10 +40,10 @@ def check_admin(request: Request, serve: ServeConfig) -> None:
 
 
 def check_inference(request: Request, serve: ServeConfig) -> None:
-    """Let through whoever may ask a model: everybody, unless a token is configured.
+    """Allow inference to all clients, unless a token is configured.
 
     Raises:
-        AccessError: The token is wrong or missing; or it cannot be read.
+        AccessError: The token is wrong or missing, or it cannot be read.
     """
     if serve.inference_token_file is None or is_local(request):
         return
@@ -54,9 +54,9 @@ def check_inference(request: Request, serve: ServeConfig) -> None:
 
 
 def may_see_images(request: Request, serve: ServeConfig) -> bool:
-    """Whether calibration images may be shown: through the UNIX socket, over TCP to who knows a token.
+    """Return whether calibration images may be shown: through the UNIX socket, and over TCP with a token.
 
-    Who asks over TCP cannot be told: systemd may hold the port, and behind a proxy everybody comes from this machine.
+    The address of a TCP client proves nothing: behind a proxy, all clients connect from this machine.
 
     Raises:
         AccessError: A token cannot be read.
@@ -65,19 +65,19 @@ def may_see_images(request: Request, serve: ServeConfig) -> bool:
 
 
 def is_local(request: Request) -> bool:
-    """Whether a request came through the UNIX socket."""
+    """Return whether a request came through the UNIX socket."""
     return bool(request.scope.get(_LOCAL))
 
 
 def _knows_any(request: Request, serve: ServeConfig) -> bool:
-    # Each is compared, so that the time does not tell which one nearly fits.
+    # All tokens are compared, so that the time does not reveal which one nearly matches.
     files = (serve.inference_token_file, serve.admin_token)
     known = [_knows(request, file) for file in files if file is not None]
     return any(known)
 
 
 def _knows(request: Request, file: Path) -> bool:
-    # Read each time: a token that was changed counts at once.
+    # Read for each request, so that a changed token applies at once.
     given = request.headers.get("authorization", "").encode()
     return hmac.compare_digest(given, f"Bearer {_token(file)}".encode())
 

@@ -1,4 +1,4 @@
-"""Bodies of inference requests and their answers as HTTP has them. Imports no numpy: nobody looks into them here."""
+"""Bodies of inference requests and replies in HTTP. Imports no numpy: bodies are not parsed here."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from starlette.responses import Response
 
 from service.serving.channel import Reply
 
-JSON_BYTES = "Inference-Header-Content-Length"  # of the binary tensor data extension
+JSON_BYTES = "Inference-Header-Content-Length"  # header of the binary tensor data extension
 _MAX_DIGITS = 18
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body.
+    """Read the whole body of a request.
 
     Raises:
-        HTTPException: 413, it is larger than `max_bytes`; 415, it is compressed; 400, the client went away.
+        HTTPException: 413, it is larger than `max_bytes`; 415, it is compressed; 400, the client disconnected.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise HTTPException(415, f"Content-Encoding has value {encoding!r:.80}; send the body uncompressed")
-    too_large = HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images a request")
+    too_large = HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images per request")
     if int(request.headers.get("content-length") or 0) > max_bytes:
         raise too_large
     pieces, size = [], 0
@@ -30,29 +30,29 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
             size += len(piece)
             if size > max_bytes:
                 raise too_large
-            if piece:  # the last one is empty: one piece and no more is not copied
+            if piece:  # the last one is empty: a single piece is not copied
                 pieces.append(piece)
     except ClientDisconnect:
-        raise HTTPException(400, "the client went away") from None
+        raise HTTPException(400, "the client disconnected") from None
     return b"".join(pieces)
 
 
 def json_bytes_of(request: Request) -> int | None:
-    """How much of the body is JSON, if a tensor follows it; None for all.
+    """Return the length of the JSON in the body in bytes; None if the body is all JSON.
 
     Raises:
-        HTTPException: 400, the header is no number of bytes.
+        HTTPException: 400, the header is not a number of bytes.
     """
     text = request.headers.get(JSON_BYTES)
     if text is None:
         return None
     if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS:
-        raise HTTPException(400, f"{JSON_BYTES} has value {text!r:.80}; give the bytes of JSON before the tensor")
+        raise HTTPException(400, f"{JSON_BYTES} has value {text!r:.80}; give the length of the JSON in bytes")
     return int(text)
 
 
 def response_of(reply: Reply) -> Response:
-    """What a generation answered."""
+    """Return the reply of a generation as an HTTP response."""
     if reply.json_bytes is None:
         return Response(reply.body, reply.status, media_type="application/json")
     headers = {JSON_BYTES: str(reply.json_bytes)}

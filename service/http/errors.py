@@ -15,7 +15,7 @@ from service.serving.channel import BusyError, DeadlineError, ServingError
 
 log = logging.getLogger(__name__)
 
-# The first class that fits counts, so subclasses stand before their base.
+# The first class that matches applies, so subclasses precede their base.
 _STATUS: Mapping[type[EdgedError], int] = {
     BusyError: 429,
     DeadlineError: 504,
@@ -38,7 +38,7 @@ def status_of(error: BaseException) -> int:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     what = error.detail
-    if what == HTTPStatus(error.status_code).phrase:  # the router's, which says no more than the status
+    if what == HTTPStatus(error.status_code).phrase:  # the router's detail, which only repeats the status
         what = f"{request.method} {request.url.path} is not served: {what}"
     return JSONResponse({"error": what}, error.status_code, dict(error.headers or {}))
 

@@ -1,4 +1,4 @@
-"""The status page, its two files, and the route that its form sends checkpoints to."""
+"""Routes of the status page, of its two files, and of the checkpoints that its form uploads."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _FILES = {"status.css": STATIC, "status.js": Path(__file__).parent / "static"}
 _MEDIA_TYPES = {"status.css": "text/css", "status.js": "text/javascript"}
-# Nothing but what this daemon itself serves: were a name ever not escaped, it still could not run anything.
+# Only files of this daemon are loaded: even if a name were not escaped, it could not run a script.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
     " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -31,10 +31,10 @@ _HEADERS = {
 
 
 class PageRoutes:
-    """The handlers.
+    """Handlers of the status page.
 
     Args:
-        supervisor: Answers everything.
+        supervisor: The daemon.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -43,7 +43,7 @@ class PageRoutes:
 
     @property
     def routes(self) -> list[Route]:
-        """For the application."""
+        """Routes for the application."""
         return [
             Route("/", self.page),
             Route("/static/{name}", self.static),
@@ -65,7 +65,7 @@ class PageRoutes:
         return Response(self._static[name], media_type=_MEDIA_TYPES[name], headers=_HEADERS)
 
     async def drop(self, request: Request) -> Response:
-        """POST /edged/v1/models/{model}/drop?name=FILE: the body is a checkpoint; it goes into the drop folder."""
+        """POST /edged/v1/models/{model}/drop?name=FILE: save the body, a checkpoint, to the drop folder."""
         config, model = self._supervisor.config, request.path_params["model"]
         check_admin(request, config.serve)
         self._supervisor.require_model(model)
@@ -73,5 +73,5 @@ class PageRoutes:
         try:
             received = await receive(request.stream(), config.drop / model, name, config.watch.max_bytes)
         except ClientDisconnect:
-            raise HTTPException(400, "the client went away") from None
+            raise HTTPException(400, "the client disconnected") from None
         return JSONResponse({"model": model, **received}, 202)

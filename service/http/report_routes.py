@@ -1,4 +1,4 @@
-"""The report of an update, as a page and as JSON. Made anew each time: an update may still be on its way."""
+"""Routes of an update's report, as a page and as JSON. Rendered per request: the update may still be running."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class ReportRoutes:
-    """The handlers.
+    """Handlers of reports.
 
     Args:
-        supervisor: Answers everything.
+        supervisor: The daemon.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -34,7 +34,7 @@ class ReportRoutes:
 
     @property
     def routes(self) -> list[Route]:
-        """For the application."""
+        """Routes for the application."""
         return [
             Route("/edged/v1/updates/{id:int}/report", self.page),
             Route("/edged/v1/updates/{id:int}/report.json", self.json),
@@ -45,7 +45,7 @@ class ReportRoutes:
         return HTMLResponse(render(await self._report(request)), headers=self._headers)
 
     async def json(self, request: Request) -> Response:
-        """GET /edged/v1/updates/{id}/report.json: what the page is made of."""
+        """GET /edged/v1/updates/{id}/report.json: the data of the page."""
         return JSONResponse(await self._report(request), headers={"Cache-Control": "no-store"})
 
     async def _report(self, request: Request) -> dict[str, Any]:

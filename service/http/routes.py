@@ -1,4 +1,4 @@
-"""Routes. Thin: they check, call the supervisor, and turn results and errors into responses."""
+"""Routes of the daemon: they check a request, call the supervisor, and return its results as responses."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MAX_LISTED = 1000
 
 
 def create_app(supervisor: Supervisor) -> Starlette:
-    """All routes of the daemon."""
+    """Create the application with all routes of the daemon."""
     routes = Routes(supervisor)
     model = "/v2/models/{model}"
     return Starlette(
@@ -37,7 +37,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 Route(prefix + path, handler, methods=[method])
                 for prefix in (model, f"{model}/versions/{{version}}")
                 for path, handler, method in (
-                    ("/infer", routes.infer, "POST"),  # first: they are looked through in this order
+                    ("/infer", routes.infer, "POST"),  # first: routes are matched in this order
                     ("", routes.model, "GET"),
                     ("/ready", routes.model_ready, "GET"),
                 )
@@ -63,10 +63,10 @@ def create_app(supervisor: Supervisor) -> Starlette:
 
 
 class Routes:
-    """The handlers.
+    """Handlers of the protocol and of administration.
 
     Args:
-        supervisor: Answers everything.
+        supervisor: The daemon.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
@@ -108,14 +108,14 @@ class Routes:
             check_inference(request, serve)
             body = await read_body(request, serve.max_body_bytes)
             left_s = await service.wait_until_up(serve.deadline_ms / 1000)
-            service = self._service(request)  # once more: its version may have been replaced meanwhile
+            service = self._service(request)  # again: its version may have been replaced meanwhile
             reply = await service.infer(body, left_s, json_bytes_of(request))
         except BaseException as error:
             metrics.count_request(service.name, status_of(error), time.monotonic() - start)
             raise
-        # A twentieth of what an answer takes, so the answer goes first: it is sent before the loop turns.
-        told = (service.name, reply.status, time.monotonic() - start)
-        asyncio.get_running_loop().call_soon(metrics.count_request, *told)
+        # Counting takes a twentieth of a request's time, so the reply is sent first, before the loop turns.
+        counted = (service.name, reply.status, time.monotonic() - start)
+        asyncio.get_running_loop().call_soon(metrics.count_request, *counted)
         return response_of(reply)
 
     async def metrics(self, _: Request) -> Response:
@@ -164,8 +164,8 @@ class Routes:
         wanted = request.path_params.get("version")
         live = service.wanted if service.live is None else service.live.number  # in a moment, if not now
         if wanted is not None and wanted != str(live):
-            told = f"model {name!r} has no version {wanted!r} in service; live: {'none' if live is None else live}"
-            raise HTTPException(404, told)
+            text = f"model {name!r} has no version {wanted!r} in service; live: {'none' if live is None else live}"
+            raise HTTPException(404, text)
         return service
 
 

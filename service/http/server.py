@@ -1,4 +1,4 @@
-"""uvicorn as the daemon needs it: without signal handlers of its own, and asleep while nobody asks."""
+"""uvicorn as the daemon needs it: without signal handlers, and without wake-ups while there are no requests."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ON_THE_WAY_S = 0.2  # between the accepting of a connection and its request
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its signal handlers, since the daemon has its own order of leaving, and without its tick.
+    """uvicorn without its signal handlers, because the daemon shuts down in its own order, and without its tick.
 
-    uvicorn looks ten times a second whether it should exit, and renews the Date header then: for two servers that was
-    more than all else an idle daemon did. Here the exit is awaited, and `Dated` makes the header for each response.
+    uvicorn checks ten times a second whether it should exit, and renews the Date header: for two servers that took more
+    time than everything else in an idle daemon. Here the exit is awaited, and `Dated` adds the header to each response.
     """
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -33,7 +33,7 @@ class Server(uvicorn.Server):
 
     @property
     def should_exit(self) -> bool:
-        """Set to true to have the server leave; uvicorn's own switch."""
+        """Whether the server exits, or is about to; uvicorn's own switch."""
         return self._exit.is_set()
 
     @should_exit.setter
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
         await self._exit.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close the doors first, then the connections: a request that is on its way through one is not cut off."""
+        """Close the listeners first, then the connections, so that a request that is just arriving is not cut off."""
         for server in self.servers:
             server.close()
         await asyncio.sleep(_ON_THE_WAY_S)
@@ -57,22 +57,22 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
 
 class Dated:
-    """An application whose responses have a Date, as RFC 9110 wants it of whoever has a clock.
+    """An application whose responses have a Date header, which RFC 9110 requires of servers with a clock.
 
     Args:
-        app: Answers.
+        app: Application that answers the requests.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, and add the header when the response starts."""
+        """Pass a request on, and add the header when the response starts."""
 
         async def dated(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -83,16 +83,16 @@ class Dated:
 
 
 class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """uvicorn's, for bodies of some 100 kB: fewer pieces, each with a turn of the loop, and fewer copies.
+    """uvicorn's protocol, tuned for bodies of some 100 kB: fewer reads, each with a turn of the loop, and fewer copies.
 
-    asyncio would read 256 KiB at a time, each into memory of its own. As before, uvicorn stops reading after each piece
-    until the application has taken it.
+    asyncio would read 256 KiB at a time, each into new memory. As before, uvicorn stops reading after each piece until
+    the application has taken it.
     """
 
-    _buffer = memoryview(bytearray(_READ_BYTES))  # for all: what is read is parsed, and copied, before anything else is
+    _buffer = memoryview(bytearray(_READ_BYTES))  # shared: a piece is parsed and copied before the next one is read
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the transport reads to."""
+        """Return the buffer that the transport reads into."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -100,25 +100,25 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.data_received(self._buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
 
     def on_body(self, body: bytes) -> None:
-        """Let the application have a first piece as it is: uvicorn copies it twice, to a bytearray and back."""
+        """Pass the first piece on unchanged: uvicorn would copy it twice, to a bytearray and back."""
         cycle = self.cycle
         if not cycle.response_complete:
             found: object = cycle.body
             if not found:
                 cycle.body, body = body, b""  # type: ignore[assignment]
             elif isinstance(found, bytes):
-                cycle.body = bytearray(found)  # to it can be added, and tiny pieces may follow
+                cycle.body = bytearray(found)  # can be extended: tiny pieces may follow
         super().on_body(body)
 
 
 @lru_cache(maxsize=1)
 def _date(second: int) -> bytes:
-    """The header's value in a second of time.time()."""
+    """Return the value of the Date header for a second of time.time()."""
     return formatdate(second, usegmt=True).encode()
 
 
 def make_server(app: ASGIApp) -> Server:
-    """A server for one kind of listening sockets."""
+    """Create a server for one kind of listening sockets."""
     config = uvicorn.Config(
         Dated(app),
         http=Protocol,

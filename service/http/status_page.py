@@ -1,4 +1,4 @@
-"""The page at /: what `edged status` and `edged history` tell, and charts. Pure; everything from outside is escaped."""
+"""The page at /: the contents of `edged status` and `edged history`, and charts. Pure; all external text is escaped."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ _UPDATE = """<tr>
 
 
 def render(overview: JSON, *, actions: bool, local: bool) -> str:
-    """The whole page.
+    """Render the whole page.
 
     Args:
-        overview: See `Queries.overview`.
-        actions: Whether there is a way to be allowed to act here.
-        local: Whether that needs no token.
+        overview: Contents, see `Queries.overview`.
+        actions: Whether to show actions.
+        local: Whether actions need no token.
     """
     ready = overview["ready"]
     access = _NO_MARKUP if local else Html(_ACCESS_FORM if actions else _NO_ACTIONS)
@@ -153,7 +153,7 @@ def _memory(samples: Sequence[Sample]) -> Html:
 
 
 def _span(samples: Sequence[Sample]) -> tuple[float, float]:
-    """The time of the newest sample, and the seconds that a chart goes back: an hour, less after a fresh start."""
+    """Return the time of the newest sample, and the seconds that a chart covers: an hour, less after a start."""
     if not samples:
         return 0.0, _LEAST_SPAN_S
     return samples[-1].at, min(KEEP_S, max(_LEAST_SPAN_S, samples[-1].at - samples[0].at))

@@ -1,4 +1,4 @@
-"""A checkpoint that comes over HTTP goes the way of all files: into the drop folder, complete, by a rename."""
+"""Upload of a checkpoint over HTTP: it is renamed into the drop folder once it is complete."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ class UploadError(CheckpointError):
 
 
 async def receive(stream: AsyncIterator[bytes], folder: Path, name: str, max_bytes: int) -> dict[str, Any]:
-    """Write a file as it comes.
+    """Write a file while it is received.
 
     Args:
-        stream: Its contents.
-        folder: The model's drop folder.
-        name: Of the file; another one of this name that still lies there is replaced.
-        max_bytes: Its size at most.
+        stream: Contents of the file.
+        folder: Drop folder of the model.
+        name: Name of the file; replaces a file of this name that is still in the folder.
+        max_bytes: Largest size in bytes.
 
     Returns:
         {"file_name", "sha256", "bytes"}.
 
     Raises:
-        UsageError: The name is none for a file, or one that the daemon ignores.
-        UploadError: It is empty or over `max_bytes`.
+        UsageError: The name is not a valid file name, or the daemon ignores such files.
+        UploadError: The file is empty or larger than `max_bytes`.
         StateError: The folder cannot be written.
     """
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _MAX_NAME:
@@ -51,7 +51,7 @@ async def receive(stream: AsyncIterator[bytes], folder: Path, name: str, max_byt
                 digest, size = await _copy(stream, file, max_bytes)
             await asyncio.to_thread(temporary.replace, folder / name)
         finally:
-            with contextlib.suppress(OSError):  # the first error is the one to tell
+            with contextlib.suppress(OSError):  # the first error is the one to report
                 temporary.unlink(missing_ok=True)
     return {"file_name": printable(name), "sha256": digest, "bytes": size}
 

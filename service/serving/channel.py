@@ -1,4 +1,4 @@
-"""Requests to one generation over its socket: bounded, with deadlines, answered in any order. Imports no torch."""
+"""The channel to one generation: a bounded queue of requests with deadlines, answered in any order. No torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.ipc.frames import OBSERVED
 from service.ipc.shared_memory import PLACE, Arena, Place
 from service.system.timeouts import in_time, within
 
-# Batches at the child at once: while it computes the first, the second already lies in its socket.
+# Batches sent to the child at once: while it computes the first, the second is already in its socket.
 _AT_THE_CHILD = 2
 
 
@@ -29,7 +29,7 @@ class ServingError(EdgedError):
 
 
 class NotStartedError(ServingError):
-    """The child ended before it took the request up, which another process may well answer."""
+    """The child exited before it started the request, so another process may answer it."""
 
 
 class BusyError(ServingError):
@@ -47,13 +47,13 @@ class DeadlineError(ServingError):
 
 @dataclass(frozen=True)
 class Reply:
-    """What the child answers.
+    """The reply of the child.
 
     Attributes:
         status: HTTP status.
         body: HTTP body.
-        seconds: Time the child took.
-        json_bytes: How much of the body is JSON, if tensors follow it; None for all.
+        seconds: Seconds that the child took.
+        json_bytes: Length of the JSON in the body in bytes; None if the body is all JSON.
     """
 
     status: int
@@ -62,16 +62,16 @@ class Reply:
     json_bytes: int | None = None
 
 
-# What the child is to do with a request once it is answered, see service.serving.sampling.
+# Sampling directive: what the child does with a request after its reply, see service.serving.sampling.
 Order = Mapping[str, Any]
 
 
-# Each is one of a kind. And deque.remove puts the repr into its error, which for a body of 600 kB takes 50 ms.
+# Compared by identity. deque.remove puts the repr into its error, which takes 50 ms for a body of 600 kB.
 @dataclass(eq=False, repr=False)
 class _Pending:
     id: int
     body: bytes
-    told: dict[str, Any]  # of the body
+    options: dict[str, Any]  # entries of the frame's header
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
     place: Place | None = field(default=None)  # in the memory shared with the child
@@ -136,17 +136,17 @@ class Channel:
         """How long the child has been silent while a request is with it."""
         now = time.monotonic()
         oldest = min((pending.sent_at for pending in self._sent.values()), default=now)
-        return now - max(oldest, self._replied_at)  # many may be there at once: while it replies, it does not hang
+        return now - max(oldest, self._replied_at)  # several may be sent at once: while it replies, it does not hang
 
     async def receive(self) -> dict[str, Any] | None:
-        """The next header that is no reply, before the first request; None if the child ended.
+        """Receive the header that precedes all replies; return None if the child exited.
 
         Raises:
-            FrameError: It is damaged.
+            FrameError: The frame is damaged.
         """
         try:
             frame = await frames.read(self._reader)
-        except ConnectionResetError:  # the end of the stream, where the child has not read everything
+        except ConnectionResetError:  # the child exited with unread data
             return None
         return None if frame is None else frame[0]
 
@@ -163,33 +163,33 @@ class Channel:
         """Have the child answer one request.
 
         Args:
-            body: Of the HTTP request.
-            deadline_s: Seconds from now.
-            json_bytes: How much of the body is JSON, if a tensor follows it; None for all.
-            rival: What another generation answered to it: the reply tells how far the two agree, see
-                `service.inference.model`. None for a reply to the request itself.
-            observe: What else to do with it after the answer; None for nothing.
-            alone: For a probe: it is computed with no other request, and does not count against the queue.
+            body: Body of the HTTP request.
+            deadline_s: Seconds that the reply may take.
+            json_bytes: Length of the JSON in the body in bytes; None if the body is all JSON.
+            rival: Reference reply of another generation: the reply then states how far the two agree, see
+                `service.inference.model`. None for a reply with the outputs.
+            observe: Sampling directive; None if the request is not sampled.
+            alone: Whether the request is exclusive: computed with no other one, and not counted against the queue.
 
         Raises:
             BusyError: The queue is full.
-            DeadlineError: No answer within `deadline_s`.
-            NotStartedError: The child ended before it took the request up.
-            ServingError: It ended before it answered.
+            DeadlineError: There was no reply within `deadline_s`.
+            NotStartedError: The child exited before it started the request.
+            ServingError: The child exited before it replied.
         """
         if self._closed:
             raise NotStartedError(self._gone)
         if self.inflight >= self._options.queue and not alone:
             raise BusyError(f"model {self._model!r} has {self.inflight} requests waiting; try again later")
-        told: dict[str, Any] = {"json_bytes": json_bytes}
+        options: dict[str, Any] = {"json_bytes": json_bytes}
         if rival is not None:
-            told["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
+            options["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
             body += rival.body
         if observe is not None:
-            told["observe"] = observe
+            options["observe"] = observe
         if alone:
-            told["alone"] = True
-        pending = _Pending(next(self._ids), body, told, asyncio.get_running_loop().create_future())
+            options["alone"] = True
+        pending = _Pending(next(self._ids), body, options, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
         self._idle.clear()
@@ -199,7 +199,7 @@ class Channel:
         except asyncio.TimeoutError:
             raise DeadlineError(f"model {self._model!r} gave no answer within {deadline_s:g} s") from None
         finally:
-            # One that waits is forgotten; one that is with the child keeps its place there until it is answered.
+            # A waiting request is removed; one that was sent keeps its place in the memory until the child replies.
             with contextlib.suppress(ValueError):
                 self._waiting.remove(pending)
             self.inflight -= 1
@@ -207,7 +207,7 @@ class Channel:
                 self._idle.set()
 
     async def pump(self) -> None:
-        """Hand out replies until the child ends.
+        """Dispatch replies until the child exits.
 
         Raises:
             FrameError, OSError: The stream broke.
@@ -220,9 +220,9 @@ class Channel:
                     continue
                 self._replied_at = time.monotonic()
                 pending = self._sent.pop(header["id"], None)
-                if pending is None:  # the stream was closed meanwhile, and whoever asked has been told
+                if pending is None:  # the channel was closed meanwhile, so its caller got an error
                     continue
-                self._give_back(pending)
+                self._release(pending)
                 if images := header.get("images"):
                     self._options.on_batch(images)
                 if not pending.reply.done():
@@ -238,10 +238,10 @@ class Channel:
         return self.inflight == 0
 
     def close(self, *, ended: bool = False) -> None:
-        """Show the child the end of the stream; requests still there get a ServingError.
+        """Close the stream to the child; unanswered requests get a ServingError.
 
         Args:
-            ended: The child takes nothing up any more.
+            ended: Whether the child has exited, so it starts no more requests.
         """
         self._closed = True
         self._writer.close()
@@ -262,21 +262,21 @@ class Channel:
             self._send(pending)
 
     def _send(self, pending: _Pending) -> None:
-        header = {"id": pending.id, **pending.told}
+        header = {"id": pending.id, **pending.options}
         if self._arena is not None:
-            pending.place = self._arena.put(pending.body, pending.told["json_bytes"])
+            pending.place = self._arena.put(pending.body, pending.options["json_bytes"])
         if pending.place is not None:
             self._writer.write(frames.head({**header, PLACE: pending.place}, b""))
         else:
             self._writer.write(frames.head(header, pending.body))
             self._writer.write(pending.body)
 
-    def _give_back(self, pending: _Pending) -> None:
+    def _release(self, pending: _Pending) -> None:
         if self._arena is not None and pending.place is not None:
             self._arena.free(pending.place)
 
     def _not_started(self, pending: _Pending, ended: bool) -> bool:
-        """Whether the child has not begun with it, nor will: then it is not what the child ended of."""
+        """Return whether the child never started a request, so that cannot be the cause of its exit."""
         if pending.id not in self._sent:
             return True
         return ended and self._arena is not None and pending.id > self._arena.last_started

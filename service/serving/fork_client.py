@@ -27,18 +27,18 @@ _END_S, _LOOK_S = 5.0, 0.02
 
 
 class ForkError(Exception):
-    """No process could be forked."""
+    """A process could not be forked."""
 
 
 class _EndedError(ForkError):
-    """The process that was asked has ended."""
+    """The fork server has exited."""
 
 
 class ForkServer:
     """Forks generations; one for all models.
 
-    Its process is started with the first of them, because nobody knows before whether there will be one, and again with
-    the next one should it have ended. Generations outlive it.
+    Its process is started with the first generation, as there may be none, and again with the next one if it has
+    exited. Generations outlive it.
     """
 
     def __init__(self) -> None:
@@ -47,22 +47,22 @@ class ForkServer:
 
     @property
     def pid(self) -> int | None:
-        """Of its process; None while there is none."""
+        """Process id; None while there is no process."""
         return None if self._process is None or self._process.ended else self._process.pid
 
     async def fork(self, arguments: Sequence[str], connection: socket.socket, timeout_s: float) -> Forked:
-        """A new generation, which is a child of this process.
+        """Fork a generation, which becomes a child of this process.
 
         Args:
-            arguments: Of service.inference.main, without the socket.
-            connection: Its end of the socket; to be closed here afterwards.
-            timeout_s: Seconds that the process may take to answer, at first with all its imports; one that takes
-                longer is killed.
+            arguments: Arguments of service.inference.main, without the socket.
+            connection: The generation's end of the socket; the caller closes it afterwards.
+            timeout_s: Seconds that the fork server may take, including its imports at first; it is killed if it takes
+                longer.
 
         Raises:
-            ForkError: It cannot, or ended meanwhile.
-            OSError: Its process cannot be started, or the generation not be watched.
-            asyncio.TimeoutError: The time is over.
+            ForkError: The fork failed, or the fork server exited meanwhile.
+            OSError: The fork server cannot be started, or the generation cannot be watched.
+            asyncio.TimeoutError: There was no answer within `timeout_s`.
         """
         for name in ("memfd_create", "pidfd_open"):
             if not hasattr(os, name):
@@ -70,7 +70,7 @@ class ForkServer:
         end = time.monotonic() + timeout_s
         try:
             return await (await self._running()).fork(arguments, connection, timeout_s)
-        except _EndedError as error:  # which is not the generation's fault
+        except _EndedError as error:  # the generation did not cause that
             log.warning("%s; started again", error)
             return await (await self._running()).fork(arguments, connection, max(0.0, end - time.monotonic()))
 
@@ -87,7 +87,7 @@ class ForkServer:
         await self.close()
 
     async def close(self) -> None:
-        """End its process."""
+        """Kill its process."""
         async with self._starting:
             if self._process is not None:
                 await self._process.close()
@@ -98,7 +98,7 @@ class _Process:
     """One run of service.inference.fork_server.
 
     Attributes:
-        ended: Whether it is of no use any more.
+        ended: Whether it takes no more requests.
     """
 
     def __init__(self, process: asyncio.subprocess.Process, control: socket.socket) -> None:
@@ -113,7 +113,7 @@ class _Process:
 
     @classmethod
     async def start(cls) -> _Process:
-        """Start it; it answers once it has imported everything."""
+        """Start the process; it answers once its imports are done."""
         adopt_orphans()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # a message is sent whole, or is not
         ours.setblocking(False)
@@ -139,7 +139,7 @@ class _Process:
         return self._process.pid
 
     async def fork(self, arguments: Sequence[str], connection: socket.socket, timeout_s: float) -> Forked:
-        """As told in `ForkServer.fork`."""
+        """Fork a generation, see `ForkServer.fork`."""
         loop = asyncio.get_running_loop()
         number, answer = next(self._numbers), loop.create_future()
         stderr = asyncio.StreamReader()
@@ -165,11 +165,11 @@ class _Process:
         try:
             await asyncio.wait({answer}, timeout=timeout_s)
         except asyncio.CancelledError:
-            if answer.done() and answer.exception() is None:  # both came in the same moment
+            if answer.done() and answer.exception() is None:  # both happened at the same time
                 answer.result().kill()
             raise
         finally:
-            answer.cancel()  # what comes after this is for nobody
+            answer.cancel()  # a later answer has no receiver
         if answer.cancelled():
             log.error("the process that generations are forked from does not answer within %g s; killed", timeout_s)
             self.kill()
@@ -177,13 +177,13 @@ class _Process:
         return answer.result()
 
     def kill(self) -> None:
-        """End it at once. The next request is for another one."""
+        """Kill the process. The next request starts another one."""
         self.ended = True
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def close(self) -> None:
-        """End it, and wait until it has: it holds nothing that could be lost."""
+        """Kill the process and wait for its end: it has no state to lose."""
         self.kill()
         await asyncio.wait(self._tasks)
 
@@ -191,29 +191,29 @@ class _Process:
         while True:
             try:
                 text = self._control.recv(_MAX_ANSWER)
-            except OSError:  # there is no more for now, or ever
+            except OSError:  # nothing more to read now, or ever
                 return
             if not text:
                 self.ended = True
                 self._silent.set()
-                asyncio.get_running_loop().remove_reader(self._control)  # or it would be told of again and again
+                asyncio.get_running_loop().remove_reader(self._control)  # it would otherwise stay readable forever
                 return
             self._hand_out(json.loads(text))
 
-    def _hand_out(self, told: dict[str, object]) -> None:
-        asked = self._asked.pop(int(str(told["id"])), None)
-        if asked is None:  # one that told of itself and then ended before the fork server knew
+    def _hand_out(self, answered: dict[str, object]) -> None:
+        asked = self._asked.pop(int(str(answered["id"])), None)
+        if asked is None:  # the process announced itself and exited before the fork server knew
             return
         answer, stderr = asked
         try:
-            if "error" in told:
-                raise ForkError(str(told["error"]))
-            forked = Forked(int(str(told["pid"])), stderr)
+            if "error" in answered:
+                raise ForkError(str(answered["error"]))
+            forked = Forked(int(str(answered["pid"])), stderr)
         except (ForkError, OSError) as error:
             if not answer.done():
                 answer.set_exception(error)
             return
-        if answer.done():  # whoever asked has gone
+        if answer.done():  # the caller was cancelled
             forked.kill()
         else:
             answer.set_result(forked)
@@ -221,7 +221,7 @@ class _Process:
     async def _see_it_end(self) -> None:
         code = await self._process.wait()
         self.ended = True
-        # Those on their way to become generations hold the other end until they have told of themselves.
+        # Processes that are becoming generations hold the other end until they have announced themselves.
         with contextlib.suppress(asyncio.TimeoutError):
             await within(_END_S, self._silent.wait())
         asyncio.get_running_loop().remove_reader(self._control)
@@ -231,7 +231,7 @@ class _Process:
             if not answer.done():
                 answer.set_exception(_EndedError(f"the process that generations are forked from ended: {how}"))
         self._asked.clear()
-        await _bury(self._process.pid)
+        await _reap(self._process.pid)
 
     async def _read_log(self) -> None:
         assert self._process.stderr is not None  # noqa: S101 - a pipe was asked for
@@ -239,10 +239,10 @@ class _Process:
             output.info("fork server: %s", line.decode(errors="replace").rstrip())
 
 
-async def _bury(group: int) -> None:
-    """Wait for those of a fork server's process group that it left to us unannounced; they end with it.
+async def _reap(group: int) -> None:
+    """Reap unannounced processes of a fork server's process group, which exit with it.
 
-    By looking again, since one that leaves the group instead wakes nobody who waits for it.
+    It polls, because a process that leaves the group does not wake a waiter.
     """
     end = time.monotonic() + _END_S
     with contextlib.suppress(ChildProcessError):

@@ -1,4 +1,4 @@
-"""A child of ours that another process forked, as far as is needed what asyncio.subprocess.Process is."""
+"""A child that another process forked, with the needed part of asyncio.subprocess.Process's interface."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import os
 import signal
 
 _REFUSED = (errno.ENOSYS, errno.EPERM)
-_UNKNOWN = 255  # somebody else has waited for it; asyncio says so, too
+_UNKNOWN = 255  # another waiter reaped it; asyncio uses the same code
 
 
 class Forked:
-    """Waits for the process from the moment it is made, and buries it.
+    """Waits for a process from its construction on, and reaps it.
 
     Args:
-        pid: Of a child, which nobody has waited for.
-        stderr: What it says there.
+        pid: Process id of a child that was not reaped.
+        stderr: Stream of its stderr.
 
     Attributes:
         returncode: Exit code, or minus the signal that ended it; None while it runs.
 
     Raises:
-        OSError: It cannot be watched, and was killed.
+        OSError: The process cannot be watched, and was killed.
     """
 
     def __init__(self, pid: int, stderr: asyncio.StreamReader) -> None:
@@ -36,18 +36,18 @@ class Forked:
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            needed = "; Linux 5.3 or later is needed, and leave to use it" if error.errno in _REFUSED else ""
+            needed = "; Linux 5.3 or later is needed, and permission to use it" if error.errno in _REFUSED else ""
             raise OSError(f"pidfd_open: {error.strerror}{needed}") from error
         asyncio.get_running_loop().add_reader(self._pidfd, self._ended)
 
     async def wait(self) -> int:
-        """Its exit code, once it has one; minus the signal that ended it."""
+        """Wait for the exit code; minus the signal that ended the process."""
         await self._end.wait()
         assert self.returncode is not None  # noqa: S101 - set before the event
         return self.returncode
 
     def kill(self) -> None:
-        """End it at once, if it runs."""
+        """Kill the process if it runs."""
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The supervisor's side of one served model: start its process, wait until it is warm, ask it, drain it, stop it.
+"""The supervisor's side of a generation: start its process, send it requests, drain it, stop it.
 
 Imports no torch. Requests are forwarded as raw bytes.
 """
@@ -101,12 +101,12 @@ class Generation:
 
     @property
     def pid(self) -> int | None:
-        """Of the child."""
+        """Process id of the child; None before it was started."""
         return None if self._process is None else self._process.pid
 
     @property
     def inflight(self) -> int:
-        """Requests not answered yet."""
+        """Number of requests without a reply."""
         return 0 if self._channel is None else self._channel.inflight
 
     @property
@@ -119,7 +119,7 @@ class Generation:
 
         Raises:
             GateError: The model's outputs are not finite, or not those that were evaluated.
-            StartError: It did not come up.
+            StartError: The process cannot be started, exited, or was not ready in time.
         """
         began = time.monotonic()
         try:
@@ -139,7 +139,9 @@ class Generation:
             raise
         self.serving = True
         self.start_seconds = time.monotonic() - began
-        log.info("model %s generation %d is up after %.2f s; %s", *self._named, self.start_seconds, self._likeness())
+        log.info(
+            "model %s generation %d is up after %.2f s; %s", *self._named, self.start_seconds, self._output_match()
+        )
         self._tasks.append(asyncio.create_task(self._pump(channel)))
 
     async def infer(
@@ -155,8 +157,8 @@ class Generation:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
         Raises:
-            NotStartedError: It is not up, or ended before it took the request up.
-            ServingError: It is too busy, too slow, or it ended.
+            NotStartedError: The child is not ready, or exited before it started the request.
+            ServingError: The child is too busy, too slow, or it exited.
         """
         if self._channel is None or not self.serving:
             raise NotStartedError(f"model {self.model!r} is starting; try again in some seconds")
@@ -167,7 +169,7 @@ class Generation:
         return self._channel is None or await self._channel.drain(timeout_s)
 
     async def stop(self) -> None:
-        """End the process; requests still there get a ServingError."""
+        """Stop the process; unanswered requests get a ServingError."""
         self._stopping = True
         self.serving = False
         if self._channel is not None:
@@ -180,19 +182,19 @@ class Generation:
             finally:
                 self.kill()
             await self._process.wait()
-        if self._tasks:  # both see the end of their streams; what the child said last is in one of them
+        if self._tasks:  # both read to the end of their streams; one has the last output of the child
             await asyncio.wait(self._tasks, timeout=_END_S)
         for task in self._tasks:
             task.cancel()
 
     def kill(self) -> None:
-        """End the process at once; unless `stop` was called, it counts as ended by itself."""
+        """Kill the process; unless `stop` was called, this counts as an unexpected exit."""
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
     async def ended(self) -> str:
-        """How the process ended, once it has."""
+        """Wait for the end of the process, and describe it."""
         assert self._process is not None  # noqa: S101 - only a process that was started can end
         code = await self._process.wait()
         return f"exit code {code}" if code >= 0 else f"killed by signal {-code} ({signal.strsignal(-code)})"
@@ -201,7 +203,7 @@ class Generation:
     def _named(self) -> tuple[str, int]:
         return self.model, self.number
 
-    def _likeness(self) -> str:
+    def _output_match(self) -> str:
         if self.warmup is None:
             return "its artifact has no images to compare it by"
         if self.warmup["identical"]:
@@ -235,11 +237,11 @@ class Generation:
         ]
 
     async def _why(self) -> str:
-        """How the process ended, if that can be told by now."""
+        """Describe how the process ended, if it has ended by now."""
         with contextlib.suppress(asyncio.TimeoutError):
-            told = await within(_END_S, self.ended())
+            how = await within(_END_S, self.ended())
             killed = self._process is not None and self._process.returncode == -signal.SIGKILL
-            return f": {told}{', most likely by the kernel for lack of memory' if killed else ''}"
+            return f": {how}{', most likely by the kernel for lack of memory' if killed else ''}"
         return ""
 
     def _check_ready(self, header: dict[str, Any]) -> None:
@@ -260,7 +262,7 @@ class Generation:
                 await self._see_it_end()
 
     async def _see_it_end(self) -> None:
-        """Most often it ends for a reason of its own, which `ended` is to tell; what only lost its way is killed."""
+        """Wait for the process to exit, so that `ended` reports its own reason; kill it if it does not."""
         assert self._process is not None  # noqa: S101 - it has answered
         try:
             await within(_END_S, self._process.wait())

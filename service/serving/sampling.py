@@ -1,7 +1,7 @@
-"""Which live requests are looked at besides being answered: kept for calibration, or compared with it. Off by default.
+"""Sampling of live requests, to capture images for calibration or to measure drift from it. Off by default.
 
-The choice is made here, request by request, so that a reload of the config counts from the next request on; the order
-goes with the request, and the generation, which has the image at hand, does what it says after the answer.
+Each request is chosen here, so that a reload of the config applies from the next request on. The sampling directive is
+sent with the request, and the generation, which has the decoded image, carries it out after the reply.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Sampling:
     ring: Ring | None = None
 
     def choose(self, draw: Callable[[], float] = random.random) -> Mapping[str, Any] | None:
-        """What is to be done with the next request, plain JSON types; None for nothing.
+        """Return the sampling directive of the next request as JSON types; None if it is not sampled.
 
         Args:
-            draw: A random number from 0 to 1, 1 excluded.
+            draw: Returns a random number from 0 to 1, 1 excluded.
         """
         capture = self.ring if self.capture_share and draw() < self.capture_share else None
         drift = bool(self.drift_share) and draw() < self.drift_share
@@ -45,5 +45,5 @@ class Sampling:
 
 
 def sampling_of(model: ModelConfig, folder: Path) -> Sampling:
-    """As the config says; images go to `folder`."""
+    """Return the sampling of a configured model, which captures images to `folder`."""
     return Sampling(model.capture.share, model.drift.share, ring_of(model, folder))

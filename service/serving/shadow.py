@@ -1,7 +1,8 @@
-"""The generation before the one on probation, asked once more what live requests asked: do both say the same?
+"""Comparison of a generation on probation with the previous generation, on a sample of the live requests.
 
-It is asked after the client has its answer, at idle priority, and a few requests at a time: whatever comes meanwhile is
-not in the sample. It compares by itself: to compare boxes takes torch, which the supervisor has not.
+The previous generation gets a request after the client has its reply, at idle priority, and a few requests at a time;
+others are not sampled meanwhile. It compares the replies itself: comparing boxes needs torch, which the supervisor does
+not load.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from service.system.processes import leave_to_idle_time
 
 log = logging.getLogger(__name__)
 
-ENOUGH_FOR_AGREEMENT = 20  # fewer requests say nothing
+ENOUGH_FOR_AGREEMENT = 20  # fewer requests are not conclusive
 
 _AT_ONCE = 2
 _DEADLINE_S = 30.0
-_DOUBT = 1e-3  # how probable it may be that a generation is thought to fall short which does not
+_DOUBT = 1e-3  # probability of failing a generation that agrees enough
 
 
 class Shadow:
-    """One comparison over a probation.
+    """The comparison during one probation.
 
     Args:
-        before: The generation that served before; nobody else asks it anything any more.
-        proving: The number of the one on probation.
-        percent: Of the live requests that are compared.
-        show: Told the agreement so far, 0 to 1.
+        before: Previous generation, which gets no other requests.
+        proving: Number of the generation on probation.
+        percent: Share of the live requests that are compared, in percent.
+        show: Called with the agreement so far, 0 to 1.
 
     Attributes:
-        requests: That were compared.
+        requests: Number of requests that were compared.
     """
 
     def __init__(
@@ -56,12 +57,12 @@ class Shadow:
 
     @property
     def agreement(self) -> float:
-        """Percent of what was compared; 100 before anything was."""
+        """Agreement in percent; 100 before the first comparison."""
         return 100.0 * self._agreed / self._compared if self._compared else 100.0
 
     @property
     def figures(self) -> dict[str, Any]:
-        """For the report of an update, JSON types."""
+        """Values for the report of an update, as JSON types."""
         return {
             "agreement": self.agreement if self._compared else None,
             "requests": self.requests,
@@ -70,13 +71,13 @@ class Shadow:
         }
 
     def offer(self, number: int, body: bytes, json_bytes: int | None, reply: Reply) -> None:
-        """Perhaps compare a request that was just answered. Returns at once.
+        """Compare a request that was just answered, if it is sampled. Returns at once.
 
         Args:
-            number: The generation that answered.
-            body: Of the request.
-            json_bytes: How much of it is JSON, if a tensor follows; None for all.
-            reply: The answer.
+            number: Number of the generation that answered.
+            body: Body of the request.
+            json_bytes: Length of its JSON in bytes; None if it is all JSON.
+            reply: Reply of that generation.
         """
         if number != self._proving or reply.status != 200 or not self._before.serving:
             return
@@ -87,15 +88,15 @@ class Shadow:
         task.add_done_callback(self._asking.discard)
 
     def shortfall(self, least: float, *, ended: bool) -> str | None:
-        """Why the two agree too little; None if they do not, or if there is no telling.
+        """Return why the agreement is too low; None if it is not, or if there are too few requests.
 
         Args:
-            least: Percent.
-            ended: Whether the probation is over. Before, only what a few more requests will hardly change counts.
+            least: Smallest agreement allowed, in percent.
+            ended: Whether the probation is over. Before that, the result must hold with high probability.
         """
         if self.requests < ENOUGH_FOR_AGREEMENT:
             return None
-        # Hoeffding's bound: how far the mean of so many samples may lie from what it tends to.
+        # Hoeffding's bound on the distance of the mean of so many samples from its expectation.
         margin = 0.0 if ended else 100 * math.sqrt(math.log(1 / _DOUBT) / (2 * self.requests))
         if self.agreement + margin >= least:
             return None
@@ -105,10 +106,10 @@ class Shadow:
         )
 
     async def end(self) -> None:
-        """Stop the generation before."""
+        """Stop the previous generation."""
         for task in self._asking:
             task.cancel()
-        self._before.kill()  # it has nothing to finish, and at idle priority might take its time to leave
+        self._before.kill()  # it has nothing to finish, and might exit slowly at idle priority
         await self._before.stop()
 
     async def _compare(self, body: bytes, json_bytes: int | None, reply: Reply) -> None:
@@ -120,10 +121,10 @@ class Shadow:
         if answer.status != 200:
             log.debug("model %s: a live request was not compared: %.200r", self._before.model, answer.body)
             return
-        told = json.loads(answer.body)
-        if told["compared"]:
-            self._agreed += told["agreed"]
-            self._compared += told["compared"]
-            self._unit = told["unit"]
+        found = json.loads(answer.body)
+        if found["compared"]:
+            self._agreed += found["agreed"]
+            self._compared += found["compared"]
+            self._unit = found["unit"]
             self.requests += 1
             self._show(self.agreement / 100)

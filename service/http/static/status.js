@@ -1,4 +1,4 @@
-// Actions and a fresh look every few seconds. Without it the page is complete, but for the actions.
+// Actions, and a refresh every few seconds. Without it the page is complete except for the actions.
 "use strict";
 
 const REFRESH_MS = 5000;
@@ -6,7 +6,7 @@ const message = document.getElementById("message");
 const token = document.getElementById("token");
 let busy = false;
 
-function tell(text, bad) {
+function show(text, bad) {
   message.textContent = text;
   message.className = bad ? "bad" : "";
 }
@@ -22,9 +22,9 @@ async function post(url, body) {
 async function act(button, work) {
   busy = button.disabled = true;
   try {
-    tell(await work(), false);
+    show(await work(), false);
   } catch (error) {
-    tell(error.message, true);
+    show(error.message, true);
   } finally {
     busy = button.disabled = false;
   }
@@ -35,7 +35,7 @@ document.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-post]");
   if (!button) return;
   act(button, async () => {
-    tell("rolling back");
+    show("rolling back");
     const answer = await post(button.dataset.post);
     return `${answer.model}: generation ${answer.to} is live again, ${answer.from} was before`;
   });
@@ -47,14 +47,14 @@ document.addEventListener("submit", (event) => {
   if (!form) return;
   const file = form.querySelector("input").files[0];
   act(form.querySelector("button"), async () => {
-    tell(`sending ${file.name}`);
+    show(`sending ${file.name}`);
     const answer = await post(`${form.dataset.target}?name=${encodeURIComponent(file.name)}`, file);
     form.reset();
     return `${answer.file_name} is in the drop folder of ${answer.model}`;
   });
 });
 
-// What somebody is reading, choosing or typing is left alone.
+// Whether a refresh would disturb reading, choosing or typing.
 function inUse() {
   const main = document.querySelector("main");
   const chosen = [...main.querySelectorAll("input")].some((input) => input.value);
@@ -70,7 +70,7 @@ async function refresh() {
     document.querySelector("header p").replaceWith(fresh.querySelector("header p"));
     document.title = fresh.title;
   } catch {
-    tell("the daemon does not answer", true);
+    show("the daemon does not answer", true);
   }
 }
 

@@ -42,13 +42,13 @@ def test_pieces_are_put_together() -> None:
 
 
 def test_a_body_is_refused_as_soon_as_it_is_too_large() -> None:
-    reason = (413, "body is over serve.max_body_bytes = 4; send fewer images a request")
+    reason = (413, "body is over serve.max_body_bytes = 4; send fewer images per request")
     assert refused(request(content_length="5")) == reason  # nothing is read
     assert refused(request(b"abc", b"de", b"never read")) == reason
 
 
 def test_other_bodies_that_cannot_be_read() -> None:
-    assert refused(request(b"ab", None)) == (400, "the client went away")
+    assert refused(request(b"ab", None)) == (400, "the client disconnected")
     assert refused(request(content_encoding="gzip")) == (
         415,
         "Content-Encoding has value 'gzip'; send the body uncompressed",
