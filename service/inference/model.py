@@ -109,11 +109,6 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
 
-    def answer(self, body: Body, reference: Body | None = None) -> Answer:
-        """Compute the reply to one inference request; the arguments are those of `prepare`."""
-        request = self.prepare(body, reference)
-        return request if isinstance(request, Answer) else self.answer_together([request])[0]
-
     def prepare(self, body: Body, reference: Body | None = None) -> Request | Answer:
         """Parse a request; return the error reply if it cannot be computed.
 

@@ -56,6 +56,11 @@ def together(served: ServedModel, bodies: list[Body]) -> list[Answer]:
     return [each if isinstance(each, Answer) else next(computed) for each in prepared]
 
 
+def answer_to(served: ServedModel, body: Body, reference: Body | None = None) -> Answer:
+    request = served.prepare(body, reference)
+    return request if isinstance(request, Answer) else served.answer_together([request])[0]
+
+
 def assert_same(answer: Answer, alone: Answer, tolerance: float = 1e-4) -> None:
     assert (answer.status, alone.status) == (200, 200)
     got, expected = json.loads(answer.body.content), json.loads(alone.body.content)
@@ -70,7 +75,7 @@ def test_logits_are_those_of_each_request(classifier: ServedModel) -> None:
     bodies = [tensor_request(INPUT, images, seed, id=f"r{seed}") for seed, images in enumerate((1, 3, 1, 2))]
     answers = together(classifier, bodies)
     for body, answer in zip(bodies, answers, strict=True):
-        assert_same(answer, classifier.answer(body))
+        assert_same(answer, answer_to(classifier, body))
     shapes = [json.loads(answer.body.content)["outputs"][0]["shape"] for answer in answers]
     assert shapes == [[1, 10], [3, 10], [1, 10], [2, 10]]
     assert [json.loads(answer.body.content)["id"] for answer in answers] == ["r0", "r1", "r2", "r3"]
@@ -85,7 +90,7 @@ def test_boxes_are_those_of_each_request_with_its_own_thresholds(detector: Serve
     ]
     answers = together(detector, bodies)
     for body, answer in zip(bodies, answers, strict=True):
-        assert_same(answer, detector.answer(body), 1e-3)
+        assert_same(answer, answer_to(detector, body), 1e-3)
     counts = [json.loads(answer.body.content)["outputs"][-1]["data"] for answer in answers]
     assert counts[2] == [3]  # so that there was something to compare
 
@@ -100,7 +105,7 @@ def test_an_invalid_request_gets_an_error_and_the_others_their_replies(
     assert [answer.status for answer in answers] == [200, 400, 200, 500, 400, 200]
     assert b"NaN or infinity" in answers[3].body.content
     for place, body in ((0, good[0]), (2, good[1]), (5, good[2])):
-        assert_same(answers[place], classifier.answer(body))
+        assert_same(answers[place], answer_to(classifier, body))
 
     bad = tensor_request(scenes.INPUT, 1, 0, parameters={"confidence": 2})
     fine = tensor_request(scenes.INPUT, 1, 0)
@@ -112,7 +117,7 @@ def test_requests_of_a_batch_that_fails_are_computed_one_by_one(
     classifier: ServedModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     bodies = [tensor_request(INPUT, 1, seed) for seed in range(3)]
-    alone = [classifier.answer(body) for body in bodies]
+    alone = [answer_to(classifier, body) for body in bodies]
 
     def refuse(_: object, inputs: tuple[Tensor]) -> None:
         if len(inputs[0]) > 1:
@@ -139,7 +144,7 @@ def test_warming_up_computes_the_largest_batch(classifier: ServedModel) -> None:
 
 
 def compared(served: ServedModel, body: Body, rival: Answer) -> tuple[int, int]:
-    answer = served.answer(body, rival.body)
+    answer = answer_to(served, body, rival.body)
     assert answer.status == 200, answer.body.content
     told = json.loads(answer.body.content)
     return told["agreed"], told["compared"]
@@ -148,7 +153,7 @@ def compared(served: ServedModel, body: Body, rival: Answer) -> tuple[int, int]:
 @pytest.mark.parametrize("binary", [set[str](), {"logits"}], ids=["JSON", "binary"])
 def test_outputs_are_compared_with_a_reference_reply(classifier: ServedModel, binary: set[str]) -> None:
     body = tensor_request(INPUT, 16, 3)
-    values = torch.tensor(json.loads(classifier.answer(body).body.content)["outputs"][0]["data"]).reshape(16, 10)
+    values = torch.tensor(json.loads(answer_to(classifier, body).body.content)["outputs"][0]["data"]).reshape(16, 10)
     for changed in (0, 5, 16):
         values[:changed] = -values[:changed]  # no longer the same class at the top
         rival = format_response([float_output("logits", values)], "digits", "8", None, binary)
@@ -158,15 +163,15 @@ def test_outputs_are_compared_with_a_reference_reply(classifier: ServedModel, bi
 
 def test_boxes_are_compared_with_a_reference_reply(detector: ServedModel) -> None:
     usual = tensor_request(scenes.INPUT, 2, 1, parameters={"confidence": 0.25})
-    boxes = sum(json.loads(detector.answer(usual).body.content)["outputs"][-1]["data"])
-    assert compared(detector, usual, detector.answer(usual)) == (2 * boxes, 2 * boxes)
+    boxes = sum(json.loads(answer_to(detector, usual).body.content)["outputs"][-1]["data"])
+    assert compared(detector, usual, answer_to(detector, usual)) == (2 * boxes, 2 * boxes)
     assert boxes > 0
     only = tensor_request(scenes.INPUT, 2, 1, outputs=[{"name": "raw"}])
-    assert compared(detector, only, detector.answer(only)) == (0, 0)  # the client asked for no boxes
+    assert compared(detector, only, answer_to(detector, only)) == (0, 0)  # the client asked for no boxes
 
 
 def test_an_invalid_reference_reply_is_an_internal_error(classifier: ServedModel) -> None:
-    assert classifier.answer(tensor_request(INPUT, 1, 0), Body(b"{}")).status == 500
+    assert answer_to(classifier, tensor_request(INPUT, 1, 0), Body(b"{}")).status == 500
 
 
 @pytest.mark.slow
@@ -182,7 +187,7 @@ def test_a_real_resnet_gives_the_same_logits(real_data: Path, tmp_path: Path) ->
     served = ServedModel(read_artifact(tmp_path / "artifact"), "cifar", "1", max_batch=32)
     files = sorted((real_data / "cifar10" / "test").rglob("*.*"))[::250][:32]
     bodies = [Body(file.read_bytes(), 0) for file in files]
-    alone = [logits(served.answer(body)) for body in bodies]
+    alone = [logits(answer_to(served, body)) for body in bodies]
     batched = [logits(answer) for answer in together(served, bodies)]
     assert len(bodies) == 32
     torch.testing.assert_close(torch.stack(batched), torch.stack(alone), rtol=1e-4, atol=1e-4)
