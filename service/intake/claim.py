@@ -1,7 +1,6 @@
-"""Takes a file out of the drop folder: copied while it is hashed, so that nobody can change it any more.
+"""Claims a file of the drop folder: copies it while hashing it, so that no other process can change it any more.
 
-A rename would be cheaper, but it does not freeze the file: whoever has it open could still write to it after it was
-checked.
+A rename would be cheaper, but a process that has the file open could still write to it after it was checked.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ class ChecksumError(CheckpointError):
 
 @dataclass(frozen=True)
 class Claim:
-    """A file that is ours.
+    """A claimed file.
 
     Attributes:
-        sha256: Of its contents, hex.
-        path: claimed/<sha256>/file.
-        bytes: Its size.
+        sha256: SHA-256 of the contents, in hex.
+        path: Path of the copy, claimed/<sha256>/file.
+        bytes: Size in bytes.
     """
 
     sha256: str
@@ -77,19 +76,19 @@ def claim(
     After a crash at any step, claiming the same file again gives the same result.
 
     Args:
-        source: The file; a `.sha256` beside it is checked.
+        source: File to claim; a `.sha256` file next to it is checked.
         claimed_root: The folder claimed/, on the filesystem of the state folder.
-        max_bytes: Its size at most.
-        quiet: Whether it had settled by itself. If not, a wrong checksum means that the rest is still to come.
-        journal: Called with sha256 and size once the copy is ours, before the source goes: a crash in between must
-            not leave a file that nobody knows of.
+        max_bytes: Largest size of the file in bytes.
+        quiet: Whether the file settled without changes. If not, a wrong checksum means that it is incomplete.
+        journal: Called with SHA-256 and size once the copy is complete, before the source is removed: a crash in
+            between must not leave a file that is not journaled.
 
     Raises:
-        NotSettledError: It changed while it was copied.
-        GoneError: It is not there any more.
-        ChecksumError: It is not what its `.sha256` says, or that holds no checksum.
-        TooLargeError: It is over `max_bytes`.
-        CheckpointError: It is no regular file, or may not be read.
+        NotSettledError: The file changed while it was copied.
+        GoneError: The file does not exist any more.
+        ChecksumError: The file does not match its `.sha256`, or that contains no checksum.
+        TooLargeError: The file is larger than `max_bytes`.
+        CheckpointError: The file is not a regular file, or cannot be read.
         StateError: The disk is full or `claimed_root` cannot be written.
     """
     descriptor = _open(source)
@@ -108,12 +107,12 @@ def claim(
         return Claim(digest, path, size)
     finally:
         os.close(descriptor)
-        with contextlib.suppress(OSError):  # the first error is the one to tell; `sweep` comes later
+        with contextlib.suppress(OSError):  # report the first error; `sweep` removes the file later
             temporary.unlink(missing_ok=True)
 
 
 def sweep(claimed_root: Path) -> None:
-    """Remove what a crash in the middle of a claim left behind."""
+    """Remove the temporary files of claims that a crash interrupted."""
     for leftover in claimed_root.glob(".claim.*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -141,7 +140,7 @@ def _check_kind(source: Path, status: os.stat_result, max_bytes: int | None) -> 
 
 
 def _copy(descriptor: int, target: Path, expected: int) -> tuple[str, int]:
-    """Copy to a new file and onto the disk; at most one chunk more than expected, so a file that grows ends this."""
+    """Copy to a new file and sync it; stop one chunk after the expected size, so that a growing file ends the copy."""
     digest, size = hashlib.sha256(), 0
     with target.open("xb") as copy:
         while size <= expected and (chunk := _read(descriptor)):
@@ -161,7 +160,7 @@ def _read(descriptor: int) -> bytes:
 
 
 def _check_unchanged(source: Path, descriptor: int, before: os.stat_result, size: int) -> None:
-    """The file we read and the file of this name are still the one we began with."""
+    """Check that the open file and the file of this name are still the file that was opened."""
     expected = Fingerprint.of(before)
     try:
         same = Fingerprint.of(os.fstat(descriptor)) == expected == Fingerprint.of(source.lstat())
@@ -194,7 +193,7 @@ def _check_sidecar(source: Path, digest: str, quiet: bool) -> None:
 
 
 def _keep(temporary: Path, folder: Path) -> Path:
-    """Give the copy its place; the same contents may be there already, claimed by another update."""
+    """Move the copy to its final path, where another update may have stored the same contents already."""
     path = folder / CLAIMED_NAME
     with as_state_error(path):
         folder.mkdir(exist_ok=True)
@@ -205,7 +204,7 @@ def _keep(temporary: Path, folder: Path) -> Path:
 
 
 def _remove(source: Path, before: os.stat_result) -> None:
-    """Take the file out of the drop folder, unless another has taken its name by now."""
+    """Remove the file from the drop folder, unless another file has its name by now."""
     try:
         if Fingerprint.of(source.lstat()) == Fingerprint.of(before):
             sidecar_of(source).unlink(missing_ok=True)  # first: alone it is ignored, while a file without it is not

@@ -1,4 +1,4 @@
-"""What lies in the drop folder: drop/<model>/<file>, or drop/<file> when there is only one model."""
+"""Scans of the drop folder: drop/<model>/<file>, or drop/<file> if there is only one model."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _IGNORED = (
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a file of this name is somebody's unfinished business, or a checksum that belongs to another file."""
+    """Return whether a name is that of a temporary file of another program, or of a checksum."""
     return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _IGNORED)
 
 
 def sidecar_of(path: Path) -> Path:
-    """The file that may hold the checksum of `path`: NAME.sha256 beside it."""
+    """Return the path of the checksum file of `path`: NAME.sha256 next to it."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
 
 
@@ -48,10 +48,10 @@ class Candidate:
     """A file that may be a checkpoint.
 
     Attributes:
-        model: For which it was dropped.
-        path: Where it lies.
-        fingerprint: What it looks like.
-        sidecar: Whether a checksum lies beside it.
+        model: Model that it was dropped for.
+        path: Path in the drop folder.
+        fingerprint: Size, times and inode of the file.
+        sidecar: Whether a checksum file is next to it.
     """
 
     model: str
@@ -62,14 +62,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Something in the drop folder that is not taken, whatever its contents.
+    """An entry of the drop folder that is rejected without reading it.
 
     Attributes:
-        model: For which it was dropped; "" if that cannot be told.
-        path: Where it lies, and stays.
-        size: Bytes.
+        model: Model that it was dropped for; "" if that is unknown.
+        path: Path in the drop folder, where the entry stays.
+        size: Size in bytes.
         code: "too_large", "not_a_file" or "no_model".
-        reason: One line that says what to do.
+        reason: What to do, in one line.
     """
 
     model: str
@@ -81,12 +81,12 @@ class Refusal:
 
 @dataclass
 class Scan:
-    """One look at the drop folder.
+    """The result of a scan of the drop folder.
 
     Attributes:
-        candidates: In the order of their last change.
-        refusals: What is not taken.
-        missing: Folders that should be there and are not, or cannot be read.
+        candidates: Files that may be checkpoints, in the order of their last change.
+        refusals: Entries that are rejected.
+        missing: Folders that do not exist or cannot be read.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -98,9 +98,9 @@ class DropFolder:
     """The drop folder.
 
     Args:
-        root: Where it lies.
-        models: Names of the models; each has a folder of its own under `root`.
-        max_bytes: Larger files are refused.
+        root: Path of the drop folder.
+        models: Names of the models, each of which has a folder in `root`.
+        max_bytes: Largest size of a file in bytes.
     """
 
     def __init__(self, root: Path, models: Sequence[str], max_bytes: int) -> None:
@@ -110,20 +110,20 @@ class DropFolder:
 
     @property
     def folders(self) -> list[Path]:
-        """All folders to look into."""
+        """All folders that are scanned."""
         return [self.root, *(self.root / model for model in self.models)]
 
     def make(self) -> None:
-        """Create what is missing.
+        """Create the missing folders.
 
         Raises:
-            OSError: It cannot be created, or the folder around the root does not exist.
+            OSError: A folder cannot be created, or the folder around the root does not exist.
         """
         for folder in self.folders:
             folder.mkdir(exist_ok=True)
 
     def scan(self) -> Scan:
-        """Look at everything."""
+        """Scan all folders."""
         scan = Scan()
         owner = self.models[0] if len(self.models) == 1 else ""
         for folder, model in [(self.root, owner), *((self.root / model, model) for model in self.models)]:

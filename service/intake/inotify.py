@@ -1,4 +1,4 @@
-"""Events of folders, kept alive. They are hints that something may have changed, never the truth about what."""
+"""Change events of folders. An event is only a hint that something may have changed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _NETWORK_FILESYSTEMS = frozenset(
 
 
 def is_network_folder(path: Path, mounts: str | None = None) -> bool:
-    """Whether `path` lies on a filesystem that other machines can change without an event here.
+    """Return whether `path` is on a filesystem that other machines can change without an event here.
 
     Args:
         path: Any path.
@@ -83,10 +83,10 @@ class _Watched:
 
 
 class Watches(FileSystemEventHandler):
-    """Watches some folders through inotify, each by itself.
+    """Watches of folders through inotify, one per folder.
 
-    A folder that is removed and created again takes its watch with it: the observer goes on as if nothing had
-    happened, deaf. So `ensure` compares what is watched with what is there.
+    The watch of a folder that is removed and created again receives no more events, and the observer reports no error.
+    So `ensure` compares the watched folders with the existing ones.
 
     Args:
         on_event: Called in a thread of the observer, with the path of a file that was renamed into place, or None.
@@ -120,7 +120,7 @@ class Watches(FileSystemEventHandler):
         self._observer.join()
 
     def on_any_event(self, event: FileSystemEvent) -> None:
-        """Pass on that something happened."""
+        """Report an event to `on_event`."""
         renamed = isinstance(event, FileMovedEvent) and event.dest_path
         self._on_event(Path(str(event.dest_path)) if renamed else None)
 
@@ -160,7 +160,7 @@ class Watches(FileSystemEventHandler):
 def _start_observer() -> BaseObserver:
     from watchdog.observers.inotify import InotifyObserver
 
-    # Full events: a rename from an unwatched folder is told as a rename, not as a creation.
+    # Full events: a rename from an unwatched folder is reported as a rename, not as a creation.
     observer = InotifyObserver(generate_full_events=True)
     observer.start()
     return observer

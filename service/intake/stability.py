@@ -1,4 +1,4 @@
-"""When a file counts as finished. Pure: the caller brings the time and what stat(2) says."""
+"""Detection of finished files. Pure: the caller passes the time and the results of stat(2)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What changes when a file is written to, replaced, or given other rights.
+    """Properties of a file that change when it is written to, replaced, or given other permissions.
 
     Attributes:
-        size: Bytes.
+        size: Size in bytes.
         mtime_ns: Last change of the contents, nanoseconds since 1970.
-        ctime_ns: Last change of contents or metadata, likewise.
+        ctime_ns: Last change of contents or metadata, nanoseconds since 1970.
         inode: Identity on its filesystem.
     """
 
@@ -26,7 +26,7 @@ class Fingerprint:
 
     @classmethod
     def of(cls, status: os.stat_result) -> Fingerprint:
-        """From the result of stat(2)."""
+        """Create a fingerprint from the result of stat(2)."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
@@ -38,9 +38,9 @@ class _Seen:
 
 
 class StabilityTracker:
-    """Remembers how long each file has looked the same.
+    """A record of how long each file has been unchanged.
 
-    A file's own times are never compared with the clock: they may be copied from elsewhere, or lie in the future.
+    The timestamps of a file are never compared with the clock: they may be copied from elsewhere, or be in the future.
 
     Args:
         settle_s: Seconds without a change after which a file is finished.
@@ -51,15 +51,15 @@ class StabilityTracker:
         self._seen: dict[Path, _Seen] = {}
 
     def observe(self, path: Path, fingerprint: Fingerprint, now: float) -> bool:
-        """Note what a file looks like.
+        """Record the fingerprint of a file.
 
         Args:
-            path: Of the file.
-            fingerprint: What it looks like.
-            now: Monotonic seconds, never less than before.
+            path: Path of the file.
+            fingerprint: Current fingerprint of the file.
+            now: Monotonic time in seconds, never less than before.
 
         Returns:
-            Whether it has looked like this for `settle_s`.
+            Whether the file has been unchanged for `settle_s`.
         """
         seen = self._seen.get(path)
         if seen is None or seen.fingerprint.inode != fingerprint.inode:  # another file has taken the name
@@ -69,12 +69,12 @@ class StabilityTracker:
         return now - seen.unchanged_since >= self.settle_s
 
     def first_seen(self, path: Path) -> float | None:
-        """When a file was first observed, by the caller's clock; None if it was not."""
+        """Return when a file was first observed, by the caller's clock; None if it was not."""
         seen = self._seen.get(path)
         return None if seen is None else seen.first
 
     def forget(self, path: Path) -> None:
-        """Begin with a file anew: the next one of this name is another, or it turned out not to be finished."""
+        """Forget a file, because it is gone or turned out not to be finished."""
         self._seen.pop(path, None)
 
     def keep_only(self, paths: Collection[Path]) -> None:
@@ -83,6 +83,6 @@ class StabilityTracker:
             del self._seen[path]
 
     def next_due(self, paths: Collection[Path]) -> float | None:
-        """When the first of `paths` could be finished, by the caller's clock; None if none is tracked."""
+        """Return when the first of `paths` can be finished, by the caller's clock; None if none is tracked."""
         dues = [self._seen[path].unchanged_since + self.settle_s for path in paths if path in self._seen]
         return min(dues, default=None)

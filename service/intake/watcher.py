@@ -1,7 +1,7 @@
-"""Finds finished files in the drop folder. Events only hasten the next look; the look itself is the truth.
+"""Finds finished files in the drop folder by scanning it. Events only trigger the next scan earlier.
 
 A file is finished when it has not changed for `settle_s`, at once when it was renamed into place, and at once when a
-checksum lies beside it (which is then checked by service.intake.claim). No event is needed for any of this: what events
+checksum is next to it (which is then checked by service.intake.claim). No event is needed for any of this: what events
 miss (an overflow of their queue, hard links, another machine's writes) the next rescan finds.
 """
 
@@ -27,9 +27,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CALM_S = 0.05  # looks are at least this far apart, however many events come
-_OPEN_S = 10.0  # for a folder to answer at all
-_POLL_S = 2.0  # at most, between two looks without events
+_CALM_S = 0.05  # shortest time between two scans, however many events arrive
+_OPEN_S = 10.0  # for the drop folder to respond
+_POLL_S = 2.0  # longest time between two scans without events
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ class Drop:
     """A finished file.
 
     Attributes:
-        model: For which it was dropped.
-        path: Where it lies.
-        size: Bytes.
-        seen_at: When it was first seen, seconds since 1970.
+        model: Model that it was dropped for.
+        path: Path in the drop folder.
+        size: Size in bytes.
+        seen_at: Time of its first observation, seconds since 1970.
         settled_by: "quiet", "rename" or "sidecar". Only after "quiet" is a wrong checksum final.
     """
 
@@ -52,7 +52,7 @@ class Drop:
 
     @property
     def quiet(self) -> bool:
-        """Whether it had not changed for `settle_s`."""
+        """Whether the file settled without changes for `settle_s`."""
         return self.settled_by == "quiet"
 
 
@@ -117,7 +117,7 @@ class Watcher:
         self.looked = False  # until then, `up` means nothing
 
     async def start(self) -> None:
-        """Look once, then go on in the background; a folder that does not answer is waited for there.
+        """Start scanning in the background, also if the folder does not respond yet.
 
         Raises:
             OSError: A model's folder cannot be created.
@@ -135,7 +135,7 @@ class Watcher:
             self._watches = await asyncio.to_thread(self._open_watches)
 
     async def stop(self) -> None:
-        """Stop looking; files not reported by now are found after the next start."""
+        """Stop scanning; files not reported by now are found after the next start."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -153,15 +153,15 @@ class Watcher:
 
     async def _run(self, opening: asyncio.Task[None]) -> None:
         with self._liveness.loop("drop folder") as loop:
-            with contextlib.suppress(OSError):  # told by `start`, or from now on by on_health
+            with contextlib.suppress(OSError):  # reported by `start`, or from now on by on_health
                 await opening
             while True:
                 await self._round(loop)
 
     async def _round(self, loop: Loop) -> None:
-        """Look, report, rest."""
+        """Scan, report the results, and wait for the next scan."""
         self._poked.clear()
-        # What was renamed before this look is in it, unless it is gone again.
+        # A file that was renamed before this scan is in it, unless it is gone again.
         with self._renamed_lock:
             renamed, self._renamed = self._renamed, set()
         scan, self.up = await asyncio.to_thread(self._look)
@@ -169,13 +169,13 @@ class Watcher:
         due = self._consider(scan, renamed, time.monotonic())
         self._report_health()
         rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
-        loop.expect_within(rest)  # and the next look comes out of the patience
+        loop.expect_within(rest)  # the grace period covers the next scan
         with contextlib.suppress(asyncio.TimeoutError):
             await within(rest, self._poked.wait())
         await asyncio.sleep(_CALM_S)
 
     def _look(self) -> tuple[Scan, bool]:
-        """Mend the watches, then scan: in this order, so that nothing falls between the two."""
+        """Repair the watches, then scan: in this order, so that no change between the two is missed."""
         watched = True
         if self._watches is not None:
             try:
@@ -191,17 +191,17 @@ class Watcher:
         return scan, watched and not scan.missing
 
     def _replace_missing(self) -> None:
-        """Create folders that were removed, but not at once: whoever removed them may be about to do it."""
+        """Create removed folders after a delay, because the process that removed them may recreate them."""
         now = time.monotonic()
         if self._missing_since is None:
             self._missing_since = now
         elif now - self._missing_since >= self._options.rescan_s:
             self._missing_since = None
-            with contextlib.suppress(OSError):  # told by on_health until it works
+            with contextlib.suppress(OSError):  # reported by on_health until it works
                 self._folder.make()
 
     def _consider(self, scan: Scan, renamed: set[Path], now: float) -> float:
-        """Report what is new; returns when to look again at the latest."""
+        """Report new files; return the latest time of the next scan."""
         for refusal in scan.refusals:
             identity = (refusal.path, refusal.size, refusal.code)
             if identity not in self._refused:
@@ -228,7 +228,7 @@ class Watcher:
         self._call(self._on_found, drop)
 
     def _forget_gone(self, scan: Scan) -> None:
-        """A name that was free in between stands for another file."""
+        """Forget files that are gone: a later file of the same name is another file."""
         present = {candidate.path for candidate in scan.candidates}
         self._tracker.keep_only(present)
         self._quiet_only &= present
@@ -257,7 +257,7 @@ class Watcher:
             return None
 
     def _on_event(self, renamed: Path | None) -> None:
-        """In a thread of the observer."""
+        """Request a scan; called in a thread of the observer."""
         if renamed is not None:
             with self._renamed_lock:
                 self._renamed.add(renamed)

@@ -1,4 +1,4 @@
-"""Images of live requests on the disk: so many, so large and so old at most; the oldest go first. Imports no numpy.
+"""Images of live requests on the disk, limited in number, size and age; the oldest are removed first. No numpy.
 
     <state_dir>/capture/<model>/<milliseconds since 1970>-<random>.<suffix>
 
@@ -21,12 +21,12 @@ _NAME = re.compile(r"(\d{13,})-[0-9a-f]{8}\.[a-z]+")
 
 @dataclass(frozen=True)
 class Captured:
-    """One image.
+    """A stored image.
 
     Attributes:
-        path: Where it lies.
-        bytes: Its size.
-        at: When it was kept, seconds since 1970.
+        path: Path of the file.
+        bytes: Size of the file in bytes.
+        at: Time of its storage, seconds since 1970.
     """
 
     path: Path
@@ -36,13 +36,13 @@ class Captured:
 
 @dataclass(frozen=True)
 class Ring:
-    """The images of one model.
+    """The stored images of one model.
 
     Attributes:
-        folder: Where they lie; made when the first one comes.
-        max_images: Most images.
-        max_bytes: Most bytes, all images together.
-        max_age_s: Greatest age, seconds.
+        folder: Folder of the images, created with the first image.
+        max_images: Largest number of images.
+        max_bytes: Largest total size of the images in bytes.
+        max_age_s: Greatest age of an image in seconds.
     """
 
     folder: Path
@@ -51,28 +51,28 @@ class Ring:
     max_age_s: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the options as plain JSON types."""
         return {**vars(self), "folder": str(self.folder)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ring:
-        """Inverse of `to_dict`."""
+        """Create a ring from the result of `to_dict`."""
         return cls(**{**data, "folder": Path(data["folder"])})
 
     def entries(self) -> list[Captured]:
-        """All images, the oldest first."""
+        """Return all images, the oldest first."""
         return sorted(self._entries(), key=lambda entry: (entry.at, entry.path.name))
 
     def add(self, data: bytes, suffix: str, now: float) -> bool:
-        """Keep an image, and drop what is too much or too old then; False if it alone is too large.
+        """Store an image and remove images beyond the limits; return False if the image alone is too large.
 
         Args:
-            data: An encoded image.
-            suffix: Of its format, with the dot.
-            now: Seconds since 1970.
+            data: Encoded image.
+            suffix: File suffix of the format, with the dot.
+            now: Current time, seconds since 1970.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The image cannot be written, or an old one cannot be removed.
         """
         if len(data) > self.max_bytes:
             return False
@@ -91,10 +91,10 @@ class Ring:
         return True
 
     def trim(self, now: float) -> int:
-        """Drop what is too much or too old; returns how many went.
+        """Remove images beyond the limits; return their number.
 
         Raises:
-            OSError: One cannot be removed.
+            OSError: An image cannot be removed.
         """
         entries = self.entries()
         count, size, gone = len(entries), sum(entry.bytes for entry in entries), 0
@@ -106,16 +106,16 @@ class Ring:
         return gone
 
     def purge(self) -> list[Captured]:
-        """Remove all images, and what a crash left half written; returns what went.
+        """Remove all images and partly written files; return the removed images.
 
         Raises:
-            OSError: One cannot be removed.
+            OSError: A file cannot be removed.
         """
         entries = self.entries()
         if self.folder.is_dir():
             for path in self.folder.iterdir():
                 path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # one more may have come
+            with contextlib.suppress(OSError):  # another image may have been stored meanwhile
                 self.folder.rmdir()
         return entries
 
@@ -126,6 +126,6 @@ class Ring:
             return
         for entry in listed:
             match = _NAME.fullmatch(entry.name)
-            with contextlib.suppress(FileNotFoundError):  # dropped by the other process that may do so
+            with contextlib.suppress(FileNotFoundError):  # removed by the other process that trims this folder
                 if match is not None:
                     yield Captured(Path(entry.path), entry.stat().st_size, int(match[1]) / 1000)

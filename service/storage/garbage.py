@@ -1,6 +1,6 @@
-"""What lies in the state folder and nobody needs any more. Finding it changes nothing.
+"""Collection of garbage: content of the state folder that is not needed any more. Finding it changes nothing.
 
-A daemon collects it when it is asked to; without one, whoever holds the lock of the state folder does.
+The daemon collects it on request. While no daemon runs, the holder of the lock of the state folder may collect it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.journal.store import Journal
 from service.storage.paths import Paths
 from service.storage.state_lock import lock_state
 
-# A file is under claimed/ for a moment before the journal knows of it.
+# A file is in claimed/ for a moment before it is journaled.
 _ABANDONED_S = 3600.0
 _DAY_S = 86400.0
 _CACHE_NAME = 16  # hex digits of a calibration digest, see edged.calibration.dataset
@@ -30,13 +30,13 @@ _CACHE_NAME = 16  # hex digits of a calibration digest, see edged.calibration.da
 
 @dataclass(frozen=True)
 class Garbage:
-    """One folder or file that can go.
+    """A folder or file that can be removed.
 
     Attributes:
         kind: "generation", "calibration", "staging", "claimed" or "rejected".
-        model: Model name; "" where it belongs to none.
-        path: Where it lies.
-        bytes: What it takes.
+        model: Name of the model; "" if the entry belongs to no model.
+        path: Path of the folder or file.
+        bytes: Disk space in bytes.
     """
 
     kind: str
@@ -45,27 +45,27 @@ class Garbage:
     bytes: int
 
     def to_dict(self, root: Path) -> dict[str, Any]:
-        """Plain JSON types; the path below `root`."""
+        """Return the entry as plain JSON types, with its path relative to `root`."""
         return {**vars(self), "path": str(self.path.relative_to(root))}
 
 
 def collect_without_daemon(config: Config, dry_run: bool) -> dict[str, Any]:
-    """Find and remove everything that can go while no daemon runs; none can start meanwhile.
+    """Find and remove all garbage while no daemon runs, and keep a daemon from starting meanwhile.
 
     Args:
-        config: Names the state folder.
-        dry_run: Only say what would go.
+        config: Configuration, which names the state folder.
+        dry_run: Whether to report the garbage without removing it.
 
     Returns:
-        See `summary`.
+        The report that `summary` returns.
 
     Raises:
         UsageError: There is no such state folder.
-        UnavailableError: A daemon runs after all.
-        StateError: Something cannot be read or removed.
+        UnavailableError: A daemon is running.
+        StateError: The state folder cannot be read, or an entry cannot be removed.
     """
     paths = Paths(config.state_dir)
-    if not paths.journal.is_file():  # opening it would make it, perhaps as another user than the daemon's
+    if not paths.journal.is_file():  # opening it would create it, perhaps as another user than the daemon's
         raise UsageError(f"state_dir {paths.root} holds no journal of edged, so there is nothing to collect")
     with lock_state(paths.lock), contextlib.closing(Journal(paths.journal)) as journal:
         store = ModelStore(paths.models)
@@ -76,28 +76,28 @@ def collect_without_daemon(config: Config, dry_run: bool) -> dict[str, Any]:
 
 
 def summary(found: list[Garbage], paths: Paths, *, dry_run: bool, skipped: str | None = None) -> dict[str, Any]:
-    """What is told of a collection: {"dry_run", "removed", "bytes", "skipped"}.
+    """Build the report of a collection: {"dry_run", "removed", "bytes", "skipped"}.
 
     Args:
-        found: What went, or would.
-        paths: Of the state folder.
-        dry_run: Whether it was left alone.
-        skipped: Why something was not looked at.
+        found: Entries that were removed, or would be.
+        paths: Locations in the state folder.
+        dry_run: Whether nothing was removed.
+        skipped: Why part of the state folder was not searched; None if all of it was.
     """
     listed = [entry.to_dict(paths.root) for entry in found]
     return {"dry_run": dry_run, "removed": listed, "bytes": sum(entry.bytes for entry in found), "skipped": skipped}
 
 
 def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, caches: bool) -> list[Garbage]:
-    """Everything that can go.
+    """Find all garbage.
 
     Args:
-        config: Generations beyond `keep` go, rejected files beyond `rejected`, and the generations and calibration
-            images of models that it does not name.
-        paths: Of the state folder.
+        config: Limits for generations (`keep`) and rejected files (`rejected`). The generations and calibration images
+            of models that it does not name are garbage.
+        paths: Locations in the state folder.
         store: Published generations.
-        journal: What belongs to an update that has not ended stays.
-        caches: Whether to look at calibration images; only while no worker runs.
+        journal: History of the updates. Files of open updates are not garbage.
+        caches: Whether to search calibration images; only while no worker runs.
     """
     found = [*_generations(config, store, journal), *_leftovers(paths, journal), *rejected(config, paths, journal)]
     if caches:
@@ -106,10 +106,10 @@ def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, c
 
 
 def remove(garbage: list[Garbage], config: Config, store: ModelStore) -> None:
-    """Remove what `find` found.
+    """Remove the entries that `find` returned.
 
     Raises:
-        StateError: Something cannot be removed.
+        StateError: An entry cannot be removed.
     """
     generations: dict[str, list[int]] = {model.name: [] for model in config.models}
     for entry in garbage:
@@ -118,7 +118,7 @@ def remove(garbage: list[Garbage], config: Config, store: ModelStore) -> None:
         else:
             remove_folder(entry.path)
     for model, numbers in generations.items():
-        store.remove(model, numbers)  # the store knows how, so that half a generation is never seen
+        store.remove(model, numbers)  # by the store, which never exposes half a generation
 
 
 def remove_folder(path: Path) -> None:
@@ -135,12 +135,12 @@ def remove_folder(path: Path) -> None:
 
 
 def needed_generations(journal: Journal) -> set[tuple[str, int | None]]:
-    """Model and generation of updates that have not ended."""
+    """Return the model and generation of each open update."""
     return {(update.model, update.generation) for update in journal.open_updates()}
 
 
 def generations_of_others(config: Config, store: ModelStore, journal: Journal) -> Iterator[Garbage]:
-    """All generations of models that are not configured any more but those that open updates need."""
+    """Yield the generations of models that are not configured any more, except those that open updates need."""
     needed = needed_generations(journal)
     for model in store.models():
         if config.model(model) is None:
@@ -157,7 +157,7 @@ def _generations(config: Config, store: ModelStore, journal: Journal) -> Iterato
 
 
 def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
-    """What updates left behind that have ended, or were never journaled."""
+    """Find files of updates that have ended, and of claims that were never journaled."""
     open_updates = journal.open_updates()
     staged, claimed = {str(update.id) for update in open_updates}, {update.sha256 for update in open_updates}
     for path in _entries(paths.staging):
@@ -169,8 +169,13 @@ def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
 
 
 def rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
-    """Files that are too many or too old. That they were refused stays in the journal, so none is tried again."""
-    needed = {update.sha256 for update in journal.open_updates()}  # of one that is being put there just now
+    """Yield rejected files beyond the limits of number and age.
+
+    The journal still records their rejection, so that the same files are not tried again.
+    """
+    needed = {
+        update.sha256 for update in journal.open_updates()
+    }  # including a file that is being moved there right now
     newest_first = sorted(_entries(paths.rejected), key=lambda path: path.lstat().st_mtime, reverse=True)
     oldest = time.time() - config.rejected.keep_days * _DAY_S
     for rank, path in enumerate(newest_first):
@@ -179,7 +184,7 @@ def rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage
 
 
 def _caches(config: Config, paths: Paths, store: ModelStore) -> Iterator[Garbage]:
-    """Decoded images that no generation was made with; of each model the newest stay, for the next update."""
+    """Find decoded images that no generation was calibrated with, except the newest of each configured model."""
     for folder in _entries(paths.calibrations):
         caches = sorted(_entries(folder), key=lambda path: path.lstat().st_mtime)
         finished = [path.name for path in caches if not path.name.startswith(".")]
@@ -211,7 +216,7 @@ def _garbage(kind: str, model: str, path: Path) -> Garbage:
 
 
 def bytes_of(path: Path) -> int:
-    """What a file or a folder takes; what is removed meanwhile counts no more."""
+    """Return the bytes of a file, or of all files in a folder."""
     if not path.is_dir() or path.is_symlink():
         return path.lstat().st_size
     files = (Path(parent, name) for parent, _, names in os.walk(path) for name in names)

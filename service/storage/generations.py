@@ -1,4 +1,4 @@
-"""Asynchronous access to the published generations: what may wait for the disk runs in the disk thread."""
+"""Asynchronous access to the published generations; blocking operations run in the disk thread."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class GenerationRepository:
         return self._store.manifest(model, number), json.loads(report.read_bytes())
 
     async def publish(self, model: str, staged: Path) -> int:
-        """Turn a staged artifact into the next generation of a model; returns its number.
+        """Turn a staged artifact into the next generation of a model; return its number.
 
         Raises:
             EdgedError: The artifact is damaged, or the disk is full.

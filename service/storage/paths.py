@@ -1,4 +1,4 @@
-"""Where everything lies in the state folder."""
+"""Locations in the state folder."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from pathlib import Path
 
 from edged.errors import StateError
 
-CLAIMED_NAME = "file"  # as in rejected/<sha256>/file: names from outside are kept in the journal only
+CLAIMED_NAME = "file"  # as in rejected/<sha256>/file: original file names are stored in the journal only
 
 
 @dataclass(frozen=True)
 class Paths:
-    """The state folder.
+    """Paths of everything in the state folder.
 
     Attributes:
-        root: state_dir of the config.
+        root: The state folder, state_dir in the config.
     """
 
     root: Path
 
     @property
     def claimed(self) -> Path:
-        """Dropped files that are being worked on: <sha256>/<name>."""
+        """Claimed files of open updates: <sha256>/file."""
         return self.root / "claimed"
 
     @property
     def staging(self) -> Path:
-        """Artifacts in the making: <update id>/."""
+        """Artifacts that workers are writing: <update id>/."""
         return self.root / "staging"
 
     @property
     def rejected(self) -> Path:
-        """Files that cannot be used: <sha256>/{file,reason.json}."""
+        """Rejected files: <sha256>/{file,reason.json}."""
         return self.root / "rejected"
 
     @property
@@ -42,12 +42,12 @@ class Paths:
 
     @property
     def journal(self) -> Path:
-        """The history."""
+        """Database with the history of the updates."""
         return self.root / "journal.db"
 
     @property
     def lock(self) -> Path:
-        """Held by the one daemon that may write here."""
+        """Lock file, locked by the one daemon that may write to the state folder."""
         return self.root / "lock"
 
     @property
@@ -56,23 +56,23 @@ class Paths:
         return self.root / "calib"
 
     def calibration(self, model: str) -> Path:
-        """Those of one model."""
+        """Return the folder of the decoded calibration images of a model."""
         return self.calibrations / model
 
     @property
     def captures(self) -> Path:
-        """Samples of live requests, where they are asked for: <model>/<time>-<random>.<suffix>."""
+        """Images of sampled requests, if capture is configured: <model>/<time>-<random>.<suffix>."""
         return self.root / "capture"
 
     def capture(self, model: str) -> Path:
-        """Those of one model."""
+        """Return the folder of the sampled requests of a model."""
         return self.captures / model
 
     def make(self) -> None:
-        """Make the folders.
+        """Create the folders.
 
         Raises:
-            StateError: They cannot be made or written.
+            StateError: A folder cannot be created or written to.
         """
         try:
             for folder in (self.root, self.claimed, self.staging, self.rejected, self.models, self.calibrations):

@@ -1,6 +1,6 @@
-"""What generations and caches take, and how room is made for the next update: what can be made anew or is oldest goes.
+"""Disk quota of generations and caches: makes room for an update by removing caches and the oldest generations.
 
-The live generation and the one before it always stay, and so does whatever an open update still needs.
+The current and the previous generation are never removed, nor is anything that an open update needs.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Quota:
     """The part of the state folder that grows with every update.
 
     Attributes:
-        config: The configuration in force.
-        paths: Of the state folder.
+        config: Configuration in force.
+        paths: Locations in the state folder.
         store: Published generations.
-        journal: Which generations open updates need.
+        journal: History of the updates, which names the generations that open updates need.
     """
 
     config: Config
@@ -44,24 +44,24 @@ class Quota:
     journal: Journal
 
     def used(self) -> int:
-        """Bytes of all generations and caches."""
+        """Return the bytes of all generations and caches."""
         return sum(bytes_of(path) for path in (self.paths.models, self.paths.calibrations))
 
     def make_room(self, needed: int, *, caches_of: ModelConfig | None = None, caches: bool = True) -> int:
-        """Remove until `needed` more bytes are within storage.max_bytes, or nothing is left to remove.
+        """Remove generations and caches until `needed` more bytes fit into storage.max_bytes.
 
-        Generations of models that are not configured any more go first, then the oldest.
+        Generations of models that are not configured any more are removed first, then the oldest entries.
 
         Args:
             needed: Bytes that will be written.
-            caches_of: Its newest cache stays: it is about to be used.
-            caches: Whether caches may go; only while no worker runs.
+            caches_of: Model whose newest cache is not removed, because it is about to be used.
+            caches: Whether caches may be removed; only while no worker runs.
 
         Returns:
-            Bytes that are missing still, 0 if there is room.
+            Bytes that are still missing, 0 if there is room.
 
         Raises:
-            StateError: Something cannot be removed.
+            StateError: An entry cannot be removed.
         """
         limit = self.config.storage.max_bytes
         if limit is None:
@@ -74,7 +74,7 @@ class Quota:
         for entry in [*self._of_others(), *sorted(found, key=lambda entry: entry.path.lstat().st_mtime)]:
             if missing <= 0:
                 break
-            log.warning("removed %s of %s for want of room: storage.max_bytes", entry.kind, entry.model)
+            log.warning("removed %s of %s to stay within storage.max_bytes", entry.kind, entry.model)
             if entry.kind == "generation":
                 self.store.remove(entry.model, [int(entry.path.name)])
             else:
@@ -83,10 +83,10 @@ class Quota:
         return max(missing, 0)
 
     def why_no_room(self, update: Update, model: ModelConfig, recheck_s: float) -> Postponement | None:
-        """Make room for an update; a postponement if that cannot be done.
+        """Make room for an update; return a postponement if there is not enough.
 
         Raises:
-            StateError: Something cannot be removed.
+            StateError: An entry cannot be removed.
         """
         needed = self.needed(update, model)
         takes = f"update {update.id} takes about {format_bytes(needed)}"
@@ -99,12 +99,12 @@ class Quota:
             return Postponement("disk", reason, recheck_s)
         free = shutil.disk_usage(self.paths.root).free
         if free < needed:
-            where = f"{format_bytes(free)} are free where {self.paths.root} lies"
+            where = f"{format_bytes(free)} are free on the disk of {self.paths.root}"
             return Postponement("disk", f"{takes}, and {where}; free some, or try `edged gc`", recheck_s)
         return None
 
     def needed(self, update: Update, model: ModelConfig) -> int:
-        """Bytes that an update will write, at most: an artifact is no larger than its checkpoint."""
+        """Return the most bytes that an update can write; an artifact is never larger than its checkpoint."""
         return update.file_bytes + (0 if self._finished_caches(model.name) else _cache_bytes(model))
 
     def _of_others(self) -> list[Garbage]:
@@ -127,7 +127,7 @@ class Quota:
                     yield Garbage("calibration", folder.name, path, bytes_of(path))
 
     def _finished_caches(self, model: str) -> list[str]:
-        """Names of caches, the newest last."""
+        """Return the names of the finished caches of a model, the newest last."""
         folder = self.paths.calibration(model)
         paths = [path for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
         return [path.name for path in sorted(paths, key=lambda path: path.lstat().st_mtime)]
@@ -136,7 +136,7 @@ class Quota:
 def _cache_bytes(model: ModelConfig) -> int:
     try:
         images = min(len(scan(model.calibration.dir).files), model.calibration.images)
-    except CalibrationError:  # the worker will say so
+    except CalibrationError:  # the worker reports it
         return 0
     default = InputSpec() if model.arch is None else default_input(model.arch)
     side = model.input.size or default.size

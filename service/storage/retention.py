@@ -1,4 +1,4 @@
-"""Has go what is too old or too much: images of live requests, those of models configured no more, rejected files."""
+"""Deletes expired content of the state folder: captured images and rejected files beyond their limits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def trim(config: Config, paths: Paths, journal: Journal) -> None:
-    """Look at all of it; what cannot be removed is told and tried again next time."""
+    """Delete everything that has expired; failures are logged and tried again next time."""
     _trim_captures(config, paths)
     try:
         for entry in rejected(config, paths, journal):
@@ -35,12 +35,12 @@ def _trim_captures(config: Config, paths: Paths) -> None:
                 ring_of(model, folder).trim(time.time())
             else:
                 remove_folder(folder)
-                log.warning("images of requests of %s are removed: it is not configured any more", folder.name)
+                log.warning("removed the captured images of %s: the model is not configured any more", folder.name)
         except (OSError, StateError) as error:
-            log.error("cannot remove images of requests of %s: %s; remove %s", folder.name, error, folder)
+            log.error("cannot remove captured images of %s: %s; remove %s", folder.name, error, folder)
 
 
 def ring_of(model: ModelConfig, folder: Path) -> Ring:
-    """The kept images of a model."""
+    """Return the ring of the captured images of a model."""
     capture = model.capture
     return Ring(folder, capture.max_images, capture.max_bytes, capture.max_age_s)

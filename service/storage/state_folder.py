@@ -1,4 +1,4 @@
-"""The state folder, as the code that runs in the disk thread needs it."""
+"""Access to the state folder for code that runs in the disk thread."""
 
 from __future__ import annotations
 

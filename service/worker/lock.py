@@ -1,4 +1,4 @@
-"""Whose turn it is: one worker at a time, the highest priority first, among equals whoever came first."""
+"""A lock with priorities, which lets one worker run at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import TracebackType
 
 
 class WorkerLock:
-    """Like a lock, but those that wait have priorities."""
+    """A lock that goes to the waiter with the highest priority, and among equals to the one that has waited longest."""
 
     def __init__(self) -> None:
         self._held = False
@@ -19,12 +19,12 @@ class WorkerLock:
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
 
     def locked(self) -> bool:
-        """Whether somebody has it."""
+        """Return whether the lock is held."""
         return self._held
 
     @contextlib.asynccontextmanager
     async def turn(self, priority: int) -> AsyncIterator[None]:
-        """Wait for the turn, have it for the block."""
+        """Acquire the lock with a priority and hold it for the block."""
         await self._acquire(priority)
         try:
             yield
@@ -32,13 +32,13 @@ class WorkerLock:
             self._release()
 
     async def __aenter__(self) -> None:
-        """A turn of priority 0."""
+        """Acquire the lock with priority 0."""
         await self._acquire(0)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it."""
+        """Release the lock."""
         self._release()
 
     async def _acquire(self, priority: int) -> None:
@@ -50,12 +50,12 @@ class WorkerLock:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # it came together with the end: somebody else gets it
+            if turn.done() and not turn.cancelled():  # acquired and cancelled at once: pass it on
                 self._release()
             raise
 
     def _release(self) -> None:
-        """Hand it to the next one that still waits."""
+        """Pass the lock to the next waiter, or free it if there is none."""
         while self._waiting:
             *_, turn = heapq.heappop(self._waiting)
             if not turn.done():

@@ -1,4 +1,4 @@
-"""How much memory a process had in use over time, in a bounded number of points. Pure: the caller brings the time."""
+"""Memory use of a process over time in a bounded number of points. Pure: the caller passes the time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ MAX_POINTS = 240  # about what a chart can show
 
 
 class MemoryTrace:
-    """Keeps the peaks: when there are too many points, two become one, the larger.
+    """A trace of memory use that keeps the peaks: at the limit, each pair of points is merged into the larger one.
 
     Args:
-        limit: Most points kept; even, at least 2.
+        limit: Largest number of points; even, at least 2.
     """
 
     def __init__(self, limit: int = MAX_POINTS) -> None:
@@ -19,11 +19,11 @@ class MemoryTrace:
         self._in_last = 0
 
     def add(self, at_s: float, used: int) -> None:
-        """Note a sample.
+        """Add a sample.
 
         Args:
-            at_s: Seconds since the start, not less than before.
-            used: Bytes.
+            at_s: Seconds since the start, not less than those of the previous sample.
+            used: Memory in use, in bytes.
         """
         if self._points and self._in_last < self._samples_each:
             self._points[-1] = max(self._points[-1], (at_s, used), key=lambda point: point[1])
@@ -38,5 +38,5 @@ class MemoryTrace:
 
     @property
     def points(self) -> list[tuple[float, int]]:
-        """Seconds and bytes, the oldest first."""
+        """Points as (seconds, bytes), the oldest first."""
         return [(round(at_s, 2), used) for at_s, used in self._points]

@@ -1,4 +1,4 @@
-"""The supervisor's side of one worker: start it, listen, hold it to its limits, say how it ended. Imports no torch."""
+"""The supervisor's side of a worker: spawns it, reads its events, enforces its limits. Imports no torch."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ EventHandler = Callable[[dict[str, Any]], Awaitable[None]]
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    """What a worker may use.
+    """Limits of a worker.
 
     Attributes:
-        memory_max: Bytes of resident memory; None for no limit.
-        deadline_s: Seconds of wall time.
-        nice: Niceness.
+        memory_max: Largest resident memory in bytes; None for no limit.
+        deadline_s: Longest run time, seconds of wall time.
+        nice: Niceness of the process.
     """
 
     memory_max: int | None = None
@@ -50,28 +50,28 @@ class WorkerLimits:
 
 @dataclass(frozen=True)
 class Done:
-    """The worker wrote its artifact.
+    """The result of a worker that has written its artifact.
 
     Attributes:
-        totals: `totals` of report.json.
+        totals: The entry `totals` of report.json.
     """
 
     totals: dict[str, Any]
 
 
 class WorkerProcess:
-    """One child process for one job.
+    """A child process that runs one job.
 
     Args:
-        job: What to do.
-        limits: What it may use.
+        job: Job to run.
+        limits: Limits of the process.
         on_event: Called with every event of the worker, see service.worker.main.
-        liveness: Told that its limits are being watched.
+        liveness: Registers the loop that enforces the limits.
 
     Attributes:
-        pid: None before it runs.
-        peak_bytes: The most resident memory that was seen.
-        memory: Resident memory over the seconds since its start.
+        pid: Process ID; None before the process runs.
+        peak_bytes: Largest resident memory that was sampled, in bytes.
+        memory: Resident memory over the seconds since the start.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class WorkerProcess:
         self.memory = MemoryTrace()
 
     async def run(self) -> Done | Failure:
-        """Run it to its end. Cancelling kills it."""
+        """Run the process until it exits. Cancellation kills it."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "service.worker.main", str(os.getpid()), str(self._limits.nice)),
@@ -98,7 +98,7 @@ class WorkerProcess:
             stderr=asyncio.subprocess.PIPE,
             env=child_environment(self._job.threads, kernels=FEW_KERNELS),
             limit=_LINE_LIMIT,
-            start_new_session=True,  # Ctrl-C on the terminal is for the supervisor
+            start_new_session=True,  # Ctrl-C in the terminal must reach the supervisor only
         )
         self.pid = process.pid
         guard = asyncio.create_task(self._guard_while_it_runs(process))
@@ -113,7 +113,7 @@ class WorkerProcess:
 
     async def _send_job(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
-        with contextlib.suppress(ConnectionError):  # it may have died at once
+        with contextlib.suppress(ConnectionError):  # the process may have exited already
             process.stdin.write(self._job.to_json().encode())
             await process.stdin.drain()
         process.stdin.close()
@@ -126,7 +126,7 @@ class WorkerProcess:
                 if event["event"] in ("result", "error"):
                     self._last = event
             except (ValueError, KeyError, TypeError):
-                log.warning("worker wrote a line that is no event: %.200r", line)
+                log.warning("worker wrote a line that is not an event: %.200r", line)
                 continue
             await self._on_event(event)
 
@@ -142,7 +142,7 @@ class WorkerProcess:
             await self._guard(process, loop)
 
     async def _guard(self, process: asyncio.subprocess.Process, loop: Loop) -> None:
-        """End the worker when it takes too long or too much."""
+        """Kill the worker when it exceeds its deadline or its memory limit."""
         start = time.monotonic()
         while self._ended_for is None:
             loop.expect_within(_MEMORY_POLL_S)
@@ -166,7 +166,7 @@ class WorkerProcess:
         if self._last.get("event") == "result" and code == 0:
             return Done(self._last["totals"])
         if self._last.get("event") == "error":
-            # A calibration folder can be mended while the file waits; the file itself is not at fault.
+            # The calibration folder can be corrected while the file waits; the file itself is not at fault.
             permanent = self._last["exit_code"] in (2, 3) and self._last["code"] != "calibration"
             return Failure(self._last["code"], self._last["message"], permanent)
         if code == -signal.SIGKILL:

@@ -1,4 +1,4 @@
-"""How long each stage took and how much memory the process needed."""
+"""Measurement of the duration of each stage, and enforcement of the memory limit."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from edged.progress import ProgressListener
 
 
 class TimingListener:
-    """Passes everything on to another listener, and notes the seconds of each stage.
+    """A listener that forwards all progress to another one and measures the seconds of each stage.
 
     Args:
-        inner: Is told of everything.
-        memory_limit: Bytes; checked at every step, because the library itself cannot be interrupted.
-        device: Whose memory is meant.
+        inner: Listener that receives all progress.
+        memory_limit: Limit in bytes, checked at every step, because the library itself cannot be interrupted.
+        device: Device whose memory is limited.
 
     Attributes:
-        seconds: Wall time by stage; stages inside others count in both.
+        seconds: Wall time in seconds by stage; the time of a nested stage counts for both stages.
     """
 
     def __init__(self, inner: ProgressListener, memory_limit: int | None = None, device: torch.device = CPU) -> None:
@@ -35,7 +35,7 @@ class TimingListener:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the stage `name`."""
+        """Measure the time of the stage `name`."""
         start = time.monotonic()
         try:
             with self._inner.stage(name):
@@ -44,7 +44,7 @@ class TimingListener:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
     def progress(self, done: int, total: int) -> None:
-        """Pass on.
+        """Forward progress, and check the memory limit.
 
         Raises:
             MemoryLimitError: More memory is in use than the limit.
@@ -57,5 +57,5 @@ class TimingListener:
             )
 
     def planned(self, plan: Mapping[str, Any]) -> None:
-        """Pass on."""
+        """Forward the memory plan."""
         self._inner.planned(plan)

@@ -141,4 +141,4 @@ def test_a_full_disk_is_no_reason_to_try(device):
     storage = device.storage()
     found = storage.why_no_room(update, storage.config.model("m"), 7.0)
     assert (found.code, found.seconds) == ("disk", 7.0)
-    assert "are free where" in found.reason
+    assert "are free on the disk of" in found.reason
