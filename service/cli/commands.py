@@ -14,7 +14,7 @@ from service.config.locate import find_config, find_own_config, find_socket
 
 
 def run(options: Namespace) -> int:
-    """Run the daemon until it is told to stop (`edged run`)."""
+    """Run the daemon until a signal stops it (`edged run`)."""
     from service.app import run as run_daemon
 
     return run_daemon(find_config(options.config))
@@ -56,7 +56,7 @@ def doctor(options: Namespace) -> int:
 
 
 def submit(options: Namespace) -> int:
-    """Copy a checkpoint into a drop folder (`edged submit`); with --wait, the exit code tells how it ended."""
+    """Copy a checkpoint into a drop folder (`edged submit`); with --wait, the exit code says how it ended."""
     from pathlib import Path
 
     from service.cli import submit as submission

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from edged.errors import AccessError, NotReadyError, StateError, UnavailableError, UsageError
+from edged.errors import (
+    AccessError,
+    DeferredError,
+    EdgedError,
+    NotReadyError,
+    RejectedError,
+    StateError,
+    UnavailableError,
+    UsageError,
+)
 from service.client import DaemonClient
 from service.intake.drop_folder import is_ignored
 from service.journal.states import ENDS, State
@@ -24,11 +33,11 @@ _POLL_S = 0.2
 # Exit code of `edged submit --wait`, by the state that the update ended in.
 EXIT_CODES = {
     State.COMMITTED: 0,
-    State.REJECTED: 3,
-    State.FAILED: 1,
-    State.SUPERSEDED: 1,
+    State.REJECTED: RejectedError.exit_code,
+    State.FAILED: EdgedError.exit_code,
+    State.SUPERSEDED: EdgedError.exit_code,
     State.ROLLED_BACK: 5,
-    State.DEFERRED: 75,
+    State.DEFERRED: DeferredError.exit_code,
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from edged.errors import AccessError, ConfigError, StateError, UnavailableError
 from service.config.load import Config
 from service.doctor.accelerator import check_cuda, check_device_nodes
 from service.doctor.caches import check_caches
@@ -37,7 +38,7 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_daemon,
 )
 # Exit codes by priority: the first one among the failed checks is returned.
-_PRECEDENCE = (78, 77, 73, 69)
+_PRECEDENCE = tuple(error.exit_code for error in (ConfigError, AccessError, StateError, UnavailableError))
 
 
 def diagnose(config: str | None = None, machine: Machine | None = None) -> list[Check]:
@@ -48,8 +49,8 @@ def diagnose(config: str | None = None, machine: Machine | None = None) -> list[
         machine: Machine to check; None for this one.
     """
     machine = machine or Machine()
-    told, read = read_config(config)
-    return [*told, *(check for look in CHECKS for check in look(machine, read))]
+    findings, read = read_config(config)
+    return [*findings, *(check for look in CHECKS for check in look(machine, read))]
 
 
 def exit_code(checks: Iterable[Check]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from edged.errors import AccessError, DeviceError
 from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.packages import probe
@@ -35,15 +36,21 @@ def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
     trouble = FAIL if wanted else WARN
     computing = "and worker.device is cuda" if wanted else "computing on the CPU"
     if isinstance(found, str):
-        yield Check("cuda", trouble, f"the driver crashed its process: {found}; {computing}", _OTHER_REMEDY, 69)
+        yield Check(
+            "cuda",
+            trouble,
+            f"the driver crashed its process: {found}; {computing}",
+            _OTHER_REMEDY,
+            DeviceError.exit_code,
+        )
     elif "missing" in found and not wanted and not _nodes(machine):
         yield Check("cuda", OK, "no CUDA driver and no NVIDIA device here: computing on the CPU")
     elif "missing" in found:
         fix = "`sudo apt install nvidia-l4t-cuda` on a Jetson, else the driver's package; then `sudo ldconfig`"
-        yield Check("cuda", trouble, f"{found['missing']}; {computing}", fix, 69)
+        yield Check("cuda", trouble, f"{found['missing']}; {computing}", fix, DeviceError.exit_code)
     elif found["code"] != 0:
         detail = f"cuInit answers {found['code']}: {found['words']}; {computing}"
-        yield Check("cuda", trouble, detail, _REMEDIES.get(found["code"], _OTHER_REMEDY), 69)
+        yield Check("cuda", trouble, detail, _REMEDIES.get(found["code"], _OTHER_REMEDY), DeviceError.exit_code)
     else:
         yield Check("cuda", OK, f"driver for CUDA {found['driver']}: {', '.join(found['devices']) or 'no device'}")
 
@@ -68,7 +75,7 @@ def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Chec
         FAIL if wanted else WARN,
         f"{machine.user()} may not open {names}{more}; they belong to group {', '.join(groups)}",
         f"`sudo usermod -aG {','.join(groups)} {machine.user()}`, then start edged anew",
-        77,
+        AccessError.exit_code,
     )
 
 

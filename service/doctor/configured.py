@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edged.calibration.folder import SUFFIXES
-from edged.errors import ConfigError
+from edged.errors import ConfigError, StateError
 from service.config.load import Config, load_config
 from service.config.locate import DEFAULT_CONFIG, find_config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
@@ -58,18 +58,24 @@ def check_folder(name: str, path: Path, user: str) -> Check:
     """
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     if not existing.is_dir():
-        return Check(name, FAIL, f"{existing} is not a folder", f"`rm {existing}`, or choose another {name}", 73)
+        return Check(
+            name,
+            FAIL,
+            f"{existing} is not a folder",
+            f"`rm {existing}`, or choose another {name}",
+            StateError.exit_code,
+        )
     if not os.access(existing, os.W_OK | os.X_OK):
         fix = f"`sudo chown {user} {existing}`, or choose another {name}"
-        return Check(name, FAIL, f"{existing} is not writable for {user}", fix, 73)
+        return Check(name, FAIL, f"{existing} is not writable for {user}", fix, StateError.exit_code)
     made = "" if existing == path else f"{path} will be created; "
     free, files = shutil.disk_usage(existing).free, os.statvfs(existing)
     if files.f_files and files.f_favail < _FILES_WARN:  # some filesystems have no limit, and say 0 of 0
         fix = f"remove files there: `find {existing} -xdev -type f | cut -d/ -f2-4 | sort | uniq -c | sort -n | tail`"
-        return Check(name, FAIL, f"{made}room for {files.f_favail} more files", fix, 73)
+        return Check(name, FAIL, f"{made}room for {files.f_favail} more files", fix, StateError.exit_code)
     level = OK if free >= _DISK_WARN else WARN if free >= _DISK_FAIL else FAIL
     fix = "" if level == OK else "free some space there: `edged gc`; an update needs about twice its checkpoint"
-    return Check(name, level, f"{made}{format_bytes(free)} free", fix, 73)
+    return Check(name, level, f"{made}{format_bytes(free)} free", fix, StateError.exit_code)
 
 
 def check_calibration(_: Machine, config: Config | None) -> Iterator[Check]:

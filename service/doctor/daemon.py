@@ -25,7 +25,7 @@ def check_daemon(machine: Machine, config: Config | None) -> Iterator[Check]:
     except NotReadyError as error:
         yield Check("daemon", WARN, f"runs, not ready: {error}", "`edged status` says what it waits for")
     except AccessError as error:
-        yield Check("daemon", FAIL, str(error), "run `edged doctor` as the daemon's user", 77)
+        yield Check("daemon", FAIL, str(error), "run `edged doctor` as the daemon's user", AccessError.exit_code)
     except UnavailableError:
         if (machine.run(["systemctl", "is-active", "edged.socket"]) or "").strip() == "active":
             yield Check("daemon", OK, "none runs; edged.socket holds its port, and starts it with the first request")
@@ -49,8 +49,8 @@ def _address(config: Config) -> Check:
         if error.errno == _IN_USE:
             fix = f"`ss -ltnp 'sport = :{port}'` names the program that does: stop it, or set serve.port"
         elif error.errno == errno.EACCES:
-            return Check("daemon", FAIL, detail, "set serve.port to 1024 or more", 77)
+            return Check("daemon", FAIL, detail, "set serve.port to 1024 or more", AccessError.exit_code)
         else:
             fix = "set serve.host to an address of this machine: `ip address`"
-        return Check("daemon", FAIL, detail, fix, 69)
+        return Check("daemon", FAIL, detail, fix, UnavailableError.exit_code)
     return Check("daemon", OK, f"none runs; {host}:{port} is free")

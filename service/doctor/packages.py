@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from typing import Any
 
+from edged.errors import DeviceError
 from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 
@@ -75,15 +76,15 @@ def version_of(package: str) -> str | None:
 
 def _torch(found: dict[str, Any], cuda_wanted: bool) -> Check:
     release, built_for = found["torch"], found.get("built_for_cuda")
-    told = f"{release} {'with CUDA' if found['cuda'] else 'on the CPU'}"
+    build = f"{release} {'with CUDA' if found['cuda'] else 'on the CPU'}"
     if _release(release) < _LEAST_TORCH:
         fix = "`pip install 'torch>=2.6' torchvision`, or a newer JetPack"
-        return Check("torch", FAIL, f"{told}; before 2.6 reading a checkpoint can run its code (CVE-2025-32434)", fix)
+        return Check("torch", FAIL, f"{build}; before 2.6 reading a checkpoint can run its code (CVE-2025-32434)", fix)
     if cuda_wanted and not found["cuda"]:
         why = "it was built without CUDA" if built_for is None else f"it finds no device for its CUDA {built_for}"
         fix = "install the torch of your device (JetPack's wheels), or set worker.device to cpu"
-        return Check("torch", FAIL, f"{told}: {why}, and worker.device is cuda", fix, exit_code=69)
-    return Check("torch", OK, told)
+        return Check("torch", FAIL, f"{build}: {why}, and worker.device is cuda", fix, exit_code=DeviceError.exit_code)
+    return Check("torch", OK, build)
 
 
 def _torchvision(found: dict[str, Any]) -> Check:

@@ -66,10 +66,10 @@ def check_inotify(machine: Machine, config: Config | None) -> Iterator[Check]:
 def check_clock(machine: Machine, config: Config | None) -> Iterator[Check]:
     """Check that the clock is set, so that times in the journal and the metrics are meaningful."""
     now = machine.now()
-    told = datetime.datetime.fromtimestamp(now, tz=datetime.timezone.utc)
-    text = f"{told:%Y-%m-%d %H:%M} UTC"
+    moment = datetime.datetime.fromtimestamp(now, tz=datetime.timezone.utc)
+    text = f"{moment:%Y-%m-%d %H:%M} UTC"
     fix = "`sudo timedatectl set-ntp true`, or `sudo date -s '2026-01-31 12:00'` by hand"
-    if told.year < _EARLIEST_YEAR:
+    if moment.year < _EARLIEST_YEAR:
         yield Check("clock", WARN, f"{text} cannot be: the clock was never set", fix)
     elif (written := _last_written(config)) is not None and written > now + _DAY_S:
         later = datetime.datetime.fromtimestamp(written, tz=datetime.timezone.utc)
@@ -91,8 +91,8 @@ def _inotify_in_use(machine: Machine) -> tuple[int, int]:
             for descriptor in (process / "fd").iterdir():
                 if str(descriptor.readlink()) == "anon_inode:inotify":
                     instances += 1
-                    told = (process / "fdinfo" / descriptor.name).read_text()
-                    watches += sum(line.startswith("inotify wd:") for line in told.splitlines())
+                    listing = (process / "fdinfo" / descriptor.name).read_text()
+                    watches += sum(line.startswith("inotify wd:") for line in listing.splitlines())
     return instances, watches
 
 

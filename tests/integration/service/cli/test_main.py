@@ -36,3 +36,19 @@ def test_status_imports_little(daemon):
     modules = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     heavy = {"torch", "numpy", "yaml", "asyncio", "http.client", "ssl", "prometheus_client", "psutil", "logging"}
     assert not heavy & set(modules)
+
+
+@pytest.mark.parametrize("command", ["status", "history", "pin m", "pause m", "gc"])
+def test_a_command_that_asks_the_daemon_imports_only_these_modules(command, tmp_path):
+    code = """
+import sys
+from service.cli.main import main
+main(sys.argv[1:])
+print(*(name for name in sys.modules if name.split(".")[0] in ("edged", "service")))
+"""
+    arguments = [*command.split(), "--socket", str(tmp_path / "none")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
+    modules = set(done.stdout.split()) - {"edged", "service", "service.cli", "service.config"}
+    asking = {"edged.errors", "edged.version", "service.client", "service.config.locate"}
+    printing = {"service.cli.output", "service.cli.render", "service.units"}
+    assert modules <= asking | printing | {f"service.cli.{name}" for name in ("main", "parser", "commands")}
