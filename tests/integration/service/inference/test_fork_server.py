@@ -15,7 +15,7 @@ from tests.support.artifacts import write_untrained, write_untrained_detector
 IMPORTS = """
 import os, sys
 from service.inference import fork_server
-fork_server._import_the_rest()
+fork_server._import_lazy_modules()
 assert os.listdir("/proc/self/task") == [str(os.getpid())], "threads"
 import torch
 assert not torch.cuda.is_initialized()
