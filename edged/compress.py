@@ -152,7 +152,7 @@ def _batch_size(plan: MemoryPlan) -> int:
 
 
 def _in_float32(model: nn.Module) -> nn.Module:
-    """The model itself, or a float32 copy where any of its numbers have another precision."""
+    """Return the model itself, or a float32 copy where any of its numbers have another precision."""
     tensors = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
     return model if all(tensor.dtype is torch.float32 for tensor in tensors) else copy.deepcopy(model).float()
 
@@ -160,7 +160,7 @@ def _in_float32(model: nn.Module) -> nn.Module:
 def _best_statistics(
     full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int
 ) -> tuple[nn.Module, bool]:
-    """The quantized network with other statistics, or with the trained ones where those come closer.
+    """Return the quantized network with other statistics, or with the trained ones where those come closer.
 
     Returns:
         The network, and whether the other statistics were accepted.
@@ -181,7 +181,7 @@ def _best_statistics(
 
 
 def _with_trained_statistics(full: nn.Module, quantized: nn.Module) -> nn.Module:
-    """A copy of `quantized` that has its weights, and everything else from `full`; tensors are shared."""
+    """Return a copy of `quantized` that has its weights, and everything else from `full`; tensors are shared."""
     plain = shared_copy(full)
     weights = quantizable_layers(quantized)
     for name, layer in quantizable_layers(plain).items():

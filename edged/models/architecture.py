@@ -42,7 +42,7 @@ class Architecture:
 
     @classmethod
     def detector(cls, plan: Plan, in_channels: int = 3) -> Architecture:
-        """The architecture of a detector."""
+        """Return the architecture of a detector."""
         return cls(name_of(plan), len(plan.names), "plan", in_channels, "plan", plan)
 
     @property
@@ -111,7 +111,7 @@ class Architecture:
 
 
 def checked(architecture: Architecture) -> Architecture:
-    """The same, after checking that there is such a network.
+    """Return the same, after checking that there is such a network.
 
     Raises:
         ArchitectureError: An attribute has an impossible value.

@@ -27,5 +27,5 @@ class Detections:
         return len(self.scores)
 
     def in_original(self, letterbox: Letterbox) -> Detections:
-        """The same boxes in pixels of the image before it was letterboxed, cut off at its borders."""
+        """Return the same boxes in pixels of the image before it was letterboxed, cut off at its borders."""
         return Detections(letterbox.to_original(self.boxes), self.scores, self.classes)

@@ -139,7 +139,7 @@ class Program:
 
 
 def _layers_together(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableLayer]) -> list[fx.Node]:
-    """The nodes with every layer moved up to the first layer that reads the same tensor: its input is there."""
+    """Return the nodes with every layer moved up to the first layer that reads the same tensor: its input is there."""
     ordered: list[fx.Node] = []
     placed: set[fx.Node] = set()
     for node in nodes:
@@ -153,7 +153,7 @@ def _layers_together(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableL
 
 
 def _before_layers(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableLayer]) -> set[fx.Node]:
-    """The layers and every step whose value reaches one of them."""
+    """Return the layers and every step whose value reaches one of them."""
     found: set[fx.Node] = set()
     for node in reversed(nodes):
         if _is_layer(node, layers) or any(user in found for user in node.users):

@@ -173,7 +173,7 @@ def _heads(shapes: Shapes, names: Iterable[str], features: int | None) -> list[s
 
 
 def _kind(name: str, shape: tuple[int, ...], head: str | None, heads: list[str], prefix: str) -> str:
-    """What a tensor is that is not of the body: of the head, of another layer of the head, left out, or unknown."""
+    """Classify a tensor that is not of the body: of the head, of another layer of the head, left out, or unknown."""
     if head is not None and name in (head, _bias(head)):
         return _TAKEN
     group = _group(head, prefix)
@@ -203,7 +203,7 @@ def _features(shapes: Shapes, names: Mapping[str, str]) -> int | None:
 
 
 def _group(head: str | None, prefix: str) -> str | None:
-    """What the names of a head of several layers begin with; None where the head is a layer of the network itself."""
+    """Return the prefix of a head of several layers; None where the head is a layer of the network itself."""
     if head is None:
         return None
     layer = head.rpartition(".")[0]

@@ -23,7 +23,7 @@ _YOLOV5_STEMS = ("model.0.conv.weight", "model.0.conv.conv.weight")
 def recognize(
     state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan | None = None, problem: str | None = None
 ) -> Architecture:
-    """The network that `state` belongs to, from the names and shapes of its tensors.
+    """Return the network that `state` belongs to, from the names and shapes of its tensors.
 
     Args:
         state: Tensors by name. Not modified.
@@ -77,12 +77,12 @@ def _recognize_detector(state: Mapping[str, Tensor], pinned: str | None, plan: P
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """The network in eval mode with uninitialized tensors."""
+    """Return the network in eval mode with uninitialized tensors."""
     return _skeleton(architecture).to_empty(device="cpu")
 
 
 def load_model(state: Mapping[str, Tensor], architecture: Architecture) -> nn.Module:
-    """The network with the weights of `state`, in eval mode, without gradients.
+    """Return the network with the weights of `state`, in eval mode, without gradients.
 
     Args:
         state: float32 tensors by name. The model uses them as they are: no copy is made.
@@ -163,7 +163,7 @@ def _tensor(state: Mapping[str, Tensor], key: str, dimensions: int, name: str) -
 
 
 def _compare(state: Mapping[str, Tensor], model: nn.Module, name: str) -> dict[str, Tensor]:
-    """The model's own (meta) tensors, after checking that `state` has the same names, shapes and kinds."""
+    """Return the model's own (meta) tensors, after checking that `state` has the same names, shapes and kinds."""
     expected: dict[str, Tensor] = model.state_dict()
     for key, tensor in expected.items():
         if key not in state:
@@ -183,7 +183,7 @@ def _compare(state: Mapping[str, Tensor], model: nn.Module, name: str) -> dict[s
 
 
 def _skeleton(architecture: Architecture) -> nn.Module:
-    """The network on the meta device: names and shapes without memory."""
+    """Return the network on the meta device: names and shapes without memory."""
     with torch.device("meta"):
         if architecture.plan is not None:
             return YoloV5(architecture.plan, architecture.in_channels).eval()

@@ -177,7 +177,7 @@ class ResNet(nn.Module):
 
 
 def _stages(block: type[BasicBlock | Bottleneck], blocks: Sequence[int]) -> list[nn.Sequential]:
-    """The four stages; all but the first halve the sides in their first block."""
+    """Return the four stages; all but the first halve the sides in their first block."""
     in_channels, stages = IMAGENET_WIDTHS[0], []
     for stage, (width, count) in enumerate(zip(IMAGENET_WIDTHS, blocks, strict=True)):
         members: list[nn.Module] = []

@@ -110,7 +110,7 @@ def _shapes(entries: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _nearest(found: list[Found]) -> Found:
-    """The state dict that comes nearest to a network, to say why it is none: that with a body, or the largest."""
+    """Return the state dict that comes nearest to a network, to explain the misfit: one with a body, or the largest."""
     with_bodies = [
         Found(state.key, state.entries, network) for state in found for network in find_networks(_shapes(state.entries))
     ]

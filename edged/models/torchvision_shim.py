@@ -45,7 +45,7 @@ def _declare_operators() -> torch.library.Library:
 
 @functools.cache
 def import_torchvision() -> ModuleType:
-    """The torchvision module, with or without its compiled operators.
+    """Return the torchvision module, with or without its compiled operators.
 
     Raises:
         ImportError: torchvision is not installed.

@@ -140,7 +140,7 @@ class _DirectoryFile(io.RawIOBase):
 
 
 def pieces(data: mmap.mmap, start: int, stop: int) -> Iterator[memoryview]:
-    """The bytes start..stop of a mapped file, a piece at a time; a piece is let go of before the next is read."""
+    """Yield the bytes start..stop of a mapped file, a piece at a time; a piece is released before the next is read."""
     for offset in range(start, stop, PIECE_BYTES):
         with memoryview(data) as view, view[offset : min(offset + PIECE_BYTES, stop)] as piece:
             yield piece

@@ -70,7 +70,7 @@ _REQUIRED: Mapping[str, int] = {"nn.Upsample": 3, "Detect": 0, "Concat": 0}  # o
 
 
 def checked_arguments(index: int, block: str, value: object) -> tuple[Argument, ...]:
-    """The arguments of a row's block; those of Detect are dropped, since its tensors tell them.
+    """Return the arguments of a row's block; those of Detect are dropped, since its tensors tell them.
 
     Args:
         index: Of the row, for messages.

@@ -55,7 +55,7 @@ def decode(raw: Tensor, plan: Plan, height: int, width: int) -> Tensor:
 
 
 def detect(raw: Tensor, plan: Plan, height: int, width: int, spec: DetectionSpec) -> Detections:
-    """The boxes in one image.
+    """Return the boxes in one image.
 
     Args:
         raw: Outputs for it [predictions, 5 + classes]. Not modified.

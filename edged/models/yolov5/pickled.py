@@ -250,7 +250,7 @@ def _multiple(yaml: Mapping[Any, Any], key: str) -> float:
 
 
 def _compare_blocks(saved: Mapping[str, Inert], blocks: list[str]) -> None:
-    """A row that repeats its block is a Sequential of it."""
+    """See that each row's block is the one that was saved; a row that repeats its block is a Sequential of it."""
     if list(saved) != [str(index) for index in range(len(blocks))]:
         raise ArchitectureError(f"its yaml has {len(blocks)} rows, but the file holds {len(saved)} modules")
     for index, block in enumerate(blocks):

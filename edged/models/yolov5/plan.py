@@ -109,7 +109,7 @@ class Plan:
         return math.ceil(asked * self.width / 8) * 8
 
     def shapes(self, in_channels: int = 3) -> list[Shape]:
-        """What each row gives, Detect left out.
+        """Return what each row gives, Detect left out.
 
         Raises:
             ArchitectureError: Maps of different sizes are to be joined, or a size is no whole number.
@@ -170,7 +170,7 @@ class Plan:
 
 
 def parse_rows(value: object, *, absolute: bool = False) -> tuple[Row, ...]:
-    """The rows of a yaml, each [from, number, block, arguments].
+    """Return the rows of a yaml, each [from, number, block, arguments].
 
     Args:
         value: What was read.

@@ -25,7 +25,7 @@ _ANCHORS_4 = [
 
 
 def standard(size: str, names: Sequence[str]) -> Plan:
-    """The plan of a published network, with COCO's anchors.
+    """Return the plan of a published network, with COCO's anchors.
 
     Args:
         size: One of `SIZES`.
