@@ -29,7 +29,7 @@ from benchmarks.demo.daemon import daemon, submit
 from benchmarks.options import parser_of
 from benchmarks.quantization.networks import NETWORKS, data_root
 from benchmarks.serving.protocol import as_binary
-from service.inference.binary import Body
+from service.ipc.messages import Body
 
 SIDES = {"resnet20": 32, "resnet18": 224}
 SETTINGS: dict[str, dict[str, float]] = {

@@ -16,9 +16,9 @@ import torch
 
 from benchmarks.options import parser_of
 from edged.spec import InputSpec
-from service.inference.binary import Body
 from service.inference.requests import parse_request
 from service.inference.responses import float_output, format_response
+from service.ipc.messages import Body
 
 SIDES = (224, 640)
 PREDICTIONS, VALUES = 25200, 85  # raw outputs of a YOLOv5 at 640 pixels

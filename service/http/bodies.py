@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from service.serving.channel import Reply
+from service.ipc.messages import Reply
 
 JSON_BYTES = "Inference-Header-Content-Length"  # header of the binary tensor data extension
 _MAX_DIGITS = 18
@@ -53,7 +53,7 @@ def json_bytes_of(request: Request) -> int | None:
 
 def response_of(reply: Reply) -> Response:
     """Return the reply of a generation as an HTTP response."""
-    if reply.json_bytes is None:
-        return Response(reply.body, reply.status, media_type="application/json")
-    headers = {JSON_BYTES: str(reply.json_bytes)}
-    return Response(reply.body, reply.status, headers, media_type="application/octet-stream")
+    if reply.body.json_bytes is None:
+        return Response(reply.body.content, reply.status, media_type="application/json")
+    headers = {JSON_BYTES: str(reply.body.json_bytes)}
+    return Response(reply.body.content, reply.status, headers, media_type="application/octet-stream")

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from service.ipc.messages import Body, RequestError
 
 # Datatype of the protocol -> layout of a value in the body, for inputs and outputs.
 NUMBERS: Mapping[str, np.dtype[Any]] = {
@@ -25,34 +27,6 @@ NUMBERS: Mapping[str, np.dtype[Any]] = {
     "INT64": np.dtype("<i8"),
 }
 _LENGTH = struct.Struct("<I")
-
-
-class RequestError(Exception):
-    """The request is invalid; the message becomes the body of a 400 response."""
-
-
-class Body(NamedTuple):
-    """The body of an HTTP message.
-
-    Attributes:
-        content: JSON, optionally followed by tensors.
-        json_bytes: Length of the JSON in bytes, for Inference-Header-Content-Length; None if it is the whole content.
-    """
-
-    content: bytes | memoryview
-    json_bytes: int | None = None
-
-    def split(self) -> tuple[bytes, memoryview]:
-        """Return the JSON, and a view of the bytes after it.
-
-        Raises:
-            RequestError: `json_bytes` is larger than the body.
-        """
-        size = len(self.content)
-        length = size if self.json_bytes is None else self.json_bytes
-        if not 0 <= length <= size:
-            raise RequestError(f"Inference-Header-Content-Length is {length}, but the body has {size} bytes")
-        return bytes(self.content[:length]), memoryview(self.content)[length:]
 
 
 def bodies_of(header: Mapping[str, Any], content: bytes | memoryview) -> tuple[Body, Body | None]:

@@ -25,7 +25,8 @@ from edged.calibration.images import Decoded, decode, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
-from service.inference.binary import RequestError, tensor_data, unpack_elements, unpack_numbers
+from service.inference.binary import tensor_data, unpack_elements, unpack_numbers
+from service.ipc.messages import RequestError
 
 MAX_BATCH = 128  # images per request: bounds the memory that a small body of tiny images can take
 _LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # the same bound for detectors, whose images are large: 15 of 640 pixels

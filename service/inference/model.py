@@ -17,10 +17,10 @@ from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
 from edged.calibration.color_histograms import BINS, Histograms
 from edged.errors import GateError
 from service.inference.batch_queue import warm_sizes
-from service.inference.binary import Body, RequestError
 from service.inference.requests import Request, error_body, metadata, parse_request
-from service.inference.responses import Answer, OutputTensor, format_response, read_outputs
+from service.inference.responses import OutputTensor, format_response, read_outputs
 from service.inference.tasks import task_of
+from service.ipc.messages import Body, Reply, RequestError
 
 T = TypeVar("T")
 
@@ -109,7 +109,7 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
 
-    def prepare(self, body: Body, reference: Body | None = None) -> Request | Answer:
+    def prepare(self, body: Body, reference: Body | None = None) -> Request | Reply:
         """Parse a request; return the error reply if it cannot be computed.
 
         Args:
@@ -125,7 +125,7 @@ class ServedModel:
 
         return _guarded(read)
 
-    def answer_together(self, requests: Sequence[Request]) -> list[Answer]:
+    def answer_together(self, requests: Sequence[Request]) -> list[Reply]:
         """Compute the replies to some requests in one forward pass over all their images.
 
         An error in one of the requests affects only its own reply.
@@ -140,13 +140,13 @@ class ServedModel:
         parts = outputs.split_with_sizes([len(request.images) for request in requests])
         return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
 
-    def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Answer:
-        def compute() -> Answer:
+    def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Reply:
+        def compute() -> Reply:
             outputs = self._task.answer(request, forward)
             if request.reference is not None:
-                return Answer(200, self._agreement(outputs, request.reference))
+                return Reply(200, self._agreement(outputs, request.reference))
             body = format_response(outputs, self._name, self._version, request.id, request.binary)
-            return Answer(200, body)
+            return Reply(200, body)
 
         return _guarded(compute)
 
@@ -217,14 +217,14 @@ def _finite(outputs: Tensor) -> Tensor:
     return outputs
 
 
-def _guarded(produce: Callable[[], T]) -> T | Answer:
+def _guarded(produce: Callable[[], T]) -> T | Reply:
     """Return the result of `produce`, or the reply for its error."""
     try:
         return produce()
     except RequestError as error:
-        return Answer(400, Body(error_body(str(error))))
+        return Reply(400, Body(error_body(str(error))))
     except NotFiniteError as error:
-        return Answer(500, Body(error_body(str(error))))
+        return Reply(500, Body(error_body(str(error))))
     except Exception as error:  # an error in one request must not stop the server
         log.exception("a request failed")
-        return Answer(500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")))
+        return Reply(500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")))

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from edged.calibration.letterbox import Letterbox
 from edged.spec import InputSpec
-from service.inference.binary import Body, RequestError
 from service.inference.inputs import (
     DATATYPES,
     IMAGE_INPUT,
@@ -24,6 +23,7 @@ from service.inference.inputs import (
     read_files,
     read_images,
 )
+from service.ipc.messages import Body, RequestError
 
 LOGITS = "logits"
 _BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: send every output as bytes

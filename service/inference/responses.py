@@ -5,25 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from service.inference.binary import NUMBERS, Body, pack_elements, pack_numbers
-
-
-class Answer(NamedTuple):
-    """The reply to one request.
-
-    Attributes:
-        status: HTTP status.
-        body: HTTP body.
-    """
-
-    status: int
-    body: Body
+from service.inference.binary import NUMBERS, pack_elements, pack_numbers
+from service.ipc.messages import Body
 
 
 @dataclass(frozen=True)

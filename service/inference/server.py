@@ -14,9 +14,9 @@ import torch
 from service.inference.batch_queue import BatchQueue
 from service.inference.binary import bodies_of
 from service.inference.observation import observing
-from service.inference.responses import Answer
 from service.ipc import frames
 from service.ipc.frames import Outbox
+from service.ipc.messages import Reply
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox
 
@@ -56,7 +56,7 @@ class Server:
         self._batching = batching
 
     def run(self) -> None:
-        """Answer requests until the supervisor closes the stream.
+        """Reply requests until the supervisor closes the stream.
 
         Raises:
             OSError: The supervisor closed the stream in the middle of a reply.
@@ -98,7 +98,7 @@ class Server:
         start = time.monotonic()
         request = self._served.prepare(*bodies_of(header, content))
         seconds = time.monotonic() - start
-        if isinstance(request, Answer):
+        if isinstance(request, Reply):
             self._reply(header["id"], request, seconds)
             return None
         return _Prepared(header, request, start, seconds)
@@ -119,6 +119,6 @@ class Server:
             if "observe" in prepared.header and answer.status == HTTPStatus.OK:
                 self._observation.offer(prepared.header["observe"], prepared.request)
 
-    def _reply(self, identity: int, answer: Answer, seconds: float, images: int = 0) -> None:
+    def _reply(self, identity: int, answer: Reply, seconds: float, images: int = 0) -> None:
         header = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
         self._outbox.send({"id": identity, **header}, answer.body.content)

@@ -18,9 +18,9 @@ from edged.models.detections import Detections
 from edged.models.yolov5.decode import decode, detect
 from edged.models.yolov5.plan import Plan
 from edged.spec import DetectionSpec, InputSpec
-from service.inference.binary import RequestError
 from service.inference.requests import LOGITS, Request
 from service.inference.responses import OutputTensor, float_output
+from service.ipc.messages import RequestError
 
 BOXES = ("boxes", "scores", "class_ids", "names", "counts")
 RAW, DECODED = "raw", "decoded"

@@ -96,7 +96,7 @@ async def measure_latency_s(generation: Generation) -> float:
     for _ in range(_PROBES):
         reply = await generation.infer(_PROBE, _PROBE_S, alone=True)
         if reply.status != 200:
-            message = reply.body[:200].decode(errors="replace")
+            message = bytes(reply.body.content[:200]).decode(errors="replace")
             raise GateError(f"generation {generation.number} answers a plain image with HTTP {reply.status}: {message}")
         seconds.append(reply.seconds)
     return min(seconds)

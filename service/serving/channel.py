@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 from edged.errors import EdgedError
 from service.ipc import frames
 from service.ipc.frames import OBSERVED
+from service.ipc.messages import Body, Reply
 from service.ipc.shared_memory import PLACE, Arena, Place
 from service.system.timeouts import in_time, within
 
@@ -43,23 +44,6 @@ class DeadlineError(ServingError):
     """The deadline passed first."""
 
     code = "deadline"
-
-
-@dataclass(frozen=True)
-class Reply:
-    """The reply of the child.
-
-    Attributes:
-        status: HTTP status.
-        body: HTTP body.
-        seconds: Seconds that the child took.
-        json_bytes: Length of the JSON in the body in bytes; None if the body is all JSON.
-    """
-
-    status: int
-    body: bytes
-    seconds: float
-    json_bytes: int | None = None
 
 
 # Sampling directive: what the child does with a request after its reply, see service.serving.sampling.
@@ -183,8 +167,8 @@ class Channel:
             raise BusyError(f"model {self._model!r} has {self.inflight} requests waiting; try again later")
         options: dict[str, Any] = {"json_bytes": json_bytes}
         if rival is not None:
-            options["rival"] = {"request_bytes": len(body), "json_bytes": rival.json_bytes}
-            body += rival.body
+            options["rival"] = {"request_bytes": len(body), "json_bytes": rival.body.json_bytes}
+            body += bytes(rival.body.content)
         if observe is not None:
             options["observe"] = observe
         if alone:
@@ -287,4 +271,4 @@ class Channel:
 
 
 def _reply(header: dict[str, Any], body: bytes) -> Reply:
-    return Reply(header["status"], body, header["seconds"], header.get("json_bytes"))
+    return Reply(header["status"], Body(body, header.get("json_bytes")), header["seconds"])

@@ -19,8 +19,9 @@ from typing import Any
 
 from edged.errors import DeferredError, GateError
 from service.ipc.frames import FrameError
+from service.ipc.messages import Reply
 from service.ipc.shared_memory import Arena
-from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order, Reply
+from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
 from service.serving.limits import GenerationOptions

@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.serving.channel import NotStartedError, Reply, ServingError
+from service.ipc.messages import Reply
+from service.serving.channel import NotStartedError, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, GenerationEvents
 from service.serving.limits import Listener, ServingLimits

@@ -15,7 +15,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from service.serving.channel import Reply, ServingError
+from service.ipc.messages import Reply
+from service.serving.channel import ServingError
 from service.serving.generation import Generation
 from service.system.processes import leave_to_idle_time
 
@@ -119,9 +120,9 @@ class Shadow:
             log.debug("model %s: a live request was not compared: %s", self._before.model, error)
             return
         if answer.status != 200:
-            log.debug("model %s: a live request was not compared: %.200r", self._before.model, answer.body)
+            log.debug("model %s: a live request was not compared: %.200r", self._before.model, answer.body.content)
             return
-        found = json.loads(answer.body)
+        found = json.loads(bytes(answer.body.content))
         if found["compared"]:
             self._agreed += found["agreed"]
             self._compared += found["compared"]

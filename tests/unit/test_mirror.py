@@ -38,6 +38,7 @@ TESTED_BY = {
     "service/http/routes": "end_to_end/test_protocol.py",
     "service/inference/main": "integration/service/serving/test_generation.py",
     "service/intake/claim_queue": "end_to_end/test_trouble.py",
+    "service/ipc/messages": "unit/service/inference/test_binary.py",
     "service/journal/database": "unit/service/journal/test_store.py",
     "service/journal/schema": "unit/service/journal/test_store.py",
     "service/reporting/files": "unit/service/reporting/test_data.py",

@@ -55,10 +55,10 @@ def run(artifact: Path, test: Any, batching: Batching, queue: int = 64, **more: 
 def test_requests_of_several_clients_are_computed_together(artifact: Path) -> None:
     async def test(generation: Generation) -> None:
         values = [number / 20 for number in range(20)]
-        alone = [json.loads((await generation.infer(body_of(value), TIMEOUT_S)).body) for value in values]
+        alone = [json.loads((await generation.infer(body_of(value), TIMEOUT_S)).body.content) for value in values]
         replies = await asyncio.gather(*(generation.infer(body_of(value), TIMEOUT_S) for value in values))
         for value, reply, expected in zip(values, replies, alone, strict=True):
-            answer = json.loads(reply.body)
+            answer = json.loads(reply.body.content)
             assert answer["id"] == str(value)
             assert answer["outputs"][0]["data"] == pytest.approx(expected["outputs"][0]["data"], rel=1e-4, abs=1e-4)
 

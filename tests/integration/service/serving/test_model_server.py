@@ -17,9 +17,10 @@ import torch
 
 from edged.errors import GateError
 from edged.models.registry import Architecture, load_model
+from service.ipc.messages import Reply
 from service.ipc.options import Batching
 from service.ipc.shared_memory import LEAST_BYTES
-from service.serving.channel import BusyError, Reply, ServingError
+from service.serving.channel import BusyError, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, StartError
 from service.serving.limits import GenerationOptions, Listener, ServingLimits
@@ -83,7 +84,7 @@ def test_a_generation_computes_what_its_artifact_says(tmp_path: Path) -> None:
         await generation.start(60)
         try:
             reply = await generation.infer(REQUEST, 30)
-            answer = json.loads(reply.body)
+            answer = json.loads(reply.body.content)
             expected = load_model(state, ARCHITECTURE)(torch.full((1, 3, 8, 8), 0.25))
             got = torch.tensor(answer["outputs"][0]["data"]).reshape(1, 10)
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
@@ -109,7 +110,7 @@ def test_a_generation_of_a_detector_gives_what_its_artifact_says(tmp_path: Path)
         generation = Generation("shapes", 7, tmp_path / "artifact", fork_server, GenerationOptions(threads=1))
         await generation.start(60)
         try:
-            answer = json.loads((await generation.infer(json.dumps(body).encode(), 30)).body)
+            answer = json.loads((await generation.infer(json.dumps(body).encode(), 30)).body.content)
             raw, boxes = answer["outputs"]
             expected = load_model(state, Architecture.detector(scenes.plan()))(torch.full((1, 3, side, side), 0.25))
             torch.testing.assert_close(torch.tensor(raw["data"]).reshape(raw["shape"]), expected, rtol=1e-4, atol=1e-3)
@@ -177,7 +178,7 @@ def test_a_generation_that_takes_too_long_is_ended(published: Path, never_loaded
 
 def test_routing_from_one_generation_to_the_next(published: Path) -> None:
     async def version(service: ModelServer) -> str:
-        return str(json.loads((await service.infer(REQUEST, 30)).body)["model_version"])
+        return str(json.loads((await service.infer(REQUEST, 30)).body.content)["model_version"])
 
     async def test(service: ModelServer) -> None:
         assert service.ready  # nothing was promised
@@ -457,7 +458,7 @@ def test_bodies_in_shared_memory_are_answered_as_those_in_the_socket(published: 
 
     def logits(reply: Reply) -> list[float]:
         assert reply.status == 200
-        return list(json.loads(reply.body)["outputs"][0]["data"])
+        return list(json.loads(reply.body.content)["outputs"][0]["data"])
 
     async def test(fork_server: ForkServer) -> None:
         generation = Generation(
@@ -479,7 +480,7 @@ def test_bodies_in_shared_memory_are_answered_as_those_in_the_socket(published: 
             body, json_bytes = request(images)
             reply = await generation.infer(body, 60, json_bytes)
             told = await generation.infer(body, 60, json_bytes, rival=reply)
-            assert json.loads(told.body) == {"agreed": 64, "compared": 64, "unit": "images"}
+            assert json.loads(told.body.content) == {"agreed": 64, "compared": 64, "unit": "images"}
         finally:
             await generation.stop()
 

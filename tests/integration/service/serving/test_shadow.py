@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from service.config.load import GatesConfig
+from service.ipc.messages import Body, Reply
 from service.ipc.options import Batching
 from service.rollout.probation import disagreement
-from service.serving.channel import Reply
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.serving.limits import GenerationOptions
@@ -56,10 +56,10 @@ async def until(look: Callable[[], object]) -> None:
 
 def another(reply: Reply) -> Reply:
     """The same answer with another top class."""
-    answer = json.loads(reply.body)
+    answer = json.loads(reply.body.content)
     logits = answer["outputs"][0]["data"]
     logits[logits.index(min(logits))] = max(logits) + 1
-    return Reply(200, json.dumps(answer).encode(), 0.0)
+    return Reply(200, Body(json.dumps(answer).encode()))
 
 
 @pytest.mark.parametrize("max_batch", [1, 4])
@@ -90,9 +90,9 @@ def test_what_is_no_answer_of_the_new_generation_is_not_compared(artifact: Path)
         reply = await before.infer(REQUEST, TIMEOUT_S)
         shadow = Shadow(before, 2, 100.0)
         shadow.offer(1, REQUEST, None, reply)  # it was under way when the traffic was switched
-        shadow.offer(2, b"{}", None, Reply(400, b"{}", 0.0))
+        shadow.offer(2, b"{}", None, Reply(400, Body(b"{}")))
         assert before.inflight == 0
-        shadow.offer(2, REQUEST, None, Reply(200, b"no answer at all", 0.0))
+        shadow.offer(2, REQUEST, None, Reply(200, Body(b"no answer at all")))
         for _ in range(10):  # most of them come while two are being compared
             shadow.offer(2, REQUEST, None, reply)
         await until(lambda: shadow.requests == 1 and before.inflight == 0)

@@ -10,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from service.http.bodies import json_bytes_of, read_body, response_of
-from service.serving.channel import Reply
+from service.ipc.messages import Body, Reply
 
 
 def request(*pieces: bytes | None, **headers: str) -> Request:
@@ -70,7 +70,7 @@ def test_a_length_that_is_none(text: str) -> None:
 
 
 def test_the_answer_says_where_its_json_ends() -> None:
-    plain, binary = response_of(Reply(400, b"{}", 0.0)), response_of(Reply(200, b"{}\0", 0.0, 2))
+    plain, binary = response_of(Reply(400, Body(b"{}"))), response_of(Reply(200, Body(b"{}\0", 2)))
     assert (plain.status_code, plain.media_type, plain.body) == (400, "application/json", b"{}")
     assert "inference-header-content-length" not in plain.headers
     assert (binary.status_code, binary.media_type, binary.body) == (200, "application/octet-stream", b"{}\0")

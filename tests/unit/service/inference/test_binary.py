@@ -10,16 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.inference.binary import (
-    NUMBERS,
-    Body,
-    RequestError,
-    pack_elements,
-    pack_numbers,
-    tensor_data,
-    unpack_elements,
-    unpack_numbers,
-)
+from service.inference.binary import NUMBERS, pack_elements, pack_numbers, tensor_data, unpack_elements, unpack_numbers
+from service.ipc.messages import Body, RequestError
 
 
 @given(st.sampled_from([*NUMBERS]), st.data())

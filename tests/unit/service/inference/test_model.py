@@ -14,10 +14,10 @@ from torch import Tensor
 
 from edged.artifacts.reader import read_artifact
 from edged.spec import InputSpec
-from service.inference.binary import Body
 from service.inference.model import ServedModel
 from service.inference.requests import Request
-from service.inference.responses import Answer, float_output, format_response
+from service.inference.responses import float_output, format_response
+from service.ipc.messages import Body, Reply
 from tests.support import scenes
 from tests.support.artifacts import write_untrained, write_untrained_detector
 from tests.support.trained import INPUT
@@ -49,19 +49,19 @@ def request_of(values: np.ndarray, **more: Any) -> Body:
     return Body(text + values.tobytes(), len(text))
 
 
-def together(served: ServedModel, bodies: list[Body]) -> list[Answer]:
+def together(served: ServedModel, bodies: list[Body]) -> list[Reply]:
     """Prepare and compute as Server does, without its threads."""
     prepared = [served.prepare(body) for body in bodies]
     computed = iter(served.answer_together([each for each in prepared if isinstance(each, Request)]))
-    return [each if isinstance(each, Answer) else next(computed) for each in prepared]
+    return [each if isinstance(each, Reply) else next(computed) for each in prepared]
 
 
-def answer_to(served: ServedModel, body: Body, reference: Body | None = None) -> Answer:
+def answer_to(served: ServedModel, body: Body, reference: Body | None = None) -> Reply:
     request = served.prepare(body, reference)
-    return request if isinstance(request, Answer) else served.answer_together([request])[0]
+    return request if isinstance(request, Reply) else served.answer_together([request])[0]
 
 
-def assert_same(answer: Answer, alone: Answer, tolerance: float = 1e-4) -> None:
+def assert_same(answer: Reply, alone: Reply, tolerance: float = 1e-4) -> None:
     assert (answer.status, alone.status) == (200, 200)
     got, expected = json.loads(answer.body.content), json.loads(alone.body.content)
     for ours, theirs in zip(got.pop("outputs"), expected.pop("outputs"), strict=True):
@@ -109,7 +109,7 @@ def test_an_invalid_request_gets_an_error_and_the_others_their_replies(
 
     bad = tensor_request(scenes.INPUT, 1, 0, parameters={"confidence": 2})
     fine = tensor_request(scenes.INPUT, 1, 0)
-    assert isinstance(detector.prepare(bad), Answer)  # before anything is computed
+    assert isinstance(detector.prepare(bad), Reply)  # before anything is computed
     assert [answer.status for answer in together(detector, [bad, fine])] == [400, 200]
 
 
@@ -143,7 +143,7 @@ def test_warming_up_computes_the_largest_batch(classifier: ServedModel) -> None:
     assert seen == [2, 3, 4, 5, 6, 7, 8]
 
 
-def compared(served: ServedModel, body: Body, rival: Answer) -> tuple[int, int]:
+def compared(served: ServedModel, body: Body, rival: Reply) -> tuple[int, int]:
     answer = answer_to(served, body, rival.body)
     assert answer.status == 200, answer.body.content
     told = json.loads(answer.body.content)
@@ -157,7 +157,7 @@ def test_outputs_are_compared_with_a_reference_reply(classifier: ServedModel, bi
     for changed in (0, 5, 16):
         values[:changed] = -values[:changed]  # no longer the same class at the top
         rival = format_response([float_output("logits", values)], "digits", "8", None, binary)
-        assert compared(classifier, body, Answer(200, rival)) == (16 - changed, 16)
+        assert compared(classifier, body, Reply(200, rival)) == (16 - changed, 16)
         values[:changed] = -values[:changed]
 
 
@@ -195,6 +195,6 @@ def test_a_real_resnet_gives_the_same_logits(real_data: Path, tmp_path: Path) ->
     assert math.isfinite(float(torch.stack(alone).sum()))
 
 
-def logits(answer: Answer) -> Tensor:
+def logits(answer: Reply) -> Tensor:
     (output,) = json.loads(answer.body.content)["outputs"]
     return torch.tensor(output["data"])

@@ -19,9 +19,9 @@ from PIL import Image
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from service.inference import requests as protocol
-from service.inference.binary import Body, RequestError
 from service.inference.inputs import DATATYPES, MAX_BATCH
 from service.inference.requests import Request, metadata
+from service.ipc.messages import Body, RequestError
 from tests.support.pictures import noise_png
 from tests.support.requests import LETTERBOX, SPEC
 

@@ -12,10 +12,10 @@ from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import decode
 from edged.spec import DetectionSpec, Fit, InputSpec
-from service.inference.binary import RequestError
 from service.inference.requests import Request
 from service.inference.responses import OutputTensor
 from service.inference.tasks import BOXES, Classification, Detection
+from service.ipc.messages import RequestError
 from tests.support.yolov5_samples import tiny_plan
 
 PLAN = tiny_plan()

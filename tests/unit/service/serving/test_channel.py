@@ -12,16 +12,9 @@ from typing import Any
 import pytest
 
 from service.ipc import frames
+from service.ipc.messages import Body, Reply
 from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, record_started
-from service.serving.channel import (
-    BusyError,
-    Channel,
-    ChannelOptions,
-    DeadlineError,
-    NotStartedError,
-    Reply,
-    ServingError,
-)
+from service.serving.channel import BusyError, Channel, ChannelOptions, DeadlineError, NotStartedError, ServingError
 
 
 class Child:
@@ -78,8 +71,8 @@ def test_answers_find_their_requests_in_any_order() -> None:
         assert (body_1, body_2) == (b"first", b"second")
         child.answer(id_2, b"to the second", 400)
         child.answer(id_1, b"to the first")
-        assert await first == Reply(200, b"to the first", 0.5)
-        assert await second == Reply(400, b"to the second", 0.5)
+        assert await first == Reply(200, Body(b"to the first"), 0.5)
+        assert await second == Reply(400, Body(b"to the second"), 0.5)
         assert channel.inflight == 0
 
     run(test)
@@ -94,7 +87,7 @@ def test_where_the_json_ends_is_told_both_ways() -> None:
         assert (header["json_bytes"], body) == (2, b"{}\0\1")
         told = {"id": header["id"], "status": 200, "seconds": 0.5, "json_bytes": 4}
         child.writer.write(frames.head(told, b"[{}]\7") + b"[{}]\7")
-        assert await asked == Reply(200, b"[{}]\7", 0.5, 4)
+        assert await asked == Reply(200, Body(b"[{}]\7", 4), 0.5)
 
     run(test)
 
@@ -109,7 +102,7 @@ def test_a_body_is_never_put_into_words() -> None:
     async def test(channel: Channel, child: Child) -> None:
         task = ask(channel, Body(b"pixels"))
         child.answer(*await child.next())
-        assert (await task).body == b"pixels"
+        assert (await task).body.content == b"pixels"
 
     run(test)
 
@@ -130,7 +123,7 @@ def test_what_else_is_to_be_done_goes_along_and_what_was_seen_comes_back_at_any_
         child.answer(first["id"], b"answer 1")
         child.writer.write(frames.head({"kind": "observed", "drift": 0.5}, b""))
         child.answer(frame[0]["id"], b"answer 2")
-        assert [(await asked).body for asked in (looked_at, plain)] == [b"answer 1", b"answer 2"]
+        assert [(await asked).body.content for asked in (looked_at, plain)] == [b"answer 1", b"answer 2"]
         assert [(told["kind"], told["drift"]) for told in heard] == [("observed", 0.5)]
 
     run(test, on_observed=heard.append)
@@ -147,7 +140,7 @@ def test_only_a_few_are_with_the_child_at_once() -> None:
         for identity, body in sent[1:]:
             child.answer(identity, body)
         child.answer(*await child.next())
-        assert [reply.body for reply in await asyncio.gather(*tasks)] == [b"0", b"1", b"2", b"3"]
+        assert [reply.body.content for reply in await asyncio.gather(*tasks)] == [b"0", b"1", b"2", b"3"]
 
     run(test)
 
@@ -179,7 +172,7 @@ def test_a_deadline_frees_the_queue_but_not_the_child() -> None:
         identity, body = await child.next()
         assert body == b"late"
         child.answer(identity, b"in time")
-        assert (await late).body == b"in time"
+        assert (await late).body.content == b"in time"
         assert channel.stalled_s == 0
 
     run(test)
@@ -194,7 +187,7 @@ def test_draining() -> None:
         draining = asyncio.create_task(channel.drain(5))
         child.answer(identity, b"y")
         assert await draining
-        assert (await task).body == b"y"
+        assert (await task).body.content == b"y"
 
     run(test)
 
@@ -254,7 +247,7 @@ def test_a_reply_that_nobody_waits_for_is_dropped() -> None:
         asked = ask(channel, b"1")
         identity, _ = await child.next()
         child.answer(identity, b"answer")
-        assert (await asked).body == b"answer"
+        assert (await asked).body.content == b"answer"
 
     run(test)
 
@@ -286,7 +279,7 @@ def test_large_bodies_lie_in_shared_memory_until_they_are_answered() -> None:
         assert child.shared == [64, 64 + LEAST_BYTES, 64 + LEAST_BYTES]
         child.answer(id_0, b"zero")
         child.answer(id_2, b"two")
-        assert [reply.body for reply in await asyncio.gather(*tasks)] == [b"zero", b"one", b"two"]
+        assert [reply.body.content for reply in await asyncio.gather(*tasks)] == [b"zero", b"one", b"two"]
 
     run(test)
 
@@ -300,7 +293,7 @@ def test_a_body_keeps_its_place_beyond_its_deadline_as_long_as_the_child_may_rea
         assert (body_1[:1], body_2[:1]) == (b"1", b"2")
         child.answer(id_1, b"too late")
         child.answer(id_2, b"in time")
-        assert (await late).body == b"in time"
+        assert (await late).body.content == b"in time"
 
     run(test)
 
