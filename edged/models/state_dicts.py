@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from edged.errors import CheckpointError
+from edged.errors import CheckpointError, UnsafeCheckpointError
 from edged.models.inert_pickle import Inert, StoredTensor, UnknownTensor
 from edged.models.naming import Network, find_networks
 from edged.models.pickle_scan import quoted
@@ -60,6 +60,11 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
     choice = choice or Choice()
     found = [state for state in _state_dicts(tree) if choice.key in (None, state.key)]
     if not found:
+        module = _whole_module(tree)
+        if module is not None:
+            raise UnsafeCheckpointError(
+                f"it holds the whole module {quoted(module)}, whose network is code; save model.state_dict() instead"
+            )
         raise CheckpointError(_why_none(tree, choice))
     fitting = [
         Found(state.key, state.entries, network)
@@ -119,15 +124,18 @@ def _nearest(found: list[Found]) -> Found:
     return max(found, key=lambda state: len(_shapes(state.entries)))
 
 
+def _whole_module(tree: Any) -> str | None:
+    """Return the name of a module that was saved instead of its state dict, at the top or under a key."""
+    candidates = tree.values() if isinstance(tree, dict) else [tree]
+    return next((value.name for value in candidates if isinstance(value, Inert) and _is_module(value)), None)
+
+
 def _why_none(tree: Any, choice: Choice) -> str:
     if choice.key is not None:
         keys = ", ".join(quoted(state.key, 40) for state in _state_dicts(tree)) or "none"
         return f"it has no state dict under the key {quoted(choice.key)}; there are {keys}"
     if not isinstance(tree, dict):
         return f"it holds a {kind_of(tree)}, not a dict of tensors; save model.state_dict()"
-    modules = [value.name for value in tree.values() if isinstance(value, Inert) and _is_module(value)]
-    if modules:
-        return f"it holds the whole module {quoted(modules[0])}, whose network is code; save model.state_dict() instead"
     found = ", ".join(quoted(key, 40) for key in list(tree)[:5]) or "nothing"
     return f"no state dict is in it, at the top or under any key; found {found}"
 

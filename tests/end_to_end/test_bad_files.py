@@ -118,8 +118,7 @@ def test_a_malicious_pickle_runs_nothing(daemon: Daemon, protocol: str) -> None:
         pickle.dump(content, buffer)
     else:
         torch.save(content, buffer, _use_new_zipfile_serialization=protocol == "zip")
-    code = "checkpoint" if protocol == "plain" else "unsafe_checkpoint"
-    reason = "protocol" if protocol == "plain" else "posix.system"
+    code, reason = "unsafe_checkpoint", "posix.system"
     check_rejected(daemon, f"{protocol}.pt", buffer.getvalue(), code, reason)
     assert not trace.exists()
 

@@ -141,7 +141,7 @@ def test_the_figures_are_those_of_the_story(story: Story) -> None:
     live = story.server.values(story.promql(expr("Live generations")), "model", "generation", "digest", at=story.end)
     assert live["digits", "1", story.digest] == 1
     assert len(live) == 2
-    reasons = story.server.values(story.promql(expr("Reasons")), "model", "result", "reason", at=story.end)
+    reasons = story.server.values(story.promql(expr("Updates by reason")), "model", "result", "reason", at=story.end)
     assert reasons["digits", "committed", ""] >= 2
     assert reasons["digits", "rolled_back", "rollback"] >= 1
     assert [key[:2] for key in reasons if key[1] == "rejected"] == [("digits", "rejected")]

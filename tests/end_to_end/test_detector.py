@@ -269,22 +269,22 @@ def save_with_yaml(**changes: Any) -> Callable[[Path], Path]:
 BAD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
     "seg.pt": (
         lambda path: save_other(path, "models.yolo.SegmentationModel"),
-        "checkpoint",
+        "unsafe_checkpoint",
         "it is a YOLOv5 segmentation model",
     ),
     "cls.pt": (
         lambda path: save_other(path, "models.yolo.ClassificationModel"),
-        "checkpoint",
+        "unsafe_checkpoint",
         "it is a YOLOv5 classification model",
     ),
     "yolov8n.pt": (
         lambda path: save_other(path, "ultralytics.nn.tasks.DetectionModel"),
-        "checkpoint",
+        "unsafe_checkpoint",
         "it is a YOLOv8 or later model",
     ),
     "c3x.pt": (
         lambda path: save_other(path, "models.common.C3x"),
-        "checkpoint",
+        "unsafe_checkpoint",
         "a block that edged does not know .*'models.common.C3x'",
     ),
     "yolov5.onnx": (save_onnx, "checkpoint", "it is an ONNX file, which holds no training checkpoint"),

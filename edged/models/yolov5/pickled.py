@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edged.errors import ArchitectureError, CheckpointError
+from edged.errors import ArchitectureError, CheckpointError, UnsafeCheckpointError
 from edged.models.allowlist import ACTIVATIONS, WRAPPERS, YOLOV5_BLOCKS, YOLOV5_MODELS, plain_name
 from edged.models.inert_pickle import Inert, StoredTensor
 from edged.models.pickle_scan import quoted
@@ -68,9 +68,11 @@ def pickled_model(tree: Any) -> Pickled | None:
         if name in YOLOV5_MODELS:
             return Pickled(module, key)
         if name in _OTHER_MODELS:
-            raise CheckpointError(f"it is a YOLOv5 {_OTHER_MODELS[name]} (it names {quoted(module.name)}); {_ONLY}")
+            raise UnsafeCheckpointError(
+                f"it is a YOLOv5 {_OTHER_MODELS[name]} (it names {quoted(module.name)}); {_ONLY}"
+            )
         if name.startswith("ultralytics."):
-            raise CheckpointError(f"it is a YOLOv8 or later model (it names {quoted(module.name)}); {_ONLY}")
+            raise UnsafeCheckpointError(f"it is a YOLOv8 or later model (it names {quoted(module.name)}); {_ONLY}")
     return None
 
 
@@ -219,7 +221,7 @@ def _children(stub: Inert) -> dict[str, Inert]:
     for child in children.values():
         if not isinstance(child, Inert) or plain_name(child.name) not in YOLOV5_BLOCKS:
             kind = quoted(child.name if isinstance(child, Inert) else type(child).__name__)
-            raise CheckpointError(
+            raise UnsafeCheckpointError(
                 f"its {quoted(stub.name)} holds a block that edged does not know ({kind}); {_ONLY} with their"
                 " published blocks"
             )
