@@ -138,7 +138,7 @@ def test_a_reboot_in_the_middle_of_an_installation(
     deployment.environment = whole
     assert settled.generation() != before
     committed = deployment.call("ArtifactCommit")
-    assert (committed.returncode, "not None of this artifact" in committed.stderr) == (1, True)
+    assert (committed.returncode, "not a generation of this artifact" in committed.stderr) == (1, True)
     deployment.run("ArtifactRollback")
     assert settled.generation() == before
     deployment.run("ArtifactRollback")
