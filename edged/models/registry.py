@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, and that network."""
+"""Recognize the network that a state dict belongs to, and build it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from edged.models.yolov5.plan import Plan
 __all__ = ["ARCHITECTURES", "Architecture", "build", "load_model", "recognize"]
 
 _CIFAR_NAMES: Mapping[tuple[int, ...], str] = {(blocks,) * 3: name for name, blocks in CIFAR.items()}
+_COUNTER = ".num_batches_tracked"
+_INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 # The first convolution of a YOLOv5, and of one of v5.0 and before.
 _YOLOV5_STEMS = ("model.0.conv.weight", "model.0.conv.conv.weight")
 
@@ -23,16 +25,17 @@ _YOLOV5_STEMS = ("model.0.conv.weight", "model.0.conv.conv.weight")
 def recognize(
     state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan | None = None, problem: str | None = None
 ) -> Architecture:
-    """Return the network that `state` belongs to, from the names and shapes of its tensors.
+    """Recognize the network of a state dict from the names and shapes of its tensors.
 
     Args:
         state: Tensors by name. Not modified.
         pinned: The name that the user expects, or None; `yolov5` stands for any of its sizes.
-        plan: What the checkpoint says of its network, if it is a detector (`Checkpoint.plan`).
-        problem: Why it is none, where that is known already (`Checkpoint.problem`).
+        plan: Plan of a detector, as read from the checkpoint (`Checkpoint.plan`); None for a classifier.
+        problem: Reason why the tensors form no known network (`Checkpoint.problem`); None if they may form one.
 
     Raises:
-        ArchitectureError: It fits no supported network, or not the pinned one; names the first tensor that differs.
+        ArchitectureError: The tensors fit no supported network, or not the pinned one. The message names the first
+            tensor that differs.
     """
     if pinned is not None and pinned not in ARCHITECTURES:
         raise ArchitectureError(f"unknown architecture {pinned!r}; choose one of {', '.join(ARCHITECTURES)}")
@@ -77,29 +80,39 @@ def _recognize_detector(state: Mapping[str, Tensor], pinned: str | None, plan: P
 
 
 def build(architecture: Architecture) -> nn.Module:
-    """Return the network in eval mode with uninitialized tensors."""
+    """Build the network in eval mode with uninitialized tensors."""
     return _skeleton(architecture).to_empty(device="cpu")
 
 
 def load_model(state: Mapping[str, Tensor], architecture: Architecture) -> nn.Module:
-    """Return the network with the weights of `state`, in eval mode, without gradients.
+    """Build the network with the weights of `state`, in eval mode, without gradients.
 
     Args:
-        state: float32 tensors by name. The model uses them as they are: no copy is made.
-        architecture: What `recognize` said, or a manifest.
+        state: float32 tensors by name. The model uses them without a copy. A batch counter (num_batches_tracked) that
+            is missing, misshapen or not an integer becomes 0.
+        architecture: Architecture that `recognize` returned or that a manifest holds.
 
     Raises:
         ArchitectureError: A tensor is missing, unexpected, misshapen or of the wrong type.
     """
     model = _skeleton(checked(architecture))
     expected = _compare(state, model, architecture.name)
-    # Checkpoints from before torch 0.4.1 lack the counters; inference does not use them.
     complete = {
-        name: torch.zeros(tensor.shape, dtype=tensor.dtype) if name.endswith(".num_batches_tracked") else state[name]
+        name: _counter(state.get(name), tensor) if name.endswith(_COUNTER) else state[name]
         for name, tensor in expected.items()
     }
     model.load_state_dict(complete, assign=True)
     return model.requires_grad_(False).eval()
+
+
+def _counter(stored: Tensor | None, expected: Tensor) -> Tensor:
+    """Return the stored batch counter of a BatchNorm, or 0 where there is none or it cannot be one.
+
+    Checkpoints from before torch 0.4.1 lack the counters, and inference does not use them.
+    """
+    if stored is None or stored.shape != expected.shape or stored.dtype not in _INTEGERS:
+        return torch.zeros(expected.shape, dtype=expected.dtype)
+    return stored.to(expected.dtype)
 
 
 def _name_of(state: Mapping[str, Tensor]) -> str:
@@ -119,7 +132,7 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
     raise ArchitectureError(f"the tensors fit no supported network ({', '.join(CLASSIFIERS)}): found {found}")
 
 
-# Networks of the same blocks whose 3x3 convolutions are wider or grouped, by their shape in the first block.
+# Networks with the same blocks but wider or grouped 3x3 convolutions, by the shape of that of the first block.
 _VARIANTS: Mapping[tuple[str, tuple[int, ...]], str] = {
     ("resnet50", (128, 128)): "wide_resnet50_2",
     ("resnet101", (128, 128)): "wide_resnet101_2",
@@ -130,10 +143,10 @@ _VARIANTS: Mapping[tuple[str, tuple[int, ...]], str] = {
 
 
 def _refuse_variants(state: Mapping[str, Tensor], name: str) -> None:
-    """Refuse by name what has the blocks of a ResNet and other convolutions.
+    """Reject by name a network that has the blocks of a ResNet but other convolutions.
 
     Raises:
-        ArchitectureError: It is one of them.
+        ArchitectureError: The network is such a variant.
     """
     middle = state.get("layer1.0.conv2.weight")
     variant = None if middle is None or middle.dim() != 4 else _VARIANTS.get((name, tuple(middle.shape[:2])))
@@ -163,18 +176,16 @@ def _tensor(state: Mapping[str, Tensor], key: str, dimensions: int, name: str) -
 
 
 def _compare(state: Mapping[str, Tensor], model: nn.Module, name: str) -> dict[str, Tensor]:
-    """Return the model's own (meta) tensors, after checking that `state` has the same names, shapes and kinds."""
+    """Check that `state` has the names, shapes and types of the model's own (meta) tensors, and return those."""
     expected: dict[str, Tensor] = model.state_dict()
     for key, tensor in expected.items():
+        if key.endswith(_COUNTER):  # of any kind, or missing: inference does not use it
+            continue
         if key not in state:
-            if key.endswith(".num_batches_tracked"):
-                continue
             raise ArchitectureError(f"{name} needs tensor {key!r}, which is missing")
         if state[key].shape != tensor.shape:
             shapes = f"{list(tensor.shape)}; it has {list(state[key].shape)}"
             raise ArchitectureError(f"{name} needs tensor {key!r} of shape {shapes}")
-        if key.endswith(".num_batches_tracked"):  # of any type: inference does not use it
-            continue
         if state[key].dtype != tensor.dtype:
             raise ArchitectureError(f"{name} needs tensor {key!r} as {tensor.dtype}; it is {state[key].dtype}")
     if unexpected := next((key for key in state if key not in expected), None):
@@ -183,7 +194,7 @@ def _compare(state: Mapping[str, Tensor], model: nn.Module, name: str) -> dict[s
 
 
 def _skeleton(architecture: Architecture) -> nn.Module:
-    """Return the network on the meta device: names and shapes without memory."""
+    """Build the network on the meta device: names and shapes without memory."""
     with torch.device("meta"):
         if architecture.plan is not None:
             return YoloV5(architecture.plan, architecture.in_channels).eval()

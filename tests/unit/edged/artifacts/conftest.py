@@ -20,7 +20,7 @@ def parts() -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:
     torch.manual_seed(0)
     model = build(ARCHITECTURE)
     state = {
-        # Loading a model resets the counters of batches (num_batches_tracked), the only integers.
+        # Batch counters (num_batches_tracked) are the only integers; a new network has counted nothing.
         name: torch.randn(value.shape) if value.is_floating_point() else torch.zeros_like(value)
         for name, value in model.state_dict().items()
     }

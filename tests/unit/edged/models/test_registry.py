@@ -78,6 +78,20 @@ def test_counters_of_old_checkpoints_may_be_missing():
     assert not any(tensor.is_meta for tensor in model.state_dict().values())
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_integer_counters_are_kept(dtype):
+    state = cifar_state() | {"bn1.num_batches_tracked": torch.tensor(7, dtype=dtype)}
+    counter = load_model(state, recognize(state)).bn1.num_batches_tracked
+    assert (counter.item(), counter.dtype) == (7, torch.int64)
+
+
+@pytest.mark.parametrize("stored", [torch.tensor(7.0), torch.tensor([7]), torch.tensor(True), torch.zeros(0)])
+def test_other_counters_become_zero(stored):
+    state = cifar_state() | {"bn1.num_batches_tracked": stored}
+    counter = load_model(state, recognize(state)).bn1.num_batches_tracked
+    assert (counter.item(), counter.dtype, counter.shape) == (0, torch.int64, ())
+
+
 @pytest.mark.parametrize("name", ["resnet18", "cifar_resnet20"])
 def test_build_gives_memory_that_can_be_filled(name):
     architecture = Architecture(name, 4, "cifar" if "cifar" in name else "imagenet")
@@ -111,7 +125,7 @@ def without(state, key):
         ({**cifar_state(), "linear.bias": torch.zeros(9)}, "'linear.bias'"),
     ],
 )
-def test_what_differs_is_named(state, message):
+def test_the_first_different_tensor_is_named(state, message):
     with pytest.raises(ArchitectureError, match=message) as caught:
         recognize(state)
     assert "\n" not in str(caught.value)
