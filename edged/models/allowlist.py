@@ -1,11 +1,11 @@
-"""The classes of which a YOLOv5 detector consists. Inert data stands for each; a network is built from its plan."""
+"""The classes that a YOLOv5 detector consists of. None is imported: inert data stands for each of them."""
 
 from __future__ import annotations
 
-# Of v5.0 to v7.0, whose training saves modules instead of a state dict. The pip package puts `yolov5.` before them.
+# Training code of v5.0 to v7.0 saves modules instead of a state dict. The pip package puts `yolov5.` before names.
 PACKAGE = "yolov5."
 YOLOV5_MODELS = frozenset({"models.yolo.Model", "models.yolo.DetectionModel"})
-# Around a model: the attribute of each that holds it.
+# Wrapper class -> the attribute that holds the wrapped model.
 WRAPPERS = {
     "models.common.AutoShape": "model",
     "models.common.autoShape": "model",
@@ -23,5 +23,5 @@ YOLOV5_BLOCKS = ACTIVATIONS | frozenset(
 
 
 def plain_name(name: str) -> str:
-    """Return the dotted name of a class without that of the pip package."""
+    """Return the dotted name of a class without the prefix of the pip package."""
     return name.removeprefix(PACKAGE)

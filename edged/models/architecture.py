@@ -1,4 +1,4 @@
-"""What network a model is, up to its weights, as data that a manifest can hold."""
+"""The architecture of a network, without its weights, as data that a manifest can hold."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from edged.spec import Fit, InputSpec
 __all__ = ["ARCHITECTURES", "CIFAR", "CLASSIFIERS", "DETECTORS", "TORCHVISION", "Architecture", "checked"]
 
 MAX_CLASSES = 100_000
-_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # the mean over RGB of ImageNet's
+_GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # ImageNet's values, averaged over RGB
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network, up to its weights.
+    """The architecture of a network: everything but its weights.
 
     Attributes:
         name: One of `ARCHITECTURES`.
-        num_classes: Classes.
+        num_classes: Number of classes.
         stem: "imagenet" (7x7 stride 2, then max-pooling), "small" (3x3 stride 1, none), "cifar", or "plan" (a
-            detector's follows from its plan).
-        in_channels: 3 for RGB, 1 for greyscale.
+            detector's stem follows from its plan).
+        in_channels: Channels of the input image: 3 for RGB, 1 for grayscale.
         shortcut: "projection" (1x1 convolution) or "pad" (option A of the CIFAR ResNets); "plan" for a detector.
         plan: Rows, anchors and class names of a detector; None for a classifier.
     """
@@ -47,12 +47,12 @@ class Architecture:
 
     @property
     def task(self) -> str:
-        """What the outputs are: "classification" or "detection"."""
+        """The task of the network: "classification" or "detection"."""
         return "classification" if self.plan is None else "detection"
 
     @property
     def default_input(self) -> InputSpec:
-        """How images are prepared unless the user says otherwise."""
+        """The preparation of images unless the user configures another one."""
         if self.plan is not None:
             return InputSpec.letterbox(detector_side(len(self.plan.anchors)), self.in_channels)
         size, resize = (224, 256) if self.stem == "imagenet" else (32, 32)
@@ -61,10 +61,11 @@ class Architecture:
         return InputSpec(size, resize)
 
     def check_input(self, spec: InputSpec) -> None:
-        """See that images prepared as `spec` says fit the network.
+        """Check that images prepared according to `spec` fit the network.
 
         Raises:
-            UsageError: They have other channels, or a detector's size is no multiple of its largest stride.
+            UsageError: The number of channels differs, or a detector's input is not letterboxed to a multiple of its
+                largest stride.
         """
         if spec.channels != self.in_channels:
             raise UsageError(
@@ -80,13 +81,13 @@ class Architecture:
             raise UsageError(f"input fit has value {spec.fit.value!r}; {self.name} needs 'letterbox'")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; a classifier has no key "plan"."""
+        """Return plain JSON types; a classifier has no key "plan"."""
         data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "plan"}
         return data if self.plan is None else data | {"plan": self.plan.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
-        """Inverse of `to_dict`.
+        """Read what `to_dict` returns.
 
         Raises:
             ArchitectureError: A key is missing, unknown, or has an impossible value.
@@ -111,7 +112,7 @@ class Architecture:
 
 
 def checked(architecture: Architecture) -> Architecture:
-    """Return the same, after checking that there is such a network.
+    """Check that such a network exists, and return `architecture`.
 
     Raises:
         ArchitectureError: An attribute has an impossible value.

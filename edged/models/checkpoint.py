@@ -1,4 +1,4 @@
-"""An untrusted file becomes a state dict of float32 tensors. No code of the file runs; see pickle_scan."""
+"""Read an untrusted file as a state dict of float32 tensors. No code of the file runs; see pickle_scan."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class Checkpoint:
 
     Attributes:
         state: Tensors by edged's own names. Floating point ones are float32 and finite.
-        sha256: Of the whole file, hex.
-        file_bytes: Size of the file.
+        sha256: Digest of the whole file, hex.
+        file_bytes: Size of the file in bytes.
         format: "torch-zip", "torch-legacy" or "safetensors".
-        plan: What a YOLOv5 checkpoint says of its network; None in all others.
-        key: Where its state dict was, keys joined by dots; "" for the top.
-        prefix: What stood before the names of its tensors.
+        plan: Plan of a YOLOv5 detector; None in all other checkpoints.
+        key: Key of the state dict in the file, nested keys joined by dots; "" for the top.
+        prefix: Prefix of the names of its tensors in the file.
         averaged: Whether the file says that the weights are an average over training.
         left_out: Names of other tensors next to the network's.
         dtypes: Types in which the values are stored, such as "float16".
-        problem: Why its tensors are no network that edged knows, as far as names tell; None if they may be one.
+        problem: Reason why the names of the tensors belong to no known network; None if they may belong to one.
     """
 
     state: dict[str, Tensor]
@@ -77,25 +77,25 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choi
     """Read a .pt, .pth, .th or .safetensors file that may come from anywhere.
 
     float32 tensors stay on disk, mapped copy-on-write, until they are used; so the file must not be overwritten in
-    place while they live. Others take four bytes a stored value. Of a file that holds averaged weights next to the last
-    ones, the averaged ones are read; what else it holds stays on disk.
+    place while they are in use. Other types take four bytes per stored value. Where a file holds averaged weights next
+    to the last ones, the averaged ones are read; everything else stays on disk.
 
     Args:
         path: The file. Its format is recognized by its content.
         max_bytes: Limit on the file's size.
-        choice: Which network to take, where the file holds several.
+        choice: Which network to take where the file holds several; None looks for the one that fits.
 
     Raises:
-        CheckpointError: It is missing, not a checkpoint, damaged, or holds no state dict.
-        UnsafeCheckpointError: It names functions that run code, or is built to exhaust the machine.
-        TooLargeError: It is over `max_bytes`, or has too many tensors.
+        CheckpointError: The file is missing, not a checkpoint, damaged, or holds no state dict.
+        UnsafeCheckpointError: The file names functions that run code, or is built to exhaust the machine.
+        TooLargeError: The file is over `max_bytes`, or has too many tensors.
         NonFiniteError: A tensor holds NaN or infinity.
-        ArchitectureError: It is a YOLOv5 whose yaml describes no network that edged knows, or another one.
-        AccessError: It may not be read.
+        ArchitectureError: The yaml of a YOLOv5 describes an unknown network, or another one than was saved.
+        AccessError: The file may not be read.
     """
     try:
         with _opened(path, max_bytes) as descriptor, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-            # By descriptor: the libraries read the very file that was checked, whatever its name is by then.
+            # By descriptor: the libraries read the very file that was checked, even if its name now refers to another.
             contents = read_contents(data, f"/proc/self/fd/{descriptor}")
             model = pickled_model(contents.tree)
             if model is None:
@@ -184,7 +184,7 @@ def _read(contents: Contents, name: Any, value: Any) -> Tensor:
 
 
 def _misfit(network: Network) -> str:
-    """Why a state dict with a ResNet's body is no network that edged knows."""
+    """Return the reason why a state dict with a ResNet's body is no network that edged knows."""
     if network.unknown:
         some = ", ".join(quoted(name, 60) for name in network.unknown[:3])
         more = f" and {len(network.unknown) - 3} more" if len(network.unknown) > 3 else ""
@@ -208,12 +208,12 @@ def strip_prefixes(state: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _checked_tensors(state: Mapping[str, Tensor], file_bytes: int) -> dict[str, Tensor]:
-    """`state`, after checking that it holds named tensors only and is no larger than the file."""
+    """Check that `state` holds only named tensors and is no larger than the file, and return it."""
     if len(state) > MAX_TENSORS:
         raise TooLargeError(f"the state dict has {len(state)} entries, the limit is {MAX_TENSORS}")
     for name, value in state.items():
         _check_tensor(name, value)
-    # Each is no larger than its storage, so the sum tells how much they share.
+    # Each tensor is no larger than its storage, so a sum above the file size means shared storages.
     total = sum(tensor.nbytes for tensor in state.values())
     if total > file_bytes:
         raise UnsafeCheckpointError(f"its tensors share storage and claim {total} bytes, the file has {file_bytes}")

@@ -1,4 +1,4 @@
-"""What a detector sees in an image."""
+"""The boxes that a detector finds in an image."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Detections:
     """Boxes of one image by descending score.
 
     Attributes:
-        boxes: x1, y1, x2, y2 in pixels, float32 [n, 4].
-        scores: 0 to 1, float32 [n].
-        classes: int64 [n].
+        boxes: Corners x1, y1, x2, y2 in pixels, float32 [n, 4].
+        scores: Scores from 0 to 1, float32 [n].
+        classes: Class indices, int64 [n].
     """
 
     boxes: Tensor
@@ -27,5 +27,5 @@ class Detections:
         return len(self.scores)
 
     def in_original(self, letterbox: Letterbox) -> Detections:
-        """Return the same boxes in pixels of the image before it was letterboxed, cut off at its borders."""
+        """Return the same boxes in pixels of the image before it was letterboxed, clipped at its borders."""
         return Detections(letterbox.to_original(self.boxes), self.scores, self.classes)

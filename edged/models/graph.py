@@ -26,11 +26,11 @@ class Cut:
     """A point in the line of steps, right before layers that all read the same tensor.
 
     Attributes:
-        index: Steps that lie before the cut.
+        index: Number of steps before the cut.
         source: Name of the value that the layers read.
         layers: Their module names, in order.
-        live: Names of all values that layers at this point or later still need. What only the network's output needs is
-            not among them: nobody waits for it, and the raw outputs of a detector are large.
+        live: Names of all values that layers at this point or later still need. Values that only the network's
+            output needs are not among them: no layer reads them, and the raw outputs of a detector are large.
     """
 
     index: int
@@ -90,15 +90,16 @@ class Program:
         """Run the steps from `start` to a cut, except those that no layer needs.
 
         Args:
-            values: What is live at `start`, by name. Values of later steps may be given too: those steps are skipped.
-                Emptied on the way, so that the memory of what is not needed any more is free.
+            values: Values that are live at `start`, by name. Values of later steps may be given, too: those steps are
+                skipped. Emptied on the way, which frees the memory of values that are no longer needed.
             start: Index of the first step.
-            stop: Where to end; None runs to the network's output, which needs what no cut keeps: start at 0.
+            stop: Cut to stop at; None runs to the network's output, which needs values that no cut keeps: start at 0.
             modules: The network's modules by name; layers may be replaced.
-            watch: Told of the values that are alive after each step, before those that nobody reads again are dropped.
+            watch: Called with the values that are live after each step, before those without further readers are
+                dropped.
 
         Returns:
-            What is live at `stop`, or {"output": ...}.
+            The values that are live at `stop`, or {"output": ...}.
         """
         end = len(self._nodes) if stop is None else stop.index
         alive = values
@@ -118,7 +119,7 @@ class Program:
         return alive if stop is None else {name: alive[name] for name in stop.live}
 
     def value_of(self, layer: str) -> str:
-        """Name of the value that a layer computes."""
+        """Return the name of the value that a layer computes."""
         return next(node.name for node in self._nodes if node.op == "call_module" and node.target == layer)
 
     def _find_cuts(self) -> list[Cut]:

@@ -2,12 +2,12 @@
 
 The standard library's unpickler does the reading. Whatever the pickle names becomes a subclass of `Inert` with that
 name: calling it, building it or setting its state keeps what the file says and does nothing. Plain containers of the
-standard library become plain containers, and tensors become `StoredTensor`: where their values are in the file, after
-the check that they are inside their storage. So an optimizer, a scheduler or a config object next to the weights costs
-its place in the pickle and nothing else.
+standard library become plain containers. A tensor becomes a `StoredTensor`, which says where its values are in the
+file, after a check that they are inside their storage. So an optimizer, a scheduler or a config object next to the
+weights costs its place in the pickle and nothing else.
 
-`edged.models.pickle_scan` has looked at the pickle before: it bounds its size and refuses names of functions that run
-code. Those would not run here either; a file that names them is refused because it was built to harm.
+`edged.models.pickle_scan` checks the pickle first: it bounds its size and rejects names of functions that run code.
+Those would not run here either; a file that names them is rejected because it was built to harm.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ DTYPES = frozenset(STORAGES.values())
 
 
 class _Fixed:
-    """Base of what the file must not change once it was checked."""
+    """Base of objects that the file must not change once they are checked."""
 
     def __setstate__(self, _: Any) -> None:
         pass
@@ -72,10 +72,10 @@ class StoredTensor(_Fixed):
     """A tensor as the file describes it.
 
     Attributes:
-        storage: What it is a view of.
-        offset: First value, counted in values.
+        storage: Storage that the tensor is a view of.
+        offset: Position of the first value in the storage, in values.
         shape: Sizes of its dimensions.
-        strides: Steps of its dimensions, counted in values.
+        strides: Steps of its dimensions, in values.
     """
 
     storage: Storage
@@ -93,14 +93,14 @@ class StoredTensor(_Fixed):
 
 
 class Inert:
-    """Stands for an object, or as a class for a name, that edged never imports.
+    """A stand-in for an object that edged never builds; its subclasses stand for names that edged never imports.
 
     Attributes:
-        name: Dotted name that the file gives, on the class.
-        arguments: What the file would have called it with.
-        state: What the file would have set on the object; None without.
-        items: What the file would have appended to it.
-        entries: What the file would have set by key.
+        name: Dotted name in the file; an attribute of the class.
+        arguments: Arguments of the call that the file asks for.
+        state: State that the file would set on the object; None if it sets none.
+        items: Items that the file would append to the object.
+        entries: Entries that the file would set by key.
     """
 
     # No __dict__: the file must not give an object attributes that mean something to Python.
@@ -112,7 +112,7 @@ class Inert:
     state: Any
 
     def __new__(cls, *arguments: Any, **_: Any) -> Any:
-        """Return what stands for the call: a plain container, a stored tensor, or an inert object."""
+        """Return the stand-in for the call: a plain container, a stored tensor, or an inert object."""
         make = _MADE.get(cls.name)
         if make is not None:
             return make(*arguments)
@@ -155,7 +155,7 @@ class PlainDict(dict[Any, Any]):
 
 
 class FilledDict(PlainDict):
-    """A dict that may be made of pairs; `pickle_scan` has seen to it that they are written out on the spot."""
+    """A dict that may be made of pairs; `pickle_scan` has checked that the pairs are written out on the spot."""
 
     __slots__ = ()
 
@@ -169,14 +169,14 @@ def read_pickle(data: bytes, start: int = 0) -> tuple[Any, Mapping[str, Storage]
     """Read one pickle that `pickle_scan.scan_pickle` has passed.
 
     Args:
-        data: Bytes that hold it.
-        start: Where it begins.
+        data: Bytes that hold the pickle.
+        start: Position of its first byte.
 
     Returns:
-        The inert tree, its storages by key, and where the pickle ends.
+        The inert tree, its storages by key, and the position where the pickle ends.
 
     Raises:
-        CheckpointError: It is malformed, or a tensor is not inside its storage.
+        CheckpointError: The pickle is malformed, or a tensor is not inside its storage.
     """
     stream = io.BytesIO(data)
     stream.seek(start)
@@ -190,10 +190,10 @@ def read_pickle(data: bytes, start: int = 0) -> tuple[Any, Mapping[str, Storage]
 
 
 class _Reader(pickle.Unpickler):
-    """The standard library's unpickler, which here finds no class but inert ones."""
+    """An unpickler of the standard library that finds only inert classes."""
 
     def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, encoding="latin1")  # of texts that Python 2 wrote
+        super().__init__(stream, encoding="latin1")  # of strings that Python 2 wrote
         self._names: dict[str, type] = {}
         self.storages: dict[str, Storage] = {}
 
@@ -254,7 +254,7 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 
 def _rebuilt(function: Any, kind: Any, arguments: Any, *_: Any) -> Any:
-    """Return a tensor that had attributes of its own; of other kinds of tensors, nothing is known."""
+    """Return a tensor that had attributes of its own; a tensor subclass becomes an `UnknownTensor`."""
     name = getattr(kind, "name", "")
     if not (isinstance(function, type) and issubclass(function, Inert) and isinstance(arguments, tuple)):
         raise CheckpointError("its pickle describes a tensor in a way that torch.save does not write")
@@ -268,7 +268,7 @@ class UnknownTensor(_Fixed):
     """A tensor of a kind that edged does not read, such as a sparse, quantized or distributed one.
 
     Attributes:
-        kind: Dotted name of what would build it.
+        kind: Dotted name of the function that would build it.
     """
 
     kind: str
@@ -285,7 +285,7 @@ def _encoded(text: Any = "", encoding: Any = "latin1") -> Any:
 
 
 def _set(items: Any = ()) -> Any:
-    """Return the texts and numbers of a set; others cannot be names of buffers."""
+    """Return the strings and numbers of a set; nothing else can be the name of a buffer."""
     return (
         {item for item in items if isinstance(item, str | int | float)} if isinstance(items, Sequence | set) else set()
     )

@@ -20,8 +20,8 @@ class Inspection:
     """What a checkpoint file holds.
 
     Attributes:
-        checkpoint: The file.
-        architecture: Its network.
+        checkpoint: The checked contents of the file.
+        architecture: Architecture of its network.
     """
 
     checkpoint: Checkpoint
@@ -29,7 +29,7 @@ class Inspection:
 
     @property
     def assumptions(self) -> list[str]:
-        """What the tensors do not tell, and edged assumes."""
+        """The assumptions that edged makes because the tensors do not determine them."""
         architecture = self.architecture
         assumed = []
         if architecture.stem == "small":
@@ -43,7 +43,7 @@ class Inspection:
         return assumed
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types."""
+        """Return the inspection as plain JSON types."""
         checkpoint, architecture = self.checkpoint, self.architecture
         spec = architecture.default_input
         return {
@@ -69,7 +69,7 @@ class Inspection:
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return it for people, as pairs of a label and a text."""
+        """Return the inspection in readable form, as pairs of a label and a text."""
         data = self.to_dict()
         names = data["class_names"] or []
         shown = f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})" if names else ""
@@ -97,13 +97,13 @@ def inspect_checkpoint(
     Args:
         path: The file.
         arch: Name of the architecture that the user expects; None to recognize it.
-        choice: Which network to take, where the file holds several.
+        choice: Which network to take where the file holds several; None looks for the one that fits.
         max_bytes: Limit on the file's size.
 
     Raises:
         CheckpointError: The file is no checkpoint that edged reads.
-        ArchitectureError: Its tensors are no network that edged knows, or not the one that was asked for.
-        AccessError: It may not be read.
+        ArchitectureError: The tensors fit no supported network, or not `arch`.
+        AccessError: The file may not be read.
     """
     with errors_named(path, path.name):
         checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)

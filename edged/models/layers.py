@@ -1,4 +1,4 @@
-"""Which layers of a model are quantized, and who owns their tensors."""
+"""The layers of a model that are quantized, and the ownership of its tensors."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def quantizable_layers(model: nn.Module) -> dict[str, QuantizableLayer]:
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and buffers are the model's own, to be replaced one by one."""
+    """Return a copy that shares the parameters and buffers of `model`; they can be replaced one by one."""
     tensors = [*model.parameters(), *model.buffers()]
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def own_memory(model: nn.Module) -> nn.Module:
-    """Copy all parameters and buffers of `model`, in place, convolutions in channels-last layout. Returns it.
+    """Copy all parameters and buffers of `model`, in place, convolutions in channels-last layout, and return it.
 
-    As long as one small vector lies in a mapped checkpoint, all pages of the file that were read count as in use.
+    As long as a single tensor refers to a mapped checkpoint, all pages of the file that were read count as in use.
     """
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

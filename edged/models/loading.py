@@ -1,4 +1,4 @@
-"""A checkpoint file as a full-precision network that runs."""
+"""Load a checkpoint file as a full-precision network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Source:
 
     Attributes:
         sha256: Digest of the whole file, hex.
-        bytes: Size of the file.
+        bytes: Size of the file in bytes.
         name: Name of the file as the user knows it.
         format: "torch-zip", "torch-legacy" or "safetensors".
     """
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Selection:
-    """Which of a file's tensors the network was made of.
+    """The tensors of a file that the network was made of.
 
     Attributes:
         key: Key of the state dict in the file, nested keys joined by dots; "" for the top.
@@ -62,13 +62,13 @@ class Selection:
 
 @dataclass(frozen=True)
 class LoadedNetwork:
-    """A full-precision network and what is known of it.
+    """A full-precision network, with its architecture, its input and its source.
 
     Attributes:
         model: The network: float32, eval mode, on the CPU, without gradients. Maps images [batch, channels, size, size]
             to logits [batch, classes], or to a detector's raw outputs [batch, predictions, 5 + classes].
-        architecture: Which network it is.
-        input: How its images are prepared.
+        architecture: Architecture of the network.
+        input: Preparation of its images.
         source: The file that it was loaded from.
         selection: Which tensors of the file it was made of.
     """
@@ -100,7 +100,7 @@ def load_checkpoint(
         arch: Expected architecture, one of edged.models.names.ARCHITECTURES; None accepts any of them.
         input_settings: Fields of InputSpec that differ from the architecture's default: size, resize, mean, std.
         name: Name of the file in messages and manifests, where it is not that of `path`.
-        max_bytes: Largest file that is read.
+        max_bytes: Limit on the size of the file, in bytes.
         choice: Which network to take where the file holds several; None looks for the one that fits.
         listener: Receives the stages "verify" (reading and checking the file) and "load" (building the network).
 

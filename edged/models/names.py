@@ -23,7 +23,7 @@ MULTIPLES: Mapping[str, tuple[float, float]] = {
     "l": (1.0, 1.0),
     "x": (1.33, 1.25),
 }
-SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))  # those with a 6 have four levels, the others three
+SIZES = (*MULTIPLES, *(f"{size}6" for size in MULTIPLES))  # sizes with a 6 have four levels, the others three
 # Detector -> its largest stride in pixels; None for `yolov5`, whose rows are not those of a published size.
 LARGEST_STRIDES: Mapping[str, int | None] = {
     "yolov5": None,
@@ -40,7 +40,7 @@ def detector_side(levels: int = 3) -> int:
 
 
 def default_input(name: str) -> InputSpec:
-    """Return how images are prepared for an architecture by default, as far as its name tells.
+    """Return the default input of an architecture, as far as it follows from the name.
 
     Args:
         name: One of ARCHITECTURES.

@@ -28,13 +28,13 @@ Translate = Callable[[str], "str | None"]
 
 @dataclass(frozen=True)
 class Naming:
-    """One way of naming the body.
+    """A way of naming the tensors of a body.
 
     Attributes:
-        name: For people.
+        name: Name of the scheme, for messages.
         stem: Name of the first convolution's weight.
         first: Name of the first block's first convolution's weight.
-        translate: Gives torchvision's name for one of the body; None for any other.
+        translate: Function from a name to torchvision's name; None for tensors that are not of the body.
     """
 
     name: str
@@ -94,13 +94,13 @@ class Network:
     """A ResNet that was found in a state dict.
 
     Attributes:
-        prefix: What stands before the names of its body.
-        naming: How the body is named.
-        names: Name in the file, by edged's own name; counters of batches are left out.
+        prefix: Prefix of the names of its body.
+        naming: Name of the scheme that the body follows.
+        names: Name in the file, by edged's own name. Batch counters (num_batches_tracked) are left out.
         head: Name of the head's weight in the file; None where none was found.
         left_out: Names of other tensors next to it, which inference does not need.
-        unknown: Names of tensors that belong to the network and fit nothing that edged knows.
-        heads: Names of linear weights, where the head has several layers or cannot be told.
+        unknown: Names of tensors that belong to the network but to no layer that edged knows.
+        heads: Names of linear weights, where the head has several layers or is ambiguous.
     """
 
     prefix: str
@@ -113,12 +113,12 @@ class Network:
 
     @property
     def fits(self) -> bool:
-        """Whether nothing is missing at the head and nothing is left over."""
+        """Whether the head was found and every tensor of the network is known."""
         return self.head is not None and not self.unknown and not self.heads
 
 
 def find_networks(shapes: Shapes) -> list[Network]:
-    """Return every ResNet body among tensors, with its head.
+    """Find every ResNet body among tensors, with its head.
 
     Args:
         shapes: Shape of each tensor, by name.
@@ -166,7 +166,7 @@ _TAKEN, _LEFT_OUT, _UNKNOWN, _HEAD = "taken", "left out", "unknown", "head"
 
 
 def _heads(shapes: Shapes, names: Iterable[str], features: int | None) -> list[str]:
-    """Return the linear weights that read the body's features; those that are named as heads, where one is."""
+    """Return the linear weights that read the body's features; where just one is named as a head, that one."""
     matrices = [name for name in names if len(shapes[name]) == 2 and shapes[name][1] == features]
     named = [name for name in matrices if _HEADS.search(name)]
     return named if len(named) == 1 else matrices
@@ -180,7 +180,7 @@ def _kind(name: str, shape: tuple[int, ...], head: str | None, heads: list[str],
     if (group and name.startswith(group)) or name in heads or (head is None and len(shape) == 2):
         return _HEAD
     outside = prefix and not name.startswith(prefix.split(".")[0] + ".")
-    return _LEFT_OUT if outside and len(shape) < 2 else _UNKNOWN  # a statistic of something else than the network
+    return _LEFT_OUT if outside and len(shape) < 2 else _UNKNOWN  # a statistic that is not of the network
 
 
 def _bias(weight: str) -> str:
@@ -188,12 +188,12 @@ def _bias(weight: str) -> str:
 
 
 def _cifar(name: str) -> str:
-    """Return the name that `CifarResNet` has for one of torchvision's."""
+    """Return the name of a tensor in `CifarResNet`, given its name in torchvision."""
     return re.sub(r"^fc\.", "linear.", name.replace(".downsample.", ".shortcut."))
 
 
 def _features(shapes: Shapes, names: Mapping[str, str]) -> int | None:
-    """Channels that the last block gives."""
+    """Return the number of channels that the last block outputs."""
     stages = sorted({name.split(".")[0] for name in names if name.startswith("layer")})
     if not stages:
         return None

@@ -11,17 +11,17 @@ from edged.models.torchvision_shim import compiled_operators_load
 
 
 def suppress(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
-    """Boxes that no stronger box of the same class overlaps by more than `iou`.
+    """Return the boxes that no stronger box of the same class overlaps by more than `iou`.
 
     Args:
-        boxes: x1, y1, x2, y2, float32 [n, 4].
-        scores: float32 [n].
-        classes: int64 [n].
+        boxes: Corners x1, y1, x2, y2, float32 [n, 4].
+        scores: Scores of the boxes, float32 [n].
+        classes: Class indices of the boxes, int64 [n].
         iou: Largest overlap allowed, intersection over union.
         limit: Most boxes to keep.
 
     Returns:
-        Their indices by descending score, int64 [at most limit]; of equal scores the first comes first.
+        Indices of the boxes by descending score, int64 [at most limit]; equal scores keep their order.
     """
     order = torch.sort(scores, descending=True, stable=True).indices
     ranked, kinds = boxes[order], classes[order]
@@ -30,14 +30,14 @@ def suppress(boxes: Tensor, scores: Tensor, classes: Tensor, iou: float, limit: 
 
 
 def pairwise_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union of boxes [n, 4] and [m, 4], x1, y1, x2, y2: [n, m]; 0 for two boxes without area."""
+    """Return the intersection over union [n, m] of boxes x1, y1, x2, y2 [n, 4] and [m, 4]; 0 for boxes without area."""
     corner = torch.minimum(a[:, None, 2:], b[None, :, 2:]) - torch.maximum(a[:, None, :2], b[None, :, :2])
     shared = corner.clamp_min(0).prod(2)
     return (shared / (_area(a)[:, None] + _area(b)[None] - shared)).nan_to_num(0.0)
 
 
 def _greedily(boxes: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
-    """Ranks of the boxes kept; ends early, since boxes come by descending score."""
+    """Return the ranks of the boxes that are kept. Stops at `limit`, since boxes are sorted by descending score."""
     kept: list[int] = []
     left = torch.arange(len(boxes))
     while len(left) and len(kept) < limit:
@@ -50,7 +50,7 @@ def _greedily(boxes: Tensor, classes: Tensor, iou: float, limit: int) -> Tensor:
 
 def _with_torchvision(boxes: Tensor, classes: Tensor, iou: float) -> Tensor:
     nms = torch.ops.torchvision.nms
-    falling = torch.arange(len(boxes), 0, -1, dtype=torch.float32)  # the rank as a score: ties are settled already
+    falling = torch.arange(len(boxes), 0, -1, dtype=torch.float32)  # the rank as a score: ties are already broken
     kept = []
     for kind in set(classes.tolist()):
         members = (classes == kind).nonzero().flatten()

@@ -1,8 +1,8 @@
-"""Look at a pickle before it is read: names, opcodes, counts and sizes. Nothing is built.
+"""Check a pickle before it is read: names, opcodes, counts and sizes. No object is built.
 
 `edged.models.inert_pickle` runs nothing that a pickle names, but reading one still allocates and hashes whatever it
 asks for. So a pickle passes only if it consists of what `torch.save` writes in protocols 2 to 5, within bounds. The
-scan turns it into one symbol an instruction and keeps no stack.
+scan turns it into one symbol per instruction and keeps no stack.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_TUPLES = 20_000  # of more than plain values; as a dict's key, 150,000 in ea
 
 PROTOCOLS = range(2, 6)
 
-# All that torch.save writes, besides the memo's instructions. An object from the memo is "o", a text from it "m".
+# All that torch.save writes, except the memo's instructions. An object from the memo is "o", a string from it "m".
 _SYMBOLS: Mapping[str, str] = {
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "LONG1", "LONG4"), "i"),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINSTRING", "SHORT_BINSTRING"), "x"),
@@ -61,8 +61,8 @@ _FIRST_ARGUMENT: Mapping[str, str] = {
 }
 
 # fmt: off
-# Functions that run code, open files or start programs. None of them would run here: a file that names one was built to
-# harm whoever loads it in another way, and that is worth a refusal with the name.
+# Functions that run code, open files or start programs. None of them would run here, but a file that names one was
+# built to harm users who load it in another way. It is rejected with the name.
 _RUNS_CODE = frozenset(
     [
         "os", "posix", "nt", "posixpath", "ntpath", "subprocess", "sys", "importlib", "runpy", "code", "codeop",
@@ -104,15 +104,15 @@ class _Spelling:
 
 
 def scan_pickle(stream: IO[bytes]) -> None:
-    """Check one pickle.
+    """Check one pickle and leave the stream behind it.
 
     Args:
-        stream: Positioned at the pickle, left behind it. The caller bounds it to `MAX_PICKLE_BYTES`.
+        stream: Stream at the start of the pickle. The caller bounds it to `MAX_PICKLE_BYTES`.
 
     Raises:
-        UnsafeCheckpointError: It names a function that runs code, or is built to exhaust the machine.
-        TooLargeError: It takes more than `MAX_PICKLE_STEPS`, or has more than `MAX_TUPLES` or `MAX_NAMES`.
-        CheckpointError: It is malformed, cut off, or in a protocol that torch.save does not write.
+        UnsafeCheckpointError: The pickle names a function that runs code, or is built to exhaust the machine.
+        TooLargeError: The pickle has more than `MAX_PICKLE_STEPS` steps, `MAX_TUPLES` tuples or `MAX_NAMES` names.
+        CheckpointError: The pickle is malformed, truncated, or in a protocol that torch.save does not write.
     """
     spelling = _spell(stream)
     if not spelling.symbols.startswith("^") or "^" in spelling.symbols[1:]:
@@ -123,8 +123,8 @@ def scan_pickle(stream: IO[bytes]) -> None:
 
 
 def quoted(text: object, limit: int = 80) -> str:
-    """Return `text` on one line, in quotes, cut to `limit` characters; safe for logs whatever the file put there."""
-    # A container is named only: a small pickle can hold a list whose text is of astronomical length.
+    """Return `text` on one line, in quotes, cut to `limit` characters; safe for logs with any content."""
+    # Only the type of a container is named: the text of a list from a small pickle can be astronomically long.
     if isinstance(text, int) and not isinstance(text, bool) and text.bit_length() > 256:
         return f"'a number of {text.bit_length()} bits'"  # Python refuses to write out the largest ones
     whole = str(text) if isinstance(text, str | int | Exception) else f"a {type(text).__name__}"
@@ -168,7 +168,7 @@ def _spell(stream: IO[bytes]) -> _Spelling:
 
 
 def _memorize(memo: dict[Any, tuple[str, Any]], key: Any, symbols: list[str], arguments: list[Any]) -> None:
-    """Remember the last object: as a text, a name, a tuple that a hash would follow ("T"), or any other ("o")."""
+    """Remember the last object: as a string, a name, a tuple that a hash would follow ("T"), or any other ("o")."""
     if key in memo or key > MAX_PICKLE_STEPS or symbols[-1] == "Q":
         raise UnsafeCheckpointError("its pickle uses the memo in a way that torch.save does not")
     kind = _KEPT.get(symbols[-1], "o")
@@ -178,7 +178,7 @@ def _memorize(memo: dict[Any, tuple[str, Any]], key: Any, symbols: list[str], ar
 
 
 def _checked(opcode: str, argument: Any, before: list[Any]) -> tuple[str, Any]:
-    """Return symbol and argument of an instruction, after checking that it may occur."""
+    """Check that an instruction may occur, and return its symbol and argument."""
     if opcode == "PROTO" and argument not in PROTOCOLS:
         raise CheckpointError(f"it is in pickle protocol {argument}; save it with torch.save's own, which is 2")
     if opcode not in _SYMBOLS:

@@ -1,4 +1,4 @@
-"""The ResNets of He et al. (arXiv 1512.03385): those for ImageNet (table 1), and those for CIFAR (section 4.2).
+"""The ResNets of He et al. (arXiv 1512.03385) for ImageNet (table 1) and for CIFAR (section 4.2).
 
 Tensor names are those of the checkpoints in circulation: torchvision's for ImageNet; for CIFAR `linear` is the head and
 `shortcut` is option B. Networks and outputs are the same as torchvision's `resnet18` to `resnet152`; they are written
@@ -25,7 +25,7 @@ class PaddedShortcut(nn.Module):
         self.padding = (out_channels - in_channels) // 2
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in_channels, height, width] -> [batch, out_channels, height / 2, width / 2]."""
+        """Map [batch, in_channels, height, width] to [batch, out_channels, height / 2, width / 2]."""
         return functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.padding, self.padding))
 
 
@@ -46,7 +46,7 @@ class CifarBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in_channels, height, width] -> [batch, out_channels, height / stride, width / stride]."""
+        """Map [batch, in_channels, height, width] to [batch, out_channels, height / stride, width / stride]."""
         out = functional.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return functional.relu(out + self.shortcut(x))
@@ -56,8 +56,8 @@ class CifarResNet(nn.Module):
     """A CIFAR ResNet of 6 `blocks` + 2 layers.
 
     Args:
-        blocks: Blocks per stage; there are three stages.
-        num_classes: Outputs.
+        blocks: Number of blocks in each of the three stages.
+        num_classes: Number of outputs.
         in_channels: Channels of the input image.
         shortcut: "pad" (option A) or "projection" (option B).
     """
@@ -100,7 +100,7 @@ class BasicBlock(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in_channels, height, width] -> [batch, width, height / stride, width / stride]."""
+        """Map [batch, in_channels, height, width] to [batch, width, height / stride, width / stride]."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         out += x if self.downsample is None else self.downsample(x)
@@ -125,7 +125,7 @@ class Bottleneck(nn.Module):
         self.downsample = downsample
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, in_channels, height, width] -> [batch, 4 * width, height / stride, width / stride]."""
+        """Map [batch, in_channels, height, width] to [batch, 4 * width, height / stride, width / stride]."""
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -141,9 +141,9 @@ class ResNet(nn.Module):
     """A ResNet of four stages.
 
     Args:
-        block: What a stage is made of.
-        blocks: Blocks per stage.
-        num_classes: Outputs.
+        block: Class of the blocks.
+        blocks: Number of blocks in each stage.
+        num_classes: Number of outputs.
         in_channels: Channels of the input image.
         stem: "imagenet" (7x7, stride 2, then max-pooling) or "small" (3x3, stride 1, none) for small images.
     """
@@ -177,7 +177,7 @@ class ResNet(nn.Module):
 
 
 def _stages(block: type[BasicBlock | Bottleneck], blocks: Sequence[int]) -> list[nn.Sequential]:
-    """Return the four stages; all but the first halve the sides in their first block."""
+    """Build the four stages; all but the first halve height and width in their first block."""
     in_channels, stages = IMAGENET_WIDTHS[0], []
     for stage, (width, count) in enumerate(zip(IMAGENET_WIDTHS, blocks, strict=True)):
         members: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Find the state dict in what training code saved: under which key, with which prefix, averaged or not."""
+"""Find the state dict in a file of training code, with its key, its prefix and whether it is averaged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edged.models.naming import Network, find_networks
 from edged.models.pickle_scan import quoted
 from edged.spec import Choice
 
-MAX_DEPTH = 6  # of dicts in each other
+MAX_DEPTH = 6  # of nested dicts
 MAX_DICTS = 10_000
 _AVERAGED = re.compile(r"(^|[._-])(ema|averaged?|avg|swa|shadow)([._-]|$)|(^|\.)n_averaged$", re.IGNORECASE)
 
@@ -25,9 +25,9 @@ class Found:
     """A state dict in a file.
 
     Attributes:
-        key: Where it is, keys joined by dots.
-        entries: What it holds, by name.
-        network: The ResNet in it; None where there is none.
+        key: Key of the state dict in the file, nested keys joined by dots.
+        entries: Entries of the state dict, by name.
+        network: The ResNet that it holds; None if there is none.
     """
 
     key: str
@@ -42,20 +42,21 @@ class Found:
 
     @property
     def place(self) -> str:
-        """Key and prefix, for people."""
+        """Key and prefix in readable form."""
         prefix = "" if self.network is None else self.network.prefix
         return f"key {self.key!a}, prefix {prefix!a}"
 
 
 def find_state(tree: Any, choice: Choice | None = None) -> Found:
-    """Return the state dict of the one network that `tree` holds.
+    """Find the state dict of the one network that `tree` holds.
 
     Args:
-        tree: What was saved, as inert data.
-        choice: Which one to take, where the user says so.
+        tree: Contents of the file as inert data.
+        choice: Choice of the user between several networks; None looks for the one that fits.
 
     Raises:
-        CheckpointError: There is none, or there are several that fit and `choice` does not tell them apart.
+        CheckpointError: There is none, or several fit and `choice` does not single one out.
+        UnsafeCheckpointError: The file holds a whole module instead of a state dict.
     """
     choice = choice or Choice()
     found = [state for state in _state_dicts(tree) if choice.key in (None, state.key)]
@@ -91,7 +92,7 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
 
 
 def _state_dicts(tree: Any) -> Iterator[Found]:
-    """Every dict that holds a tensor, the outermost first."""
+    """Yield every dict that holds a tensor, the outermost first."""
     queue: list[tuple[str, Any, int]] = [("", tree, 0)]
     seen: set[int] = set()
     while queue and len(seen) < MAX_DICTS:
@@ -145,7 +146,7 @@ def _is_module(value: Inert) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """Return what to call a value that is no tensor."""
+    """Return the name of the kind of a value, for messages."""
     if isinstance(value, Inert):
         return f"{value.name} (a whole module)" if _is_module(value) else value.name
     if isinstance(value, StoredTensor | Tensor):

@@ -2,7 +2,7 @@
 
 On many boards torch and torchvision come from different builds. Then `import torchvision` fails with "operator
 torchvision::nms does not exist", although the ResNets need none of its operators. Declaring the two schemas that the
-import looks up lets it through.
+import looks up makes it succeed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SCHEMAS = (
 
 
 def compiled_operators_load() -> bool:
-    """Whether torchvision's compiled operators load into this torch."""
+    """Return whether torchvision's compiled operators load into this torch."""
     spec = importlib.util.find_spec("torchvision")
     folders = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     for library in (path for folder in folders for path in sorted(Path(folder).glob("_C*.so"))):
@@ -35,7 +35,7 @@ def compiled_operators_load() -> bool:
     return False
 
 
-@functools.cache  # keeps the declarations alive: they go when the Library object does
+@functools.cache  # keeps the declarations alive: they end with the Library object
 def _declare_operators() -> torch.library.Library:
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # as above
     for schema in _SCHEMAS:

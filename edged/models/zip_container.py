@@ -1,4 +1,4 @@
-"""The file formats of checkpoints, recognized by content: checked as a whole, then read as inert data."""
+"""The file formats of checkpoints. A file is recognized by its content, checked as a whole and read as inert data."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _CLOSED_WRONGLY = "it is cut off or damaged; copy it again"
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds.
+    """The contents of a checkpoint file.
 
     Attributes:
         format: "torch-zip", "torch-legacy" or "safetensors".
-        tree: What was saved: plain data with `StoredTensor`s (of safetensors, tensors) and `Inert` objects.
+        tree: The saved object: plain data with `StoredTensor`s (of safetensors, tensors) and `Inert` objects.
         places: First byte and size in bytes of each storage, by key.
-        path: The file, for mapping it.
+        path: Path of the file, for mapping it.
     """
 
     format: str
@@ -84,8 +84,8 @@ def read_contents(data: mmap.mmap, path: str) -> Contents:
         path: The same file, for the libraries that read it.
 
     Raises:
-        CheckpointError: It is none of the formats, or damaged.
-        UnsafeCheckpointError: It names functions that run code, or is built to exhaust the machine.
+        CheckpointError: The file has none of the formats, or is damaged.
+        UnsafeCheckpointError: The file names functions that run code, or is built to exhaust the machine.
         TooLargeError: A header is over its limit.
     """
     head = data[:16]
@@ -174,7 +174,7 @@ def _read_zip(data: mmap.mmap, path: str) -> Contents:
 
 
 def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
-    """Start and size of each entry; all are known to be stored as they are, inside the file, and true to their CRC."""
+    """Return the start and size of each entry, after checking that all are uncompressed and match their checksum."""
     try:
         with zipfile.ZipFile(_DirectoryFile(data)) as archive:
             infos, start = archive.infolist(), archive.start_dir
@@ -195,7 +195,7 @@ def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
 
 
 def _check_stored(infos: list[zipfile.ZipInfo], size: int) -> None:
-    """See that each entry is there once, as it is, and that together they are no larger than the file."""
+    """Check that each entry occurs once and uncompressed, and that together they are no larger than the file."""
     if any(info.filename.endswith("/constants.pkl") for info in infos):
         raise CheckpointError("it is a TorchScript archive, whose network is code; save model.state_dict() instead")
     for info in infos:
@@ -206,11 +206,11 @@ def _check_stored(infos: list[zipfile.ZipInfo], size: int) -> None:
     if sum(info.file_size for info in infos) > size:
         raise UnsafeCheckpointError("its zip entries overlap: together they are larger than the file")
     if len({info.filename.lower() for info in infos}) < len(infos):
-        raise UnsafeCheckpointError("a zip entry is there twice; torch.save writes each once")
+        raise UnsafeCheckpointError("a zip entry occurs twice; torch.save writes each once")
 
 
 def _is_plain(data: mmap.mmap, start: int) -> bool:
-    """Whether a zip's end is such that torch's zip library, too, must find the directory at `start`."""
+    """Return whether torch's zip library is bound to find the directory at `start`, too."""
     if data[-22:-18] != b"PK\x05\x06" or data[-2:] != b"\0\0":  # the end record, without a comment
         return False
     if data[-42:-38] != b"PK\x06\x07":  # the locator of a 64-bit end record
@@ -226,7 +226,7 @@ def _data_start(data: mmap.mmap, info: zipfile.ZipInfo) -> int:
         start: int = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
         if signature == b"PK\x03\x04" and start + info.file_size <= len(data):
             return start
-    raise CheckpointError(f"zip entry {quoted(info.filename)} lies outside the file: {_CLOSED_WRONGLY}")
+    raise CheckpointError(f"zip entry {quoted(info.filename)} is outside the file: {_CLOSED_WRONGLY}")
 
 
 def _read_legacy(data: mmap.mmap, path: str) -> Contents:
@@ -235,7 +235,7 @@ def _read_legacy(data: mmap.mmap, path: str) -> Contents:
     Five pickles (magic, version, machine, object, storage keys), then count and bytes of each storage.
     """
     stream = io.BytesIO(data[:MAX_PICKLE_BYTES])
-    scan_pickle(stream)  # names what is wrong with a plain pickle
+    scan_pickle(stream)  # reports the fault of a plain pickle
     magic, _, _ = read_pickle(stream.getvalue())
     if magic != _LEGACY_MAGIC:
         raise CheckpointError("it is a pickle, but not one of torch.save; save model.state_dict() with torch.save")

@@ -1,4 +1,4 @@
-"""Which blocks a YOLOv5 yaml may use, and which arguments they take."""
+"""The blocks that a YOLOv5 yaml may use, and the arguments that they take."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Test = Callable[[Any], bool]
 
 MAX_CHANNELS, MAX_KERNEL, MAX_STEP = 1 << 14, 63, 32
 MAX_POOLS = 8
-# Texts that stand for values: YOLOv5 evaluates them, and a yaml file has no other way to say None.
+# Strings that stand for values: YOLOv5 evaluates them, and its yaml files write None in this way.
 _WORDS: Mapping[str, Any] = {"None": None, "True": True, "False": False}
 
 
@@ -54,7 +54,7 @@ _CONV: Mapping[str, Test] = {
 }
 _CSP: Mapping[str, Test] = {"channels": _channels, "shortcut": _flag, "groups": _channels, "expansion": _expansion}
 
-# Block -> its arguments in order, each with what it may be.
+# Block -> its arguments in order, each with its allowed values.
 BLOCKS: Mapping[str, Mapping[str, Test]] = {
     "Conv": _CONV,
     "Bottleneck": _CSP,
@@ -70,15 +70,15 @@ _REQUIRED: Mapping[str, int] = {"nn.Upsample": 3, "Detect": 0, "Concat": 0}  # o
 
 
 def checked_arguments(index: int, block: str, value: object) -> tuple[Argument, ...]:
-    """Return the arguments of a row's block; those of Detect are dropped, since its tensors tell them.
+    """Check and return the arguments of a row's block; those of Detect are dropped, since its tensors determine them.
 
     Args:
-        index: Of the row, for messages.
-        block: A key of `BLOCKS`.
-        value: What the yaml says.
+        index: Number of the row, for messages.
+        block: Name of the block, a key of `BLOCKS`.
+        value: Arguments as read from the yaml.
 
     Raises:
-        ArchitectureError: There are too few or too many, or one has an impossible value.
+        ArchitectureError: There are too few or too many arguments, or one has an impossible value.
     """
     if not isinstance(value, list):
         raise ArchitectureError(f"row {index} of the yaml gives {block} a {type(value).__name__}, not a list")

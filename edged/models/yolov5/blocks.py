@@ -22,7 +22,7 @@ class Conv(nn.Module):
         kernel: Side of the kernel.
         stride: Step of the kernel.
         padding: Zeros around the map; None for half the kernel.
-        groups: Conv groups.
+        groups: Number of convolution groups.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Conv(nn.Module):
         self.act: nn.Module = nn.SiLU(inplace=True)  # nothing else reads what BatchNorm returns
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, c1, height, width] -> [batch, c2, height / stride, width / stride]."""
+        """Map [batch, c1, height, width] to [batch, c2, height / stride, width / stride]."""
         y: Tensor = self.act(self.bn(self.conv(x)))
         return y
 
@@ -112,7 +112,7 @@ class SPPF(nn.Module):
 
 
 class Focus(nn.Module):
-    """Every square of 2x2 pixels becomes one pixel of four times the channels, then a convolution."""
+    """Each square of 2x2 pixels as one pixel with four times the channels, followed by a convolution."""
 
     def __init__(
         self, c1: int, c2: int, kernel: int = 1, stride: int = 1, padding: int | None = None, groups: int = 1
@@ -121,26 +121,26 @@ class Focus(nn.Module):
         self.conv = Conv(4 * c1, c2, kernel, stride, padding, groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[batch, c1, height, width] -> [batch, c2, height / 2, width / 2]."""
+        """Map [batch, c1, height, width] to [batch, c2, height / 2, width / 2]."""
         corners = (x[..., ::2, ::2], x[..., 1::2, ::2], x[..., ::2, 1::2], x[..., 1::2, 1::2])
         y: Tensor = self.conv(torch.cat(corners, 1))
         return y
 
 
 class Concat(nn.Module):
-    """Joins maps of one size along their channels."""
+    """Concatenation of maps of one size along their channels."""
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """[batch, c_i, height, width] each -> [batch, sum of c_i, height, width]."""
+        """Join maps [batch, c_i, height, width] to [batch, sum of c_i, height, width]."""
         return torch.cat(list(maps), 1)
 
 
 class Detect(nn.Module):
-    """One plain 1x1 convolution a level. What its outputs mean is for edged.models.yolov5.decode: nothing here is lost.
+    """One plain 1x1 convolution per level. Its outputs are raw; edged.models.yolov5.decode interprets them.
 
     Args:
-        anchors: Anchors per level.
-        num_classes: Classes.
+        anchors: Number of anchors per level.
+        num_classes: Number of classes.
         widths: Input channels of each level.
     """
 

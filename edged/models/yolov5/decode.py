@@ -1,8 +1,8 @@
-"""What the raw outputs of a YOLOv5 mean.
+"""Decode the raw outputs of a YOLOv5 into boxes.
 
 With s = sigmoid(raw), in a cell (column, row) of a level:
 
-centre = (2 s_xy - 0.5 + cell) * stride      size = (2 s_wh)^2 * anchor      score = s_objectness * s_class
+center = (2 s_xy - 0.5 + cell) * stride      size = (2 s_wh)^2 * anchor      score = s_objectness * s_class
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from edged.models.nms import suppress
 from edged.models.yolov5.plan import Plan
 from edged.spec import DetectionSpec
 
-MAX_CANDIDATES = 30_000  # boxes that go into the suppression: the strongest
+MAX_CANDIDATES = 30_000  # the strongest boxes, which go into the suppression
 
 
 @functools.lru_cache(maxsize=8)
 def _cells(plan: Plan, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Cell [n, 2] (column, row), stride [n, 1] and anchor [n, 2] of each prediction, in the order of `Detect`."""
+    """Return cell [n, 2] (column, row), stride [n, 1] and anchor [n, 2] of each prediction in the order of `Detect`."""
     cells, strides, anchors = [], [], []
     for stride, level in zip(plan.strides(), plan.anchors, strict=True):
         rows, columns = torch.meshgrid(torch.arange(height // stride), torch.arange(width // stride), indexing="ij")
@@ -36,16 +36,17 @@ def _cells(plan: Plan, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]
 
 
 def decode(raw: Tensor, plan: Plan, height: int, width: int) -> Tensor:
-    """Raw outputs to centres, sizes and probabilities.
+    """Convert raw outputs to centers, sizes and probabilities.
 
     Args:
-        raw: [..., predictions, 5 + classes] as the network gives them. Not modified.
-        plan: Of the network.
-        height: Of the network's input, pixels.
-        width: Likewise.
+        raw: Raw outputs of the network [..., predictions, 5 + classes]. Not modified.
+        plan: Plan of the network.
+        height: Height of the network's input in pixels.
+        width: Width of the network's input in pixels.
 
     Returns:
-        float32 of the same shape: x, y, width, height in pixels of the input, objectness, a probability per class.
+        Tensor of the same shape, float32: x, y, width, height in pixels of the input, objectness, and a probability
+        per class.
 
     Raises:
         ImageError: The outputs are not those of an input of this size.
@@ -58,20 +59,20 @@ def detect(raw: Tensor, plan: Plan, height: int, width: int, spec: DetectionSpec
     """Return the boxes in one image.
 
     Args:
-        raw: Outputs for it [predictions, 5 + classes]. Not modified.
-        plan: Of the network.
-        height: Of the network's input, pixels.
-        width: Likewise.
-        spec: Which predictions count.
+        raw: Raw outputs for the image [predictions, 5 + classes]. Not modified.
+        plan: Plan of the network.
+        height: Height of the network's input in pixels.
+        width: Width of the network's input in pixels.
+        spec: Rules for the predictions that become boxes.
 
     Returns:
-        Boxes in pixels of the network's input; `Detections.in_original` takes them to the image.
+        Boxes in pixels of the network's input; `Detections.in_original` converts them to pixels of the image.
 
     Raises:
         ImageError: The outputs are not those of an input of this size.
     """
     cells, strides, anchors = _checked_cells(raw, plan, height, width)
-    # A score is at most its objectness: most predictions can be told apart before anything is computed of them.
+    # A score is at most its objectness: most predictions can be dropped before anything else is computed.
     limit = math.log(spec.confidence / (1 - spec.confidence)) if 0 < spec.confidence < 1 else -math.inf
     chosen = (raw[:, 4] > limit).nonzero().flatten()
     values = _decoded(raw[chosen].float(), cells[chosen], strides[chosen], anchors[chosen])

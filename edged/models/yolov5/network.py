@@ -1,4 +1,4 @@
-"""The network of a plan."""
+"""The network that a plan describes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edged.errors import ArchitectureError
 from edged.models.yolov5.blocks import C3, SPP, SPPF, Bottleneck, Concat, Conv, Detect, Focus
 from edged.models.yolov5.plan import Plan, Row, Shape
 
-# Those that stand several times in a row where it asks for repeats; C3 repeats its inside instead.
+# Blocks that a row repeats as a whole; C3 repeats its bottlenecks instead.
 _REPEATED: Mapping[str, Callable[..., nn.Module]] = {
     "Conv": Conv,
     "Bottleneck": Bottleneck,
@@ -23,14 +23,14 @@ _REPEATED: Mapping[str, Callable[..., nn.Module]] = {
 
 
 class YoloV5(nn.Module):
-    """A YOLOv5 detector that gives raw outputs; see `Detect` for their order, `decode` for what they mean.
+    """A YOLOv5 detector with raw outputs; see `Detect` for their order and `decode` for their meaning.
 
     Args:
-        plan: Its rows.
-        in_channels: Of the image.
+        plan: Plan of the network.
+        in_channels: Channels of the image.
 
     Attributes:
-        model: A module a row, named as in YOLOv5's checkpoints.
+        model: One module per row, named as in YOLOv5's checkpoints.
         strides: Pixels per cell of each level.
 
     Raises:
@@ -47,7 +47,7 @@ class YoloV5(nn.Module):
             inputs = [shapes[source] if source >= 0 else Shape(in_channels, 1) for source in row.sources]
             try:
                 modules.append(_module(plan, row, inputs))
-            except ValueError as error:  # torch's word for channels that its groups do not divide
+            except ValueError as error:  # torch raises it for channels that the groups do not divide
                 raise ArchitectureError(f"row {index} of the yaml ({row.block}) cannot be built: {error}") from None
         self.model = nn.Sequential(*modules)
         for module in self.modules():
@@ -55,7 +55,7 @@ class YoloV5(nn.Module):
                 module.act = _activation(plan.activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [batch, channels, height, width] -> raw outputs [batch, predictions, 5 + classes].
+        """Map images [batch, channels, height, width] to raw outputs [batch, predictions, 5 + classes].
 
         Height and width are multiples of the largest stride.
         """
@@ -67,7 +67,7 @@ class YoloV5(nn.Module):
 
 
 def _activation(spelled: str) -> nn.Module:
-    """Return a module for one of those that `parse_activation` returns."""
+    """Build the module of an activation that `parse_activation` returned."""
     kind, _, argument = spelled.removeprefix("nn.").removesuffix(")").partition("(")
     if kind == "LeakyReLU":
         return nn.LeakyReLU(float(argument), inplace=True)
@@ -75,15 +75,16 @@ def _activation(spelled: str) -> nn.Module:
 
 
 def check_sizes(model: nn.Module, plan: Plan, in_channels: int) -> None:
-    """Run a network on the meta device, where nothing is computed, to see that its maps fit together.
+    """Check that the maps of a network fit together, by running it on the meta device, where nothing is computed.
 
     Args:
         model: The network of `plan` on the meta device.
-        plan: The rows.
-        in_channels: Of the image.
+        plan: Plan of the network.
+        in_channels: Channels of the image.
 
     Raises:
-        ArchitectureError: Two maps that are joined differ in size, or a level's map is not what its stride says.
+        ArchitectureError: Two maps that are joined differ in size, or a level's map does not have the size that its
+            stride implies.
     """
     strides = plan.strides(in_channels)
     side = 2 * max(strides)

@@ -1,4 +1,4 @@
-"""What a YOLOv5 checkpoint holds, read from the inert data that stands for its modules."""
+"""Read the plan and the tensors of a YOLOv5 checkpoint from the inert data that stands for its modules."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from edged.models.zip_container import Contents
 
 MAX_MODULES = 20_000
 MAX_DEPTH = 16
-# Averaged over training, then the trained one. Ultralytics' own tools prefer them in this order.
+# The model averaged over training, then the last one. Ultralytics' own tools prefer them in this order.
 _KEYS = ("ema", "model")
 _PROFILED = ("total_ops", "total_params")  # buffers that profiling with thop leaves
 _ONLY = "edged reads detectors of YOLOv5 v5.0 to v7.0"
@@ -42,11 +42,11 @@ _OTHER_MODELS = {
 
 @dataclass(frozen=True)
 class Pickled:
-    """A detector's module in what was saved.
+    """The module of a detector in a checkpoint.
 
     Attributes:
-        module: It.
-        key: Where it was; "" for the top.
+        module: Inert stand-in for the module.
+        key: Key of the module in the file; "" for the top.
     """
 
     module: Inert
@@ -54,10 +54,10 @@ class Pickled:
 
 
 def pickled_model(tree: Any) -> Pickled | None:
-    """Return the module of a YOLOv5 detector in what was saved, or None if there is none.
+    """Return the module of the YOLOv5 detector in a checkpoint, or None if it holds none.
 
     Raises:
-        CheckpointError: It is another kind of model by the same authors.
+        CheckpointError: The checkpoint holds another kind of model by the same authors.
     """
     candidates = [(key, tree.get(key)) for key in _KEYS] if isinstance(tree, dict) else [("", tree)]
     for key, value in candidates:
@@ -91,18 +91,18 @@ def _unwrapped(value: object) -> Inert | None:
 
 
 def read_model(pickled: Pickled, contents: Contents) -> tuple[dict[str, Tensor], Plan, bool]:
-    """Return the tensors of a detector, as its state dict would name them, its plan, and whether it is averaged.
+    """Return the tensors of a detector by their name in a state dict, its plan, and whether it is averaged.
 
     The anchors are part of the plan: training may have replaced those of the yaml. A convolution that was fused with
     its BatchNorm gets one that changes nothing.
 
     Args:
-        pickled: From `pickled_model`.
+        pickled: Module that `pickled_model` returned.
         contents: The file, for the values of its tensors.
 
     Raises:
-        CheckpointError: The modules do not hold what modules hold.
-        ArchitectureError: The yaml describes no detector that edged knows, or another one than was saved.
+        CheckpointError: The modules lack a part that every module has.
+        ArchitectureError: The yaml describes an unknown detector, or another one than was saved.
     """
     model = pickled.module
     stored = dict(_tensors(model, "", 0, [MAX_MODULES]))
@@ -141,11 +141,11 @@ def _names(model: Inert, yaml: Mapping[Any, Any]) -> tuple[str, ...]:
 
 
 def _activation(model: Inert, yaml: Mapping[Any, Any]) -> str:
-    """Return the activation of all convolutions, which the modules tell, and the yaml where it has one."""
-    told = None if yaml.get("activation") is None else parse_activation(yaml["activation"])
-    found = {_spelled(module) for module in _activations(model, [MAX_MODULES])} or {told or DEFAULT_ACTIVATION}
-    if len(found) > 1 or (told is not None and told not in found):
-        also = "" if told is None else f", and its yaml says {told}"
+    """Return the activation of all convolutions, after checking that the modules and the yaml agree on it."""
+    declared = None if yaml.get("activation") is None else parse_activation(yaml["activation"])
+    found = {_spelled(module) for module in _activations(model, [MAX_MODULES])} or {declared or DEFAULT_ACTIVATION}
+    if len(found) > 1 or (declared is not None and declared not in found):
+        also = "" if declared is None else f", and its yaml says {declared}"
         raise ArchitectureError(
             f"its convolutions have the activations {', '.join(sorted(found))}{also}; edged knows networks with one"
         )
@@ -186,7 +186,7 @@ def _with_batchnorm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(module: Inert, prefix: str, depth: int, left: list[int]) -> Iterator[tuple[str, StoredTensor]]:
-    """Parameters and persistent buffers, in the order of a state dict; `left` counts modules down."""
+    """Yield parameters and persistent buffers in the order of a state dict; `left` counts modules down."""
     left[0] -= 1
     if depth > MAX_DEPTH or left[0] < 0:
         raise CheckpointError(f"its modules nest deeper than {MAX_DEPTH} or number over {MAX_MODULES}")
@@ -252,7 +252,7 @@ def _multiple(yaml: Mapping[Any, Any], key: str) -> float:
 
 
 def _compare_blocks(saved: Mapping[str, Inert], blocks: list[str]) -> None:
-    """See that each row's block is the one that was saved; a row that repeats its block is a Sequential of it."""
+    """Check that each row's block is the one that was saved; a row that repeats its block is a Sequential of it."""
     if list(saved) != [str(index) for index in range(len(blocks))]:
         raise ArchitectureError(f"its yaml has {len(blocks)} rows, but the file holds {len(saved)} modules")
     for index, block in enumerate(blocks):

@@ -1,4 +1,4 @@
-"""A YOLOv5 network as data: the rows of its yaml, checked, with what else it takes to rebuild and to decode it."""
+"""A YOLOv5 network as data: the checked rows of its yaml, and everything else needed to rebuild and decode it."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the network.
+    """One row of the yaml.
 
     Attributes:
-        sources: Rows that it reads; -1 is the image.
-        repeats: How often the block occurs, before the depth multiple.
-        block: One of `BLOCKS`.
-        arguments: Of the block, as in the yaml; channels before the width multiple.
+        sources: Numbers of the rows that it reads; -1 is the image.
+        repeats: Repetitions of the block, before the depth multiple.
+        block: Name of the block, one of `BLOCKS`.
+        arguments: Arguments of the block, as in the yaml; channels before the width multiple.
     """
 
     sources: tuple[int, ...]
@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Shape:
-    """What a row gives: its channels, and how many input pixels one of its pixels is wide."""
+    """The shape of a row's output: its channels, and its stride in pixels of the input."""
 
     channels: int
     stride: int
@@ -53,15 +53,15 @@ class Shape:
 
 @dataclass(frozen=True)
 class Plan:
-    """A detector up to its weights.
+    """A detector without its weights.
 
     Attributes:
-        depth: Multiple of the repeats.
-        width: Multiple of the channels.
-        rows: Backbone and head, in order; the last is Detect.
+        depth: Factor of the repeats (depth_multiple).
+        width: Factor of the channels (width_multiple).
+        rows: Rows of backbone and head, in order; the last is Detect.
         anchors: Width and height in pixels of each anchor of each level.
-        names: Of the classes.
-        activation: After each convolution, as the yaml spells it, such as "nn.LeakyReLU(0.1)".
+        names: Names of the classes.
+        activation: Activation after each convolution, as the yaml spells it, such as "nn.LeakyReLU(0.1)".
     """
 
     depth: float
@@ -88,31 +88,31 @@ class Plan:
 
     @property
     def outputs_per_anchor(self) -> int:
-        """Box, objectness and classes."""
+        """Number of values per anchor: box, objectness and classes."""
         return 5 + len(self.names)
 
     def strides(self, in_channels: int = 3) -> tuple[int, ...]:
-        """Pixels per cell of each level."""
+        """Return the stride of each level, in pixels per cell."""
         shapes = self.shapes(in_channels)
         return tuple(shapes[source].stride for source in self.rows[-1].sources)
 
     def repeats(self, row: Row) -> int:
-        """How often a row's block occurs, depth multiple applied."""
+        """Return the repetitions of a row's block, with the depth multiple applied."""
         return max(round(row.repeats * self.depth), 1) if row.repeats > 1 else row.repeats
 
     def channels(self, row: Row) -> int:
-        """Output channels of a row whose first argument names them, width multiple applied."""
+        """Return the output channels of a row whose first argument names them, with the width multiple applied."""
         asked = row.arguments[0]
         assert isinstance(asked, int)  # noqa: S101 - checked_arguments saw to it
         if asked == len(self.anchors[0]) * self.outputs_per_anchor:
-            return asked  # as YOLOv5 does: a row as wide as a head is taken for one
+            return asked  # as in YOLOv5, which takes a row as wide as a head for one
         return math.ceil(asked * self.width / 8) * 8
 
     def shapes(self, in_channels: int = 3) -> list[Shape]:
-        """Return what each row gives, Detect left out.
+        """Return the shape of each row's output, without Detect.
 
         Raises:
-            ArchitectureError: Maps of different sizes are to be joined, or a size is no whole number.
+            ArchitectureError: Maps of different sizes are joined, or a size is no whole number.
         """
         shapes: list[Shape] = []
         for index, row in enumerate(self.rows[:-1]):
@@ -138,7 +138,7 @@ class Plan:
         return Shape(self.channels(row), stride)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; the strides are there to be read and follow from the rest."""
+        """Return plain JSON types; the strides are for readers only and follow from the rest."""
         return {
             "depth_multiple": self.depth,
             "width_multiple": self.width,
@@ -151,7 +151,7 @@ class Plan:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Plan:
-        """Inverse of `to_dict`.
+        """Read what `to_dict` returns.
 
         Raises:
             ArchitectureError: A key is missing, unknown, or has an impossible value.
@@ -170,14 +170,14 @@ class Plan:
 
 
 def parse_rows(value: object, *, absolute: bool = False) -> tuple[Row, ...]:
-    """Return the rows of a yaml, each [from, number, block, arguments].
+    """Parse the rows of a yaml, each [from, number, block, arguments].
 
     Args:
-        value: What was read.
+        value: Rows as read from the yaml.
         absolute: Whether `from` counts from the start (-1 is the image) rather than, where negative, back from the row.
 
     Raises:
-        ArchitectureError: Anything is not as it must be; names the row.
+        ArchitectureError: A row is malformed; the message names it.
     """
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_ROWS:
         raise ArchitectureError(f"the yaml's rows are {_kind(value)}; give a list of 1 to {MAX_ROWS} rows")
@@ -185,10 +185,10 @@ def parse_rows(value: object, *, absolute: bool = False) -> tuple[Row, ...]:
 
 
 def parse_anchors(value: object) -> Anchors:
-    """Anchors as nested lists: levels of [width, height] in pixels.
+    """Parse anchors given as nested lists: levels of [width, height] in pixels.
 
     Raises:
-        ArchitectureError: They are anything else, or not positive.
+        ArchitectureError: The value has another form, or a side is not positive.
     """
     levels = value if isinstance(value, list) and 1 <= len(value) <= MAX_LEVELS else []
     flat = [side for level in levels if isinstance(level, list) for pair in level for side in _pair(pair)]
@@ -199,10 +199,10 @@ def parse_anchors(value: object) -> Anchors:
 
 
 def parse_names(value: object) -> tuple[str, ...]:
-    """Class names from a list (v6) or a dict by index (v7).
+    """Parse class names given as a list (v6) or as a dict by index (v7).
 
     Raises:
-        ArchitectureError: They are anything else, or a dict that leaves out an index.
+        ArchitectureError: The value has another form, or a dict lacks an index.
     """
     if isinstance(value, dict):
         if all(isinstance(key, str) and key.isascii() and key.isdigit() for key in value):  # from JSON
@@ -218,10 +218,10 @@ def parse_names(value: object) -> tuple[str, ...]:
 
 
 def parse_activation(value: object) -> str:
-    """Return an activation as edged spells it.
+    """Return an activation in edged's spelling.
 
     Raises:
-        ArchitectureError: It is none that edged knows.
+        ArchitectureError: The activation is unknown.
     """
     match = _ACTIVATION.fullmatch(value) if isinstance(value, str) else None
     if match is None or (match[2] and match[1] != "LeakyReLU"):

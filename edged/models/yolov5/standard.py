@@ -29,7 +29,7 @@ def standard(size: str, names: Sequence[str]) -> Plan:
 
     Args:
         size: One of `SIZES`.
-        names: Of the classes.
+        names: Names of the classes.
 
     Raises:
         ArchitectureError: There is no such size.
@@ -43,7 +43,7 @@ def standard(size: str, names: Sequence[str]) -> Plan:
 
 
 def name_of(plan: Plan) -> str:
-    """`yolov5n` and the like where the rows and multiples are the published ones, otherwise `yolov5`."""
+    """Return the name of a plan: `yolov5n` etc. if rows and multiples are published ones, otherwise `yolov5`."""
     for size in SIZES:
         known = standard(size, ("",))
         if (known.depth, known.width, known.rows) == (plan.depth, plan.width, plan.rows):
@@ -52,7 +52,7 @@ def name_of(plan: Plan) -> str:
 
 
 def _rows(widths: Sequence[int]) -> list[Any]:
-    """Down through the stages of the backbone, up again to the finest level, and down once more."""
+    """Return the rows: down the stages of the backbone, up again to the finest level, and down once more."""
     rows: list[Any] = [[-1, 1, "Conv", [64, 6, 2, 2]]]
     ends = []  # the last row of each stage
     for width, repeats in zip(widths, [3, 6, 9, *[3] * (len(widths) - 3)], strict=True):
@@ -65,7 +65,7 @@ def _rows(widths: Sequence[int]) -> list[Any]:
         rows += [[-1, 1, "Conv", [width, 1, 1]], [-1, 1, "nn.Upsample", ["None", 2, "nearest"]]]
         rows += [[[-1, end], 1, "Concat", [1]], [-1, 3, "C3", [width, False]]]
     levels = [len(rows) - 1]
-    # What the first way up ended with narrows the next level: its 256 channels for the finest.
+    # The channels at the end of the way up set the width of the next level: 256 for the finest.
     for width, joined in zip(widths[1:-1], reversed(lateral), strict=True):
         rows += [[-1, 1, "Conv", [width, 3, 2]], [[-1, joined], 1, "Concat", [1]]]
         rows.append([-1, 3, "C3", [widths[widths.index(width) + 1], False]])

@@ -136,7 +136,7 @@ def is_mapped(path: Path, tensor: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("form", FORMATS[:2])
-def test_training_objects_beside_the_weights_are_ignored(tmp_path, form):
+def test_training_objects_next_to_the_weights_are_ignored(tmp_path, form):
     value = {
         "state_dict": small_state(),
         "args": argparse.Namespace(lr=0.1, betas=(0.9, 0.99)),
@@ -444,7 +444,7 @@ def test_repeated_zip_entry_is_refused(tmp_path):
         archive.writestr("a/data/0", b"1")
         archive.filelist.append(archive.filelist[-1])
         archive._didModify = True
-    assert "is there twice" in refused(tmp_path / "m.pt", UnsafeCheckpointError)
+    assert "occurs twice" in refused(tmp_path / "m.pt", UnsafeCheckpointError)
 
 
 @pytest.mark.parametrize("change", ["comment", "trailing bytes", "shifted directory"])

@@ -54,7 +54,7 @@ def test_a_detector_is_described(tmp_path):
     assert (found["key"], found["activation"], found["input"]["size"]) == ("model", "nn.SiLU()", 640)
 
 
-def test_averaged_weights_are_said_to_be_so(tmp_path):
+def test_averaged_weights_are_marked_as_averaged(tmp_path):
     state = CifarResNet(3).state_dict()
     path = save(tmp_path / "m.pth", {"model": state, "model_ema": {name: 2 * tensor for name, tensor in state.items()}})
     assert inspect_checkpoint(path).to_dict()["weights"] == "averaged"
@@ -69,12 +69,12 @@ def test_averaged_weights_are_said_to_be_so(tmp_path):
         (lambda: CifarResNet(3), "pad half of the new channels on each side"),
     ],
 )
-def test_what_the_tensors_do_not_tell_is_named(tmp_path, model, assumption):
+def test_assumptions_are_listed(tmp_path, model, assumption):
     found = inspect_checkpoint(save(tmp_path / "m.pth", model().state_dict()))
     assert any(assumption in text for text in found.assumptions)
 
 
-def test_the_text_names_all_that_matters(tmp_path):
+def test_the_text_lists_every_fact(tmp_path):
     more = {f"criterion.w{index}": torch.ones(1) for index in range(25)}
     path = save(tmp_path / "m.pth", {"ema": {**CifarResNet(3).state_dict(), **more}})
     text = dict(inspect_checkpoint(path).lines())
@@ -83,7 +83,7 @@ def test_the_text_names_all_that_matters(tmp_path):
     assert text["left out"].endswith("and 5 more")
 
 
-def test_what_would_be_refused_is_refused(tmp_path):
+def test_inspection_rejects_the_same_files_as_loading(tmp_path):
     state = CifarResNet(3).state_dict()
     with pytest.raises(ArchitectureError, match="holds a cifar_resnet20, not the resnet18"):
         inspect_checkpoint(save(tmp_path / "m.pth", state), "resnet18")

@@ -32,7 +32,7 @@ def test_order_is_the_order_of_execution_in_resnets():
         assert len(layers) == {"resnet18": 21, "resnet50": 54, "cifar_resnet20": 22}[name]  # with projections
 
 
-def test_a_model_with_memory_of_its_own_lets_go_of_the_file(tmp_path: Path):
+def test_a_model_with_its_own_memory_releases_the_file(tmp_path: Path):
     path = tmp_path / "resnet20.pth"
     torch.manual_seed(0)
     original = CifarResNet(3).state_dict()

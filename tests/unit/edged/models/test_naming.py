@@ -83,7 +83,7 @@ def test_networks_for_cifar_get_their_own_names(head, shortcut):
     assert only(renamed).names.keys() == expected(state)
 
 
-BESIDE = {
+OTHER_TENSORS = {
     "criterion.weight": (10,),
     "loss.centers": (10, 512),
     "train_acc.correct": (),
@@ -97,9 +97,9 @@ BESIDE = {
 
 def test_tensors_next_to_a_network_are_left_out_and_named():
     shapes = {f"model.{name}": shape for name, shape in shapes_of(resnet18()).items()}
-    network = only(shapes | BESIDE)
+    network = only(shapes | OTHER_TENSORS)
     assert network.fits
-    assert set(network.left_out) == set(BESIDE)
+    assert set(network.left_out) == set(OTHER_TENSORS)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_tensors_next_to_a_network_are_left_out_and_named():
         {"model.layer1.0.conv9x.weight": (4, 64, 1, 1)},
     ],
 )
-def test_what_belongs_to_the_network_and_fits_nothing_is_named(more):
+def test_unknown_tensors_of_the_network_are_named(more):
     shapes = {f"model.{name}": shape for name, shape in shapes_of(resnet18()).items()}
     network = only(shapes | more)
     assert not network.fits

@@ -25,7 +25,7 @@ def overlap(a, b) -> float:
     return shared / union if union else 0.0
 
 
-# Whole pixels: every area is exact in float32, so that no overlap lies on the wrong side of the threshold.
+# Whole pixels: every area is exact in float32, so that no overlap is on the wrong side of the threshold.
 side = st.integers(0, 40)
 box = st.tuples(side, side, st.integers(0, 20), st.integers(0, 20)).map(
     lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
@@ -40,7 +40,7 @@ def columns(items):
 
 @settings(deadline=None)
 @given(entries, st.sampled_from([0.3, 0.45, 0.6, 0.99]), st.integers(1, 50))
-def test_equals_the_definition(items, iou, limit):
+def test_suppression_equals_its_definition(items, iou, limit):
     boxes, scores, classes = columns(items)
     tensors = (
         torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
@@ -85,7 +85,7 @@ def test_the_real_torchvision_gives_the_same():
         assert torch.equal(suppress(boxes, scores, classes, 0.45, 300), with_operators)
 
 
-def test_overlaps():
+def test_intersection_over_union_of_known_boxes():
     a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     b = torch.tensor([[1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     assert pairwise_iou(a, b).tolist() == [[pytest.approx(1 / 7), 1.0, 0.0], [0.0, 0.0, 0.0]]

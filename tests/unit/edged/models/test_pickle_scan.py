@@ -58,7 +58,7 @@ class Phase(enum.Enum):
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_training_scripts_add_passes(protocol):
+def test_additions_of_training_scripts_pass(protocol):
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.AdamW([parameter])
     ordered = OrderedDict([("b", 1), ("a", OrderedDict())])
@@ -183,7 +183,7 @@ def test_exponential_sharing_is_refused():
         scan(nested_doubling(60))
 
 
-def test_what_training_shares_passes():
+def test_objects_shared_by_training_code_pass():
     """Sizes of kernels, lists and made objects, each any number of times: a hash goes no further than them."""
     sizes = [(index, index + 1) for index in range(1000, 1300)]
     made = [OrderedDict() for _ in range(100)]

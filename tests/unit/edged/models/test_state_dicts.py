@@ -30,7 +30,7 @@ def test_a_state_dict_is_found_under_any_key(key):
     assert not found.averaged
 
 
-def test_it_is_found_at_any_depth_and_at_the_top():
+def test_a_state_dict_is_found_at_any_depth():
     assert find_state({"a": {"b": {"c": LAST}}}).key == "a.b.c"
     assert find_state(LAST).key == ""
 
@@ -59,7 +59,7 @@ def test_averaged_weights_that_are_not_there_are_refused_where_they_are_asked_fo
         find_state({"m": LAST}, Choice(weights="averaged"))
 
 
-def test_two_networks_that_fit_are_both_named_and_a_choice_tells_them_apart():
+def test_two_networks_that_fit_are_both_named_and_a_choice_selects_one():
     with pytest.raises(CheckpointError, match=r"key 'a'.* and key 'b'.*checkpoint: \{key: "):
         find_state({"a": LAST, "b": AVERAGED})
     assert find_state({"a": LAST, "b": AVERAGED}, Choice(key="b")).key == "b"
@@ -87,7 +87,7 @@ def test_a_key_that_is_not_there_is_named_with_those_that_are():
         (3, "holds a int"),
     ],
 )
-def test_what_holds_no_state_dict_says_what_it_holds(tree, reason):
+def test_a_file_without_a_state_dict_is_rejected_with_its_contents(tree, reason):
     with pytest.raises(CheckpointError, match=reason):
         find_state(tree)
 

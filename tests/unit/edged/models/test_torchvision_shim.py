@@ -24,7 +24,7 @@ def test_resnets_can_be_had_in_a_fresh_process_without_warnings():
     assert out == "3 True"
 
 
-def test_works_when_torchvision_was_imported_before_by_the_same_way():
+def test_torchvision_can_be_imported_twice():
     module = import_torchvision()
     assert module is sys.modules["torchvision"]
     assert callable(module.models.resnet50)

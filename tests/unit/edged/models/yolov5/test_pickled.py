@@ -69,7 +69,7 @@ def test_the_network_is_rebuilt(tmp_path):
 
 @pytest.mark.parametrize("root", ["Model", "DetectionModel"])
 @pytest.mark.parametrize("names", [["cat", "dog", "cow"], {0: "cat", 1: "dog", 2: "cow"}])
-def test_both_ways_of_naming_classes(tmp_path, root, names):
+def test_classes_may_be_named_by_a_list_or_a_dict(tmp_path, root, names):
     with classes_of_yolov5() as classes:
         save(tmp_path / "m.pt", model=pickled(tiny_model(), tiny_plan(), classes, root, names=names))
     assert read_checkpoint(tmp_path / "m.pt").plan.names == ("cat", "dog", "cow")
@@ -84,7 +84,7 @@ def test_the_averaged_model_is_preferred(tmp_path):
     assert torch.equal(read_checkpoint(tmp_path / "last.pt").state[key], averaged.state_dict()[key].half().float())
 
 
-def test_what_training_puts_beside_the_model_is_ignored(tmp_path):
+def test_objects_next_to_the_model_are_ignored(tmp_path):
     model = tiny_model()
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(5))], lr=0.1, momentum=0.9)
     optimizer.param_groups[0]["params"][0].grad = torch.ones(5)
@@ -247,7 +247,7 @@ def test_onnx_is_named(tmp_path):
     assert "it is an ONNX file" in refused(tmp_path / "m.onnx", CheckpointError)
 
 
-def test_half_a_file_is_refused(tmp_path):
+def test_a_truncated_file_is_rejected(tmp_path):
     path = save_tiny(tmp_path / "m.pt")
     whole = path.read_bytes()
     for share in (0.1, 0.5, 0.9, 0.999):
@@ -349,7 +349,7 @@ class Evil:
         return os.system, (f"touch {self.canary}",)
 
 
-@pytest.mark.parametrize("place", ["beside", "in the model", "in the yaml", "as a module"])
+@pytest.mark.parametrize("place", ["next to it", "in the model", "in the yaml", "as a module"])
 def test_a_malicious_reduce_is_named_and_not_run(tmp_path, place):
     path, canary = tmp_path / "best.pt", tmp_path / "canary"
     with classes_of_yolov5() as classes:
@@ -360,7 +360,7 @@ def test_a_malicious_reduce_is_named_and_not_run(tmp_path, place):
             whole.yaml["nc"] = Evil(canary)
         elif place == "as a module":
             whole.model._modules["3"] = Evil(canary)
-        save(path, model=whole, **({"opt": Evil(canary)} if place == "beside" else {}))
+        save(path, model=whole, **({"opt": Evil(canary)} if place == "next to it" else {}))
         assert "'posix.system'" in refused(path, UnsafeCheckpointError)
         assert not canary.exists()
         torch.load(path, weights_only=False)
@@ -396,7 +396,7 @@ MEASURE = """
 
 @pytest.mark.slow
 def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
-    """170 MB of half precision, twice (trained and averaged) with a momentum beside it, as training leaves it."""
+    """Save 170 MB of half precision twice (trained and averaged), with a momentum next to them, as training does."""
     code = f"""
         import torch
         from edged.models.yolov5 import YoloV5, standard

@@ -87,7 +87,7 @@ def test_kernels_of_spp_survive_json():
         ("row", "row 1 of the yaml is a str"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_named(row, message):
+def test_the_fault_of_a_row_is_named(row, message):
     with pytest.raises(ArchitectureError, match=message):
         parse_rows([[-1, 1, "Conv", [32]], row])
 
@@ -139,7 +139,7 @@ def test_other_names_are_refused(value):
 
 
 @given(ANYTHING)
-def test_whatever_a_yaml_holds_is_rows_or_refused(value):
+def test_any_yaml_is_parsed_or_rejected(value):
     for parse in (parse_rows, parse_anchors, parse_names):
         try:
             parse(value)
