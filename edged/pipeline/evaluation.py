@@ -1,4 +1,4 @@
-"""Compares a quantized model with full precision on the held-out images."""
+"""Compare a quantized model with full precision on the held-out images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the held-out images show of a quantized model.
+    """Measurements of a quantized model on the held-out images.
 
     Attributes:
         totals: Measured values in plain JSON types; see `evaluate`.
@@ -57,7 +57,7 @@ class Evaluation:
 
 
 def held_out_labels(cache: ImageCache, architecture: Architecture, folder: Path) -> Labels:
-    """Return the labels of the held-out images, unless they mean something else than the model's classes.
+    """Return the labels of the held-out images, unless they do not fit the model's classes.
 
     Args:
         cache: The images.
@@ -84,7 +84,7 @@ def require_labels(gates: Gates, labels: Labels, cache: ImageCache, architecture
     """Raise an error if a gate needs labels that the images do not have; called before the long work.
 
     Args:
-        gates: What is asked for.
+        gates: Gates that the model has to pass.
         labels: Labels of the held-out images.
         cache: The images.
         architecture: Architecture of the model.
@@ -115,7 +115,7 @@ def evaluate(compressed: Compressed, architecture: Architecture, labels: Labels,
         compressed: Both networks and their images.
         architecture: Architecture of the networks.
         labels: Labels of the held-out images.
-        spec: Which predictions of a detector become boxes when it is served; not used for a classifier.
+        spec: Rules for the predictions of a detector that become boxes when it is served; not used for a classifier.
 
     Returns:
         Totals "held_out_images", "agreement" (percent) and "relative_error" (|q - fp|^2 / |fp|^2 of the outputs); for a

@@ -1,4 +1,4 @@
-"""From a checkpoint file and a folder of images to an artifact folder.
+"""Quantize a checkpoint file into an artifact folder with the help of a folder of images.
 
     load_checkpoint -> build_cache -> compress -> evaluate -> write_quantized
 
@@ -47,9 +47,9 @@ class QuantizationResult:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a manifest says of where a quantized model comes from, besides the checkpoint and the images.
+    """The model name and times of a manifest.
 
-    The library reads no clock, so a caller that wants times gives them.
+    The library reads no clock, so a caller that wants times passes them.
 
     Attributes:
         model: Name of the model in the daemon's configuration; "" without a daemon.
@@ -96,8 +96,9 @@ def quantize(
         device: "cpu", "cuda", or "auto" for CUDA where there is a GPU.
         memory_limit: Bytes of resident memory to plan for, of a GPU's memory on CUDA; None for no limit. Changes speed,
             and results by rounding only.
-        detection: Which predictions of a detector become boxes; None for DetectionSpec(). Not used for a classifier.
-        gates: What the result must reach on the held-out images to be written; None to write it in any case.
+        detection: Rules for the predictions of a detector that become boxes; None for DetectionSpec(). Not used for a
+            classifier.
+        gates: Gates that the result must pass on the held-out images to be written; None to write it in any case.
         map_fn: `map`, or the `map` of an executor to read and decode images in parallel.
         listener: Receives the stages "verify", "load", "calibrate", "quantize", "evaluate" and "write", their progress
             and the memory plan.
@@ -153,7 +154,7 @@ def write_quantized(
     extra_totals: Mapping[str, Any] | None = None,
     attachments: Mapping[str, bytes] | None = None,
 ) -> QuantizationResult:
-    """Write an evaluated model as an artifact folder: all of it, on the disk, or nothing.
+    """Write an evaluated model as an artifact folder. The folder appears only when all of it is on the disk.
 
     Args:
         out: The folder; must not exist. Its parent is made.
@@ -161,39 +162,20 @@ def write_quantized(
         compressed: The quantized network.
         spec: How it was quantized.
         labels: Labels of the held-out images.
-        evaluation: What the held-out images showed.
-        detection: Which predictions of a detector become boxes.
+        evaluation: Measurements on the held-out images.
+        detection: Rules for the predictions of a detector that become boxes.
         provenance: Model name and times of the manifest.
         extra_totals: Measured values that the caller adds to "totals" of the report.
-        attachments: Further files by name, for people.
+        attachments: Contents of further files, by name; not read by the library.
 
     Raises:
         StateError: `out` exists, the disk is full or the folder cannot be written.
     """
-    device = device_of(compressed.model)
-    totals = evaluation.totals | {
-        "bits": spec.bits,
-        "checkpoint_bytes": network.source.bytes,
-        "checkpoint": network.selection.to_dict(),
-        "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
-        "bn_reestimated": compressed.bn_reestimated,
-        "peak_memory_bytes": peak_bytes(),
-        "device": device_name(device),
-        "peak_device_memory_bytes": device_peak_bytes(device),
-    }
-    cache = compressed.cache
-    report = {
-        "totals": {**totals, **(extra_totals or {})},
-        "layers": [layer.to_dict() for layer in compressed.layers],
-        "plan": compressed.plan.to_dict(),
-        "skipped_images": [vars(entry) for entry in cache.skipped],
-        # The reference distribution of live requests' images, see edged.calibration.color_histograms.
-        "calibration_colours": cache.color_histogram().round(6).tolist(),
-    }
+    report = _report(network, compressed, spec, evaluation, extra_totals or {})
     manifest = _manifest(network, compressed, spec, labels, detection, provenance or Provenance())
     out.parent.mkdir(parents=True, exist_ok=True)
     # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
-    warmup = record(compressed.model.to(CPU), cache)
+    warmup = record(compressed.model.to(CPU), compressed.cache)
     written = write_artifact(
         out,
         quantized=compressed.quantized,
@@ -204,6 +186,34 @@ def write_quantized(
         attachments=attachments,
     )
     return QuantizationResult(out, written)
+
+
+def _report(
+    network: LoadedNetwork,
+    compressed: Compressed,
+    spec: QuantSpec,
+    evaluation: Evaluation,
+    extra_totals: Mapping[str, Any],
+) -> dict[str, Any]:
+    device, cache = device_of(compressed.model), compressed.cache
+    totals = evaluation.totals | {
+        "bits": spec.bits,
+        "checkpoint_bytes": network.source.bytes,
+        "checkpoint": network.selection.to_dict(),
+        "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
+        "bn_reestimated": compressed.bn_reestimated,
+        "peak_memory_bytes": peak_bytes(),
+        "device": device_name(device),
+        "peak_device_memory_bytes": device_peak_bytes(device),
+    }
+    return {
+        "totals": {**totals, **extra_totals},
+        "layers": [layer.to_dict() for layer in compressed.layers],
+        "plan": compressed.plan.to_dict(),
+        "skipped_images": [vars(entry) for entry in cache.skipped],
+        # The reference distribution of live requests' images, see edged.calibration.color_histograms.
+        "calibration_colours": cache.color_histogram().round(6).tolist(),
+    }
 
 
 def _manifest(

@@ -1,4 +1,4 @@
-"""Measures the accuracy or mAP of a checkpoint or an artifact on labeled images."""
+"""Measure the accuracy or mAP of a checkpoint or an artifact on labeled images."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Scorable:
 
     Attributes:
         model: The network in eval mode, on the CPU.
-        architecture: Which network it is.
-        input: How its images are prepared.
+        architecture: Architecture of the network.
+        input: Preparation of its images.
     """
 
     model: nn.Module
@@ -44,8 +44,8 @@ def open_scorable(path: Path, arch: str | None, input_settings: Mapping[str, Any
     Args:
         path: A checkpoint file or an artifact folder.
         arch: Expected architecture, or None.
-        input_settings: Fields of InputSpec that differ from the architecture's default, or from what the artifact
-            remembers.
+        input_settings: Fields of InputSpec that differ from the architecture's default, or from the
+            artifact's own.
 
     Raises:
         RejectedError: The checkpoint or the artifact cannot be used.
@@ -66,7 +66,7 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
     """Measure top-1 and top-5, or a detector's mAP50 and mAP50-95, over all images of a cache.
 
     Args:
-        network: What to measure.
+        network: The network to measure.
         cache: Decoded images of `data`.
         data: A folder of images per class, in the order of the logits; for a detector images with YOLO labels.
         listener: Receives the stage "predict" and the number of images that are done.
