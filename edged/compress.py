@@ -1,4 +1,4 @@
-"""Model, calibration images and QuantSpec in; quantized model and one report per layer out."""
+"""Quantize a model with calibration images and a QuantSpec, and report on each layer."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from edged.progress import ProgressListener, SilentListener
 from edged.quant.grid import QuantizedWeight
 from edged.spec import QuantSpec, Statistics
 
-# Held-out images that decide about the statistics: to choose between two takes fewer than to report on one.
+# Held-out images that choose the statistics: choosing between two takes fewer images than reporting on one.
 CHOICE_IMAGES = 32
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What was done to one layer.
+    """Report on the quantization of one layer.
 
     Attributes:
         name: Module name.
         kind: Conv2d or Linear.
         rows: Output channels.
-        columns: Inputs of a row.
+        columns: Weights per row.
         bits: Bits per code.
         loss: tr(Δ H Δ^T) / 2, in squared output units.
         relative_loss: The loss as a share of the output's own energy.
@@ -62,7 +62,7 @@ class LayerReport:
     images: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return plain JSON types."""
         return dataclasses.asdict(self)
 
 
@@ -71,12 +71,12 @@ class Compressed:
     """A quantized model.
 
     Attributes:
-        model: Runs with the decoded weights; eval mode.
+        model: Network with the decoded weights, in eval mode.
         quantized: Codes by parameter name, such as "conv1.weight".
         rest: All other entries of the state dict.
         layers: A report for each quantized layer, in network order.
         bn_reestimated: Whether other BatchNorm statistics and biases than the trained ones were accepted.
-        plan: How the work was divided.
+        plan: Plan by which the work was divided to fit the memory.
         full: The network in full precision.
         cache: The images that were used.
     """
@@ -92,17 +92,17 @@ class Compressed:
 
     @property
     def batch_size(self) -> int:
-        """Images of a forward pass for which the planned memory suffices."""
+        """Number of images per forward pass that fit the planned memory."""
         return _batch_size(self.plan)
 
     @functools.cached_property
     def reference_logits(self) -> Tensor:
-        """Full-precision outputs on the held-out images, on the CPU. Of a detector they take 9 MB an image."""
+        """Outputs of `full` on the held-out images, on the CPU. A detector's take 9 MB per image."""
         return self._outputs(self.full)
 
     @functools.cached_property
     def logits(self) -> Tensor:
-        """Outputs of `model` on the held-out images, likewise."""
+        """Outputs of `model` on the held-out images, on the CPU. A detector's take 9 MB per image."""
         return self._outputs(self.model)
 
     def _outputs(self, model: nn.Module) -> Tensor:
@@ -121,12 +121,12 @@ def compress(
     """Quantize all convolutions and linear layers of `model`.
 
     Args:
-        model: Full precision, eval mode; another precision than float32 is converted. Its numbers are not modified. The
-            work is done on the device of its parameters, where those of the result lie.
+        model: Network in full precision and eval mode; other precisions are converted to float32. Its numbers are not
+            modified. The work is done on the device of its parameters; the result stays there.
         cache: Calibration and held-out images.
         spec: How to quantize.
         resources: Memory to work in; changes speed only.
-        listener: Told of the plan and of the stages "layers" and "compare".
+        listener: Receives the stages "layers" and "compare", their progress and the memory plan.
 
     Raises:
         ArchitectureError: The model has no layer to quantize.
@@ -147,7 +147,7 @@ def compress(
 
 
 def _batch_size(plan: MemoryPlan) -> int:
-    """Half of what is planned for: a plain forward pass keeps values that the traced one lets go of."""
+    """Return half the planned batch size, because a plain forward pass keeps values that the traced one frees."""
     return max(1, plan.steps[0].batch // 2)
 
 
@@ -174,7 +174,7 @@ def _best_statistics(
         reestimate_batchnorm(changed, (moved(batch, device_of(full)) for batch in batches))
     else:
         return plain, False
-    # The images are sorted by class: a choice of some must not be one of classes.
+    # The images are sorted by class: a subset must not be one of classes.
     some = cache.held_out[:: max(1, len(cache.held_out) // CHOICE_IMAGES)]
     before, after = relative_errors(full, [plain, changed], cache, some, batch_size)
     return (changed, True) if after < before else (plain, False)

@@ -1,4 +1,4 @@
-"""Every error a user can meet, each with a stable code.
+"""All errors that a user can meet, each with a stable code.
 
 The code is the metric label, the `code` of an HTTP body and of reason.json; the exit code is the command's.
 """
@@ -16,14 +16,14 @@ class EdgedError(Exception):
 
 
 class UsageError(EdgedError):
-    """The command line asks for something that does not exist or cannot be."""
+    """An option or setting does not exist or has an impossible value."""
 
     code = "usage"
     exit_code = 2
 
 
 class RejectedError(EdgedError):
-    """The input itself is at fault: trying again cannot help."""
+    """The input itself is at fault; a retry cannot succeed."""
 
     code = "rejected"
     exit_code = 3
@@ -54,13 +54,13 @@ class NonFiniteError(CheckpointError):
 
 
 class ArchitectureError(RejectedError):
-    """The tensors fit no supported network, or not the one asked for."""
+    """The tensors fit no supported network, or not the requested one."""
 
     code = "architecture"
 
 
 class CalibrationError(RejectedError):
-    """The calibration images, or what was computed from them, cannot be used."""
+    """The calibration images, or values computed from them, cannot be used."""
 
     code = "calibration"
 
@@ -72,7 +72,7 @@ class ImageError(RejectedError):
 
 
 class GateError(RejectedError):
-    """The quantized model failed a check that stands between it and the traffic."""
+    """The quantized model failed a check that it must pass before it serves."""
 
     code = "gate"
 
@@ -84,7 +84,7 @@ class ArtifactError(RejectedError):
 
 
 class NotReadyError(EdgedError):
-    """What was asked for is not there yet."""
+    """The requested object is not available yet."""
 
     code = "not_ready"
     exit_code = 4
@@ -104,7 +104,7 @@ class UnavailableError(EdgedError):
 
 
 class DeviceError(EdgedError):
-    """The device that was asked for is not there."""
+    """The requested device is not available."""
 
     code = "device"
     exit_code = 69
@@ -118,7 +118,7 @@ class StateError(EdgedError):
 
 
 class DeferredError(EdgedError):
-    """The device cannot do it now (memory, heat, disk); a later try may succeed."""
+    """The device cannot do the work now (memory, heat, disk); a later try may succeed."""
 
     code = "deferred"
     exit_code = 75
@@ -131,7 +131,7 @@ class MemoryLimitError(DeferredError):
 
 
 class AccessError(EdgedError):
-    """The caller may not do this."""
+    """The caller lacks the permission."""
 
     code = "permission"
     exit_code = 77

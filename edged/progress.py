@@ -1,4 +1,4 @@
-"""How long work reports what it is doing. The library has no clock: whoever watches, times."""
+"""Progress reports of long work. The library has no clock: the listener measures times."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any, Protocol
 
 
 class ProgressListener(Protocol):
-    """Told of every stage and of the progress inside it."""
+    """Receiver of every stage and of the progress inside it."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Enter the stage `name`; the context lasts as long as the stage."""
 
     def progress(self, done: int, total: int) -> None:
-        """`done` of `total` steps of the current stage are over."""
+        """Receive that `done` of `total` steps of the current stage are done."""
 
     def planned(self, plan: Mapping[str, Any]) -> None:
-        """How the work of the current stage will be divided, in plain JSON types."""
+        """Receive the memory plan of the current stage, in plain JSON types."""
 
 
 class SilentListener:
-    """An listener that ignores everything."""
+    """A listener that ignores everything."""
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""Frozen settings: how a model is quantized, how its images are prepared, and which predictions become boxes."""
+"""Frozen settings of quantization, of the preparation of images, and of the predictions that become boxes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers that a setting may have, both ends included. Infinity and NaN are never allowed.
+    """The range of a numeric setting, both ends included. Infinity and NaN are never allowed.
 
     Attributes:
         least: Smallest value.
@@ -57,7 +57,7 @@ def _real(default: float, least: float, most: float = math.inf) -> float:
 
 def _bounded(default: T, bounds: Bounds) -> T:
     field: Any = dataclasses.field(default=default, metadata={"bounds": bounds})
-    return field  # type: ignore[no-any-return]  # like dataclasses.field itself: a description that passes for a value
+    return field  # type: ignore[no-any-return]  # typed as the value, like dataclasses.field itself
 
 
 def bounds_of(spec: type) -> dict[str, Bounds]:
@@ -73,7 +73,7 @@ def _check_bounds(spec: object) -> None:
 
 
 class Method(str, enum.Enum):
-    """How codes are chosen."""
+    """The method that chooses the codes."""
 
     FASTOBQ = "fastobq"  # one column order and one inverse Hessian for all rows (arXiv 2509.05576)
     OBQ = "obq"  # an order and an inverse Hessian for each row (arXiv 2208.11580): slow, for comparison
@@ -81,19 +81,19 @@ class Method(str, enum.Enum):
 
 
 class Order(str, enum.Enum):
-    """Which column is quantized first."""
+    """The order in which columns are quantized."""
 
     SENSITIVITY = "sensitivity"  # descending sum over rows of L_q (arXiv 2509.05576, Eq. 11)
     ERROR = "error"  # descending sum over rows of |quant(w) - w|
     WEIGHT = "weight"  # descending sum over rows of |w|
     HESSIAN = "hessian"  # descending diag(H)
-    MIN_PIVOT = "min-pivot"  # so that, from the last column back, each elimination pivot is the least
+    MIN_PIVOT = "min-pivot"  # from the last column back, the column with the least elimination pivot
     BEST = "best"  # per layer, whichever of sensitivity, min-pivot and hessian gives the least loss
     NONE = "none"  # as stored
 
 
 class Search(str, enum.Enum):
-    """How each row's range is found."""
+    """The search for each row's range."""
 
     MINMAX = "minmax"  # the full range
     MSE = "mse"  # least squared rounding error
@@ -103,7 +103,7 @@ class Search(str, enum.Enum):
 
 
 class Statistics(str, enum.Enum):
-    """What becomes of BatchNorm statistics and biases. A change is kept only if it lowers the held-out error."""
+    """The treatment of BatchNorm statistics and biases. A change is kept only if it lowers the held-out error."""
 
     NONE = "none"  # as trained
     BIAS = "bias"  # means moved by what quantization changed, variances as trained (edged.engine.statistics)
@@ -112,7 +112,7 @@ class Statistics(str, enum.Enum):
 
 
 class Scheme(str, enum.Enum):
-    """Where the grid has its zero."""
+    """The position of zero in the grid."""
 
     SYMMETRIC = "symmetric"  # zero_point is the middle code
     ASYMMETRIC = "asymmetric"  # zero_point follows each row's range
@@ -120,28 +120,28 @@ class Scheme(str, enum.Enum):
 
 @dataclass(frozen=True)
 class QuantSpec:
-    """How a model is quantized.
+    """The settings of a quantization.
 
     The bounds of each number are declared with its field; the config file and the command line read them from here.
 
     Attributes:
-        method: How codes are chosen.
+        method: Method that chooses the codes.
         bits: Bits per weight code.
         scheme: Symmetric or asymmetric per-channel grid.
         order: Column order of FastOBQ.
         descending: Whether the highest score of the order comes first.
-        search: How each row's range is found.
+        search: Search for each row's range.
         beam: Partial assignments that are kept in each row; 1 is the greedy choice.
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
         damp_ratio: Share of mean(diag H) that is added to diag H. H is positive semi-definite, so any ratio above 0
             makes it positive definite; the larger the ratio, the closer the codes are to round-to-nearest.
-        damp_absolute: Added to diag H as well, in squared input units; the paper's way.
+        damp_absolute: Constant that is added to diag H as well, in squared input units, as in the paper.
         block_size: Columns per lazy update; changes speed, not codes.
         rows_at_once: Rows that are searched together; changes memory and speed, not codes.
         propagation: How far each layer corrects the errors of the layers before it: 0 (not at all) to 1 (in full).
-        statistics: What becomes of BatchNorm statistics and biases.
+        statistics: Treatment of BatchNorm statistics and biases.
         augmentation: Versions of each calibration image that are used: the image itself, then random flips and crops.
         seed: Seed of every random choice.
 
@@ -240,7 +240,7 @@ def recipe(name: str, **overrides: Any) -> QuantSpec:
 
 
 class Fit(str, enum.Enum):
-    """How an image of any shape becomes a square."""
+    """The way in which an image of any shape becomes a square."""
 
     CROP = "crop"  # shorter side to `resize`, then the middle: classifiers
     LETTERBOX = "letterbox"  # longer side to `size`, then gray borders: detectors, which must see everything
@@ -248,14 +248,14 @@ class Fit(str, enum.Enum):
 
 @dataclass(frozen=True)
 class InputSpec:
-    """How an image becomes a network input: scaled (bilinear, antialiased), cropped or bordered, then normalized.
+    """The preparation of an image as input: scaled (bilinear, antialiased), cropped or bordered, then normalized.
 
     Attributes:
         size: Side of the square input, pixels.
         resize: Length that the shorter side is scaled to before the crop, pixels; not used by a letterbox.
         mean: Per-channel mean that is subtracted, in units of 0..1 intensity.
         std: Per-channel divisor, same units.
-        fit: How the image becomes a square.
+        fit: Way in which the image becomes a square.
 
     Raises:
         UsageError: The values do not fit together.
@@ -328,7 +328,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class DetectionSpec:
-    """Which of a detector's predictions count as boxes.
+    """The rules for the predictions of a detector that become boxes.
 
     Attributes:
         confidence: Least score (objectness times class probability) of a box.
@@ -373,7 +373,7 @@ WEIGHTS = ("auto", "averaged", "last")
 
 @dataclass(frozen=True)
 class Choice:
-    """Which network of a checkpoint file to take.
+    """The choice between the networks of a checkpoint file.
 
     Attributes:
         key: Key of its state dict in the file, nested keys joined by dots, "" for the top; None to look for it.
@@ -393,5 +393,5 @@ class Choice:
             raise UsageError(f"weights has value {self.weights!r:.80}; choose one of {', '.join(WEIGHTS)}")
 
 
-# How mAP is measured: every box that could still count.
+# Settings for measuring mAP: they keep every box that could still count.
 EVALUATION = DetectionSpec(confidence=0.001, iou=0.6, max_detections=300, multi_label=True)
