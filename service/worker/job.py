@@ -1,4 +1,4 @@
-"""One quantization as data: what the supervisor asks of a worker. Imports no torch."""
+"""One quantization job as data, passed from the supervisor to a worker. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 from edged.evaluation.gates import Gates
 from edged.spec import Choice, DetectionSpec, QuantSpec
 
-PREDICTIONS = "predictions.json"  # beside report.json, see service.worker.predictions
+PREDICTIONS = "predictions.json"  # next to report.json, see service.worker.predictions
 
 
 @dataclass(frozen=True)
 class Job:
-    """A checkpoint, how to quantize it, and where the artifact goes.
+    """A quantization job: checkpoint, settings and destination.
 
     Attributes:
-        checkpoint: The file; never trusted.
+        checkpoint: The untrusted checkpoint file.
         out: Folder of the artifact; must not exist.
-        calibration_dir: Images.
-        cache_root: Where decoded images are kept.
-        spec: How to quantize.
-        name: Model name, "" without a daemon.
+        calibration_dir: Folder of the calibration images.
+        cache_root: Folder where decoded images are kept.
+        spec: Settings of the quantization.
+        name: Name of the model; "" without a daemon.
         source_name: Name of the file as the user knows it.
         arch: Architecture that the user expects, or None.
-        choice: Which network of the file to take.
+        choice: Choice between the networks of the file.
         input: Overrides of the architecture's InputSpec: size, resize, mean, std.
         images: Most calibration images, None for all.
-        gates: What the result must reach.
-        detection: Which predictions of a detector become boxes when it is served; nothing to a classifier.
-        threads: Threads for computing; None for one a core.
+        gates: Gates that the result must pass.
+        detection: Rules for the predictions of a detector that become boxes; not used for a classifier.
+        threads: Number of threads for computing; None for one per core.
         device: "auto", "cpu" or "cuda".
-        memory_limit: Bytes of resident memory at most, of a GPU's memory where that is the device; None for no limit.
-        max_bytes: Size of the checkpoint at most, None for the library's limit.
-        report_images: Held-out images that predictions.json shows; 0 for no such file.
+        memory_limit: Limit on resident memory in bytes, or on the GPU's memory on CUDA; None for no limit.
+        max_bytes: Limit on the size of the checkpoint in bytes; None for the library's limit.
+        report_images: Number of held-out images in predictions.json; 0 for no such file.
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
     """
 
@@ -61,7 +61,7 @@ class Job:
     keep_rejected: bool = False
 
     def to_json(self) -> str:
-        """One line of JSON."""
+        """Return the job as one line of JSON."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data |= {key: str(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
@@ -70,7 +70,7 @@ class Job:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Job:
-        """Inverse of `to_json`."""
+        """Read what `to_json` returns."""
         data = json.loads(text)
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}

@@ -1,6 +1,6 @@
 """`python -m service.worker.main PARENT NICE < JOB`: quantize one checkpoint. The only parser of untrusted files.
 
-Tells on stdout, a JSON object a line:
+Reports on stdout, one JSON object per line:
     {"event": "stage", "stage": "load", "state": "begin"}
     {"event": "stage", "stage": "load", "state": "end", "seconds": 0.2}
     {"event": "progress", "stage": "load", "done": 3, "total": 21}
@@ -27,67 +27,67 @@ from service.worker.job import Job
 if TYPE_CHECKING:  # torch, which is imported only when the job runs
     from edged.pipeline.quantize import QuantizationResult
 
-_PROGRESS_INTERVAL_S = 0.2  # more often than a person can read is waste
+_PROGRESS_INTERVAL_S = 0.2  # faster than a person can read is wasted
 
 
 class LineListener:
-    """Writes what happens as JSON lines."""
+    """A progress listener that writes JSON lines."""
 
     def __init__(self, output: IO[str]) -> None:
         self._output = output
         self._stages: list[str] = []
         self._next_progress = 0.0
 
-    def tell(self, event: str, **fields: Any) -> None:
-        """Write one line."""
+    def send(self, event: str, **fields: Any) -> None:
+        """Write an event as one line."""
         self._output.write(json.dumps({"event": event, **fields}) + "\n")
         self._output.flush()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Tell the beginning, and the end if the stage succeeds."""
-        self.tell("stage", stage=name, state="begin")
+        """Report the beginning of a stage, and its end if it succeeds."""
+        self.send("stage", stage=name, state="begin")
         self._stages.append(name)
         start = time.monotonic()
         try:
             yield
         finally:
             self._stages.pop()
-        self.tell("stage", stage=name, state="end", seconds=time.monotonic() - start)
+        self.send("stage", stage=name, state="end", seconds=time.monotonic() - start)
 
     def progress(self, done: int, total: int) -> None:
-        """Tell how far the current stage is, a few times a second."""
+        """Report the progress of the current stage, a few times a second."""
         now = time.monotonic()
         if now >= self._next_progress or done == total:
             self._next_progress = now + _PROGRESS_INTERVAL_S
-            self.tell("progress", stage=self._stages[-1] if self._stages else "", done=done, total=total)
+            self.send("progress", stage=self._stages[-1] if self._stages else "", done=done, total=total)
 
     def planned(self, plan: Mapping[str, Any]) -> None:
-        """Tell the plan."""
-        self.tell("plan", **plan)
+        """Report the memory plan."""
+        self.send("plan", **plan)
 
 
 def main(arguments: list[str]) -> int:
-    """Run the job on stdin."""
+    """Run the job given on stdin and return the exit code."""
     parent, nice = (int(argument) for argument in arguments)
     die_with_parent(parent)
     lower_priority(nice)
-    # Whatever a library prints must not land between the lines.
+    # Output of libraries must not mix with the lines, so it goes to stderr.
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     listener = LineListener(output)
     try:
         result = _run(Job.from_json(sys.stdin.read()), listener)
     except EdgedError as error:
-        listener.tell("error", code=error.code, message=str(error), exit_code=error.exit_code)
+        listener.send("error", code=error.code, message=str(error), exit_code=error.exit_code)
         return error.exit_code
-    listener.tell("result", out=str(result.artifact), totals=result.report["totals"])
+    listener.send("result", out=str(result.artifact), totals=result.report["totals"])
     return 0
 
 
 def _run(job: Job, listener: LineListener) -> QuantizationResult:
-    """`run_job`, with the errors of the machine and of libraries as EdgedErrors."""
-    # Half a second of torch: only now, so that the lines above are in place first.
+    """Call `run_job` and convert the errors of the machine and of libraries to EdgedErrors."""
+    # Importing torch takes half a second: only now, after stdout is redirected.
     from service.worker.pipeline import run_job
 
     try:
@@ -109,4 +109,4 @@ def _run(job: Job, listener: LineListener) -> QuantizationResult:
 if __name__ == "__main__":
     exit_code = main(sys.argv[1:])
     sys.stderr.flush()
-    os._exit(exit_code)  # taking torch apart would only cost time
+    os._exit(exit_code)  # an orderly exit would only spend time on unloading torch

@@ -1,4 +1,4 @@
-"""One job from checkpoint to artifact: the library's steps, with stage times, gates and sample predictions.
+"""Run one job from checkpoint to artifact: the library's steps, with stage times, gates and sample predictions.
 
 Runs in the worker and in `edged quantize`; imports torch.
 """
@@ -34,7 +34,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     """Quantize one checkpoint into an artifact folder.
 
     Args:
-        job: What to quantize, and how.
+        job: The job.
         listener: Receives the stages, their progress and the memory plan.
 
     Returns:
@@ -107,7 +107,7 @@ def decode_images(
     Args:
         folder: The images.
         cache_root: Folder where decoded images are kept.
-        spec: How the images are prepared.
+        spec: Preparation of the images.
         images: Most images to use, None for all.
         listener: Receives the number of images that are done.
 

@@ -1,6 +1,6 @@
-"""What both networks say of some held-out images, with a picture of each, for the report. Imports torch.
+"""Sample predictions of both networks on held-out images, with pictures, for the report. Imports torch.
 
-Pictures are made of the pixels that the networks saw, so that nothing is read once more.
+Pictures are made from the pixels that the networks received, so that no image is read again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edged.models.registry import Architecture
 from edged.models.yolov5.plan import Plan
 from edged.pipeline.evaluation import Labels
 
-MAX_PICTURE_BYTES = 400 << 10  # of all pictures together, encoded
+MAX_PICTURE_BYTES = 400 << 10  # total size of all encoded pictures
 _CLASSIFIED_SIDE, _DETECTED_SIDE = 160, 400  # longer side of a picture, pixels
 _SMALL_SIDE = 64  # up to here PNG is as small as JPEG, and exact
 _MAX_BOXES = 50
@@ -38,13 +38,13 @@ def sample_predictions(
     boxes: Mapping[str, list[Detections]] | None,
     count: int,
 ) -> JSON:
-    """Predictions in full precision and quantized, half of them those that differ most.
+    """Return predictions of both networks; half of the images are those on which they differ most.
 
     Args:
         compressed: Both networks, evaluated, and their images.
-        architecture: Of the networks.
-        labels: Of the held-out images.
-        boxes: Of a detector, see `edged.pipeline.evaluation.Evaluation`.
+        architecture: Architecture of the networks.
+        labels: Labels of the held-out images.
+        boxes: Boxes that a detector found, see `edged.pipeline.evaluation.Evaluation`; None for a classifier.
         count: Most images; fewer if their pictures take more than MAX_PICTURE_BYTES.
 
     Returns:
@@ -60,10 +60,10 @@ def sample_predictions(
 
 
 def choose(differences: Tensor, count: int) -> list[int]:
-    """Half of them those that differ most, the rest spread evenly over the others; ascending.
+    """Choose images: half of them those that differ most, the rest spread evenly over the others. Sorted ascending.
 
     Args:
-        differences: How much the two networks differ on each image [n]; 0 is not at all.
+        differences: Difference between the two networks on each image [n]; 0 for equal outputs.
         count: Most images to choose.
     """
     order = torch.sort(differences, descending=True, stable=True).indices.tolist()
@@ -78,7 +78,7 @@ def _classified(compressed: Compressed, architecture: Architecture, labels: Labe
     said = {"fp32": compressed.reference_logits.softmax(1), "quantized": compressed.logits.softmax(1)}
     names = cache.classes if len(cache.classes) == architecture.num_classes else None
     differ = said["fp32"].argmax(1) != said["quantized"].argmax(1)
-    # Another class counts for more than the same one with another probability.
+    # A different class counts more than a different probability of the same class.
     differences = (said["fp32"] - said["quantized"]).abs().sum(1) + 2.0 * differ
     return [
         {
@@ -120,7 +120,7 @@ def _named(kind: int, names: Sequence[str] | None) -> JSON:
 
 
 def _picture(cache: ImageCache, index: int, longest: int) -> JSON:
-    """File, picture, and the size of the image that boxes refer to: the original, where it was letterboxed."""
+    """Return file name, picture and the size of the image that boxes refer to: the original if it was letterboxed."""
     pixels = cache.images[index]
     width = height = cache.input.size
     if cache.sizes:

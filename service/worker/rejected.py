@@ -1,4 +1,4 @@
-"""Keeps what is known of a model that a gate rejects, for its report: no artifact. Runs in the worker."""
+"""Keep the report of a model that a gate rejects, without an artifact. Runs in the worker."""
 
 from __future__ import annotations
 
@@ -44,5 +44,5 @@ def _write(job: Job, files: Mapping[str, bytes]) -> None:
         job.out.mkdir(parents=True)
         for name, data in files.items():
             (job.out / name).write_bytes(data)
-    except OSError as error:  # the update's reason stays the gate's
+    except OSError as error:  # the gate remains the reason of the rejection
         sys.stderr.write(f"cannot keep the report of the rejected model: {error}\n")

@@ -16,7 +16,7 @@ from edged.progress import ProgressListener
 
 
 class TimingListener:
-    """A listener that forwards all progress to another one and measures the seconds of each stage.
+    """A listener that forwards all progress to another one and measures the duration of each stage.
 
     Args:
         inner: Listener that receives all progress.

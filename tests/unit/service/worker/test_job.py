@@ -9,7 +9,7 @@ from edged.spec import DetectionSpec, Method, QuantSpec
 from service.worker.job import Job
 
 
-def test_a_job_survives_its_way_to_the_worker() -> None:
+def test_a_job_survives_a_round_trip_through_json() -> None:
     job = Job(
         checkpoint=Path("/a b/c.pt"),
         out=Path("/out"),

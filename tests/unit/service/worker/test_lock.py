@@ -38,7 +38,7 @@ def test_the_highest_priority_goes_first_and_among_equals_the_first(priorities, 
     assert asyncio.run(main()) == ["holder", *sorted(left, key=lambda index: (-priorities[index], index))]
 
 
-def test_one_that_is_cancelled_just_as_its_turn_comes_hands_it_on():
+def test_a_waiter_that_is_cancelled_on_its_turn_passes_the_lock_on():
     async def main():
         slot, log, hold, tasks = WorkerLock(), [], asyncio.Event(), []
 
@@ -59,7 +59,7 @@ def test_one_that_is_cancelled_just_as_its_turn_comes_hands_it_on():
     assert asyncio.run(main()) == ["second"]
 
 
-def test_a_plain_turn_is_of_priority_0_and_ends_with_an_error_too():
+def test_the_default_priority_is_0_and_an_error_releases_the_lock():
     async def main():
         slot = WorkerLock()
         try:

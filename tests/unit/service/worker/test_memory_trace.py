@@ -7,14 +7,14 @@ from service.worker.memory_trace import MAX_POINTS, MemoryTrace
 
 
 @given(st.lists(st.integers(1, 10**12), max_size=700), st.sampled_from([2, 4, 10]))
-def test_however_many_samples_the_points_are_few_in_order_and_have_the_peak(samples, limit):
+def test_a_trace_is_short_and_sorted_and_includes_the_peak(samples, limit):
     trace = MemoryTrace(limit)
     for second, used in enumerate(samples):
         trace.add(float(second), used)
     points = trace.points
     assert len(points) <= limit
     assert [at for at, _ in points] == sorted({at for at, _ in points})
-    assert all(samples[int(at)] == used for at, used in points)  # what is told was really seen, then
+    assert all(samples[int(at)] == used for at, used in points)  # every reported point was measured at that time
     assert max((used for _, used in points), default=0) == max(samples, default=0)
 
 

@@ -131,7 +131,7 @@ def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: P
         ({"calibration_dir": Path("/nowhere")}, CalibrationError, "/nowhere"),
     ],
 )
-def test_what_stops_a_job(
+def test_reasons_that_stop_a_job(
     task: Task, tmp_path: Path, change: dict[str, object], error: type[Exception], reason: str
 ) -> None:
     job = replace(job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN), **change)
@@ -192,7 +192,7 @@ def test_a_detectors_artifact_holds_all_that_serving_needs(detection_task: Detec
         ({"gates": Gates(max_drop=-101.0)}, GateError, "mAP50-95 falls by"),
     ],
 )
-def test_what_stops_a_detector(
+def test_reasons_that_stop_a_detector(
     detection_task: DetectionTask, tmp_path: Path, change: dict[str, object], error: type[Exception], reason: str
 ) -> None:
     job = replace(detector_job(detection_task, tmp_path), spec=QuantSpec(method=Method.RTN), **change)
@@ -211,7 +211,7 @@ def test_a_gate_on_map_needs_labels(detection_task: DetectionTask, tmp_path: Pat
     assert totals["boxes"]["fp32"] > 0
 
 
-def test_a_full_gpu_is_told_as_a_matter_of_memory(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_raises_a_memory_limit_error(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def overflow(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
@@ -230,9 +230,7 @@ def test_sample_predictions_are_written_if_asked_for(task: Task, tmp_path: Path)
     assert read_artifact(job.out).report["layers"]
 
 
-def test_what_a_gate_refuses_is_kept_for_its_report(
-    task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_of_a_rejected_model_is_kept(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     job = replace(
         job_of(task, tmp_path), spec=QuantSpec(method=Method.RTN, bits=3), gates=Gates(100.1), report_images=3
     )
@@ -243,7 +241,7 @@ def test_what_a_gate_refuses_is_kept_for_its_report(
     report = json.loads((job.out / "report.json").read_text())
     assert report["totals"]["agreement"] <= 100
     assert (report["totals"]["bits"], len(report["layers"])) == (3, 20)
-    # What is in the way is no reason to tell another reason than the gate's.
+    # A file in the way must not replace the gate as the reason.
     with pytest.raises(GateError):
         run_job(job, SilentListener())
     assert "cannot keep the report of the rejected model" in capfd.readouterr().err

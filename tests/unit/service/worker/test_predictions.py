@@ -30,7 +30,7 @@ SERVED = DetectionSpec(confidence=0.1)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0]), max_size=30), st.integers(0, 12))
-def test_half_are_those_that_differ_most_and_none_is_chosen_twice(differences: list[float], count: int) -> None:
+def test_half_of_the_images_differ_most_and_none_is_chosen_twice(differences: list[float], count: int) -> None:
     chosen = choose(torch.tensor(differences), count)
     assert chosen == sorted(set(chosen))
     assert len(chosen) == min(count, len(differences))

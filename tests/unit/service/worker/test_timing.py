@@ -15,7 +15,7 @@ from service.worker.timing import TimingListener
 
 
 class Recorder:
-    """Notes what it is told."""
+    """A listener that records every report."""
 
     def __init__(self) -> None:
         self.seen: list[object] = []
@@ -39,7 +39,7 @@ def test_a_plan_is_passed_on() -> None:
     assert inner.seen == [{"peak_bytes": 1}]
 
 
-def test_passes_on_and_adds_up() -> None:
+def test_progress_is_forwarded_and_stage_times_add_up() -> None:
     inner = Recorder()
     watch = TimingListener(inner)
     for _ in range(2):
