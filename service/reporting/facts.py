@@ -176,6 +176,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
     found = [
         ("Generation", update.get("generation")),
         ("Architecture", architecture.get("name")),
+        ("Weights", _weights(totals)),
         ("Bits", totals.get("bits") or settings.get("bits")),
         ("Method", settings.get("method")),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
@@ -189,6 +190,16 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("SHA-256", f"{update['sha256'][:_SHOWN_DIGITS]}..." if update.get("sha256") else None),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
+
+
+def _weights(totals: JSON) -> str | None:
+    """Return which weights of the checkpoint were taken, from where, and how many other tensors were left out."""
+    taken: JSON = totals.get("checkpoint") or {}
+    if not taken:
+        return None
+    place = [f"{name} {taken[name]!r}" for name in ("key", "prefix") if taken.get(name)]
+    left_out = [f"{len(taken['left_out'])} other tensors left out"] if taken.get("left_out") else []
+    return ", ".join([str(taken.get("weights")), *place, *left_out])
 
 
 def _artifact(totals: JSON) -> str | None:

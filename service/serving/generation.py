@@ -208,7 +208,7 @@ class Generation:
         if self.warmup is None:
             return "its artifact has no images to compare it by"
         if self.warmup["identical"]:
-            return "its outputs are to the bit those that were evaluated"
+            return "its outputs are bit-identical to the evaluated ones"
         return f"its outputs differ from those that were evaluated by {self.warmup['relative_error']:.2g} of their norm"
 
     async def _spawn(self, timeout_s: float) -> Channel:

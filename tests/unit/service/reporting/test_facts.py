@@ -1,6 +1,6 @@
 import pytest
 
-from service.reporting.facts import figures, layers, memory, outcome, stages, worst_first
+from service.reporting.facts import facts, figures, layers, memory, outcome, stages, worst_first
 from tests.support.reports import data_of
 
 
@@ -30,6 +30,18 @@ def test_the_measurements_of_a_detector():
         ("mAP50-95", "33.50 % (full precision 34.00 %, drop +0.50)"),
         ("agreement", "97.25 % of 98 boxes (full precision 100) in 13 held-out images"),
     ]
+
+
+def test_the_weights_that_were_taken_are_named():
+    def weights(**taken):
+        data = data_of("x")
+        data["report"] = {"totals": {"checkpoint": taken}} if taken else {}
+        return dict(facts(data)).get("Weights")
+
+    taken = {"key": "state_dict_ema", "prefix": "module.", "weights": "averaged", "left_out": ["n_averaged"]}
+    assert weights(**taken) == "averaged, key 'state_dict_ema', prefix 'module.', 1 other tensors left out"
+    assert weights(key="", prefix="", weights="last", left_out=[]) == "last"
+    assert weights() is None
 
 
 def test_missing_measurements_are_left_out():
