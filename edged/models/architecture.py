@@ -54,7 +54,8 @@ class Architecture:
     def default_input(self) -> InputSpec:
         """The preparation of images unless the user configures another one."""
         if self.plan is not None:
-            return InputSpec.letterbox(detector_side(len(self.plan.anchors)), self.in_channels)
+            side = detector_side(max(self.plan.strides(self.in_channels)))
+            return InputSpec.letterbox(side, self.in_channels)
         size, resize = (224, 256) if self.stem == "imagenet" else (32, 32)
         if self.in_channels == 1:
             return InputSpec(size, resize, _GREY_MEAN, _GREY_STD)

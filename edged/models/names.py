@@ -34,9 +34,9 @@ DETECTORS = tuple(LARGEST_STRIDES)
 ARCHITECTURES = (*CLASSIFIERS, *DETECTORS)
 
 
-def detector_side(levels: int = 3) -> int:
-    """Return the default side of a detector's square input, in pixels: 640, or 1280 with more than three levels."""
-    return 640 if levels <= 3 else 1280
+def detector_side(largest_stride: int = 32) -> int:
+    """Return the default side of a detector's square input, in pixels: 640, or 1280 for a largest stride of 64 on."""
+    return 640 if largest_stride < 64 else 1280
 
 
 def default_input(name: str) -> InputSpec:
@@ -46,5 +46,5 @@ def default_input(name: str) -> InputSpec:
         name: One of ARCHITECTURES.
     """
     if name in DETECTORS:
-        return InputSpec.letterbox(detector_side(4 if name.endswith("6") else 3))
+        return InputSpec.letterbox(detector_side(LARGEST_STRIDES[name] or 32))
     return InputSpec(32, 32) if name in CIFAR else InputSpec()

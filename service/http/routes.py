@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,6 +18,7 @@ from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
 from service.http.page_routes import PageRoutes
+from service.http.redirects import RelativeRedirects
 from service.http.report_routes import ReportRoutes
 from service.serving.channel import ServingError
 
@@ -59,6 +61,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
         exception_handlers=HANDLERS,
+        middleware=[Middleware(RelativeRedirects)],
     )
 
 

@@ -179,10 +179,10 @@ class Detection:
         return request.letterboxes or [whole] * len(request.images)
 
     def _asked_thresholds(self, parameters: Mapping[str, Any]) -> DetectionSpec:
-        if unknown := sorted(set(parameters) - set(THRESHOLDS)):
-            raise RequestError(f"unknown parameter {unknown[0]!r:.80}; known: {', '.join(THRESHOLDS)}")
+        # Clients of Triton send priority, timeout and the like: other parameters are ignored, as by a classifier.
+        asked = {name: parameters[name] for name in THRESHOLDS if name in parameters}
         try:
-            return DetectionSpec.from_dict(self._thresholds.to_dict() | dict(parameters))
+            return DetectionSpec.from_dict(self._thresholds.to_dict() | asked)
         except UsageError as error:
             raise RequestError(f"parameter {error}") from None
 

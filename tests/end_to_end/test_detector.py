@@ -135,7 +135,7 @@ def test_the_metadata_describe_a_detector(daemon: Daemon, first: dict[str, Any])
     ("body", "reason"),
     [
         ({"parameters": {"confidence": 2}}, "parameter confidence has value 2; choose 0 to 1"),
-        ({"parameters": {"size": 2}}, "unknown parameter 'size'"),
+        ({"parameters": {"priority": 1, "iou": "high"}}, "parameter iou has value 'high'; choose 0 to 1"),
         ({"outputs": [{"name": "logits"}]}, "request 'boxes' or 'scores' or"),
     ],
 )

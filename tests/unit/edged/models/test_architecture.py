@@ -4,7 +4,8 @@ import pytest
 
 from edged.errors import ArchitectureError, UsageError
 from edged.models.architecture import Architecture
-from edged.models.yolov5 import SIZES, standard
+from edged.models.yolov5 import SIZES, Plan, standard
+from edged.models.yolov5.plan import parse_anchors, parse_rows
 from edged.spec import Fit, InputSpec
 from tests.support.yolov5_samples import tiny_plan
 
@@ -50,6 +51,24 @@ def test_detectors_see_letterboxes(size, side):
     spec = Architecture.detector(standard(size, ("a",))).default_input
     assert spec == InputSpec(side, side, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), Fit.LETTERBOX)
     assert InputSpec.from_dict(spec.to_dict()) == spec
+
+
+def four_levels(steps: int) -> Plan:
+    """Return a plan of four levels, the first of stride 2 * `steps`, the others of twice the stride each."""
+    rows = [
+        [-1, 1, "Conv", [16, 6, 2, 2]],
+        [-1, 1, "Conv", [16, 3, steps]],
+        *([-1, 1, "Conv", [16, 3, 2]] for _ in range(3)),
+        [[1, 2, 3, 4], 1, "Detect", ["nc", "anchors"]],
+    ]
+    return Plan(1.0, 1.0, parse_rows(rows), parse_anchors([[[10.0, 13.0]]] * 4), ("a",))
+
+
+@pytest.mark.parametrize(("steps", "strides", "side"), [(2, (4, 8, 16, 32), 640), (4, (8, 16, 32, 64), 1280)])
+def test_the_largest_stride_and_not_the_number_of_levels_decides_the_side(steps, strides, side):
+    architecture = Architecture.detector(four_levels(steps))
+    assert architecture.plan.strides() == strides
+    assert architecture.default_input.size == side
 
 
 @pytest.mark.parametrize(

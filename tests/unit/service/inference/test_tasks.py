@@ -111,7 +111,6 @@ def test_a_request_can_set_the_thresholds() -> None:
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"conf": 0.5}, "unknown parameter 'conf'; known: confidence, iou, max_detections"),
         ({"confidence": "high"}, "parameter confidence has value 'high'; choose 0 to 1"),
         ({"iou": 2}, "parameter iou has value 2; choose 0 to 1"),
         ({"max_detections": 100000}, "parameter max_detections has value 100000; choose 1 to 1000"),
@@ -121,6 +120,13 @@ def test_a_request_can_set_the_thresholds() -> None:
 def test_the_error_of_an_invalid_parameter_names_it(parameters: dict[str, Any], reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         answer(Request(IMAGES[:1], parameters=parameters), planted())
+
+
+def test_other_parameters_are_ignored_as_by_a_classifier() -> None:
+    raw = planted((0, 0, 0.9, 0.9))
+    given = {"priority": 1, "timeout": 5000, "content_type": "np", "confidence": 0.95}
+    assert len(answer(Request(IMAGES[:1], parameters={**given, "confidence": 0.5}), raw)["scores"].data) == 1
+    assert len(answer(Request(IMAGES[:1], parameters=given), raw)["scores"].data) == 0  # the known one counts
 
 
 def test_raw_and_decoded_outputs_are_returned_on_request() -> None:
