@@ -38,7 +38,8 @@ class QuantizationResult:
 
     Attributes:
         artifact: The artifact folder; `edged.load_artifact` opens it.
-        report: The contents of its report.json: "totals", "layers", "plan", "skipped_images", "calibration_colours".
+        report: The contents of its report.json: "source", "totals", "layers", "plan", "skipped_images",
+            "calibration_colours".
     """
 
     artifact: Path
@@ -207,6 +208,7 @@ def _report(
         "peak_device_memory_bytes": device_peak_bytes(device),
     }
     return {
+        "source": network.source.to_dict(),
         "totals": {**totals, **extra_totals},
         "layers": [layer.to_dict() for layer in compressed.layers],
         "plan": compressed.plan.to_dict(),

@@ -34,7 +34,7 @@ def check_config(options: Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     models = [model.name for model in config.models]
-    result = {"ok": True, "config": str(path), "models": models, "drop_dir": str(config.drop), "problems": []}
+    result = {"ok": True, "config": str(path), "models": models, "drop_dir": str(config.drop_folder), "problems": []}
     print_result(options, result, lambda _: f"{path} is valid: {len(models)} model(s): {', '.join(models)}")
     return 0
 

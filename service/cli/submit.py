@@ -23,7 +23,7 @@ from edged.errors import (
     UsageError,
 )
 from service.client import DaemonClient
-from service.intake.drop_folder import is_ignored
+from service.intake.drop_folder import is_ignored, write_sidecar
 from service.journal.states import ENDS, State
 from service.journal.update import PAUSED, PINNED
 from service.units import printable
@@ -66,7 +66,8 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
     # A file of the same name that waits in the drop folder is replaced, and its update goes on with this one.
     if newest and newest[0].get("state") == State.DROPPED and newest[0]["file_name"] == printable(file.name):
         after -= 1
-    digest, size = _drop(file, Path(status["drop_dir"], model))
+    with_checksum = bool(status.get("require_checksum"))
+    digest, size = _drop(file, Path(status["drop_dir"], model), with_checksum)
     return {"model": model, "file_name": printable(file.name), "sha256": digest, "bytes": size, "after": after}
 
 
@@ -124,7 +125,7 @@ def _is_of(update: dict[str, Any], submitted: dict[str, Any]) -> bool:
     return bool(update["file_name"] == submitted["file_name"])
 
 
-def _drop(file: Path, folder: Path) -> tuple[str, int]:
+def _drop(file: Path, folder: Path, with_checksum: bool) -> tuple[str, int]:
     # Hidden, so that the daemon ignores it; the rename shows it complete.
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     digest, size = hashlib.sha256(), 0
@@ -141,6 +142,8 @@ def _drop(file: Path, folder: Path) -> tuple[str, int]:
                     size += len(chunk)
                 os.fchmod(target.fileno(), 0o644)  # the daemon may run as another user
                 os.fsync(target.fileno())
+            if with_checksum:  # first: a file without it would be refused
+                write_sidecar(folder / file.name, digest.hexdigest())
             temporary.replace(folder / file.name)
         except PermissionError:
             raise AccessError(f"{folder} may not be written; run as a user that may write there") from None

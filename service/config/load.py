@@ -20,6 +20,7 @@ from service.config.sections import (
     CaptureConfig,
     DetectionConfig,
     DriftConfig,
+    DropConfig,
     GatesConfig,
     HistoryConfig,
     InputConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "Config",
     "DetectionConfig",
     "DriftConfig",
+    "DropConfig",
     "GatesConfig",
     "HistoryConfig",
     "InputConfig",
@@ -67,6 +69,7 @@ class Config:
     models: tuple[ModelConfig, ...] = setting(list_of(subsection(ModelConfig)))
     state_dir: Path = setting(path, Path("/var/lib/edged"))
     drop_dir: Path | None = setting(folder, None)
+    drop: DropConfig = setting(subsection(DropConfig), DropConfig())
     watch: WatchConfig = setting(subsection(WatchConfig), WatchConfig())
     worker: WorkerConfig = setting(subsection(WorkerConfig), WorkerConfig())
     rejected: RejectedConfig = setting(subsection(RejectedConfig), RejectedConfig())
@@ -76,7 +79,7 @@ class Config:
     log: LogConfig = setting(subsection(LogConfig), LogConfig())
 
     @property
-    def drop(self) -> Path:
+    def drop_folder(self) -> Path:
         """Path of the drop folder: `drop_dir`, or drop/ in the state folder, which the daemon creates."""
         return self.drop_dir or self.state_dir / "drop"
 

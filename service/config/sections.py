@@ -247,6 +247,13 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DropConfig:
+    """Conditions that a dropped file has to meet before it is read."""
+
+    require_checksum: bool = setting(boolean, False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class WatchConfig:
     """How the drop folder is watched."""
 

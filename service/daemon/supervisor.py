@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 _DROP_FOLDER_S = 10.0  # a folder that takes longer to answer does not keep the models from being served
 _LAST_UPDATES = 20
+_CHECKSUM_WAIT_S = 60.0  # for the checksum that has to follow a file
 
 
 class Supervisor:
@@ -236,7 +237,8 @@ class Supervisor:
             "ready": self.ready,
             "started_at": iso_time(self._started_at),
             "state_dir": str(self._folder.paths.root),
-            "drop_dir": str(self.config.drop),
+            "drop_dir": str(self.config.drop_folder),
+            "require_checksum": self.config.drop.require_checksum,
             "address": self.address,
             "rss_bytes": resident_bytes(os.getpid()),
             "watching": self._watcher.up,
@@ -268,7 +270,12 @@ class Supervisor:
         watch = self.config.watch
         return Watcher(
             _drop_folder(self.config),
-            WatchOptions(watch.settle_s, watch.rescan_s, watch.mode),
+            WatchOptions(
+                watch.settle_s,
+                watch.rescan_s,
+                watch.mode,
+                checksum_wait_s=_CHECKSUM_WAIT_S if self.config.drop.require_checksum else 0.0,
+            ),
             on_found=self._intake.put,
             on_health=self.metrics.watch_up.set,
             on_rebuilt=self.metrics.watch_rebuilds.inc,
@@ -280,11 +287,15 @@ class Supervisor:
         try:
             await within(_DROP_FOLDER_S, asyncio.to_thread(_drop_folder(config).make))
         except asyncio.TimeoutError:
-            log.error("drop_dir %s does not answer; models are served, and it is scanned once it does", config.drop)
+            log.error(
+                "drop_dir %s does not answer; models are served, and it is scanned once it does", config.drop_folder
+            )
         except OSError as error:
             reason = error.strerror or error
-            raise StateError(f"cannot create drop_dir {config.drop}: {reason}; create it or change it") from error
+            raise StateError(
+                f"cannot create drop_dir {config.drop_folder}: {reason}; create it or change it"
+            ) from error
 
 
 def _drop_folder(config: Config) -> DropFolder:
-    return DropFolder(config.drop, [model.name for model in config.models], config.watch.max_bytes)
+    return DropFolder(config.drop_folder, [model.name for model in config.models], config.watch.max_bytes)

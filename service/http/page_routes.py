@@ -71,7 +71,13 @@ class PageRoutes:
         self._supervisor.require_model(model)
         name = request.query_params.get("name", "")
         try:
-            received = await receive(request.stream(), config.drop / model, name, config.watch.max_bytes)
+            received = await receive(
+                request.stream(),
+                config.drop_folder / model,
+                name,
+                config.watch.max_bytes,
+                with_checksum=config.drop.require_checksum,
+            )
         except ClientDisconnect:
             raise HTTPException(400, "the client disconnected") from None
         return JSONResponse({"model": model, **received}, 202)

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from edged.atomic import as_state_error
 from edged.errors import CheckpointError, UsageError
-from service.intake.drop_folder import is_ignored
+from service.intake.drop_folder import is_ignored, write_sidecar
 from service.units import format_bytes, printable
 
 _MAX_NAME = 200  # bytes; filesystems allow 255, and names get suffixes
@@ -23,7 +23,9 @@ class UploadError(CheckpointError):
     """The body is empty or too large, or ended early."""
 
 
-async def receive(stream: AsyncIterator[bytes], folder: Path, name: str, max_bytes: int) -> dict[str, Any]:
+async def receive(
+    stream: AsyncIterator[bytes], folder: Path, name: str, max_bytes: int, *, with_checksum: bool = False
+) -> dict[str, Any]:
     """Write a file while it is received.
 
     Args:
@@ -31,6 +33,7 @@ async def receive(stream: AsyncIterator[bytes], folder: Path, name: str, max_byt
         folder: Drop folder of the model.
         name: Name of the file; replaces a file of this name that is still in the folder.
         max_bytes: Largest size in bytes.
+        with_checksum: Whether to write the file's `.sha256` next to it.
 
     Returns:
         {"file_name", "sha256", "bytes"}.
@@ -49,6 +52,8 @@ async def receive(stream: AsyncIterator[bytes], folder: Path, name: str, max_byt
         try:
             with await asyncio.to_thread(temporary.open, "xb") as file:
                 digest, size = await _copy(stream, file, max_bytes)
+            if with_checksum:  # first: a file without it would be refused
+                await asyncio.to_thread(write_sidecar, folder / name, digest)
             await asyncio.to_thread(temporary.replace, folder / name)
         finally:
             with contextlib.suppress(OSError):  # the first error is the one to report

@@ -48,6 +48,12 @@ class ChecksumError(CheckpointError):
     code = "checksum"
 
 
+class MissingChecksumError(CheckpointError):
+    """The file has no `.sha256`, and drop.require_checksum asks for one."""
+
+    code = "no_checksum"
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claimed file.
@@ -69,6 +75,7 @@ def claim(
     *,
     max_bytes: int | None = None,
     quiet: bool = True,
+    require_checksum: bool = False,
     journal: Callable[[str, int], object] = lambda sha256, size: None,
 ) -> Claim:
     """Copy a finished file to claimed/<sha256>/file and remove it, and its checksum, from the drop folder.
@@ -80,6 +87,7 @@ def claim(
         claimed_root: The folder claimed/, on the filesystem of the state folder.
         max_bytes: Largest size of the file in bytes.
         quiet: Whether the file settled without changes. If not, a wrong checksum means that it is incomplete.
+        require_checksum: Whether a file without a `.sha256` is rejected.
         journal: Called with SHA-256 and size once the copy is complete, before the source is removed: a crash in
             between must not leave a file that is not journaled.
 
@@ -87,6 +95,7 @@ def claim(
         NotSettledError: The file changed while it was copied.
         GoneError: The file does not exist any more.
         ChecksumError: The file does not match its `.sha256`, or that contains no checksum.
+        MissingChecksumError: The file has no `.sha256`, and needs one.
         TooLargeError: The file is larger than `max_bytes`.
         CheckpointError: The file is not a regular file, or cannot be read.
         StateError: The disk is full or `claimed_root` cannot be written.
@@ -96,11 +105,13 @@ def claim(
     try:
         before = os.fstat(descriptor)
         _check_kind(source, before, max_bytes)
+        if require_checksum and not sidecar_of(source).exists():
+            raise MissingChecksumError(_no_checksum(source))
         with as_state_error(claimed_root):
             claimed_root.mkdir(parents=True, exist_ok=True)
             digest, size = _copy(descriptor, temporary, before.st_size)
         _check_unchanged(source, descriptor, before, size)
-        _check_sidecar(source, digest, quiet)
+        _check_sidecar(source, digest, quiet, require_checksum)
         path = _keep(temporary, claimed_root / digest)
         journal(digest, size)
         _remove(source, before)
@@ -172,13 +183,23 @@ def _check_unchanged(source: Path, descriptor: int, before: os.stat_result, size
         )
 
 
-def _check_sidecar(source: Path, digest: str, quiet: bool) -> None:
+def _no_checksum(source: Path) -> str:
+    name, sidecar = printable(source.name), printable(sidecar_of(source).name)
+    return (
+        f"{name} has no {sidecar} next to it, and drop.require_checksum is set; write it with"
+        f" `sha256sum {name} > {sidecar}` and drop both, the checksum first"
+    )
+
+
+def _check_sidecar(source: Path, digest: str, quiet: bool, required: bool) -> None:
     sidecar = sidecar_of(source)
     name = printable(sidecar.name)
     try:
         with sidecar.open("rb") as file:
             text = file.read(_MAX_SIDECAR_BYTES).decode(errors="replace")
     except FileNotFoundError:
+        if required:
+            raise MissingChecksumError(_no_checksum(source)) from None
         return
     except OSError as error:
         raise ChecksumError(f"{name} cannot be read: {error.strerror}; drop it again or leave it out") from None

@@ -180,8 +180,16 @@ class ClaimQueue:
             self._updates.journal.advance(update.id, State.CLAIMED, **fields)
 
         # Not in the disk thread: copying takes long, and the journal must be available meanwhile.
-        limit = self._config.current.watch.max_bytes
-        await asyncio.to_thread(claim, drop.path, self._claimed, max_bytes=limit, quiet=drop.quiet, journal=journal)
+        config = self._config.current
+        await asyncio.to_thread(
+            claim,
+            drop.path,
+            self._claimed,
+            max_bytes=config.watch.max_bytes,
+            quiet=drop.quiet,
+            require_checksum=config.drop.require_checksum,
+            journal=journal,
+        )
         self._metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
         return await self._updates.get(update.id)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,26 @@ def is_ignored(name: str) -> bool:
 def sidecar_of(path: Path) -> Path:
     """Return the path of the checksum file of `path`: NAME.sha256 next to it."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+def write_sidecar(path: Path, sha256: str) -> None:
+    """Write the checksum file of `path`, as sha256sum does.
+
+    Args:
+        path: Path of the file itself, which need not exist yet.
+        sha256: Digest of its contents, hex.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    sidecar = sidecar_of(path)
+    temporary = sidecar.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, so that the daemon ignores it
+    try:
+        temporary.write_bytes(f"{sha256}  ".encode() + os.fsencode(path.name) + b"\n")
+        temporary.chmod(0o644)  # the daemon may run as another user
+        temporary.replace(sidecar)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan
+from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, sidecar_of
 from service.intake.inotify import Watches, is_network_folder
 from service.intake.stability import Fingerprint, StabilityTracker
 from service.system.liveness import Liveness, Loop
@@ -64,11 +64,13 @@ class WatchOptions:
         settle_s: Seconds without a change after which a file is finished.
         rescan_s: Seconds between two scans when no event arrives.
         mode: "auto" to use inotify events where they work, "poll" to use none.
+        checksum_wait_s: Seconds that a file without a checksum has to wait for one; 0 if it needs none.
     """
 
     settle_s: float
     rescan_s: float
     mode: str = "auto"
+    checksum_wait_s: float = 0.0
 
 
 class Watcher:
@@ -107,6 +109,7 @@ class Watcher:
         self._reported: dict[Path, Fingerprint] = {}
         self._refused: set[tuple[Path, int, str]] = set()
         self._quiet_only: set[Path] = set()
+        self._awaiting_checksum: dict[Path, float] = {}  # when the wait ends
         self._renamed: set[Path] = set()
         self._renamed_lock = threading.Lock()
         self._poked = asyncio.Event()
@@ -211,8 +214,9 @@ class Watcher:
         waiting = [c for c in scan.candidates if self._reported.get(c.path) != c.fingerprint]
         for candidate in waiting:
             self._consider_one(candidate, candidate.path in renamed, now)
-        due = self._tracker.next_due([c.path for c in waiting if self._reported.get(c.path) != c.fingerprint])
-        return now + self._interval_s() if due is None else due
+        unsettled = [c.path for c in waiting if self._reported.get(c.path) != c.fingerprint]
+        due = self._tracker.next_due([path for path in unsettled if path not in self._awaiting_checksum])
+        return min([now + self._interval_s() if due is None else due, *self._awaiting_checksum.values()])
 
     def _consider_one(self, candidate: Candidate, renamed: bool, now: float) -> None:
         path = candidate.path
@@ -220,18 +224,34 @@ class Watcher:
         hasten = path not in self._quiet_only
         if not quiet and not (hasten and (renamed or candidate.sidecar)):
             return
-        settled_by = "quiet" if quiet else "rename" if renamed else "sidecar"
+        if self._awaits_checksum(candidate, now):
+            return
+        awaited = self._awaiting_checksum.pop(path, None) is not None and candidate.sidecar
+        # A checksum that has just appeared may not be complete yet.
+        settled_by = "sidecar" if awaited else "quiet" if quiet else "rename" if renamed else "sidecar"
         self._reported[path] = candidate.fingerprint
         seen_at = time.time() - (now - (self._tracker.first_seen(path) or now))
         self._tracker.forget(path)
         drop = Drop(candidate.model, path, candidate.fingerprint.size, seen_at, settled_by)
         self._call(self._on_found, drop)
 
+    def _awaits_checksum(self, candidate: Candidate, now: float) -> bool:
+        """Return whether a file that is finished has to wait for its checksum."""
+        path, wait_s = candidate.path, self._options.checksum_wait_s
+        if candidate.sidecar or not wait_s:
+            return False
+        if path not in self._awaiting_checksum:
+            self._awaiting_checksum[path] = now + wait_s
+            log.info("%s waits %.0f s for %s: drop.require_checksum is set", path, wait_s, sidecar_of(path).name)
+        return now < self._awaiting_checksum[path]
+
     def _forget_gone(self, scan: Scan) -> None:
         """Forget files that are gone: a later file of the same name is another file."""
         present = {candidate.path for candidate in scan.candidates}
         self._tracker.keep_only(present)
         self._quiet_only &= present
+        for path in self._awaiting_checksum.keys() - present:
+            del self._awaiting_checksum[path]
         for path in self._reported.keys() - present:
             del self._reported[path]
         self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}

@@ -27,7 +27,17 @@ OTHER = "other"  # label value of everything beyond a bound
 # Series that exist from the start, at zero: increase() doesn't see a counter that appears with its first event.
 _DEVICE_AT_FAULT = ("calibration", "crash", "device", "generation_start", "internal", "memory", "state", "timeout")
 _FILE_AT_FAULT = (
-    *("architecture", "artifact", "checkpoint", "checksum", "gate", "non_finite", "too_large", "unsafe_checkpoint"),
+    *(
+        "architecture",
+        "artifact",
+        "checkpoint",
+        "checksum",
+        "gate",
+        "no_checksum",
+        "non_finite",
+        "too_large",
+        "unsafe_checkpoint",
+    ),
     *("probation", "rollback"),  # an earlier update went live with this file and was rolled back
 )
 _USUAL_OUTCOMES = {

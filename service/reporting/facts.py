@@ -13,8 +13,6 @@ from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
 
-_SHOWN_DIGITS = 12  # of a digest, as in the metrics
-
 # Key in the report -> displayed name. The top-5 accuracy of a classifier appears in report.json only.
 NAMES: Mapping[str, str] = {"top1": "top-1", "map50": "mAP50", "map50_95": "mAP50-95"}
 
@@ -187,7 +185,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Peak memory of the worker", _peak(data, totals)),
         ("Time of all stages", format_seconds(sum(update["stages"].values())) if update["stages"] else None),
         ("Tries", update["attempt"] if update["attempt"] > 1 else None),
-        ("SHA-256", f"{update['sha256'][:_SHOWN_DIGITS]}..." if update.get("sha256") else None),
+        ("SHA-256", update.get("sha256")),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
 

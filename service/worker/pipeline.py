@@ -65,7 +65,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     with timer.stage("evaluate"), memory_errors_of(device):
         evaluation = evaluate(compressed, network.architecture, labels, job.detection)
         attachments = _sample_predictions(job, network, compressed, labels, evaluation)
-        with kept_if_rejected(job, compressed, evaluation.totals, attachments):
+        with kept_if_rejected(job, network.source, compressed, evaluation.totals, attachments):
             check_gates(evaluation.totals, job.gates)
     seconds = {name: round(value, 3) for name, value in timer.seconds.items()}
     with timer.stage("write"):

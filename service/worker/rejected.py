@@ -10,17 +10,19 @@ from typing import Any
 
 from edged.compress import Compressed
 from edged.errors import GateError
+from edged.models.loading import Source
 from service.worker.job import Job
 
 
 @contextmanager
 def kept_if_rejected(
-    job: Job, compressed: Compressed, totals: Mapping[str, Any], attachments: Mapping[str, bytes]
+    job: Job, source: Source, compressed: Compressed, totals: Mapping[str, Any], attachments: Mapping[str, bytes]
 ) -> Iterator[None]:
     """Write report.json and `attachments` to `job.out` if the block raises a GateError and the job asks for it.
 
     Args:
         job: Whether to keep the files, and where.
+        source: File that the model was loaded from.
         compressed: The rejected model, for the layers and the plan of the report.
         totals: Measured values of the evaluation.
         attachments: Files by name.
@@ -34,7 +36,7 @@ def kept_if_rejected(
         if job.keep_rejected:
             layers = [layer.to_dict() for layer in compressed.layers]
             totals = {**totals, "bits": job.spec.bits}
-            report = {"totals": totals, "layers": layers, "plan": compressed.plan.to_dict()}
+            report = {"source": source.to_dict(), "totals": totals, "layers": layers, "plan": compressed.plan.to_dict()}
             _write(job, {"report.json": json.dumps(report, indent=2).encode(), **attachments})
         raise
 

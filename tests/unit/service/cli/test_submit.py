@@ -37,6 +37,14 @@ def test_the_file_appears_complete_and_the_original_stays(daemon, checkpoint, tm
     assert (tmp_path / "drop" / "m" / "model.pt").read_bytes() == checkpoint.read_bytes() == CONTENTS
 
 
+def test_the_checksum_comes_with_the_file_where_the_daemon_requires_it(daemon, checkpoint, tmp_path):
+    status = {"drop_dir": str(tmp_path / "drop"), "models": [{"name": "m"}], "require_checksum": True}
+    daemon.answer("GET /edged/v1/status", status)
+    submit(daemon.client, checkpoint, "m")
+    dropped = {path.name: path.read_bytes() for path in (tmp_path / "drop" / "m").iterdir()}
+    assert dropped == {"model.pt": CONTENTS, "model.pt.sha256": f"{DIGEST}  model.pt\n".encode()}
+
+
 def test_what_cannot_be_submitted(daemon, checkpoint, tmp_path):
     hidden = tmp_path / "model.pt.tmp"
     hidden.write_bytes(b"x")

@@ -44,7 +44,7 @@ def test_two_keys_make_a_valid_config(folder):
     config = load(folder, MINIMAL)
     assert config == Config(models=(ModelConfig(name="m", calibration=config.models[0].calibration),))
     assert config.models[0].calibration.dir == folder / "images"
-    assert (config.state_dir, config.drop) == (Path("/var/lib/edged"), Path("/var/lib/edged/drop"))
+    assert (config.state_dir, config.drop_folder) == (Path("/var/lib/edged"), Path("/var/lib/edged/drop"))
     assert config.socket == Path("/var/lib/edged/edged.sock")
     assert config.models[0].quantization.to_spec() == QuantSpec()
 
@@ -78,7 +78,7 @@ serve: {port: 0, socket: /run/e.sock}
 log: {format: json}
 """,
     )
-    assert (config.state_dir, config.drop) == (folder / "state", folder / "images")
+    assert (config.state_dir, config.drop_folder) == (folder / "state", folder / "images")
     first = config.model("a")
     assert first.calibration.images == 64
     spec = first.quantization.to_spec().to_dict()

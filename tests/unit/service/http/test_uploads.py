@@ -23,6 +23,18 @@ def test_the_file_appears_complete(tmp_path):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a b.pt", b"weights")]
 
 
+def test_the_checksum_that_is_required_comes_with_the_file(tmp_path):
+    async def stream():
+        yield b"weights"
+
+    asyncio.run(receive(stream(), tmp_path, "a b.pt", 100, with_checksum=True))
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "a b.pt": b"weights",
+        "a b.pt.sha256": f"{digest}  a b.pt\n".encode(),
+    }
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../x.pt", "/etc/x.pt", "a\0b", "x" * 201, ".hidden", "a.part"])
 def test_names_that_are_none(tmp_path, name):
     with pytest.raises(UsageError):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import CheckpointError, StateError, TooLargeError
-from service.intake.claim import ChecksumError, GoneError, NotSettledError, claim, sweep
-from service.intake.drop_folder import sidecar_of
+from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim, sweep
+from service.intake.drop_folder import sidecar_of, write_sidecar
 
 CONTENTS = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()
@@ -86,6 +86,24 @@ def test_a_checksum_that_does_not_fit_is_final_only_when_the_file_is_quiet(sourc
         claim(source, root)
     assert (caught.value.code, caught.value.exit_code) == ("checksum", 3)
     assert untouched(source, root)
+
+
+def test_a_file_without_the_checksum_that_is_required_is_refused_unread(source, root):
+    with pytest.raises(MissingChecksumError, match=r"`sha256sum model\.pt > model\.pt\.sha256`") as caught:
+        claim(source, root, require_checksum=True)
+    assert (caught.value.code, caught.value.exit_code) == ("no_checksum", 3)
+    assert untouched(source, root)
+    write_sidecar(source, DIGEST)
+    assert subprocess.run(["sha256sum", "-c", "model.pt.sha256"], cwd=source.parent, check=False).returncode == 0
+    assert claim(source, root, require_checksum=True).sha256 == DIGEST
+
+
+def test_a_checksum_that_vanishes_while_the_file_is_copied_is_missed(source, root, monkeypatch):
+    write_sidecar(source, DIGEST)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: sidecar_of(source).unlink(missing_ok=True))
+    with pytest.raises(MissingChecksumError):
+        claim(source, root, require_checksum=True)
+    assert source.exists()
 
 
 def test_a_file_that_changes_while_it_is_copied_is_not_settled(source, root, monkeypatch):

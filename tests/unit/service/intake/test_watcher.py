@@ -38,11 +38,13 @@ class Reports:
 
 
 @asynccontextmanager
-async def watching(root, *, models=("m",), settle_s=SETTLE_S, rescan_s=NEVER_S, mode="auto", max_bytes=1 << 30):
+async def watching(
+    root, *, models=("m",), settle_s=SETTLE_S, rescan_s=NEVER_S, mode="auto", max_bytes=1 << 30, checksum_wait_s=0.0
+):
     reports = Reports()
     watcher = Watcher(
         DropFolder(root, models, max_bytes),
-        WatchOptions(settle_s, rescan_s, mode),
+        WatchOptions(settle_s, rescan_s, mode, checksum_wait_s),
         on_found=reports.found,
         on_health=reports.health.put_nowait,
         on_rebuilt=reports.rebuilt.put_nowait,
@@ -117,6 +119,36 @@ async def test_a_checksum_beside_it_skips_the_wait(tmp_path):
         path.write_bytes(b"x")
         sidecar_of(path).write_text("0" * 64)
         assert (await reports.drop()).settled_by == "sidecar"
+
+
+@run
+async def test_a_file_waits_for_the_checksum_that_follows_it(tmp_path):
+    async with watching(tmp_path, checksum_wait_s=NEVER_S) as (reports, watcher):
+        path, other = tmp_path / "m" / "a.pt", tmp_path / "m" / "b.pt"
+        path.write_bytes(b"x")
+        (tmp_path / ".b").write_bytes(b"y")
+        (tmp_path / ".b").rename(other)  # that it is complete does not replace the checksum
+        sidecar_of(other).write_text("0" * 64)
+        assert await reports.name() == "b.pt"
+        assert reports.drops.empty()
+        sidecar_of(path).write_text("")
+        drop = await reports.drop()
+        # A checksum that does not fit is not final yet: it may be in the middle of being written.
+        assert (drop.path, drop.settled_by, drop.quiet) == (path, "sidecar", False)
+        watcher.release(path)
+        assert (await reports.drop()).quiet
+
+
+@run
+async def test_the_wait_for_a_checksum_ends(tmp_path):
+    async with watching(tmp_path, checksum_wait_s=3 * SETTLE_S) as (reports, _):
+        start = now()
+        (tmp_path / "m" / "a.pt").write_bytes(b"x")
+        (tmp_path / "m" / "gone.pt").write_bytes(b"x")
+        (tmp_path / "m" / "gone.pt").unlink()
+        assert (await reports.drop()).quiet
+        assert elapsed(start) >= 4 * SETTLE_S  # quiet first, then the wait
+        assert reports.drops.empty()
 
 
 @run

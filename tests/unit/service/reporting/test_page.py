@@ -97,7 +97,7 @@ def test_every_known_fact_is_listed():
         "Device": "plain",
         "Peak memory of the worker": "300.0 MiB, 310.0 MiB planned, 1.0 GiB allowed",
         "Time of all stages": "5.00 s",
-        "SHA-256": "abababababab...",
+        "SHA-256": "ab" * 32,
     }
 
 

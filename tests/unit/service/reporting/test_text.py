@@ -33,5 +33,5 @@ def test_unknown_facts_are_left_out():
         "  checkpoint: empty",
         "  Generation  3",
         "  Checkpoint  1.0 MiB",
-        "  SHA-256     abababababab...",
+        f"  SHA-256     {'ab' * 32}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -227,7 +228,9 @@ def test_sample_predictions_are_written_if_asked_for(task: Task, tmp_path: Path)
     job = replace(job, out=tmp_path / "with", report_images=3)
     run_job(job, SilentListener())
     assert len(json.loads((job.out / PREDICTIONS).read_text())["images"]) == 3
-    assert read_artifact(job.out).report["layers"]
+    report = read_artifact(job.out).report
+    assert report["layers"]
+    assert report["source"]["sha256"] == hashlib.sha256(job.checkpoint.read_bytes()).hexdigest()
 
 
 def test_the_report_of_a_rejected_model_is_kept(task: Task, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -240,6 +243,7 @@ def test_the_report_of_a_rejected_model_is_kept(task: Task, tmp_path: Path, capf
     assert {path.name for path in job.out.iterdir()} == {"report.json", PREDICTIONS}
     report = json.loads((job.out / "report.json").read_text())
     assert report["totals"]["agreement"] <= 100
+    assert report["source"]["sha256"] == hashlib.sha256(job.checkpoint.read_bytes()).hexdigest()
     assert (report["totals"]["bits"], len(report["layers"])) == (3, 20)
     # A file in the way must not replace the gate as the reason.
     with pytest.raises(GateError):
