@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from edged.errors import UsageError
+from edged.spelling import names_to_choose
 
 MAX_DETECTIONS = 1000  # suppression compares each box with all candidates
 MAX_WHOLE = 2**63 - 1  # the largest seed of torch's generators
@@ -191,14 +192,16 @@ class QuantSpec:
         }
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise UsageError(f"unknown quantization setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown quantization setting {unknown[0]!r}; {names_to_choose(unknown[0], sorted(known), 'known:')}"
+            )
         values: dict[str, Any] = {}
         for key, value in data.items():
             try:
                 values[key] = kinds[key](value) if key in kinds else value
             except ValueError:
-                allowed = ", ".join(str(member.value) for member in list(kinds[key]))
-                raise UsageError(f"{key} has value {value!r}; choose one of {allowed}") from None
+                allowed = names_to_choose(str(value), [member.value for member in kinds[key]], "choose one of")
+                raise UsageError(f"{key} has value {value!r}; {allowed}") from None
         return cls(**values)
 
 
@@ -234,7 +237,7 @@ def recipe(name: str, **overrides: Any) -> QuantSpec:
         UsageError: There is no such recipe or field, or a value is impossible.
     """
     if name not in RECIPES:
-        raise UsageError(f"recipe has value {name!r}; choose one of {', '.join(RECIPES)}")
+        raise UsageError(f"recipe has value {name!r}; {names_to_choose(name, RECIPES, 'choose one of')}")
     given = {key: value for key, value in overrides.items() if value is not None}
     return QuantSpec.from_dict({**RECIPES[name], **given})
 
@@ -297,7 +300,7 @@ class InputSpec:
         known = self.to_dict()
         given = {key: value for key, value in settings.items() if value is not None}
         if unknown := sorted(set(given) - set(known)):
-            raise UsageError(f"unknown input setting {unknown[0]!r}; known: {', '.join(known)}")
+            raise UsageError(f"unknown input setting {unknown[0]!r}; {names_to_choose(unknown[0], known, 'known:')}")
         if self.fit is Fit.LETTERBOX and given.get("resize", self.resize) != self.resize:
             raise UsageError(
                 f"input resize has value {given['resize']}; a detector's images are letterboxed, so give the size alone"
@@ -364,7 +367,9 @@ class DetectionSpec:
         """
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(data) - known):
-            raise UsageError(f"unknown detection setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+            raise UsageError(
+                f"unknown detection setting {unknown[0]!r}; {names_to_choose(unknown[0], sorted(known), 'known:')}"
+            )
         return cls(**data)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Mapping
 from typing import Any
 
 import httptools
@@ -47,9 +48,9 @@ class DaemonClient:
         """
         return self._request("GET", target, self._timeout_s)
 
-    def post(self, target: str, timeout_s: float = 300.0) -> dict[str, Any]:
-        """Send a POST request without a body; otherwise as `get`."""
-        return self._request("POST", target, timeout_s)
+    def post(self, target: str, body: Mapping[str, Any] | None = None, timeout_s: float = 300.0) -> dict[str, Any]:
+        """Send a POST request, with a JSON object as its body or with none; otherwise as `get`."""
+        return self._request("POST", target, timeout_s, b"" if body is None else json.dumps(body).encode())
 
     def is_live(self) -> bool:
         """Return whether the daemon answers a health check in time."""
@@ -62,10 +63,10 @@ class DaemonClient:
             return False
         return True
 
-    def _request(self, method: str, target: str, timeout_s: float) -> dict[str, Any]:
-        head = f"{method} {target} HTTP/1.1\r\nHost: edged\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    def _request(self, method: str, target: str, timeout_s: float, body: bytes = b"") -> dict[str, Any]:
+        head = f"{method} {target} HTTP/1.1\r\nHost: edged\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
         try:
-            answer = _exchange(self.path, head.encode("ascii"), timeout_s)
+            answer = _exchange(self.path, head.encode("ascii") + body, timeout_s)
         except PermissionError:
             raise AccessError(f"{self.path} may not be opened; run as the daemon's user") from None
         except (FileNotFoundError, ConnectionRefusedError):

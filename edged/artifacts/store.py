@@ -175,6 +175,27 @@ class ModelStore:
             raise ArtifactError(f"{path} is a {type(data).__name__}, not a JSON object; publish the checkpoint again")
         return data
 
+    def require_whole(self, model: str, generation: int) -> None:
+        """Check that a generation has its files, and its weights their size. Their digest is checked when they load.
+
+        Raises:
+            ArtifactError: A file is missing or has another size.
+        """
+        weights = self.path(model, generation) / "weights.safetensors"
+        try:
+            found = weights.stat().st_size
+            (weights.parent / "report.json").stat()
+            expected = self.manifest(model, generation)["weights"]["bytes"]
+        except OSError as error:
+            path = error.filename
+            raise ArtifactError(f"cannot read {path}: {error.strerror}; choose another generation") from error
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{weights.parent} has no valid manifest: {error!r}; choose another generation"
+            ) from error
+        if found != expected:
+            raise ArtifactError(f"{weights} has {found} bytes, its manifest says {expected}; choose another generation")
+
     def _model(self, model: str) -> Path:
         if not _MODEL_NAME.fullmatch(model):
             raise UsageError(f"model name has value {model!r:.80}; use letters, digits, '.', '_' and '-'")

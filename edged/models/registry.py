@@ -12,6 +12,7 @@ from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTO
 from edged.models.resnet import BLOCKS, CifarResNet, ResNet
 from edged.models.yolov5.network import YoloV5, check_sizes
 from edged.models.yolov5.plan import Plan
+from edged.spelling import names_to_choose
 
 __all__ = ["ARCHITECTURES", "Architecture", "build", "load_model", "recognize"]
 
@@ -38,7 +39,9 @@ def recognize(
             tensor that differs.
     """
     if pinned is not None and pinned not in ARCHITECTURES:
-        raise ArchitectureError(f"unknown architecture {pinned!r}; choose one of {', '.join(ARCHITECTURES)}")
+        raise ArchitectureError(
+            f"unknown architecture {pinned!r}; {names_to_choose(pinned, ARCHITECTURES, 'choose one of')}"
+        )
     if plan is not None:
         return _recognize_detector(state, pinned, plan)
     if pinned in DETECTORS or any(stem in state for stem in _YOLOV5_STEMS):

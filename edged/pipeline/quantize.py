@@ -199,6 +199,8 @@ def _report(
     device, cache = device_of(compressed.model), compressed.cache
     totals = evaluation.totals | {
         "bits": spec.bits,
+        "first_bits": spec.first_bits or spec.bits,
+        "last_bits": spec.last_bits or spec.bits,
         "checkpoint_bytes": network.source.bytes,
         "checkpoint": network.selection.to_dict(),
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),

@@ -17,6 +17,7 @@ from edged.calibration.yolo_labels import label_path
 from edged.errors import ArtifactError, EdgedError, UsageError
 from edged.models.names import default_input
 from edged.spec import InputSpec
+from edged.spelling import names_to_choose
 from service.config.load import Config, ModelConfig
 from service.storage.capture_ring import Ring
 from service.storage.garbage import bytes_of
@@ -100,7 +101,8 @@ def calibration_set(config: Config, name: str) -> CalibrationSet:
     """
     model = config.model(name)
     if model is None:
-        raise UsageError(f"no model {name!r:.80}; configured: {', '.join(each.name for each in config.models)}")
+        names = names_to_choose(name, [each.name for each in config.models], "configured:")
+        raise UsageError(f"no model {name!r:.80}; {names}")
     paths = Paths(config.state_dir)
     spec, classes = _live(ModelStore(paths.models), model)
     return CalibrationSet(model, spec, classes, ring_of(model, paths.capture(name)), paths.calibration(name))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edged.errors import NotReadyError, UnavailableError, UsageError
+from edged.spelling import names_to_choose
 from service.cli.output import print_json, print_result
 from service.client import DaemonClient
 from service.config.locate import find_config, find_own_config, find_socket
@@ -93,7 +94,7 @@ def status(options: Namespace) -> int:
     if options.model is not None:
         known = {model["name"]: model for model in answer["models"]}
         if options.model not in known:
-            raise UsageError(f"no model {options.model!r}; configured: {', '.join(known) or 'none'}")
+            raise UsageError(f"no model {options.model!r}; {names_to_choose(options.model, known, 'configured:')}")
         answer["models"] = [known[options.model]]
         answer["updates"] = [update for update in answer["updates"] if update["model"] == options.model]
     print_result(options, answer, text)
@@ -119,13 +120,25 @@ def history(options: Namespace) -> int:
 
 
 def administer(options: Namespace) -> int:
-    """Carry out an operator's action (`edged rollback|pin|unpin|pause|resume MODEL`)."""
+    """Carry out an operator's action (`edged pin|unpin|pause|resume MODEL`)."""
     from urllib.parse import quote
 
     from service.cli import render
 
     answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/{options.name}")
-    print_result(options, answer, render.rollback if options.name == "rollback" else render.hold)
+    print_result(options, answer, render.hold)
+    return 0
+
+
+def rollback(options: Namespace) -> int:
+    """Put another generation of a model in service (`edged rollback MODEL [--to N]`)."""
+    from urllib.parse import quote
+
+    from service.cli import render
+
+    arguments = None if options.to is None else {"to": options.to}
+    answer = _client(options).post(f"/edged/v1/models/{quote(options.model, safe='')}/rollback", arguments)
+    print_result(options, answer, render.rollback)
     return 0
 
 

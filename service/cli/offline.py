@@ -16,6 +16,10 @@ from service.cli.output import print_result
 from service.cli.tables import calibration_table, evaluation_table, quantization_table, two_columns
 from service.worker.job import Job
 
+SETTINGS = (
+    *("method", "bits", "first_bits", "last_bits", "scheme", "order"),
+    *("beam", "damp_ratio", "propagation", "statistics", "seed"),
+)
 THRESHOLDS = ("confidence", "iou", "max_detections")
 
 
@@ -26,8 +30,7 @@ def quantize(options: Namespace) -> int:
     out: Path = options.out
     if out.exists():
         raise UsageError(f"--out {out} already exists; remove it or choose another folder")
-    settings = ("method", "bits", "scheme", "order", "beam", "damp_ratio", "propagation", "statistics", "seed")
-    spec = recipe(options.recipe, **{name: getattr(options, name) for name in settings})
+    spec = recipe(options.recipe, **{name: getattr(options, name) for name in SETTINGS})
     job = Job(
         checkpoint=options.checkpoint,
         out=out,

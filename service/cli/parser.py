@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from edged.errors import UsageError
+from edged.spelling import closest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,12 +60,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments: The command and its arguments, without the program's name.
 
     Returns:
-        The options, with the `Command` as `command` and its name as `name`; `json` is False where there is no --json.
+        The options, with the `Command` as `command`, its name as `name` and the names of its options as `options`;
+        `json` is False where there is no --json.
     """
     words = list(arguments)
     if " ".join(words[:2]) in COMMANDS:  # `calib add` is one command, as `calib DIR` is
         words[:2] = [" ".join(words[:2])]
-    return build_parser(words[:1]).parse_args(words)
+    parser = build_parser(words[:1])
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(_unrecognized(unknown, options.options))
+    return options
+
+
+def _unrecognized(unknown: Sequence[str], known: Collection[str]) -> str:
+    """Return what is wrong with arguments that a command does not have."""
+    given = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+    meant = closest(given[0], known) if given else None
+    hint = "" if meant is None else f"; did you mean {meant}?"
+    return f"unrecognized arguments: {' '.join(unknown)}{hint}"
 
 
 def build_parser(called: Collection[str] | None = None) -> argparse.ArgumentParser:
@@ -91,17 +105,29 @@ def build_parser(called: Collection[str] | None = None) -> argparse.ArgumentPars
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if called is None or name in called:
-            added.set_defaults(command=command, name=name, json=False)
             command.add_options(added)
+            known = [option for action in added._actions for option in action.option_strings]
+            added.set_defaults(command=command, name=name, json=False, options=known)
     return parser
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser that reports a wrong command line in one line, with exit code 2."""
 
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        """Suggest the choice that is most similar to a wrong one."""
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            meant = closest(str(value), map(str, action.choices or ()))
+            if meant is not None:
+                error.message = f"invalid choice: {value!r}; did you mean {meant}?"
+            raise
+
     def error(self, message: str) -> NoReturn:
         """Print what is wrong and where the help is, and exit."""
-        self.exit(UsageError.exit_code, f"{self.prog}: {message}; see {self.prog} --help\n")
+        separator = "" if message.endswith("?") else ";"
+        self.exit(UsageError.exit_code, f"{self.prog}: {message}{separator} see {self.prog} --help\n")
 
 
 class _Version(argparse.Action):
@@ -169,6 +195,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _add_administration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of a model of the config")
     _add_client(parser)
+
+
+def _add_rollback(parser: argparse.ArgumentParser) -> None:
+    text = "generation to put in service, of those that are kept; default: the previous one"
+    parser.add_argument("--to", type=_generation, metavar="N", help=text)
+    _add_administration(parser)
 
 
 def _add_gc(parser: argparse.ArgumentParser) -> None:
@@ -266,6 +298,12 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     bits = range(int(bounds["bits"].least), int(bounds["bits"].most) + 1)
     text = "bits of each weight"
     parser.add_argument("--bits", type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
+    for name, which in (
+        ("--first-bits", "the first layer"),
+        ("--last-bits", "the last layer, for a detector all heads"),
+    ):
+        text = f"bits of each weight of {which}; default: those of --bits"
+        parser.add_argument(name, type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
     for name, kind, text in (
         ("--method", Method, "how weights are rounded"),
         ("--order", Order, "in which order the columns of a layer are quantized"),
@@ -347,6 +385,12 @@ def _bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _generation(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no generation; write its number, for example 3")
+    return int(text)
+
+
 def _floats(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
@@ -398,7 +442,13 @@ COMMANDS: dict[str, Command] = {
         _add_report,
         "service.cli.report:report",
     ),
-    "rollback": _administration("rollback", "put the previous generation of a model back in service"),
+    "rollback": Command(
+        "put the previous generation of a model, or another one, back in service",
+        "edged rollback classifier --to 3",
+        _add_rollback,
+        "service.cli.commands:rollback",
+        notes="`edged history MODEL` shows the generations that are kept.",
+    ),
     "pin": _administration("pin", "keep a model at its generation: no other one goes live"),
     "unpin": _administration("unpin", "let other generations of a model go live again"),
     "pause": _administration("pause", "leave the files for a model in the drop folder"),

@@ -39,7 +39,9 @@ def history(answer: JSON) -> str:
     """Return the answer to `edged history MODEL`."""
     current, previous = answer.get("current"), answer.get("previous")
     first = f"{answer.get('model')}: generation {_or_dash(current)} is live, {_or_dash(previous)} is the previous one"
-    listed = answer.get("updates", [])
+    if answer.get("generations"):
+        first += f"; kept: {', '.join(map(str, answer['generations']))}"
+    listed = sorted([*answer.get("updates", []), *answer.get("unpublished", [])], key=_newest_first)
     return first + ("\n\n" + updates(listed) if listed else "\n\nno updates yet")
 
 
@@ -120,6 +122,10 @@ def _update_row(update: JSON) -> list[object]:
         seconds,
         note,
     ]
+
+
+def _newest_first(update: JSON) -> float:
+    return -float(update.get("id") or 0)
 
 
 def _progress(update: JSON) -> str:

@@ -22,6 +22,7 @@ from edged.errors import (
     UnavailableError,
     UsageError,
 )
+from edged.spelling import names_to_choose
 from service.client import DaemonClient
 from service.intake.drop_folder import is_ignored, write_sidecar
 from service.journal.states import ENDS, State
@@ -60,7 +61,7 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
     status = client.get("/edged/v1/status")
     names = [known["name"] for known in status["models"]]
     if model not in names:
-        raise UsageError(f"no model {model!r}; configured: {', '.join(names) or 'none'}")
+        raise UsageError(f"no model {model!r}; {names_to_choose(model, names, 'configured:')}")
     newest = client.get(f"/edged/v1/updates?model={quote(model)}&limit=1")["updates"]
     after = newest[0]["id"] if newest else 0
     # A file of the same name that waits in the drop folder is replaced, and its update goes on with this one.

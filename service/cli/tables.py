@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.reporting.facts import NAMES, figures
+from service.reporting.facts import NAMES, bits_text, figures
 from service.units import format_bytes, format_seconds
 
 _WORST_LAYERS = 5
@@ -15,7 +15,7 @@ _LISTED = 10
 def quantization_table(result: Mapping[str, Any]) -> str:
     """Return the result of `edged quantize`."""
     totals = result["totals"]
-    rows = [("artifact", result["out"])]
+    rows = [("artifact", result["out"]), ("bits", bits_text(totals) or "?")]
     rows += figures(totals)
     rows += [
         ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),

@@ -8,13 +8,13 @@ memory in a supervisor of 40 MB, measured.)
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from edged.errors import UsageError
+from edged.spelling import closest, names_to_choose
 from service.config.yaml_source import Location, Problem, Source, key_name
 from service.units import parse_bytes
 
@@ -146,7 +146,7 @@ def choice(*allowed: str) -> Check[str]:
 
     def read(value: Any, _: Reader, __: Location) -> str:
         if value not in allowed:
-            raise ValueError(f"choose one of {', '.join(allowed)}")
+            raise ValueError(names_to_choose(str(value), allowed, "choose one of"))
         return str(value)
 
     return read
@@ -210,8 +210,12 @@ def _within(value: float, least: float, most: float | None) -> float:
 
 
 def _unknown(key: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f"is unknown; did you mean {close[0]!r}?" if close else f"is unknown; known here: {', '.join(sorted(known))}"
+    meant = closest(key, known)
+    return (
+        f"is unknown; known here: {', '.join(sorted(known))}"
+        if meant is None
+        else f"is unknown; did you mean {meant!r}?"
+    )
 
 
 def _shown(value: object) -> str:

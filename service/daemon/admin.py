@@ -41,14 +41,15 @@ class Administration:
             "resume": self.resume,
         }
 
-    async def rollback(self, model: str) -> dict[str, Any]:
-        """Put the previous generation back in service.
+    async def rollback(self, model: str, to: int | None = None) -> dict[str, Any]:
+        """Put the previous generation back in service, or the one with number `to`.
 
         Raises:
-            UsageError: There is no such model.
-            NotReadyError: There is no previous generation, or the model is pinned.
+            UsageError: There is no such model, or no such generation.
+            NotReadyError: There is no previous generation, `to` is in service already, or the model is pinned.
+            ArtifactError: Generation `to` is not whole.
         """
-        return await self._rollbacks.roll_back(model)
+        return await self._rollbacks.roll_back(model, to=to)
 
     async def pin(self, model: str) -> dict[str, Any]:
         """Let no other generation go live.

@@ -96,20 +96,21 @@ class Queries:
         return await self._reports.gather(identity)
 
     async def history(self, model: str) -> dict[str, Any]:
-        """Return the generations of a model that exist, and its published updates.
+        """Return the generations of a model that exist, its published updates, and the updates that were not published.
 
         Raises:
             UsageError: There is no such model.
         """
         self._swapper.server(model)  # raises if there is no such model
         generations = self._swapper.generations
-        listed = await self._updates.history(model)
+        published, others = await self._updates.history(model)
         return {
             "model": model,
             "current": generations.current(model),
             "previous": generations.previous(model),
             "generations": generations.numbers(model),
-            "updates": [update.to_dict() for update in listed],
+            "updates": [update.to_dict() for update in published],
+            "unpublished": [self._update(update) for update in others],
         }
 
     def _model(self, server: ModelServer) -> dict[str, Any]:

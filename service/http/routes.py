@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from edged.spelling import names_to_choose
 from edged.version import __version__
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from service.serving.model_server import ModelServer
 
 _MAX_LISTED = 1000
+_MAX_ARGUMENTS_BYTES = 1 << 16
 
 
 def create_app(supervisor: Supervisor) -> Starlette:
@@ -52,6 +55,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             Route("/edged/v1/updates", routes.updates),
             Route("/edged/v1/updates/{id:int}", routes.update),
             Route("/edged/v1/models/{model}/history", routes.history),
+            Route("/edged/v1/models/{model}/rollback", routes.rollback, methods=["POST"]),  # before the other actions
             *(
                 Route(f"/edged/v1/models/{{model}}/{action}", routes.administer, methods=["POST"])
                 for action in supervisor.administration.actions
@@ -145,8 +149,14 @@ class Routes:
         """GET /edged/v1/models/{model}/history."""
         return JSONResponse(await self._supervisor.queries.history(request.path_params["model"]))
 
+    async def rollback(self, request: Request) -> Response:
+        """POST /edged/v1/models/{model}/rollback, with {"to": N} as body for another generation than the previous."""
+        check_admin(request, self._supervisor.config.serve)
+        to = _generation(await read_body(request, _MAX_ARGUMENTS_BYTES))
+        return JSONResponse(await self._supervisor.administration.rollback(request.path_params["model"], to))
+
     async def administer(self, request: Request) -> Response:
-        """POST /edged/v1/models/{model}/{rollback,pin,unpin,pause,resume}."""
+        """POST /edged/v1/models/{model}/{pin,unpin,pause,resume}."""
         check_admin(request, self._supervisor.config.serve)
         action = self._supervisor.administration.actions[request.url.path.rpartition("/")[2]]
         return JSONResponse(await action(request.path_params["model"]))
@@ -163,7 +173,8 @@ class Routes:
         name = request.path_params["model"]
         service = self._supervisor.servers.get(name)
         if service is None:
-            raise HTTPException(404, f"no model {name!r}; configured: {', '.join(self._supervisor.servers) or 'none'}")
+            names = names_to_choose(name, self._supervisor.servers, "configured:")
+            raise HTTPException(404, f"no model {name!r}; {names}")
         wanted = request.path_params.get("version")
         live = service.wanted if service.live is None else service.live.number  # in a moment, if not now
         if wanted is not None and wanted != str(live):
@@ -186,3 +197,19 @@ def _limit(text: str | None) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _MAX_LISTED:
         raise HTTPException(400, f"limit has value {text!r}; choose 1 to {_MAX_LISTED}")
     return int(text)
+
+
+def _generation(body: bytes) -> int | None:
+    """Return the generation that the body of a rollback names; None for an empty body."""
+    if not body.strip():
+        return None
+    try:
+        arguments = json.loads(body)
+    except (ValueError, RecursionError):
+        arguments = None
+    if not isinstance(arguments, dict) or not arguments.keys() <= {"to"}:
+        raise HTTPException(400, 'the body is no JSON object with the key "to" alone; send for example {"to": 3}')
+    to = arguments.get("to")
+    if to is not None and (type(to) is not int or to < 1):
+        raise HTTPException(400, f"to has value {to!r:.80}; give the number of a generation")
+    return to

@@ -58,9 +58,12 @@ class UpdateRepository:
         """Return the updates of a model and in a state, the newest first; None stands for any."""
         return await self._disk(self.journal.find, model=model, state=state, limit=limit)
 
-    async def history(self, model: str) -> list[Update]:
-        """Return the published updates of a model, the newest first."""
-        return await self._disk(self.journal.history, model)
+    async def history(self, model: str) -> tuple[list[Update], list[Update]]:
+        """Return the published updates of a model and those that were not published, the newest first in each."""
+        return await self._disk(self._history, model)
+
+    def _history(self, model: str) -> tuple[list[Update], list[Update]]:
+        return self.journal.history(model), self.journal.history(model, published=False)
 
     async def last_for_key(self, key: str, before: int) -> Update | None:
         """Return the newest update of a file and config that is older than update `before`."""

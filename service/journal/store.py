@@ -177,9 +177,10 @@ class Journal:
         )
         return rows[0] if rows else None
 
-    def history(self, model: str, limit: int = 50) -> list[Update]:
-        """Return the published updates of a model, the newest first."""
-        return self._select("WHERE model = ? AND generation IS NOT NULL ORDER BY id DESC LIMIT ?", (model, limit))
+    def history(self, model: str, limit: int = 50, *, published: bool = True) -> list[Update]:
+        """Return the published updates of a model, or those that were not published, the newest first."""
+        which = "IS NOT NULL" if published else "IS NULL"
+        return self._select(f"WHERE model = ? AND generation {which} ORDER BY id DESC LIMIT ?", (model, limit))
 
     def brought_live(self, model: str, generation: int) -> Update | None:
         """Return the newest update that put a generation in service and was not rolled back; None if there is none.

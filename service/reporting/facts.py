@@ -175,7 +175,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Generation", update.get("generation")),
         ("Architecture", architecture.get("name")),
         ("Weights", _weights(totals)),
-        ("Bits", totals.get("bits") or settings.get("bits")),
+        ("Bits", bits_text(totals) or bits_text(settings)),
         ("Method", settings.get("method")),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
         ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
@@ -188,6 +188,19 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("SHA-256", update.get("sha256")),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
+
+
+def bits_text(settings: JSON) -> str | None:
+    """Return the bits of the weights, for example "4, first layer 8"; None if they are unknown.
+
+    Args:
+        settings: Totals of a report, or the quantization of a manifest.
+    """
+    bits = settings.get("bits")
+    if bits is None:
+        return None
+    others = ((which, settings.get(f"{which}_bits")) for which in ("first", "last"))
+    return ", ".join([str(bits), *(f"{which} layer {own}" for which, own in others if own not in (None, bits))])
 
 
 def _weights(totals: JSON) -> str | None:

@@ -1,4 +1,4 @@
-"""A rollback: the generation before the current one takes its place again."""
+"""A rollback: an earlier generation, by default the previous one, takes the place of the current one again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from typing import Any
 
-from edged.errors import NotReadyError, PinnedError
+from edged.errors import NotReadyError, PinnedError, UsageError
 from service.config.current import CurrentConfig
 from service.journal.states import State
 from service.journal.update import Update
@@ -36,14 +36,21 @@ class Rollbacks:
         return self._swapper.generations.rollback_target(model)
 
     async def roll_back(
-        self, model: str, *, code: str = "rollback", why: str = "on request", expected: int | None = None
+        self,
+        model: str,
+        *,
+        to: int | None = None,
+        code: str = "rollback",
+        why: str = "on request",
+        expected: int | None = None,
     ) -> dict[str, Any]:
-        """Make the previous generation current and route to it.
+        """Make another generation current and route to it.
 
         The current generation becomes the previous one, so that a second rollback undoes the first.
 
         Args:
             model: Model name.
+            to: Generation to put in service; None for the previous one.
             code: Reason for the journal and the metrics.
             why: Reason for people.
             expected: Generation to roll back from; None for the current one.
@@ -52,15 +59,19 @@ class Rollbacks:
             {"model", "from", "to"}: generation numbers.
 
         Raises:
-            UsageError: There is no such model.
-            NotReadyError: There is no previous generation on the disk, or `expected` is not the current one any more.
+            UsageError: There is no such model, or no generation `to` on the disk.
+            NotReadyError: There is no previous generation on the disk, `expected` is not the current one any more, or
+                `to` is the current one already.
             PinnedError: The model is pinned.
-            EdgedError: The previous generation cannot be started; the current one serves on.
+            ArtifactError: Generation `to` is not whole; the current one serves on.
+            EdgedError: The other generation cannot be started; the current one serves on.
         """
         server = self._swapper.server(model)
         async with server.switching:
             self._swapper.server(model)  # raises if a reload has removed the model meanwhile
-            current, target = self._ends(model, expected)
+            current, target = self._ends(model, expected, to)
+            if to is not None:
+                await self._swapper.generations.require_whole(model, to)
             configured = self._config.model(model)
             options = SwapOptions("auto" if configured is None else configured.swap)
             undone = await self._records.updates.brought_live(model, current)
@@ -81,11 +92,17 @@ class Rollbacks:
         await updates.advance(undone.id, State.ROLLED_BACK, code=code, reason=reason, report=report)
         self._records.metrics.count_update(undone.model, State.ROLLED_BACK.value.lower(), code)
 
-    def _ends(self, model: str, expected: int | None) -> tuple[int, int]:
+    def _ends(self, model: str, expected: int | None, to: int | None) -> tuple[int, int]:
         """Return the current generation and the one to roll back to, or raise why there is no way back."""
         if self._swapper.holds.of(model).pinned:
             raise PinnedError(self._swapper.holds.pinned_reason(model))
-        current, target = self._swapper.generations.current(model), self.target(model)
+        generations = self._swapper.generations
+        current, target = generations.current(model), self.target(model) if to is None else to
+        if to is not None and not generations.exists(model, to):
+            kept = ", ".join(map(str, generations.numbers(model))) or "none"
+            raise UsageError(f"model {model!r} has no generation {to}; kept on the disk: {kept}")
+        if current is not None and current == to:
+            raise NotReadyError(f"model {model!r} is at generation {to} already")
         if expected is not None and current != expected:
             raise NotReadyError(f"model {model!r} is at generation {current} already, not at {expected}")
         if current is None or target is None:

@@ -31,6 +31,7 @@ from types import TracebackType
 from typing import Any
 
 from edged.errors import UsageError
+from edged.spelling import names_to_choose
 from service.config.sections import GatesConfig
 from service.journal.holds import Holds
 from service.metrics.registry import Metrics
@@ -85,7 +86,7 @@ class Swapper:
             UsageError: There is no such model.
         """
         if model not in self.servers:
-            raise UsageError(f"no model {model!r:.80}; configured: {', '.join(self.servers) or 'none'}")
+            raise UsageError(f"no model {model!r:.80}; {names_to_choose(model, self.servers, 'configured:')}")
         return self.servers[model]
 
     def is_live(self, server: ModelServer, number: int) -> bool:

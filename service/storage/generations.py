@@ -55,6 +55,14 @@ class GenerationRepository:
         """
         return await self._disk(self._read, model, number)
 
+    async def require_whole(self, model: str, number: int) -> None:
+        """Check that a generation has all of its files, see `ModelStore.require_whole`.
+
+        Raises:
+            ArtifactError: A file is missing or has another size.
+        """
+        await self._disk(self._store.require_whole, model, number)
+
     def _read(self, model: str, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
         report = self._store.path(model, number) / "report.json"
         return self._store.manifest(model, number), json.loads(report.read_bytes())

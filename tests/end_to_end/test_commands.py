@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.support.daemon import Daemon, edged, running
 from tests.support.tasks import Task
@@ -39,7 +40,40 @@ def test_from_submission_to_rollback(daemon: Daemon, task: Task, tmp_path: Path)
     assert status["models"][0]["generation"] == 1
     code, history = edged(daemon, "history", "digits")
     assert [(u["generation"], u["state"]) for u in history["updates"]] == [(2, "ROLLED_BACK"), (1, "COMMITTED")]
-    assert edged(daemon, "rollback", "cats")[0] == 2
+    (refused,) = history["unpublished"]
+    assert (refused["file_name"], refused["state"], refused["code"]) == ("bad.pt", "REJECTED", "checkpoint")
+    code, answer = edged(daemon, "rollback", "digit")
+    assert (code, answer["error"]) == (2, "no model 'digit'; did you mean 'digits'? configured: digits")
+
+
+def test_a_rollback_to_a_chosen_generation(daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    for name in ("third.pt", "fourth.pt"):
+        torch.save(torch.load(task.first), tmp_path / name)  # the name is part of the file
+        daemon.put_live(tmp_path / name)
+    assert daemon.generation() == 4
+    assert edged(daemon, "rollback", "digits", "--to", "2") == (0, {"model": "digits", "from": 4, "to": 2})
+    assert daemon.generation() == 2
+    newest = daemon.updates()[0]
+    assert (newest["state"], newest["code"]) == ("ROLLED_BACK", "rollback")
+    assert newest["reason"] == "rolled back to generation 2: on request"
+
+    code, answer = edged(daemon, "rollback", "digits", "--to", "7")
+    assert (code, answer["error"]) == (2, "model 'digits' has no generation 7; kept on the disk: 2, 3, 4")
+    code, answer = edged(daemon, "rollback", "digits", "--to", "2")
+    assert (code, answer["error"]) == (4, "model 'digits' is at generation 2 already")
+    weights = daemon.state / "models" / "digits" / "gen" / "3" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    code, answer = edged(daemon, "rollback", "digits", "--to", "3")
+    assert (code, answer["code"], "its manifest says" in answer["error"]) == (3, "artifact", True)
+    assert edged(daemon, "pin", "digits")[0] == 0
+    code, answer = edged(daemon, "rollback", "digits", "--to", "4")
+    assert (code, answer["code"]) == (4, "pinned")
+    assert edged(daemon, "unpin", "digits")[0] == 0
+    for body in (b"[]", b"{", b'{"too": 1}', b'{"to": "1"}', b'{"to": true}', b'{"to": 0}'):
+        assert daemon.post("/edged/v1/models/digits/rollback", content=body).status_code == 400, body
+    assert daemon.generation() == 2
+    assert daemon.post("/edged/v1/models/digits/rollback", json={"to": 4}).json()["to"] == 4
+    assert daemon.post("/edged/v1/models/digits/rollback", json={"to": None}).json()["to"] == 2
 
 
 def test_nobody_there(daemon: Daemon) -> None:

@@ -13,6 +13,7 @@ class Script:
     def __init__(self):
         self.answers = {}
         self.asked = []
+        self.bodies = []
 
     def answer(self, request, *answers, status=200):
         """Answer `request`, such as "GET /edged/v1/status", with these one after another."""
@@ -48,6 +49,7 @@ def fake_daemon(path):
             self.wfile.write(body)
 
         def do_POST(self):
+            script.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             self.do_GET()
 
     with socketserver.ThreadingUnixStreamServer(str(path), Handler) as server:

@@ -49,6 +49,12 @@ def test_post_is_post(tmp_path):
     assert b"\r\nContent-Length: 0\r\n" in asked[0]
 
 
+def test_a_body_is_json(tmp_path):
+    with answering(tmp_path / "s", reply(200, "{}")) as asked:
+        DaemonClient(str(tmp_path / "s")).post("/x", {"to": 3})
+    assert asked[0].endswith(b'\r\nContent-Length: 9\r\n\r\n{"to": 3}')
+
+
 @pytest.mark.parametrize(
     ("status", "body", "kind", "exit_code"),
     [

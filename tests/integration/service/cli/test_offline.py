@@ -9,6 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from edged.artifacts.weights import load_weights
+from edged.quant.grid import QuantizedWeight
 from tests.support import scenes
 from tests.support.tasks import DetectionTask, Task
 
@@ -42,12 +47,55 @@ def test_quantize_then_evaluate(task: Task, tmp_path: Path) -> None:
     assert abs(scores[task.first]["top1"] - scores[out]["top1"]) < 5
 
 
+def codes(cache: Path, checkpoint: Path, images: Path, out: Path, *options: str) -> dict[str, QuantizedWeight]:
+    """The codes by parameter name, in the order of the network, of a checkpoint that was quantized with options."""
+    done = edged(cache, "quantize", checkpoint, "--calib", images, "--out", out, *options, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    quantized, _ = load_weights(out / "weights.safetensors")
+    names = [f"{layer['name']}.weight" for layer in report["layers"]]
+    assert [quantized[name].bits for name in names] == [layer["bits"] for layer in report["layers"]]
+    return {name: quantized[name] for name in names}
+
+
+def same(one: QuantizedWeight, other: QuantizedWeight) -> bool:
+    return one.bits == other.bits and torch.equal(one.codes, other.codes) and torch.equal(one.scale, other.scale)
+
+
+def check_bits_of_the_ends(checkpoint: Path, images: Path, folder: Path, *options: str) -> None:
+    """Other bits change the codes of their own layer and of the layers after it, and none before it."""
+    widths = ((), ("--bits", "8"), ("--first-bits", "8"), ("--last-bits", "6"))
+    plain, wide, first, last = (
+        codes(folder, checkpoint, images, folder / str(index), *options, *width) for index, width in enumerate(widths)
+    )
+    names = list(plain)
+    assert [first[name].bits for name in names] == [8, *[4] * (len(names) - 1)]
+    assert [last[name].bits for name in names] == [*[4] * (len(names) - 1), 6]
+    assert all(same(plain[name], last[name]) for name in names[:-1])
+    assert same(first[names[0]], wide[names[0]])
+    assert not same(plain[names[1]], first[names[1]])  # it corrects what the first layer has changed, which is less now
+    manifest = json.loads((folder / "3" / "manifest.json").read_text())
+    assert (manifest["quantization"]["first_bits"], manifest["quantization"]["last_bits"]) == (None, 6)
+    totals = json.loads((folder / "3" / "report.json").read_text())["totals"]
+    assert (totals["bits"], totals["first_bits"], totals["last_bits"]) == (4, 4, 6)
+
+
+def test_the_first_and_the_last_layer_can_have_their_own_bits(task: Task, tmp_path: Path) -> None:
+    check_bits_of_the_ends(task.first, task.calibration, tmp_path, *SIZE, "--images", "64")
+
+
+@pytest.mark.slow
+def test_the_ends_of_a_genuine_resnet20_can_have_their_own_bits(real_data: Path, tmp_path: Path) -> None:
+    checkpoint = real_data / "weights" / "resnet20-12fca82f.th"
+    check_bits_of_the_ends(checkpoint, real_data / "cifar10" / "calib", tmp_path, "--images", "128")
+
+
 def test_tables_for_people(task: Task, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    options = ["--bits", "8", "--method", "rtn", "--images", "64"]
+    options = ["--bits", "8", "--last-bits", "6", "--method", "rtn", "--images", "64"]
     done = edged(tmp_path, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, *options)
     assert done.returncode == 0, done.stderr
-    for expected in ("artifact", "top-1", "agreement", "peak memory", "largest relative loss", "at 8 bits"):
+    for expected in ("artifact", "8, last layer 6", "top-1", "agreement", "peak memory", "largest relative loss"):
         assert expected in done.stdout
     assert re.fullmatch(r"plan: 56 images .* MiB in all\n", done.stderr)  # and no bar without a terminal
     done = edged(tmp_path, "calib", task.calibration, *SIZE)

@@ -46,6 +46,23 @@ def test_publish_moves_the_folder_without_switching(store: ModelStore) -> None:
     assert store.manifest("m", 1) == {"mark": "a"}
 
 
+def test_a_generation_is_whole_if_its_weights_have_their_size(store: ModelStore) -> None:
+    assert publish(store, "a") == 1
+    folder = store.path("m", 1)
+    size = (folder / "weights.safetensors").stat().st_size
+    (folder / "manifest.json").write_text(json.dumps({"weights": {"bytes": size}}))
+    store.require_whole("m", 1)
+    for damage, message in (
+        (lambda: (folder / "weights.safetensors").write_bytes(b""), f"has 0 bytes, its manifest says {size}"),
+        (lambda: (folder / "manifest.json").write_text("{}"), "has no valid manifest: KeyError"),
+        (lambda: (folder / "report.json").unlink(), "cannot read .*report.json: No such file"),
+        (lambda: (folder / "weights.safetensors").unlink(), "cannot read .*weights.safetensors: No such file"),
+    ):
+        damage()
+        with pytest.raises(ArtifactError, match=message):
+            store.require_whole("m", 1)
+
+
 def test_switch_and_rollback_swap_current_and_previous(store: ModelStore) -> None:
     for mark in "abc":
         store.switch("m", publish(store, mark))

@@ -16,6 +16,9 @@ STATUS = {"ready": True, "models": [{"name": "m", "ready": True, "generation": 3
           "updates": [{"id": 5, "model": "m", "file_name": "a", "state": "CLAIMED"}]}  # fmt: skip
 
 
+QUANTIZE = ["quantize", "a.pth", "--calib", "images", "--out", "out"]
+
+
 @pytest.fixture
 def daemon(tmp_path, monkeypatch):
     with fake_daemon(tmp_path / "s") as script:
@@ -55,8 +58,21 @@ def test_the_version_is_told(capsys):
     [
         ([], "edged: the following arguments are required: COMMAND; see edged --help"),
         (["fly"], "edged: argument COMMAND: invalid choice: 'fly'"),
+        (["hstory"], "edged: argument COMMAND: invalid choice: 'hstory'; did you mean history?"),
         (["status", "--fly"], "edged: unrecognized arguments: --fly; see edged --help"),
+        (["status", "--jsno"], "edged: unrecognized arguments: --jsno; did you mean --json? see edged --help"),
+        (["status", "m", "n"], "edged: unrecognized arguments: n; see edged --help"),
+        (
+            [*QUANTIZE, "--method", "fastobg"],
+            "edged quantize: argument --method: invalid choice: 'fastobg'; did you mean",
+        ),
+        (
+            [*QUANTIZE, "--recipe", "balnced"],
+            "edged quantize: argument --recipe: invalid choice: 'balnced'; did you mean",
+        ),
+        ([*QUANTIZE, "--last-bits", "9"], "edged quantize: argument --last-bits: invalid choice: 9 (choose from 2, 3"),
         (["submit", "x"], "edged submit: the following arguments are required: --model; see edged submit --help"),
+        (["submit", "x", "--modle", "m"], "edged submit: the following arguments are required: --model"),
         (["submit", "x", "--model", "m", "--timeout", "1"], "edged: --timeout and --until-end need --wait"),
         (["submit", "x", "--model", "m", "--until-end"], "edged: --timeout and --until-end need --wait"),
         (["submit", "x", "--model", "m", "--timeout", "soon"], "edged submit: argument --timeout: invalid float"),
@@ -86,6 +102,8 @@ def test_status_of_one_model_says_by_its_exit_code_whether_it_serves(capsys, dae
     assert (code, err) == (4, "edged: model 'n' is not in service\n")
     code, _, err = call(capsys, "status", "x")
     assert (code, err) == (2, "edged: no model 'x'; configured: m, n\n")
+    code, _, err = call(capsys, "status", "nn")
+    assert (code, err) == (2, "edged: no model 'nn'; did you mean 'n'? configured: m, n\n")
 
 
 def test_history(capsys, daemon):
@@ -129,6 +147,12 @@ def test_gc_lists_what_went_or_would(capsys, daemon):
 def test_rollback(capsys, daemon):
     daemon.answer("POST /edged/v1/models/m/rollback", {"model": "m", "from": 3, "to": 2})
     assert call(capsys, "rollback", "m") == (0, "m: generation 2 is live again, in place of 3\n", "")
+    daemon.answer("POST /edged/v1/models/m/rollback", {"model": "m", "from": 3, "to": 1})
+    assert call(capsys, "rollback", "m", "--to", "1") == (0, "m: generation 1 is live again, in place of 3\n", "")
+    assert daemon.bodies == [b"", b'{"to": 1}']
+    for wrong in ("0", "-1", "two", "1.5"):
+        code, _, err = call(capsys, "rollback", "m", f"--to={wrong}")
+        assert (code, f"'{wrong}' is no generation; write its number" in err) == (2, True)
     refusal = {"error": "model 'n' has no generation before", "code": "not_ready"}
     daemon.answer("POST /edged/v1/models/n/rollback", refusal, status=409)
     assert call(capsys, "rollback", "n") == (4, "", "edged: model 'n' has no generation before\n")

@@ -52,6 +52,29 @@ def test_history_shows_reasons():
     assert shown.endswith("gate: lost 5 points")
 
 
+def test_history_shows_refusals_among_the_published_updates_the_newest_first():
+    published = [{"id": number, "model": "m", "state": "COMMITTED", "generation": number // 2} for number in (4, 2)]
+    others = [
+        {
+            "id": 5,
+            "model": "m",
+            "file_name": "junk.pt",
+            "state": "REJECTED",
+            "code": "checkpoint",
+            "reason": "is empty",
+        },
+        {"id": 3, "model": "m", "file_name": "b.pt", "state": "SUPERSEDED", "code": "superseded", "reason": "newer"},
+        {"id": 1, "model": "m", "file_name": "a.pt", "state": "FAILED", "code": "memory", "reason": "too little"},
+    ]
+    answer = {"model": "m", "current": 2, "previous": 1, "generations": [1, 2], "updates": published}
+    first, _, _, *rows = render.history({**answer, "unpublished": others}).splitlines()
+    assert first == "m: generation 2 is live, 1 is the previous one; kept: 1, 2"
+    assert [row.split()[0] for row in rows] == ["5", "4", "3", "2", "1"]
+    assert rows[0].endswith("checkpoint: is empty")
+    assert (rows[2].endswith("superseded: newer"), rows[4].endswith("memory: too little")) == (True, True)
+    assert len(render.history(answer).splitlines()) == 5  # of an older daemon
+
+
 def test_the_outcome_shows_the_stages():
     update = {"id": 1, "model": "m", "state": "COMMITTED", "generation": 2, "stages": {"quantize": 75.0}}
     assert render.outcome(update) == "update 1 of m: COMMITTED, generation 2\n  quantize   1 min 15 s"

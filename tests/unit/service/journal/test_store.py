@@ -110,6 +110,8 @@ def test_history_lists_published_updates(journal):
     update, other = claimed(journal, name="a"), claimed(journal, name="b")
     journal.advance(update.id, State.PUBLISHED, generation=7)
     assert [u.generation for u in journal.history("m")] == [7]
+    assert [u.id for u in journal.history("m", published=False)] == [other.id]
+    assert journal.history("n", published=False) == []
     assert other.generation is None
 
 
