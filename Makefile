@@ -1,5 +1,5 @@
-# `make demo` shows the main job, `make test` runs the tests; both set up what they need. `make install` installs the
-# systemd service on a device.
+# `make demo` shows the main job, `make test` runs the tests; both set up what they need. `make demo KEEP=1` leaves a
+# daemon running, and `make demo-stop` stops it. `make install` installs the systemd service on a device.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -15,11 +15,14 @@ SLOW_PROGRAMS := syncthing skopeo docker-registry mender mender-artifact
 # long come first. More than 8 gain little and take memory.
 PYTEST = $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test slow lint clean programs install uninstall
+.PHONY: demo demo-stop test slow lint clean programs install uninstall
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m benchmarks.demo $(if $(KEEP),--keep)
+
+demo-stop:
+	@[ ! -x $(BIN)/python ] && echo "no demo is running" || $(BIN)/python -m benchmarks.demo.kept
 
 test: $(VENV)/.test programs
 	$(PYTEST)
@@ -42,6 +45,7 @@ clean:
 	rm -rf $(VENV) build *.egg-info
 
 $(VENV)/.torch:
+	@echo "setting up $(VENV) with PyTorch: some minutes, the first time only"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(TORCH)
 	$(BIN)/python -m pip install -q $(TORCHVISION)

@@ -1,18 +1,24 @@
 """Show the main job from start to end, on a daemon of its own in a temporary folder. `make demo` runs it.
 
-The demo trains a ResNet-18 on handwritten digits and drops it; the quantized model goes live and answers over HTTP; a
+The demo trains a ResNet-20 on handwritten digits and drops it; the quantized model goes live and answers over HTTP; a
 broken file is rejected; a second checkpoint replaces the first. If EDGED_DATA points to real checkpoints and images,
 the demo drops them too, among them a YOLOv5, whose boxes it draws into a picture.
+
+However the demo ends, its daemon ends with it. Only with --keep, at the end, it starts the daemon once more as a
+process of its own, whose id is in edged-demo.pid.
 """
 
 from __future__ import annotations
 
+import argparse
 import base64
+import contextlib
 import io
 import os
+import select
+import signal
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +27,18 @@ import torch
 import yaml
 from PIL import Image
 
-from benchmarks.demo import digits
+from benchmarks.demo import digits, kept
 from benchmarks.demo.boxes import draw_sheet
-from benchmarks.demo.daemon import EDGED, ask, daemon, submit, table
+from benchmarks.demo.daemon import EDGED, ask, daemon, start, submit, table, wait_until_ready
+from benchmarks.demo.steps import Steps
 from benchmarks.options import parser_of
 from service.journal.states import UPDATE_STAGES
 from service.reporting.facts import figures
 
 CONFIG = Path(__file__).parents[2] / "configs" / "demo.yaml"
+DURATION = "about half a minute on two cores"
+REAL_DURATION = ", and about two minutes for the real checkpoints of EDGED_DATA"
+WAIT_S = 60  # on a terminal
 STAGES = UPDATE_STAGES[: UPDATE_STAGES.index("swap") + 1]  # until it is live
 # Checkpoint, folder of calibration images, and further settings of the model.
 REAL: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -43,29 +53,80 @@ DETECTOR, PICTURES = "coco", "coco/val/images"
 def main() -> None:
     """Run the demo; exit with code 1 and a reason if anything fails."""
     parser = parser_of(__doc__)
-    parser.add_argument("--keep", action="store_true", help="leave the daemon running and keep its folder")
+    parser.add_argument("--keep", action="store_true", help="leave a daemon running at the end")
     parser.add_argument("--picture", type=Path, default=Path("edged-demo.jpg"), help="file for YOLOv5's boxes")
     options = parser.parse_args()
-    keep = options.keep
-    folder = Path(tempfile.mkdtemp(prefix="edged-demo-"))
+    if options.keep and kept.find(kept.PID_FILE):
+        sys.exit("the daemon of an earlier demo is running; stop it first: make demo-stop")
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        run(options)
+    except KeyboardInterrupt:
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            print("\ninterrupted: the daemon is stopped and its folder removed", file=sys.stderr)
+        sys.exit(130)
+
+
+def interrupt(*_: object) -> None:
+    """Handle the signal that ends this process like Ctrl-C, so that the daemon is stopped and its folder removed."""
+    raise KeyboardInterrupt
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run all steps, on a daemon that ends with them."""
+    folder = Path(tempfile.mkdtemp(prefix=kept.PREFIX))
+    real = real_models()
+    print(f"edged demo: {DURATION}{REAL_DURATION if real else ''}. Ctrl-C stops it. Its folder is {folder}")
+    torch.set_num_threads(1)  # more of them slow such small layers down, above all on a busy machine
     data = digits.load()
     digits.write_folders(data, digits.TRAIN, folder / "digits")
     config = write_config(folder)
-    with daemon(config, keep) as address:
-        print(f"daemon   {address}, state in {folder}")
-        first = train(data, folder / "digits-1.pth", epochs=2, seed=0)
-        show_update(config, address, first, data)
-        show_rejection(config, folder)
-        second = train(data, folder / "digits-2.pth", epochs=3, seed=1)
-        show_update(config, address, second, data)
-        for name in real_models():
-            show_real(config, name)
-        if DETECTOR in real_models():
+    steps = Steps(6 + len(real), sys.stdout)
+    with contextlib.ExitStack() as stack:
+        with steps.step("start the daemon"):
+            address = stack.enter_context(daemon(config, remove=not options.keep))
+        demo = Demo(config, address, steps)
+        demo.show_update(data, folder / "digits-1.pth", epochs=4, seed=0)
+        demo.show_rejection(folder)
+        demo.show_update(data, folder / "digits-2.pth", epochs=8, seed=1)
+        for name in real:
+            demo.show_real(name)
+        if DETECTOR in real:
             asked, boxes = draw_sheet(address, DETECTOR, Path(os.environ["EDGED_DATA"], PICTURES), options.picture)
-            print(f"\npicture  {options.picture}: {boxes} boxes in {asked} images; shows those with the most boxes")
-        print(f"\nmetrics  {address}/metrics")
-        if keep:
-            print(f"still running; see: {EDGED} status --config {config}")
+            print(f"{options.picture} shows those of {asked} images with the most boxes, of {boxes} in all")
+        if not options.keep:
+            show_next(address, config)
+    if options.keep:
+        process = start(config)
+        kept.remember(kept.PID_FILE, process.pid, config)
+        show_next(wait_until_ready(config, process), config, "make demo-stop")
+
+
+def show_next(address: str, config: Path, stop: str = "") -> None:
+    """Print how to look at the daemon, ask it and stop it; on a terminal, wait for a while if it is about to stop.
+
+    Args:
+        address: Address of the daemon.
+        config: Its config file.
+        stop: Command that stops it; without one it stops when this returns.
+    """
+    image = next((config.parent / "digits" / "7").iterdir())
+    waits = not stop and sys.stdin.isatty() and sys.stdout.isatty()
+    ending = f"press Enter; it stops by itself in {WAIT_S} s" if waits else "it stops now; `make demo KEEP=1` keeps it"
+    table(
+        "\nThe daemon is running:",
+        {
+            "status page": f"{address}/",
+            "metrics": f"{address}/metrics",
+            "ask it": f"curl -s {address}/v2/models/digits/infer -H 'Inference-Header-Content-Length: 0' "
+            f"--data-binary @{image}",
+            "its commands": f"{EDGED} status --config {config}",
+            "stop it": stop or ending,
+        },
+    )
+    if waits:
+        select.select([sys.stdin], [], [], WAIT_S)
 
 
 def write_config(folder: Path) -> Path:
@@ -86,69 +147,76 @@ def real_models() -> list[str]:
     return [] if not root else [name for name, (file, *_) in REAL.items() if Path(root, "weights", file).is_file()]
 
 
-def train(data: digits.Digits, path: Path, epochs: int, seed: int) -> Path:
-    """Train on the digits and save a state dict, as a training script would."""
-    start = time.monotonic()
-    model = digits.train_resnet18(data, epochs, seed)
-    torch.save({"state_dict": model.state_dict(), "epoch": epochs}, path)
-    print(f"\ntrained  {path.name} on {len(data.labels[digits.TRAIN])} digits in {time.monotonic() - start:.0f} s")
-    return path
+class Demo:
+    """What is shown on one daemon.
+
+    Args:
+        config: Its config file.
+        address: Its address.
+        steps: Where the steps are shown.
+    """
+
+    def __init__(self, config: Path, address: str, steps: Steps) -> None:
+        self._config, self._address, self._steps = config, address, steps
+
+    def show_update(self, data: digits.Digits, path: Path, epochs: int, seed: int) -> None:
+        """Train a network, drop it, classify the test images with it once it is live, and print the results."""
+        with self._steps.step(f"train {path.name}") as step:
+            model = digits.train(data, epochs, seed, show=step.at)
+        torch.save({"state_dict": model.state_dict(), "epoch": epochs}, path)
+        with self._steps.step(f"drop {path.name}") as step:
+            update = submit(self._config, "digits", path, show=step.update)
+        logits, generation = infer(self._address, "digits", data.images[digits.TEST])
+        if generation != str(update["generation"]):
+            sys.exit(f"generation {update['generation']} is committed, but generation {generation} answered")
+        labels = data.labels[digits.TEST]
+        with torch.inference_mode():
+            full = model(digits.tensors(data, digits.TEST)).numpy()
+        report = update["report"]
+        table(
+            f"{path.name} is live as generation {generation}:",
+            {
+                "full precision": f"{100 * (full.argmax(1) == labels).mean():.2f} % of {len(labels)} test images right",
+                "quantized": f"{100 * (logits.argmax(1) == labels).mean():.2f} %, at {report['bits']} bits",
+                "agreement": f"{100 * (logits.argmax(1) == full.argmax(1)).mean():.2f} %",
+                **common_results(update),
+            },
+        )
+
+    def show_rejection(self, folder: Path) -> None:
+        """Drop a file that is not a checkpoint; the live model must stay."""
+        broken = folder / "broken.pth"
+        broken.write_bytes(b"PK\x03\x04" + os.urandom(4096))
+        with self._steps.step("drop broken.pth") as step:
+            update = submit(self._config, "digits", broken, expected="REJECTED", show=step.update)
+        table("broken.pth is rejected, and the live model stays:", {"reason": update["reason"]})
+
+    def show_real(self, name: str) -> None:
+        """Drop a real checkpoint and print the results."""
+        file = Path(os.environ["EDGED_DATA"], "weights", REAL[name][0])
+        with self._steps.step(f"drop {file.name}") as step:
+            update = submit(self._config, name, file, show=step.update)
+        table(
+            f"{file.name} is live as generation {update['generation']} of {name}:",
+            {**dict(figures(update["report"])), **common_results(update)},
+        )
 
 
-def show_update(config: Path, address: str, checkpoint: Path, data: digits.Digits) -> None:
-    """Drop a checkpoint, wait until it is live, classify the test images with it, and print the results."""
-    state = torch.load(checkpoint, weights_only=True)["state_dict"]
-    update = submit(config, "digits", checkpoint)
-    logits, generation = infer(address, "digits", data.images[digits.TEST])
-    if generation != str(update["generation"]):
-        sys.exit(f"generation {update['generation']} is committed, but generation {generation} answered")
-    labels = data.labels[digits.TEST]
-    full = full_precision(state, data)
-    seconds = " ".join(f"{stage} {update['stages'].get(stage, 0):.1f}" for stage in STAGES)
+def common_results(update: dict[str, Any]) -> dict[str, str]:
+    """Return what is shown of the update of any checkpoint."""
     report = update["report"]
-    table(
-        f"{checkpoint.name} is live as generation {generation}",
-        {
-            "FP32 top-1": f"{100 * (full.argmax(1) == labels).mean():.2f} %  of {len(labels)} test images",
-            "quantized top-1": f"{100 * (logits.argmax(1) == labels).mean():.2f} %  at {report['bits']} bits",
-            "agreement": f"{100 * (logits.argmax(1) == full.argmax(1)).mean():.2f} %",
-            "checkpoint": f"{report['checkpoint_bytes'] / 1e6:.2f} MB",
-            "artifact": f"{report['artifact_bytes'] / 1e6:.2f} MB",
-            "drop to live": f"{sum(update['stages'].values()):.1f} s: {seconds}",
-            "worker's peak": f"{report['peak_memory_bytes'] / 1e6:.0f} MB",
-        },
-    )
-
-
-def show_rejection(config: Path, folder: Path) -> None:
-    """Drop a file that is not a checkpoint; the live model must stay."""
-    broken = folder / "broken.pth"
-    broken.write_bytes(b"PK\x03\x04" + os.urandom(4096))
-    update = submit(config, "digits", broken, expected="REJECTED")
-    table("broken.pth", {"result": "rejected", "reason": update["reason"]})
-
-
-def show_real(config: Path, name: str) -> None:
-    """Drop a real checkpoint and print the results."""
-    file = Path(os.environ["EDGED_DATA"], "weights", REAL[name][0])
-    update = submit(config, name, file)
-    report = update["report"]
-    table(
-        f"{file.name} is live as generation {update['generation']} of {name}",
-        {
-            **dict(figures(report)),
-            "size": f"{report['checkpoint_bytes'] / 1e6:.2f} MB -> {report['artifact_bytes'] / 1e6:.2f} MB",
-            "drop to live": f"{sum(update['stages'].values()):.1f} s",
-            "worker's peak": f"{report['peak_memory_bytes'] / 1e6:.0f} MB",
-        },
-    )
+    return {
+        "size": f"{report['checkpoint_bytes'] / 1e6:.2f} MB -> {report['artifact_bytes'] / 1e6:.2f} MB",
+        "drop to live": f"{sum(update['stages'].get(stage, 0) for stage in STAGES):.1f} s",
+        "worker's peak": f"{report['peak_memory_bytes'] / 1e6:.0f} MB",
+    }
 
 
 def infer(address: str, model: str, images: np.ndarray) -> tuple[np.ndarray, str]:
     """Return logits [n, classes] of images uint8 [n, side, side], sent as PNG, and the generation that answered."""
     logits, generations = [], set()
-    for start in range(0, len(images), 60):
-        encoded = [base64.b64encode(png(image)).decode() for image in images[start : start + 60]]
+    for first in range(0, len(images), 60):
+        encoded = [base64.b64encode(png(image)).decode() for image in images[first : first + 60]]
         answer = ask(address, model, encoded)
         output = answer["outputs"][0]
         logits.append(np.array(output["data"], np.float32).reshape(output["shape"]))
@@ -163,14 +231,6 @@ def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def full_precision(state: dict[str, torch.Tensor], data: digits.Digits) -> np.ndarray:
-    """Return the logits [n, classes] of the dropped model itself on the test images."""
-    from edged.models.registry import load_model, recognize
-
-    with torch.inference_mode():
-        return load_model(state, recognize(state))(digits.tensors(data, digits.TEST)).numpy()
 
 
 if __name__ == "__main__":

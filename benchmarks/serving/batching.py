@@ -64,7 +64,7 @@ def main() -> None:
     networks = [name for name in SIDES if (data_root() / "weights" / NETWORKS[name].file).exists()]
     folder = Path(tempfile.mkdtemp(prefix="edged-batching-"))
     config = write_config(folder, networks)
-    with daemon(config, keep=False) as address, ProcessPoolExecutor(1, get_context("spawn")) as clients:
+    with daemon(config) as address, ProcessPoolExecutor(1, get_context("spawn")) as clients:
         for network in networks:
             for setting in SETTINGS:
                 submit(config, f"{network}-{setting}", data_root() / "weights" / NETWORKS[network].file)

@@ -57,7 +57,7 @@ def main() -> None:
         folder = Path(made) / "edged"
         folder.mkdir()
         config = write_config(folder)
-        with daemon(config, keep=False):
+        with daemon(config):
             submit(config, "digits", write_checkpoint(folder / "digits.pth"))
             time.sleep(SETTLE_S)
             show(watch(find_supervisor(config), options.minutes * 60))
@@ -80,7 +80,7 @@ def write_config(folder: Path) -> Path:
 
 def write_checkpoint(path: Path) -> Path:
     """Train a network briefly, because its outputs are not used, and save its state dict."""
-    torch.save(digits.train_resnet18(digits.load(), epochs=1).state_dict(), path)
+    torch.save(digits.train(digits.load(), epochs=1, architecture=digits.RESNET18).state_dict(), path)
     return path
 
 

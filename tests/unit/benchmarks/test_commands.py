@@ -14,7 +14,14 @@ ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md")
 COMMANDS = (
     *("accuracy", "batching", "detection", "idle", "orders", "protocol", "quantize"),
-    *("demo.__main__", "serving.__main__", "quantization.hessian", "quantization.measure", "quantization.solve"),
+    *(
+        "demo.__main__",
+        "demo.kept",
+        "serving.__main__",
+        "quantization.hessian",
+        "quantization.measure",
+        "quantization.solve",
+    ),
 )
 
 
