@@ -24,10 +24,13 @@ def run(options: Namespace) -> int:
 def check_config(options: Namespace) -> int:
     """Check a config file and list every mistake with its line (`edged check-config`)."""
     from service.config.load import InvalidConfigError, load_config
+    from service.doctor.images import find_images
 
-    path = find_config(options.config)
+    if options.file is not None and options.config is not None:
+        raise UsageError("give the config file once: as FILE or with --config")
+    path = find_config(options.file or options.config)
     try:
-        config = load_config(path)
+        config = load_config(path, None if options.skip_images else lambda folder: find_images(folder).problem)
     except InvalidConfigError as error:
         if options.json:
             problems = [problem.to_dict() for problem in error.problems]

@@ -151,6 +151,13 @@ def _add_config_and_json(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
+def _add_check_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="?", metavar="FILE", help="config file to check, as with --config")
+    text = "check the file alone, not the calibration images"
+    parser.add_argument("--skip-images", action="store_true", help=text)
+    _add_config_and_json(parser)
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -407,9 +414,9 @@ COMMANDS: dict[str, Command] = {
         "run the daemon", "edged run --config /etc/edged/edged.yaml", _add_config, "service.cli.commands:run"
     ),
     "check-config": Command(
-        "check a config file and list every mistake with its line",
-        "edged check-config --config edged.yaml --json",
-        _add_config_and_json,
+        "check a config file and the images that it names, and list every mistake with its line",
+        "edged check-config edged.yaml",
+        _add_check_config,
         "service.cli.commands:check_config",
     ),
     "doctor": Command(

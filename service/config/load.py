@@ -8,6 +8,7 @@ Relative paths are relative to the folder of the config file. All mistakes are r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,8 +106,13 @@ class InvalidConfigError(ConfigError):
         super().__init__("\n".join(f"{file}:{p.line}: {p.key}{' ' if p.key else ''}{p.message}" for p in self.problems))
 
 
-def load_config(file: Path) -> Config:
+def load_config(file: Path, problem_of_images: Callable[[Path], str | None] | None = None) -> Config:
     """Read and check a config file.
+
+    Args:
+        file: Path of the file.
+        problem_of_images: Returns what is wrong with the images of a calibration folder, or None. Without it only the
+            folders themselves are checked, as the daemon does, which needs no images before the first update.
 
     Raises:
         InvalidConfigError: The file has mistakes.
@@ -121,6 +127,8 @@ def load_config(file: Path) -> Config:
     if not isinstance(source.data, dict):
         reader.report((), "is not a mapping of keys to values; see configs/edged.yaml")
     _find_repeated_names(source, reader)
+    if problem_of_images is not None:
+        _find_unusable_images(source, reader, problem_of_images)
     if config is not None:
         _find_impossible_paths(config, reader)
         _find_unprotected_server(config.serve, reader)
@@ -138,6 +146,20 @@ def _find_repeated_names(source: Source, reader: Reader) -> None:
         if isinstance(name, str) and seen.setdefault(name, index) != index:
             message = f"has value {name!r}, the name of models[{seen[name]}] too; give each model its own"
             reader.report(("models", index, "name"), message)
+
+
+def _find_unusable_images(source: Source, reader: Reader, problem_of: Callable[[Path], str | None]) -> None:
+    """Report calibration folders whose images cannot be used, together with all other mistakes."""
+    models = source.data.get("models") if isinstance(source.data, dict) else None
+    for index, model in enumerate(models if isinstance(models, list) else []):
+        calibration = model.get("calibration") if isinstance(model, dict) else None
+        given, location = calibration.get("dir") if isinstance(calibration, dict) else None, ("models", index)
+        try:
+            images = folder(given, reader, location)
+        except ValueError:  # reported already
+            continue
+        if (problem := problem_of(images)) is not None:
+            reader.report((*location, "calibration", "dir"), f"has value {given!r}; {images} {problem}")
 
 
 def _find_impossible_paths(config: Config, reader: Reader) -> None:

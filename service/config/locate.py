@@ -53,7 +53,5 @@ def _socket_of(path: Path) -> str:
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}; correct --config or $EDGED_CONFIG") from None
     except (yaml.YAMLError, AttributeError):
-        raise ConfigError(
-            f"config {path} is not a valid YAML mapping; run `edged check-config --config {path}`"
-        ) from None
+        raise ConfigError(f"config {path} is not a valid YAML mapping; run `edged check-config {path}`") from None
     return str(path.absolute().parent / socket)

@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from edged.calibration.folder import SUFFIXES
 from edged.errors import ConfigError, StateError
 from service.config.load import Config, load_config
 from service.config.locate import DEFAULT_CONFIG, find_config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
+from service.doctor.images import ENOUGH, FEW_IMAGES, find_images
 from service.units import format_bytes
 
 _DISK_WARN = 2 << 30
@@ -30,12 +30,12 @@ def read_config(given: str | None) -> tuple[list[Check], Config | None]:
     """
     path = find_config(given)
     if given is None and path == Path(DEFAULT_CONFIG) and not path.exists():
-        fix = f"`sudo install -D -m 644 configs/edged.yaml {path}` and edit it, or give --config FILE"
+        fix = "`sudo make install` in edged's sources writes an example to edit there, or give --config FILE"
         return [Check("config", WARN, f"{path} does not exist", fix)], None
     try:
         config = load_config(path)
     except ConfigError as error:
-        fix = f"correct this line; `edged check-config --config {path}` looks again"
+        fix = f"correct this line; `edged check-config {path}` checks it again"
         return [Check("config", FAIL, line, fix, error.exit_code) for line in str(error).splitlines()], None
     return [Check("config", OK, f"{path}, {len(config.models)} model(s)")], config
 
@@ -85,20 +85,17 @@ def check_calibration(_: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def check_images(model: str, folder: Path) -> Check:
-    """Check that a calibration folder has enough files with an image's suffix."""
-    count = sum(
-        1
-        for _, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a name, not a path
-    )
-    name, detail = f"calibration of {model}", f"{count} images in {folder}"
-    if count < 32:
-        fix = f"put at least 32 there, better 512 to 1024 of what it will see; `edged calib {folder}` checks them"
-        return Check(name, FAIL, detail, fix)
-    if count < 256:
-        fix = f"more images give a more accurate model: 512 to 1024; `edged calib {folder}` checks them"
+    """Check that a calibration folder has enough images, as `edged check-config` does."""
+    found = find_images(folder)
+    name, detail = f"calibration of {model}", f"{found.usable} images in {folder}"
+    if found.problem is not None:
+        return Check(name, FAIL, f"{folder} {found.problem}", f"`edged calib {folder}` checks them")
+    if found.usable < FEW_IMAGES:
+        fix = f"more images give a more accurate model: {ENOUGH}; `edged calib {folder}` checks them"
         return Check(name, WARN, detail, fix)
+    if found.unusable:
+        fix = f"`edged calib {folder}` checks them"
+        return Check(name, WARN, f"{detail}, {len(found.unusable)} unusable: {found.unusable[0]}", fix)
     return Check(name, OK, detail)
 
 

@@ -16,6 +16,12 @@ STATUS = {"ready": True, "models": [{"name": "m", "ready": True, "generation": 3
           "updates": [{"id": 5, "model": "m", "file_name": "a", "state": "CLAIMED"}]}  # fmt: skip
 
 
+def fill(folder, count=32):
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        (folder / f"{index}.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+
+
 QUANTIZE = ["quantize", "a.pth", "--calib", "images", "--out", "out"]
 
 
@@ -195,15 +201,70 @@ def test_no_daemon_is_69(capsys, tmp_path):
 
 
 def test_check_config(capsys, config, tmp_path):
-    assert call(capsys, "check-config", "--config", config) == (0, f"{config} is valid: 1 model(s): m\n", "")
+    fill(tmp_path / "images")
+    valid = (0, f"{config} is valid: 1 model(s): m\n", "")
+    assert call(capsys, "check-config", "--config", config) == call(capsys, "check-config", config) == valid
     code, out, _ = call(capsys, "check-config", "--config", config, "--json")
     assert (code, json.loads(out)["drop_dir"]) == (0, str(tmp_path / "state" / "drop"))
     Path(config).write_text("modles: []\nlog: loud\n")
-    code, out, err = call(capsys, "check-config", "--config", config, "--json")
+    code, out, err = call(capsys, "check-config", config, "--json")
     assert code == 78
     assert [(p["line"], p["key"]) for p in json.loads(out)["problems"]] == [(1, "models"), (1, "modles"), (2, "log")]
     assert err.count("\n") == 3
-    assert call(capsys, "check-config", "--config", str(tmp_path / "none"))[0] == 78
+    assert call(capsys, "check-config", str(tmp_path / "none"))[0] == 78
+    code, _, err = call(capsys, "check-config", config, "--config", config)
+    assert (code, err) == (2, "edged: give the config file once: as FILE or with --config\n")
+
+
+def test_check_config_finds_everything_at_once(capsys, tmp_path):
+    fill(tmp_path / "good")
+    fill(tmp_path / "few", 5)
+    (tmp_path / "few" / "note.jpg").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    config = tmp_path / "edged.yaml"
+    config.write_text("""\
+models:
+  - {name: a, calibration: {dir: good}}
+  - name: b
+    arch: resnet-18
+    calibration:
+      dir: empty
+  - name: c
+    calibration: {dir: few}
+    quantization: {recipe: balnced, method: fastobg, bitts: 4}
+  - {name: d, calibration: {dir: nowhere}}
+""")
+    code, out, err = call(capsys, "check-config", str(config), "--json")
+    assert code == 78
+    found = [(p["line"], p["key"], p["message"]) for p in json.loads(out)["problems"]]
+    expected = [
+        (4, "models[1].arch", "has value 'resnet-18'; did you mean 'resnet18'? choose one of resnet18, "),
+        (
+            6,
+            "models[1].calibration.dir",
+            f"has value 'empty'; {tmp_path / 'empty'} has 0 usable images; put at least 32",
+        ),
+        (
+            8,
+            "models[2].calibration.dir",
+            f"has value 'few'; {tmp_path / 'few'} has 5 usable images (note.jpg begins like",
+        ),
+        (9, "models[2].quantization.bitts", "is unknown; did you mean 'bits'?"),
+        (9, "models[2].quantization.method", "has value 'fastobg'; did you mean 'fastobq'? choose one of fastobq, "),
+        (9, "models[2].quantization.recipe", "has value 'balnced'; did you mean 'balanced'? choose one of fast, "),
+        (
+            10,
+            "models[3].calibration.dir",
+            "has value 'nowhere'; there is no such folder; create it or correct the path",
+        ),
+    ]
+    assert [(line, key) for line, key, _ in found] == [(line, key) for line, key, _ in expected]
+    for (_, _, message), (_, _, start) in zip(found, expected, strict=True):
+        assert message.startswith(start)
+    assert err.splitlines()[0].startswith(f"{config}:4: models[1].arch has value 'resnet-18'; did you mean")
+    code, out, _ = call(capsys, "check-config", str(config), "--skip-images", "--json")
+    keys = [p["key"] for p in json.loads(out)["problems"]]
+    assert (code, keys.count("models[1].calibration.dir")) == (78, 0)
 
 
 def test_doctor_fails_when_something_fails(capsys, config, monkeypatch):

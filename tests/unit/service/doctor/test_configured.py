@@ -8,6 +8,8 @@ from service.doctor import configured
 from service.doctor.configured import check_folder, check_folders, check_images, check_token, read_config
 from tests.support.machines import levels, machine, only
 
+JPEG = b"\xff\xd8\xff\xe0 and so on"
+
 
 @pytest.fixture
 def config(tmp_path):
@@ -23,7 +25,7 @@ def test_the_config_is_checked_line_by_line(config):
     assert read is None
     assert [check.detail.partition("yaml:")[2].split(":")[0] for check in checks] == ["1", "2"]
     assert {(check.level, check.exit_code) for check in checks} == {("fail", 78)}
-    assert all("`edged check-config --config" in check.fix for check in checks)
+    assert all("`edged check-config " in check.fix for check in checks)
 
 
 def test_a_config_that_is_not_there_fails(tmp_path):
@@ -59,13 +61,22 @@ def test_a_drop_folder_of_its_own_is_looked_at(config, tmp_path):
     assert list(levels(check_folders(machine(tmp_path), load_config(config)))) == ["state_dir", "drop_dir"]
 
 
-@pytest.mark.parametrize(("count", "level"), [(31, "fail"), (32, "warn"), (255, "warn"), (256, "ok")])
+@pytest.mark.parametrize(("count", "level"), [(31, "fail"), (32, "warn"), (127, "warn"), (128, "ok")])
 def test_images_are_counted(tmp_path, count, level):
     (tmp_path / "class").mkdir()
     (tmp_path / "notes.txt").touch()
     for index in range(count):
-        (tmp_path / "class" / f"{index}.JPG").touch()
+        (tmp_path / "class" / f"{index}.JPG").write_bytes(JPEG)
     assert only([check_images("m", tmp_path)]).level == level
+
+
+def test_an_unusable_image_among_many_is_a_warning(tmp_path):
+    for index in range(257):
+        (tmp_path / f"{index:03}.jpg").write_bytes(JPEG)
+    (tmp_path / "100.jpg").write_bytes(b"<html>not found</html>")
+    check = only([check_images("m", tmp_path)])
+    assert check.level == "warn"
+    assert check.detail == f"256 images in {tmp_path}, 1 unusable: 100.jpg begins like no image"
 
 
 def test_a_state_folder_that_cannot_be_one_fails(tmp_path):
