@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,7 @@ def load_checkpoint(
     name: str | None = None,
     max_bytes: int = MAX_FILE_BYTES,
     choice: Choice | None = None,
+    check: Callable[[Architecture, InputSpec], None] = lambda architecture, spec: None,
     listener: ProgressListener | None = None,
 ) -> LoadedNetwork:
     """Load a checkpoint file that may come from anywhere; no code of the file is run.
@@ -102,7 +103,8 @@ def load_checkpoint(
         name: Name of the file in messages and manifests, where it is not that of `path`.
         max_bytes: Limit on the size of the file, in bytes.
         choice: Which network to take where the file holds several; None looks for the one that fits.
-        listener: Receives the stages "verify" (reading and checking the file) and "load" (building the network).
+        check: Called in the stage "verify", once the architecture and its input are known; its errors end the loading.
+        listener: Receives the stages "verify" (reading, checking and recognizing) and "load" (building the network).
 
     Returns:
         The network with its architecture, input and source. The file is no longer needed.
@@ -117,10 +119,11 @@ def load_checkpoint(
     name = name or path.name
     with listener.stage("verify"), errors_named(path, name):
         checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
-    with listener.stage("load"), errors_named(path, name):
         architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
         spec = architecture.default_input.override(input_settings or {})
         architecture.check_input(spec)
+        check(architecture, spec)
+    with listener.stage("load"), errors_named(path, name):
         # With memory of its own: the file's pages count as in use for as long as a tensor refers to the mapped file.
         model = own_memory(load_model(checkpoint.state, architecture))
     source = Source(checkpoint.sha256, checkpoint.file_bytes, name, checkpoint.format)

@@ -95,6 +95,18 @@ def require_labels(gates: Gates, labels: Labels, cache: ImageCache, architecture
     """
     if labels or (gate := gates.need_labels) is None:
         return
+    raise missing_labels(gate, len(cache.classes), architecture, folder)
+
+
+def missing_labels(gate: str, folders: int, architecture: Architecture, folder: Path) -> CalibrationError:
+    """Return the error that says which labels a gate lacks.
+
+    Args:
+        gate: Gate that needs labels.
+        folders: Number of class folders.
+        architecture: Architecture of the model.
+        folder: Folder that the images were read from.
+    """
     if architecture.task == "detection":
         reason = (
             f"{folder} has none for the held-out images that fit the {architecture.num_classes} classes of the"
@@ -102,10 +114,10 @@ def require_labels(gates: Gates, labels: Labels, cache: ImageCache, architecture
         )
     else:
         reason = (
-            f"{folder} has {len(cache.classes)} class folders for {architecture.num_classes} classes;"
+            f"{folder} has {folders} class folders for {architecture.num_classes} classes;"
             " sort the images into one folder a class or drop the gate"
         )
-    raise CalibrationError(f"gates.{gate} needs labels, and {reason}")
+    return CalibrationError(f"gates.{gate} needs labels, and {reason}")
 
 
 def evaluate(compressed: Compressed, architecture: Architecture, labels: Labels, spec: DetectionSpec) -> Evaluation:

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edged.errors import GateError
+from edged.errors import EdgedError, GateError
 from service.config.sections import GatesConfig
 from service.serving.generation import Generation
+from service.storage.generations import GenerationRepository
 from service.system.processes import resident_bytes
 from service.units import format_bytes
+from service.worker.interface import Interface
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +102,17 @@ async def measure_latency_s(generation: Generation) -> float:
             raise GateError(f"generation {generation.number} answers a plain image with HTTP {reply.status}: {message}")
         seconds.append(reply.seconds)
     return min(seconds)
+
+
+async def interface_on_disk(generations: GenerationRepository, model: str, number: int) -> Interface | None:
+    """Return the interface of a published generation; None if its manifest cannot be read."""
+    try:
+        manifest, _ = await generations.read(model, number)
+        return Interface.of_manifest(manifest)
+    except (EdgedError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        # The gate that needs a warm process still checks it.
+        log.warning("model %s generation %d: its interface is not known: %r", model, number, error)
+        return None
 
 
 def interface_of(metadata: Mapping[str, Any]) -> dict[str, Any]:

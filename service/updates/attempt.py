@@ -19,9 +19,11 @@ from service.config.load import ModelConfig
 from service.journal.states import STAGE_TABLE, STAGES, State
 from service.journal.update import PINNED, Update, UpdateReport
 from service.outcomes import Committed, Failure, Outcome, Postponed, RolledBack, Stopped
+from service.rollout.gates import interface_on_disk
 from service.rollout.swap import SwapOptions
 from service.serving.model_server import ModelServer
 from service.updates.steps import UpdateSteps
+from service.worker.interface import Incumbent
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +121,7 @@ class Attempt:
         metrics.show_postponed(update.model, None)
         await self._steps.files.clear_staging(update)
         self._worker_started = time.monotonic()
-        result = await self._steps.workers.run(update, self._model, self._on_worker_event)
+        result = await self._steps.workers.run(update, self._model, await self._incumbent(), self._on_worker_event)
         await self._steps.files.keep_resource_trace(update, result.trace)
         if isinstance(result.outcome, Failure):
             metrics.worker_peak_memory.labels(update.model).set(result.peak_bytes)
@@ -128,6 +130,14 @@ class Attempt:
         metrics.worker_peak_memory.labels(update.model).set(totals["peak_memory_bytes"])
         metrics.worker_peak_device_memory.labels(update.model).set(totals["peak_device_memory_bytes"])
         return totals
+
+    async def _incumbent(self) -> Incumbent | None:
+        """Return the generation in service if its interface must not change, and if it is known."""
+        current = self._generations.current(self._model.name)
+        if not self._model.gates.same_interface or current is None:
+            return None
+        interface = await interface_on_disk(self._generations, self._model.name, current)
+        return None if interface is None else Incumbent(current, interface)
 
     async def _on_worker_event(self, event: dict[str, Any]) -> None:
         """Keep the progress, the durations of the stages and the journal up to date with the worker."""

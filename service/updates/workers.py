@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from edged.evaluation.gates import Gates
 from service.config.current import CurrentConfig
-from service.config.load import ModelConfig
+from service.config.load import DetectionConfig, ModelConfig
 from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.system.liveness import Liveness
 from service.updates.files import UpdateFiles
+from service.worker.interface import Incumbent
 from service.worker.job import Job
 from service.worker.process import Done, EventHandler, WorkerLimits, WorkerProcess
 
@@ -50,15 +51,18 @@ class Workers:
         self._files = files
         self._liveness = liveness
 
-    async def run(self, update: Update, model: ModelConfig, on_event: EventHandler) -> WorkerResult:
+    async def run(
+        self, update: Update, model: ModelConfig, incumbent: Incumbent | None, on_event: EventHandler
+    ) -> WorkerResult:
         """Run the worker of an update to its end. Cancelling kills it.
 
         Args:
             update: Claimed update.
             model: Configuration of its model.
+            incumbent: Generation in service whose interface must not change; None for none.
             on_event: Handler of the worker's events, see service.worker.main.
         """
-        worker = WorkerProcess(self._job(update, model), self._limits(), on_event, self._liveness)
+        worker = WorkerProcess(self._job(update, model, incumbent), self._limits(), on_event, self._liveness)
         started_at = time.time()
         self.running[model.name] = worker
         try:
@@ -73,7 +77,7 @@ class Workers:
         worker = self._config.current.worker
         return WorkerLimits(worker.memory_max, worker.deadline_s, worker.nice)
 
-    def _job(self, update: Update, model: ModelConfig) -> Job:
+    def _job(self, update: Update, model: ModelConfig, incumbent: Incumbent | None) -> Job:
         config = self._config.current
         return Job(
             checkpoint=self._files.claimed(update),
@@ -89,6 +93,8 @@ class Workers:
             images=model.calibration.images,
             gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
             detection=model.detection.to_spec(),
+            detection_given=model.detection != DetectionConfig(),
+            incumbent=incumbent,
             threads=config.worker.threads,
             device=config.worker.device,
             memory_limit=config.worker.memory_max,

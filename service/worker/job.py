@@ -10,6 +10,7 @@ from typing import Any
 
 from edged.evaluation.gates import Gates
 from edged.spec import Choice, DetectionSpec, QuantSpec
+from service.worker.interface import Incumbent
 
 PREDICTIONS = "predictions.json"  # next to report.json, see service.worker.predictions
 
@@ -36,6 +37,8 @@ class Job:
         device: "auto", "cpu" or "cuda".
         memory_limit: Limit on resident memory in bytes, or on the GPU's memory on CUDA; None for no limit.
         max_bytes: Limit on the size of the checkpoint in bytes; None for the library's limit.
+        detection_given: Whether the user asks for a detector by setting such rules.
+        incumbent: Generation in service whose interface must not change; None for none.
         report_images: Number of held-out images in predictions.json; 0 for no such file.
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
     """
@@ -57,6 +60,8 @@ class Job:
     device: str = "auto"
     memory_limit: int | None = None
     max_bytes: int | None = None
+    detection_given: bool = False
+    incumbent: Incumbent | None = None
     report_images: int = 0
     keep_rejected: bool = False
 
@@ -66,6 +71,7 @@ class Job:
         data |= {key: str(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
         data |= {"detection": self.detection.to_dict(), "choice": vars(self.choice)}
+        data |= {"incumbent": None if self.incumbent is None else self.incumbent.to_dict()}
         return json.dumps(data)
 
     @classmethod
@@ -75,4 +81,5 @@ class Job:
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
         data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice(**data["choice"])}
+        data |= {"incumbent": None if data["incumbent"] is None else Incumbent.from_dict(data["incumbent"])}
         return cls(**data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_lab
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.progress import ProgressListener
 from edged.spec import InputSpec
+from service.worker.fit import check_fit
 from service.worker.job import PREDICTIONS, Job
 from service.worker.predictions import sample_predictions
 from service.worker.rejected import kept_if_rejected
@@ -53,6 +55,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         name=job.source_name,
         max_bytes=job.max_bytes or MAX_FILE_BYTES,
         choice=job.choice,
+        check=partial(check_fit, job),
         listener=timer,
     )
     with timer.stage("calibrate"):

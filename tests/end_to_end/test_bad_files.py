@@ -49,6 +49,12 @@ def other_network(_: bytes) -> bytes:
     return saved({"features.0.weight": torch.zeros(8, 3, 3, 3), "classifier.weight": torch.zeros(10, 8)})
 
 
+def more_classes(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    head = {"linear.weight": torch.zeros(100, 64), "linear.bias": torch.zeros(100)}
+    return saved({**state, **head})
+
+
 def damaged(good: bytes) -> bytes:
     middle = len(good) // 2
     return good[:middle] + bytes(4096) + good[middle + 4096 :]
@@ -62,6 +68,7 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "text.pt": (lambda good: b"epoch,loss\n1,0.5\n", "checkpoint", "text file"),
     "other.pt": (other_network, "architecture", "no supported network.*features.0.weight"),
     "nan.pt": (with_nan, "non_finite", "layer2.0.conv1.weight"),
+    "hundred.pt": (more_classes, "gate", "has 100 classes, generation 1 in service has 10; clients rely on it"),
     "shapes.pt": (misshapen, "architecture", "layer2.0.conv1.weight"),
 }
 
@@ -90,13 +97,14 @@ def check_rejected(daemon: Daemon, name: str, content: bytes, code: str, reason:
     told = json.loads((folder / "reason.json").read_text())
     assert (told["file_name"], told["code"], told["reason"]) == (name, code, update["reason"])
     eventually(lambda: daemon.metric(counted) == before + 1, "it is counted")
+    assert "load" not in update["stages"]  # before the long work
     assert not list((daemon.state / "claimed").iterdir())
     assert not list((daemon.state / "drop" / "digits").iterdir())
     assert daemon.generation() == 1
 
 
 # One of each code; the others run slow, because the units of edged.models reject all of them without a daemon.
-FAST = ("empty.pt", "zeroed.pt", "other.pt", "nan.pt")
+FAST = ("empty.pt", "zeroed.pt", "other.pt", "nan.pt", "hundred.pt")
 
 
 @pytest.mark.parametrize(

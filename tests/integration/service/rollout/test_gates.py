@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edged.artifacts.store import ModelStore
 from edged.errors import GateError
 from service.config.load import GatesConfig
-from service.rollout.gates import Incumbent, check, interface_of, observe
+from service.rollout.gates import Incumbent, check, interface_of, interface_on_disk, observe
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.serving.limits import GenerationOptions
+from service.storage.generations import GenerationRepository
+from service.system.disk_thread import Disk
 from tests.support.artifacts import write_untrained
 
 ANYTHING = GatesConfig()
@@ -40,6 +44,7 @@ def test_what_a_warm_generation_must_show(artifact: Path) -> None:
             assert incumbent.latency_s is not None
             assert 0 < incumbent.latency_s < 10
             assert incumbent.interface == interface_of(second.metadata)
+            await what_the_disk_says(artifact.parent, second)
             await check(second, incumbent, GatesConfig(max_latency_ratio=100.0, max_memory=8 << 30))
             await refusals(second, incumbent)
         finally:
@@ -47,6 +52,21 @@ def test_what_a_warm_generation_must_show(artifact: Path) -> None:
             await fork_server.close()
 
     asyncio.run(main())
+
+
+async def what_the_disk_says(folder: Path, generation: Generation) -> None:
+    """The interface that is known before a process starts has the shapes that the process describes."""
+    store, disk = ModelStore(folder / "models"), Disk()
+    shutil.copytree(folder / "artifact", folder / "copy")
+    number = store.publish("digits", folder / "copy")
+    interface = await interface_on_disk(GenerationRepository(store, disk), "digits", number)
+    assert interface is not None
+    described = interface_of(generation.metadata)
+    assert described["output logits"]["shape"] == [-1, interface.classes]
+    assert described["input input"]["shape"] == [-1, interface.channels, interface.size, interface.size]
+    (store.path("digits", number) / "manifest.json").write_text("{}")
+    assert await interface_on_disk(GenerationRepository(store, disk), "digits", number) is None
+    disk.close()
 
 
 async def refusals(generation: Generation, incumbent: Incumbent) -> None:

@@ -1,0 +1,76 @@
+"""Checks of a recognized checkpoint against its job, before the long work. Runs in the worker's stage "verify"."""
+
+from __future__ import annotations
+
+import logging
+
+from edged.calibration.folder import ImageFolder, scan, select
+from edged.calibration.yolo_labels import read_labels
+from edged.errors import ArchitectureError, CalibrationError, GateError
+from edged.models.architecture import Architecture
+from edged.pipeline.evaluation import labels_fit, missing_labels
+from edged.spec import InputSpec
+from service.worker.interface import Interface
+from service.worker.job import Job
+
+log = logging.getLogger(__name__)
+
+
+def check_fit(job: Job, architecture: Architecture, spec: InputSpec) -> None:
+    """Check what follows from the file, the configuration and the generation in service.
+
+    Args:
+        job: The job.
+        architecture: Architecture that was recognized in the file.
+        spec: Preparation of its images.
+
+    Raises:
+        ArchitectureError: The configuration is for a detector, and the file holds a classifier.
+        GateError: The clients of the generation in service would notice a different interface.
+        CalibrationError: The images are missing, or a gate needs labels that they do not have.
+    """
+    if job.detection_given and architecture.task == "classification":
+        raise ArchitectureError(
+            f"it is a {architecture.name}, a classifier, and the section detection of the model is for detectors;"
+            " drop a detector or remove the section"
+        )
+    images = scan(job.calibration_dir)
+    _check_interface(job, architecture, spec, images)
+    _check_labels(job, architecture, images)
+
+
+def _check_interface(job: Job, architecture: Architecture, spec: InputSpec, images: ImageFolder) -> None:
+    if job.incumbent is None:
+        return
+    known = images.classes if len(images.classes) == architecture.num_classes else None
+    interface = Interface.of(architecture.to_dict(), spec.size, known)
+    owner = f"generation {job.incumbent.generation} in service"
+    remedy = "clients rely on it, set gates.same_interface: false to let it change"
+    if (difference := interface.difference(job.incumbent.interface, owner)) is not None:
+        raise GateError(f"it {difference}; {remedy}")
+    if (renaming := interface.renaming(job.incumbent.interface, owner)) is None:
+        return
+    if architecture.task == "detection":
+        raise GateError(f"it {renaming}; {remedy}")
+    # The names are those of the image folders, which can be mended while the file waits.
+    raise CalibrationError(f"the folders in {job.calibration_dir} name the classes: it {renaming}; {remedy}")
+
+
+def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> None:
+    if architecture.task == "classification":
+        fit = len(images.classes) == architecture.num_classes
+        found = f"{len(images.classes)} class folders for {architecture.num_classes} classes" if images.classes else ""
+    else:
+        try:
+            boxes = read_labels(job.calibration_dir, select(images, job.images))
+        except CalibrationError as error:  # it may be in an image that is not held out
+            log.warning("%s", error)
+            return
+        fit = boxes is not None and labels_fit(boxes, architecture)
+        found = "" if boxes is None else f"labels that do not fit {architecture.num_classes} classes"
+    if fit:
+        return
+    if job.gates.need_labels is not None:
+        raise missing_labels(job.gates.need_labels, len(images.classes), architecture, job.calibration_dir)
+    if found:
+        log.warning("%s has %s: accuracy is not measured", job.calibration_dir, found)
