@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,8 +28,15 @@ class Step:
         self._shown: set[str] = set()
         self._bar: tqdm[NoReturn] | None = None
         if output.isatty():
-            form = "{desc} {bar:24} {postfix}"
-            self._bar = tqdm(total=1, desc=f"{title:{_WIDTH}}", file=output, leave=False, bar_format=form)
+            self._bar = tqdm(
+                total=1,
+                desc=f"{title:{_WIDTH}}",
+                file=output,
+                leave=False,
+                ncols=shutil.get_terminal_size().columns,  # 80 where a terminal does not say, as tqdm would not
+                nrows=2,
+                bar_format="{desc} {bar:24} {postfix}",
+            )
 
     def at(self, done: int, total: int, stage: str = "") -> None:
         """Show how far the step is.
