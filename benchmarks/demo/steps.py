@@ -35,7 +35,8 @@ class Step:
                 leave=False,
                 ncols=shutil.get_terminal_size().columns,  # 80 where a terminal does not say, as tqdm would not
                 nrows=2,
-                bar_format="{desc} {bar:24} {postfix}",
+                unit="",
+                bar_format="{desc} {bar:24} {unit}",
             )
 
     def at(self, done: int, total: int, stage: str = "") -> None:
@@ -48,7 +49,8 @@ class Step:
         """
         if self._bar is not None:
             self._bar.total, self._bar.n = total, done
-            self._bar.set_postfix_str(f"{stage} {done}/{total}".strip())
+            self._bar.unit = f"{stage} {done}/{total}".strip()
+            self._bar.refresh()
 
     def update(self, update: Mapping[str, Any]) -> None:
         """Show how far an update is: the layers on a terminal, otherwise a line for each stage that ended."""

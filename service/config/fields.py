@@ -40,6 +40,23 @@ def setting(check: Check[T], default: T = _REQUIRED) -> T:
     return field  # type: ignore[no-any-return]  # like dataclasses.field itself: a declaration typed as its value
 
 
+def described(check: Check[T], kind: str, section: type | None = None) -> Check[T]:
+    """Add to a check what the configuration reference says of it, and return it.
+
+    Args:
+        check: A check.
+        kind: Values that it accepts.
+        section: Section that it reads, or of which it reads a list.
+    """
+    check.kind, check.section = kind, section  # type: ignore[attr-defined]  # attributes of a function
+    return check
+
+
+def kind_of(check: Check[Any]) -> tuple[str, type | None]:
+    """Return what `described` has added to a check."""
+    return check.kind, check.section  # type: ignore[attr-defined]
+
+
 class Reader:
     """A reader of one config file.
 
@@ -102,7 +119,7 @@ class Reader:
 
 def subsection(section: type[T]) -> Check[T]:
     """Return a check for a mapping that is read as a `section`."""
-    return lambda value, reader, location: reader.section(section, value, location)
+    return described(lambda value, reader, location: reader.section(section, value, location), "section", section)
 
 
 def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
@@ -114,7 +131,8 @@ def list_of(check: Check[T]) -> Check[tuple[T, ...]]:
         field: dataclasses.Field[Any] = dataclasses.field(metadata={"check": check})
         return tuple(reader._value(field, entry, (*location, index)) for index, entry in enumerate(value))
 
-    return read
+    kind, section = kind_of(check)
+    return described(read, f"list: {kind}", section)
 
 
 def whole(least: int, most: int | None = None) -> Check[int]:
@@ -125,7 +143,7 @@ def whole(least: int, most: int | None = None) -> Check[int]:
             raise ValueError("it must be a whole number")
         return int(_within(value, least, most))
 
-    return read
+    return described(read, f"whole number, {_range(least, most)}")
 
 
 def number(least: float = -math.inf, most: float | None = None, *, above: float | None = None) -> Check[float]:
@@ -138,7 +156,7 @@ def number(least: float = -math.inf, most: float | None = None, *, above: float 
             raise ValueError(f"it must be more than {above:g}")
         return float(_within(value, least, most))
 
-    return read
+    return described(read, ", ".join(["number", *filter(None, [_range(least, most), _lower(above)])]))
 
 
 def choice(*allowed: str) -> Check[str]:
@@ -149,7 +167,7 @@ def choice(*allowed: str) -> Check[str]:
             raise ValueError(names_to_choose(str(value), allowed, "choose one of"))
         return str(value)
 
-    return read
+    return described(read, ", ".join(f"`{word}`" for word in allowed))
 
 
 def boolean(value: Any, _: Reader, __: Location) -> bool:
@@ -209,6 +227,16 @@ def _within(value: float, least: float, most: float | None) -> float:
     return value
 
 
+def _range(least: float, most: float | None) -> str:
+    if most is None:
+        return "" if least == -math.inf else f"at least {least:g}"
+    return f"{least:g} to {most:g}"
+
+
+def _lower(above: float | None) -> str:
+    return "" if above is None else f"above {above:g}"
+
+
 def _unknown(key: str, known: list[str]) -> str:
     meant = closest(key, known)
     return (
@@ -226,3 +254,11 @@ def _shown(value: object) -> str:
         return f"a {'mapping' if isinstance(value, dict) else 'list'} as value"
     shown = repr(value)
     return f"value {shown if len(shown) <= 60 else shown[:57] + '...'}"
+
+
+described(boolean, "`true` or `false`")
+described(text, "text")
+described(size, "size")
+described(path, "path")
+described(folder, "path of a folder that exists")
+described(file, "path of a file that exists")

@@ -25,6 +25,7 @@ from service.config.fields import (
     Reader,
     boolean,
     choice,
+    described,
     file,
     folder,
     list_of,
@@ -58,6 +59,11 @@ def _windows(value: Any, reader: Reader, location: Location) -> tuple[Window, ..
 def _power_mode(value: Any, reader: Reader, location: Location) -> str:
     """Read the ID or the name of a power mode; `15` and `"15"` are the same."""
     return str(value) if type(value) is int else text(value, reader, location)
+
+
+described(_model_name, "name: letters, digits, `.`, `_`, `-`; at most 128")
+described(_windows, "times of day as `HH:MM-HH:MM`")
+described(_power_mode, "name or number")
 
 
 @dataclass(frozen=True, kw_only=True)
