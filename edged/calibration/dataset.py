@@ -2,16 +2,17 @@
 
 A cache is the folder <cache_root>/<first 16 digits of its digest> with two files:
     images.u8    uint8 [n, channels, size, size], C order
-    meta.json    digest, files, labels, classes, skipped; for letterboxes also sizes
+    meta.json    digest, files, labels, classes, skipped, max_pixels; for letterboxes also sizes
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import mmap
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,15 @@ from torch import Tensor
 
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.calibration.color_histograms import Histograms, color_histograms
-from edged.calibration.folder import ImageFolder, SkippedImage, deal, scan, select
-from edged.calibration.images import Decoded, decode, normalize, read_image
+from edged.calibration.folder import ImageFolder, SkippedImage, deal, passed_over, select
+from edged.calibration.images import LARGE_PIXELS, Decoded, decode, normalize, read_image
 from edged.calibration.letterbox import Letterbox
+from edged.calibration.places import CALIBRATE, find_images
 from edged.errors import CalibrationError, ImageError
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Fit, InputSpec
+
+log = logging.getLogger(__name__)
 
 MIN_IMAGES = 32  # fewer images do not represent the layers' inputs
 MIN_HELD_OUT = 8
@@ -52,13 +56,19 @@ class ImageCache:
         classes: Class names by class index; empty without labels.
         sizes: Width and height of each image before scaling in pixels, for letterboxes; otherwise empty.
         skipped: Image files that could not be used.
+        root: Folder that `files` are relative to.
+        others: Number of files of other types, by suffix; they are passed over.
+        names: Names of a detector's classes by class id, from a data.yaml; None without one.
+        split: Key of the data.yaml that the images are from; None without one.
+        current: Whether decoding the same files again would skip the same ones.
         images: Decoded images, uint8 [n, channels, size, size], read-only, memory-mapped.
         held_out: Indices of the images for evaluation, int64, ascending: a tenth of all images, at least MIN_HELD_OUT,
             balanced over classes.
         calibration: Indices of all other images, int64, ascending.
     """
 
-    def __init__(self, directory: Path, spec: InputSpec, skipped: Sequence[SkippedImage] = ()) -> None:
+    def __init__(self, directory: Path, spec: InputSpec, found: ImageFolder | None = None) -> None:
+        found = found or ImageFolder((), (), ())
         meta = json.loads((directory / "meta.json").read_bytes())
         self.directory = directory
         self.input = spec
@@ -67,10 +77,13 @@ class ImageCache:
         self.classes: tuple[str, ...] = tuple(meta["classes"])
         self.labels = torch.tensor(meta["labels"], dtype=torch.int64) if self.classes else None
         self.sizes: tuple[tuple[int, int], ...] = tuple((wide, high) for wide, high in meta.get("sizes", ()))
-        self.skipped = (*skipped, *(SkippedImage(**entry) for entry in meta["skipped"]))
+        self.skipped = (*found.skipped, *(SkippedImage(**entry) for entry in meta["skipped"]))
+        self.root, self.others, self.names, self.split = found.root, found.others, found.names, found.split
         shape = (len(self.files), spec.channels, spec.size, spec.size)
         with (directory / "images.u8").open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        # Files that were skipped under other bounds may be usable now.
+        self.current = not meta["skipped"] or meta.get("max_pixels") == LARGE_PIXELS
         self.images: npt.NDArray[np.uint8] = np.frombuffer(self._map, np.uint8).reshape(shape)
         self.calibration, self.held_out = _split(meta["labels"])
 
@@ -128,50 +141,58 @@ def build_cache(
     limit: int | None = None,
     map_fn: MapFn = map,
     listener: ProgressListener | None = None,
+    split: str = CALIBRATE,
 ) -> ImageCache:
     """Open the cache of `folder`, decoding the images if no cache of the same contents and preprocessing exists.
 
     Args:
-        folder: Folder of images (JPEG, PNG, WebP, BMP), nested or not; see `edged.calibration.folder.scan` for labels.
+        folder: Folder of images (JPEG, PNG, WebP, BMP), nested or not, a data.yaml, or a text file with one image a
+            line; see `edged.calibration.folder.scan` for labels.
         cache_root: Parent folder of all caches. Older caches are not removed.
         spec: Size, fit and channels of the network input.
         limit: Maximum number of images, chosen before decoding and balanced over classes; None for all.
         map_fn: Either `map` or an executor's map, which must keep the order of results.
         listener: Listener that is notified of the number of images done.
+        split: Use of the images, which chooses between those of a data.yaml; see `edged.calibration.places`.
 
     Raises:
         CalibrationError: The folder is missing or has fewer than MIN_IMAGES usable images.
         StateError: The cache cannot be written.
     """
     listener = listener or SilentListener()
-    found, files, hashes = _identify(folder, limit, map_fn)
+    found, files, hashes = _identify(folder, limit, map_fn, split)
+    if (line := passed_over(found.others)) is not None:
+        log.warning("%s: %s", folder, line)
     digest = _digest(spec, found.classes, files, hashes)
     directory = cache_root / digest[:16]
-    if (cache := _open(directory, digest, spec, found.skipped)) is not None:
+    if (cache := _open(directory, digest, spec, found)) is not None:
         return cache
     temporary = temporary_sibling(directory)
     with as_state_error(cache_root):
         temporary.mkdir(parents=True)
         try:
-            kept, sizes, skipped = _decode_all(folder, files, hashes, temporary / "images.u8", spec, map_fn, listener)
-            _require_enough(folder, len(kept), [*found.skipped, *skipped])
+            kept, sizes, skipped = _decode_all(
+                found.root, files, hashes, temporary / "images.u8", spec, map_fn, listener
+            )
+            _require_enough(folder, len(kept), [*found.skipped, *skipped], found.others)
             meta = {
                 "digest": digest,
                 "files": kept,
                 "labels": [found.label(file) if found.classes else 0 for file in kept],
                 "classes": found.classes,
                 "skipped": [vars(entry) for entry in skipped],
+                "max_pixels": LARGE_PIXELS,
                 **({"sizes": sizes} if spec.fit is Fit.LETTERBOX else {}),
             }
             (temporary / "meta.json").write_text(json.dumps(meta))
             fsync_tree(temporary)
             # Another process may have finished the same cache meanwhile; anything else in its place is damaged.
-            if _open(directory, digest, spec, found.skipped) is None:
+            if _open(directory, digest, spec, found) is None:
                 shutil.rmtree(directory, ignore_errors=True)
                 rename_into_place(temporary, directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return ImageCache(directory, spec, found.skipped)
+    return ImageCache(directory, spec, found)
 
 
 def cache_digest(folder: Path, spec: InputSpec, *, limit: int | None = None, map_fn: MapFn = map) -> str:
@@ -191,15 +212,17 @@ def cache_digest(folder: Path, spec: InputSpec, *, limit: int | None = None, map
     Raises:
         CalibrationError: The folder is missing.
     """
-    found, files, hashes = _identify(folder, limit, map_fn)
+    found, files, hashes = _identify(folder, limit, map_fn, CALIBRATE)
     return _digest(spec, found.classes, files, hashes)
 
 
-def _identify(folder: Path, limit: int | None, map_fn: MapFn) -> tuple[ImageFolder, tuple[str, ...], list[str]]:
-    """Scan a folder, select the files to use and compute the SHA-256 of each."""
-    found = scan(folder)
+def _identify(
+    folder: Path, limit: int | None, map_fn: MapFn, split: str
+) -> tuple[ImageFolder, tuple[str, ...], list[str]]:
+    """Find the images of a folder or a list, select the files to use and compute the SHA-256 of each."""
+    found = find_images(folder, split)
     files = select(found, limit)
-    return found, files, _hash_files(folder, files, map_fn)
+    return found, files, _hash_files(found.root, files, map_fn)
 
 
 def _split(labels: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -235,7 +258,7 @@ def _load(folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str:
         data = read_image(folder / file)
         if hashlib.sha256(data).hexdigest() != expected:
             return "changed while it was being read"
-        return decode(data, spec)
+        return decode(data, spec, LARGE_PIXELS)
     except ImageError as error:
         return str(error)
 
@@ -272,20 +295,21 @@ def _decode_all(
     return kept, sizes, skipped
 
 
-def _require_enough(folder: Path, usable: int, skipped: Sequence[SkippedImage]) -> None:
+def _require_enough(folder: Path, usable: int, skipped: Sequence[SkippedImage], others: Mapping[str, int]) -> None:
     if usable >= MIN_IMAGES:
         return
     reasons = "; ".join(f"{entry.path} {entry.reason}" for entry in skipped[:3])
+    line = passed_over(others)
     raise CalibrationError(
-        f"calibration folder {folder} has {usable} usable images, {len(skipped)} skipped{reasons and f' ({reasons})'};"
-        f" put at least {MIN_IMAGES} JPEG, PNG, WebP or BMP images there"
+        f"calibration folder {folder} has {usable} usable images, {len(skipped)} skipped{reasons and f' ({reasons})'}"
+        f"{f', {line}' if line else ''}; put at least {MIN_IMAGES} JPEG, PNG, WebP or BMP images there"
     )
 
 
-def _open(directory: Path, digest: str, spec: InputSpec, skipped: Sequence[SkippedImage]) -> ImageCache | None:
+def _open(directory: Path, digest: str, spec: InputSpec, found: ImageFolder) -> ImageCache | None:
     """Open the cache in `directory` if it is complete and has this digest."""
     try:
-        cache = ImageCache(directory, spec, skipped)
+        cache = ImageCache(directory, spec, found)
     except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
         return None
-    return cache if cache.digest == digest else None
+    return cache if cache.digest == digest and cache.current else None

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from edged.calibration.formats import SUFFIXES
 from edged.errors import CalibrationError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
+# Suffixes of what belongs to a data set and holds no image; any other file is counted as passed over.
+COMPANIONS = frozenset({".txt", ".yaml", ".yml", ".cache", ".md"})
+_LISTED_TYPES = 10
+_SUFFIX_LENGTH = 16
 
 
 @dataclass(frozen=True)
@@ -29,17 +34,25 @@ class SkippedImage:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The image files under a folder.
+    """The image files of a folder or a list.
 
     Attributes:
-        files: Paths relative to the folder, sorted.
+        files: Paths relative to `root`, sorted; absolute where a list names files outside of it.
         classes: Sorted names of the class folders; empty if the layout gives no labels.
         skipped: Entries with the suffix of an image that cannot be read as a file, and unreadable folders.
+        root: Folder that the paths are relative to.
+        others: Number of the files that are neither images nor COMPANIONS, by suffix in lower case.
+        names: Names of a detector's classes by class id, from a data.yaml; None without one.
+        split: Key of the data.yaml that the images are from, such as "train"; None without one.
     """
 
     files: tuple[str, ...]
     classes: tuple[str, ...]
     skipped: tuple[SkippedImage, ...]
+    root: Path = Path()
+    others: Mapping[str, int] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
+    split: str | None = None
 
     def label(self, file: str) -> int:
         """Return the class index of one of `files`; `classes` must not be empty."""
@@ -57,15 +70,32 @@ def scan(folder: Path) -> ImageFolder:
         CalibrationError: `folder` is missing, not a folder, or unreadable.
     """
     skipped: list[SkippedImage] = []
+    others: Counter[str] = Counter()
     try:
-        files = sorted(_walk(folder, skipped))
+        files = sorted(_walk(folder, skipped, others))
     except OSError as error:
         raise CalibrationError(
             f"calibration folder {folder} cannot be read: {error.strerror}; create it and put images into it"
         ) from error
+    return ImageFolder(tuple(files), classes_of(files), tuple(skipped), folder, dict(sorted(others.items())))
+
+
+def classes_of(files: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the class folders of files: each one level down, in at least two folders; otherwise none."""
     parts = [file.split("/") for file in files]
     classes = sorted({part[0] for part in parts}) if all(len(part) == 2 for part in parts) else []
-    return ImageFolder(tuple(files), tuple(classes) if len(classes) >= 2 else (), tuple(skipped))
+    return tuple(classes) if len(classes) >= 2 else ()
+
+
+def passed_over(others: Mapping[str, int]) -> str | None:
+    """Describe the files of other types in one line, the most frequent first; None if there are none."""
+    if not others:
+        return None
+    ranked = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    listed = [f"{count} {suffix or 'without a suffix'}" for suffix, count in ranked[:_LISTED_TYPES]]
+    more = [f"{len(ranked) - _LISTED_TYPES} other types"] if len(ranked) > _LISTED_TYPES else []
+    count = sum(others.values())
+    return f"{count} {'file is' if count == 1 else 'files are'} passed over: {', '.join([*listed, *more])}"
 
 
 def select(images: ImageFolder, limit: int | None) -> tuple[str, ...]:
@@ -90,8 +120,11 @@ def deal(labels: Sequence[int]) -> list[int]:
     return sorted(range(len(labels)), key=lambda index: (ranks[index], labels[index]))
 
 
-def _walk(folder: Path, skipped: list[SkippedImage]) -> Iterator[str]:
-    """Yield the relative paths of the image files under `folder`; add what cannot be opened to `skipped`."""
+def _walk(folder: Path, skipped: list[SkippedImage], others: Counter[str]) -> Iterator[str]:
+    """Yield the relative paths of the image files under `folder`.
+
+    What cannot be opened is added to `skipped`, and files of other types are counted in `others`.
+    """
     visited: set[tuple[int, int]] = set()
     pending = [""]
     while pending:
@@ -113,11 +146,14 @@ def _walk(folder: Path, skipped: list[SkippedImage]) -> Iterator[str]:
                 continue
             if _is(entry.is_dir):
                 below.append(name)
-            elif Path(entry.name).suffix.lower() in SUFFIXES:
-                if _is(entry.is_file):
-                    yield name
-                else:
-                    skipped.append(SkippedImage(name, "is not a regular file"))
+                continue
+            suffix = Path(entry.name).suffix.lower()
+            if suffix in SUFFIXES and _is(entry.is_file):
+                yield name
+            elif suffix in SUFFIXES:
+                skipped.append(SkippedImage(name, "is not a regular file"))
+            elif suffix not in COMPANIONS:
+                others[suffix[:_SUFFIX_LENGTH] if suffix.isprintable() else ""] += 1
         pending.extend(reversed(below))
 
 

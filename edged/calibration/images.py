@@ -1,29 +1,49 @@
 """Decoding of one encoded image to the uint8 pixels of a network input, shared by calibration and serving.
 
 The geometry is that of torchvision's `Resize(resize)` + `CenterCrop(size)` on PIL images with bilinear, antialiased
-filtering, or a `Letterbox` for detectors.
+filtering, or a `Letterbox` for detectors. Images of more than MAX_PIXELS are reduced first, a JPEG while it is decoded.
 """
 
 from __future__ import annotations
 
 import io
+import math
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 from torch import Tensor
 
+from edged.calibration.formats import FORMATS, NAMES, format_of, other_format_of
 from edged.calibration.letterbox import BORDER, Letterbox
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 
-_SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp"}
-FORMATS = tuple(_SUFFIXES)
-MAX_PIXELS = 64 * 2**20  # per encoded image; 192 MiB when decoded to RGB
+MAX_PIXELS = 64 * 2**20  # per decoded image; 256 MiB, because Pillow stores four bytes per RGB pixel
+LARGE_PIXELS = 2 * MAX_PIXELS  # per image of the user's own folders, which are decoded whole one at a time
+MAX_JPEG_PIXELS = 8 * MAX_PIXELS  # per JPEG that can be reduced while it is decoded
 MAX_FILE_BYTES = 128 * 2**20
+_REDUCTIONS = (8, 4, 2)  # of each side, by a JPEG decoder
+_OVERSAMPLING = 2  # sides of a reduced JPEG relative to what is needed, so that the filter still decides
+_BAND_PIXELS = 2**22  # converted at a time
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = 1
+_TURNED = (5, 6, 7, 8)  # its values that exchange width and height
+
+# Opened by their classes and not by Image.open, which warns about large images; the bounds here are edged's own.
+_OPENERS: Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+_one_large_image = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -50,32 +70,31 @@ def decode_bytes(data: bytes, spec: InputSpec) -> npt.NDArray[np.uint8]:
     return decode(data, spec).pixels
 
 
-def decode(data: bytes, spec: InputSpec) -> Decoded:
+def decode(data: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Decoded:
     """Decode, turn upright (EXIF), scale and crop or letterbox one encoded image.
 
     Grayscale, palette, CMYK and 16-bit images become RGB (or grayscale for a one-channel spec). Alpha is dropped, as
-    torchvision's ImageFolder does when it reads training images. Only the first frame of an animation is used.
+    torchvision's ImageFolder does when it reads training images. An animation or an MPO gives its first image.
 
     Args:
         data: Contents of a JPEG, PNG, WebP or BMP file.
         spec: Size, fit and channels of the network input; mean and std are ignored.
+        max_pixels: Most pixels of an image that has to be decoded whole. A JPEG with one scan may have MAX_JPEG_PIXELS,
+            because its decoder reduces it.
 
     Raises:
-        ImageError: `data` is in no supported format, is damaged, or needs more than MAX_PIXELS.
+        ImageError: `data` is in no supported format, is damaged, or has too many pixels.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(*image.size)
-            upright = ImageOps.exif_transpose(image)
-            fit = _letterbox if spec.fit is Fit.LETTERBOX else _crop
-            fitted = fit(_to_mode(upright, "RGB" if spec.channels == 3 else "L"), spec)
-            return Decoded(_to_array(fitted), *upright.size)
+        with _open(data) as image:
+            width, height = image.size
+            whole = width * height > MAX_PIXELS and not _reduce_while_decoding(image, data, spec)
+            if whole:
+                _check_pixels(width, height, max_pixels)
+            with _one_large_image if whole else nullcontext():
+                return _fitted(image, (width, height), spec)
     except (ImageError, MemoryError):
         raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"has too many pixels; at most {MAX_PIXELS} are allowed") from None
-    except UnidentifiedImageError:
-        raise ImageError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from None
     except Exception as error:  # Pillow's parsers raise errors of any type for damaged files
         raise ImageError(f"is damaged: {_one_line(error)}") from error
 
@@ -108,16 +127,12 @@ def read_image(path: Path) -> bytes:
 
 
 def suffix_of(data: bytes) -> str:
-    """Return the usual file suffix of an image's format, with the dot; only the header is read.
+    """Return the usual file suffix of an image's format, with the dot; only the first bytes are read.
 
     Raises:
         ImageError: The data is in none of FORMATS.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return _SUFFIXES[image.format or ""]
-    except Exception as error:  # as in `decode`
-        raise ImageError(f"is not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image") from error
+    return FORMATS[_format_of(data)][0]
 
 
 def normalize(images: Tensor, spec: InputSpec) -> Tensor:
@@ -134,6 +149,76 @@ def normalize(images: Tensor, spec: InputSpec) -> Tensor:
     return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
 
 
+def _format_of(data: bytes) -> str:
+    if (found := format_of(data)) is not None:
+        return found
+    other = other_format_of(data)
+    raise ImageError(f"is not a {NAMES} image" + (f", but {other}" if other else ""))
+
+
+def _open(data: bytes) -> ImageFile.ImageFile:
+    """Read the header of an encoded image.
+
+    Raises:
+        ImageError: The data is in none of FORMATS.
+    """
+    return _OPENERS[_format_of(data)](io.BytesIO(data))
+
+
+def _reduce_while_decoding(image: ImageFile.ImageFile, data: bytes, spec: InputSpec) -> bool:
+    """Have the decoder of a large JPEG reduce it by 2, 4 or 8; return False if the image has to be decoded whole.
+
+    Raises:
+        ImageError: The JPEG has more than MAX_JPEG_PIXELS.
+    """
+    if not isinstance(image, JpegImagePlugin.JpegImageFile) or not _has_one_scan(image, data):
+        return False
+    width, height = image.size
+    _check_pixels(width, height, MAX_JPEG_PIXELS)
+    side, needed = (max, spec.size) if spec.fit is Fit.LETTERBOX else (min, spec.resize)
+    fitting = [by for by in _REDUCTIONS if width * height <= MAX_PIXELS * by**2]
+    by = next((by for by in fitting if side(width, height) >= by * needed * _OVERSAMPLING), fitting[-1])
+    image.draft(None, (max(1, width // by), max(1, height // by)))
+    return image.width * image.height <= MAX_PIXELS
+
+
+def _has_one_scan(image: JpegImagePlugin.JpegImageFile, data: bytes) -> bool:
+    """Return whether a JPEG's first scan has all of it; otherwise the decoder keeps the coefficients of all pixels."""
+    assert image.fp is not None  # noqa: S101 - the image is not loaded yet
+    end, components = image.fp.tell(), int(image.layers)  # the header has been read, up to the first scan's data
+    length = 6 + 2 * components
+    scan = data[max(0, end - length - 2) : end]
+    return not image.info.get("progressive") and scan[:5] == b"\xff\xda" + bytes((0, length, components))
+
+
+def _fitted(image: ImageFile.ImageFile, original: tuple[int, int], spec: InputSpec) -> Decoded:
+    """Decode an opened image whose size was `original` before it was reduced."""
+    image.load()
+    mode = "RGB" if spec.channels == 3 else "L"
+    orientation = image.getexif().get(_ORIENTATION, _UPRIGHT)
+    # Converting or turning a copy would double the memory.
+    copied = image.mode != mode or orientation != _UPRIGHT
+    whole = _reduced(image, mode) if copied and image.width * image.height > MAX_PIXELS else image
+    if orientation in _TURNED:
+        original = original[::-1]
+    ImageOps.exif_transpose(whole, in_place=True)
+    fit = _letterbox if spec.fit is Fit.LETTERBOX else _crop
+    return Decoded(_to_array(fit(_to_mode(whole, mode), original, spec)), *original)
+
+
+def _reduced(image: Image.Image, mode: str) -> Image.Image:
+    """Convert a decoded image to `mode` and reduce it to MAX_PIXELS by averaging squares, a band at a time."""
+    width, height = image.size
+    by = math.ceil(math.sqrt(width * height / MAX_PIXELS))
+    rows = by * max(1, _BAND_PIXELS // (width * by))
+    reduced = Image.new(mode, (-(-width // by), -(-height // by)))
+    for top in range(0, height, rows):
+        band = _to_mode(image.crop((0, top, width, min(height, top + rows))), mode)
+        reduced.paste(band.reduce(by), (0, top // by))
+    reduced.info = image.info  # its EXIF data say which side is up
+    return reduced
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert to 8-bit `mode`; Pillow alone would clip 16-bit samples and warn about palettes with alpha."""
     if image.mode.startswith("I"):  # 16-bit grayscale PNG: I;16, or I in older Pillow
@@ -143,22 +228,25 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def _crop(image: Image.Image, spec: InputSpec) -> Image.Image:
+def _crop(image: Image.Image, _: tuple[int, int], spec: InputSpec) -> Image.Image:
     """Scale the shorter side to `spec.resize`, then crop the central square of side `spec.size`."""
     width, height = image.size
     short = min(width, height)
     wide, high = (spec.resize if side == short else int(spec.resize * side / short) for side in (width, height))
-    _check_pixels(wide, high)  # a 1 x 10,000,000 strip is small until its shorter side is scaled
+    left, top = (round((side - spec.size) / 2.0) for side in (wide, high))
+    if wide * high > MAX_PIXELS:  # a 1 x 10,000,000 strip is small until its shorter side is scaled
+        across, down = width / wide, height / high
+        box = (left * across, top * down, (left + spec.size) * across, (top + spec.size) * down)
+        return image.resize((spec.size, spec.size), Image.Resampling.BILINEAR, box=box)
     if (wide, high) != (width, height):
         # Resizing only the crop (`box`) would save little and differ by one level: Pillow stores boxes as float32.
         image = image.resize((wide, high), Image.Resampling.BILINEAR)
-    left, top = (round((side - spec.size) / 2.0) for side in (wide, high))
     return image.crop((left, top, left + spec.size, top + spec.size))
 
 
-def _letterbox(image: Image.Image, spec: InputSpec) -> Image.Image:
-    """Scale the longer side to `spec.size` and center the image in a gray square."""
-    box = Letterbox(*image.size, spec.size)
+def _letterbox(image: Image.Image, original: tuple[int, int], spec: InputSpec) -> Image.Image:
+    """Scale the longer side to `spec.size` and center the image, whose size was `original`, in a gray square."""
+    box = Letterbox(*original, spec.size)
     if box.inner != image.size:
         image = image.resize(box.inner, Image.Resampling.BILINEAR)
     square = Image.new(image.mode, (spec.size, spec.size), (BORDER,) * spec.channels if spec.channels > 1 else BORDER)
@@ -166,9 +254,9 @@ def _letterbox(image: Image.Image, spec: InputSpec) -> Image.Image:
     return square
 
 
-def _check_pixels(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"needs {width} x {height} pixels; at most {MAX_PIXELS} are allowed")
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height > most:
+        raise ImageError(f"has too many pixels, {width} x {height}; at most {most} are allowed")
 
 
 def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:

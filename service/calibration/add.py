@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from edged.atomic import as_state_error, write_atomic
-from edged.calibration.folder import SUFFIXES, ImageFolder, scan
-from edged.calibration.images import decode, read_image, suffix_of
+from edged.calibration.folder import ImageFolder
+from edged.calibration.formats import SUFFIXES
+from edged.calibration.images import LARGE_PIXELS, decode, read_image, suffix_of
+from edged.calibration.places import find_images, is_list
 from edged.calibration.yolo_labels import label_path
 from edged.errors import ImageError, UsageError
 from service.calibration.image_set import CalibrationSet, in_threads
@@ -68,6 +70,11 @@ def add_images(
         CalibrationError: A folder cannot be read.
         StateError: The calibration folder cannot be written; images added before remain.
     """
+    if is_list(calibration.folder):
+        raise UsageError(
+            f"calibration.dir of {calibration.model.name} is the list {calibration.folder}; put the images next to"
+            " those that it names, and add lines to it"
+        )
     found = calibration.scan()
     candidates = [*_candidates(sources, class_name), *_candidates(captured, class_name, private=True)]
     _check_places(calibration, found, candidates)
@@ -76,7 +83,7 @@ def add_images(
     for candidate in candidates:
         try:
             data = read_image(candidate.path)
-            decode(data, calibration.input)
+            decode(data, calibration.input, LARGE_PIXELS)
             suffix = suffix_of(data)
         except ImageError as error:
             result.refused.append({"path": str(candidate.path), "reason": str(error)})
@@ -94,8 +101,9 @@ def add_images(
 
 def _candidates(sources: Sequence[Path], class_name: str | None, private: bool = False) -> Iterator[_Candidate]:
     for source in sources:
-        if source.is_dir():
-            files = [(source / file, file) for file in scan(source).files]
+        if source.is_dir() or (is_list(source) and source.is_file()):
+            found = find_images(source)
+            files = [(found.root / file, file.lstrip("/")) for file in found.files]
         elif source.exists():
             files = [(source, source.name)]
         else:

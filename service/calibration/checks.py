@@ -14,8 +14,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from edged.calibration.dataset import MIN_IMAGES
-from edged.calibration.folder import ImageFolder
-from edged.calibration.images import decode, read_image
+from edged.calibration.folder import ImageFolder, passed_over
+from edged.calibration.images import LARGE_PIXELS, decode, read_image
 from edged.calibration.yolo_labels import label_path, read_labels
 from edged.errors import CalibrationError, ImageError
 from service.calibration.image_set import CalibrationSet, class_counts, in_threads
@@ -57,7 +57,7 @@ class Looked:
 
 def look(calibration: CalibrationSet, found: ImageFolder) -> list[Looked]:
     """Decode and measure every image once, on all cores."""
-    return in_threads(lambda file: _look(calibration, file), found.files)
+    return in_threads(lambda file: _look(calibration, found.root, file), found.files)
 
 
 def verify(calibration: CalibrationSet) -> dict[str, Any]:
@@ -78,6 +78,7 @@ def verify(calibration: CalibrationSet) -> dict[str, Any]:
         *_flat(usable),
         *_repeated(usable),
         *_labels(calibration, found),
+        *_passed_over(found),
     ]
     return {
         "model": calibration.model.name,
@@ -115,13 +116,15 @@ def statistics(calibration: CalibrationSet) -> dict[str, Any]:
         "height": _range(heights),
         "classes": class_counts(found),
         "boxes": _boxes(calibration, found),
+        "split": found.split,
+        "passed_over": dict(found.others),
     }
 
 
-def _look(calibration: CalibrationSet, file: str) -> Looked:
+def _look(calibration: CalibrationSet, root: Path, file: str) -> Looked:
     try:
-        data = read_image(calibration.folder / file)
-        decoded = decode(data, calibration.input)
+        data = read_image(root / file)
+        decoded = decode(data, calibration.input, LARGE_PIXELS)
     except ImageError as error:
         return Looked(file, str(error))
     values = decoded.pixels.astype(np.float64)
@@ -146,6 +149,11 @@ def _unreadable(found: ImageFolder, looked: Sequence[Looked]) -> Iterator[Findin
     broken = [(image.file, image.reason) for image in looked if image.reason is not None]
     for file, reason in [*broken, *((entry.path, entry.reason) for entry in found.skipped)]:
         yield _finding(ERROR, f"{file} {reason}", [file])
+
+
+def _passed_over(found: ImageFolder) -> Iterator[Finding]:
+    if (line := passed_over(found.others)) is not None:
+        yield _finding(WARNING, f"{line}; edged reads JPEG, PNG, WebP and BMP")
 
 
 def _too_few(usable: int, found: ImageFolder) -> Iterator[Finding]:

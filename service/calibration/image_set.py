@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from edged.artifacts.store import ModelStore
 from edged.calibration.dataset import cache_digest
-from edged.calibration.folder import ImageFolder, scan
+from edged.calibration.folder import ImageFolder
+from edged.calibration.places import find_images
 from edged.calibration.yolo_labels import label_path
 from edged.errors import ArtifactError, EdgedError, UsageError
 from edged.models.names import default_input
@@ -49,20 +50,20 @@ class CalibrationSet:
 
     @property
     def folder(self) -> Path:
-        """The folder of the images."""
+        """The folder of the images, a data.yaml, or a text file with one image a line."""
         return self.model.calibration.dir
 
     def scan(self) -> ImageFolder:
-        """Find the images in the folder.
+        """Find the images of the folder or list.
 
         Raises:
             CalibrationError: The folder cannot be read.
         """
-        return scan(self.folder)
+        return find_images(self.folder)
 
     def labelled(self, found: ImageFolder) -> list[str]:
         """Return the images that have a YOLO label file."""
-        return [file for file in found.files if label_path(self.folder / file).is_file()]
+        return [file for file in found.files if label_path(found.root / file).is_file()]
 
     def describe(self) -> dict[str, Any]:
         """Describe the calibration set for `edged calib list`, in JSON types."""
@@ -74,9 +75,11 @@ class CalibrationSet:
             "folder": str(self.folder),
             "images": len(found.files),
             "used": min(len(found.files), self.model.calibration.images),
-            "bytes": sum((self.folder / file).stat().st_size for file in found.files),
+            "bytes": sum((found.root / file).stat().st_size for file in found.files),
             "classes": class_counts(found),
             "labelled": len(self.labelled(found)),
+            "split": found.split,
+            "passed_over": dict(found.others),
             "input": self.input.to_dict(),
             "digest": digest,
             "cache": "current" if (self.caches / digest[:16]).is_dir() else "outdated" if self._caches() else "none",

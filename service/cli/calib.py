@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from edged.calibration.folder import passed_over
 from edged.errors import RejectedError, StateError, UsageError
 from service.cli.output import print_result
 from service.config.locate import find_config
@@ -122,6 +123,7 @@ def list_text(result: JSON) -> str:
             ("images", f"{result['images']}, {format_bytes(result['bytes'])}; {result['used']} are used"),
             ("classes", classes or "none: the images are in no class folders"),
             ("label files", str(result["labelled"])),
+            *passed_over_rows(result["passed_over"]),
             ("cache", result["cache"]),
             ("live images", kept if captured["images"] else "none kept"),
         ]
@@ -159,9 +161,16 @@ def stats_text(result: JSON) -> str:
             ("std", f"{numbers(result['std'])} (configured {numbers(result['configured_std'])})"),
             ("width", extent(result["width"])),
             ("height", extent(result["height"])),
+            *passed_over_rows(result["passed_over"]),
             ("boxes" if result["boxes"] else "classes", ", ".join(f"{k} {n}" for k, n in shares.items()) or "none"),
         ]
     )
+
+
+def passed_over_rows(others: dict[str, int]) -> list[tuple[str, str]]:
+    """Return a row for the files of types that edged does not read, if there are any."""
+    line = passed_over(others)
+    return [("other types", line)] if line else []
 
 
 def purge_text(result: JSON) -> str:

@@ -85,17 +85,21 @@ def check_calibration(_: Machine, config: Config | None) -> Iterator[Check]:
 
 
 def check_images(model: str, folder: Path) -> Check:
-    """Check that a calibration folder has enough images, as `edged check-config` does."""
+    """Check that a calibration folder, or a list, has enough images, as `edged check-config` does."""
     found = find_images(folder)
     name, detail = f"calibration of {model}", f"{found.usable} images in {folder}"
     if found.problem is not None:
         return Check(name, FAIL, f"{folder} {found.problem}", f"`edged calib {folder}` checks them")
+    if found.others is not None:
+        detail = f"{detail}, {found.others}"
     if found.usable < FEW_IMAGES:
         fix = f"more images give a more accurate model: {ENOUGH}; `edged calib {folder}` checks them"
         return Check(name, WARN, detail, fix)
     if found.unusable:
         fix = f"`edged calib {folder}` checks them"
         return Check(name, WARN, f"{detail}, {len(found.unusable)} unusable: {found.unusable[0]}", fix)
+    if found.pictures_of_other_types:
+        return Check(name, WARN, detail, "convert these pictures to JPEG or PNG, or move them away")
     return Check(name, OK, detail)
 
 

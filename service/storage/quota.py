@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edged.artifacts.store import ModelStore
-from edged.calibration.folder import scan
+from edged.calibration.places import find_images
 from edged.errors import CalibrationError
 from edged.models.names import default_input
 from edged.spec import InputSpec
@@ -135,7 +135,7 @@ class Quota:
 
 def _cache_bytes(model: ModelConfig) -> int:
     try:
-        images = min(len(scan(model.calibration.dir).files), model.calibration.images)
+        images = min(len(find_images(model.calibration.dir).files), model.calibration.images)
     except CalibrationError:  # the worker reports it
         return 0
     default = InputSpec() if model.arch is None else default_input(model.arch)

@@ -6,6 +6,7 @@ from tests.support.repository import ROOT
 
 # Module -> the test files, relative to tests/, that test it along with the module that uses it.
 TESTED_BY = {
+    "edged/calibration/formats": "unit/edged/calibration/test_odd_images.py",
     "edged/calibration/conv_moments": "unit/edged/calibration/test_moments.py",
     "edged/models/allowlist": "unit/edged/models/yolov5/test_pickled.py",
     "edged/models/detections": "unit/edged/evaluation/test_detection.py",
@@ -74,6 +75,7 @@ UNTESTED = {
 
 # Test file -> what it is about, where that is more than one module.
 ACROSS_MODULES = {
+    "edged/calibration/odd_images": "formats, images and dataset on images as users have them",
     "edged/models/genuine_checkpoints": "loading checkpoints that others trained",
     "edged/quant/golden": "codes of all quantization methods, pinned",
     "edged/quant/properties": "what holds for every quantization method",

@@ -286,7 +286,7 @@ def test_two_concurrent_builders_both_get_the_complete_cache(folder: Path, tmp_p
 
 def test_meta_is_plain_json(folder: Path) -> None:
     meta = json.loads((build(folder).directory / "meta.json").read_text())
-    assert set(meta) == {"digest", "files", "labels", "classes", "skipped"}
+    assert set(meta) == {"digest", "files", "labels", "classes", "skipped", "max_pixels"}
 
 
 READ_ALL = """

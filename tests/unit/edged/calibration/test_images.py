@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edged.calibration import images
-from edged.calibration.images import decode_bytes, decode_image, normalize
+from edged.calibration.images import LARGE_PIXELS, decode, decode_bytes, decode_image, normalize
 from edged.errors import ImageError
 from edged.models.torchvision_shim import import_torchvision
-from edged.spec import InputSpec
+from edged.spec import Fit, InputSpec
 from tests.support.pictures import encode, pixels
 
 SPEC = InputSpec(size=16, resize=16)
@@ -143,10 +143,100 @@ def test_decompression_bombs_are_rejected_before_decoding(width: int, height: in
         decode_bytes(png_header(width, height), SPEC)
 
 
-def test_a_strip_that_is_too_large_when_scaled_is_rejected() -> None:
-    strip = encode(Image.new("RGB", (30_000, 1)), "PNG")
-    with pytest.raises(ImageError, match="needs 7680000 x 256 pixels"):
-        decode_bytes(strip, InputSpec())
+@pytest.mark.parametrize("spec", [SPEC, InputSpec.letterbox(64)], ids=["crop", "letterbox"])
+@pytest.mark.parametrize(("width", "height"), [(320, 240), (240, 320), (640, 160)])
+@pytest.mark.parametrize("options", [{}, {"orientation": 6}, {"progressive": True}], ids=["plain", "turned", "scans"])
+def test_a_large_jpeg_is_reduced_while_it_is_decoded(
+    monkeypatch: pytest.MonkeyPatch, spec: InputSpec, width: int, height: int, options: dict[str, int]
+) -> None:
+    options = dict(options)
+    exif = Image.Exif()
+    exif[0x0112] = options.pop("orientation", 1)
+    data = encode(Image.fromarray(pixels(2, height, width)), "JPEG", quality=95, exif=exif.tobytes(), **options)
+    full = decode(data, spec)
+    loaded: list[tuple[int, int]] = []
+    original = images.ImageOps.exif_transpose
+    monkeypatch.setattr(
+        images.ImageOps, "exif_transpose", lambda image, **given: (loaded.append(image.size), original(image, **given))
+    )
+    monkeypatch.setattr(images, "MAX_PIXELS", width * height // 5)
+    if "progressive" in options:  # its decoder would keep the coefficients of all pixels
+        with pytest.raises(ImageError, match=f"has too many pixels, {width} x {height}; at most"):
+            decode(data, spec, images.MAX_PIXELS)
+        assert np.array_equal(decode(data, spec, width * height).pixels, full.pixels)
+        return
+    reduced = decode(data, spec, images.MAX_PIXELS)
+    assert (reduced.width, reduced.height) == (full.width, full.height)
+    assert loaded[0] in [(width // by, height // by) for by in (4, 8)]
+    assert np.abs(reduced.pixels.astype(int) - full.pixels).mean() < 4
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        as_png(pixels(2, 300, 210)),
+        as_png(np.dstack([pixels(2, 300, 210), pixels(6, 300, 210, 1)])),
+        as_png((pixels(2, 300, 210, 1)[..., 0].astype(np.uint16) << 8) + 77),
+        encode(Image.fromarray(pixels(2, 300, 210)).quantize(200), "PNG", transparency=3),
+        encode(Image.fromarray(pixels(2, 300, 210)), "WEBP", lossless=True),
+        encode(Image.fromarray(pixels(2, 300, 210)), "BMP"),
+    ],
+    ids=["rgb", "rgba", "16-bit", "palette", "webp", "bmp"],
+)
+def test_other_large_images_are_decoded_within_bounds(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    full = decode(data, SPEC)
+    monkeypatch.setattr(images, "MAX_PIXELS", 300 * 210 // 5)
+    monkeypatch.setattr(images, "_BAND_PIXELS", 2100)  # several bands
+    with pytest.raises(ImageError, match="has too many pixels, 210 x 300; at most"):
+        decode(data, SPEC, max_pixels=300 * 210 - 1)
+    reduced = decode(data, SPEC, max_pixels=300 * 210)
+    assert (reduced.width, reduced.height) == (210, 300)
+    assert np.abs(reduced.pixels.astype(int) - full.pixels).mean() < 4
+
+
+def test_a_hundred_megapixels_are_read_and_nothing_is_said(recwarn: pytest.WarningsRecorder) -> None:
+    """Pillow's own bound is at 89 megapixels for a warning, and at twice as many for an error."""
+    ramp = Image.linear_gradient("L").resize((20_000, 10_000), Image.Resampling.NEAREST)
+    decoded = decode(encode(ramp, "JPEG", quality=80), GREY)
+    assert (decoded.width, decoded.height) == (20_000, 10_000)
+    assert np.abs(decoded.pixels[0].mean(1) - np.linspace(8, 247, 16)).max() < 2
+    lossless = encode(Image.linear_gradient("L").resize((10_000, 10_000), 0), "PNG", compress_level=1)
+    with pytest.raises(ImageError, match="has too many pixels, 10000 x 10000"):
+        decode(lossless, GREY)  # a request may not take this much memory
+    assert np.abs(decode(lossless, GREY, LARGE_PIXELS).pixels[0].mean(1) - np.linspace(8, 247, 16)).max() < 2
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("width", "height"), [(30_000, 1), (1, 30_000), (200_000, 3)])
+@pytest.mark.parametrize("spec", [InputSpec(), InputSpec.letterbox(64)], ids=["crop", "letterbox"])
+def test_very_long_thin_images_are_read(width: int, height: int, spec: InputSpec) -> None:
+    """Scaling the shorter side first would take gigabytes."""
+    ramp = np.linspace(0, 255, max(width, height)).round().astype(np.uint8)
+    strip = np.broadcast_to(ramp if width > height else ramp[:, None], (height, width))
+    decoded = decode(encode(Image.fromarray(np.ascontiguousarray(strip)), "PNG"), spec)
+    assert (decoded.width, decoded.height) == (width, height)
+    shown = decoded.pixels[0] if spec.fit is Fit.CROP else decoded.pixels[0][decoded.pixels[0] != 114]
+    assert abs(shown.mean() - 127.5) < 6
+
+
+def test_a_strip_within_the_bounds_is_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scaling only the crop gives what scaling everything and cropping then gives, to a level."""
+    strip = encode(Image.fromarray(pixels(2, 20, 400)), "PNG")
+    full = decode_bytes(strip, SPEC)
+    monkeypatch.setattr(images, "MAX_PIXELS", 16 * 320 - 1)
+    monkeypatch.setattr(images, "_reduced", lambda image, mode: image)
+    assert np.abs(decode(strip, SPEC, 20 * 400).pixels.astype(int) - full).max() <= 1
+
+
+def test_a_scan_of_its_own_for_each_channel_is_not_reduced() -> None:
+    """Such a JPEG is not progressive, and its decoder keeps all coefficients nevertheless."""
+    data = bytearray(encode(Image.fromarray(pixels(2, 64, 64)), "JPEG"))
+    start = data.index(b"\xff\xda\x00\x0c\x03")
+    for scan, expected in (
+        (bytes(data), True),
+        (bytes(data[:start] + b"\xff\xda\x00\x08\x01" + data[start + 5 :]), False),
+    ):
+        assert images._has_one_scan(images._open(scan), scan) is expected
 
 
 @pytest.mark.parametrize(

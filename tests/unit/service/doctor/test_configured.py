@@ -79,6 +79,18 @@ def test_an_unusable_image_among_many_is_a_warning(tmp_path):
     assert check.detail == f"256 images in {tmp_path}, 1 unusable: 100.jpg begins like no image"
 
 
+def test_pictures_of_other_types_are_a_warning_and_other_files_are_not(tmp_path):
+    for index in range(256):
+        (tmp_path / f"{index:03}.jpg").write_bytes(JPEG)
+    (tmp_path / "boxes.json").touch()
+    check = only([check_images("m", tmp_path)])
+    assert (check.level, check.detail) == ("ok", f"256 images in {tmp_path}, 1 file is passed over: 1 .json")
+    (tmp_path / "a.tiff").touch()
+    check = only([check_images("m", tmp_path)])
+    assert (check.level, check.fix) == ("warn", "convert these pictures to JPEG or PNG, or move them away")
+    assert check.detail == f"256 images in {tmp_path}, 2 files are passed over: 1 .json, 1 .tiff"
+
+
 def test_a_state_folder_that_cannot_be_one_fails(tmp_path):
     (tmp_path / "file").touch()
     check = only([check_folder("state_dir", tmp_path / "file" / "state", "edged")])

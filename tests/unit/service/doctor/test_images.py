@@ -48,3 +48,28 @@ def test_a_folder_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
     problem = find_images(tmp_path / "none").problem
     assert problem is not None
     assert "none cannot be read: No such file or directory" in problem
+
+
+def test_files_of_other_types_are_counted(tmp_path: Path) -> None:
+    for index in range(32):
+        (tmp_path / f"{index:02}.jfif").write_bytes(encoded("MPO" if index else "JPEG"))
+    for name in ("a.gif", "b.gif", "c.HEIC", "d.json", "classes.txt", "data.yaml"):
+        (tmp_path / name).touch()
+    found = find_images(tmp_path)
+    assert (found.usable, found.unusable, found.problem) == (32, (), None)
+    assert (found.others, found.pictures_of_other_types) == ("4 files are passed over: 2 .gif, 1 .heic, 1 .json", True)
+    (tmp_path / "00.jfif").unlink()
+    problem = find_images(tmp_path).problem
+    assert problem is not None
+    assert problem.startswith(
+        "has 31 usable images, 4 files are passed over: 2 .gif, 1 .heic, 1 .json; put at least 32"
+    )
+
+
+def test_a_list_counts_what_it_names(tmp_path: Path) -> None:
+    for index in range(32):
+        (tmp_path / f"{index:02}.png").write_bytes(encoded("PNG"))
+    (tmp_path / "all.txt").write_text("\n".join([*(f"./{index:02}.png" for index in range(32)), "gone.png"]))
+    found = find_images(tmp_path / "all.txt")
+    assert (found.usable, found.problem) == (32, None)
+    assert found.unusable == ("all.txt names 1 of 33 images that do not exist: 'gone.png'",)
