@@ -25,7 +25,15 @@ from torch import Tensor
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.calibration.color_histograms import Histograms, color_histograms
 from edged.calibration.folder import ImageFolder, SkippedImage, deal, passed_over, select
-from edged.calibration.images import LARGE_PIXELS, Decoded, decode, normalize, read_image
+from edged.calibration.images import (
+    LARGE_PIXELS,
+    MAX_PIXELS,
+    Decoded,
+    LargeImageError,
+    decode,
+    normalize,
+    read_image,
+)
 from edged.calibration.letterbox import Letterbox
 from edged.calibration.places import CALIBRATE, find_images
 from edged.errors import CalibrationError, ImageError
@@ -251,14 +259,31 @@ def _hash_file(folder: Path, file: str) -> str:
         return str(error)  # decoding will raise the same error and skip the file
 
 
-def _load(folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str:
-    """Decode one file, or return the reason why it cannot be used."""
+def _load(folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str | None:
+    """Decode one file, or return the reason why it cannot be used; None if it has to be decoded on its own."""
+    try:
+        return _load_within(MAX_PIXELS, folder, spec, job)
+    except LargeImageError:
+        return None
+
+
+def _load_large(folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str:
+    """Decode one file of up to LARGE_PIXELS, or return the reason why it cannot be used."""
+    try:
+        return _load_within(LARGE_PIXELS, folder, spec, job)
+    except LargeImageError as error:
+        return str(error)
+
+
+def _load_within(max_pixels: int, folder: Path, spec: InputSpec, job: tuple[str, str]) -> Decoded | str:
     file, expected = job
     try:
         data = read_image(folder / file)
         if hashlib.sha256(data).hexdigest() != expected:
             return "changed while it was being read"
-        return decode(data, spec, LARGE_PIXELS)
+        return decode(data, spec, max_pixels)
+    except LargeImageError:
+        raise
     except ImageError as error:
         return str(error)
 
@@ -284,7 +309,8 @@ def _decode_all(
     with target.open("xb") as output:
         for start in range(0, len(jobs), _CHUNK):
             chunk = jobs[start : start + _CHUNK]
-            for (file, _), decoded in zip(chunk, map_fn(partial(_load, folder, spec), chunk), strict=True):
+            for job, loaded in zip(chunk, map_fn(partial(_load, folder, spec), chunk), strict=True):
+                file, decoded = job[0], loaded or _load_large(folder, spec, job)  # in this thread: one at a time
                 if isinstance(decoded, str):
                     skipped.append(SkippedImage(file, decoded))
                 else:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-import threading
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 
 MAX_PIXELS = 64 * 2**20  # per decoded image; 256 MiB, because Pillow stores four bytes per RGB pixel
-LARGE_PIXELS = 2 * MAX_PIXELS  # per image of the user's own folders, which are decoded whole one at a time
+LARGE_PIXELS = 2 * MAX_PIXELS  # per image of the user's own folders; callers decode these one at a time
 MAX_JPEG_PIXELS = 8 * MAX_PIXELS  # per JPEG that can be reduced while it is decoded
 MAX_FILE_BYTES = 128 * 2**20
 _REDUCTIONS = (8, 4, 2)  # of each side, by a JPEG decoder
@@ -43,7 +41,10 @@ _OPENERS: Mapping[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
     "WEBP": WebPImagePlugin.WebPImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
-_one_large_image = threading.Lock()
+
+
+class LargeImageError(ImageError):
+    """An image has too many pixels."""
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,15 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Decode
             because its decoder reduces it.
 
     Raises:
-        ImageError: `data` is in no supported format, is damaged, or has too many pixels.
+        LargeImageError: The image has too many pixels.
+        ImageError: `data` is in no supported format, or is damaged.
     """
     try:
         with _open(data) as image:
             width, height = image.size
-            whole = width * height > MAX_PIXELS and not _reduce_while_decoding(image, data, spec)
-            if whole:
+            if width * height > MAX_PIXELS and not _reduce_while_decoding(image, data, spec):
                 _check_pixels(width, height, max_pixels)
-            with _one_large_image if whole else nullcontext():
-                return _fitted(image, (width, height), spec)
+            return _fitted(image, (width, height), spec)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's parsers raise errors of any type for damaged files
@@ -169,7 +169,7 @@ def _reduce_while_decoding(image: ImageFile.ImageFile, data: bytes, spec: InputS
     """Have the decoder of a large JPEG reduce it by 2, 4 or 8; return False if the image has to be decoded whole.
 
     Raises:
-        ImageError: The JPEG has more than MAX_JPEG_PIXELS.
+        LargeImageError: The JPEG has more than MAX_JPEG_PIXELS.
     """
     if not isinstance(image, JpegImagePlugin.JpegImageFile) or not _has_one_scan(image, data):
         return False
@@ -256,7 +256,7 @@ def _letterbox(image: Image.Image, original: tuple[int, int], spec: InputSpec) -
 
 def _check_pixels(width: int, height: int, most: int) -> None:
     if width * height > most:
-        raise ImageError(f"has too many pixels, {width} x {height}; at most {most} are allowed")
+        raise LargeImageError(f"has too many pixels, {width} x {height}; at most {most} are allowed")
 
 
 def _to_array(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from edged.calibration.dataset import MIN_IMAGES
 from edged.calibration.folder import ImageFolder, passed_over
-from edged.calibration.images import LARGE_PIXELS, decode, read_image
+from edged.calibration.images import LARGE_PIXELS, MAX_PIXELS, LargeImageError, decode, read_image
 from edged.calibration.yolo_labels import label_path, read_labels
 from edged.errors import CalibrationError, ImageError
 from service.calibration.image_set import CalibrationSet, class_counts, in_threads
@@ -44,6 +44,7 @@ class Looked:
         size: Width and height of the upright image, in pixels.
         sums: Mean of the intensities (0 to 1) and mean of their squares for each channel of the network's input
             [2, channels].
+        large: Whether the reason is its number of pixels.
     """
 
     file: str
@@ -53,11 +54,13 @@ class Looked:
     deviation: float = 0.0
     size: tuple[int, int] = (0, 0)
     sums: npt.NDArray[np.float64] | None = None
+    large: bool = False
 
 
 def look(calibration: CalibrationSet, found: ImageFolder) -> list[Looked]:
-    """Decode and measure every image once, on all cores."""
-    return in_threads(lambda file: _look(calibration, found.root, file), found.files)
+    """Decode and measure every image once, on all cores; large images one at a time."""
+    looked = in_threads(lambda file: _look(calibration, found.root, file, MAX_PIXELS), found.files)
+    return [_look(calibration, found.root, each.file, LARGE_PIXELS) if each.large else each for each in looked]
 
 
 def verify(calibration: CalibrationSet) -> dict[str, Any]:
@@ -121,12 +124,12 @@ def statistics(calibration: CalibrationSet) -> dict[str, Any]:
     }
 
 
-def _look(calibration: CalibrationSet, root: Path, file: str) -> Looked:
+def _look(calibration: CalibrationSet, root: Path, file: str, max_pixels: int) -> Looked:
     try:
         data = read_image(root / file)
-        decoded = decode(data, calibration.input, LARGE_PIXELS)
+        decoded = decode(data, calibration.input, max_pixels)
     except ImageError as error:
-        return Looked(file, str(error))
+        return Looked(file, str(error), large=isinstance(error, LargeImageError))
     values = decoded.pixels.astype(np.float64)
     channels = values.reshape(len(values), -1) / 255
     return Looked(

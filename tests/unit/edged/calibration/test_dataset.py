@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from edged.calibration import dataset, images
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.calibration.images import Decoded, decode_image, normalize
 from edged.calibration.letterbox import Letterbox
@@ -313,3 +315,51 @@ def test_building_and_reading_keep_memory_far_below_the_cache(tmp_path: Path) ->
     cache_mib, grown_mib = map(int, output.split())
     assert cache_mib == 150
     assert grown_mib < 60
+
+
+def test_large_images_are_decoded_one_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several at once would take gigabytes on as many cores."""
+    plain = build(folder)
+    write_png(folder / "class_0" / "large.png", 77, 40, 40)
+    write_png(folder / "class_1" / "larger.png", 78, 80, 80)
+    monkeypatch.setattr(dataset, "MAX_PIXELS", 500)
+    monkeypatch.setattr(images, "MAX_PIXELS", 500)
+    monkeypatch.setattr(dataset, "LARGE_PIXELS", 2000)
+    alone: list[bool] = []
+    large = dataset._load_large
+    monkeypatch.setattr(
+        dataset,
+        "_load_large",
+        lambda *given: (alone.append(threading.current_thread() is threading.main_thread()), large(*given))[1],
+    )
+    with ThreadPoolExecutor(4) as pool:
+        cache = build(folder, map_fn=pool.map)
+    assert set(cache.files) - set(plain.files) == {"class_0/large.png"}
+    assert [(entry.path, entry.reason) for entry in cache.skipped] == [
+        ("class_1/larger.png", "has too many pixels, 80 x 80; at most 2000 are allowed")
+    ]
+    assert alone == [True, True]
+
+
+def test_what_older_bounds_skipped_is_tried_again(folder: Path) -> None:
+    (folder / "class_0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    cache = build(folder)
+    meta = json.loads((cache.directory / "meta.json").read_bytes())
+    assert not decoded_again(folder)
+    (cache.directory / "meta.json").write_text(json.dumps({k: v for k, v in meta.items() if k != "max_pixels"}))
+    assert decoded_again(folder)
+    assert not decoded_again(folder)
+
+
+def test_files_of_other_types_are_said_once(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.gif", "b.GIF", "c.avif", "d", "data.yaml", "classes.txt"):
+        (folder / name).touch()
+    cache = build(folder)
+    assert cache.others == {"": 1, ".avif": 1, ".gif": 2}
+    assert caplog.messages == [f"{folder}: 4 files are passed over: 2 .gif, 1 without a suffix, 1 .avif"]
+    shutil.rmtree(folder / "class_0")
+    shutil.rmtree(folder / "class_1")
+    with pytest.raises(
+        CalibrationError, match=r"has 20 usable images, 0 skipped, 4 files are passed over: 2 .gif, .*; put"
+    ):
+        build(folder)
