@@ -99,7 +99,8 @@ def check_images(model: str, folder: Path) -> Check:
         fix = f"`edged calib {folder}` checks them"
         return Check(name, WARN, f"{detail}, {len(found.unusable)} unusable: {found.unusable[0]}", fix)
     if found.pictures_of_other_types:
-        return Check(name, WARN, detail, "convert these pictures to JPEG or PNG, or move them away")
+        fix = f"convert these pictures to JPEG or PNG, or move them away; `edged calib {folder}` checks the folder"
+        return Check(name, WARN, detail, fix)
     return Check(name, OK, detail)
 
 

@@ -87,7 +87,8 @@ def test_pictures_of_other_types_are_a_warning_and_other_files_are_not(tmp_path)
     assert (check.level, check.detail) == ("ok", f"256 images in {tmp_path}, 1 file is passed over: 1 .json")
     (tmp_path / "a.tiff").touch()
     check = only([check_images("m", tmp_path)])
-    assert (check.level, check.fix) == ("warn", "convert these pictures to JPEG or PNG, or move them away")
+    assert check.level == "warn"
+    assert check.fix.startswith("convert these pictures to JPEG or PNG, or move them away")
     assert check.detail == f"256 images in {tmp_path}, 2 files are passed over: 1 .json, 1 .tiff"
 
 
