@@ -15,7 +15,7 @@ class Failure:
     """Why an update cannot go on.
 
     Attributes:
-        code: Error code of edged.errors, or "crash", "timeout", "interrupted", "superseded".
+        code: Error code of edged.errors, or "crash", "timeout", "interrupted", "superseded", "cancelled".
         reason: One-line description.
         permanent: Whether trying the same file again cannot help.
     """
@@ -89,4 +89,9 @@ class RolledBack:
     failure: Failure
 
 
-Outcome = Committed | Stopped | Postponed | RolledBack
+@dataclass(frozen=True)
+class Cancelled:
+    """An operator has cancelled the update before it went live."""
+
+
+Outcome = Committed | Stopped | Postponed | RolledBack | Cancelled

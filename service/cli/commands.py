@@ -145,6 +145,15 @@ def rollback(options: Namespace) -> int:
     return 0
 
 
+def act_on_update(options: Namespace) -> int:
+    """Carry out an operator's action on an update (`edged retry|cancel UPDATE`)."""
+    from service.cli import render
+
+    answer = _client(options).post(f"/edged/v1/updates/{options.update}/{options.name}")
+    print_result(options, answer, render.retry if options.name == "retry" else render.cancel)
+    return 0
+
+
 def collect_garbage(options: Namespace) -> int:
     """Remove files that are no longer needed (`edged gc`), through the daemon where one runs."""
     from service.cli import render

@@ -210,6 +210,11 @@ def _add_rollback(parser: argparse.ArgumentParser) -> None:
     _add_administration(parser)
 
 
+def _add_update_action(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("update", type=int, metavar="UPDATE", help="number of the update, see `edged history`")
+    _add_client(parser)
+
+
 def _add_gc(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="list what would be removed, and remove nothing")
     _add_client(parser)
@@ -460,6 +465,19 @@ COMMANDS: dict[str, Command] = {
     "unpin": _administration("unpin", "let other generations of a model go live again"),
     "pause": _administration("pause", "leave the files for a model in the drop folder"),
     "resume": _administration("resume", "process the files for a model again, those that waited included"),
+    "retry": Command(
+        "take the file of a superseded, cancelled, rejected, failed or rolled back update again",
+        "edged retry 7",
+        _add_update_action,
+        "service.cli.commands:act_on_update",
+        notes="An update that is deferred is tried again at once.",
+    ),
+    "cancel": Command(
+        "end an update that has not gone live, and keep its file",
+        "edged cancel 7",
+        _add_update_action,
+        "service.cli.commands:act_on_update",
+    ),
     "gc": Command(
         "remove files that are no longer needed", "edged gc --dry-run", _add_gc, "service.cli.commands:collect_garbage"
     ),

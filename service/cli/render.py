@@ -57,6 +57,20 @@ def hold(answer: JSON) -> str:
     return f"{answer.get('model')}: {pinned}, {'paused' if answer.get('paused') else 'not paused'}"
 
 
+def retry(answer: JSON) -> str:
+    """Return the answer to `edged retry`."""
+    what = f"{answer.get('file_name')} for {answer.get('model')}"
+    if answer.get("state") == "DEFERRED":
+        return f"update {answer.get('update')} is tried again now: {what}"
+    return f"update {answer.get('update')} takes {what} again; follow it with `edged status`"
+
+
+def cancel(answer: JSON) -> str:
+    """Return the answer to `edged cancel`."""
+    ended = f"update {answer.get('update')} of {answer.get('model')} is cancelled"
+    return f"{ended}; {answer.get('file_name')} is kept as {answer.get('kept')}/file"
+
+
 def garbage(answer: JSON) -> str:
     """Return the answer to `edged gc`: a line for each thing that was or would be removed."""
     listed = answer.get("removed", [])

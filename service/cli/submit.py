@@ -37,6 +37,7 @@ EXIT_CODES = {
     State.REJECTED: RejectedError.exit_code,
     State.FAILED: EdgedError.exit_code,
     State.SUPERSEDED: EdgedError.exit_code,
+    State.CANCELLED: EdgedError.exit_code,
     State.ROLLED_BACK: 5,
     State.DEFERRED: DeferredError.exit_code,
 }

@@ -60,6 +60,7 @@ class ModelRegistry:
         self._runner = runner
         self._liveness = liveness
         self._fork_server = ForkServer()
+        runner.found_fit = self._found_fit
 
     def add(self, name: str) -> None:
         """Serve the current generation of a model, and accept updates of it."""
@@ -76,8 +77,7 @@ class ModelRegistry:
             name, directory_of, self._fork_server, self._limits(name), listener, self._liveness
         )
         self._set_sampling(name)
-        runner = self._runner
-        self.queues[name] = UpdateQueue(runner.drive, runner.supersede, runner.fail, name, self._liveness)
+        self.queues[name] = UpdateQueue(self._runner, name, self._liveness)
         current = self._folder.store.current(name)
         if current is not None:
             self.servers[name].keep(current)
@@ -117,6 +117,11 @@ class ModelRegistry:
         queue = self.queues.get(update.model)
         if queue is not None:
             queue.offer(update)
+
+    async def _found_fit(self, update: Update) -> None:
+        queue = self.queues.get(update.model)
+        if queue is not None:
+            await queue.found_fit(update)
 
     def _limits(self, name: str) -> ServingLimits:
         model, serve = self._config.model(name), self._config.current.serve

@@ -24,6 +24,7 @@ from service.daemon.housekeeping import Housekeeping
 from service.daemon.model_registry import ModelRegistry
 from service.daemon.queries import Queries
 from service.daemon.status_line import status_line
+from service.daemon.update_actions import UpdateActions
 from service.intake.claim import sweep
 from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
@@ -73,7 +74,8 @@ class Supervisor:
         metrics: Metrics of the daemon.
         servers: Servers of the configured models, by name.
         queries: Reads for the HTTP routes.
-        administration: Actions of an operator.
+        administration: Actions of an operator on a model.
+        update_actions: Actions of an operator on an update.
         garbage: Collector of what is not needed any more.
         gauges: Source of /metrics.
     """
@@ -95,6 +97,7 @@ class Supervisor:
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
         self.queries = Queries(self._models, self._swapper, self._runner, self._intake, records)
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
+        self.update_actions = UpdateActions(self._config, self._models, self._runner, records, self._files)
         self.garbage = GarbageCollector(self._config, folder, disk, self._admission.lock, metrics)
         self.gauges = Gauges(self._config, self._models, self._holds, self._workers.running, metrics)
         self._housekeeping = Housekeeping(self._config, folder, disk, self.servers)
@@ -113,7 +116,7 @@ class Supervisor:
         generations = GenerationRepository(folder.store, disk)
         self._swapper = Swapper(self.servers, generations, self._holds, self.metrics)
         self._rollbacks = Rollbacks(self._swapper, self._records, config)
-        files = UpdateFiles(folder, disk, updates)
+        self._files = files = UpdateFiles(folder, disk)
         self._admission = Admission(config, folder, disk, DeviceState())
         self._workers = Workers(config, files, self._environment.liveness)
         steps = UpdateSteps(
@@ -167,6 +170,7 @@ class Supervisor:
                 await show_live(self.metrics, self._swapper.generations, server.name, server.live.number)
         self._booted = True
         await self._disk(self._sweep)
+        await self._files.recover()
         await self._records.updates.forget_expired()
         for name in self.servers:
             await self._models.resume(name)

@@ -60,6 +60,10 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 Route(f"/edged/v1/models/{{model}}/{action}", routes.administer, methods=["POST"])
                 for action in supervisor.administration.actions
             ),
+            *(
+                Route(f"/edged/v1/updates/{{id:int}}/{action}", routes.act_on_update, methods=["POST"])
+                for action in supervisor.update_actions.actions
+            ),
             *PageRoutes(supervisor).routes,
             *ReportRoutes(supervisor).routes,
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
@@ -160,6 +164,12 @@ class Routes:
         check_admin(request, self._supervisor.config.serve)
         action = self._supervisor.administration.actions[request.url.path.rpartition("/")[2]]
         return JSONResponse(await action(request.path_params["model"]))
+
+    async def act_on_update(self, request: Request) -> Response:
+        """POST /edged/v1/updates/{id}/{retry,cancel}."""
+        check_admin(request, self._supervisor.config.serve)
+        action = self._supervisor.update_actions.actions[request.url.path.rpartition("/")[2]]
+        return JSONResponse(await action(request.path_params["id"]))
 
     async def collect_garbage(self, request: Request) -> Response:
         """POST /edged/v1/gc?dry_run=true|false."""

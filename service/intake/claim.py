@@ -114,6 +114,8 @@ def claim(
         _check_sidecar(source, digest, quiet, require_checksum)
         path = _keep(temporary, claimed_root / digest)
         journal(digest, size)
+        if not path.exists():  # another update of the same contents ended just before this one was journaled
+            _keep(temporary, claimed_root / digest)
         _remove(source, before)
         return Claim(digest, path, size)
     finally:
@@ -214,11 +216,14 @@ def _check_sidecar(source: Path, digest: str, quiet: bool, required: bool) -> No
 
 
 def _keep(temporary: Path, folder: Path) -> Path:
-    """Move the copy to its final path, where another update may have stored the same contents already."""
+    """Link the copy to its final path, where another update may have stored the same contents already."""
     path = folder / CLAIMED_NAME
     with as_state_error(path):
         folder.mkdir(exist_ok=True)
-        temporary.replace(path)
+        linked = temporary_sibling(folder.parent / "claim")
+        os.link(temporary, linked)
+        linked.replace(path)
+        linked.unlink(missing_ok=True)  # a rename between two links of one file does nothing
         fsync_directory(folder)
         fsync_directory(folder.parent)
     return path

@@ -77,13 +77,13 @@ class UpdateRepository:
         """Return when a file was last dropped and when an update last went live, by model name."""
         return await self._disk(self.journal.last_times)
 
-    async def shares_claim(self, update: Update) -> bool:
-        """Return whether another open update needs the same claimed file."""
-        return any(other.id != update.id and other.sha256 == update.sha256 for other in await self.open_updates())
-
     async def create(self, model: str, file_name: str, file_bytes: int, dropped_at: float) -> Update:
         """Begin an update, or continue the one of the same file that was not claimed yet, see `Journal.create`."""
         return await self._disk(self.journal.create, model, file_name, file_bytes, dropped_at)
+
+    async def retry_of(self, update_id: int) -> int | None:
+        """Return the number of the ended update whose file an update takes again; None for a dropped file."""
+        return await self._disk(self.journal.retry_of, update_id)
 
     async def advance(self, update_id: int, state: State, **fields: Any) -> Update:
         """Move an update to `state`, see `Journal.advance`. After a final state, expired updates are forgotten."""

@@ -33,6 +33,7 @@ class State(str, enum.Enum):
     DEFERRED = "DEFERRED"  # the device cannot do it now; tried again later
     FAILED = "FAILED"  # tried too often
     SUPERSEDED = "SUPERSEDED"  # a newer drop for the same model took its place
+    CANCELLED = "CANCELLED"  # an operator ended it before it went live
     ROLLED_BACK = "ROLLED_BACK"  # it was live; the generation before it is again
 
 
@@ -95,10 +96,14 @@ WORKER_STAGES = tuple(stage.name for stage in STAGE_TABLE if stage.done_by_worke
 STAGES = tuple(stage.name for stage in STAGE_TABLE if stage.done_by_worker and stage.state_after is not None)
 
 # Final states.
-ENDS = frozenset({State.COMMITTED, State.REJECTED, State.FAILED, State.SUPERSEDED, State.ROLLED_BACK})
+ENDS = frozenset({State.COMMITTED, State.REJECTED, State.FAILED, State.SUPERSEDED, State.CANCELLED, State.ROLLED_BACK})
+# Ends of an update whose file is kept, so that it can be retried.
+RETRIABLE = ENDS - {State.COMMITTED}
+# States of an update that may go on to a switch any moment, or has: it cannot be cancelled any more.
+GOING_LIVE = frozenset({State.PUBLISHED, State.WARMED, State.LIVE})
 
 # Before the switch, anything can go wrong; after it, the only way out is back.
-_TROUBLE = frozenset({State.REJECTED, State.DEFERRED, State.FAILED, State.SUPERSEDED})
+_TROUBLE = frozenset({State.REJECTED, State.DEFERRED, State.FAILED, State.SUPERSEDED, State.CANCELLED})
 
 
 def _table() -> dict[State, frozenset[State]]:
@@ -109,10 +114,11 @@ def _table() -> dict[State, frozenset[State]]:
         State.CLAIMED: steps[State.CLAIMED] | {State.PUBLISHED, State.COMMITTED},
         State.LIVE: frozenset({State.COMMITTED, State.ROLLED_BACK}),
         State.COMMITTED: frozenset({State.ROLLED_BACK}),  # by hand, any time later
-        State.DEFERRED: frozenset({State.CLAIMED, State.REJECTED, State.FAILED, State.SUPERSEDED}),
+        State.DEFERRED: (_TROUBLE - {State.DEFERRED}) | {State.CLAIMED},
         State.REJECTED: frozenset(),
         State.FAILED: frozenset(),
         State.SUPERSEDED: frozenset(),
+        State.CANCELLED: frozenset(),
         State.ROLLED_BACK: frozenset(),
     }
 

@@ -5,9 +5,10 @@ The journal records the history. Which generation is live is decided by the `cur
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _COLUMNS = (
 # Fields that callers may set in addition to the state.
 _SETTABLE = frozenset({"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes", "attempt"})
 _JSON = frozenset({"stages", "report"})
+_RETRY_OF = "retry_of"  # in the detail of the first event
 
 
 class Journal:
@@ -47,6 +49,12 @@ class Journal:
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._db = Database(path, SCHEMA, VERSION, MIGRATIONS)
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other threads from changing the journal during the block, whose changes are one transaction."""
+        with self._db.transaction():
+            yield
 
     def create(self, model: str, file_name: str, file_bytes: int, dropped_at: float | None = None) -> Update:
         """Begin an update in DROPPED.
@@ -73,15 +81,23 @@ class Journal:
                 )
                 identity = int(unclaimed[0])
             else:
-                row = (model, State.DROPPED.value, file_name, file_bytes, dropped_at or now, now)
-                cursor = self._db.execute(
-                    "INSERT INTO updates (model, state, file_name, file_bytes, dropped_at, updated_at)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    row,
-                )
-                identity = int(cursor.lastrowid or 0)
+                identity = self._insert(model, file_name, file_bytes, dropped_at or now, now)
             self._event(identity, now, State.DROPPED, {})
         return self._must_get(identity)
+
+    def retry(self, ended: Update, key: str) -> Update:
+        """Begin an update in CLAIMED that takes the file of an ended one again.
+
+        Args:
+            ended: Update whose file is claimed again.
+            key: Idempotency key of the file with the configuration in force.
+        """
+        now = self._clock()
+        with self._db.transaction():
+            identity = self._insert(ended.model, ended.file_name, ended.file_bytes, now, now)
+            self._event(identity, now, State.DROPPED, {_RETRY_OF: ended.id})
+            self.advance(identity, State.SETTLED)
+            return self.advance(identity, State.CLAIMED, sha256=ended.sha256, key=key)
 
     def advance(self, update_id: int, state: State, **fields: Any) -> Update:
         """Move an update to `state` and set `fields` along with it, in one transaction.
@@ -163,6 +179,20 @@ class Journal:
         open_states = [state.value for state in State if not states.is_end(state)]
         marks = ", ".join("?" * len(open_states))
         return self._select(f"WHERE state IN ({marks}) ORDER BY id", open_states)
+
+    def retry_of(self, update_id: int) -> int | None:
+        """Return the number of the ended update whose file an update takes again; None for a dropped file."""
+        details = (event.detail for event in self.events(update_id) if event.state is State.DROPPED)
+        return next((int(detail[_RETRY_OF]) for detail in details if _RETRY_OF in detail), None)
+
+    def shares_claim(self, update: Update) -> bool:
+        """Return whether another open update needs the same claimed file."""
+        return any(other.id != update.id and other.sha256 == update.sha256 for other in self.open_updates())
+
+    def last_of_file(self, sha256: str) -> Update | None:
+        """Return the newest update of a file; None if there is none."""
+        rows = self._select("WHERE sha256 = ? ORDER BY id DESC LIMIT 1", (sha256,))
+        return rows[0] if rows else None
 
     def last_for_key(self, key: str, before: int | None = None) -> Update | None:
         """Return the newest update of a file and config.
@@ -254,6 +284,15 @@ class Journal:
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""
         self._db.close()
+
+    def _insert(self, model: str, file_name: str, file_bytes: int, dropped_at: float, now: float) -> int:
+        row = (model, State.DROPPED.value, file_name, file_bytes, dropped_at, now)
+        cursor = self._db.execute(
+            "INSERT INTO updates (model, state, file_name, file_bytes, dropped_at, updated_at)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            row,
+        )
+        return int(cursor.lastrowid or 0)
 
     def _move(self, before: Update, state: State, fields: dict[str, Any]) -> Update:
         attempt = fields.get("attempt", before.attempt) + (state is State.CLAIMED)

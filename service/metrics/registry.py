@@ -45,6 +45,7 @@ _USUAL_OUTCOMES = {
     "rejected": _FILE_AT_FAULT,
     "failed": (*_DEVICE_AT_FAULT, "gone", "interrupted"),
     "superseded": ("superseded",),
+    "cancelled": ("cancelled",),
     "rolled_back": ("probation", "rollback"),
 }
 _USUAL_CODES = (200, 400, 429, 500, 503, 504)

@@ -33,7 +33,7 @@ class Garbage:
     """A folder or file that can be removed.
 
     Attributes:
-        kind: "generation", "calibration", "staging", "claimed" or "rejected".
+        kind: "generation", "calibration", "staging", "claimed", "rejected" or "superseded".
         model: Name of the model; "" if the entry belongs to no model.
         path: Path of the folder or file.
         bytes: Disk space in bytes.
@@ -99,7 +99,7 @@ def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, c
         journal: History of the updates. Files of open updates are not garbage.
         caches: Whether to search calibration images; only while no worker runs.
     """
-    found = [*_generations(config, store, journal), *_leftovers(paths, journal), *rejected(config, paths, journal)]
+    found = [*_generations(config, store, journal), *_leftovers(paths, journal), *kept_files(config, paths, journal)]
     if caches:
         found += _caches(config, paths, store)
     return found
@@ -168,19 +168,20 @@ def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
             yield _garbage("claimed", "", path)
 
 
-def rejected(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
-    """Yield rejected files beyond the limits of number and age.
+def kept_files(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
+    """Yield rejected and superseded files beyond the limits of number and age, which are those of each folder.
 
-    The journal still records their rejection, so that the same files are not tried again.
+    The journal still records why they were not served. Rejected ones are not tried again if they are dropped again.
     """
     needed = {
         update.sha256 for update in journal.open_updates()
     }  # including a file that is being moved there right now
-    newest_first = sorted(_entries(paths.rejected), key=lambda path: path.lstat().st_mtime, reverse=True)
     oldest = time.time() - config.rejected.keep_days * _DAY_S
-    for rank, path in enumerate(newest_first):
-        if path.name not in needed and (rank >= config.rejected.keep or path.lstat().st_mtime < oldest):
-            yield _garbage("rejected", "", path)
+    for kind, folder in (("rejected", paths.rejected), ("superseded", paths.superseded)):
+        newest_first = sorted(_entries(folder), key=lambda path: path.lstat().st_mtime, reverse=True)
+        for rank, path in enumerate(newest_first):
+            if path.name not in needed and (rank >= config.rejected.keep or path.lstat().st_mtime < oldest):
+                yield _garbage(kind, "", path)
 
 
 def _caches(config: Config, paths: Paths, store: ModelStore) -> Iterator[Garbage]:

@@ -36,6 +36,11 @@ class Paths:
         return self.root / "rejected"
 
     @property
+    def superseded(self) -> Path:
+        """Files of superseded and cancelled updates: <sha256>/{file,reason.json}."""
+        return self.root / "superseded"
+
+    @property
     def models(self) -> Path:
         """Published generations, see edged.artifacts.store."""
         return self.root / "models"
@@ -75,7 +80,8 @@ class Paths:
             StateError: A folder cannot be created or written to.
         """
         try:
-            for folder in (self.root, self.claimed, self.staging, self.rejected, self.models, self.calibrations):
+            folders = (self.claimed, self.staging, self.rejected, self.superseded, self.models, self.calibrations)
+            for folder in (self.root, *folders):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = self.root / ".writable"
             probe.write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Deletes expired content of the state folder: captured images and rejected files beyond their limits."""
+"""Deletes expired content of the state folder: captured images, rejected and superseded files beyond their limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edged.errors import StateError
 from service.config.load import Config, ModelConfig
 from service.journal.store import Journal
 from service.storage.capture_ring import Ring
-from service.storage.garbage import rejected, remove_folder
+from service.storage.garbage import kept_files, remove_folder
 from service.storage.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -20,11 +20,11 @@ def trim(config: Config, paths: Paths, journal: Journal) -> None:
     """Delete everything that has expired; failures are logged and tried again next time."""
     _trim_captures(config, paths)
     try:
-        for entry in rejected(config, paths, journal):
+        for entry in kept_files(config, paths, journal):
             remove_folder(entry.path)
             log.info("removed %s, %d bytes: see rejected.keep and rejected.keep_days", entry.path, entry.bytes)
     except (OSError, StateError) as error:
-        log.error("cannot remove rejected files: %s; remove them, or make %s writable", error, paths.rejected)
+        log.error("cannot remove rejected or superseded files: %s; make %s writable", error, paths.root)
 
 
 def _trim_captures(config: Config, paths: Paths) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.artifacts.store import ModelStore
+from service.journal.states import State
 from service.journal.store import Journal
 from service.journal.update import Update
 from service.storage.paths import CLAIMED_NAME, Paths
@@ -38,6 +39,22 @@ class StateFolder:
     def claimed_file(self, update: Update) -> Path:
         """Return where the dropped file of `update` is stored while the update is open."""
         return self.paths.claimed / (update.sha256 or "none") / CLAIMED_NAME
+
+    def kept(self, state: State, sha256: str) -> Path:
+        """Return the folder that keeps the file of an update that ended in `state` without being served."""
+        abandoned = state in (State.SUPERSEDED, State.CANCELLED)
+        return (self.paths.superseded if abandoned else self.paths.rejected) / sha256
+
+    def kept_file(self, update: Update) -> Path | None:
+        """Return where the file of an ended update is kept; None if it is not."""
+        if update.sha256 is None:
+            return None
+        places = (self.kept(update.state, update.sha256), *(root / update.sha256 for root in self._kept_roots))
+        return next((place / CLAIMED_NAME for place in places if (place / CLAIMED_NAME).is_file()), None)
+
+    @property
+    def _kept_roots(self) -> tuple[Path, ...]:
+        return self.paths.superseded, self.paths.rejected, self.paths.claimed
 
     def staged(self, update: Update) -> Path:
         """Return the folder in which the worker of `update` writes its artifact."""

@@ -10,18 +10,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import StateError
 from service.config.load import ModelConfig
 from service.journal.states import STAGE_TABLE, STAGES, State
 from service.journal.update import PINNED, Update, UpdateReport
-from service.outcomes import Committed, Failure, Outcome, Postponed, RolledBack, Stopped
+from service.outcomes import Cancelled, Committed, Failure, Outcome, Postponed, RolledBack, Stopped
 from service.rollout.gates import interface_on_disk
 from service.rollout.swap import SwapOptions
 from service.serving.model_server import ModelServer
+from service.updates.cancellation import Cancellations, UpdateCancelledError
 from service.updates.steps import UpdateSteps
 from service.worker.interface import Incumbent
 
@@ -31,6 +33,21 @@ _WORKER_STAGES = {stage.name: stage for stage in STAGE_TABLE if stage.done_by_wo
 _PUBLISHED = (State.PUBLISHED, State.WARMED, State.LIVE)
 
 
+@dataclass(frozen=True)
+class Observers:
+    """What is reported of attempts, and what they are asked.
+
+    Attributes:
+        progress: Progress of the workers by update id; an attempt keeps its entry up to date.
+        cancellations: Updates that an operator wants to end.
+        found_fit: Called once the file of an update is known to be a checkpoint of its model.
+    """
+
+    progress: dict[int, dict[str, Any]]
+    cancellations: Cancellations
+    found_fit: Callable[[Update], Awaitable[None]]
+
+
 class Attempt:
     """One attempt at an update.
 
@@ -38,18 +55,18 @@ class Attempt:
         steps: Parts of the daemon that carry out the steps.
         update: Update as journaled: CLAIMED, or PUBLISHED or LIVE after a restart.
         model: Configuration of its model.
-        progress: Progress of the workers by update id; the attempt keeps its entry up to date.
+        observers: What is reported of the attempt, and what it is asked.
     """
 
-    def __init__(
-        self, steps: UpdateSteps, update: Update, model: ModelConfig, progress: dict[int, dict[str, Any]]
-    ) -> None:
+    def __init__(self, steps: UpdateSteps, update: Update, model: ModelConfig, observers: Observers) -> None:
         self._steps = steps
         self._records = steps.records
         self._generations = steps.swapper.generations
         self._update = update
         self._model = model
-        self._progress = progress
+        self._progress = observers.progress
+        self._cancellations = observers.cancellations
+        self._found_fit = observers.found_fit
         self._stages: dict[str, float] = dict(update.stages)
         self._worker_started = 0.0
 
@@ -59,6 +76,12 @@ class Attempt:
         Raises:
             EdgedError: A step failed: publishing or warming, for example, or a gate is not met.
         """
+        try:
+            return await self._run()
+        except UpdateCancelledError:
+            return Cancelled()
+
+    async def _run(self) -> Outcome:
         if (undone := await self._steps.rollbacks.undone(self._update.id)) is not None:
             return undone
         generation = await self._generation()
@@ -82,26 +105,36 @@ class Attempt:
             return self._update.generation
         known = await self._known_generation()
         if known is not None:
+            if isinstance(known, int):
+                await self._found_fit(self._update)
             return known
-        admission = self._steps.admission
-        async with admission.lock.turn(self._model.priority):
-            if (postponement := await admission.why_not(self._update, self._model)) is not None:
-                return Postponed(postponement)
-            totals = await self._quantize()
+        totals = await self._cancellations.run(self._update.id, self._admit_and_quantize())
+        if isinstance(totals, Postponed):
+            return totals
         if isinstance(totals, Failure):
             return Stopped(totals)
         return await self._publish(UpdateReport(totals))
 
+    async def _admit_and_quantize(self) -> dict[str, Any] | Failure | Postponed:
+        """Wait for the worker lock, and run the worker unless the device does not allow it now."""
+        admission = self._steps.admission
+        async with admission.lock.turn(self._model.priority):
+            if (postponement := await admission.why_not(self._update, self._model)) is not None:
+                return Postponed(postponement)
+            return await self._quantize()
+
     async def _known_generation(self) -> int | Stopped | None:
         """Return the generation that the same file with the same config became before, if it can be used again.
 
-        A file that was rejected before stops the update: a bad file is never tried twice.
+        A file that was rejected before stops the update: a bad file is tried twice only if an operator asks for it.
         """
         update = self._update
         before = await self._records.updates.last_for_key(update.key or "", before=update.id)
         if before is None:
             return None
         if before.state in (State.REJECTED, State.ROLLED_BACK):
+            if await self._records.updates.retry_of(update.id) is not None:
+                return None
             how = "rejected" if before.state is State.REJECTED else "rolled back"
             reason = f"{before.reason} (the same file was {how} before, as update {before.id})"
             return Stopped(Failure(before.code or "rejected", reason, permanent=True))
@@ -154,6 +187,8 @@ class Attempt:
             self._note(stage, event["seconds"])
             if (state := _WORKER_STAGES[stage].state_after) is not None:
                 await self._advance(state)
+            if state is State.LOADED:
+                await self._found_fit(self._update)
 
     async def _publish(self, report: UpdateReport) -> int:
         with self._timed("publish"):
@@ -170,9 +205,10 @@ class Attempt:
                     await self._step(State.LIVE)
                     return False
                 if not self._steps.swapper.holds.of(server.name).pinned:
+                    self._cancellations.begin_switch(self._update.id)
                     await self._swap(server, generation)
                     return True
-            await self._wait_until_unpinned()
+            await self._cancellations.run(self._update.id, self._wait_until_unpinned())
 
     async def _swap(self, server: ModelServer, generation: int) -> None:
         """Prepare, commit, retire: see `service.rollout.swap`."""

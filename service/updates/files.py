@@ -1,21 +1,26 @@
-"""The files of an update: its claimed file, its staging folder, and what is kept of it once it is rejected."""
+"""The files of an update: its claimed file, its staging folder, and what is kept of it once it has ended."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
-from service.journal.repository import UpdateRepository
-from service.journal.states import State
+from edged.errors import StateError
+from service.journal.states import RETRIABLE, State
 from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.reporting.files import keep_evidence, keep_resource_trace
+from service.storage.paths import CLAIMED_NAME
 from service.storage.state_folder import StateFolder
 from service.system.disk_thread import Disk
 from service.units import iso_time
-from service.updates.rejected import discard, reject
+from service.updates.kept import discard, keep, link
+
+log = logging.getLogger(__name__)
 
 
 class UpdateFiles:
@@ -24,13 +29,11 @@ class UpdateFiles:
     Args:
         folder: State folder that holds them.
         disk: Thread for disk work.
-        updates: Journal that knows which updates share a claimed file.
     """
 
-    def __init__(self, folder: StateFolder, disk: Disk, updates: UpdateRepository) -> None:
+    def __init__(self, folder: StateFolder, disk: Disk) -> None:
         self._folder = folder
         self._disk = disk
-        self._updates = updates
 
     def claimed(self, update: Update) -> Path:
         """Return the claimed file of an update."""
@@ -54,13 +57,76 @@ class UpdateFiles:
 
     async def discard_claim(self, update: Update) -> None:
         """Remove the claimed file of an update, unless another open update needs it."""
-        if not await self._updates.shares_claim(update):
-            await self._disk(discard, self.claimed(update))
+        await self._disk(self._discard_claim, update)
+
+    def _discard_claim(self, update: Update) -> None:
+        journal = self._folder.journal
+        with journal.exclusive():  # no update that needs the same file is journaled between the check and the removal
+            if not journal.shares_claim(update):
+                discard(self.claimed(update))
+
+    async def claim_again(self, ended: Update, key: str) -> Update | None:
+        """Claim the kept file of an ended update for a new one, and journal that.
+
+        The file stays where it is kept if it was rejected. After a crash in between, the ended update can be retried.
+
+        Args:
+            ended: Update in one of the states RETRIABLE.
+            key: Idempotency key of the file with the configuration in force.
+
+        Returns:
+            The new update, in CLAIMED; None if the file is not kept any more.
+
+        Raises:
+            StateError: The disk is full, or the state folder cannot be written.
+        """
+        return await self._disk(self._claim_again, ended, key)
+
+    def _claim_again(self, ended: Update, key: str) -> Update | None:
+        folder, journal = self._folder, self._folder.journal
+        with journal.exclusive():
+            file = folder.kept_file(ended)
+            if file is None:
+                return None
+            claimed = folder.claimed_file(ended)
+            if file != claimed:
+                link(file, claimed.parent)
+            update = journal.retry(ended, key)
+        discard(folder.paths.superseded / claimed.parent.name / CLAIMED_NAME)
+        return update
+
+    async def recover(self) -> None:
+        """Finish what a crash interrupted: give open updates their files back, and keep those of ended ones."""
+        try:
+            await self._disk(self._recover)
+        except (OSError, StateError) as error:
+            log.error("cannot put the claimed files in order: %s; free space in the state folder", error)
+
+    def _recover(self) -> None:
+        folder = self._folder
+        open_updates = [update for update in folder.journal.open_updates() if update.sha256 is not None]
+        for update in open_updates:
+            kept = folder.kept_file(update)
+            if kept is not None and not self.claimed(update).exists():
+                link(kept, self.claimed(update).parent)
+        needed = {update.sha256 for update in open_updates}
+        for path in folder.paths.claimed.iterdir():
+            ended = None if path.name in needed else folder.journal.last_of_file(path.name)
+            if ended is not None:  # without an update, its source may be in the drop folder, or the journal is new
+                if ended.state in RETRIABLE and folder.kept_file(ended) == self.claimed(ended):
+                    reason = _reason(ended, ended.state, ended.code, ended.reason)
+                    keep(self.claimed(ended), self.kept(ended, ended.state), reason)
+                discard(self.claimed(ended))
+
+    def kept(self, update: Update, state: State) -> Path:
+        """Return the folder that keeps the file of an update once it has ended in `state`."""
+        return self._folder.kept(state, update.sha256 or "none")
 
     async def quarantine(self, update: Update, state: State, failure: Failure) -> None:
-        """Move the claimed file of an update that will not be served to rejected/, with the reason and the evidence.
+        """Keep the claimed file of an update that will not be served, with the reason and the evidence.
 
-        The claimed file stays if another open update needs it. An update that was not claimed has no file to move.
+        It is kept in superseded/ if the update was superseded or cancelled, otherwise in rejected/; see `kept`. The
+        claimed file stays until `discard_claim`. An update that was not claimed has no file to keep.
 
         Args:
             update: Update whose file will not be served.
@@ -68,19 +134,22 @@ class UpdateFiles:
             failure: Why it will not be served.
         """
         if update.sha256 is not None:
-            shared = await self._updates.shares_claim(update)
-            reason = {
-                "update": update.id,
-                "model": update.model,
-                "file_name": update.file_name,
-                "file_bytes": update.file_bytes,
-                "sha256": update.sha256,
-                "result": state.value.lower(),
-                "code": failure.code,
-                "reason": failure.reason,
-                "at": iso_time(time.time()),
-            }
-            target = self._folder.paths.rejected / update.sha256
-            await self._disk(reject, self.claimed(update), target, reason, keep_source=shared)
+            target = self.kept(update, state)
+            await self._disk(keep, self.claimed(update), target, _reason(update, state, failure.code, failure.reason))
             await self._disk(keep_evidence, self.staged(update), target)
         await self.clear_staging(update)
+
+
+def _reason(update: Update, state: State, code: str | None, reason: str | None) -> dict[str, Any]:
+    """Return the contents of reason.json."""
+    return {
+        "update": update.id,
+        "model": update.model,
+        "file_name": update.file_name,
+        "file_bytes": update.file_bytes,
+        "sha256": update.sha256,
+        "result": state.value.lower(),
+        "code": code,
+        "reason": reason,
+        "at": iso_time(time.time()),
+    }

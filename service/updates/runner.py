@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from edged.errors import EdgedError, StateError
 from service.config.current import CurrentConfig
-from service.journal.states import State
+from service.journal.states import GOING_LIVE, State, is_end
 from service.journal.update import Update
-from service.outcomes import POSTPONED, Committed, Failure, Outcome, Postponed, Postponement, RolledBack, Stopped
-from service.updates.attempt import Attempt
+from service.outcomes import (
+    POSTPONED,
+    Cancelled,
+    Committed,
+    Failure,
+    Outcome,
+    Postponed,
+    Postponement,
+    RolledBack,
+    Stopped,
+)
+from service.updates.attempt import Attempt, Observers
+from service.updates.cancellation import Cancellations
 from service.updates.steps import UpdateSteps
 
 log = logging.getLogger(__name__)
@@ -19,6 +31,8 @@ log = logging.getLogger(__name__)
 _MAX_RETRY_S = 3600.0
 _RETRY_LIVE_S = 10.0
 _IN_SERVICE = (State.LIVE, State.COMMITTED)  # no failure leads out of these states
+_CANCELLED = Failure("cancelled", "an operator cancelled it; `edged retry` takes the file again")
+_ABANDONED = (State.SUPERSEDED, State.CANCELLED)  # ends for which neither the file nor the device is at fault
 _MAX_INTERRUPTIONS = 10  # restarts of the daemon in the middle of an update, which may be what caused them
 
 
@@ -33,6 +47,8 @@ class UpdateRunner:
         progress: What the worker of an update is doing now, by update id.
         retry_at: When a deferred update is tried or rechecked, in seconds since 1970, by update id.
         postponed: Ids of the updates that wait for a condition of the device.
+        cancellations: Updates that an operator wants to end while they are being worked on.
+        found_fit: Called once the file of an update is known to be a checkpoint of its model.
     """
 
     def __init__(self, config: CurrentConfig, steps: UpdateSteps) -> None:
@@ -42,6 +58,8 @@ class UpdateRunner:
         self.progress: dict[int, dict[str, Any]] = {}
         self.retry_at: dict[int, float] = {}
         self.postponed: set[int] = set()
+        self.cancellations = Cancellations()
+        self.found_fit: Callable[[Update], Awaitable[None]] = _ignore
 
     async def drive(self, update: Update) -> float | None:
         """Take an update as far as it goes.
@@ -49,7 +67,12 @@ class UpdateRunner:
         Returns:
             Seconds until the next attempt; None if the update has ended.
         """
-        delay_s = await self._drive(await self._records.updates.get(update.id))
+        try:
+            delay_s = await self._drive(await self._records.updates.get(update.id))
+            if self.cancellations.is_requested(update.id) and delay_s is not None:
+                delay_s = await self._conclude(update, Cancelled())
+        finally:
+            self.cancellations.settle(update.id, cancelled=False)
         if delay_s is None:
             self.retry_at.pop(update.id, None)
         else:
@@ -66,6 +89,10 @@ class UpdateRunner:
             outcome = await self._attempt(update)
         finally:
             self.progress.pop(update.id, None)
+        return await self._conclude(update, outcome)
+
+    async def _conclude(self, update: Update, outcome: Outcome) -> float | None:
+        """Decide what follows from the outcome of an attempt; return the seconds until the next one."""
         match outcome:
             case Committed():
                 return None
@@ -73,8 +100,13 @@ class UpdateRunner:
                 return await self._postpone(update, postponement)
             case RolledBack(failure):
                 await self._steps.files.quarantine(update, State.ROLLED_BACK, failure)
+                await self._steps.files.discard_claim(update)
                 await self._records.reports.write(update.id)
                 await self._prune(update.model)
+                return None
+            case Cancelled():
+                await self.cancel(update)
+                self.cancellations.settle(update.id, cancelled=True)
                 return None
             case Stopped(failure):
                 return await self._stop(update, failure)
@@ -88,7 +120,8 @@ class UpdateRunner:
             reason = f"the daemon was stopped {update.attempt - 1} times in the middle of it"
             return Stopped(Failure("interrupted", reason))
         try:
-            return await Attempt(self._steps, update, model, self.progress).run()
+            observers = Observers(self.progress, self.cancellations, self.found_fit)
+            return await Attempt(self._steps, update, model, observers).run()
         except EdgedError as error:
             return Stopped(Failure.of(error))
 
@@ -120,8 +153,17 @@ class UpdateRunner:
         return postponement.seconds
 
     async def supersede(self, update: Update, newer: Update) -> None:
-        """End a waiting update because a newer file for the same model arrived."""
-        await self._end(update, State.SUPERSEDED, Failure("superseded", f"update {newer.id} brings a newer file"))
+        """End a waiting update because the newer file of another one was found fit for the same model."""
+        reason = f"update {newer.id} brings a newer file; `edged retry {update.id}` takes this one again"
+        await self._end(update, State.SUPERSEDED, Failure("superseded", reason))
+
+    async def cancel(self, update: Update) -> None:
+        """End a waiting update because an operator cancels it."""
+        await self._end(update, State.CANCELLED, _CANCELLED)
+
+    async def is_going_live(self, update: Update) -> bool:
+        """Return whether an update is published or live and has not ended."""
+        return (await self._records.updates.get(update.id)).state in GOING_LIVE
 
     async def fail(self, update: Update, reason: str) -> None:
         """End an update because of a fault of the daemon itself. An update that is live stays live."""
@@ -150,19 +192,19 @@ class UpdateRunner:
     async def _end(self, update: Update, state: State, failure: Failure) -> None:
         """End an update that will not be served."""
         records, result = self._records, state.value.lower()
+        if is_end((await records.updates.get(update.id)).state):  # a crash kept the queue from knowing
+            return
         self.retry_at.pop(update.id, None)
         self.postponed.discard(update.id)
         records.metrics.show_postponed(update.model, None)
-        # The files first: a crash in between repeats the update, which ends here again.
-        if state is State.SUPERSEDED:
-            await self._steps.files.discard_claim(update)
-            await self._steps.files.clear_staging(update)
-        else:
-            await self._steps.files.quarantine(update, state, failure)
+        # Kept first: a crash in between repeats the update, which ends here again. The claimed file is removed last, so
+        # that no open update is without its file.
+        await self._steps.files.quarantine(update, state, failure)
         await records.updates.advance(update.id, state, code=failure.code, reason=failure.reason)
+        await self._steps.files.discard_claim(update)
         records.metrics.count_update(update.model, result, failure.code)
         await records.reports.write(update.id)
-        level = logging.INFO if state is State.SUPERSEDED else logging.ERROR
+        level = logging.WARNING if state in _ABANDONED else logging.ERROR
         log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
         await self._prune(update.model)
 
@@ -174,3 +216,7 @@ class UpdateRunner:
                 await self._steps.swapper.generations.prune(name, model.keep)
         except StateError as error:  # the update has ended; the next one tries again
             log.warning("model %s: %s", name, error)
+
+
+async def _ignore(_: Update) -> None:
+    """Do nothing, because there is no queue."""

@@ -6,7 +6,20 @@ from service.cli import main as cli
 from service.cli.parser import parse
 
 DAEMON_COMMANDS = ["run", "check-config", "doctor"]
-CLIENT_COMMANDS = ["submit", "status", "history", "report", "rollback", "pin", "unpin", "pause", "resume", "gc"]
+CLIENT_COMMANDS = [
+    "submit",
+    "status",
+    "history",
+    "report",
+    "rollback",
+    "pin",
+    "unpin",
+    "pause",
+    "resume",
+    "retry",
+    "cancel",
+    "gc",
+]
 COMMANDS = [
     *DAEMON_COMMANDS,
     *CLIENT_COMMANDS,

@@ -22,7 +22,7 @@ import yaml
 
 T = TypeVar("T")
 
-ENDS = {"COMMITTED", "REJECTED", "FAILED", "SUPERSEDED", "ROLLED_BACK"}
+ENDS = {"COMMITTED", "REJECTED", "FAILED", "SUPERSEDED", "CANCELLED", "ROLLED_BACK"}
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a client that reads none starts a hundred times faster
 TIMEOUT_S = 120.0  # for what takes a second or two on a machine that is not busy
 

@@ -31,7 +31,7 @@ def runner_of(config: Config, folder: StateFolder, disk: Disk, metrics: Metrics,
     records = UpdateRecords(updates, metrics, Reports(folder, disk))
     swapper = Swapper({}, GenerationRepository(folder.store, disk), Holds(folder.journal, disk), metrics)
     rollbacks = Rollbacks(swapper, records, current)
-    files = UpdateFiles(folder, disk, updates)
+    files = UpdateFiles(folder, disk)
     steps = UpdateSteps(
         admission=Admission(current, folder, disk, device),
         workers=Workers(current, files, Liveness()),

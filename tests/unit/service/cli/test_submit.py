@@ -113,6 +113,7 @@ def test_every_end_has_its_exit_code():
         "REJECTED": 3,
         "FAILED": 1,
         "SUPERSEDED": 1,
+        "CANCELLED": 1,
         "ROLLED_BACK": 5,
         "DEFERRED": 75,
     }

@@ -43,21 +43,6 @@ def test_an_update_that_does_not_exist_is_named(paths: Paths) -> None:
     journal.close()
 
 
-def test_open_updates_of_the_same_file_share_its_claim(paths: Paths) -> None:
-    journal, disk = Journal(paths.journal), Disk()
-    updates = repository(paths, journal, disk)
-    first, second = (journal.create("m", name, 1) for name in ("a.pt", "b.pt"))
-    for update in (first, second):
-        journal.advance(update.id, State.SETTLED)
-        journal.advance(update.id, State.CLAIMED, sha256="ab")
-    claimed = journal.require(first.id)
-    assert asyncio.run(updates.shares_claim(claimed))
-    journal.advance(second.id, State.SUPERSEDED)
-    assert not asyncio.run(updates.shares_claim(claimed))
-    disk.close()
-    journal.close()
-
-
 def test_an_update_is_committed_although_the_expired_ones_cannot_be_removed(
     paths: Paths, caplog: pytest.LogCaptureFixture
 ) -> None:

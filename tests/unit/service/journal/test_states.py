@@ -46,7 +46,7 @@ def test_a_committed_update_can_only_be_rolled_back():
 
 @pytest.mark.parametrize("state", [State.LIVE, State.COMMITTED])
 def test_a_live_update_is_never_merely_rejected(state):
-    assert not NEXT[state] & {State.REJECTED, State.DEFERRED, State.FAILED, State.SUPERSEDED}
+    assert not NEXT[state] & {State.REJECTED, State.DEFERRED, State.FAILED, State.SUPERSEDED, State.CANCELLED}
 
 
 def test_no_step_of_the_worker_can_be_skipped():

@@ -388,3 +388,36 @@ def test_work_that_did_not_begin_does_not_count_as_an_attempt(journal):
     update = journal.advance(update.id, State.DEFERRED, code="window", reason="later", attempt=update.attempt - 1)
     assert update.attempt == 0
     assert journal.advance(update.id, State.CLAIMED).attempt == 1
+
+
+def test_open_updates_of_the_same_file_share_its_claim(journal):
+    first, second = (claimed(journal, name=name, sha256="ab") for name in ("a.pt", "b.pt"))
+    assert journal.shares_claim(first)
+    journal.advance(second.id, State.SUPERSEDED)
+    assert not journal.shares_claim(first)
+    assert journal.last_of_file("ab").id == second.id
+    assert journal.last_of_file("cd") is None
+
+
+def test_a_retry_is_an_update_of_its_own_with_the_same_file(journal):
+    ended = claimed(journal, name="b.pt", sha256="ab", key="ab:1")
+    ended = journal.advance(ended.id, State.REJECTED, code="gate", reason="too bad")
+    again = journal.retry(ended, "ab:2")
+    assert (again.model, again.file_name, again.file_bytes) == ("m", "b.pt", 10)
+    assert (again.state, again.sha256, again.key, again.attempt) == (State.CLAIMED, "ab", "ab:2", 1)
+    assert [event.state for event in journal.events(again.id)] == [State.DROPPED, State.SETTLED, State.CLAIMED]
+    assert (journal.retry_of(again.id), journal.retry_of(ended.id)) == (ended.id, None)
+    assert journal.get(ended.id) == ended
+
+
+def test_what_fails_in_an_exclusive_block_is_undone(journal):
+    ended = journal.advance(claimed(journal, sha256="ab").id, State.FAILED)
+
+    def fill_the_disk():
+        with journal.exclusive():
+            journal.retry(ended, "ab:1")
+            raise StateError("disk full")
+
+    with pytest.raises(StateError, match="disk full"):
+        fill_the_disk()
+    assert journal.find() == [ended]

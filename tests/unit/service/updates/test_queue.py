@@ -1,9 +1,11 @@
-"""One update of a model at a time, and only the newest of those that wait."""
+"""One update of a model at a time, the newest first; older ones wait until a newer one is found fit."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+
+import pytest
 
 from edged.errors import StateError
 from service.journal.states import State
@@ -11,8 +13,8 @@ from service.journal.store import Update
 from service.updates.queue import UpdateQueue
 
 
-def update(identity: int) -> Update:
-    return Update(identity, "digits", State.CLAIMED, "a.pt", 1, "0", "0", None, 1, None, None, 0.0, 0.0)
+def update(identity: int, state: State = State.CLAIMED) -> Update:
+    return Update(identity, "digits", state, "a.pt", 1, "0", "0", None, 1, None, None, 0.0, 0.0)
 
 
 class Script:
@@ -22,7 +24,8 @@ class Script:
         self.log: list[str] = []
         self.started: asyncio.Queue[int] = asyncio.Queue()
         self.outcomes: asyncio.Queue[float | Exception | None] = asyncio.Queue()
-        self.queue = UpdateQueue(self.drive, self.supersede, self.fail)
+        self.live: set[int] = set()
+        self.queue = UpdateQueue(self)
 
     async def drive(self, update: Update) -> float | None:
         self.log.append(f"drive {update.id}")
@@ -35,8 +38,14 @@ class Script:
     async def supersede(self, update: Update, newer: Update) -> None:
         self.log.append(f"supersede {update.id} by {newer.id}")
 
+    async def cancel(self, update: Update) -> None:
+        self.log.append(f"cancel {update.id}")
+
     async def fail(self, update: Update, reason: str) -> None:
         self.log.append(f"fail {update.id}: {reason}")
+
+    async def is_going_live(self, update: Update) -> bool:
+        return update.id in self.live
 
     async def start(self) -> int:
         return await asyncio.wait_for(self.started.get(), 5)
@@ -52,17 +61,111 @@ def run(test: Callable[[Script], Awaitable[None]]) -> list[str]:
     return asyncio.run(main())
 
 
-def test_only_the_newest_that_waits_is_driven() -> None:
+def test_the_newest_is_driven_first_and_the_older_ones_follow_if_it_is_unfit() -> None:
     async def test(script: Script) -> None:
         script.queue.offer(update(1))
         assert await script.start() == 1
         for identity in (2, 3, 4):
             script.queue.offer(update(identity))
         assert script.queue.waiting == 4
+        assert [waiting.id for waiting in script.queue.updates] == [1, 4, 3, 2]
+        script.outcomes.put_nowait(None)
+        for expected in (4, 3, 2):
+            assert await script.start() == expected
+            script.outcomes.put_nowait(None)
+
+    assert run(test) == ["drive 1", "drive 4", "drive 3", "drive 2"]
+
+
+def test_the_older_ones_are_superseded_once_a_newer_one_is_found_fit() -> None:
+    async def test(script: Script) -> None:
+        script.queue.offer(update(1))
+        assert await script.start() == 1
+        for identity in (2, 3, 4):
+            script.queue.offer(update(identity))
         script.outcomes.put_nowait(None)
         assert await script.start() == 4
+        script.queue.offer(update(5))  # arrives during the work, and waits
+        assert script.log[-1] == "drive 4"
+        await script.queue.found_fit(update(4))
+        assert script.queue.waiting == 2
+        script.outcomes.put_nowait(None)
+        assert await script.start() == 5
 
-    assert run(test) == ["drive 1", "supersede 2 by 4", "supersede 3 by 4", "drive 4"]
+    assert run(test) == ["drive 1", "drive 4", "supersede 2 by 4", "supersede 3 by 4", "drive 5"]
+
+
+def test_one_that_is_going_live_is_driven_before_newer_ones_and_never_superseded() -> None:
+    async def test(script: Script) -> None:
+        for identity, state in ((3, State.CLAIMED), (1, State.LIVE), (2, State.CLAIMED)):
+            script.queue.offer(update(identity, state))
+        script.live.add(1)
+        assert await script.start() == 1
+        assert not await script.queue.cancel(1)
+        script.outcomes.put_nowait(0.001)
+        assert await script.start() == 1
+        script.live.remove(1)
+        script.outcomes.put_nowait(None)
+        assert await script.start() == 3
+        await script.queue.found_fit(update(3))
+
+    assert run(test) == ["drive 1", "drive 1", "drive 3", "supersede 2 by 3"]
+
+
+def test_one_that_cannot_be_superseded_is_not_driven_after_the_newer_one() -> None:
+    async def test(script: Script) -> None:
+        async def fail(older: Update, newer: Update) -> None:
+            script.log.append(f"cannot supersede {older.id}")
+            raise StateError("disk full")
+
+        script.queue.offer(update(2))
+        assert await script.start() == 2
+        script.queue.offer(update(1))
+        supersede, script.supersede = script.supersede, fail  # type: ignore[method-assign]
+        await script.queue.found_fit(update(2))
+        script.supersede = supersede  # type: ignore[method-assign]
+        script.outcomes.put_nowait(None)
+        await asyncio.sleep(0)
+        script.queue.recheck()
+        while script.queue.waiting:
+            await asyncio.sleep(0)
+
+    assert run(test) == ["drive 2", "cannot supersede 1", "supersede 1 by 2"]
+
+
+def test_one_that_waits_is_cancelled() -> None:
+    async def test(script: Script) -> None:
+        script.queue.offer(update(1))
+        assert await script.start() == 1
+        script.queue.offer(update(2))
+        assert await script.queue.cancel(2)
+        assert not await script.queue.cancel(2)
+        assert not await script.queue.cancel(1)  # it is being worked on
+        script.outcomes.put_nowait(3600)
+        while not script.queue.deferred:
+            await asyncio.sleep(0)
+        assert await script.queue.cancel(1)
+        script.queue.offer(update(3))
+        assert await script.start() == 3
+
+    assert run(test) == ["drive 1", "cancel 2", "cancel 1", "drive 3"]
+
+
+def test_one_that_cannot_be_cancelled_waits_on() -> None:
+    async def test(script: Script) -> None:
+        async def fail(_: Update) -> None:
+            raise StateError("disk full")
+
+        script.queue.offer(update(1))
+        assert await script.start() == 1
+        script.queue.offer(update(2))
+        script.cancel = fail  # type: ignore[method-assign]
+        with pytest.raises(StateError, match="disk full"):
+            await script.queue.cancel(2)
+        script.outcomes.put_nowait(None)
+        assert await script.start() == 2
+
+    assert run(test) == ["drive 1", "drive 2"]
 
 
 def test_a_deferred_update_is_tried_again() -> None:
@@ -77,27 +180,31 @@ def test_a_deferred_update_is_tried_again() -> None:
     assert run(test) == ["drive 1", "drive 1", "drive 1", "drive 2"]
 
 
-def test_a_newer_update_ends_the_wait() -> None:
+def test_a_newer_update_is_driven_while_an_older_one_is_deferred() -> None:
     async def test(script: Script) -> None:
         script.queue.offer(update(1))
         await script.start()
-        script.outcomes.put_nowait(3600)
-        await asyncio.sleep(0)
+        script.outcomes.put_nowait(0.05)
+        while not script.queue.deferred:
+            await asyncio.sleep(0)
         script.queue.offer(update(2))
         assert await script.start() == 2
+        script.outcomes.put_nowait(None)  # it was no checkpoint
+        assert await script.start() == 1
 
-    assert run(test) == ["drive 1", "supersede 1 by 2", "drive 2"]
+    assert run(test) == ["drive 1", "drive 2", "drive 1"]
 
 
-def test_an_update_that_arrived_during_the_work_supersedes_the_deferred_one() -> None:
+def test_an_update_that_arrived_during_the_work_is_driven_before_the_deferred_one() -> None:
     async def test(script: Script) -> None:
         script.queue.offer(update(1))
         await script.start()
         script.queue.offer(update(2))
         script.outcomes.put_nowait(3600)
         assert await script.start() == 2
+        await script.queue.found_fit(update(2))
 
-    assert run(test) == ["drive 1", "supersede 1 by 2", "drive 2"]
+    assert run(test) == ["drive 1", "drive 2", "supersede 1 by 2"]
 
 
 def test_a_bug_ends_one_update_and_not_the_queue() -> None:
@@ -116,12 +223,13 @@ def test_a_journal_that_cannot_be_written_is_tried_again_later() -> None:
         script.queue.offer(update(1))
         await script.start()
         script.outcomes.put_nowait(StateError("disk full"))
-        await asyncio.sleep(0)
+        while not script.queue.deferred:
+            await asyncio.sleep(0)
         assert script.queue.active is not None
-        script.queue.offer(update(2))
-        assert await script.start() == 2
+        script.queue.recheck()
+        await script.start()
 
-    assert run(test) == ["drive 1", "supersede 1 by 2", "drive 2"]
+    assert run(test) == ["drive 1", "drive 1"]
 
 
 def test_a_recheck_ends_the_wait_whenever_it_is_requested() -> None:
@@ -145,7 +253,7 @@ def test_the_queue_survives_an_update_that_can_be_neither_driven_nor_ended() -> 
         async def fail(update: Update, reason: str) -> None:
             raise RuntimeError(reason)
 
-        script.queue = UpdateQueue(script.drive, script.supersede, fail)
+        script.fail = fail  # type: ignore[method-assign]
         script.queue.offer(update(1))
         assert await script.start() == 1
         script.outcomes.put_nowait(RuntimeError("broken"))

@@ -76,7 +76,8 @@ def waits_for(device: Device) -> set[str]:
 
 def run(device: Device, test: Callable[[Device, UpdateQueue], Awaitable[None]]) -> None:
     async def main() -> None:
-        queue = UpdateQueue(device.runner.drive, device.runner.supersede, device.runner.fail)
+        queue = UpdateQueue(device.runner)
+        device.runner.found_fit = queue.found_fit
         try:
             queue.offer(device.update)
             await asyncio.wait_for(test(device, queue), TIMEOUT_S)
