@@ -374,28 +374,65 @@ class DetectionSpec:
 
 
 WEIGHTS = ("auto", "averaged", "last")
+STEM_POOLING = ("auto", "true", "false")
+STRIDES_IN = ("auto", "3x3", "1x1")
+IDLE_LAYERS = ("dropout", "flatten")  # they change nothing at inference
+HEAD_LAYERS = (
+    *("linear", "batchnorm", "relu", "leaky_relu", "gelu", "silu", "hardswish", "tanh", "sigmoid", "concat_pool"),
+    *IDLE_LAYERS,
+)
+MAX_HEAD_LAYERS = 32
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The choice between the networks of a checkpoint file.
+    """The user's answers to what a checkpoint file leaves open: which network, and what its tensors do not tell.
 
     Attributes:
         key: Key of its state dict in the file, nested keys joined by dots, "" for the top; None to look for it.
         prefix: Prefix of the names of its tensors; None to look for it.
         weights: "averaged", "last", or "auto" for the averaged weights (EMA, SWA) where there are any.
+        stem_pooling: Whether max-pooling follows the first convolution, "true" or "false"; "auto" for what is usual.
+        stride_in: Convolution of a bottleneck block that has the stride, "3x3" (ResNet v1.5) or "1x1" (the first one,
+            ResNet v1); "auto" for what is usual.
+        head: Layers of a head of several layers, in order, each one of HEAD_LAYERS; empty for one linear layer.
 
     Raises:
-        UsageError: `weights` has another value.
+        UsageError: A field has another value.
     """
 
     key: str | None = None
     prefix: str | None = None
     weights: str = "auto"
+    stem_pooling: str = "auto"
+    stride_in: str = "auto"
+    head: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.weights not in WEIGHTS:
-            raise UsageError(f"weights has value {self.weights!r:.80}; choose one of {', '.join(WEIGHTS)}")
+        for name, allowed in (("weights", WEIGHTS), ("stem_pooling", STEM_POOLING), ("stride_in", STRIDES_IN)):
+            if (value := getattr(self, name)) not in allowed:
+                raise UsageError(f"{name} has value {value!r:.80}; choose one of {', '.join(allowed)}")
+        if unknown := [layer for layer in self.head if layer not in HEAD_LAYERS]:
+            raise UsageError(f"head has the layer {unknown[0]!r:.80}; edged knows {', '.join(HEAD_LAYERS)}")
+        if self.head and ("linear" not in self.head or len(self.head) > MAX_HEAD_LAYERS):
+            raise UsageError(f"head has {len(self.head)} layers; give 1 to {MAX_HEAD_LAYERS}, one of them linear")
+        if "concat_pool" in self.head_layers[1:]:
+            raise UsageError("head has concat_pool after another layer; it pools the maps, so it must be the first")
+
+    @property
+    def head_layers(self) -> tuple[str, ...]:
+        """The layers of `head` that compute something at inference; empty where that is one linear layer."""
+        layers = tuple(layer for layer in self.head if layer not in IDLE_LAYERS)
+        return () if layers == ("linear",) else layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types."""
+        return {**vars(self), "head": list(self.head)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Choice:
+        """Read what `to_dict` returns."""
+        return cls(**{**data, "head": tuple(data.get("head", ()))})
 
 
 # Settings for measuring mAP: they keep every box that could still count.

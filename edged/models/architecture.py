@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import ArchitectureError, UsageError
+from edged.models.head import checked_head
 from edged.models.names import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, detector_side
 from edged.models.yolov5.plan import Plan
 from edged.models.yolov5.standard import name_of
@@ -16,6 +17,14 @@ from edged.spec import Fit, InputSpec
 __all__ = ["ARCHITECTURES", "CIFAR", "CLASSIFIERS", "DETECTORS", "TORCHVISION", "Architecture", "checked"]
 
 MAX_CLASSES = 100_000
+# Keys that older manifests lack -> type and default. Only values other than the default are written.
+_ADDED: Mapping[str, tuple[type, Any]] = {
+    "plan": (dict, None),
+    "stem_pooling": (bool, None),
+    "stride_in": (str, "3x3"),
+    "head": (list, []),
+}
+_TYPES: Mapping[type, str] = {dict: "an object", list: "a list"}
 _GREY_MEAN, _GREY_STD = (0.449,), (0.226,)  # ImageNet's values, averaged over RGB
 
 
@@ -31,6 +40,10 @@ class Architecture:
         in_channels: Channels of the input image: 3 for RGB, 1 for grayscale.
         shortcut: "projection" (1x1 convolution) or "pad" (option A of the CIFAR ResNets); "plan" for a detector.
         plan: Rows, anchors and class names of a detector; None for a classifier.
+        stem_pooling: Whether max-pooling follows the first convolution of a ResNet of four stages; None for what is
+            usual after its stem.
+        stride_in: Convolution of a bottleneck block that has the stride: "3x3", or "1x1", the first one.
+        head: Layers of a head of several layers, see `edged.models.head`; empty for one linear layer with a bias.
     """
 
     name: str
@@ -39,6 +52,9 @@ class Architecture:
     in_channels: int = 3
     shortcut: str = "projection"
     plan: Plan | None = None
+    stem_pooling: bool | None = None
+    stride_in: str = "3x3"
+    head: tuple[str, ...] = ()
 
     @classmethod
     def detector(cls, plan: Plan, in_channels: int = 3) -> Architecture:
@@ -81,10 +97,21 @@ class Architecture:
         if spec.fit is not Fit.LETTERBOX:
             raise UsageError(f"input fit has value {spec.fit.value!r}; {self.name} needs 'letterbox'")
 
+    @property
+    def pools_stem(self) -> bool:
+        """Whether max-pooling follows the first convolution."""
+        return self.stem == "imagenet" if self.stem_pooling is None else self.stem_pooling
+
+    @property
+    def has_bottlenecks(self) -> bool:
+        """Whether its blocks are bottlenecks of three convolutions."""
+        return TORCHVISION.get(self.name, ("", ()))[0] == "bottleneck"
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types; a classifier has no key "plan"."""
-        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "plan"}
-        return data if self.plan is None else data | {"plan": self.plan.to_dict()}
+        """Return plain JSON types; keys of `_ADDED` are there only where they differ from their defaults."""
+        data = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        data |= {"plan": None if self.plan is None else self.plan.to_dict(), "head": list(self.head)}
+        return {key: value for key, value in data.items() if key not in _ADDED or value != _ADDED[key][1]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Architecture:
@@ -93,22 +120,27 @@ class Architecture:
         Raises:
             ArchitectureError: A key is missing, unknown, or has an impossible value.
         """
-        kinds = {
+        kinds: dict[str, type] = {
             field.name: int if field.name in ("num_classes", "in_channels") else str
             for field in dataclasses.fields(cls)
-            if field.name != "plan"
+            if field.name not in _ADDED
         }
-        if different := sorted(kinds.keys() ^ (data.keys() - {"plan"})):
+        if different := sorted(kinds.keys() ^ (data.keys() - _ADDED.keys())):
             raise ArchitectureError(
                 f"architecture has a missing or unknown key {different[0]!r}; it needs {', '.join(kinds)}"
             )
+        values = {key: usual for key, (_, usual) in _ADDED.items()} | dict(data)
+        kinds |= {key: kind for key, (kind, _) in _ADDED.items()}
         for key, kind in kinds.items():
-            if type(data[key]) is not kind:
-                raise ArchitectureError(f"architecture key {key!r} has value {data[key]!r}; it must be {kind.__name__}")
-        plan = data.get("plan")
-        if plan is not None and not isinstance(plan, Mapping):
-            raise ArchitectureError(f"architecture key 'plan' is a {type(plan).__name__}; it must be an object")
-        values = {**data, "plan": None if plan is None else Plan.from_dict(plan)}
+            if values[key] is None and key in _ADDED:
+                continue
+            if type(values[key]) is not kind and not (key == "plan" and isinstance(values[key], Mapping)):
+                needed = _TYPES.get(kind, kind.__name__)
+                raise ArchitectureError(f"architecture key {key!r} has value {values[key]!r:.80}; it must be {needed}")
+        values |= {
+            "plan": None if values["plan"] is None else Plan.from_dict(values["plan"]),
+            "head": tuple(values["head"] or ()),
+        }
         return checked(cls(**values))
 
 
@@ -123,6 +155,8 @@ def checked(architecture: Architecture) -> Architecture:
         "stem": ("imagenet", "small"),
         "shortcut": ("projection",),
         "in_channels": (1, 3),
+        "stride_in": ("3x3", "1x1") if architecture.has_bottlenecks else ("3x3",),
+        "stem_pooling": (None, True, False) if architecture.name in TORCHVISION else (None,),
     }
     if architecture.name in CIFAR:
         choices |= {"stem": ("cifar",), "shortcut": ("pad", "projection")}
@@ -133,6 +167,9 @@ def checked(architecture: Architecture) -> Architecture:
             raise ArchitectureError(
                 f"{key} has value {value!r}; {architecture.name} takes {', '.join(map(str, allowed))}"
             )
+    if architecture.plan is not None and architecture.head:
+        raise ArchitectureError(f"head has value {list(architecture.head)}; {architecture.name} takes none")
+    checked_head(architecture.head, architecture.num_classes)
     classes = (1, MAX_CLASSES) if architecture.plan is None else (len(architecture.plan.names),) * 2
     if not classes[0] <= architecture.num_classes <= classes[1]:
         raise ArchitectureError(

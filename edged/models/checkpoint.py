@@ -115,7 +115,7 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None) -> C
     network = found.network
     left_out: tuple[str, ...] = ()
     if network is None or not network.fits:
-        entries, problem = strip_prefixes(found.entries), None if network is None else _misfit(network)
+        entries, problem = strip_prefixes(found.entries), None if network is None else _misfit(network, choice)
     else:
         entries = {name: found.entries[stored] for name, stored in network.names.items()}
         left_out, problem = network.left_out, None
@@ -183,18 +183,28 @@ def _read(contents: Contents, name: Any, value: Any) -> Tensor:
         raise CheckpointError(f"tensor {quoted(name)}: {error}") from None
 
 
-def _misfit(network: Network) -> str:
+def _misfit(network: Network, choice: Choice | None) -> str:
     """Return the reason why a state dict with a ResNet's body is no network that edged knows."""
     if network.unknown:
         some = ", ".join(quoted(name, 60) for name in network.unknown[:3])
         more = f" and {len(network.unknown) - 3} more" if len(network.unknown) > 3 else ""
         return f"it holds a ResNet's body (prefix {network.prefix!a}) and tensors that fit nothing: {some}{more}"
     if network.heads:
-        some = ", ".join(quoted(name, 60) for name in network.heads[:4])
-        return (
-            f"its head has several layers ({some}), and what stands between them is code; save a network with one layer"
-        )
+        return _misfit_of_head(network, () if choice is None else choice.head)
     return f"it holds a ResNet's body (prefix {network.prefix!a}) without a classifier; save the whole network"
+
+
+def _misfit_of_head(network: Network, asked: tuple[str, ...]) -> str:
+    layers = ", ".join(map(str, network.head_layers[:6])) or ", ".join(quoted(name, 60) for name in network.heads[:4])
+    if asked:
+        return f"head: [{', '.join(asked)}] does not fit the head of the file, which has {layers}"
+    if len(network.head_layers) < 2 or not network.likely_head:
+        return f"it has several heads or layers that do not follow each other ({layers}); save a network with one head"
+    likely = ", ".join(network.likely_head)
+    return (
+        f"its head has several layers ({layers}), and what stands between them is code; say it with head:, such as"
+        f" head: [{likely}]"
+    )
 
 
 def strip_prefixes(state: Mapping[Any, Any]) -> dict[Any, Any]:

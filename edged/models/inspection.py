@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edged.models.architecture import CIFAR, TORCHVISION, Architecture
+from edged.models.architecture import Architecture
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
 from edged.models.loading import errors_named
+from edged.models.readings import assumptions
 from edged.models.registry import load_model, recognize
 from edged.spec import Choice
 
@@ -22,23 +23,18 @@ class Inspection:
     Attributes:
         checkpoint: The checked contents of the file.
         architecture: Architecture of its network.
+        choice: What the user said of the file.
     """
 
     checkpoint: Checkpoint
     architecture: Architecture
+    choice: Choice = field(default_factory=Choice)
 
     @property
     def assumptions(self) -> list[str]:
-        """The assumptions that edged makes because the tensors do not determine them."""
-        architecture = self.architecture
-        assumed = []
-        if architecture.stem == "small":
-            assumed.append("no max-pooling after the 3x3 stem, as for images of 32 pixels")
-        if TORCHVISION.get(architecture.name, ("", ()))[0] == "bottleneck":
-            assumed.append("the stride is in the 3x3 convolution of a block (v1.5), as torchvision has it")
-        if architecture.name in CIFAR and architecture.shortcut == "pad":
-            assumed.append("shortcuts without parameters (option A) pad half of the new channels on each side")
-        if architecture.task == "classification":
+        """The assumptions that edged makes because neither the tensors nor the user determine them."""
+        assumed = assumptions(self.architecture, self.choice)
+        if self.architecture.task == "classification":
             assumed.append("images are normalized with the mean and std of ImageNet")
         return assumed
 
@@ -59,6 +55,9 @@ class Inspection:
             "classes": architecture.num_classes,
             "class_names": None if architecture.plan is None else list(architecture.plan.names),
             "stem": architecture.stem,
+            "stem_pooling": architecture.pools_stem if architecture.plan is None else None,
+            "stride_in": architecture.stride_in if architecture.has_bottlenecks else None,
+            "head": list(architecture.head),
             "shortcut": architecture.shortcut,
             "in_channels": architecture.in_channels,
             "activation": None if architecture.plan is None else architecture.plan.activation,
@@ -84,6 +83,7 @@ class Inspection:
             ("classes", f"{data['classes']}{shown}"),
             ("stem", f"{data['stem']}, {data['in_channels']} channels"),
             ("input", f"{data['input']['size']} pixels, mean {data['input']['mean']}, std {data['input']['std']}"),
+            *([("head", ", ".join(data["head"]))] if data["head"] else []),
             *[("assumed", text) for text in data["assumptions"]],
             *([("left out", f"{', '.join(left_out[:_SHOWN])}{more}")] if left_out else []),
         ]
@@ -97,7 +97,8 @@ def inspect_checkpoint(
     Args:
         path: The file.
         arch: Name of the architecture that the user expects; None to recognize it.
-        choice: Which network to take where the file holds several; None looks for the one that fits.
+        choice: Which network to take where the file holds several, and what its tensors do not tell; None looks for
+            the one that fits, and takes what is usual.
         max_bytes: Limit on the file's size.
 
     Raises:
@@ -107,6 +108,6 @@ def inspect_checkpoint(
     """
     with errors_named(path, path.name):
         checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
-        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
+        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem, choice)
         load_model(checkpoint.state, architecture)
-    return Inspection(checkpoint, architecture)
+    return Inspection(checkpoint, architecture, choice or Choice())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 from edged.errors import RejectedError
 from edged.models.checkpoint import MAX_FILE_BYTES, read_checkpoint
 from edged.models.layers import own_memory
+from edged.models.readings import assumptions, readings
 from edged.models.registry import Architecture, load_model, recognize
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Choice, InputSpec
@@ -48,16 +49,23 @@ class Selection:
         prefix: Prefix of the names of its tensors.
         weights: "averaged" where the file says that they are an average over training, otherwise "last".
         left_out: Names of other tensors next to the network's, which inference does not need.
+        assumptions: What is assumed because neither the tensors nor the user tell.
+        readings: How each reading of the file did on labeled images, see `edged.pipeline.readings`; None if none was
+            tried.
     """
 
     key: str = ""
     prefix: str = ""
     weights: str = "last"
     left_out: tuple[str, ...] = ()
+    assumptions: tuple[str, ...] = ()
+    readings: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {**vars(self), "left_out": list(self.left_out)}
+        """Return plain JSON types; what was tried is there only if something was."""
+        tried = {} if self.readings is None else {"readings": dict(self.readings)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return {name: value for name, value in plain.items() if name != "readings"} | tried
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,8 @@ class LoadedNetwork:
         input: Preparation of its images.
         source: The file that it was loaded from.
         selection: Which tensors of the file it was made of.
+        readings: Architectures that the file may mean, `architecture` first.
+        choice: What the user said of the file.
     """
 
     model: nn.Module
@@ -78,6 +88,8 @@ class LoadedNetwork:
     input: InputSpec
     source: Source
     selection: Selection = Selection()
+    readings: tuple[Architecture, ...] = ()
+    choice: Choice = field(default_factory=Choice)
 
 
 def load_checkpoint(
@@ -102,7 +114,8 @@ def load_checkpoint(
         input_settings: Fields of InputSpec that differ from the architecture's default: size, resize, mean, std.
         name: Name of the file in messages and manifests, where it is not that of `path`.
         max_bytes: Limit on the size of the file, in bytes.
-        choice: Which network to take where the file holds several; None looks for the one that fits.
+        choice: Which network to take where the file holds several, and what its tensors do not tell; None looks for
+            the one that fits, and takes what is usual.
         check: Called in the stage "verify", once the architecture and its input are known; its errors end the loading.
         listener: Receives the stages "verify" (reading, checking and recognizing) and "load" (building the network).
 
@@ -119,7 +132,7 @@ def load_checkpoint(
     name = name or path.name
     with listener.stage("verify"), errors_named(path, name):
         checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
-        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem)
+        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem, choice)
         spec = architecture.default_input.override(input_settings or {})
         architecture.check_input(spec)
         check(architecture, spec)
@@ -128,8 +141,10 @@ def load_checkpoint(
         model = own_memory(load_model(checkpoint.state, architecture))
     source = Source(checkpoint.sha256, checkpoint.file_bytes, name, checkpoint.format)
     weights = "averaged" if checkpoint.averaged else "last"
-    selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out)
-    return LoadedNetwork(model, architecture, spec, source, selection)
+    assumed = tuple(assumptions(architecture, choice))
+    selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out, assumed)
+    others = tuple(readings(architecture, choice))
+    return LoadedNetwork(model, architecture, spec, source, selection, others, choice or Choice())
 
 
 @contextmanager

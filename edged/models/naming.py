@@ -9,8 +9,10 @@ reads the body's features, wherever it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edged.models.head_layers import StoredLayer, likely_head, matching_layers, stored_layers
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -100,7 +102,9 @@ class Network:
         head: Name of the head's weight in the file; None where none was found.
         left_out: Names of other tensors next to it, which inference does not need.
         unknown: Names of tensors that belong to the network but to no layer that edged knows.
-        heads: Names of linear weights, where the head has several layers or is ambiguous.
+        heads: Names of tensors of heads, where the head has several layers or is ambiguous.
+        head_layers: Layers of such a head.
+        likely_head: Description of such a head that is most likely; see `edged.spec.Choice.head`.
     """
 
     prefix: str
@@ -110,6 +114,8 @@ class Network:
     left_out: tuple[str, ...]
     unknown: tuple[str, ...]
     heads: tuple[str, ...] = ()
+    head_layers: tuple[StoredLayer, ...] = ()
+    likely_head: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -117,14 +123,15 @@ class Network:
         return self.head is not None and not self.unknown and not self.heads
 
 
-def find_networks(shapes: Shapes) -> list[Network]:
+def find_networks(shapes: Shapes, head: Sequence[str] = ()) -> list[Network]:
     """Find every ResNet body among tensors, with its head.
 
     Args:
         shapes: Shape of each tensor, by name.
+        head: Description of a head of several layers, see `edged.spec.Choice.head_layers`; empty for one linear layer.
     """
     bodies = [*_bodies(shapes)]
-    return [_network(shapes, prefix, naming, [other for other, _ in bodies]) for prefix, naming in bodies]
+    return [_network(shapes, body, [other for other, _ in bodies], tuple(head)) for body in bodies]
 
 
 def _bodies(shapes: Shapes) -> Iterable[tuple[str, Naming]]:
@@ -137,7 +144,8 @@ def _bodies(shapes: Shapes) -> Iterable[tuple[str, Naming]]:
                 yield prefix, naming
 
 
-def _network(shapes: Shapes, prefix: str, naming: Naming, bodies: list[str]) -> Network:
+def _network(shapes: Shapes, body: tuple[str, Naming], bodies: list[str], words: tuple[str, ...]) -> Network:
+    prefix, naming = body
     names: dict[str, str] = {}
     rest: list[str] = []
     for name in shapes:
@@ -149,38 +157,100 @@ def _network(shapes: Shapes, prefix: str, naming: Naming, bodies: list[str]) -> 
     others = [other for other in bodies if other and other != prefix and not prefix.startswith(other)]
     rest = [name for name in rest if not name.startswith(tuple(others))]
     candidates = [name for name in rest if not _BESIDE.search(name)]
-    heads = _heads(shapes, candidates, _features(shapes, names))
-    head = heads[0] if len(heads) == 1 and heads[0].endswith("weight") else None
-    kinds = {name: _kind(name, shapes[name], head, heads, prefix) for name in candidates}
+    features = _features(shapes, names)
+    layers = stored_layers(shapes, candidates)
+    head = _described(layers, words, features) if words else _single(shapes, candidates, features)
+    kinds = {name: _kind(name, shapes[name], head, layers, prefix) for name in candidates}
     left_out = [name for name in rest if kinds.get(name, _LEFT_OUT) == _LEFT_OUT]
-    if head is not None:
-        bias = _bias(head)
-        names |= {"fc.weight": head} | ({"fc.bias": bias} if bias in shapes else {})
+    names |= head.names
     if not any(name.startswith("layer4.") for name in names):
         names = {_cifar(name): stored for name, stored in names.items()}
     of_kind = {kind: tuple(name for name in candidates if kinds[name] == kind) for kind in (_UNKNOWN, _HEAD)}
-    return Network(prefix, naming.name, names, head, tuple(left_out), of_kind[_UNKNOWN], of_kind[_HEAD])
+    of_head = {*of_kind[_HEAD], *head.taken} if of_kind[_HEAD] else set()
+    heads = tuple(layer for layer in layers if {*layer.tensors} & of_head)
+    return Network(
+        prefix,
+        naming.name,
+        names,
+        head.weight,
+        tuple(left_out),
+        of_kind[_UNKNOWN],
+        of_kind[_HEAD],
+        heads,
+        tuple(likely_head(heads, features)),
+    )
 
 
 _TAKEN, _LEFT_OUT, _UNKNOWN, _HEAD = "taken", "left out", "unknown", "head"
 
 
-def _heads(shapes: Shapes, names: Iterable[str], features: int | None) -> list[str]:
-    """Return the linear weights that read the body's features; where just one is named as a head, that one."""
+@dataclass(frozen=True)
+class _Head:
+    """The head of a network.
+
+    Attributes:
+        weight: Name of its last weight in the file; None where no head fits.
+        names: Names of its tensors in the file, by edged's own names.
+        taken: Names of all its tensors in the file.
+        candidates: Names of the linear weights that read the body's features, where it is not clear which to take.
+        group: Prefix that its layers share; None where they have none of their own.
+    """
+
+    weight: str | None = None
+    names: Mapping[str, str] = field(default_factory=dict)
+    taken: frozenset[str] = frozenset()
+    candidates: tuple[str, ...] = ()
+    group: str | None = None
+
+
+def _single(shapes: Shapes, names: Iterable[str], features: int | None) -> _Head:
+    """Return the linear layer that reads the body's features; of several, the one that is named as a head."""
     matrices = [name for name in names if len(shapes[name]) == 2 and shapes[name][1] == features]
     named = [name for name in matrices if _HEADS.search(name)]
-    return named if len(named) == 1 else matrices
+    heads = named if len(named) == 1 else matrices
+    if len(heads) != 1 or not heads[0].endswith("weight"):
+        return _Head(candidates=tuple(heads))
+    weight, bias = heads[0], _bias(heads[0])
+    found = {"fc.weight": weight} | ({"fc.bias": bias} if bias in shapes else {})
+    return _Head(weight, found, frozenset({weight, bias}), group=_parent(weight.rpartition(".")[0]))
 
 
-def _kind(name: str, shape: tuple[int, ...], head: str | None, heads: list[str], prefix: str) -> str:
+def _described(layers: Sequence[StoredLayer], words: tuple[str, ...], features: int | None) -> _Head:
+    """Return the head of several layers that the user described."""
+    matching = () if features is None else matching_layers(layers, words, features)
+    if not matching:
+        return _Head()
+    stored = [(number, layer, member) for number, layer in matching for member in layer.members]
+    names = {
+        f"fc.{number}.{member}": f"{layer.name}.{member}" for number, layer, member in stored if member != _COUNTER
+    }
+    taken = frozenset(name for _, layer in matching for name in layer.tensors)
+    last = matching[-1][1]
+    return _Head(f"{last.name}.weight", names, taken, group=_parent(last.name))
+
+
+def _kind(name: str, shape: tuple[int, ...], head: _Head, layers: Sequence[StoredLayer], prefix: str) -> str:
     """Classify a tensor that is not of the body: of the head, of another layer of the head, left out, or unknown."""
-    if head is not None and name in (head, _bias(head)):
+    if name in head.taken:
         return _TAKEN
-    group = _group(head, prefix)
-    if (group and name.startswith(group)) or name in heads or (head is None and len(shape) == 2):
+    group = head.group if head.group is not None and not prefix.startswith(head.group) else None
+    if (group and name.startswith(group)) or name in head.candidates or (head.weight is None and len(shape) == 2):
+        return _HEAD
+    if head.weight is None and any(name in layer.tensors for layer in layers if _near_matrix(layer, layers)):
         return _HEAD
     outside = prefix and not name.startswith(prefix.split(".")[0] + ".")
     return _LEFT_OUT if outside and len(shape) < 2 else _UNKNOWN  # a statistic that is not of the network
+
+
+def _near_matrix(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
+    """Return whether a layer is linear, or has the same parent as one that is."""
+    parent = _parent(layer.name)
+    return any(other.kind == "linear" and _parent(other.name) == parent for other in layers)
+
+
+def _parent(layer: str) -> str | None:
+    parent = layer.rpartition(".")[0]
+    return f"{parent}." if parent else None
 
 
 def _bias(weight: str) -> str:
@@ -200,12 +270,3 @@ def _features(shapes: Shapes, names: Mapping[str, str]) -> int | None:
     norms = [name for name in names if re.fullmatch(rf"{stages[-1]}\.\d+\.bn\d\.weight", name)]
     last = max(norms, key=lambda name: (int(name.split(".")[1]), name), default=None)
     return None if last is None else shapes[names[last]][0]
-
-
-def _group(head: str | None, prefix: str) -> str | None:
-    """Return the prefix of a head of several layers; None where the head is a layer of the network itself."""
-    if head is None:
-        return None
-    layer = head.rpartition(".")[0]
-    parent = layer.rpartition(".")[0]
-    return f"{parent}." if parent and not prefix.startswith(f"{parent}.") else None

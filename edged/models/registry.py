@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from edged.errors import ArchitectureError
 from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
-from edged.models.resnet import BLOCKS, CifarResNet, ResNet
+from edged.models.head import CONCAT_POOL, linear
+from edged.models.resnet import BLOCKS, CifarResNet, ResNet, Variant
 from edged.models.yolov5.network import YoloV5, check_sizes
 from edged.models.yolov5.plan import Plan
+from edged.spec import Choice
 from edged.spelling import names_to_choose
 
 __all__ = ["ARCHITECTURES", "Architecture", "build", "load_model", "recognize"]
@@ -24,7 +26,11 @@ _YOLOV5_STEMS = ("model.0.conv.weight", "model.0.conv.conv.weight")
 
 
 def recognize(
-    state: Mapping[str, Tensor], pinned: str | None = None, plan: Plan | None = None, problem: str | None = None
+    state: Mapping[str, Tensor],
+    pinned: str | None = None,
+    plan: Plan | None = None,
+    problem: str | None = None,
+    choice: Choice | None = None,
 ) -> Architecture:
     """Recognize the network of a state dict from the names and shapes of its tensors.
 
@@ -33,6 +39,7 @@ def recognize(
         pinned: The name that the user expects, or None; `yolov5` stands for any of its sizes.
         plan: Plan of a detector, as read from the checkpoint (`Checkpoint.plan`); None for a classifier.
         problem: Reason why the tensors form no known network (`Checkpoint.problem`); None if they may form one.
+        choice: What the user says of what the tensors do not tell; None for what is usual.
 
     Raises:
         ArchitectureError: The tensors fit no supported network, or not the pinned one. The message names the first
@@ -50,22 +57,43 @@ def recognize(
         )
     if problem is not None:
         raise ArchitectureError(problem)
+    choice = choice or Choice()
     name = _name_of(state)
     if pinned not in (None, name):
         raise ArchitectureError(f"the file holds a {name}, not the {pinned} that was asked for; set arch: {name}")
     cifar = name in CIFAR
     stem = _tensor(state, "conv1.weight", 4, name)
-    head = _tensor(state, "linear.weight" if cifar else "fc.weight", 2, name)
+    head, classes = _head(state, "linear" if cifar else "fc", name, choice)
     projected = not cifar or "layer2.0.shortcut.0.weight" in state
     architecture = Architecture(
         name=name,
-        num_classes=head.shape[0],
+        num_classes=classes,
         stem="cifar" if cifar else "small" if stem.shape[2] == 3 else "imagenet",
         in_channels=stem.shape[1],
         shortcut="projection" if projected else "pad",
+        stem_pooling=None if choice.stem_pooling == "auto" else choice.stem_pooling == "true",
+        stride_in="3x3" if choice.stride_in == "auto" else choice.stride_in,
+        head=head,
     )
     _compare(state, _skeleton(checked(architecture)), name)
     return architecture
+
+
+def _head(state: Mapping[str, Tensor], at: str, name: str, choice: Choice) -> tuple[tuple[str, ...], int]:
+    """Return the layers of the head, () for one linear layer with a bias, and the number of classes."""
+    layers = choice.head_layers
+    if not layers and f"{at}.bias" in state:
+        return (), _tensor(state, f"{at}.weight", 2, name).shape[0]
+    head, index, classes = [], 0, 0
+    for layer in layers or ("linear",):
+        if layer == "linear":
+            key = f"{at}.{index}.weight" if layers else f"{at}.weight"
+            classes = _tensor(state, key, 2, name).shape[0]
+            head.append(linear(classes, bias=f"{key.removesuffix('weight')}bias" in state))
+        else:
+            head.append(layer)
+        index += layer != CONCAT_POOL
+    return tuple(head), classes
 
 
 def _recognize_detector(state: Mapping[str, Tensor], pinned: str | None, plan: Plan) -> Architecture:
@@ -203,8 +231,9 @@ def _skeleton(architecture: Architecture) -> nn.Module:
             return YoloV5(architecture.plan, architecture.in_channels).eval()
         if architecture.name in CIFAR:
             blocks, shortcut = CIFAR[architecture.name], architecture.shortcut
-            return CifarResNet(blocks, architecture.num_classes, architecture.in_channels, shortcut).eval()
+            classes, channels = architecture.num_classes, architecture.in_channels
+            return CifarResNet(blocks, classes, channels, shortcut, architecture.head).eval()
         block, layout = TORCHVISION[architecture.name]
-        return ResNet(
-            BLOCKS[block], layout, architecture.num_classes, architecture.in_channels, architecture.stem
-        ).eval()
+        variant = Variant(architecture.stem_pooling, architecture.stride_in, architecture.head)
+        classes, channels = architecture.num_classes, architecture.in_channels
+        return ResNet(BLOCKS[block], layout, classes, channels, architecture.stem, variant).eval()

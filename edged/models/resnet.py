@@ -8,13 +8,34 @@ out here because importing torchvision costs 80 MB, in the worker and in every g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from edged.models.head import head_of, pool_of
+
 WIDTHS = (16, 32, 64)
 IMAGENET_WIDTHS = (64, 128, 256, 512)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a ResNet has that its tensors' names and shapes leave open, and its head.
+
+    Attributes:
+        pooling: Whether max-pooling follows the first convolution; None for what is usual: after one of 7x7 only.
+        stride_in: Convolution of a bottleneck that has the stride: "3x3" (v1.5) or "1x1", the first one (v1).
+        head: Layers of the head, see `edged.models.head`; empty for one linear layer.
+    """
+
+    pooling: bool | None = None
+    stride_in: str = "3x3"
+    head: tuple[str, ...] = ()
+
+
+_USUAL = Variant()
 
 
 class PaddedShortcut(nn.Module):
@@ -60,16 +81,25 @@ class CifarResNet(nn.Module):
         num_classes: Number of outputs.
         in_channels: Channels of the input image.
         shortcut: "pad" (option A) or "projection" (option B).
+        head: Layers of the head; empty for one linear layer.
     """
 
-    def __init__(self, blocks: int, num_classes: int = 10, in_channels: int = 3, shortcut: str = "pad") -> None:
+    def __init__(
+        self,
+        blocks: int,
+        num_classes: int = 10,
+        in_channels: int = 3,
+        shortcut: str = "pad",
+        head: tuple[str, ...] = (),
+    ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1 = self._stage(WIDTHS[0], WIDTHS[0], blocks, shortcut)
         self.layer2 = self._stage(WIDTHS[0], WIDTHS[1], blocks, shortcut)
         self.layer3 = self._stage(WIDTHS[1], WIDTHS[2], blocks, shortcut)
-        self.linear = nn.Linear(WIDTHS[2], num_classes)
+        self.pool = pool_of(head)
+        self.linear = head_of(head, WIDTHS[2], num_classes)
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, blocks: int, shortcut: str) -> nn.Sequential:
@@ -81,17 +111,20 @@ class CifarResNet(nn.Module):
         """[batch, in_channels, height, width] -> logits [batch, num_classes]."""
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.linear(torch.flatten(functional.adaptive_avg_pool2d(x, 1), 1))
+        logits: Tensor = self.linear(torch.flatten(self.pool(x), 1))
         return logits
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions around a shortcut."""
+    """Two 3x3 convolutions around a shortcut; the first has the stride."""
 
     expansion = 1
 
-    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, downsample: nn.Module | None, stride_in: str = "3x3"
+    ) -> None:
         super().__init__()
+        del stride_in  # there is no 1x1 convolution
         self.conv1 = nn.Conv2d(in_channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -109,15 +142,18 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A 3x3 convolution, with the stride, between two 1x1 convolutions around a shortcut."""
+    """A 3x3 convolution between two 1x1 convolutions around a shortcut; it or the first 1x1 one has the stride."""
 
     expansion = 4
 
-    def __init__(self, in_channels: int, width: int, stride: int, downsample: nn.Module | None) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, downsample: nn.Module | None, stride_in: str = "3x3"
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        first, middle = (stride, 1) if stride_in == "1x1" else (1, stride)
+        self.conv1 = nn.Conv2d(in_channels, width, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, middle, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
@@ -146,6 +182,7 @@ class ResNet(nn.Module):
         num_classes: Number of outputs.
         in_channels: Channels of the input image.
         stem: "imagenet" (7x7, stride 2, then max-pooling) or "small" (3x3, stride 1, none) for small images.
+        variant: Everything else; by default torchvision's.
     """
 
     def __init__(
@@ -155,6 +192,7 @@ class ResNet(nn.Module):
         num_classes: int = 1000,
         in_channels: int = 3,
         stem: str = "imagenet",
+        variant: Variant = _USUAL,
     ) -> None:
         super().__init__()
         width = IMAGENET_WIDTHS[0]
@@ -163,10 +201,11 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, kernel, stride, padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if large else nn.Identity()
-        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(block, blocks)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(IMAGENET_WIDTHS[-1] * block.expansion, num_classes)
+        pooled = large if variant.pooling is None else variant.pooling
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if pooled else nn.Identity()
+        self.layer1, self.layer2, self.layer3, self.layer4 = _stages(block, blocks, variant.stride_in)
+        self.avgpool = pool_of(variant.head)
+        self.fc = head_of(variant.head, IMAGENET_WIDTHS[-1] * block.expansion, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, in_channels, height, width] -> logits [batch, num_classes]."""
@@ -176,7 +215,7 @@ class ResNet(nn.Module):
         return logits
 
 
-def _stages(block: type[BasicBlock | Bottleneck], blocks: Sequence[int]) -> list[nn.Sequential]:
+def _stages(block: type[BasicBlock | Bottleneck], blocks: Sequence[int], stride_in: str) -> list[nn.Sequential]:
     """Build the four stages; all but the first halve height and width in their first block."""
     in_channels, stages = IMAGENET_WIDTHS[0], []
     for stage, (width, count) in enumerate(zip(IMAGENET_WIDTHS, blocks, strict=True)):
@@ -188,7 +227,7 @@ def _stages(block: type[BasicBlock | Bottleneck], blocks: Sequence[int]) -> list
             if stride != 1 or in_channels != out_channels:
                 projection = nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
                 downsample = nn.Sequential(projection, nn.BatchNorm2d(out_channels))
-            members.append(block(in_channels, width, stride, downsample))
+            members.append(block(in_channels, width, stride, downsample, stride_in))
             in_channels = out_channels
         stages.append(nn.Sequential(*members))
     return stages

@@ -70,11 +70,11 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
     fitting = [
         Found(state.key, state.entries, network)
         for state in found
-        for network in find_networks(_shapes(state.entries))
+        for network in find_networks(_shapes(state.entries), choice.head_layers)
         if network.fits and choice.prefix in (None, network.prefix)
     ]
     if not fitting:
-        return _nearest(found)
+        return _nearest(found, choice)
     averaged = [state for state in fitting if state.averaged]
     if choice.weights != "last" and averaged:
         fitting = averaged
@@ -115,10 +115,12 @@ def _shapes(entries: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _nearest(found: list[Found]) -> Found:
+def _nearest(found: list[Found], choice: Choice) -> Found:
     """Return the state dict that comes nearest to a network, to explain the misfit: one with a body, or the largest."""
     with_bodies = [
-        Found(state.key, state.entries, network) for state in found for network in find_networks(_shapes(state.entries))
+        Found(state.key, state.entries, network)
+        for state in found
+        for network in find_networks(_shapes(state.entries), choice.head_layers)
     ]
     if with_bodies:
         return max(with_bodies, key=lambda state: len(state.network.names) if state.network else 0)

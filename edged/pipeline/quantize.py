@@ -28,6 +28,7 @@ from edged.evaluation.gates import Gates, check_gates
 from edged.memory import device_peak_bytes, memory_errors_of, peak_bytes
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
+from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import DetectionSpec, QuantSpec
 
@@ -109,7 +110,8 @@ def quantize(
 
     Raises:
         CheckpointError: The file is missing, damaged, unsafe, too large, or holds no finite state dict.
-        ArchitectureError: The tensors fit no supported network, or not `arch`.
+        ArchitectureError: The tensors fit no supported network, or not `arch`; or no reading of what they leave open
+            is better than chance on labeled images.
         CalibrationError: The images cannot be used, or a gate needs labels that they lack.
         GateError: A gate is not passed, or the quantized model's output is not finite.
         MemoryLimitError: The work does not fit the memory limit or the GPU.
@@ -131,6 +133,7 @@ def quantize(
             )
             labels = held_out_labels(cache, network.architecture, calibration)
             require_labels(gates or Gates(), labels, cache, network.architecture, calibration)
+            network = choose_reading(network, cache, chosen)
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
             compressed = compress(model, cache, spec, resources=Resources(memory_limit), listener=listener)

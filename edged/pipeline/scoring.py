@@ -16,11 +16,12 @@ from edged.calibration.yolo_labels import read_labels
 from edged.errors import UsageError
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import average_precision, detect_all
-from edged.models.loading import load_checkpoint
+from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.models.registry import Architecture
 from edged.pipeline.evaluation import labels_fit
+from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
-from edged.spec import InputSpec
+from edged.spec import Choice, InputSpec
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,18 @@ class Scorable:
         model: The network in eval mode, on the CPU.
         architecture: Architecture of the network.
         input: Preparation of its images.
+        loaded: The network as it was loaded from a checkpoint; None for an artifact.
     """
 
     model: nn.Module
     architecture: Architecture
     input: InputSpec
+    loaded: LoadedNetwork | None = None
 
 
-def open_scorable(path: Path, arch: str | None, input_settings: Mapping[str, Any]) -> Scorable:
+def open_scorable(
+    path: Path, arch: str | None, input_settings: Mapping[str, Any], choice: Choice | None = None
+) -> Scorable:
     """Load the network of a checkpoint file or an artifact folder.
 
     Args:
@@ -46,14 +51,15 @@ def open_scorable(path: Path, arch: str | None, input_settings: Mapping[str, Any
         arch: Expected architecture, or None.
         input_settings: Fields of InputSpec that differ from the architecture's default, or from the
             artifact's own.
+        choice: Which network of a checkpoint to take, and what its tensors do not tell; not used for an artifact.
 
     Raises:
         RejectedError: The checkpoint or the artifact cannot be used.
         UsageError: The artifact holds another architecture, or a setting is impossible.
     """
     if not path.is_dir():
-        network = load_checkpoint(path, arch, input_settings=input_settings)
-        return Scorable(network.model, network.architecture, network.input)
+        network = load_checkpoint(path, arch, input_settings=input_settings, choice=choice)
+        return Scorable(network.model, network.architecture, network.input, network)
     artifact = read_artifact(path)
     if arch not in (None, artifact.architecture.name) and (arch, artifact.manifest.task) != ("yolov5", "detection"):
         raise UsageError(f"--arch has value {arch!r}, the artifact {path} holds a {artifact.architecture.name}")
@@ -73,15 +79,19 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
 
     Returns:
         "top1" and "top5", or "map50", "map50_95" and "boxes" (labeled boxes), in percent; and "images", "skipped",
-        "task", "architecture", "classes" and "input".
+        "task", "architecture", "classes" and "input"; for a checkpoint also "checkpoint", see
+        `edged.models.loading.Selection`.
 
     Raises:
+        ArchitectureError: The tensors of a checkpoint leave a question open, and no answer is better than chance.
         UsageError: The folders or labels are not those of the model's classes.
         CalibrationError: A label file cannot be read or understood.
     """
+    loaded = None if network.loaded is None else choose_reading(network.loaded, cache)
+    full = network.model if loaded is None else loaded.model
+    architecture = network.architecture if loaded is None else loaded.architecture
     # Convolutions of a CPU run faster on this layout.
-    model = network.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    architecture = network.architecture
+    model = full.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     measure = _accuracy if architecture.plan is None else _precision
     return {
         **measure(model, architecture, cache, data, listener),
@@ -91,6 +101,7 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
         "architecture": architecture.name,
         "classes": architecture.num_classes,
         "input": network.input.to_dict(),
+        **({} if loaded is None else {"checkpoint": loaded.selection.to_dict()}),
     }
 
 

@@ -69,7 +69,7 @@ def evaluate(options: Namespace) -> int:
     listener = _listener(options)
     set_up_torch(options.threads, "cpu")
     with listener.stage("load"):
-        network = open_scorable(options.model, options.arch, _overrides(options))
+        network = open_scorable(options.model, options.arch, _overrides(options), _choice(options))
     with listener.stage("decode"):
         cache = decode_images(options.data, options.cache, network.input, None, listener)
     print_result(options, score(network, cache, options.data, listener), evaluation_table)
@@ -99,7 +99,8 @@ def calib(options: Namespace) -> int:
 
 
 def _choice(options: Namespace) -> Choice:
-    return Choice(options.key, options.prefix, options.weights)
+    head = tuple(word.strip() for word in options.head.split(",")) if options.head else ()
+    return Choice(options.key, options.prefix, options.weights, options.stem_pooling, options.stride_in, head)
 
 
 def _overrides(options: Namespace) -> dict[str, Any]:

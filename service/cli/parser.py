@@ -251,6 +251,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     text = "a folder of images for each class; for a detector images with YOLO labels"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=text)
     _add_arch(parser)
+    _add_choice(parser)
     _add_computing(parser)
 
 
@@ -286,8 +287,8 @@ def _add_calib_models(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose a network of a checkpoint that holds several."""
-    from edged.spec import WEIGHTS
+    """Add the options that choose a network of a checkpoint, and say what its tensors do not tell."""
+    from edged.spec import HEAD_LAYERS, STEM_POOLING, STRIDES_IN, WEIGHTS
 
     text = "key of the state dict in the file, nested keys joined by dots; default: look for it"
     parser.add_argument("--key", metavar="KEY", help=text)
@@ -295,6 +296,12 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefix", metavar="PREFIX", help=text)
     text = "averaged weights (EMA, SWA) or the last ones; auto takes averaged ones where there are any"
     parser.add_argument("--weights", choices=WEIGHTS, default=WEIGHTS[0], help=text)
+    text = "whether max-pooling follows the first convolution; auto: what labeled images speak for, or what is usual"
+    parser.add_argument("--stem-pooling", choices=STEM_POOLING, default=STEM_POOLING[0], help=text)
+    text = "convolution of a bottleneck with the stride: 3x3 (ResNet v1.5) or the first 1x1 (v1); auto as above"
+    parser.add_argument("--stride-in", choices=STRIDES_IN, default=STRIDES_IN[0], help=text)
+    text = f"layers of a head of several layers, such as linear,relu,linear; known: {', '.join(HEAD_LAYERS)}"
+    parser.add_argument("--head", metavar="LAYERS", help=text)
 
 
 def _add_arch(parser: argparse.ArgumentParser) -> None:

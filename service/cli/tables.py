@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from service.reporting.facts import NAMES, bits_text, figures
+from service.reporting.facts import NAMES, bits_text, figures, reading
 from service.units import format_bytes, format_seconds
 
 _WORST_LAYERS = 5
@@ -16,6 +16,8 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     """Return the result of `edged quantize`."""
     totals = result["totals"]
     rows = [("artifact", result["out"]), ("bits", bits_text(totals) or "?")]
+    if (read := reading(totals)) is not None:
+        rows.append(("reading", read))
     rows += figures(totals)
     rows += [
         ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),
@@ -49,6 +51,7 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     return two_columns(
         [
             ("architecture", f"{result['architecture']}, {result['classes']} classes"),
+            *([("reading", read)] if (read := reading(result)) is not None else []),
             *measured,
             ("images", f"{result['images']} ({result['skipped']} skipped){boxes}"),
         ]

@@ -20,7 +20,16 @@ from typing import Any
 
 from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
-from edged.spec import MAX_DETECTIONS, WEIGHTS, Choice, DetectionSpec, InputSpec
+from edged.spec import (
+    HEAD_LAYERS,
+    MAX_DETECTIONS,
+    STEM_POOLING,
+    STRIDES_IN,
+    WEIGHTS,
+    Choice,
+    DetectionSpec,
+    InputSpec,
+)
 from service.config.fields import (
     Reader,
     boolean,
@@ -54,6 +63,15 @@ def _model_name(value: Any, reader: Reader, location: Location) -> str:
 def _windows(value: Any, reader: Reader, location: Location) -> tuple[Window, ...]:
     texts = value if isinstance(value, list) else [value]
     return parse_windows(text(each, reader, location) for each in texts)
+
+
+def _stem_pooling(value: Any, reader: Reader, location: Location) -> str:
+    """Read true, false or auto."""
+    word = str(value).lower() if isinstance(value, bool) else value
+    return choice(*STEM_POOLING)(word, reader, location)
+
+
+described(_stem_pooling, ", ".join(f"`{word}`" for word in STEM_POOLING))
 
 
 def _power_mode(value: Any, reader: Reader, location: Location) -> str:
@@ -185,6 +203,9 @@ class ModelConfig:
     arch: str | None = setting(choice(*ARCHITECTURES), None)
     weights: str = setting(choice(*WEIGHTS), "auto")
     checkpoint: CheckpointConfig = setting(subsection(CheckpointConfig), CheckpointConfig())
+    stem_pooling: str = setting(_stem_pooling, "auto")
+    stride_in: str = setting(choice(*STRIDES_IN), "auto")
+    head: tuple[str, ...] | None = setting(list_of(choice(*HEAD_LAYERS)), None)
     input: InputConfig = setting(subsection(InputConfig), InputConfig())
     quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
     detection: DetectionConfig = setting(subsection(DetectionConfig), DetectionConfig())
@@ -202,6 +223,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.arch in CLASSIFIERS and self.detection != DetectionConfig():
             raise ValueError(f"detection is for detectors, and {self.arch} is a classifier; remove one of them")
+        try:
+            _ = self.choice
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         if self.arch is None or self.arch not in LARGEST_STRIDES:
             return
         if self.input.resize is not None:
@@ -214,8 +239,9 @@ class ModelConfig:
 
     @property
     def choice(self) -> Choice:
-        """Network that is chosen from a checkpoint file."""
-        return Choice(self.checkpoint.key, self.checkpoint.prefix, self.weights)
+        """Network that is chosen from a checkpoint file, and what its tensors do not tell."""
+        place = self.checkpoint
+        return Choice(place.key, place.prefix, self.weights, self.stem_pooling, self.stride_in, self.head or ())
 
     @property
     def shadow_percent(self) -> float | None:
@@ -233,6 +259,9 @@ class ModelConfig:
                 ("detection", DetectionConfig()),
                 ("weights", "auto"),
                 ("checkpoint", CheckpointConfig()),
+                ("stem_pooling", "auto"),
+                ("stride_in", "auto"),
+                ("head", None),
             )
             if getattr(self, key) == usual
         ]

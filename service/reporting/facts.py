@@ -175,6 +175,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Generation", update.get("generation")),
         ("Architecture", architecture.get("name")),
         ("Weights", _weights(totals)),
+        ("Reading", reading(totals)),
         ("Bits", bits_text(totals) or bits_text(settings)),
         ("Method", settings.get("method")),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
@@ -211,6 +212,24 @@ def _weights(totals: JSON) -> str | None:
     place = [f"{name} {taken[name]!r}" for name in ("key", "prefix") if taken.get(name)]
     left_out = [f"{len(taken['left_out'])} other tensors left out"] if taken.get("left_out") else []
     return ", ".join([str(taken.get("weights")), *place, *left_out])
+
+
+def reading(totals: JSON) -> str | None:
+    """Return how the file was read where its tensors leave it open: what images spoke for, or what was assumed.
+
+    Args:
+        totals: Totals of a report.
+    """
+    taken: JSON = totals.get("checkpoint") or {}
+    texts = []
+    if tried := taken.get("readings"):
+        of = f"of {tried['images']} labeled images right"
+        each = [f"{entry['reading']}: {entry['correct']} {of}" for entry in tried["tried"] if entry["taken"]]
+        others = [f"{entry['reading']}: {entry['correct']}" for entry in tried["tried"] if not entry["taken"]]
+        undecided = "" if tried["decided"] else "; no clear difference"
+        texts.append(f"{'; '.join(each)} ({'; '.join(others)}{undecided})")
+    texts += [f"assumed: {text}" for text in taken.get("assumptions") or []]
+    return "; ".join(texts) or None
 
 
 def _artifact(totals: JSON) -> str | None:

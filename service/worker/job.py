@@ -70,7 +70,7 @@ class Job:
         data = {f.name: getattr(self, f.name) for f in fields(self)}
         data |= {key: str(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
-        data |= {"detection": self.detection.to_dict(), "choice": vars(self.choice)}
+        data |= {"detection": self.detection.to_dict(), "choice": self.choice.to_dict()}
         data |= {"incumbent": None if self.incumbent is None else self.incumbent.to_dict()}
         return json.dumps(data)
 
@@ -80,6 +80,6 @@ class Job:
         data = json.loads(text)
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
-        data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice(**data["choice"])}
+        data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice.from_dict(data["choice"])}
         data |= {"incumbent": None if data["incumbent"] is None else Incumbent.from_dict(data["incumbent"])}
         return cls(**data)

@@ -23,6 +23,7 @@ from edged.models.checkpoint import MAX_FILE_BYTES
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
+from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
 from edged.spec import InputSpec
 from service.worker.fit import check_fit
@@ -62,6 +63,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         cache = decode_images(job.calibration_dir, job.cache_root, network.input, job.images, timer)
         labels = held_out_labels(cache, network.architecture, job.calibration_dir)
         require_labels(job.gates, labels, cache, network.architecture, job.calibration_dir)
+        network = choose_reading(network, cache, device)
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), listener=timer)

@@ -35,7 +35,7 @@ def test_a_classifier_has_no_plan_in_its_json():
         ({"name": "yolov5n"}, "name has value 'yolov5n'; yolov5n takes yolov5"),
         ({"num_classes": 4}, "num_classes has value 4; it must be 3"),
         ({"stem": "imagenet"}, "stem has value 'imagenet'"),
-        ({"plan": 3}, "'plan' is a int; it must be an object"),
+        ({"plan": 3}, "'plan' has value 3; it must be an object"),
         ({"plan": {}}, "detector has a missing or unknown key"),
         ({"plan": None}, "name has value 'yolov5'"),
     ],

@@ -65,13 +65,38 @@ def test_averaged_weights_are_marked_as_averaged(tmp_path):
     ("model", "assumption"),
     [
         (lambda: ResNet(BLOCKS["basic"], (2, 2, 2, 2), 10, stem="small"), "no max-pooling after the 3x3 stem"),
-        (lambda: ResNet(BLOCKS["bottleneck"], (3, 4, 6, 3), 10), "the stride is in the 3x3 convolution"),
+        (
+            lambda: ResNet(BLOCKS["bottleneck"], (3, 4, 6, 3), 10),
+            "the stride in the 3x3 convolution of a block (v1.5); the tensors do not tell",
+        ),
         (lambda: CifarResNet(3), "pad half of the new channels on each side"),
     ],
 )
 def test_assumptions_are_listed(tmp_path, model, assumption):
     found = inspect_checkpoint(save(tmp_path / "m.pth", model().state_dict()))
     assert any(assumption in text for text in found.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "value"),
+    [(Choice(stem_pooling="true"), "stem_pooling", True), (Choice(stride_in="1x1"), "stride_in", "1x1")],
+)
+def test_an_answer_of_the_user_is_no_assumption(tmp_path, choice, key, value):
+    with torch.device("meta"):
+        model = ResNet(BLOCKS["bottleneck"], (3, 4, 6, 3), 10, stem="small")
+    state = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in model.state_dict().items()}
+    path = save(tmp_path / "m.pth", state)
+    assert any(f"{key} sets it" in text for text in inspect_checkpoint(path).assumptions)
+    found = inspect_checkpoint(path, choice=choice)
+    assert not any(f"{key} sets it" in text for text in found.assumptions)
+    assert found.to_dict()[key] == value
+
+
+def test_an_answer_to_no_question_is_rejected(tmp_path):
+    path = save(tmp_path / "m.pth", CifarResNet(3).state_dict())
+    for choice in (Choice(stem_pooling="true"), Choice(stride_in="1x1")):
+        with pytest.raises(ArchitectureError, match="cifar_resnet20 takes"):
+            inspect_checkpoint(path, choice=choice)
 
 
 def test_the_text_lists_every_fact(tmp_path):

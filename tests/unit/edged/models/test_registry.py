@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -9,7 +7,7 @@ from edged.models.architecture import CLASSIFIERS, Architecture
 from edged.models.registry import build, load_model, recognize
 from edged.models.resnet import CifarResNet
 from edged.models.torchvision_shim import import_torchvision
-from edged.spec import InputSpec
+from edged.spec import Choice, InputSpec
 
 TORCHVISION = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 CIFAR = {"cifar_resnet20": 3, "cifar_resnet32": 5, "cifar_resnet44": 7, "cifar_resnet56": 9, "cifar_resnet110": 18}
@@ -60,6 +58,34 @@ def test_outputs_equal_torchvisions(name, stem, channels):
     x = torch.randn(2, channels, 32, 32)
     with torch.no_grad():
         assert torch.equal(load_model(state, recognize(state))(x), reference(x))
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+def test_a_stride_in_the_first_convolution_is_that_of_resnet_v1(stem):
+    reference = lively(torchvision_model("resnet50", 5, stem))
+    for module in reference.modules():
+        if type(module).__name__ == "Bottleneck":
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, (1, 1)
+    state = reference.state_dict()
+    x = torch.randn(2, 3, 45, 45)
+    with torch.no_grad():
+        usual, chosen = (
+            load_model(state, recognize(state, choice=choice))(x) for choice in (None, Choice(stride_in="1x1"))
+        )
+        assert torch.equal(chosen, reference(x))
+    assert not torch.allclose(usual, chosen)
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_pooling_after_the_stem_can_be_chosen(stem, pooled):
+    reference = lively(torchvision_model("resnet18", 5, stem))
+    reference.maxpool = nn.MaxPool2d(3, 2, 1) if pooled else nn.Identity()
+    state, x = reference.state_dict(), torch.randn(2, 3, 45, 45)
+    architecture = recognize(state, choice=Choice(stem_pooling=str(pooled).lower()))
+    assert Architecture.from_dict(architecture.to_dict()) == architecture
+    with torch.no_grad():
+        assert torch.equal(load_model(state, architecture)(x), reference(x))
 
 
 def test_loaded_model_is_ready_for_inference():
@@ -140,7 +166,7 @@ def test_other_networks_are_refused_by_a_name_or_shape(name):
 
 
 def test_pinned_name_must_be_known_and_fit():
-    with pytest.raises(ArchitectureError, match="unknown architecture 'resnet19'; choose one of resnet18, "):
+    with pytest.raises(ArchitectureError, match=r"unknown architecture 'resnet19'; did you mean 'resnet18'"):
         recognize(cifar_state(), "resnet19")
     for pinned in ("cifar_resnet32", "resnet18"):
         with pytest.raises(ArchitectureError, match=f"holds a cifar_resnet20, not the {pinned} that was asked for"):
@@ -182,6 +208,6 @@ def test_dict_and_back(name):
     ],
 )
 def test_impossible_dicts_are_refused_by_key(key, value):
-    data = dataclasses.asdict(Architecture("resnet18", 3)) | {key: value}
+    data = Architecture("resnet18", 3).to_dict() | {key: value}
     with pytest.raises(ArchitectureError, match=key):
         Architecture.from_dict(data)

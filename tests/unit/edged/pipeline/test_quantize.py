@@ -11,11 +11,14 @@ import pytest
 import torch
 
 from edged.artifacts.reader import read_artifact
+from edged.calibration.dataset import build_cache
 from edged.errors import CalibrationError, GateError, StateError
 from edged.evaluation.gates import Gates
+from edged.models.architecture import Architecture
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.quantize import quantize
-from edged.spec import Method, QuantSpec
+from edged.spec import Choice, InputSpec, Method, QuantSpec
+from tests.support.readouts import fitted
 from tests.support.tasks import Task
 
 RTN = QuantSpec(method=Method.RTN, bits=8)
@@ -95,3 +98,40 @@ def test_a_gate_that_needs_labels_is_refused_before_the_work(
     with pytest.raises(CalibrationError, match=r"gates\.max_drop needs labels"):
         quantize(network, flat, tmp_path / "out", RTN, gates=Gates(max_drop=1.0), listener=listener)
     assert "quantize" not in listener.names
+
+
+def fitted_checkpoint(architecture: Architecture, task: Task, folder: Path, side: int) -> Path:
+    cache = build_cache(task.calibration, folder / "cache", InputSpec(side, side))
+    everything = torch.arange(len(cache))
+    labels = cache.labels_of(everything)
+    assert labels is not None
+    torch.save(fitted(architecture, cache.batch(everything), labels).state_dict(), folder / "m.pt")
+    return folder / "m.pt"
+
+
+def test_an_artifact_rebuilds_a_described_head(task: Task, tmp_path: Path) -> None:
+    head = ("linear:32", "relu", "batchnorm", "linear:10")
+    architecture = Architecture("cifar_resnet20", 10, "cifar", shortcut="pad", head=head)
+    path = fitted_checkpoint(architecture, task, tmp_path, 8)
+    choice = Choice(head=("linear", "relu", "dropout", "batchnorm", "linear"))
+    network = load_checkpoint(path, input_settings={"size": 8, "resize": 8}, choice=choice)
+    result = quantize(network, task.calibration, tmp_path / "out", RTN, device="cpu")
+    artifact = read_artifact(result.artifact)
+    assert artifact.architecture == architecture
+    assert {"linear.0", "linear.3"} <= {layer["name"] for layer in result.report["layers"]}
+    assert result.report["totals"]["quantized"]["top1"] > 40  # chance is 10
+    x = build_cache(task.test, tmp_path / "cache", artifact.input).batch(torch.arange(64))
+    agreement = (artifact.load_model()(x).argmax(1) == network.model(x).argmax(1)).float().mean()
+    assert agreement > 0.9
+
+
+@pytest.mark.slow  # a ResNet-18; the readings themselves are in test_readings.py
+def test_an_artifact_rebuilds_the_reading_that_images_chose(task: Task, tmp_path: Path) -> None:
+    architecture = Architecture("resnet18", 10, "small", stem_pooling=True)
+    path = fitted_checkpoint(architecture, task, tmp_path, 16)
+    network = load_checkpoint(path, input_settings={"size": 16, "resize": 16})
+    result = quantize(network, task.calibration, tmp_path / "out", RTN, device="cpu")
+    taken = result.report["totals"]["checkpoint"]
+    assert [entry["taken"] for entry in taken["readings"]["tried"]] == [False, True]
+    assert taken["assumptions"] == []
+    assert read_artifact(result.artifact).architecture == architecture

@@ -103,6 +103,21 @@ def test_inspect_shows_what_a_checkpoint_holds(tmp_path, capsys):
     assert (code, json.loads(out)["key"]) == (0, "net")
 
 
+def test_inspect_takes_what_the_tensors_do_not_tell(tmp_path, capsys):
+    model = CifarResNet(3)
+    model.linear = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 5))
+    torch.save(model.state_dict(), tmp_path / "ckpt.pth")
+    code, _, err = call(capsys, "inspect", str(tmp_path / "ckpt.pth"))
+    assert code == 3
+    assert "head: [linear, relu, linear]" in err
+    code, out, _ = call(capsys, "inspect", str(tmp_path / "ckpt.pth"), "--head", "linear, relu, linear", "--json")
+    assert code == 0
+    assert (json.loads(out)["classes"], json.loads(out)["head"]) == (5, ["linear:32", "relu", "linear:5"])
+    code, _, err = call(capsys, "inspect", str(tmp_path / "ckpt.pth"), "--head", "linear,softmax")
+    assert code == 2
+    assert "edged knows linear, batchnorm" in err
+
+
 def test_inspect_says_why_a_file_would_be_rejected(tmp_path, capsys):
     torch.save({"net": CifarResNet(3).state_dict()}, tmp_path / "ckpt.pth")
     code, out, err = call(capsys, "inspect", str(tmp_path / "ckpt.pth"), "--arch", "resnet18", "--json")

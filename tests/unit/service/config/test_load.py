@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import ConfigError
-from edged.spec import RECIPES, DetectionSpec, QuantSpec, recipe
+from edged.spec import RECIPES, Choice, DetectionSpec, QuantSpec, recipe
 from service.config.load import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
 from service.ipc.options import Batching
 from tests.support.repository import ROOT
@@ -214,6 +214,38 @@ def test_a_detector_can_be_configured(folder):
     assert found.input.overrides() == {"size": 960}
     assert load(folder, model("arch: yolov5\n    input: {size: 100}"))  # rows of its own: the worker knows its strides
     assert load(folder, MINIMAL).models[0].detection.to_spec() == DetectionSpec()
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [
+        ("keep: 3", Choice()),
+        ("stem_pooling: true", Choice(stem_pooling="true")),
+        ("stem_pooling: false", Choice(stem_pooling="false")),
+        ("stem_pooling: auto", Choice()),
+        ("stride_in: 1x1", Choice(stride_in="1x1")),
+        ("head: [linear, relu, dropout, linear]", Choice(head=("linear", "relu", "dropout", "linear"))),
+        ("weights: last\n    checkpoint: {key: a, prefix: b.}", Choice("a", "b.", "last")),
+    ],
+)
+def test_the_reading_of_a_checkpoint_can_be_configured(folder, text, choice):
+    found = load(folder, model(text)).models[0]
+    assert found.choice == choice
+    assert (found.key("ab") == load(folder, model("keep: 3")).models[0].key("ab")) == (choice == Choice())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stem_pooling: maybe", "has value 'maybe'; choose one of auto, true, false"),
+        ("stride_in: 7x7", "has value '7x7'; choose one of auto, 3x3, 1x1"),
+        ("head: [linear, softmax]", "has value 'softmax'; choose one of linear, batchnorm"),
+        ("head: [relu]", "is impossible: head has 1 layers; give 1 to 32, one of them linear"),
+    ],
+)
+def test_an_impossible_reading_is_reported(folder, text, message):
+    [(_, _, found)] = problems(folder, model(text))
+    assert found.startswith(message)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", "a\n", "x" * 129])

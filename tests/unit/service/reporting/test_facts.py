@@ -1,6 +1,6 @@
 import pytest
 
-from service.reporting.facts import facts, figures, layers, memory, outcome, stages, worst_first
+from service.reporting.facts import facts, figures, layers, memory, outcome, reading, stages, worst_first
 from tests.support.reports import data_of
 
 
@@ -42,6 +42,23 @@ def test_the_weights_that_were_taken_are_named():
     assert weights(**taken) == "averaged, key 'state_dict_ema', prefix 'module.', 1 other tensors left out"
     assert weights(key="", prefix="", weights="last", left_out=[]) == "last"
     assert weights() is None
+
+
+def test_the_reading_is_named_with_its_figures():
+    tried = [
+        {"reading": "no max-pooling after the 3x3 stem", "correct": 7, "taken": False},
+        {"reading": "max-pooling after the 3x3 stem", "correct": 60, "taken": True},
+    ]
+    found = {"images": 64, "decided": True, "tried": tried}
+    assert reading({"checkpoint": {"readings": found, "assumptions": []}}) == (
+        "max-pooling after the 3x3 stem: 60 of 64 labeled images right (no max-pooling after the 3x3 stem: 7)"
+    )
+    unclear = reading({"checkpoint": {"readings": {**found, "decided": False}, "assumptions": ["this"]}})
+    assert unclear is not None
+    assert unclear.endswith("no max-pooling after the 3x3 stem: 7; no clear difference); assumed: this")
+    assert reading({"checkpoint": {"assumptions": ["this", "that"]}}) == "assumed: this; assumed: that"
+    assert reading({"checkpoint": {}}) is None
+    assert reading({}) is None
 
 
 def test_missing_measurements_are_left_out():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edged.evaluation.gates import Gates
-from edged.spec import DetectionSpec, Method, QuantSpec
+from edged.spec import Choice, DetectionSpec, Method, QuantSpec
 from service.worker.job import Job
 
 
@@ -19,6 +19,7 @@ def test_a_job_survives_a_round_trip_through_json() -> None:
         name="digits",
         source_name="ünïcode.pt",
         arch="resnet18",
+        choice=Choice("a.b", "net.", "last", "true", "1x1", ("linear", "relu", "linear")),
         input={"size": 16, "mean": [0.5, 0.5, 0.5]},
         images=100,
         gates=Gates(min_agreement=90.0, max_drop=1.5),

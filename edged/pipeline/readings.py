@@ -1,0 +1,143 @@
+"""Choose between the readings of a checkpoint with labeled images: each is tried on some, the better one is taken."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edged.calibration.dataset import ImageCache
+from edged.calibration.folder import deal
+from edged.device import CPU, exact_float32
+from edged.errors import ArchitectureError
+from edged.evaluation.classification import predict
+from edged.models.loading import LoadedNetwork
+from edged.models.readings import open_questions, reading_text
+from edged.models.registry import load_model
+
+ROUNDS = (64, 256, 1024)  # labeled images of the first try, and of the next ones while they do not decide
+_BATCH_PIXELS = 8 * 224**2
+_SURE = 0.001  # share of wrong decisions that is accepted: for another reading than the usual one, and for a refusal
+_ABOVE_CHANCE = 0.01
+_LEAST_SKILL = 0.2  # share of the way from chance to perfect that a usable network has come at least
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How often each reading was right.
+
+    Attributes:
+        correct: Correct images of each reading, the usual one first.
+        images: Number of images.
+        chance: Share of them that the most frequent class has.
+        taken: Index of the reading that is taken.
+        decided: Whether the images tell the readings apart.
+    """
+
+    correct: tuple[int, ...]
+    images: int
+    chance: float
+    taken: int
+    decided: bool
+
+
+def choose_reading(network: LoadedNetwork, cache: ImageCache, device: torch.device = CPU) -> LoadedNetwork:
+    """Return the network in the reading that is right most often on labeled images, with what was found.
+
+    The usual reading stays where the images have no labels that fit, or do not tell the readings apart.
+
+    Args:
+        network: Network as it was loaded. Its numbers are not modified.
+        cache: Decoded images.
+        device: Device to compute on.
+
+    Raises:
+        ArchitectureError: The best reading is right as often as chance.
+    """
+    fits = cache.labels is not None and len(cache.classes) == network.architecture.num_classes
+    if len(network.readings) < 2 or not fits:
+        return network
+    models = [load_model(network.model.state_dict(), reading) for reading in network.readings]
+    trial = _tried([model.to(device) for model in models], cache)
+    questions = open_questions(network.architecture, network.choice)
+    if _is_chance(trial):
+        keys = " and ".join(question.key for question in questions)
+        best = max(trial.correct)
+        raise ArchitectureError(
+            f"the network is right on {best} of {trial.images} labeled calibration images"
+            f" ({100 * best / trial.images:.1f} %), chance is {100 * trial.chance:.1f} %, in the best of"
+            f" {len(models)} readings; check that the class folders, sorted by name, are in the order of its classes,"
+            f" and input (size, mean, std), or set {keys}"
+        )
+    tried = [
+        {"reading": reading_text(reading, network.choice), "correct": correct, "taken": index == trial.taken}
+        for index, (reading, correct) in enumerate(zip(network.readings, trial.correct, strict=True))
+    ]
+    found: dict[str, Any] = {"images": trial.images, "chance": trial.chance, "decided": trial.decided, "tried": tried}
+    selection = dataclasses.replace(
+        network.selection,
+        readings=found,
+        assumptions=network.selection.assumptions[len(questions) if trial.decided else 0 :],
+    )
+    return dataclasses.replace(
+        network,
+        model=models[trial.taken].to(CPU),
+        architecture=network.readings[trial.taken],
+        selection=selection,
+    )
+
+
+def _tried(models: Sequence[torch.nn.Module], cache: ImageCache) -> Trial:
+    """Try each model on more and more images until they decide, or there are no more."""
+    labels = cache.labels_of(cache.calibration)
+    assert labels is not None  # noqa: S101 - the caller has checked it
+    order = torch.tensor(deal(labels.tolist()))  # every prefix is balanced over classes
+    hits = torch.zeros(len(models), 0, dtype=torch.bool)
+    batch = max(1, min(64, _BATCH_PIXELS // cache.input.size**2))
+    for images in ROUNDS:
+        part = order[hits.shape[1] : images]
+        if not len(part):
+            break
+        with exact_float32(next(models[0].parameters()).device):
+            new = [predict(model, cache, cache.calibration[part], batch).argmax(1) == labels[part] for model in models]
+        hits = torch.cat([hits, torch.stack(new)], 1)
+        seen = labels[order[: hits.shape[1]]]
+        trial = decide(hits, int(seen.bincount().max()) / len(seen))
+        if trial.decided or _is_chance(trial):
+            break
+    return trial
+
+
+def decide(hits: Tensor, chance: float) -> Trial:
+    """Return which reading the images speak for.
+
+    Another reading than the first is taken only if it is right on significantly more images (sign test).
+
+    Args:
+        hits: Whether each reading is right on each image, bool [readings, images].
+        chance: Share of right answers of a constant answer.
+    """
+    correct = hits.sum(1).tolist()
+    best = max(range(len(correct)), key=lambda index: correct[index])
+    better = [
+        _tail(int((hits[best] & ~hits[o]).sum()), int((hits[best] != hits[o]).sum()), 0.5) for o in range(len(hits))
+    ]
+    decided = all(luck <= _SURE for other, luck in enumerate(better) if other != best)
+    return Trial(tuple(correct), hits.shape[1], chance, best if better[0] <= _SURE else 0, decided)
+
+
+def _is_chance(trial: Trial) -> bool:
+    """Return whether the best reading is no better than chance, and the images are enough to say so."""
+    best, images = max(trial.correct), trial.images
+    skilled = trial.chance + _LEAST_SKILL * (1 - trial.chance)
+    return _tail(best, images, trial.chance) > _ABOVE_CHANCE and _tail(images - best, images, 1 - skilled) <= _SURE
+
+
+def _tail(least: int, tries: int, share: float) -> float:
+    """Return the probability of at least `least` hits in `tries`, each with probability `share`."""
+    return math.fsum(math.comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(least, tries + 1))
