@@ -47,7 +47,8 @@ def history(answer: JSON) -> str:
 
 def rollback(answer: JSON) -> str:
     """Return the answer to `edged rollback`."""
-    return f"{answer.get('model')}: generation {answer.get('to')} is live again, in place of {answer.get('from')}"
+    first = f"{answer.get('model')}: generation {answer.get('to')} is live again, in place of {answer.get('from')}"
+    return "\n".join([first, *(f"warning: {text}" for text in answer.get("warnings", []))])
 
 
 def hold(answer: JSON) -> str:

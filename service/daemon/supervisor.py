@@ -165,6 +165,7 @@ class Supervisor:
         housekeeping = self._housekeeping.run(self._environment.liveness, self._report_status)
         self._housekeeping_task = asyncio.create_task(housekeeping)
         for server in self.servers.values():
+            await self._rollbacks.reconcile(server.name)  # a stop may have kept a rollback from being journaled
             await server.first_try()
             if server.live is not None:
                 await show_live(self.metrics, self._swapper.generations, server.name, server.live.number)

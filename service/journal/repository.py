@@ -73,6 +73,10 @@ class UpdateRepository:
         """Return the newest update that put a generation in service and was not rolled back."""
         return await self._disk(self.journal.brought_live, model, generation)
 
+    async def taken_out(self, model: str, generation: int) -> list[Update]:
+        """Return the updates of a generation that were rolled back, the oldest first."""
+        return await self._disk(self.journal.taken_out, model, generation)
+
     async def last_times(self) -> dict[str, tuple[float, float | None]]:
         """Return when a file was last dropped and when an update last went live, by model name."""
         return await self._disk(self.journal.last_times)

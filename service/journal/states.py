@@ -34,7 +34,7 @@ class State(str, enum.Enum):
     FAILED = "FAILED"  # tried too often
     SUPERSEDED = "SUPERSEDED"  # a newer drop for the same model took its place
     CANCELLED = "CANCELLED"  # an operator ended it before it went live
-    ROLLED_BACK = "ROLLED_BACK"  # it was live; the generation before it is again
+    ROLLED_BACK = "ROLLED_BACK"  # it was live; another generation is in its place
 
 
 class IllegalTransition(Exception):  # noqa: N818 - the name of the contract; it says what happened, like StopIteration
@@ -119,7 +119,7 @@ def _table() -> dict[State, frozenset[State]]:
         State.FAILED: frozenset(),
         State.SUPERSEDED: frozenset(),
         State.CANCELLED: frozenset(),
-        State.ROLLED_BACK: frozenset(),
+        State.ROLLED_BACK: frozenset({State.COMMITTED}),  # by another rollback, to its generation
     }
 
 
@@ -161,5 +161,5 @@ def resume(state: State) -> State:
 
 
 def is_end(state: State) -> bool:
-    """Return whether `state` is final. A COMMITTED update can still be rolled back by an operator."""
+    """Return whether `state` is final. An operator can still take its generation out of service, or put it back."""
     return state in ENDS

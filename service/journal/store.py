@@ -224,6 +224,11 @@ class Journal:
         )
         return rows[0] if rows else None
 
+    def taken_out(self, model: str, generation: int) -> list[Update]:
+        """Return the updates of a generation that were rolled back, the oldest first."""
+        where = "WHERE model = ? AND generation = ? AND state = ? ORDER BY id"
+        return self._select(where, (model, generation, State.ROLLED_BACK.value))
+
     def last_times(self) -> dict[str, tuple[float, float | None]]:
         """Return when a file was last dropped and when an update last went live, by model name.
 

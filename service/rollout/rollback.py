@@ -4,17 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from edged.errors import NotReadyError, PinnedError, UsageError
+from edged.errors import GateError, NotReadyError, PinnedError, UsageError
 from service.config.current import CurrentConfig
+from service.config.load import DetectionConfig, ModelConfig
 from service.journal.states import State
 from service.journal.update import Update
 from service.outcomes import Failure, RolledBack
+from service.rollout.gates import interface_on_disk
 from service.rollout.records import UpdateRecords
 from service.rollout.swap import Swap, SwapOptions, Swapper
+from service.worker.interface import Interface
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A reason why a generation may not be the one that is wanted now.
+
+    Attributes:
+        text: What does not fit, in one line.
+        of_interface: Whether clients would notice it.
+    """
+
+    text: str
+    of_interface: bool = False
 
 
 class Rollbacks:
@@ -56,9 +74,12 @@ class Rollbacks:
             expected: Generation to roll back from; None for the current one.
 
         Returns:
-            {"model", "from", "to"}: generation numbers.
+            {"model", "from", "to"}: generation numbers; "warnings" with texts if the generation does not fit the
+            configuration, or has another interface.
 
         Raises:
+            GateError: The clients would notice another interface, and neither `to` nor the configuration says that it
+                may change.
             UsageError: There is no such model, or no generation `to` on the disk.
             NotReadyError: There is no previous generation on the disk, `expected` is not the current one any more, or
                 `to` is the current one already.
@@ -73,6 +94,9 @@ class Rollbacks:
             if to is not None:
                 await self._swapper.generations.require_whole(model, to)
             configured = self._config.model(model)
+            warnings = [] if configured is None else await self._misfits(configured, current, target)
+            if code == "rollback" and to is None:
+                _refuse_another_interface(warnings, model, target)
             options = SwapOptions("auto" if configured is None else configured.swap)
             undone = await self._records.updates.brought_live(model, current)
             async with await self._swapper.prepare(server, target, options) as swap:
@@ -80,10 +104,36 @@ class Rollbacks:
                 await swap.commit()
                 if undone is not None:
                     await self._journal(undone, swap, code, f"rolled back to generation {target}: {why}")
+                await self.reconcile(model)
                 await swap.retire_previous()
             if undone is not None:
                 await self._records.reports.write(undone.id)
-        return {"model": model, "from": current, "to": target}
+        for warning in warnings:
+            log.warning("model %s: %s", model, warning.text)
+        texts = {"warnings": [warning.text for warning in warnings]} if warnings else {}
+        return {"model": model, "from": current, "to": target, **texts}
+
+    async def _misfits(self, model: ModelConfig, current: int, target: int) -> list[Misfit]:
+        """Return what clients would notice of a rollback, and what the configuration says otherwise."""
+        generations = self._swapper.generations
+        live, other = [await interface_on_disk(generations, model.name, number) for number in (current, target)]
+        if other is None:
+            return []
+        found = [Misfit(f"generation {target} {text}") for text in _against_config(other, model)]
+        if live is None or not model.gates.same_interface:
+            return found
+        owner = f"generation {current} in service"
+        if (difference := other.difference(live, owner) or other.renaming(live, owner)) is not None:
+            found.insert(0, Misfit(f"generation {target} {difference}", of_interface=True))
+        return found
+
+    async def reconcile(self, model: str) -> None:
+        """Journal that the generation in service is in service, if an earlier rollback had taken it out."""
+        current, updates = self._swapper.generations.current(model), self._records.updates
+        for update in [] if current is None else await updates.taken_out(model, current):
+            log.info("update %d of %s: generation %s is in service again", update.id, model, current)
+            await updates.advance(update.id, State.COMMITTED)
+            await self._records.reports.write(update.id)
 
     async def _journal(self, undone: Update, swap: Swap, code: str, reason: str) -> None:
         """Record that the generation of an update was taken out of service."""
@@ -124,3 +174,24 @@ class Rollbacks:
         if update.state is not State.ROLLED_BACK:
             return None
         return RolledBack(Failure(update.code or "rollback", update.reason or "rolled back", permanent=True))
+
+
+def _refuse_another_interface(misfits: Sequence[Misfit], model: str, target: int) -> None:
+    """Raise an error for the first difference that clients would notice."""
+    for misfit in misfits:
+        if misfit.of_interface:
+            raise GateError(
+                f"{misfit.text}; clients rely on it: go back all the same with `edged rollback {model} --to {target}`,"
+                " or set gates.same_interface: false"
+            )
+
+
+def _against_config(interface: Interface, model: ModelConfig) -> Iterator[str]:
+    """Yield what the configuration of a model says otherwise than a generation is."""
+    generic = model.arch == "yolov5" and interface.task == "detection"
+    if model.arch not in (None, interface.architecture) and not generic:
+        yield f"is a {interface.architecture}, arch is {model.arch}"
+    if interface.task == "classification" and model.detection != DetectionConfig():
+        yield f"is a classifier ({interface.architecture}), the section detection is for detectors"
+    if model.input.size not in (None, interface.size):
+        yield f"reads images of {interface.size} pixels, input.size is {model.input.size}"

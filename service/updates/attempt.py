@@ -30,6 +30,7 @@ from service.worker.interface import Incumbent
 log = logging.getLogger(__name__)
 
 _WORKER_STAGES = {stage.name: stage for stage in STAGE_TABLE if stage.done_by_worker}
+_TAKEN_OUT = ("rollback", "probation")  # codes of a file that was rejected because its generation was rolled back
 _PUBLISHED = (State.PUBLISHED, State.WARMED, State.LIVE)
 
 
@@ -129,7 +130,10 @@ class Attempt:
         A file that was rejected before stops the update: a bad file is tried twice only if an operator asks for it.
         """
         update = self._update
-        before = await self._records.updates.last_for_key(update.key or "", before=update.id)
+        updates = self._records.updates
+        before = await updates.last_for_key(update.key or "", before=update.id)
+        while before is not None and before.state is State.REJECTED and before.code in _TAKEN_OUT:
+            before = await updates.last_for_key(update.key or "", before=before.id)  # whose generation may be back
         if before is None:
             return None
         if before.state in (State.REJECTED, State.ROLLED_BACK):
@@ -260,7 +264,8 @@ class Attempt:
         """Commit the update, and remove what it does not need any more."""
         update, metrics = self._update, self._records.metrics
         more: dict[str, Any] = {} if problem is None else {"code": "probation", "reason": problem}
-        await self._advance(State.COMMITTED, generation=generation, **more)
+        if (await self._records.updates.get(update.id)).state is not State.COMMITTED:  # by two rollbacks in a row
+            await self._advance(State.COMMITTED, generation=generation, **more)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""
         metrics.count_update(update.model, "committed", reason)
         if unchanged:

@@ -191,6 +191,10 @@ def test_the_second_update_takes_over_and_a_rollback_undoes_it(
     # ... only by undoing the rollback.
     assert daemon.post("/edged/v1/models/digits/rollback").json()["to"] == 2
     assert daemon.generation() == 2
+    # What serves is not shown as rolled back, and is known again.
+    history = daemon.get("/edged/v1/models/digits/history").json()
+    assert {u["state"] for u in history["updates"] if u["generation"] == 2} == {"COMMITTED"}
+    assert daemon.put_live(task.second, "and-again.pt")["generation"] == 2
 
 
 def test_the_supervisor_stays_small(daemon: Daemon, first: dict[str, object]) -> None:

@@ -46,7 +46,6 @@ TESTED_BY = {
     "service/reporting/files": "unit/service/reporting/test_data.py",
     "service/reporting/pictures": "unit/service/reporting/test_page.py",
     "service/rollout/live_metrics": "end_to_end/test_dashboard.py",
-    "service/rollout/rollback": "end_to_end/test_probation.py",
     "service/serving/forked_process": "integration/service/serving/test_fork_client.py",
     "service/storage/generations": "unit/service/rollout/test_swap.py",
     "service/storage/state_folder": "unit/service/updates/test_runner.py",

@@ -31,7 +31,7 @@ def test_from_everywhere_an_end_is_reached(state):
     assert reachable(state) & ENDS
 
 
-@pytest.mark.parametrize("state", sorted(ENDS - {State.COMMITTED}))
+@pytest.mark.parametrize("state", sorted(ENDS - {State.COMMITTED, State.ROLLED_BACK}))
 def test_ends_are_final(state):
     assert is_end(state)
     assert not NEXT[state]
@@ -40,8 +40,9 @@ def test_ends_are_final(state):
             advance(state, target)
 
 
-def test_a_committed_update_can_only_be_rolled_back():
+def test_a_committed_update_can_only_be_rolled_back_and_put_back():
     assert NEXT[State.COMMITTED] == {State.ROLLED_BACK}
+    assert NEXT[State.ROLLED_BACK] == {State.COMMITTED}
 
 
 @pytest.mark.parametrize("state", [State.LIVE, State.COMMITTED])

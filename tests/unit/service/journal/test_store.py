@@ -130,8 +130,13 @@ def test_a_generation_is_known_by_the_newest_update_that_put_it_in_service(journ
     journal.advance(failed.id, State.FAILED)
     assert journal.brought_live("m", 7).id == again
     assert journal.brought_live("m", 8) is None
-    journal.advance(again, State.ROLLED_BACK)
+    assert journal.taken_out("m", 7) == []
+    journal.advance(again, State.ROLLED_BACK, code="rollback", reason="on request")
     assert journal.brought_live("m", 7).id == first
+    assert [update.id for update in journal.taken_out("m", 7)] == [again]
+    back = journal.advance(again, State.COMMITTED)
+    assert (back.state, back.code, back.reason) == (State.COMMITTED, None, None)
+    assert journal.brought_live("m", 7).id == again
 
 
 def test_the_last_drop_and_the_last_success_of_each_model(journal):
