@@ -69,7 +69,7 @@ def quantize_network(
         cache: Cache of the calibration images.
         spec: Quantization settings.
         resources: Memory limits; change speed only.
-        listener: Listener that is notified of the plan and of the number of cuts done.
+        listener: Listener that is notified of the plan and of the number of layers done.
 
     Raises:
         ArchitectureError: The network has no layers to quantize.
@@ -87,9 +87,11 @@ def quantize_network(
     store = ActivationStore(plan.activation_memory, cache.directory)
     with store, exact_float32(device), torch.inference_mode():
         work = _Work(model, program, images, spec, plan, store)
-        for index in range(len(program.cuts)):
+        done, total = 0, sum(len(cut.layers) for cut in program.cuts)
+        for index, cut in enumerate(program.cuts):
             work.quantize_at(index)
-            listener.progress(index + 1, len(program.cuts))
+            done += len(cut.layers)
+            listener.progress(done, total)
         synchronize(device)  # the end of the stage that the listener times
     return Quantized(work.quantized, work.results, work.images, plan)
 

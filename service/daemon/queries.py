@@ -11,6 +11,7 @@ from service.daemon.samples import Samples
 from service.intake.claim_queue import ClaimQueue
 from service.journal.states import State
 from service.journal.update import Update
+from service.reporting.facts import figures
 from service.rollout.live_metrics import RUNTIME
 from service.rollout.records import UpdateRecords
 from service.rollout.swap import Swapper
@@ -57,7 +58,7 @@ class Queries:
             live = None if generation is None else await self._live(name, generation)
             layers = live.pop("layers") if live else []
             more = {"live": live, "layers": layers, "samples": samples.of(name), "probation": name in on_probation}
-            detailed.append({**model, **more})
+            detailed.append({**model, **more, "rollback": await self._rollback(name)})
         return detailed
 
     async def open_updates(self) -> list[dict[str, Any]]:
@@ -136,6 +137,9 @@ class Queries:
                 "runtime": RUNTIME,
                 "architecture": manifest["architecture"]["name"],
                 "file_name": manifest["source"]["name"],
+                "sha256": manifest["source"]["sha256"],
+                "made_at": manifest["finished_at"],
+                "figures": list(figures(report["totals"])),
                 "agreement": report["totals"].get("agreement"),
                 "artifact_bytes": report["totals"].get("artifact_bytes"),
                 "layers": [
@@ -146,6 +150,14 @@ class Queries:
         except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("model %s generation %d: cannot read its description: %r", model, generation, error)
             return None
+
+    async def _rollback(self, model: str) -> dict[str, Any] | None:
+        """Return the generation that a rollback would put in service, and the file it was made from; None if none."""
+        target = self._swapper.generations.rollback_target(model)
+        if target is None:
+            return None
+        described = await self._live(model, target)
+        return {"generation": target, "file_name": described and described["file_name"]}
 
     def _update(self, update: Update) -> dict[str, Any]:
         again = self._runner.retry_at.get(update.id) if update.state is State.DEFERRED else None

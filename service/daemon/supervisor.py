@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import shutil
 import time
 from collections.abc import Callable
 from typing import Any
 
 from edged.errors import StateError
+from edged.version import __version__
 from service.config.current import CurrentConfig
 from service.config.load import Config
 from service.daemon.admin import Administration
 from service.daemon.collector import GarbageCollector
+from service.daemon.device_summary import device_summary
 from service.daemon.environment import Environment
 from service.daemon.gauges import Gauges
 from service.daemon.housekeeping import Housekeeping
@@ -240,6 +243,8 @@ class Supervisor:
         """Return an overview of the daemon as JSON types."""
         return {
             "ready": self.ready,
+            "version": __version__,
+            "host": platform.node(),
             "started_at": iso_time(self._started_at),
             "state_dir": str(self._folder.paths.root),
             "drop_dir": str(self.config.drop_folder),
@@ -252,10 +257,18 @@ class Supervisor:
         }
 
     async def overview(self) -> dict[str, Any]:
-        """Return `status` with the details of each model, and with the last updates, ended ones included."""
-        models = await self.queries.detailed_models(self._housekeeping.samples)
-        updates = await self.queries.updates(None, None, _LAST_UPDATES)
-        return {**await self.status(), "models": models, "updates": updates}
+        """Return `status` with the details of each model, the state of the device, and the last updates.
+
+        The updates that have not ended are under "open"; those under "updates" are the last ones, ended or not.
+        """
+        status = await self.status()
+        return {
+            **status,
+            "open": status["updates"],
+            "models": await self.queries.detailed_models(self._housekeeping.samples),
+            "updates": await self.queries.updates(None, None, _LAST_UPDATES),
+            "device": await self._disk(device_summary, self._folder.paths.root),
+        }
 
     def require_model(self, name: str) -> None:
         """Check that a model is configured.

@@ -1,4 +1,4 @@
-"""Routes of the status page, of its two files, and of the checkpoints that its form uploads."""
+"""Routes of the status page, of its style and scripts, and of the checkpoints that its form uploads."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from service.http.auth import check_admin, is_local
-from service.http.status_page import render
+from service.http.status_page import Rights, render
 from service.http.uploads import receive
 from service.reporting.page import STATIC
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
 
-_FILES = {"status.css": STATIC, "status.js": Path(__file__).parent / "static"}
-_MEDIA_TYPES = {"status.css": "text/css", "status.js": "text/javascript"}
+_SCRIPTS = Path(__file__).parent / "static"
+_FILES = {"status.css": STATIC} | dict.fromkeys(("status.js", "morph.js", "try_image.js"), _SCRIPTS)
+_MEDIA_TYPES = {".css": "text/css", ".js": "text/javascript"}
 # Only files of this daemon are loaded: even if a name were not escaped, it could not run a script.
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self';"
@@ -52,17 +53,16 @@ class PageRoutes:
 
     async def page(self, request: Request) -> Response:
         """GET /: the status page."""
-        local = is_local(request)
-        actions = local or self._supervisor.config.serve.admin_token is not None
-        page = render(await self._supervisor.overview(), actions=actions, local=local)
-        return HTMLResponse(page, headers=_HEADERS)
+        local, serve = is_local(request), self._supervisor.config.serve
+        rights = Rights(local or serve.admin_token is not None, local, serve.inference_token_file is not None)
+        return HTMLResponse(render(await self._supervisor.overview(), rights), headers=_HEADERS)
 
     async def static(self, request: Request) -> Response:
-        """GET /static/{status.css,status.js}."""
+        """GET /static/{name}: the style and the scripts of the page."""
         name = request.path_params["name"]
         if name not in self._static:
             raise HTTPException(404, f"no file {name!r:.80}; there are {', '.join(self._static)}")
-        return Response(self._static[name], media_type=_MEDIA_TYPES[name], headers=_HEADERS)
+        return Response(self._static[name], media_type=_MEDIA_TYPES[Path(name).suffix], headers=_HEADERS)
 
     async def drop(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/drop?name=FILE: save the body, a checkpoint, to the drop folder."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from service.reporting.html import Html, fill, join
@@ -12,32 +13,98 @@ _LEFT, _TOP, _BOTTOM = 64.0, 8.0, 18.0  # margins for labels
 _RIGHT, _ROW = 62.0, 15.0  # margin for the seconds after a bar; height of a row
 _LETTER = 6.5  # approximate width of a letter
 _GAP_S = 30.0  # samples that are further apart are not joined by a line
+_BARS_WIDTH, _BARS_LEFT, _BARS_BASE = 1200.0, 64.0, 118.0  # of a chart of bars: its names are below the bars
+_WIDEST, _NARROWEST = 28.0, 1.0  # of a bar
+_ROUND = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
+_NAME_STEP, _NAME_LETTER, _LONGEST_NAME = 11.0, 5.6, 22  # width of a name on its side; letters that are shown of one
 
 Point = tuple[float, "float | None"]
 
 
 def bars(values: Sequence[tuple[str, float]], label: str) -> Html:
-    """Draw a bar for each value.
+    """Draw a bar for each value, with its name below it where there is room.
+
+    A bar and its name are in a group whose attributes are the texts that a script can show for it.
 
     Args:
         values: Name and height of each bar; heights are not negative.
         label: Description of the chart for screen readers.
     """
-    most = max((height for _, height in values), default=0.0) or 1.0
-    step = (_WIDTH - _LEFT) / max(len(values), 1)
+    most = ceiling(max((height for _, height in values), default=0.0))
+    step = (_BARS_WIDTH - _BARS_LEFT) / max(len(values), 1)
+    named = _with_room(values, step)
+    longest = max((len(_short(values[index][0])) for index in named), default=0)
+    plot = _BARS_BASE - _TOP
     drawn = (
         fill(
-            '<rect class="bar" x="{x}" y="{y}" width="{width}" height="{height}"><title>{name}: {value}</title></rect>',
-            x=f"{_LEFT + index * step:.1f}",
-            y=f"{_y(value / most):.1f}",
-            width=f"{max(step - 2, 1):.1f}",
-            height=f"{(_HEIGHT - _TOP - _BOTTOM) * value / most:.1f}",
+            '<g class="column" data-name="{name}" data-value="{value}"><title>{name}: {value}</title>'
+            '<rect class="hit" x="{left}" y="{top}" width="{step}" height="{plot}"/>'
+            '<rect class="bar" x="{x}" y="{y}" width="{width}" height="{height}"/>{text}</g>',
+            left=f"{_BARS_LEFT + index * step:.1f}",
+            top=f"{_TOP:.0f}",
+            step=f"{step:.1f}",
+            plot=f"{plot:.0f}",
+            x=f"{_BARS_LEFT + (index + 0.5) * step - _bar_width(step) / 2:.1f}",
+            y=f"{_TOP + plot * (1 - value / (most or 1.0)):.1f}",
+            width=f"{_bar_width(step):.1f}",
+            height=f"{plot * value / (most or 1.0):.1f}",
             name=name,
             value=f"{value:.3g}",
+            text=_name_below(name, _BARS_LEFT + (index + 0.5) * step) if index in named else "",
         )
         for index, (name, value) in enumerate(values)
     )
-    return _chart(label, f"{most:.2g}", "", "", join(drawn))
+    return fill(
+        '<svg role="img" class="bars" aria-label="{label}" viewBox="0 0 {width} {height}">{grid}{drawn}</svg>',
+        label=label,
+        width=f"{_BARS_WIDTH:.0f}",
+        height=f"{_BARS_BASE + 8 + _NAME_LETTER * longest:.0f}",
+        grid=_grid(_BARS_LEFT, _BARS_WIDTH, _BARS_BASE, most, lambda value: f"{value:.3g}"),
+        drawn=join(drawn),
+    )
+
+
+def ceiling(most: float, base: float = 10.0) -> float:
+    """Return the lowest round number that is not below `most`: one digit, 1.5 or 2.5, times a power of ten; 0 for 0.
+
+    Args:
+        most: Largest value of a chart, not negative.
+        base: 10; or 1024 for bytes, whose units are powers of 1024.
+    """
+    if most <= 0:
+        return 0.0
+    unit = base ** math.floor(math.log(most, base)) if base != 10.0 else 1.0
+    power = 10.0 ** math.floor(math.log10(most / unit))
+    rounded = next(step for step in _ROUND if step * power * unit >= most * (1 - 1e-9))
+    return rounded * power * unit
+
+
+def _with_room(values: Sequence[tuple[str, float]], step: float) -> set[int]:
+    """Return which bars get their name as text: the highest first, none nearer to another than a name is wide."""
+    apart = math.ceil(_NAME_STEP / step)
+    named: set[int] = set()
+    for index in sorted(range(len(values)), key=lambda index: -values[index][1]):
+        if not any(index + offset in named for offset in range(1 - apart, apart)):
+            named.add(index)
+    return named
+
+
+def _name_below(name: str, x: float) -> Html:
+    return fill(
+        '<text class="tick end name" transform="translate({x} {y}) rotate(-90)">{text}</text>',
+        x=f"{x + 3:.1f}",
+        y=f"{_BARS_BASE + 5:.0f}",
+        text=_short(name),
+    )
+
+
+def _short(name: str) -> str:
+    """Return the end of a long name, which tells layers apart."""
+    return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"
+
+
+def _bar_width(step: float) -> float:
+    return max(min(_WIDEST, 0.75 * step), _NARROWEST)
 
 
 def lines(
@@ -48,6 +115,7 @@ def lines(
     ticks: tuple[str, str] | None = None,
     gap_s: float = _GAP_S,
     bands: Sequence[tuple[str, float, float]] = (),
+    base: float = 10.0,
 ) -> Html:
     """Draw a line for each series over the last `span_s` seconds.
 
@@ -60,15 +128,17 @@ def lines(
         ticks: Labels below the left and the right end; None for "N min ago" and "now".
         gap_s: Points that are more seconds apart are not joined.
         bands: Name, start and end of each interval with a background of its own, in seconds as in `series`.
+        base: 1024 if heights are bytes, so that the axis ends at a round number of their unit.
     """
-    most = max((height for _, points in series for _, height in points if height is not None), default=0.0)
+    heights = (height for _, points in series for _, height in points if height is not None)
+    most = ceiling(max(heights, default=0.0), base)
     ground = join(_band(index, band, span_s) for index, band in enumerate(bands))
     drawn = join(
         fill('<path class="line {name}" d="{path}"/>', name=name, path=_path(points, span_s, most or 1.0, gap_s))
         for name, points in series
     )
     left, right = ticks or (f"{span_s / 60:.0f} min ago", "now")
-    return _chart(label, unit(most) if most else "", left, right, join([ground, drawn]))
+    return _chart(label, _grid(_LEFT, _WIDTH, _HEIGHT - _BOTTOM, most, unit), left, right, join([ground, drawn]))
 
 
 def spans(rows: Sequence[tuple[str, float, float]], label: str) -> Html:
@@ -140,24 +210,37 @@ def _y(share: float) -> float:
     return _TOP + (_HEIGHT - _TOP - _BOTTOM) * (1 - share)
 
 
-def _chart(label: str, most: str, left: str, right: str, drawn: Html) -> Html:
+def _grid(left: float, right: float, bottom: float, most: float, unit: Callable[[float], str]) -> Html:
+    """Return the lines at the bottom, the middle and the top of a chart, with their values; only the axis if empty."""
+    shares = (0.0, 0.5, 1.0) if most else (0.0,)
+    return join(
+        fill(
+            '<line class="{kind}" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>'
+            '<text class="tick end" x="{before}" y="{base}">{value}</text>',
+            kind="grid" if share else "axis",
+            left=f"{left:.0f}",
+            right=f"{right:.0f}",
+            y=f"{_TOP + (bottom - _TOP) * (1 - share):.1f}",
+            before=f"{left - 6:.0f}",
+            base=f"{_TOP + (bottom - _TOP) * (1 - share) + 4:.1f}",
+            value=unit(most * share) if share else "0" if most else "",
+        )
+        for share in shares
+    )
+
+
+def _chart(label: str, grid: Html, left: str, right: str, drawn: Html) -> Html:
     return fill(
-        '<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">'
-        '<text class="tick end" x="{before}" y="14">{most}</text>'
-        '<text class="tick end" x="{before}" y="{base}">{zero}</text>'
-        '<line class="axis" x1="{axis}" y1="{base}" x2="{width}" y2="{base}"/>'
+        '<svg role="img" aria-label="{label}" viewBox="0 0 {width} {height}">{grid}'
         '<text class="tick" x="{axis}" y="{below}">{left}</text>'
         '<text class="tick end" x="{width}" y="{below}">{right}</text>{drawn}</svg>',
         label=label,
-        most=most,
+        grid=grid,
         left=left,
         right=right,
-        zero="0" if most else "",
         drawn=drawn,
         width=f"{_WIDTH:.0f}",
         height=f"{_HEIGHT:.0f}",
         axis=f"{_LEFT:.0f}",
-        before=f"{_LEFT - 6:.0f}",
-        base=f"{_HEIGHT - _BOTTOM:.0f}",
         below=f"{_HEIGHT - 4:.0f}",
     )

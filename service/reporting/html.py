@@ -30,6 +30,22 @@ def join(parts: Iterable[Html]) -> Html:
     return Html("\n".join(parts))
 
 
+def definitions(pairs: Iterable[tuple[str, object]]) -> Html:
+    """Return the groups of a <dl>, one for each name and value; values that are None are left out."""
+    group = "<div><dt>{name}</dt><dd>{value}</dd></div>"
+    return join(fill(group, name=name, value=value) for name, value in pairs if value is not None)
+
+
+def moment(at: str) -> Html:
+    """Return a time as <time>, in UTC; a script may show it in the viewer's time zone.
+
+    Args:
+        at: ISO 8601 in UTC, see `service.units.iso_time`.
+    """
+    text = f"{at[:19].replace('T', ' ')} UTC" if at.endswith("Z") else at
+    return fill('<time datetime="{at}">{text}</time>', at=at, text=text)
+
+
 def _escaped(value: object) -> str:
     if isinstance(value, Html):
         return value

@@ -48,6 +48,8 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+_WIDE = """<figure class="wide"><figcaption>{caption}</figcaption>
+<div class="scroll" tabindex="0" role="region" aria-label="{caption}">{chart}</div></figure>"""
 _FIGURE = "<figure><figcaption>{caption}</figcaption>{chart}</figure>"
 _TABLE = """<details><summary>{label}</summary><div class="scroll" tabindex="0" role="region" aria-label="{label}">
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
@@ -120,7 +122,7 @@ def _memory(used: Memory, placed: Sequence[Stage], dropped_at: str) -> Html:
     label = f"Memory of the worker over {format_seconds(span_s)}: at most {format_bytes(used.peak_bytes)}"
     ticks = ("0 s", format_seconds(span_s))
     bands = _bands(used, placed, dropped_at)
-    chart = lines(series, span_s, format_bytes, label, ticks, gap_s=span_s, bands=bands)
+    chart = lines(series, span_s, format_bytes, label, ticks, gap_s=span_s, bands=bands, base=1024)
     return fill(_FIGURE, caption="Resident memory of the worker", chart=chart)
 
 
@@ -147,8 +149,8 @@ def _layers(quantized: Sequence[Layer]) -> Html:
     widths = ", ".join(map(str, sorted({layer.bits for layer in quantized})))
     bits = bars([(layer.name, float(layer.bits)) for layer in quantized], f"Bits of {count} layers: {widths}")
     charts = [
-        fill(_FIGURE, caption="Loss of each layer, as a share of its output's energy", chart=losses),
-        fill(_FIGURE, caption="Bits of each layer's weights", chart=bits),
+        fill(_WIDE, caption="Loss of each layer, as a share of its output's energy", chart=losses),
+        fill(_WIDE, caption="Bits of each layer's weights", chart=bits),
     ]
     rows = (
         (layer.name, layer.kind, layer.size, layer.bits, f"{layer.relative_loss:.3g}", layer.order, layer.images)

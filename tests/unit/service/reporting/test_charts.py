@@ -1,6 +1,11 @@
+import itertools
 import re
 
-from service.reporting.charts import bars, lines, spans
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.reporting.charts import bars, ceiling, lines, spans
 
 
 def numbers(pattern, markup):
@@ -9,11 +14,44 @@ def numbers(pattern, markup):
 
 def test_bars_are_as_high_as_their_values():
     chart = bars([("conv1", 0.5), ("<fc>", 2.0), ("dead", 0.0)], "Loss")
-    heights = numbers(r'<rect [^>]*height="([\d.]+)"', chart)
+    heights = numbers(r'<rect class="bar" [^>]*height="([\d.]+)"', chart)
     assert [height / max(heights) for height in heights] == [0.25, 1.0, 0.0]
     assert "<title>conv1: 0.5</title>" in chart
-    assert "&lt;fc&gt;: 2" in chart
-    assert '<svg role="img" aria-label="Loss"' in chart
+    assert 'data-name="&lt;fc&gt;" data-value="2"' in chart
+    assert 'aria-label="Loss"' in chart
+
+
+def named(chart):
+    return re.findall(r">([^<]+)</text></g>", chart)
+
+
+def test_every_bar_is_named_where_there_is_room():
+    names = [f"layer{i}.conv" for i in range(100)]
+    assert named(bars([(name, 1.0) for name in names], "Loss")) == names
+    # The end tells layers apart.
+    assert named(bars([("features.layer4.1.downsample.0", 1.0)], "Loss")) == ["…layer4.1.downsample.0"]
+
+
+def test_the_highest_of_many_bars_are_named_and_no_two_names_touch():
+    values = [(f"l{i}", float(i * 37 % 401)) for i in range(400)]  # all different
+    found = [int(name[1:]) for name in named(bars(values, "Loss"))]
+    step = (1200 - 64) / 400
+    assert min(after - before for before, after in itertools.pairwise(found)) * step >= 11
+    assert max(range(400), key=lambda i: values[i][1]) in found
+    assert len(found) > 50
+
+
+@pytest.mark.parametrize(
+    ("most", "base", "expected"),
+    [(0, 10, 0), (0.0027, 10, 0.003), (1.0, 10, 1), (7, 10, 8), (99, 10, 100), (190 * 2**20, 1024, 200 * 2**20)],
+)
+def test_an_axis_ends_at_a_round_number(most, base, expected):
+    assert ceiling(most, base) == pytest.approx(expected)
+
+
+@given(most=st.floats(1e-300, 1e300), base=st.sampled_from([10.0, 1024.0]))
+def test_no_value_is_above_the_axis(most, base):
+    assert most * (1 - 1e-6) <= ceiling(most, base) <= 10 * most
 
 
 def test_lines_break_at_missing_values():

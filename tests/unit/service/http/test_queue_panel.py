@@ -1,0 +1,74 @@
+from service.http.queue_panel import queue_panel, unclaimed_panel
+from tests.support.html_text import Text
+
+
+def row(update, **changes):
+    given = {
+        "model": "shelf",
+        "file": "best.pt",
+        "state": "QUEUED",
+        "since": 40.0,
+        "position": 1,
+        "waiting_for": "update 1",
+    }
+    return {"update": update, **given, **changes}
+
+
+def opened(update, **changes):
+    given = {"model": "shelf", "file_name": "best.pt", "state": "CALIBRATED", "dropped_at": "1970-01-01T00:00:40.000Z"}
+    return {
+        "id": update,
+        **given,
+        "stages": {"settle": 0.1, "claim": 0.1, "calibrate": 3.0},
+        "progress": None,
+    } | changes
+
+
+def shown(markup):
+    return Text(markup).spaced
+
+
+def test_the_running_update_has_its_stage_and_its_layers():
+    overview = {
+        "queue": [row(1, state="CALIBRATED", position=0, waiting_for=None), row(2)],
+        "open": [opened(1, progress={"stage": "layers", "done": 35, "total": 50})],
+        "drop_dir": "/drop",
+    }
+    panel = queue_panel(overview, clock=lambda: 100.0)
+    assert "update 1 of shelf : best.pt since 1970-01-01 00:00:40 UTC , 1 min 0 s" in shown(panel)
+    assert "layers 35/50" in shown(panel)
+    tags = Text(panel).tags
+    assert [tag for name, tag in tags if name == "progress"] == [
+        {"value": "35", "max": "50", "aria-label": "layers of update 1"}
+    ]
+    assert panel.count('aria-current="step">quantize</li>') == 1
+    assert [tag["class"] for name, tag in tags if name == "li"].count("done") == 3
+    assert [tag["class"] for name, tag in tags if name == "li" and "data-key" in tag] == ["running", "waiting"]
+    assert "Waits for update 1" in shown(panel)
+
+
+def test_a_deferred_update_says_for_what_it_waits_and_when_it_is_tried_again():
+    overview = {
+        "queue": [row(1, state="DEFERRED", position=0, waiting_for="the device is too hot")],
+        "open": [opened(1, state="DEFERRED", retry_at="1970-01-01T00:02:00.000Z")],
+        "drop_dir": "/drop",
+    }
+    text = shown(queue_panel(overview, clock=lambda: 100.0))
+    assert "Waits for the device is too hot" in text
+    assert "Tried again at 1970-01-01 00:02:00 UTC" in text
+
+
+def test_an_update_that_is_not_among_the_open_ones_is_still_shown():
+    assert "update 9" in shown(queue_panel({"queue": [row(9, waiting_for=None, state="LIVE")], "drop_dir": "/drop"}))
+
+
+def test_without_updates_the_drop_folder_is_named():
+    assert "Nothing runs or waits" in shown(queue_panel({"queue": [], "drop_dir": "/drop"}))
+    assert "/drop/" in shown(queue_panel({"drop_dir": "/drop"}))
+
+
+def test_files_that_were_not_taken_have_their_reason():
+    found = [{"path": "drop/best.pt", "kind": "file", "reason": "is in no model's folder", "since": 90.0}]
+    text = shown(unclaimed_panel(found, clock=lambda: 100.0))
+    assert "drop/best.pt file, since 1970-01-01 00:01:30 UTC , 10.0 s is in no model's folder" in text
+    assert unclaimed_panel([]) == ""
