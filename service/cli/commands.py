@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from typing import Any
 
 from edged.errors import NotReadyError, UnavailableError, UsageError
@@ -64,17 +63,20 @@ def submit(options: Namespace) -> int:
     from pathlib import Path
 
     from service.cli import submit as submission
+    from service.cli.wait_progress import WaitProgress
 
     if not options.wait and (options.timeout is not None or options.until_end):
         raise UsageError("--timeout and --until-end need --wait; add it")
     client = _client(options)
+    progress = WaitProgress(sys.stderr)
     submitted = submission.submit(client, Path(options.file), options.model)
     if not options.wait:
         print_result(
             options, submitted, lambda r: f"dropped {r['file_name']} for {r['model']}; follow it with `edged status`"
         )
         return 0
-    update = submission.wait(client, submitted, options.timeout, _progress_line(options), until_end=options.until_end)
+    progress.begin(submitted)
+    update = submission.wait(client, submitted, options.timeout, progress.show, until_end=options.until_end)
 
     def text(result: dict[str, Any]) -> str:
         from service.cli import render
@@ -173,21 +175,3 @@ def collect_garbage(options: Namespace) -> int:
 
 def _client(options: Namespace) -> DaemonClient:
     return DaemonClient(find_socket(options.socket, options.config))
-
-
-def _progress_line(options: Namespace) -> Callable[[dict[str, Any]], None]:
-    """Return a function that shows the progress of an update on a terminal, in one line that overwrites itself."""
-    if options.json or not sys.stderr.isatty():
-        return lambda update: None
-
-    from service.journal.states import State
-
-    def show(update: dict[str, Any]) -> None:
-        progress = update.get("progress") or {}
-        share = f" {progress['done']}/{progress['total']}" if progress.get("total") else ""
-        ended = State(update["state"]) in (State.COMMITTED, State.REJECTED, State.FAILED, State.DEFERRED)
-        line = f"update {update['id']}: {update['state']} {progress.get('stage', '')}{share}"
-        sys.stderr.write(f"\r\x1b[K{'' if ended else line}")
-        sys.stderr.flush()
-
-    return show

@@ -13,7 +13,7 @@ import psutil
 
 
 @dataclass(frozen=True)
-class _Layout:
+class Layout:
     """Names of the files of one version of control groups.
 
     Attributes:
@@ -21,17 +21,25 @@ class _Layout:
         limits: Files with the limits in bytes; "max" or a huge number means no limit.
         usage: File with the bytes in use, including the page cache.
         cold: Key in memory.stat of the inactive part of the page cache, which the kernel reclaims on demand.
+        kills: File with the count `oom_kill` of processes that the kernel has killed for lack of memory.
     """
 
     mount: str
     limits: tuple[str, ...]
     usage: str
     cold: str
+    kills: str
 
 
-_VERSION_1 = _Layout("sys/fs/cgroup/memory", ("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_1 = Layout(
+    "sys/fs/cgroup/memory",
+    ("memory.limit_in_bytes",),
+    "memory.usage_in_bytes",
+    "total_inactive_file",
+    "memory.oom_control",
+)
 # Above memory.high the kernel throttles a group until it makes almost no progress.
-_VERSION_2 = _Layout("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current", "inactive_file")
+_VERSION_2 = Layout("sys/fs/cgroup", ("memory.max", "memory.high"), "memory.current", "inactive_file", "memory.events")
 
 
 def available_bytes(root: Path = Path("/")) -> int:
@@ -57,11 +65,8 @@ def left_in_groups(root: Path = Path("/")) -> int | None:
 
 def _left_in_groups(root: Path) -> Iterator[int]:
     """Yield the bytes left under each limit, from the control group of this process up to the root group."""
-    for layout, name in _own_groups(root):
+    for layout, group in own_groups(root):
         mount = root / layout.mount
-        group = mount / name
-        # In a container without its own cgroup namespace, the mount point itself is the group, under another name.
-        group = group if group.is_dir() else mount
         while True:
             yield from _left_in(group, layout)
             if group == mount:
@@ -69,7 +74,20 @@ def _left_in_groups(root: Path) -> Iterator[int]:
             group = group.parent
 
 
-def _own_groups(root: Path) -> Iterator[tuple[_Layout, str]]:
+def own_groups(root: Path = Path("/")) -> Iterator[tuple[Layout, Path]]:
+    """Yield the layout and folder of each memory control group of this process.
+
+    Args:
+        root: Folder that contains /sys and /proc.
+    """
+    for layout, name in _named_groups(root):
+        mount = root / layout.mount
+        group = mount / name
+        # In a container without its own cgroup namespace, the mount point itself is the group, under another name.
+        yield layout, group if group.is_dir() else mount
+
+
+def _named_groups(root: Path) -> Iterator[tuple[Layout, str]]:
     """Yield the layout and path of each group in /proc/self/cgroup.
 
     Each line reads number:controllers:path; a line without controllers is of version 2.
@@ -82,7 +100,7 @@ def _own_groups(root: Path) -> Iterator[tuple[_Layout, str]]:
             yield _VERSION_2, path.strip("/")
 
 
-def _left_in(group: Path, layout: _Layout) -> Iterator[int]:
+def _left_in(group: Path, layout: Layout) -> Iterator[int]:
     usage = _read(group / layout.usage).strip()
     if not usage.isdecimal():  # the root group of version 2 has no such file
         return

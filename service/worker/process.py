@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ import psutil
 from service.outcomes import Failure
 from service.system.liveness import Liveness, Loop
 from service.system.log_flood import OUTPUT
+from service.system.oom_kills import OomKills
 from service.system.processes import FEW_KERNELS, child_environment
+from service.units import format_bytes
 from service.worker.job import Job
 from service.worker.memory_trace import MemoryTrace
 
@@ -82,6 +84,7 @@ class WorkerProcess:
         self._limits = limits
         self._on_event = on_event
         self._last: dict[str, Any] = {}
+        self._doing = "start"
         self._stderr: deque[str] = deque(maxlen=20)
         self._ended_for: Failure | None = None
         self.pid: int | None = None
@@ -101,6 +104,7 @@ class WorkerProcess:
             start_new_session=True,  # Ctrl-C in the terminal must reach the supervisor only
         )
         self.pid = process.pid
+        kills = OomKills.read()
         guard = asyncio.create_task(self._guard_while_it_runs(process))
         try:
             await asyncio.gather(self._send_job(process), self._read_events(process), self._read_log(process))
@@ -109,7 +113,7 @@ class WorkerProcess:
             guard.cancel()
             _kill(process)
             await asyncio.shield(process.wait())
-        return self._outcome(code)
+        return self._outcome(code, OomKills.read().since(kills))
 
     async def _send_job(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
@@ -125,6 +129,7 @@ class WorkerProcess:
                 event = json.loads(line)
                 if event["event"] in ("result", "error"):
                     self._last = event
+                self._doing = _stage_of(event) or self._doing
             except (ValueError, KeyError, TypeError):
                 log.warning("worker wrote a line that is not an event: %.200r", line)
                 continue
@@ -149,8 +154,9 @@ class WorkerProcess:
             await asyncio.sleep(_MEMORY_POLL_S)
             with contextlib.suppress(psutil.NoSuchProcess):
                 used = psutil.Process(process.pid).memory_info().rss
-                self.peak_bytes = max(self.peak_bytes, used)
-                self.memory.add(time.monotonic() - start, used)
+                if used:  # a process that has exited and is not yet reaped has no memory
+                    self.peak_bytes = max(self.peak_bytes, used)
+                    self.memory.add(time.monotonic() - start, used)
             if self._limits.memory_max is not None and self.peak_bytes > self._limits.memory_max:
                 used, allowed = self.peak_bytes >> 20, self._limits.memory_max >> 20
                 reason = f"the worker used {used} MiB, worker.memory_max is {allowed} MiB; raise it"
@@ -160,7 +166,7 @@ class WorkerProcess:
                 self._ended_for = Failure("timeout", reason)
         _kill(process)
 
-    def _outcome(self, code: int) -> Done | Failure:
+    def _outcome(self, code: int, kills: OomKills) -> Done | Failure:
         if self._ended_for is not None:
             return self._ended_for
         if self._last.get("event") == "result" and code == 0:
@@ -169,12 +175,41 @@ class WorkerProcess:
             # The calibration folder can be corrected while the file waits; the file itself is not at fault.
             permanent = self._last["exit_code"] in (2, 3) and self._last["code"] != "calibration"
             return Failure(self._last["code"], self._last["message"], permanent)
+        where = f"in stage {self._doing}"
+        if self.memory.points:
+            where += f", with {format_bytes(self.memory.points[-1][1])} in memory"
         if code == -signal.SIGKILL:
-            return Failure("memory", "the worker was killed, most likely by the kernel for lack of memory")
+            kind, cause = cause_of_kill(kills)
+            return Failure(kind, f"the worker was killed (SIGKILL) {where}; {cause}")
         if code < 0:
-            return Failure("crash", f"the worker died of {signal.Signals(-code).name}")
+            return Failure("crash", f"the worker died of {signal.Signals(-code).name} {where}")
         tail = self._stderr[-1] if self._stderr else "no output"
-        return Failure("crash", f"the worker ended with exit code {code}: {tail[:300]}")
+        return Failure("crash", f"the worker ended with exit code {code} {where}: {tail[:300]}")
+
+
+def cause_of_kill(kills: OomKills) -> tuple[str, str]:
+    """Return the code and what is known of the cause where a worker ended by a SIGKILL that edged did not send.
+
+    Args:
+        kills: What the kernel has killed for lack of memory while the worker ran.
+    """
+    if kills.group:
+        return "memory", "the kernel killed it for lack of memory, as the count of its control group says"
+    if kills.group is None and kills.machine:
+        text = f"the kernel killed {kills.machine} process(es) of this machine for lack of memory meanwhile"
+        return "memory", f"{text}, and no count of its control group says whether it was one of them"
+    if kills.group is None and kills.machine is None:
+        return "crash", "the cause is unknown: the kernel's counts of kills for lack of memory cannot be read"
+    return "crash", "another program or a user sent the signal: the kernel counts no kill for lack of memory meanwhile"
+
+
+def _stage_of(event: Mapping[str, Any]) -> str | None:
+    """Return the stage that an event names, with its progress; None if it names none."""
+    if event["event"] == "stage" and event.get("state") == "begin":
+        return str(event["stage"])
+    if event["event"] == "progress" and event.get("total"):
+        return f"{event['stage']} {event['done']}/{event['total']}"
+    return None
 
 
 def _kill(process: asyncio.subprocess.Process) -> None:

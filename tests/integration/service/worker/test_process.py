@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,9 @@ import pytest
 from edged.artifacts.reader import read_artifact
 from service.journal.states import STAGES
 from service.outcomes import Failure
+from service.system.oom_kills import OomKills
 from service.worker.job import Job
-from service.worker.process import Done, WorkerLimits, WorkerProcess
+from service.worker.process import Done, WorkerLimits, WorkerProcess, cause_of_kill
 from tests.support.tasks import Task
 
 LIMITS = WorkerLimits(deadline_s=120)
@@ -67,20 +69,53 @@ def test_a_bad_file_is_permanent_and_missing_images_are_not(job: Job, tmp_path: 
     assert (outcome.code, outcome.permanent) == ("calibration", False)
 
 
-@pytest.mark.parametrize(
-    ("number", "code", "reason"),
-    [(signal.SIGSEGV, "crash", "died of SIGSEGV"), (signal.SIGKILL, "memory", "by the kernel for lack of memory")],
-)
-def test_a_worker_that_dies(job: Job, number: int, code: str, reason: str) -> None:
-    def shoot(worker: WorkerProcess, _: dict[str, Any]) -> None:
+def shot(job: Job, number: int, stage: str) -> Failure:
+    """How a worker ends that is sent a signal in a stage."""
+
+    def shoot(worker: WorkerProcess, event: dict[str, Any]) -> None:
         assert worker.pid is not None
-        with contextlib.suppress(ProcessLookupError):  # it may have told of two things before it died
-            os.kill(worker.pid, number)
+        if event.get("stage") == stage:
+            with contextlib.suppress(ProcessLookupError):  # it may have sent two events before it died
+                os.kill(worker.pid, number)
 
     outcome, _, _ = run(job, at=shoot)
     assert isinstance(outcome, Failure)
-    assert (outcome.code, outcome.permanent) == (code, False)
-    assert reason in outcome.reason
+    assert not outcome.permanent
+    return outcome
+
+
+def test_a_worker_that_dies(job: Job) -> None:
+    died = shot(job, signal.SIGSEGV, "calibrate")
+    assert died.code == "crash"
+    assert re.fullmatch(r"the worker died of SIGSEGV in stage calibrate.*, with \d.* MiB in memory", died.reason)
+
+
+def test_the_note_of_a_killed_worker_claims_only_what_is_known(job: Job) -> None:
+    killed = shot(job, signal.SIGKILL, "verify")
+    now = OomKills.read()
+    code, cause = cause_of_kill(now.since(now))  # no process of this group was killed for lack of memory
+    assert (killed.code, "for lack of memory meanwhile" in cause or "cannot be read" in cause) == (code, True)
+    assert killed.reason.startswith("the worker was killed (SIGKILL) in stage ")
+    assert killed.reason.endswith(f"; {cause}")
+
+
+@pytest.mark.parametrize(
+    ("kills", "code", "cause"),
+    [
+        (OomKills(1, 5), "memory", "the kernel killed it for lack of memory, as the count of its control group says"),
+        (OomKills(0, 1), "crash", "another program or a user sent the signal: the kernel counts no kill for lack"),
+        (
+            OomKills(None, 2),
+            "memory",
+            "the kernel killed 2 process(es) of this machine for lack of memory",
+        ),
+        (OomKills(None, 0), "crash", "another program or a user sent the signal: the kernel counts no kill for lack"),
+        (OomKills(None, None), "crash", "the cause is unknown: the kernel's counts of kills for lack of memory cannot"),
+    ],
+)
+def test_lack_of_memory_is_a_cause_only_where_the_kernel_counts_it(kills: OomKills, code: str, cause: str) -> None:
+    found = cause_of_kill(kills)
+    assert (found[0], found[1].startswith(cause)) == (code, True)
 
 
 def test_a_worker_that_hangs(job: Job) -> None:

@@ -180,8 +180,11 @@ def test_submit_waits_and_leaves_with_the_outcome(capsys, daemon, tmp_path, stat
     update = {"id": 6, "model": "m", "state": state, "file_name": "a.pth", "sha256": None, "code": "x", "reason": "y"}
     daemon.answer("GET /edged/v1/updates", {"updates": [{"id": 5}]}, {"updates": [update]})
     found, out, err = call(capsys, "submit", str(tmp_path / "a.pth"), "--model", "m", "--wait", "--json")
-    assert (found, err) == (code, "")
+    assert found == code
     assert json.loads(out) == update
+    dropped, err = err.split("\n", 1)
+    assert dropped.endswith(" s  dropped a.pth for m, 1 B")
+    assert re.fullmatch(rf" +\d+\.\d s  update 6 of m \(a\.pth\): {state}: y\n", err)
 
 
 def test_submit_without_waiting_says_how_to_follow(capsys, daemon, tmp_path):
