@@ -34,6 +34,7 @@ from service.storage.paths import Paths
 from service.storage.state_lock import lock_state
 from service.system import logs
 from service.system.liveness import Liveness
+from service.system.log_ring import LogRing
 from service.system.sockets import (
     Inherited,
     address_of,
@@ -60,16 +61,16 @@ def run(config_path: Path) -> int:
     _share_one_heap()
     faulthandler.enable()  # logs where every thread is when the watchdog ends the process
     try:
-        config = load_config(config_path)
-        _configure_logs(config)
-        asyncio.run(_live(config_path, config))
+        config, ring = load_config(config_path), LogRing(logs.MessageFormatter())
+        _configure_logs(config, ring)
+        asyncio.run(_live(config_path, config, ring))
     except EdgedError as error:
         sys.stderr.write(f"edged: {error}\n")
         return error.exit_code
     return 0
 
 
-async def _live(config_path: Path, config: Config) -> None:
+async def _live(config_path: Path, config: Config, ring: LogRing) -> None:
     """Take the locks and ports, run the daemon, and release them in the reverse order."""
     paths = Paths(config.state_dir)
     paths.make()
@@ -81,7 +82,8 @@ async def _live(config_path: Path, config: Config) -> None:
         metrics = Metrics(CollectorRegistry(), __version__, config.state_dir)
         interval_s, status = watchdog_interval_s(), StatusLine()
         liveness = Liveness(math.inf if interval_s is None else interval_s)
-        environment = Environment(address_of(listeners.tcp[0]), liveness, status.report)
+        environment = Environment(address_of(listeners.tcp[0]), liveness, status.report, ring)
+        _log_what_starts(config_path, config, environment.address)
         supervisor = await Supervisor.open(config, metrics, environment)
         daemon = _Daemon(config_path, supervisor, status)
         if interval_s is not None:
@@ -234,7 +236,7 @@ class _Daemon:
         config = load_config(self._config_path)
         needs_restart = await self._supervisor.reload(config)
         self._supervisor.metrics.config_reload_success.set(1)
-        _configure_logs(config)
+        _configure_logs(config, self._supervisor.log_ring)
         for key in needs_restart:
             log.warning("config reloaded, but %s only changes with a restart", key)
         log.info("config reloaded from %s", self._config_path)
@@ -246,7 +248,21 @@ def _share_one_heap() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def _configure_logs(config: Config) -> None:
-    logs.configure(config.log.format, config.log.level)
+def _log_what_starts(config_path: Path, config: Config, address: str) -> None:
+    """Log which daemon this is: the first line of its log."""
+    log.info(
+        "edged %s starts: config %s, models %s, state_dir %s, drop_dir %s, address %s, socket %s",
+        __version__,
+        config_path.absolute(),
+        ", ".join(model.name for model in config.models),
+        config.state_dir,
+        config.drop_folder,
+        address,
+        config.socket,
+    )
+
+
+def _configure_logs(config: Config, ring: LogRing) -> None:
+    logs.configure(config.log.format, config.log.level, ring=ring)
     if config.log.level != "debug":  # uvicorn logs every server and connection
         logging.getLogger("uvicorn").setLevel(logging.WARNING)

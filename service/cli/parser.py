@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from edged.spec import Bounds
 
+_MAX_NUMBER = 10**15
+
 _EXIT_CODES = """\
 exit codes:
   0 ok; 1 fault; 2 usage; 3 rejected; 4 not ready; 5 rolled back; 69 unavailable; 73 cannot write state;
@@ -199,6 +201,16 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     _add_client(parser)
 
 
+def _add_logs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="lines about this model only; default: all lines")
+    parser.add_argument("--update", type=_number, metavar="N", help="lines about this update only")
+    parser.add_argument("--follow", action="store_true", help="keep printing new lines until Ctrl-C")
+    text = "lines from this time on: 10m, 2h, 1d ago, or for example 2026-01-31T12:30"
+    parser.add_argument("--since", metavar="TIME", help=text)
+    parser.add_argument("--lines", type=_number, default=200, metavar="N", help="print at most the last N lines (200)")
+    _add_client(parser)
+
+
 def _add_administration(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="name of a model of the config")
     _add_client(parser)
@@ -206,7 +218,7 @@ def _add_administration(parser: argparse.ArgumentParser) -> None:
 
 def _add_rollback(parser: argparse.ArgumentParser) -> None:
     text = "generation to put in service, of those that are kept; default: the previous one"
-    parser.add_argument("--to", type=_generation, metavar="N", help=text)
+    parser.add_argument("--to", type=_number, metavar="N", help=text)
     _add_administration(parser)
 
 
@@ -404,9 +416,10 @@ def _bytes(text: str) -> int:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _generation(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no generation; write its number, for example 3")
+def _number(text: str) -> int:
+    """Read the number of a generation, of an update or of lines."""
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= _MAX_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text!r:.40} is no number from 1 on; write for example 3")
     return int(text)
 
 
@@ -460,6 +473,13 @@ COMMANDS: dict[str, Command] = {
         "edged report 7 --open",
         _add_report,
         "service.cli.report:report",
+    ),
+    "logs": Command(
+        "show the last lines of the daemon's log",
+        "edged logs classifier --follow",
+        _add_logs,
+        "service.cli.logs:logs",
+        notes="The daemon keeps its last 2000 lines. When none answers, the journal of edged.service is shown.",
     ),
     "rollback": Command(
         "put the previous generation of a model, or another one, back in service",

@@ -74,6 +74,7 @@ class Supervisor:
 
     Attributes:
         address: URL under which the daemon answers.
+        log_ring: The last lines of the log.
         metrics: Metrics of the daemon.
         servers: Servers of the configured models, by name.
         queries: Reads for the HTTP routes.
@@ -87,6 +88,7 @@ class Supervisor:
         self, config: Config, folder: StateFolder, disk: Disk, metrics: Metrics, environment: Environment
     ) -> None:
         self.address = environment.address
+        self.log_ring = environment.log_ring
         self.metrics = metrics
         self.servers: dict[str, ModelServer] = {}
         self._config = CurrentConfig(config)

@@ -19,6 +19,7 @@ from edged.version import __version__
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
+from service.http.log_routes import LogRoutes
 from service.http.page_routes import PageRoutes
 from service.http.redirects import RelativeRedirects
 from service.http.report_routes import ReportRoutes
@@ -66,6 +67,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             ),
             *PageRoutes(supervisor).routes,
             *ReportRoutes(supervisor).routes,
+            *LogRoutes(supervisor).routes,
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
         exception_handlers=HANDLERS,

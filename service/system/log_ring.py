@@ -75,7 +75,8 @@ def about(messages: Sequence[str], model: str | None, update: int | None) -> Ite
     The output of a worker names its model only, so it belongs to an update if it is between two lines about it.
     """
     named = None if model is None else re.compile(rf"(?<![\w.-]){re.escape(model)}(?![\w-]|\.\w)")
-    of_update = [i for i, text in enumerate(messages) if update is not None and re.search(rf"\bupdate {update}\b", text)]
+    numbered = None if update is None else re.compile(rf"\bupdate {update}\b")
+    of_update = [index for index, text in enumerate(messages) if numbered is not None and numbered.search(text)]
     owner = next((found[1] for i in of_update if (found := _OWNER.search(messages[i])) is not None), None)
     within = range(of_update[0], of_update[-1] + 1) if of_update else range(0)
     wanted = set(of_update)

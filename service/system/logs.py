@@ -17,24 +17,29 @@ from service.units import iso_time
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def configure(log_format: str = "auto", level: str = "info", stream: TextIO | None = None) -> None:
+def configure(
+    log_format: str = "auto", level: str = "info", stream: TextIO | None = None, ring: logging.Handler | None = None
+) -> None:
     """Configure logging for the whole process; a second call replaces the first.
 
     Args:
         log_format: "human", "json", or "auto": human on a terminal, otherwise JSON.
         level: Lowest level that is logged: "debug", "info", "warning" or "error".
         stream: Stream to write to; None for stderr.
+        ring: Another handler, which gets the same records; None for no other.
     """
     stream = sys.stderr if stream is None else stream
     human = stream.isatty() if log_format == "auto" else log_format == "human"
     handler = logging.StreamHandler(stream)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
-    if level != "debug":  # debugging needs every message
-        handler.addFilter(FloodFilter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
-    root.addHandler(handler)
+    for each in (handler,) if ring is None else (handler, ring):
+        each.filters.clear()  # of an earlier call
+        if level != "debug":  # debugging needs every message
+            each.addFilter(FloodFilter())
+        root.addHandler(each)
     root.setLevel(level.upper())
     # At debug level, watchdog logs a line for every file that changes.
     logging.getLogger("watchdog").setLevel(max(root.level, logging.WARNING))
@@ -59,8 +64,8 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-class HumanFormatter(logging.Formatter):
-    """A formatter of plain text: time, level, message, then the fields that the caller added.
+class MessageFormatter(logging.Formatter):
+    """A formatter of plain text: the message, then the fields that the caller added.
 
     Control characters are escaped, so that a message stays on one line.
     """
@@ -69,10 +74,16 @@ class HumanFormatter(logging.Formatter):
         """Return the record as one line, followed by its traceback if it has one."""
         added = "".join(f" {key}={value}" for key, value in _added(record).items())
         message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in record.getMessage())
-        text = f"{iso_time(record.created)} {record.levelname.lower():7} {message}{added}"
-        if record.exc_info:
-            text += "\n" + self.formatException(record.exc_info)
-        return text
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{message}{added}{trace}"
+
+
+class HumanFormatter(MessageFormatter):
+    """A formatter of plain text: time, level, then the message as `MessageFormatter` has it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, followed by its traceback if it has one."""
+        return f"{iso_time(record.created)} {record.levelname.lower():7} {super().format(record)}"
 
 
 def _added(record: logging.LogRecord) -> dict[str, Any]:

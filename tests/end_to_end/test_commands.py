@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from edged.version import __version__
 from tests.support.daemon import Daemon, edged, running
 from tests.support.tasks import Task
 
@@ -74,6 +75,34 @@ def test_a_rollback_to_a_chosen_generation(daemon: Daemon, task: Task, tmp_path:
     assert daemon.generation() == 2
     assert daemon.post("/edged/v1/models/digits/rollback", json={"to": 4}).json()["to"] == 4
     assert daemon.post("/edged/v1/models/digits/rollback", json={"to": None}).json()["to"] == 2
+
+
+def test_the_log_of_the_daemon(daemon: Daemon, task: Task) -> None:
+    first = daemon.log.read_text().splitlines()[0]
+    for named in (
+        f"edged {__version__} starts: config {daemon.folder / 'edged.yaml'}",
+        "models digits",
+        "address http://",
+    ):
+        assert named in first
+    assert f"state_dir {daemon.state}, drop_dir {daemon.state / 'drop'}" in first
+
+    code, found = edged(daemon, "logs", "--lines", "2000")
+    lines = found["lines"]
+    assert code == 0
+    assert f" {lines[0]['message']}" in first
+    assert [line["number"] for line in lines] == list(range(1, len(lines) + 1))
+    update = next(update for update in daemon.updates() if update["file_name"] == "bad.pt")
+    code, found = edged(daemon, "logs", "digits", "--update", update["id"])
+    assert any(f"update {update['id']} of digits rejected" in line["message"] for line in found["lines"])
+    assert all(line in lines for line in found["lines"])
+    later = daemon.get(f"/edged/v1/logs?after={lines[-3]['number']}").json()
+    assert [line["number"] for line in later["lines"]][:2] == [lines[-2]["number"], lines[-1]["number"]]
+
+    assert edged(daemon, "logs", "digit")[1]["error"] == "no model 'digit'; did you mean 'digits'? configured: digits"
+    assert daemon.get("/edged/v1/logs?after=-1").status_code == 400
+    with daemon.tcp() as client:
+        assert client.get("/edged/v1/logs").status_code == 403
 
 
 def test_nobody_there(daemon: Daemon) -> None:

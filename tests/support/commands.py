@@ -11,6 +11,7 @@ CLIENT_COMMANDS = [
     "status",
     "history",
     "report",
+    "logs",
     "rollback",
     "pin",
     "unpin",
