@@ -29,7 +29,7 @@ from tests.support.repository import ROOT
 from tests.support.tasks import DetectionTask, Task
 from tests.support.yolov5_samples import classes_of_yolov5, pickled, save_tiny, tiny_model, yaml_of
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "http.md"
 BOXES = ["boxes", "scores", "class_ids", "names", "counts"]
 THRESHOLDS = DetectionSpec(0.1, 0.5, 50)
 
@@ -147,10 +147,10 @@ def test_wrong_requests_are_answered_with_a_reason(
     assert reason in answer.json()["error"]
 
 
-def test_the_example_of_the_readme_runs(
+def test_the_example_of_the_page_runs(
     daemon: Daemon, first: dict[str, Any], detection_task: DetectionTask, tmp_path: Path
 ) -> None:
-    text = README.read_text().split("or in Python, with nothing to install:\n\n")[1]
+    text = PAGE.read_text().split("In Python, with nothing to install:\n\n")[1]
     code = textwrap.dedent("".join(itertools.takewhile(lambda line: line.startswith("    "), text.splitlines(True))))
     code = code.replace("http://127.0.0.1:8080", daemon.status()["address"]).replace(
         "/models/shelf/", "/models/shapes/"

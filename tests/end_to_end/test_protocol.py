@@ -35,7 +35,7 @@ from tests.support.trained import INPUT
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http], of the extra 'test', is not installed")
 from tritonclient.utils import InferenceServerException  # noqa: E402 - only where the line above finds it
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "http.md"
 MAX_BODY = 1 << 20
 PNG = io.BytesIO()
 PIXELS = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
@@ -211,8 +211,8 @@ def test_other_ways_to_be_refused(client: Any) -> None:
         client.get_model_metadata("nothing")
 
 
-def test_the_example_of_the_readme(daemon: Daemon, tmp_path: Path) -> None:
-    text = README.read_text().split("(`pip install tritonclient[http]`):\n\n")[1]
+def test_the_example_of_the_page(daemon: Daemon, tmp_path: Path) -> None:
+    text = PAGE.read_text().split("(`pip install tritonclient[http]`):\n\n")[1]
     code = textwrap.dedent("".join(itertools.takewhile(lambda line: line.startswith("    "), text.splitlines(True))))
     code = code.replace("127.0.0.1:8080", daemon.status()["address"].removeprefix("http://")).replace("NAME", "digits")
     (tmp_path / "photo.jpg").write_bytes(FILE)
