@@ -55,7 +55,7 @@ def commands(page: Path) -> Iterator[list[str]]:
     inline = [code.replace("\n", " ") for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", without_code(text))]
     for code in (*blocks, *inline):
         line = re.split(r"\s{2,}#|\s#\s", code)[0]
-        for part in re.split(r"&&|;|\|| / | and ", line):
+        for part in re.split(r"&&|\|| / | and ", line):
             words = part.strip().removeprefix("sudo ").replace("/opt/edged/bin/edged", "edged")
             if re.match(r"^edged [a-z]", words):
                 yield shlex.split(words.replace("'", ""))[1:]
