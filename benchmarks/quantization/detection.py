@@ -54,7 +54,7 @@ class Loaded:
     architecture: Architecture
     calibration: ImageCache
     test: ImageCache
-    labels: list[Boxes]
+    labels: list[Boxes | None]
 
     @property
     def plan(self) -> Plan:
@@ -113,7 +113,7 @@ def load(root: Path, weights: str, cache_root: Path) -> Loaded:
     labels = read_labels(root / "coco" / "val", test.files)
     if labels is None:
         sys.exit("coco/val has no labels")
-    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels)  # type: ignore[call-overload]
+    return Loaded(model.to(memory_format=torch.channels_last), architecture, calibration, test, labels.boxes)  # type: ignore[call-overload]
 
 
 def full_precision(loaded: Loaded) -> tuple[Precision, float]:

@@ -37,7 +37,7 @@ class Precision:
     Attributes:
         map50: Mean average precision at an IoU of 0.5, in percent.
         map50_95: Mean over the IoUs 0.5, 0.55, ..., 0.95, in percent.
-        images: Number of images.
+        images: Number of images that are not left out.
         boxes: Number of labeled boxes in the images.
     """
 
@@ -117,13 +117,13 @@ def detect_all(
 
 
 def average_precision(
-    found: Sequence[Detections], labels: Sequence[Boxes], sizes: Sequence[tuple[int, int]]
+    found: Sequence[Detections], labels: Sequence[Boxes | None], sizes: Sequence[tuple[int, int]]
 ) -> Precision:
     """Score detections against labels.
 
     Args:
         found: Detections of each image, boxes in pixels.
-        labels: Labeled boxes of each image.
+        labels: Labeled boxes of each image; None for an image that is left out.
         sizes: Width and height of each image, in pixels.
 
     Raises:
@@ -131,17 +131,18 @@ def average_precision(
     """
     if not len(found) == len(labels) == len(sizes):
         raise CalibrationError(f"cannot score {len(found)} images against {len(labels)} labels; give one for each")
-    classes = sorted({int(kind) for entry in labels for kind in entry.classes})
+    rows = [(seen, truth, size) for seen, truth, size in zip(found, labels, sizes, strict=True) if truth is not None]
+    classes = sorted({kind for _, truth, _ in rows for kind in truth.classes.tolist()})
     if not classes:
         raise CalibrationError("the labels have no boxes; label some images to measure mAP")
     matched: dict[int, list[_Matched]] = {kind: [] for kind in classes}
-    for seen, truth, size in zip(found, labels, sizes, strict=True):
+    for seen, truth, size in rows:
         boxes = truth.in_pixels(*size)
         for kind in {*truth.classes.tolist(), *seen.classes.tolist()} & matched.keys():
             matched[kind].append(_match(seen, boxes[truth.classes == kind], kind))
     average = np.mean([_averages(matched[kind]) for kind in classes], axis=0) * 100
-    total = sum(len(entry.classes) for entry in labels)
-    return Precision(float(average[0]), float(average.mean()), len(found), total)
+    total = sum(len(truth.classes) for _, truth, _ in rows)
+    return Precision(float(average[0]), float(average.mean()), len(rows), total)
 
 
 def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from edged.calibration.dataset import ImageCache
-from edged.calibration.yolo_labels import Boxes, read_labels
+from edged.calibration.yolo_labels import Boxes, LabelSet, read_labels
 from edged.compress import Compressed
 from edged.device import device_of, exact_float32
 from edged.errors import CalibrationError, GateError
@@ -32,11 +32,13 @@ class Labels:
 
     Attributes:
         classes: Class index of each image of a classifier, int64 [n].
-        boxes: Labeled boxes of each image of a detector.
+        boxes: Labeled boxes of each image of a detector; None for an image that is left out because of its labels.
+        notes: What was repaired or left out, and why labels are not used, a line each.
     """
 
     classes: Tensor | None = None
-    boxes: list[Boxes] | None = None
+    boxes: list[Boxes | None] | None = None
+    notes: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return self.classes is not None or self.boxes is not None
@@ -56,28 +58,27 @@ class Evaluation:
     boxes: Mapping[str, list[Detections]] | None = None
 
 
-def held_out_labels(cache: ImageCache, architecture: Architecture, folder: Path) -> Labels:
+def held_out_labels(cache: ImageCache, architecture: Architecture) -> Labels:
     """Return the labels of the held-out images, unless they do not fit the model's classes.
 
     Args:
-        cache: The images.
+        cache: The images; a detector's labels are stored in their folder.
         architecture: Architecture of the model.
-        folder: Folder that the images were read from; a detector's labels are stored there.
-
-    Raises:
-        CalibrationError: A label file cannot be read or understood.
     """
     if architecture.task == "classification":
         known = cache.labels is not None and len(cache.classes) == architecture.num_classes
         return Labels(classes=cache.labels_of(cache.held_out) if known else None)
-    boxes = read_labels(folder, [cache.files[index] for index in cache.held_out.tolist()])
-    return Labels(boxes=boxes if boxes is not None and labels_fit(boxes, architecture) else None)
+    labels = read_labels(cache.root, [cache.files[index] for index in cache.held_out.tolist()])
+    if labels is None:
+        return Labels()
+    misfit = labels.misfit(architecture.num_classes)
+    notes = (*labels.notes(), *([misfit] if misfit is not None else []))
+    return Labels(boxes=labels.boxes if labels_fit(labels, architecture) else None, notes=notes)
 
 
-def labels_fit(boxes: list[Boxes], architecture: Architecture) -> bool:
+def labels_fit(labels: LabelSet, architecture: Architecture) -> bool:
     """Return whether there are labeled boxes, and all of them are of classes that the model has."""
-    numbers = [number for entry in boxes for number in entry.classes.tolist()]
-    return bool(numbers) and max(numbers) < architecture.num_classes
+    return bool(labels) and labels.misfit(architecture.num_classes) is None
 
 
 def require_labels(gates: Gates, labels: Labels, cache: ImageCache, architecture: Architecture, folder: Path) -> None:

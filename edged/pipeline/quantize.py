@@ -21,6 +21,7 @@ from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import record
 from edged.artifacts.writer import require_absent, write_artifact
 from edged.calibration.dataset import MapFn, build_cache
+from edged.calibration.folder import passed_over
 from edged.compress import Compressed, compress
 from edged.device import CPU, choose_device, device_name, device_of
 from edged.engine.memory_plan import Resources
@@ -131,7 +132,7 @@ def quantize(
             cache = build_cache(
                 calibration, Path(folder), network.input, limit=images, map_fn=map_fn, listener=listener
             )
-            labels = held_out_labels(cache, network.architecture, calibration)
+            labels = held_out_labels(cache, network.architecture)
             require_labels(gates or Gates(), labels, cache, network.architecture, calibration)
             network = choose_reading(network, cache, chosen)
         with listener.stage("quantize"), memory_errors_of(chosen):
@@ -175,7 +176,7 @@ def write_quantized(
     Raises:
         StateError: `out` exists, the disk is full or the folder cannot be written.
     """
-    report = _report(network, compressed, spec, evaluation, extra_totals or {})
+    report = _report(network, compressed, spec, labels, evaluation, extra_totals or {})
     manifest = _manifest(network, compressed, spec, labels, detection, provenance or Provenance())
     out.parent.mkdir(parents=True, exist_ok=True)
     # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
@@ -196,10 +197,12 @@ def _report(
     network: LoadedNetwork,
     compressed: Compressed,
     spec: QuantSpec,
+    labels: Labels,
     evaluation: Evaluation,
     extra_totals: Mapping[str, Any],
 ) -> dict[str, Any]:
     device, cache = device_of(compressed.model), compressed.cache
+    others = passed_over(cache.others)
     totals = evaluation.totals | {
         "bits": spec.bits,
         "first_bits": spec.first_bits or spec.bits,
@@ -218,6 +221,7 @@ def _report(
         "layers": [layer.to_dict() for layer in compressed.layers],
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
+        "image_notes": [*([others] if others else []), *labels.notes],
         # The reference distribution of live requests' images, see edged.calibration.color_histograms.
         "calibration_colours": cache.color_histogram().round(6).tolist(),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from edged.pipeline.evaluation import labels_fit
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
 from edged.spec import Choice, InputSpec
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -125,13 +128,16 @@ def _precision(
     model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
 ) -> dict[str, Any]:
     assert architecture.plan is not None  # noqa: S101 - a detector
-    labels = read_labels(data, cache.files)
+    labels = read_labels(cache.root, cache.files)
     if labels is None or not labels_fit(labels, architecture):
-        found = "no label files" if labels is None else "labels that name no box, or classes that the model lacks"
+        notes = [] if labels is None else [labels.misfit(architecture.num_classes) or "labels without a box"]
+        found = "; ".join([*(labels.notes() if labels is not None else []), *notes]) or "no label files"
         raise UsageError(
             f"--data {data} has {found}; give images with YOLO labels of the model's {architecture.num_classes} classes"
         )
+    for note in labels.notes():
+        log.warning("%s: %s", data, note)
     with listener.stage("predict"):
         detections = detect_all(model, architecture.plan, cache, torch.arange(len(cache)), listener=listener)
-        result = average_precision(detections, labels, cache.sizes)
+        result = average_precision(detections, labels.boxes, cache.sizes)
     return {"map50": result.map50, "map50_95": result.map50_95, "boxes": result.boxes}

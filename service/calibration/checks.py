@@ -18,6 +18,7 @@ from edged.calibration.folder import ImageFolder, passed_over
 from edged.calibration.images import LARGE_PIXELS, MAX_PIXELS, LargeImageError, decode, read_image
 from edged.calibration.yolo_labels import label_path, read_labels
 from edged.errors import CalibrationError, ImageError
+from edged.evaluation.class_names import name_difference
 from service.calibration.image_set import CalibrationSet, class_counts, in_threads
 
 ENOUGH_IMAGES = 256  # below it, accuracy suffers
@@ -208,28 +209,26 @@ def _alike(images: Sequence[Looked]) -> list[str]:
 def _labels(calibration: CalibrationSet, found: ImageFolder) -> Iterator[Finding]:
     """Check the YOLO label files, if there are any."""
     labelled = calibration.labelled(found)
-    for file in labelled:
-        try:
-            boxes = read_labels(calibration.folder, [file])
-        except CalibrationError as error:
-            yield _finding(ERROR, str(error), [file])
-            continue
-        highest = max((int(boxes[0].classes.max()) for boxes in [boxes] if boxes and len(boxes[0].classes)), default=-1)
-        if calibration.classes is not None and highest >= len(calibration.classes):
-            yield _finding(
-                ERROR, f"{file} has a box of class {highest}; the model has {len(calibration.classes)} classes", [file]
-            )
+    labels = read_labels(found.root, labelled)
+    for note in labels.notes() if labels is not None else ():
+        yield _finding(WARNING, note)
+    if labels is not None and calibration.classes is not None:
+        if (misfit := labels.misfit(len(calibration.classes))) is not None:
+            yield _finding(ERROR, misfit)
+        names = found.names
+        if names is not None and (difference := name_difference(names, calibration.classes)) is not None:
+            yield _finding(WARNING, f"{calibration.folder} and the live model differ in class names: {difference}")
     bare = sorted(set(found.files) - set(labelled))
     if labelled and bare:
         yield _finding(WARNING, f"{len(bare)} images have no label file and count as showing nothing", bare)
-    orphans = _orphans(calibration.folder, found, labelled)
+    orphans = _orphans(found, labelled)
     if labelled and orphans:
         yield _finding(WARNING, f"{len(orphans)} label files belong to no image", orphans)
 
 
-def _orphans(folder: Path, found: ImageFolder, labelled: Sequence[str]) -> list[str]:
-    places = {label_path(folder / file).parent for file in labelled}
-    known = {label_path(folder / file) for file in found.files}
+def _orphans(found: ImageFolder, labelled: Sequence[str]) -> list[str]:
+    places = {label_path(found.root / file).parent for file in labelled}
+    known = {label_path(found.root / file) for file in found.files}
     there = {path for place in places for path in place.glob("*.txt")}
     ignored = {"classes.txt", "readme.txt"}  # written by labeling programs
     return sorted(path.name for path in there - known if path.name.lower() not in ignored)
@@ -238,9 +237,10 @@ def _orphans(folder: Path, found: ImageFolder, labelled: Sequence[str]) -> list[
 def _boxes(calibration: CalibrationSet, found: ImageFolder) -> dict[str, int]:
     """Count the labeled boxes of each class of a detector."""
     counts: Counter[int] = Counter()
-    for image in read_labels(calibration.folder, found.files) or ():
-        counts.update(image.classes.tolist())
-    names = calibration.classes or ()
+    labels = read_labels(found.root, found.files)
+    for boxes in labels.boxes if labels is not None else ():
+        counts.update(boxes.classes.tolist() if boxes is not None else ())
+    names = calibration.classes or found.names or ()
     return {names[label] if label < len(names) else str(label): count for label, count in sorted(counts.items())}
 
 

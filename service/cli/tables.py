@@ -31,6 +31,7 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     worst = sorted(result["layers"], key=lambda layer: -layer["relative_loss"])[:_WORST_LAYERS]
     rows.append(("largest relative loss", ""))
     rows += [(f"  {layer['name']}", f"{layer['relative_loss']:.2e} at {layer['bits']} bits") for layer in worst]
+    rows += [("images", note) for note in result["image_notes"]]
     return two_columns([*rows, *_skipped(result["skipped_images"])])
 
 

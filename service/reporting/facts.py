@@ -180,6 +180,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Method", settings.get("method")),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
         ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
+        ("Images", "; ".join(report.get("image_notes") or ()) or None),
         ("Checkpoint", format_bytes(update["file_bytes"])),
         ("Artifact", _artifact(totals)),
         ("Device", totals.get("device")),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from edged.calibration.folder import ImageFolder, scan, select
+from edged.calibration.folder import ImageFolder, select
+from edged.calibration.places import find_images
 from edged.calibration.yolo_labels import read_labels
 from edged.errors import ArchitectureError, CalibrationError, GateError
 from edged.models.architecture import Architecture
@@ -34,7 +35,7 @@ def check_fit(job: Job, architecture: Architecture, spec: InputSpec) -> None:
             f"it is a {architecture.name}, a classifier, and the section detection of the model is for detectors;"
             " drop a detector or remove the section"
         )
-    images = scan(job.calibration_dir)
+    images = find_images(job.calibration_dir)
     _check_interface(job, architecture, spec, images)
     _check_labels(job, architecture, images)
 
@@ -61,13 +62,12 @@ def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> 
         fit = len(images.classes) == architecture.num_classes
         found = f"{len(images.classes)} class folders for {architecture.num_classes} classes" if images.classes else ""
     else:
-        try:
-            boxes = read_labels(job.calibration_dir, select(images, job.images))
-        except CalibrationError as error:  # it may be in an image that is not held out
-            log.warning("%s", error)
-            return
-        fit = boxes is not None and labels_fit(boxes, architecture)
-        found = "" if boxes is None else f"labels that do not fit {architecture.num_classes} classes"
+        labels = read_labels(images.root, select(images, job.images))
+        for note in labels.notes() if labels is not None else ():
+            log.warning("%s: %s", job.calibration_dir, note)
+        fit = labels is not None and labels_fit(labels, architecture)
+        misfit = labels.misfit(architecture.num_classes) if labels is not None else None
+        found = "" if labels is None else misfit or "labels without a box"
     if fit:
         return
     if job.gates.need_labels is not None:

@@ -61,7 +61,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     )
     with timer.stage("calibrate"):
         cache = decode_images(job.calibration_dir, job.cache_root, network.input, job.images, timer)
-        labels = held_out_labels(cache, network.architecture, job.calibration_dir)
+        labels = held_out_labels(cache, network.architecture)
         require_labels(job.gates, labels, cache, network.architecture, job.calibration_dir)
         network = choose_reading(network, cache, device)
     with timer.stage("quantize"), memory_errors_of(device):

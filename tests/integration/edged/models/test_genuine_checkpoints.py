@@ -72,7 +72,7 @@ def test_yolov5n_reaches_its_precision(tmp_path):
     cache = build_cache(DATA / "coco" / "val", tmp_path, architecture.default_input)
     labels = read_labels(DATA / "coco" / "val", cache.files)
     found = detect_all(model, architecture.plan, cache, torch.arange(len(cache)))
-    score = average_precision(found, labels, cache.sizes)
+    score = average_precision(found, labels.boxes, cache.sizes)
     assert (score.images, score.boxes) == (128, 898)
     assert score.map50 == pytest.approx(53.0, abs=1.0)
     assert score.map50_95 == pytest.approx(34.0, abs=0.2)

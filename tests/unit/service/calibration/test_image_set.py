@@ -233,24 +233,33 @@ def test_labels_that_do_not_fit(device: Device, monkeypatch: pytest.MonkeyPatch)
     scenes.write_scenes(device.images, range(300))
     assert device.findings() == []
     labels = device.images / "labels"
-    (labels / "00000.txt").write_text("0 0.5 0.5 2 2")
+    (labels / "00000.txt").write_text("0 0.5 0.5 3 3")
     (labels / "00001.txt").unlink()
     (labels / "other.txt").write_text("")
     (labels / "classes.txt").write_text("red")
-    (labels / "00002.txt").write_text("7 0.5 0.5 0.1 0.1")
-    found = device.findings()
-    assert [level for level, _ in found] == ["error", "warning", "warning"]
-    assert "labels 00000.txt, line 1: the box extends beyond the image" in found[0][1]
-    assert found[1:] == [
+    (labels / "00002.txt").write_text("7 0.5 0.5 0.1 0.1\n7 0.5 0.5 0.1 0.1")
+    assert device.findings() == [
+        (
+            "warning",
+            "1 image is left out for its labels: labels/00000.txt, line 1, class 0: the box extends far beyond the"
+            " image; give shares of its sides, 0 to 1",
+        ),
+        ("warning", "1 repeated line counts once (first: labels/00002.txt, line 2)"),
         ("warning", "1 images have no label file and count as showing nothing"),
         ("warning", "1 label files belong to no image"),
     ]
+    assert device.model("stats")["boxes"]["7"] == 1
     state = Paths(device.folder / "state").models / "m" / "gen" / "1"
     state.mkdir(parents=True)
     manifest = {"input": scenes.INPUT.to_dict(), "task": "detection", "classes": list(scenes.NAMES)}
     (state / "manifest.json").write_text(json.dumps(manifest))
     (state.parent.parent / "current").symlink_to("gen/1")
-    assert ("error", "images/00002.png has a box of class 7; the model has 3 classes") in device.findings()
+    assert (
+        "error",
+        "1 box in 1 file of classes that the model lacks, such as class 7 in labels/00002.txt, line 1; the model has"
+        " the classes 0 to 2",
+    ) in device.findings()
+    assert device.model("verify")["code"] == 3
 
 
 def test_stats_are_those_of_what_the_network_sees(device: Device) -> None:

@@ -62,7 +62,7 @@ def picture_of(entry: dict[str, Any]) -> Image.Image:
 def test_a_classifier(classifier: tuple[Compressed, Architecture], task: Task) -> None:
     compressed, architecture = classifier
     cache = compressed.cache
-    labels = held_out_labels(cache, architecture, task.calibration)
+    labels = held_out_labels(cache, architecture)
     sampled = sample_predictions(compressed, architecture, labels, None, 6)
     assert (sampled["task"], len(sampled["images"])) == ("classification", 6)
     for entry in sampled["images"]:
@@ -83,7 +83,7 @@ def test_a_classifier(classifier: tuple[Compressed, Architecture], task: Task) -
 def test_without_class_folders_classes_are_numbers(classifier: tuple[Compressed, Architecture], task: Task) -> None:
     compressed, architecture = classifier
     more_classes = Architecture("cifar_resnet20", 12, stem="cifar", shortcut="pad")
-    labels = held_out_labels(compressed.cache, more_classes, task.calibration)
+    labels = held_out_labels(compressed.cache, more_classes)
     (entry,) = sample_predictions(compressed, more_classes, labels, None, 1)["images"]
     assert (entry["truth"], entry["fp32"]["name"]) == (None, None)
     assert architecture.num_classes == 10
@@ -94,7 +94,7 @@ def test_a_detector(detection_task: DetectionTask, tmp_path: Any) -> None:
         detection_task.first, detection_task.calibration, tmp_path, scenes.INPUT, 4
     )
     cache = compressed.cache
-    labels = held_out_labels(cache, architecture, detection_task.calibration)
+    labels = held_out_labels(cache, architecture)
     evaluation = evaluate(compressed, architecture, labels, SERVED)
     sampled = sample_predictions(compressed, architecture, labels, evaluation.boxes, 4)
     assert (sampled["task"], len(sampled["images"])) == ("detection", 4)
@@ -114,7 +114,7 @@ def test_pictures_stay_within_their_budget(
     classifier: tuple[Compressed, Architecture], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compressed, architecture = classifier
-    labels = held_out_labels(compressed.cache, architecture, task.calibration)
+    labels = held_out_labels(compressed.cache, architecture)
     everything = sample_predictions(compressed, architecture, labels, None, 10)["images"]
     size = sum(len(entry["picture"]) for entry in everything[:4])
     monkeypatch.setattr(predictions, "MAX_PICTURE_BYTES", size)
