@@ -223,7 +223,8 @@ def _clipped(rows: dict[_Row, int], repairs: dict[str, list[int]]) -> Iterator[t
     """Yield the rows within the image, with their line numbers; what was changed is added to `repairs`."""
     for (label, sides), number in rows.items():
         x1, y1, x2, y2 = (min(max(side, 0.0), 1.0) for side in sides)
-        if (x1 == x2 and sides[0] < sides[2]) or (y1 == y2 and sides[1] < sides[3]):
+        edges = ((x1, x2, sides[0], sides[2]), (y1, y2, sides[1], sides[3]))
+        if any(last < 0 or first > 1 or (low == high and first < last) for low, high, first, last in edges):
             repairs.setdefault(OUTSIDE, []).append(number)
             continue
         if min(sides) < -_ROUNDING or max(sides) > 1 + _ROUNDING:
