@@ -33,6 +33,7 @@ _LIVE = """<dl class="stats">{stats}</dl>
 {layers}
 </div>
 {attempt}
+<details class="curl"><summary>With curl</summary><code>{curl}</code></details>
 <dl class="facts">{facts}</dl>"""
 _NOTHING_LIVE = """<p class="empty">Nothing is live. Copy a checkpoint of a ResNet or a YOLOv5 to
 <code>{drop}/{model}/</code>: it is quantized, checked and put in service.</p>"""
@@ -66,7 +67,8 @@ def model_panel(number: int, model: JSON, last: JSON | None, actions: bool) -> H
 
     Args:
         number: Position of the model on the page.
-        model: Contents, see `Queries.detailed_models`, and "drop_dir".
+        model: Contents, see `Queries.detailed_models`; and "drop_dir", "address", and "inference_token", whether
+            inference needs a token.
         last: The newest update of the model; None without one.
         actions: Whether to show actions.
     """
@@ -146,8 +148,15 @@ def _live(model: JSON) -> Html:
         memory=_memory(samples),
         layers=_layers(model["name"], model["layers"]) if model["layers"] else _NO_MARKUP,
         attempt=fill(_TRY, model=model["name"]),
+        curl=_curl(model),
         facts=definitions(_facts(model)),
     )
+
+
+def _curl(model: JSON) -> str:
+    token = " -H 'Authorization: Bearer TOKEN'" if model.get("inference_token") else ""
+    infer = f"{model['address']}/v2/models/{model['name']}/infer"
+    return f"curl --data-binary @photo.jpg -H 'Inference-Header-Content-Length: 0'{token} {infer}"
 
 
 def _stats(model: JSON) -> list[tuple[str, object]]:

@@ -85,8 +85,9 @@ def render(overview: JSON, rights: Rights) -> str:
     ended: dict[str, JSON] = {}
     for update in overview["updates"]:  # the newest first
         ended.setdefault(update["model"], update)
+    common = {key: overview[key] for key in ("drop_dir", "address")} | {"inference_token": rights.inference_token}
     panels = (
-        model_panel(number, {**model, "drop_dir": overview["drop_dir"]}, ended.get(model["name"]), rights.actions)
+        model_panel(number, {**model, **common}, ended.get(model["name"]), rights.actions)
         for number, model in enumerate(overview["models"])
     )
     return fill(

@@ -3,12 +3,17 @@ import { morph } from "./morph.js";
 import { tryImage } from "./try_image.js";
 
 const REFRESH_MS = 5000;
+const SHOWN_MS = 10000; // of a message that is no error
 const message = document.getElementById("message");
 let busy = false;
+let lost = false; // whether the last refresh found no daemon
+let forget = 0;
 
 function show(text, bad) {
+  clearTimeout(forget);
   message.textContent = text;
   message.className = bad ? "bad" : "";
+  if (!bad) forget = setTimeout(() => message.replaceChildren(), SHOWN_MS);
 }
 
 // The headers that allow a request; the page asks for a token where one is needed.
@@ -166,7 +171,10 @@ async function refresh() {
       mark(chart, [...chart.querySelectorAll(".column")].find((column) => column.dataset.name === name));
     }
     document.title = fresh.title;
+    if (lost) show("the daemon answers again", false);
+    lost = false;
   } catch {
+    lost = true;
     show("the daemon does not answer", true);
   }
 }
@@ -174,3 +182,4 @@ async function refresh() {
 document.documentElement.classList.add("js");
 localize(document);
 setInterval(refresh, REFRESH_MS);
+document.addEventListener("visibilitychange", refresh);

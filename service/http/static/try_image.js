@@ -4,7 +4,7 @@ const MOST_CLASSES = 5;
 const MOST_BOXES = 100; // in the list below a picture
 const WIDEST = 1280; // pixels of a picture on the page; photos have more
 const COLORS = 6; // of boxes, see status.css
-const SMALL = 64; // pixels; smaller pictures are scaled up without smoothing
+const SMALL = 128; // pixels; smaller pictures are scaled up without smoothing
 const SVG = "http://www.w3.org/2000/svg";
 
 // Shows the answer of a model in its panel. The headers allow the request.

@@ -66,6 +66,7 @@ def overview(name="m", text="plain", live=True):
         "host": text,
         "device": device,
         "drop_dir": text,
+        "address": text,
         "models": [model],
         "updates": [update],
         "open": [running],
@@ -103,6 +104,13 @@ def test_everything_at_a_glance():
     assert page.count('<rect class="bar"') == 2
     assert "at most 20." in page  # ms; the description of the chart of latency
     assert "260, of which 3 failed" in page
+
+
+def test_curl_is_an_alternative_to_the_script():
+    line = "curl --data-binary @photo.jpg -H 'Inference-Header-Content-Length: 0'{} plain/v2/models/m/infer"
+    assert line.format("") in Text(render(overview(), LOCAL)).text
+    needs_token = Rights(actions=False, local=False, inference_token=True)
+    assert line.format(" -H 'Authorization: Bearer TOKEN'") in Text(render(overview(), needs_token)).text
 
 
 def test_a_device_near_its_limit_says_so():
