@@ -50,7 +50,7 @@ _ACTIONS = """<div class="actions scripted">{rollback}
 </div>"""
 _ROLLBACK = """<button type="button" data-post="/edged/v1/models/{model}/rollback"
 aria-label="Roll back {model} to generation {generation}" title="{title}">Roll back to generation {generation}</button>
-<span class="note">{file}</span>"""
+<span class="note">made from {file}</span>"""
 _NO_ROLLBACK = """<button type="button" disabled aria-label="Roll back {model}">Roll back</button>
 <span class="note">{why}</span>"""
 _TRY = """<div class="try scripted" data-model="{model}" data-key="try-{model}">
@@ -110,8 +110,10 @@ def _actions(model: JSON) -> Html:
         rollback = fill(_NO_ROLLBACK, model=model["name"], why=why)
     else:
         file = target.get("file_name") or "unknown file"
-        title = f"Puts generation {target['generation']} in service again, made from {file}"
-        rollback = fill(_ROLLBACK, model=model["name"], generation=target["generation"], title=title, file=file)
+        title = f"Puts generation {target['generation']} in service again, which was made from {file}"
+        rollback = fill(
+            _ROLLBACK, model=model["name"], generation=target["generation"], title=title, file=f"made from {file}"
+        )
     return fill(_ACTIONS, rollback=rollback, model=model["name"])
 
 

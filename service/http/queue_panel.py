@@ -7,21 +7,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from service.journal.states import UPDATE_STAGES
-from service.reporting.html import MOODS, Html, definitions, fill, join, moment
+from service.journal.states import GOING_LIVE, UPDATE_STAGES
+from service.reporting.html import MOODS, Html, fill, join, moment, with_moments
 from service.units import format_seconds, iso_time
 
 JSON = Mapping[str, Any]
 
 _COUNTED = {"calibrate": "images", "predict": "images"}  # by the worker in a stage; the stage "layers" counts these
+# An update that is in the drop folder is cancelled there; one that goes live is rolled back instead.
+_NOT_TO_CANCEL = {"DROPPED", "SETTLED"} | {state.value for state in GOING_LIVE}
 _WAITING_STATES = ("QUEUED", "DEFERRED")
 _PANEL = """<section aria-labelledby="queue"><h2 id="queue">Running and waiting</h2>{rows}</section>"""
 _IDLE = """<p class="note">Nothing runs or waits. A checkpoint that is copied to
 <code>{drop}/</code>, into the folder of its model, is next.</p>"""
 _ROW = """<li class="{kind}" data-key="update-{id}">
 <p class="what"><span class="badge {mood}">{state}</span> <a href="/edged/v1/updates/{id}/report">update {id}</a> of
-<strong>{model}</strong>: <code>{file}</code> <span class="note">{since}</span></p>
+<strong>{model}</strong>: <code>{file}</code> <span class="note">{since}</span> {cancel}</p>
 {detail}</li>"""
+_CANCEL = """<button type="button" class="scripted quiet" data-post="/edged/v1/updates/{id}/cancel"
+aria-label="Cancel update {id}">Cancel</button>"""
 _PROGRESS = """<div class="now"><progress value="{done}" max="{total}" aria-label="{stage} of update {id}"></progress>
 <span>{stage} <b>{done}/{total}</b> {unit}</span></div>"""
 _STEP = '<li class="{kind}"{current}>{name}</li>'
@@ -30,18 +34,19 @@ _UNCLAIMED = """<section aria-labelledby="unclaimed"><h2 id="unclaimed">Not take
 _NOTHING = Html("")
 
 
-def queue_panel(overview: JSON, clock: Callable[[], float] = time.time) -> Html:
+def queue_panel(overview: JSON, *, actions: bool = False, clock: Callable[[], float] = time.time) -> Html:
     """Return the section of the update that runs and of those that wait.
 
     Args:
         overview: Contents of the page: the queue, the open updates, and the drop folder.
+        actions: Whether to show actions.
         clock: Function that returns the seconds since 1970.
     """
     rows: Sequence[JSON] = overview["queue"] if "queue" in overview else _rows_of(overview.get("open") or [])
     if not rows:
         return fill(_PANEL, rows=fill(_IDLE, drop=overview["drop_dir"]))
     updates = {update["id"]: update for update in overview.get("open") or []}
-    listed = join(_row(row, updates.get(row["update"], {}), clock()) for row in rows)
+    listed = join(_row(row, updates.get(row["update"], {}), clock(), actions) for row in rows)
     return fill(_PANEL, rows=fill('<ol class="queue">{listed}</ol>', listed=listed))
 
 
@@ -79,7 +84,7 @@ def _rows_of(updates: Sequence[JSON]) -> list[JSON]:
     ]
 
 
-def _row(row: JSON, update: JSON, now: float) -> Html:
+def _row(row: JSON, update: JSON, now: float, actions: bool) -> Html:
     state = row["state"]
     running = state not in _WAITING_STATES and not row.get("waiting_for")
     return fill(
@@ -91,18 +96,19 @@ def _row(row: JSON, update: JSON, now: float) -> Html:
         state=state,
         mood=MOODS.get(state, "plain"),
         since=_since(row["since"], now),
-        detail=_running(row, update) if running else _waiting(row, update),
+        cancel=fill(_CANCEL, id=row["update"]) if actions and state not in _NOT_TO_CANCEL else _NOTHING,
+        detail=_running(row, update) if running else _waiting(row),
     )
 
 
-def _waiting(row: JSON, update: JSON) -> Html:
-    again = update.get("retry_at")
-    facts = [("Waits for", row.get("waiting_for")), ("Tried again at", moment(again) if again else None)]
-    return fill('<dl class="inline">{facts}</dl>', facts=definitions(facts))
+def _waiting(row: JSON) -> Html:
+    if not row.get("waiting_for"):
+        return _NOTHING
+    return fill('<p class="note">waits for {what}</p>', what=with_moments(row["waiting_for"]))
 
 
 def _running(row: JSON, update: JSON) -> Html:
-    progress: JSON = update.get("progress") or {}
+    progress: JSON = row.get("progress") or update.get("progress") or {}
     stages: Mapping[str, float] = update.get("stages") or {}
     done = max((UPDATE_STAGES.index(name) for name in stages if name in UPDATE_STAGES), default=-1)
     current = UPDATE_STAGES[min(done + 1, len(UPDATE_STAGES) - 1)]

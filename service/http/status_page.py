@@ -8,7 +8,8 @@ from typing import Any
 
 from service.http.model_panel import digest_with_button, model_panel
 from service.http.queue_panel import queue_panel, unclaimed_panel
-from service.reporting.html import MOODS, Html, definitions, fill, join, moment
+from service.journal.states import RETRIABLE
+from service.reporting.html import MOODS, Html, definitions, fill, join, moment, with_moments
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -56,7 +57,10 @@ _UPDATE = """<tr data-key="update-{id}">
 <th scope="row"><a href="/edged/v1/updates/{id}/report" aria-label="Report of update {id}">{id}</a></th>
 <td>{model}</td><td class="name">{file}</td><td>{digest}</td>
 <td><span class="badge {mood}">{state}</span></td><td>{generation}</td><td>{dropped}</td><td>{stages}</td>
-<td class="name note">{note}</td></tr>"""
+<td class="name note">{note} {retry}</td></tr>"""
+_RETRY = """<button type="button" class="scripted quiet" data-post="/edged/v1/updates/{id}/retry"
+aria-label="Retry update {id}">Retry</button>"""
+_RETRIABLE = {state.value for state in RETRIABLE} | {"DEFERRED"}
 
 
 @dataclass(frozen=True)
@@ -98,10 +102,10 @@ def render(overview: JSON, rights: Rights) -> str:
         device=definitions(_device(overview)),
         documentation=DOCUMENTATION,
         access=_access(rights),
-        queue=queue_panel(overview),
+        queue=queue_panel(overview, actions=rights.actions),
         unclaimed=unclaimed_panel(overview.get("unclaimed") or []),
         models=join(panels),
-        updates=_updates(overview["updates"]),
+        updates=_updates(overview["updates"], rights.actions),
     )
 
 
@@ -146,14 +150,15 @@ def _temperature(device: JSON) -> Html | None:
     )
 
 
-def _updates(updates: Sequence[JSON]) -> Html:
+def _updates(updates: Sequence[JSON], actions: bool) -> Html:
     if not updates:
         return Html('<p class="note">no updates yet</p>')
-    return fill(_UPDATES, rows=join(_update(update) for update in updates))
+    return fill(_UPDATES, rows=join(_update(update, actions) for update in updates))
 
 
-def _update(update: JSON) -> Html:
+def _update(update: JSON, actions: bool) -> Html:
     digest = update.get("sha256")
+    retry = fill(_RETRY, id=update["id"]) if actions and digest and update["state"] in _RETRIABLE else _NO_MARKUP
     return fill(
         _UPDATE,
         id=update["id"],
@@ -165,7 +170,8 @@ def _update(update: JSON) -> Html:
         generation=update["generation"],
         dropped=moment(update["dropped_at"]),
         stages=_stages(update["stages"]),
-        note=f"{update['code']}: {update['reason']}" if update["code"] else "",
+        note=with_moments(f"{update['code']}: {update['reason']}") if update["code"] else "",
+        retry=retry,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
+_ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)")
 # State of an update -> CSS class of its badge; "plain" for all others.
 MOODS = {"COMMITTED": "good", "REJECTED": "bad", "FAILED": "bad", "ROLLED_BACK": "bad", "DEFERRED": "warn"}
 
@@ -44,6 +46,12 @@ def moment(at: str) -> Html:
     """
     text = f"{at[:19].replace('T', ' ')} UTC" if at.endswith("Z") else at
     return fill('<time datetime="{at}">{text}</time>', at=at, text=text)
+
+
+def with_moments(text: str) -> Html:
+    """Return a text in which each time, as `service.units.iso_time` writes it, is a <time>."""
+    pieces = _ISO_TIME.split(text)
+    return Html("".join(moment(piece) if index % 2 else _escaped(piece) for index, piece in enumerate(pieces)))
 
 
 def _escaped(value: object) -> str:

@@ -165,10 +165,17 @@ def test_what_runs_and_what_waits_is_shown(browser: Browser, daemon: Daemon, tas
         assert "runs.pt" in first
         assert "waits.pt" in second
         assert browser.evaluate("document.querySelectorAll('.queue [aria-current=step]').length") >= 1
+        browser.evaluate("document.getElementById('token').value = 's3cret'")
+        browser.evaluate("document.querySelector('.queue > li:last-child button').click()")
+        browser.until("document.getElementById('message').textContent.endsWith('waits.pt: CANCELLED')")
+        browser.until("document.querySelectorAll('.queue > li').length === 1")
     finally:
         worker.resume()
     browser.until("document.querySelectorAll('.queue > li').length === 0")
-    assert {daemon.update_of(name)["state"] for name in ("runs.pt", "waits.pt")} <= {"COMMITTED", "SUPERSEDED"}
+    assert daemon.update_of("runs.pt")["state"] == "COMMITTED"
+    browser.evaluate("document.querySelector('tbody button[data-post$=\"/retry\"]').click()")
+    browser.until("document.getElementById('message').textContent.includes('takes the file of update')")
+    assert daemon.update_of("waits.pt")["state"] == "COMMITTED"
     assert browser.complaints == []
 
 

@@ -29,6 +29,14 @@ async function post(url, body) {
   return answer;
 }
 
+// What an action has done: a rollback, or a retry or cancellation of an update.
+function done(answer) {
+  const { model, from, to, update, file_name: file, state } = answer;
+  if (to !== undefined) return `${model}: generation ${to} is live again, ${from} was before`;
+  if (answer.retry_of) return `update ${update} of ${model} takes the file of update ${answer.retry_of} again`;
+  return `update ${update} of ${model}, ${file}: ${state}`;
+}
+
 async function act(button, work) {
   busy = button.disabled = true;
   try {
@@ -63,9 +71,8 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.post) {
     act(button, async () => {
-      show("rolling back");
-      const answer = await post(button.dataset.post);
-      return `${answer.model}: generation ${answer.to} is live again, ${answer.from} was before`;
+      show(`${button.getAttribute("aria-label")}: sent`);
+      return done(await post(button.dataset.post));
     });
   } else if (button?.dataset.copy) {
     try {

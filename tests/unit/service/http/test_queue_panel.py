@@ -1,3 +1,5 @@
+import pytest
+
 from service.http.queue_panel import queue_panel, unclaimed_panel
 from tests.support.html_text import Text
 
@@ -44,18 +46,22 @@ def test_the_running_update_has_its_stage_and_its_layers():
     assert panel.count('aria-current="step">quantize</li>') == 1
     assert [tag["class"] for name, tag in tags if name == "li"].count("done") == 3
     assert [tag["class"] for name, tag in tags if name == "li" and "data-key" in tag] == ["running", "waiting"]
-    assert "Waits for update 1" in shown(panel)
+    assert "waits for update 1" in shown(panel)
 
 
 def test_a_deferred_update_says_for_what_it_waits_and_when_it_is_tried_again():
-    overview = {
-        "queue": [row(1, state="DEFERRED", position=0, waiting_for="the device is too hot")],
-        "open": [opened(1, state="DEFERRED", retry_at="1970-01-01T00:02:00.000Z")],
-        "drop_dir": "/drop",
-    }
-    text = shown(queue_panel(overview, clock=lambda: 100.0))
-    assert "Waits for the device is too hot" in text
-    assert "Tried again at 1970-01-01 00:02:00 UTC" in text
+    why = "zone is <85> C; tried again at 1970-01-01T00:02:00.000Z"
+    overview = {"queue": [row(1, state="DEFERRED", position=0, waiting_for=why)], "drop_dir": "/drop"}
+    panel = queue_panel(overview, clock=lambda: 100.0)
+    assert "waits for zone is <85> C; tried again at 1970-01-01 00:02:00 UTC" in shown(panel)
+    assert '<time datetime="1970-01-01T00:02:00.000Z">' in panel  # which the script shows in local time
+
+
+@pytest.mark.parametrize(("state", "can"), [("QUEUED", 1), ("CALIBRATED", 1), ("LIVE", 0), ("DROPPED", 0)])
+def test_an_update_can_be_cancelled_until_it_goes_live(state, can):
+    overview = {"queue": [row(7, state=state)], "drop_dir": "/drop"}
+    assert queue_panel(overview, actions=True).count('data-post="/edged/v1/updates/7/cancel"') == can
+    assert "data-post" not in queue_panel(overview, actions=False)
 
 
 def test_an_update_that_is_not_among_the_open_ones_is_still_shown():
