@@ -101,7 +101,8 @@ def status(options: Namespace) -> int:
         if options.model not in known:
             raise UsageError(f"no model {options.model!r}; {names_to_choose(options.model, known, 'configured:')}")
         answer["models"] = [known[options.model]]
-        answer["updates"] = [update for update in answer["updates"] if update["model"] == options.model]
+        for key in ("updates", "queue"):
+            answer[key] = [row for row in answer.get(key, []) if row["model"] == options.model]
     print_result(options, answer, text)
     if options.model is not None and not answer["models"][0]["ready"]:
         raise NotReadyError(f"model {options.model!r} is not in service")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from service.units import format_bytes, format_seconds
+from service.units import format_bytes, format_seconds, iso_time
 
 JSON = Mapping[str, Any]
 
@@ -24,9 +24,17 @@ def status(answer: JSON) -> str:
     models = answer.get("models", [])
     rows = [[m.get("name"), _model_state(m), _or_dash(m.get("generation")), _problem(m)] for m in models]
     lines.append(table(["MODEL", "STATE", "GENERATION", "NOTE"], rows))
-    if answer.get("updates"):
+    if answer.get("queue"):
+        lines += ["", queue(answer["queue"])]
+    elif answer.get("updates"):  # of an older daemon
         lines += ["", updates(answer["updates"])]
     return "\n".join(lines)
+
+
+def queue(rows: Sequence[JSON]) -> str:
+    """Return a table of the updates that have not ended: first what runs, then what waits, since when and for what."""
+    header = ["UPDATE", "MODEL", "FILE", "STATE", "SINCE", "NOTE"]
+    return table(header, [_queue_row(row) for row in rows])
 
 
 def updates(listed: Sequence[JSON]) -> str:
@@ -119,6 +127,19 @@ def _swap(swap: JSON) -> str:
         alike = "to the bit" if warmup.get("identical") else f"to {warmup.get('relative_error', float('nan')):.1g}"
         text += f"; outputs as evaluated, {alike}"
     return text
+
+
+def _queue_row(row: JSON) -> list[object]:
+    since, waiting_for = row.get("since"), row.get("waiting_for")
+    when = "-" if since is None else iso_time(since)
+    note = (
+        _progress(row)
+        if waiting_for is None
+        else f"waits for {waiting_for}"
+        if row.get("state") == "QUEUED"
+        else waiting_for
+    )
+    return [row.get("update"), row.get("model"), row.get("file"), row.get("state"), when, note]
 
 
 def _update_row(update: JSON) -> list[object]:

@@ -24,6 +24,7 @@ class Gauges:
         models: Configured models.
         holds: Pinned and paused models.
         workers: Running workers, by model name.
+        waiting: When the wait of an update for its turn began, in seconds since 1970, by update id.
         metrics: Metrics of the daemon.
     """
 
@@ -33,12 +34,14 @@ class Gauges:
         models: ModelRegistry,
         holds: Holds,
         workers: Mapping[str, WorkerProcess],
+        waiting: Mapping[int, float],
         metrics: Metrics,
     ) -> None:
         self._config = config
         self._models = models
         self._holds = holds
         self._workers = workers
+        self._waiting = waiting
         self._metrics = metrics
 
     def show_history(self, last_times: Mapping[str, tuple[float, float | None]]) -> None:
@@ -72,3 +75,5 @@ class Gauges:
             metrics.worker_memory.labels(name).set(0 if worker is None else resident_bytes(worker.pid))
         for name, queue in self._models.queues.items():
             metrics.queue_length.labels(name).set(queue.waiting)
+            since = [self._waiting[update.id] for update in queue.updates if update.id in self._waiting]
+            metrics.queue_oldest.labels(name).set(min(since, default=0))

@@ -110,13 +110,27 @@ class ModelRegistry:
                 continue  # the latter are still in the drop folder
             resumed = await self._updates.resume(update.id)
             log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
-            self.offer(resumed)
+            waited = update.state is State.CLAIMED
+            self.offer(resumed, since=update.updated_at if waited else None)
 
-    def offer(self, update: Update) -> None:
-        """Queue an update of a model."""
+    def offer(self, update: Update, since: float | None = None) -> None:
+        """Queue an update of a model.
+
+        Args:
+            update: Claimed update.
+            since: When its wait began, in seconds since 1970; None for now.
+        """
         queue = self.queues.get(update.model)
         if queue is not None:
+            self._runner.turns.wait(update.id, since)
             queue.offer(update)
+
+    def place(self, update: Update) -> tuple[int, int]:
+        """Return the place of an update in the queue of its model, 0 for the first, and the priority of the model."""
+        queue, model = self.queues.get(update.model), self._config.model(update.model)
+        order = [] if queue is None else [queued.id for queued in queue.updates]
+        place = order.index(update.id) if update.id in order else len(order)
+        return place, 0 if model is None else model.priority
 
     async def _found_fit(self, update: Update) -> None:
         queue = self.queues.get(update.model)

@@ -7,6 +7,7 @@ from typing import Any
 
 from edged.errors import ArtifactError, UsageError
 from service.daemon.model_registry import ModelRegistry
+from service.daemon.queue_rows import Turn, queue_rows
 from service.daemon.samples import Samples
 from service.intake.claim_queue import ClaimQueue
 from service.journal.states import State
@@ -65,6 +66,11 @@ class Queries:
         """Return the updates that have not ended, the oldest first."""
         return [self._update(update) for update in await self._updates.open_updates()]
 
+    async def queue(self) -> list[dict[str, Any]]:
+        """Return a row for each update that has not ended: first what runs, see `service.daemon.queue_rows`."""
+        updates = await self._updates.open_updates()
+        return queue_rows(updates, {update.id: self._turn(update) for update in updates})
+
     async def updates(self, model: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
         """Return the updates that match, the newest first; None stands for any.
 
@@ -113,6 +119,19 @@ class Queries:
             "updates": [update.to_dict() for update in published],
             "unpublished": [self._update(update) for update in others],
         }
+
+    def _turn(self, update: Update) -> Turn:
+        runner = self._runner
+        place, priority = self._models.place(update)
+        return Turn(
+            working_since=runner.turns.working.get(update.id),
+            waiting_since=runner.turns.waiting.get(update.id),
+            retry_at=runner.retry_at.get(update.id),
+            condition=runner.postponed.get(update.id),
+            place=place,
+            priority=priority,
+            progress=runner.progress.get(update.id),
+        )
 
     def _model(self, server: ModelServer) -> dict[str, Any]:
         live, queue = server.live, self._models.queues[server.name]

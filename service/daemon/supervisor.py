@@ -104,7 +104,9 @@ class Supervisor:
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
         self.update_actions = UpdateActions(self._config, self._models, self._runner, records, self._files)
         self.garbage = GarbageCollector(self._config, folder, disk, self._admission.lock, metrics)
-        self.gauges = Gauges(self._config, self._models, self._holds, self._workers.running, metrics)
+        self.gauges = Gauges(
+            self._config, self._models, self._holds, self._workers.running, self._runner.turns.waiting, metrics
+        )
         self._housekeeping = Housekeeping(self._config, folder, disk, self.servers)
         self._housekeeping_task: asyncio.Task[None] | None = None
         self._watcher = self._make_watcher()
@@ -256,6 +258,7 @@ class Supervisor:
             "watching": self._watcher.up,
             "models": await self.queries.models(),
             "updates": await self.queries.open_updates(),
+            "queue": await self.queries.queue(),
         }
 
     async def overview(self) -> dict[str, Any]:

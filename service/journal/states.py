@@ -74,10 +74,12 @@ class Stage:
     done_by_worker: bool = False
 
 
-# All stages of an update, in order. "start" is the start of the worker process; it ends where "verify" begins.
+# All stages of an update, in order. "queue" is the wait for its turn. "start" is the start of the worker process, which
+# ends where "verify" begins.
 STAGE_TABLE = (
     Stage("settle", State.SETTLED),
     Stage("claim", State.CLAIMED),
+    Stage("queue", state_before=State.CLAIMED),
     Stage("start"),
     Stage("verify", State.VERIFIED, done_by_worker=True),
     Stage("load", State.LOADED, done_by_worker=True),

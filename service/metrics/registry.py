@@ -224,6 +224,11 @@ class Metrics:
             "updates_postponed", "1 while an update is postponed for this reason.", "model", "reason"
         )
         self.queue_length = self._gauge("queue_length", "Updates that are queued or in progress.", "model")
+        self.queue_oldest = self._gauge(
+            "queue_oldest_timestamp_seconds",
+            "Time since which the longest waiting update waits for its turn; 0 if none waits.",
+            "model",
+        )
         self.last_drop = self._gauge(
             "last_drop_timestamp_seconds", "Time at which a dropped file was last detected.", "model"
         )

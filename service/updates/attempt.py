@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from edged.errors import StateError
+from edged.errors import NotReadyError, StateError
+from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.journal.states import STAGE_TABLE, STAGES, State
 from service.journal.update import PINNED, Update, UpdateReport
@@ -25,6 +26,7 @@ from service.rollout.swap import SwapOptions
 from service.serving.model_server import ModelServer
 from service.updates.cancellation import Cancellations, UpdateCancelledError
 from service.updates.steps import UpdateSteps
+from service.updates.turns import Turns
 from service.worker.interface import Incumbent
 
 log = logging.getLogger(__name__)
@@ -40,11 +42,13 @@ class Observers:
 
     Attributes:
         progress: Progress of the workers by update id; an attempt keeps its entry up to date.
+        turns: Since when updates wait and are worked on; an attempt keeps its entry up to date.
         cancellations: Updates that an operator wants to end.
         found_fit: Called once the file of an update is known to be a checkpoint of its model.
     """
 
     progress: dict[int, dict[str, Any]]
+    turns: Turns
     cancellations: Cancellations
     found_fit: Callable[[Update], Awaitable[None]]
 
@@ -55,21 +59,30 @@ class Attempt:
     Args:
         steps: Parts of the daemon that carry out the steps.
         update: Update as journaled: CLAIMED, or PUBLISHED or LIVE after a restart.
-        model: Configuration of its model.
+        config: Configuration in force. The newest one counts at each step.
         observers: What is reported of the attempt, and what it is asked.
     """
 
-    def __init__(self, steps: UpdateSteps, update: Update, model: ModelConfig, observers: Observers) -> None:
+    def __init__(self, steps: UpdateSteps, update: Update, config: CurrentConfig, observers: Observers) -> None:
         self._steps = steps
         self._records = steps.records
         self._generations = steps.swapper.generations
         self._update = update
-        self._model = model
+        self._config = config
+        self._turns = observers.turns
         self._progress = observers.progress
         self._cancellations = observers.cancellations
         self._found_fit = observers.found_fit
         self._stages: dict[str, float] = dict(update.stages)
         self._worker_started = 0.0
+
+    @property
+    def _model(self) -> ModelConfig:
+        """The configuration of the model in force."""
+        model = self._config.model(self._update.model)
+        if model is None:  # a reload has just removed it; the update waits in the journal
+            raise NotReadyError(f"model {self._update.model!r} is not configured")
+        return model
 
     async def run(self) -> Outcome:
         """Take the update to COMMITTED, or return what kept it from that.
@@ -88,7 +101,8 @@ class Attempt:
         generation = await self._generation()
         if not isinstance(generation, int):
             return generation
-        server = self._steps.swapper.servers[self._update.model]
+        server = self._steps.swapper.server(self._update.model)
+        self._turns.begin(self._update.id)
         try:
             unchanged = not await self._go_live(server, generation)
             log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
@@ -104,25 +118,35 @@ class Attempt:
         """Return the published generation of the update: an existing one, or what the worker makes of the file."""
         if self._update.state in _PUBLISHED and self._update.generation is not None:
             return self._update.generation
-        known = await self._known_generation()
-        if known is not None:
-            if isinstance(known, int):
-                await self._found_fit(self._update)
-            return known
-        totals = await self._cancellations.run(self._update.id, self._admit_and_quantize())
-        if isinstance(totals, Postponed):
-            return totals
-        if isinstance(totals, Failure):
-            return Stopped(totals)
-        return await self._publish(UpdateReport(totals))
+        await self._follow_config()
+        made: UpdateReport | int | Stopped | Postponed | None = await self._known_generation()
+        if made is None:
+            made = await self._cancellations.run(self._update.id, self._admit_and_quantize())
+        if isinstance(made, int):
+            await self._found_fit(self._update)
+        return await self._publish(made) if isinstance(made, UpdateReport) else made
 
-    async def _admit_and_quantize(self) -> dict[str, Any] | Failure | Postponed:
+    async def _follow_config(self) -> bool:
+        """Return whether the configuration has changed since the key of the update was computed, which is done anew."""
+        update = self._update
+        if update.sha256 is None or (key := self._model.key(update.sha256)) == update.key:
+            return False
+        log.info("update %d of %s: the configuration has changed since its file was dropped", update.id, update.model)
+        self._update = await self._records.updates.annotate(update.id, key=key)
+        return True
+
+    async def _admit_and_quantize(self) -> UpdateReport | int | Stopped | Postponed:
         """Wait for the worker lock, and run the worker unless the device does not allow it now."""
         admission = self._steps.admission
         async with admission.lock.turn(self._model.priority):
+            if await self._follow_config() and (known := await self._known_generation()) is not None:
+                return known
             if (postponement := await admission.why_not(self._update, self._model)) is not None:
                 return Postponed(postponement)
-            return await self._quantize()
+            self._note("queue", self._turns.begin(self._update.id))
+            await self._records.updates.annotate(self._update.id, stages=self._stages)  # known if the worker fails, too
+            totals = await self._quantize()
+            return Stopped(totals) if isinstance(totals, Failure) else UpdateReport(totals)
 
     async def _known_generation(self) -> int | Stopped | None:
         """Return the generation that the same file with the same config became before, if it can be used again.
@@ -158,6 +182,7 @@ class Attempt:
         metrics.show_postponed(update.model, None)
         await self._steps.files.clear_staging(update)
         self._worker_started = time.monotonic()
+        self._progress[update.id] = {"stage": "start", "done": 0, "total": None}
         result = await self._steps.workers.run(update, self._model, await self._incumbent(), self._on_worker_event)
         await self._steps.files.keep_resource_trace(update, result.trace)
         if isinstance(result.outcome, Failure):

@@ -25,6 +25,7 @@ from service.outcomes import (
 from service.updates.attempt import Attempt, Observers
 from service.updates.cancellation import Cancellations
 from service.updates.steps import UpdateSteps
+from service.updates.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,8 @@ class UpdateRunner:
     Attributes:
         progress: What the worker of an update is doing now, by update id.
         retry_at: When a deferred update is tried or rechecked, in seconds since 1970, by update id.
-        postponed: Ids of the updates that wait for a condition of the device.
+        postponed: Conditions of the device that updates wait for, as they were when last checked, by update id.
+        turns: Since when updates wait for their turn and are worked on.
         cancellations: Updates that an operator wants to end while they are being worked on.
         found_fit: Called once the file of an update is known to be a checkpoint of its model.
     """
@@ -57,7 +59,8 @@ class UpdateRunner:
         self._records = steps.records
         self.progress: dict[int, dict[str, Any]] = {}
         self.retry_at: dict[int, float] = {}
-        self.postponed: set[int] = set()
+        self.postponed: dict[int, str] = {}
+        self.turns = Turns()
         self.cancellations = Cancellations()
         self.found_fit: Callable[[Update], Awaitable[None]] = _ignore
 
@@ -73,6 +76,7 @@ class UpdateRunner:
                 delay_s = await self._conclude(update, Cancelled())
         finally:
             self.cancellations.settle(update.id, cancelled=False)
+        self.turns.end(update.id)
         if delay_s is None:
             self.retry_at.pop(update.id, None)
         else:
@@ -84,7 +88,8 @@ class UpdateRunner:
             if (postponement := await self._still_postponed(update)) is not None:
                 return await self._postpone(update, postponement)
             update = await self._records.updates.advance(update.id, State.CLAIMED)
-        self.postponed.discard(update.id)
+        self.turns.wait(update.id)
+        self.postponed.pop(update.id, None)
         try:
             outcome = await self._attempt(update)
         finally:
@@ -113,15 +118,12 @@ class UpdateRunner:
 
     async def _attempt(self, update: Update) -> Outcome:
         """Make one attempt. An error of the library stops the update."""
-        model = self._config.model(update.model)
-        if model is None:  # a reload has just removed it; the update waits in the journal
-            return Stopped(Failure(EdgedError.code, f"model {update.model!r} is not configured"))
         if update.attempt > self._config.current.worker.tries + _MAX_INTERRUPTIONS:
             reason = f"the daemon was stopped {update.attempt - 1} times in the middle of it"
             return Stopped(Failure("interrupted", reason))
         try:
-            observers = Observers(self.progress, self.cancellations, self.found_fit)
-            return await Attempt(self._steps, update, model, observers).run()
+            observers = Observers(self.progress, self.turns, self.cancellations, self.found_fit)
+            return await Attempt(self._steps, update, self._config, observers).run()
         except EdgedError as error:
             return Stopped(Failure.of(error))
 
@@ -139,7 +141,7 @@ class UpdateRunner:
     async def _postpone(self, update: Update, postponement: Postponement) -> float:
         """Defer an update; the attempt that was begun for it does not count."""
         metrics, updates = self._records.metrics, self._records.updates
-        self.postponed.add(update.id)
+        self.postponed[update.id] = postponement.reason
         metrics.show_postponed(update.model, postponement.code)
         if update.state is State.DEFERRED and update.code == postponement.code:
             return postponement.seconds
@@ -149,7 +151,8 @@ class UpdateRunner:
         else:
             await updates.advance(update.id, State.DEFERRED, attempt=update.attempt - 1, **why)
         metrics.count_deferral(update.model, postponement.code)
-        log.warning("update %d of %s waits: %s", update.id, update.model, postponement.reason)
+        again = f"{postponement.reason}; checked again in {postponement.seconds:.0f} s"
+        log.warning("update %d of %s waits: %s", update.id, update.model, again)
         return postponement.seconds
 
     async def supersede(self, update: Update, newer: Update) -> None:
@@ -195,7 +198,8 @@ class UpdateRunner:
         if is_end((await records.updates.get(update.id)).state):  # a crash kept the queue from knowing
             return
         self.retry_at.pop(update.id, None)
-        self.postponed.discard(update.id)
+        self.postponed.pop(update.id, None)
+        self.turns.end(update.id)
         records.metrics.show_postponed(update.model, None)
         # Kept first: a crash in between repeats the update, which ends here again. The claimed file is removed last, so
         # that no open update is without its file.

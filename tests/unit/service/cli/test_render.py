@@ -39,6 +39,22 @@ def test_status_shows_what_serves_and_what_is_on_its_way():
     ]
 
 
+def test_the_queue_shows_what_runs_first_and_what_waits_for_what():
+    rows = [
+        {"state": "LOADED", "waiting_for": None, "progress": {"stage": "quantize", "done": 3, "total": 21}},
+        {"state": "QUEUED", "waiting_for": "update 12 of m"},
+        {"state": "DEFERRED", "waiting_for": "the device has 71.0 °C; checked again at 2026-01-01T00:01:00.000Z"},
+    ]
+    queue = [{"update": 12 + i, "model": "m", "file": "a.pth", "since": 1.5, **row} for i, row in enumerate(rows)]
+    assert render.status(STATUS | {"queue": queue}).splitlines()[6:] == [
+        "UPDATE  MODEL  FILE   STATE     SINCE                     NOTE",
+        "12      m      a.pth  LOADED    1970-01-01T00:00:01.500Z  quantize 3/21",
+        "13      m      a.pth  QUEUED    1970-01-01T00:00:01.500Z  waits for update 12 of m",
+        "14      m      a.pth  DEFERRED  1970-01-01T00:00:01.500Z  the device has 71.0 °C; checked again at"
+        " 2026-01-01T00:01:00.000Z",
+    ]
+
+
 def test_an_answer_with_nothing_in_it_can_be_shown():
     assert "not ready" in render.status({})
     assert render.history({"model": "m"}) == "m: generation - is live, - is the previous one\n\nno updates yet"
