@@ -167,9 +167,14 @@ def section_text(path: str, section: type, meanings: Mapping[str, str]) -> Itera
 def escaped(comment: str) -> str:
     """Return a comment as Markdown, outside code."""
     return "".join(
-        part if index % 2 else part.replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*")
+        part if index % 2 else linked(part.replace("<", "&lt;").replace("|", "\\|").replace("*", "\\*"))
         for index, part in enumerate(re.split(r"(`[^`]*`)", comment))
     )
+
+
+def linked(text: str) -> str:
+    """Return a text with links in place of the names of pages."""
+    return re.sub(r"docs/(\w+)\.md", r"[\1](\1.md)", text)
 
 
 def anchor(path: str) -> str:
