@@ -13,7 +13,7 @@ from typing import Any
 from service.journal.states import WORKER_STAGES
 from service.reporting.charts import bars, lines, spans
 from service.reporting.facts import Layer, Memory, Outcome, Stage, facts, layers, memory, outcome, stages, worst_first
-from service.reporting.html import MOODS, Html, fill, join
+from service.reporting.html import MOODS, Html, fill, join, moment
 from service.reporting.pictures import predictions
 from service.units import format_bytes, format_seconds
 
@@ -35,7 +35,7 @@ _PAGE = """<!doctype html>
 <body>
 <header>
 <h1>Update {id} of {model} <span class="badge {mood}">{state}</span></h1>
-<p><code>{file}</code>, dropped <time>{dropped}</time></p>
+<p><code>{file}</code>, dropped {dropped}</p>
 {problem}
 {reused}
 </header>
@@ -73,7 +73,7 @@ def render(data: JSON) -> str:
         state=ended.state,
         mood=MOODS.get(ended.state, "plain"),
         file=ended.file_name,
-        dropped=data["update"]["dropped_at"],
+        dropped=moment(data["update"]["dropped_at"]),
         problem=fill('<p class="problem">{text}</p>', text=ended.problem) if ended.problem else _NOTHING,
         reused=_reused(ended),
         facts=join(fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=n, value=v) for n, v in facts(data)),

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import html
+import json
 import os
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +34,7 @@ LOWEST = "(() => {" + CONTRAST + f"return Math.min(...{TEXTS}.map(contrast)); }}
 @pytest.fixture(scope="module")
 def daemon(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     folder = tmp_path_factory.mktemp("page")
-    serve = {"port": 0}
+    serve: dict[str, Any] = {"port": 0}
     for key, secret in (("token_file", "s3cret"), ("inference_token_file", "inf3r")):
         (folder / key).write_text(secret)
         serve[key] = str(folder / key)
@@ -41,7 +46,7 @@ def daemon(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.T
     }
     digits = {"name": "digits", "calibration": {"dir": str(task.calibration)}, "input": {"size": 8, "resize": 8}}
     models = [{**digits, "quantization": {"bits": 4, "recipe": "fast"}}, shapes]
-    network = load_checkpoint(detection_task.first).model
+    network: Any = load_checkpoint(detection_task.first).model
     evil = save_tiny(folder / "evil.pt", network, tiny_plan((EVIL, *scenes.NAMES[1:])))
     with running(folder, task.calibration, serve=serve, models=models) as daemon:
         daemon.drop(evil, model="shapes")
@@ -285,6 +290,29 @@ def test_drop_and_roll_back_with_the_token(browser: Browser, daemon: Daemon, tas
     browser.until(f"document.getElementById('message').textContent.includes('generation {target} is live again')")
     assert daemon.generation() == target
     assert not [text for text in browser.complaints if "403" not in text]
+
+
+@needs_browser
+def test_without_scripts_it_shows_all_but_the_actions(browser: Browser, daemon: Daemon) -> None:
+    browser.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(daemon.status()["address"] + "/")
+        text = browser.evaluate("document.body.innerText")
+        for words in ("Actions need JavaScript", "With curl", " UTC", EVIL, "Loss of each layer"):
+            assert words in text, words
+        assert browser.evaluate("[...document.querySelectorAll('button, input')].every((x) => !x.checkVisibility())")
+    finally:
+        browser.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl here")
+def test_the_line_for_curl_works(daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    shutil.copy(next((task.test / "3").iterdir()), tmp_path / "photo.jpg")
+    with daemon.tcp() as client:
+        line = html.unescape(re.search("<code>(curl [^<]*/digits/[^<]*)</code>", client.get("/").text)[1])  # type: ignore[index]
+    command = shlex.split(line.replace("TOKEN", "inf3r"))
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True, timeout=60)
+    assert json.loads(answer.stdout)["outputs"][0]["shape"] == [1, 10]
 
 
 def test_the_page_is_complete_without_scripts_and_asks_nothing_of_others(daemon: Daemon) -> None:
