@@ -288,6 +288,14 @@ class InputSpec:
         """Number of color channels: 3 for RGB, 1 for grayscale."""
         return len(self.mean)
 
+    def describe(self) -> str:
+        """Describe the preparation in one line for people."""
+        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
+        how = f"shorter side to {self.resize}, then the central {self.size} pixels"
+        if self.fit is Fit.LETTERBOX:
+            how = f"letterboxed to {self.size} pixels"
+        return f"{how}; mean {mean}; std {std}"
+
     def override(self, settings: Mapping[str, Any]) -> InputSpec:
         """Return this spec with the user's settings; a size alone keeps the share of border that is cropped.
 

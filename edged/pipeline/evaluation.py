@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from edged.calibration.yolo_labels import Boxes, LabelSet, read_labels
 from edged.compress import Compressed
 from edged.device import device_of, exact_float32
 from edged.errors import CalibrationError, GateError
+from edged.evaluation.class_names import name_difference
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import agreement, average_precision, detections_of
 from edged.evaluation.fidelity import fidelity, squared_error
@@ -71,9 +72,24 @@ def held_out_labels(cache: ImageCache, architecture: Architecture) -> Labels:
     labels = read_labels(cache.root, [cache.files[index] for index in cache.held_out.tolist()])
     if labels is None:
         return Labels()
-    misfit = labels.misfit(architecture.num_classes)
-    notes = (*labels.notes(), *([misfit] if misfit is not None else []))
+    notes = (
+        *labels.notes(),
+        *filter(None, [labels.misfit(architecture.num_classes), misnamed(cache.names, architecture)]),
+    )
     return Labels(boxes=labels.boxes if labels_fit(labels, architecture) else None, notes=notes)
+
+
+def misnamed(names: Sequence[str] | None, architecture: Architecture) -> str | None:
+    """Describe in one line how the names of a data.yaml differ from those of a detector; None if they do not.
+
+    Args:
+        names: Class names of the images; None if they have none.
+        architecture: Architecture of the model.
+    """
+    if names is None or architecture.plan is None:
+        return None
+    difference = name_difference(architecture.plan.names, names)
+    return difference and f"the model and the data.yaml differ in class names, in this order: {difference}"
 
 
 def labels_fit(labels: LabelSet, architecture: Architecture) -> bool:

@@ -203,6 +203,7 @@ def _report(
 ) -> dict[str, Any]:
     device, cache = device_of(compressed.model), compressed.cache
     others = passed_over(cache.others)
+    split = [f"from {cache.split} of the data.yaml"] if cache.split else []
     totals = evaluation.totals | {
         "bits": spec.bits,
         "first_bits": spec.first_bits or spec.bits,
@@ -221,7 +222,7 @@ def _report(
         "layers": [layer.to_dict() for layer in compressed.layers],
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
-        "image_notes": [*([others] if others else []), *labels.notes],
+        "image_notes": [*split, *([others] if others else []), *labels.notes],
         # The reference distribution of live requests' images, see edged.calibration.color_histograms.
         "calibration_colours": cache.color_histogram().round(6).tolist(),
     }

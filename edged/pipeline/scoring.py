@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from edged.artifacts.reader import read_artifact
+from edged.artifacts.reader import Artifact, read_artifact
 from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import read_labels
 from edged.errors import UsageError
+from edged.evaluation.class_names import name_difference
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import average_precision, detect_all
 from edged.models.loading import LoadedNetwork, load_checkpoint
@@ -22,7 +25,7 @@ from edged.models.registry import Architecture
 from edged.pipeline.evaluation import labels_fit
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
-from edged.spec import Choice, InputSpec
+from edged.spec import Choice, Fit, InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +39,26 @@ class Scorable:
         architecture: Architecture of the network.
         input: Preparation of its images.
         loaded: The network as it was loaded from a checkpoint; None for an artifact.
+        input_from: Where the preparation is from, such as "the artifact".
+        names: Class names of the network, or of the artifact whose preparation is used; None if they are unknown.
+        warnings: What the user should know before comparing the result with another one, a line each.
     """
 
     model: nn.Module
     architecture: Architecture
     input: InputSpec
     loaded: LoadedNetwork | None = None
+    input_from: str = ""
+    names: tuple[str, ...] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def open_scorable(
-    path: Path, arch: str | None, input_settings: Mapping[str, Any], choice: Choice | None = None
+    path: Path,
+    arch: str | None,
+    input_settings: Mapping[str, Any],
+    choice: Choice | None = None,
+    preprocessing_of: Path | None = None,
 ) -> Scorable:
     """Load the network of a checkpoint file or an artifact folder.
 
@@ -55,20 +68,82 @@ def open_scorable(
         input_settings: Fields of InputSpec that differ from the architecture's default, or from the
             artifact's own.
         choice: Which network of a checkpoint to take, and what its tensors do not tell; not used for an artifact.
+        preprocessing_of: An artifact folder whose preparation of images is used instead of the default, or None.
 
     Raises:
         RejectedError: The checkpoint or the artifact cannot be used.
         UsageError: The artifact holds another architecture, or a setting is impossible.
     """
+    like = None if preprocessing_of is None else read_artifact(preprocessing_of)
+    settings = {**({} if like is None else _settings_of(like.input)), **input_settings}
     if not path.is_dir():
-        network = load_checkpoint(path, arch, input_settings=input_settings, choice=choice)
-        return Scorable(network.model, network.architecture, network.input, network)
+        return _open_checkpoint(
+            load_checkpoint(path, arch, input_settings=settings, choice=choice), input_settings, like
+        )
     artifact = read_artifact(path)
     if arch not in (None, artifact.architecture.name) and (arch, artifact.manifest.task) != ("yolov5", "detection"):
         raise UsageError(f"--arch has value {arch!r}, the artifact {path} holds a {artifact.architecture.name}")
-    spec = artifact.input.override(input_settings)
+    spec = artifact.input.override(settings)
     artifact.architecture.check_input(spec)
-    return Scorable(artifact.load_model(), artifact.architecture, spec)
+    warnings = _warnings_of_artifact(artifact, spec, path)
+    origin = _with_options("the artifact" if like is None else f"the artifact {like.directory}", input_settings)
+    names = artifact.manifest.classes
+    return Scorable(artifact.load_model(), artifact.architecture, spec, None, origin, names, tuple(warnings))
+
+
+def _open_checkpoint(network: LoadedNetwork, options: Mapping[str, Any], like: Artifact | None) -> Scorable:
+    architecture = network.architecture
+    names = None if architecture.plan is None else architecture.plan.names
+    warnings: list[str] = []
+    if like is None:
+        origin = f"the default of {architecture.name}"
+        if not options:
+            warnings.append(
+                f"the images were prepared by default; if training of {network.source.name} did it differently, give"
+                " --input-size, --resize, --mean and --std, and to compare it with an artifact, give"
+                " --preprocessing-of ARTIFACT"
+            )
+    else:
+        origin = f"the artifact {like.directory}"
+        if (source := like.manifest.source)["sha256"] != network.source.sha256:
+            warnings.append(
+                f"{like.directory} was not made of this checkpoint, but of {source['name']!r:.80}"
+                f" (sha256 {str(source['sha256'])[:16]}...)"
+            )
+        theirs = like.manifest.classes
+        if names is not None and theirs is not None and (difference := name_difference(names, theirs)) is not None:
+            warnings.append(f"the checkpoint and {like.directory} differ in class names: {difference}")
+        names = names or theirs
+    return Scorable(
+        network.model, architecture, network.input, network, _with_options(origin, options), names, tuple(warnings)
+    )
+
+
+def _settings_of(spec: InputSpec) -> dict[str, Any]:
+    """Return the fields of a preparation that a user can set."""
+    settings = {"size": spec.size, "mean": list(spec.mean), "std": list(spec.std)}
+    return settings if spec.fit is Fit.LETTERBOX else {**settings, "resize": spec.resize}
+
+
+def _warnings_of_artifact(artifact: Artifact, spec: InputSpec, path: Path) -> list[str]:
+    if spec != artifact.input:
+        return [
+            f"the images were prepared differently from those that the artifact was quantized with"
+            f" ({artifact.input.describe()}), so the result says little of how it serves"
+        ]
+    if spec != artifact.architecture.default_input:
+        return [
+            f"the artifact prepares images differently from the default of {artifact.architecture.name}: to compare it"
+            f" with its checkpoint {artifact.manifest.source['name']!r:.80}, evaluate that with --preprocessing-of"
+            f" {path}; with the default, a difference would not come from quantizing"
+        ]
+    return []
+
+
+def _with_options(origin: str, options: Mapping[str, Any]) -> str:
+    names = {"size": "--input-size"}
+    given = ", ".join(sorted(names.get(name, f"--{name}") for name in options))
+    return f"{given}, otherwise {origin}" if given else origin
 
 
 def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressListener) -> dict[str, Any]:
@@ -81,14 +156,15 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
         listener: Receives the stage "predict" and the number of images that are done.
 
     Returns:
-        "top1" and "top5", or "map50", "map50_95" and "boxes" (labeled boxes), in percent; and "images", "skipped",
-        "task", "architecture", "classes" and "input"; for a checkpoint also "checkpoint", see
-        `edged.models.loading.Selection`.
+        "top1" and "top5", or "map50", "map50_95" and "boxes" (labeled boxes), in percent; and "images" (measured),
+        "skipped", "task", "architecture", "classes", "input", "input_from", "split" (of a data.yaml), "warnings" and
+        "comparison_key": two results can be compared if it is the same, because images, labels and preparation are
+        equal then. For a checkpoint also "checkpoint", see `edged.models.loading.Selection`.
 
     Raises:
         ArchitectureError: The tensors of a checkpoint leave a question open, and no answer is better than chance.
         UsageError: The folders or labels are not those of the model's classes.
-        CalibrationError: A label file cannot be read or understood.
+        CalibrationError: There are too few images.
     """
     loaded = None if network.loaded is None else choose_reading(network.loaded, cache)
     full = network.model if loaded is None else loaded.model
@@ -96,21 +172,38 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
     # Convolutions of a CPU run faster on this layout.
     model = full.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     measure = _accuracy if architecture.plan is None else _precision
+    measured, labels = measure(model, architecture, cache, data, listener)
     return {
-        **measure(model, architecture, cache, data, listener),
         "images": len(cache),
+        **measured,
         "skipped": len(cache.skipped),
         "task": architecture.task,
         "architecture": architecture.name,
         "classes": architecture.num_classes,
         "input": network.input.to_dict(),
+        "input_from": network.input_from,
+        "split": cache.split,
+        "comparison_key": _comparison_key(cache, network.input, labels),
+        "warnings": [*network.warnings, *_named_differently(network, cache, data)],
         **({} if loaded is None else {"checkpoint": loaded.selection.to_dict()}),
     }
 
 
+def _comparison_key(cache: ImageCache, spec: InputSpec, labels: object) -> str:
+    return hashlib.sha256(json.dumps([cache.digest, spec.to_dict(), labels]).encode()).hexdigest()[:16]
+
+
+def _named_differently(network: Scorable, cache: ImageCache, data: Path) -> list[str]:
+    """Return a warning if the images name other classes than the network."""
+    theirs = cache.names or cache.classes
+    if network.names is None or not theirs or (difference := name_difference(network.names, theirs)) is None:
+        return []
+    return [f"the model and {data} differ in class names, in this order: {difference}"]
+
+
 def _accuracy(
     model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], object]:
     classes, outputs = len(cache.classes), architecture.num_classes
     if classes != outputs:
         raise UsageError(
@@ -121,12 +214,12 @@ def _accuracy(
     assert labels is not None  # noqa: S101 - there are classes
     with listener.stage("predict"):
         result = accuracy(predict(model, cache, indices, listener=listener), labels)
-    return {"top1": result.top1, "top5": result.top5}
+    return {"top1": result.top1, "top5": result.top5}, labels.tolist()
 
 
 def _precision(
     model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], object]:
     assert architecture.plan is not None  # noqa: S101 - a detector
     labels = read_labels(cache.root, cache.files)
     if labels is None or not labels_fit(labels, architecture):
@@ -140,4 +233,6 @@ def _precision(
     with listener.stage("predict"):
         detections = detect_all(model, architecture.plan, cache, torch.arange(len(cache)), listener=listener)
         result = average_precision(detections, labels.boxes, cache.sizes)
-    return {"map50": result.map50, "map50_95": result.map50_95, "boxes": result.boxes}
+    scores = {"map50": result.map50, "map50_95": result.map50_95, "boxes": result.boxes, "images": result.images}
+    known = [None if boxes is None else [boxes.classes.tolist(), boxes.boxes.tolist()] for boxes in labels.boxes]
+    return scores, known

@@ -7,6 +7,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from edged.calibration.places import EVALUATE
 from edged.errors import UsageError
 from edged.evaluation.gates import Gates
 from edged.models.names import detector_side
@@ -69,9 +70,11 @@ def evaluate(options: Namespace) -> int:
     listener = _listener(options)
     set_up_torch(options.threads, "cpu")
     with listener.stage("load"):
-        network = open_scorable(options.model, options.arch, _overrides(options), _choice(options))
+        network = open_scorable(
+            options.model, options.arch, _overrides(options), _choice(options), options.preprocessing_of
+        )
     with listener.stage("decode"):
-        cache = decode_images(options.data, options.cache, network.input, None, listener)
+        cache = decode_images(options.data, options.cache, network.input, None, listener, EVALUATE)
     print_result(options, score(network, cache, options.data, listener), evaluation_table)
     return 0
 
@@ -93,6 +96,8 @@ def calib(options: Namespace) -> int:
         "classes": list(cache.classes),
         "input": spec.to_dict(),
         "skipped": [vars(entry) for entry in cache.skipped],
+        "split": cache.split,
+        "passed_over": dict(cache.others),
     }
     print_result(options, result, calibration_table)
     return 0

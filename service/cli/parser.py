@@ -164,6 +164,9 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
+_IMAGES = "folder of calibration images, a data.yaml (its train), or a .txt file with one image a line"
+
+
 def _add_client(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that asks the daemon."""
     text = "UNIX socket of the daemon; default: $EDGED_SOCKET, or the one of the config"
@@ -245,7 +248,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="PyTorch checkpoint of a supported network")
-    parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help="folder of calibration images")
+    parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help=_IMAGES)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="artifact folder to create")
     _add_arch(parser)
     _add_choice(parser)
@@ -260,8 +263,10 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
     parser.add_argument("model", type=Path, metavar="CHECKPOINT_OR_ARTIFACT", help="file or artifact folder to measure")
-    text = "a folder of images for each class; for a detector images with YOLO labels"
+    text = "a folder of images for each class; for a detector images with YOLO labels, or a data.yaml (its val)"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=text)
+    text = "prepare the images as this artifact does, to compare a checkpoint with it"
+    parser.add_argument("--preprocessing-of", type=Path, metavar="ARTIFACT", help=text)
     _add_arch(parser)
     _add_choice(parser)
     _add_computing(parser)
@@ -272,7 +277,7 @@ def _add_calib(parser: argparse.ArgumentParser) -> None:
 
     from edged.models.names import detector_side
 
-    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of calibration images")
+    parser.add_argument("folder", type=Path, metavar="DIR", help=_IMAGES)
     text = f"prepare the images as for a detector ({detector_side()} pixels)"
     parser.add_argument("--letterbox", action="store_true", help=text)
     _add_image_count(parser)

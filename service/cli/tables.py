@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from edged.calibration.folder import passed_over
+from edged.spec import InputSpec
 from service.reporting.facts import NAMES, bits_text, figures, reading
 from service.units import format_bytes, format_seconds
 
@@ -31,7 +33,7 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     worst = sorted(result["layers"], key=lambda layer: -layer["relative_loss"])[:_WORST_LAYERS]
     rows.append(("largest relative loss", ""))
     rows += [(f"  {layer['name']}", f"{layer['relative_loss']:.2e} at {layer['bits']} bits") for layer in worst]
-    rows += [("images", note) for note in result["image_notes"]]
+    rows += [("calibration", note) for note in result["image_notes"]]
     return two_columns([*rows, *_skipped(result["skipped_images"])])
 
 
@@ -49,25 +51,35 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
     """Return the result of `edged evaluate`."""
     measured = [(NAMES.get(key, "top-5"), f"{result[key]:.2f} %") for key in (*NAMES, "top5") if key in result]
     boxes = f", {result['boxes']} labelled boxes" if "boxes" in result else ""
+    split = f", {result['split']} of the data.yaml" if result["split"] else ""
     return two_columns(
         [
             ("architecture", f"{result['architecture']}, {result['classes']} classes"),
             *([("reading", read)] if (read := reading(result)) is not None else []),
             *measured,
-            ("images", f"{result['images']} ({result['skipped']} skipped){boxes}"),
+            ("images", f"{result['images']} ({result['skipped']} skipped){boxes}{split}"),
+            ("prepared", f"{InputSpec.from_dict(result['input']).describe()}; from {result['input_from']}"),
+            ("comparable", f"with results of the key {result['comparison_key']}"),
+            *(("warning", text) for text in result["warnings"]),
         ]
     )
 
 
 def calibration_table(result: Mapping[str, Any]) -> str:
     """Return the result of `edged calib DIR`."""
+    split = f"; {result['split']} of the data.yaml" if result["split"] else ""
+    line = passed_over(result["passed_over"])
     return two_columns(
         [
             ("folder", result["folder"]),
-            ("images", f"{result['images']}: {result['calibration']} calibrate, {result['held_out']} are held out"),
+            (
+                "images",
+                f"{result['images']}: {result['calibration']} calibrate, {result['held_out']} are held out{split}",
+            ),
             ("classes", ", ".join(result["classes"]) or "none: the images are in no class folders"),
             ("digest", result["digest"][:16]),
             ("cache", result["cache"]),
+            *([("other types", line)] if line else []),
             *_skipped(result["skipped"]),
         ]
     )

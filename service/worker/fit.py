@@ -9,7 +9,7 @@ from edged.calibration.places import find_images
 from edged.calibration.yolo_labels import read_labels
 from edged.errors import ArchitectureError, CalibrationError, GateError
 from edged.models.architecture import Architecture
-from edged.pipeline.evaluation import labels_fit, missing_labels
+from edged.pipeline.evaluation import labels_fit, misnamed, missing_labels
 from edged.spec import InputSpec
 from service.worker.interface import Interface
 from service.worker.job import Job
@@ -63,7 +63,8 @@ def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> 
         found = f"{len(images.classes)} class folders for {architecture.num_classes} classes" if images.classes else ""
     else:
         labels = read_labels(images.root, select(images, job.images))
-        for note in labels.notes() if labels is not None else ():
+        renamed = misnamed(images.names, architecture)
+        for note in [*(labels.notes() if labels is not None else ()), *([renamed] if renamed else [])]:
             log.warning("%s: %s", job.calibration_dir, note)
         fit = labels is not None and labels_fit(labels, architecture)
         misfit = labels.misfit(architecture.num_classes) if labels is not None else None

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.calibration.places import CALIBRATE
 from edged.compress import Compressed, compress
 from edged.device import choose_device
 from edged.engine.memory_plan import Resources
@@ -105,7 +106,12 @@ def set_up_torch(threads: int | None, device: str) -> torch.device:
 
 
 def decode_images(
-    folder: Path, cache_root: Path, spec: InputSpec, images: int | None, listener: ProgressListener
+    folder: Path,
+    cache_root: Path,
+    spec: InputSpec,
+    images: int | None,
+    listener: ProgressListener,
+    split: str = CALIBRATE,
 ) -> ImageCache:
     """Return the decoded images of `folder`; reading and decoding run on all cores, because Pillow releases the GIL.
 
@@ -115,13 +121,14 @@ def decode_images(
         spec: Preparation of the images.
         images: Most images to use, None for all.
         listener: Receives the number of images that are done.
+        split: Use of the images, which chooses between those of a data.yaml.
 
     Raises:
         CalibrationError: The folder is missing or holds too few usable images.
         StateError: The cache cannot be written.
     """
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="decode") as pool:
-        return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, listener=listener)
+        return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, listener=listener, split=split)
 
 
 def _sample_predictions(

@@ -43,6 +43,10 @@ def test_quantize_then_evaluate(task: Task, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         scores[model] = json.loads(done.stdout)
         assert (scores[model]["images"], scores[model]["input"]["size"]) == (297, 8)
+    assert scores[task.first]["comparison_key"] == scores[out]["comparison_key"]
+    done = edged(tmp_path, "evaluate", task.first, "--data", task.test, "--preprocessing-of", out, "--json")
+    result = json.loads(done.stdout)
+    assert (result["top1"], result["warnings"]) == (scores[task.first]["top1"], [])
     assert scores[task.first]["top1"] > 95
     assert abs(scores[task.first]["top1"] - scores[out]["top1"]) < 5
 
@@ -99,9 +103,13 @@ def test_tables_for_people(task: Task, tmp_path: Path) -> None:
         assert expected in done.stdout
     assert re.fullmatch(r"plan: 56 images .* MiB in all\n", done.stderr)  # and no bar without a terminal
     done = edged(tmp_path, "calib", task.calibration, *SIZE)
-    assert "200: 180 calibrate, 20 are held out" in done.stdout
+    assert "200: 180 calibrate, 20 are held out\n" in done.stdout
     done = edged(tmp_path, "evaluate", out, "--data", task.test)
     assert "top-5" in done.stdout
+    assert re.search(
+        r"prepared +shorter side to 8, then the central 8 pixels; mean .*; from the artifact\n", done.stdout
+    )
+    assert re.search(r"comparable +with results of the key [0-9a-f]{16}\nwarning +the artifact prepares", done.stdout)
 
 
 def test_calib_lists_what_it_skips(task: Task, tmp_path: Path) -> None:

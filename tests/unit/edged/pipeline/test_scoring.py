@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from edged.calibration.dataset import build_cache
+from edged.calibration.places import EVALUATE
 from edged.errors import UsageError
-from edged.pipeline.scoring import open_scorable, score
+from edged.models.loading import load_checkpoint
+from edged.pipeline.quantize import quantize
+from edged.pipeline.scoring import Scorable, open_scorable, score
 from edged.progress import SilentListener
+from edged.spec import InputSpec, QuantSpec
 from tests.support import scenes
 from tests.support.tasks import DetectionTask, Task
 
@@ -34,3 +41,102 @@ def test_images_without_labels_cannot_score_a_detector(detection_task: Detection
     network = open_scorable(detection_task.first, None, {"size": scenes.SIDE})
     with pytest.raises(UsageError, match="has no label files"):
         score(network, build_cache(bare, tmp_path / "cache", network.input), bare, SilentListener())
+
+
+DIGITS = InputSpec(8, 8, (0.4, 0.5, 0.6), (0.25, 0.25, 0.25))
+DIGIT_OPTIONS = {"size": 8, "resize": 8, "mean": [0.4, 0.5, 0.6], "std": [0.25, 0.25, 0.25]}
+
+
+def measured(network: Scorable, data: Path, folder: Path) -> dict[str, Any]:
+    cache = build_cache(data, folder / "cache", network.input, split=EVALUATE)
+    return score(network, cache, data, SilentListener())
+
+
+@pytest.fixture(scope="module")
+def artifact(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact of the digits whose preparation is not the default."""
+    out = tmp_path_factory.mktemp("artifact") / "out"
+    network = load_checkpoint(task.first, input_settings=DIGIT_OPTIONS)
+    quantize(network, task.calibration, out, QuantSpec(bits=4), images=64)
+    return out
+
+
+def test_a_checkpoint_with_defaults_says_so_and_how_to_compare(task: Task, tmp_path: Path) -> None:
+    network = open_scorable(task.first, None, {})
+    assert (network.input, network.input_from) == (InputSpec(32, 32), "the default of cifar_resnet20")
+    [warning] = network.warnings
+    assert "the images were prepared by default" in warning
+    assert "--preprocessing-of ARTIFACT" in warning
+
+
+def test_the_preprocessing_of_an_artifact_makes_two_results_comparable(
+    task: Task, artifact: Path, tmp_path: Path
+) -> None:
+    quantized = open_scorable(artifact, None, {})
+    assert (quantized.input, quantized.input_from) == (DIGITS, "the artifact")
+    [warning] = quantized.warnings
+    assert f"evaluate that with --preprocessing-of {artifact}" in warning
+    full = open_scorable(task.first, None, {}, None, artifact)
+    assert (full.input, full.input_from, full.warnings) == (DIGITS, f"the artifact {artifact}", ())
+    default = open_scorable(task.first, None, {"size": 8, "resize": 8})
+    assert default.input_from == "--input-size, --resize, otherwise the default of cifar_resnet20"
+    keys = [measured(network, task.test, tmp_path)["comparison_key"] for network in (quantized, full, default)]
+    assert keys[0] == keys[1] != keys[2]
+    smaller = shutil.copytree(task.test, tmp_path / "smaller")
+    next((smaller / "3").iterdir()).unlink()
+    assert measured(full, smaller, tmp_path)["comparison_key"] != keys[1]
+
+
+def test_an_artifact_with_another_preprocessing_than_its_own_is_warned_of(artifact: Path) -> None:
+    network = open_scorable(artifact, None, {"mean": [0.1, 0.1, 0.1]})
+    assert network.input_from == "--mean, otherwise the artifact"
+    [warning] = network.warnings
+    assert "shorter side to 8, then the central 8 pixels; mean 0.4, 0.5, 0.6; std 0.25, 0.25, 0.25" in warning
+
+
+def test_an_artifact_of_another_checkpoint_is_warned_of(task: Task, artifact: Path) -> None:
+    network = open_scorable(task.second, None, {}, None, artifact)
+    [warning] = network.warnings
+    assert f"{artifact} was not made of this checkpoint, but of '{task.first.name}' (sha256 " in warning
+
+
+def test_class_folders_with_other_names_are_warned_of(task: Task, artifact: Path, tmp_path: Path) -> None:
+    renamed = shutil.copytree(task.test, tmp_path / "renamed")
+    assert measured(open_scorable(artifact, None, {}), renamed, tmp_path)["warnings"][1:] == []
+    (renamed / "9").rename(renamed / "nine")
+    full = open_scorable(task.first, None, {}, None, artifact)
+    for network in (open_scorable(artifact, None, {}), full):
+        found = measured(network, renamed, tmp_path)["warnings"]
+        assert found[-1] == (
+            f"the model and {renamed} differ in class names, in this order: 1 of 10 names: class 9 is '9' and 'nine'"
+        )
+
+
+def test_a_data_yaml_is_measured_on_its_val(detection_task: DetectionTask, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(detection_task.calibration, data / "train")
+    shutil.copytree(detection_task.test, data / "val")
+    names = dict(enumerate(scenes.NAMES))
+    place = data / "data.yaml"
+    place.write_text(yaml.safe_dump({"path": ".", "train": "train/images", "val": "val/images", "names": names}))
+    network = open_scorable(detection_task.first, None, {"size": scenes.SIDE})
+    plain, named = measured(network, detection_task.test / "images", tmp_path), measured(network, place, tmp_path)
+    assert (plain["split"], named["split"]) == (None, "val")
+    assert named | {"split": None} == plain
+    place.write_text(yaml.safe_dump({"val": "val/images", "names": [*scenes.NAMES[:2], "other"]}))
+    [warning] = measured(network, place, tmp_path)["warnings"]
+    assert f"1 of 3 names: class 2 is {scenes.NAMES[2]!r} and 'other'" in warning
+
+
+def test_one_bad_line_leaves_its_image_out_of_the_score(detection_task: DetectionTask, tmp_path: Path) -> None:
+    data = shutil.copytree(detection_task.test, tmp_path / "data")
+    bad = min((data / "labels").iterdir())
+    bad.write_text("0 0.5 0.5 0.1 0.1\n0 0.5\n")
+    network = open_scorable(detection_task.first, None, {"size": scenes.SIDE})
+    result = measured(network, data, tmp_path)
+    assert (result["images"], measured(network, detection_task.test, tmp_path)["images"]) == (39, 40)
+    bad.write_text("8 0.5 0.5 0.1 0.1")
+    with pytest.raises(
+        UsageError, match=f"1 box in 1 file of classes that the model lacks.*class 8 in labels/{bad.name}"
+    ):
+        measured(network, data, tmp_path)
