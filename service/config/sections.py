@@ -294,6 +294,7 @@ class WatchConfig:
 
     mode: str = setting(choice("auto", "poll"), "auto")
     settle_s: float = setting(number(above=0), 2.0)
+    settle_max_s: float = setting(number(above=0), 3600.0)
     rescan_s: float = setting(number(above=0), 30.0)
     max_bytes: int = setting(size, 2 << 30)
 

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,7 @@ from service.daemon.update_actions import UpdateActions
 from service.intake.claim import sweep
 from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
+from service.intake.unclaimed import KINDS
 from service.intake.watcher import Watcher, WatchOptions
 from service.journal.holds import Holds
 from service.journal.repository import UpdateRepository
@@ -98,7 +100,11 @@ class Supervisor:
         self._wire_updates()
         liveness, records = environment.liveness, self._records
         self._models = ModelRegistry(self._config, self.servers, folder, records, self._runner, liveness)
-        listener = ClaimListener(self._models.offer, lambda drop: self._watcher.release(drop.path))
+        listener = ClaimListener(
+            claimed=self._models.offer,
+            not_settled=lambda drop: self._watcher.release(drop.path),
+            truncated=self._runner.reject_truncated,
+        )
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
         self.queries = Queries(self._models, self._swapper, self._runner, self._intake, records)
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
@@ -256,6 +262,7 @@ class Supervisor:
             "address": self.address,
             "rss_bytes": resident_bytes(os.getpid()),
             "watching": self._watcher.up,
+            "unclaimed": self._watcher.unclaimed,
             "models": await self.queries.models(),
             "updates": await self.queries.open_updates(),
             "queue": await self.queries.queue(),
@@ -297,13 +304,20 @@ class Supervisor:
                 watch.settle_s,
                 watch.rescan_s,
                 watch.mode,
+                settle_max_s=watch.settle_max_s,
                 checksum_wait_s=_CHECKSUM_WAIT_S if self.config.drop.require_checksum else 0.0,
             ),
             on_found=self._intake.put,
-            on_health=self.metrics.watch_up.set,
+            on_health=self._show_drop_folder,
             on_rebuilt=self.metrics.watch_rebuilds.inc,
             liveness=self._environment.liveness,
         )
+
+    def _show_drop_folder(self, up: bool) -> None:
+        self.metrics.watch_up.set(up)
+        kinds = Counter(entry["kind"] for entry in self._watcher.unclaimed)
+        for kind in KINDS:
+            self.metrics.drop_unclaimed.labels(kind).set(kinds[kind])
 
     async def _make_drop_folder(self, config: Config) -> None:
         """Create the drop folder before the daemon reports ready: clients may drop files from then on."""

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from edged.atomic import as_state_error
 from edged.errors import CheckpointError, UsageError
+from service.intake.content import inspect, named
 from service.intake.drop_folder import is_ignored, write_sidecar
 from service.units import format_bytes, printable
 
@@ -40,7 +41,7 @@ async def receive(
 
     Raises:
         UsageError: The name is not a valid file name, or the daemon ignores such files.
-        UploadError: The file is empty or larger than `max_bytes`.
+        UploadError: The file is empty, larger than `max_bytes`, or no checkpoint by its name and its first bytes.
         StateError: The folder cannot be written.
     """
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _MAX_NAME:
@@ -52,6 +53,10 @@ async def receive(
         try:
             with await asyncio.to_thread(temporary.open, "xb") as file:
                 digest, size = await _copy(stream, file, max_bytes)
+            if not named(name) and not (await asyncio.to_thread(inspect, temporary)).is_checkpoint:
+                raise UploadError(
+                    f"{printable(name)} is no checkpoint, by its name and its first bytes; send a .pt file"
+                )
             if with_checksum:  # first: a file without it would be refused
                 await asyncio.to_thread(write_sidecar, folder / name, digest)
             await asyncio.to_thread(temporary.replace, folder / name)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.errors import DeferredError, EdgedError, RejectedError
+from edged.errors import DeferredError, EdgedError, RejectedError, StateError
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.intake.claim import GoneError, NotSettledError, claim
 from service.intake.drop_folder import Refusal
+from service.intake.run_folder import note_taken
+from service.intake.stability import Fingerprint
 from service.intake.watcher import Drop
 from service.journal.holds import Holds
 from service.journal.states import State
@@ -48,10 +50,12 @@ class ClaimListener:
     Attributes:
         claimed: Receives every claimed update.
         not_settled: Receives every file that turned out not to be finished.
+        truncated: Receives every claimed update whose file is known to be cut off, and how.
     """
 
     claimed: Callable[[Update], None]
     not_settled: Callable[[Drop], None]
+    truncated: Callable[[Update, str], Awaitable[None]]
 
 
 class ClaimQueue:
@@ -141,7 +145,7 @@ class ClaimQueue:
         if (hold := self._holds.why(drop.model)) is not None:
             await self._park(drop, *hold)
             return
-        update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
+        update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
         self._metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
         await self._updates.advance(update.id, State.SETTLED, stages=stages)
@@ -154,11 +158,14 @@ class ClaimQueue:
             await self._cannot_claim(drop, update, error)
         else:
             log.info("update %d of %s claimed: %s, %d bytes", update.id, drop.model, update.file_name, drop.size)
-            self._listener.claimed(update)
+            if drop.truncated is not None:
+                await self._listener.truncated(update, drop.truncated)
+            else:
+                self._listener.claimed(update)
 
     async def _park(self, drop: Drop, code: str, reason: str) -> None:
         """Leave the file in the drop folder, and journal why."""
-        update = await self._create(drop.model, drop.path.name, drop.size, drop.seen_at)
+        update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
         await self._updates.annotate(update.id, code=code, reason=reason)
         self._parked[drop.path] = Parked(drop, update)
         self._count_parked(drop.model)
@@ -178,6 +185,8 @@ class ClaimQueue:
             stages["claim"] = round(time.monotonic() - start, 3)
             fields = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
             self._updates.journal.advance(update.id, State.CLAIMED, **fields)
+            if drop.run is not None and drop.fingerprint is not None:
+                _note_taken(drop.run, drop.path, drop.fingerprint, sha256)
 
         # Not in the disk thread: copying takes long, and the journal must be available meanwhile.
         config = self._config.current
@@ -200,15 +209,13 @@ class ClaimQueue:
         elif isinstance(error, DeferredError):  # the file is gone
             await self._journal_end(update, State.FAILED, error.code, str(error))
         else:
-            log.error("update %d of %s: %s", update.id, update.model, error)
+            log.error("update %d of %s: %s; it is tried again", update.id, update.model, error)
             self._listener.not_settled(drop)
+            await self._updates.annotate(update.id, code=error.code, reason=str(error))
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Journal, once, a file that the watcher does not take. The file stays where it is."""
         name = refusal.path.name
-        if not refusal.model:
-            log.error("drop folder: %s: %s", refusal.path, refusal.reason)
-            return
         known = await self._updates.find(refusal.model, State.REJECTED, limit=_REMEMBERED)
         identity = (name, refusal.size, refusal.code)
         if any((update.file_name, update.file_bytes, update.code) == identity for update in known):
@@ -220,3 +227,10 @@ class ClaimQueue:
         await self._updates.advance(update.id, state, code=code, reason=reason)
         self._metrics.count_update(update.model, state.value.lower(), code)
         log.error("update %d of %s %s: %s", update.id, update.model, state.value.lower(), reason)
+
+
+def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:
+    try:
+        note_taken(run, file.relative_to(run).as_posix(), fingerprint, sha256)
+    except StateError as error:
+        log.warning("%s cannot be noted as taken; remove %s, or its next checkpoint is taken: %s", file, run, error)

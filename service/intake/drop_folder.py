@@ -107,11 +107,13 @@ class Scan:
     Attributes:
         candidates: Files that may be checkpoints, in the order of their last change.
         refusals: Entries that are rejected.
+        folders: Folders in the drop folder that belong to no model (""), and those in the folder of a model.
         missing: Folders that do not exist or cannot be read.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    folders: list[tuple[str, Path]] = field(default_factory=list)
     missing: list[Path] = field(default_factory=list)
 
 
@@ -156,12 +158,16 @@ class DropFolder:
             for found in self._look(folder, model, names):
                 if isinstance(found, Candidate):
                     scan.candidates.append(found)
-                else:
+                elif isinstance(found, Refusal):
                     scan.refusals.append(found)
+                elif folder != self.root:
+                    scan.folders.append((model, found))
+                elif found.name not in self.models:
+                    scan.folders.append(("", found))
         scan.candidates.sort(key=lambda candidate: candidate.fingerprint.mtime_ns)
         return scan
 
-    def _look(self, folder: Path, model: str, names: set[str]) -> Iterator[Candidate | Refusal]:
+    def _look(self, folder: Path, model: str, names: set[str]) -> Iterator[Candidate | Refusal | Path]:
         for name in sorted(names):
             path = folder / name
             if is_ignored(name):
@@ -171,7 +177,8 @@ class DropFolder:
             except OSError:  # gone again
                 continue
             if stat.S_ISDIR(status.st_mode):
-                continue  # a model's folder, or one on its way in: its files are no checkpoints of this model
+                yield path
+                continue
             refused = self._refusal(status, model)
             if refused is not None:
                 yield Refusal(model, path, status.st_size, *refused)

@@ -35,6 +35,7 @@ class _Seen:
     fingerprint: Fingerprint
     first: float
     unchanged_since: float
+    look_again: float = 0.0
 
 
 class StabilityTracker:
@@ -43,11 +44,13 @@ class StabilityTracker:
     The timestamps of a file are never compared with the clock: they may be copied from elsewhere, or be in the future.
 
     Args:
-        settle_s: Seconds without a change after which a file is finished.
+        settle_s: Seconds without a change after which a file is finished, unless it is seen to be unfinished.
+        settle_max_s: Seconds without a change after which an unfinished file is given up.
     """
 
-    def __init__(self, settle_s: float) -> None:
+    def __init__(self, settle_s: float, settle_max_s: float = 0.0) -> None:
         self.settle_s = settle_s
+        self.settle_max_s = settle_max_s
         self._seen: dict[Path, _Seen] = {}
 
     def observe(self, path: Path, fingerprint: Fingerprint, now: float) -> bool:
@@ -65,8 +68,18 @@ class StabilityTracker:
         if seen is None or seen.fingerprint.inode != fingerprint.inode:  # another file has taken the name
             seen = self._seen[path] = _Seen(fingerprint, now, now)
         elif seen.fingerprint != fingerprint:
-            seen.fingerprint, seen.unchanged_since = fingerprint, now
+            seen.fingerprint, seen.unchanged_since, seen.look_again = fingerprint, now, 0.0
         return now - seen.unchanged_since >= self.settle_s
+
+    def hold(self, path: Path, now: float) -> bool:
+        """Wait on for an observed file that does not change and is seen to be unfinished.
+
+        Returns:
+            Whether to wait; False once it has been unchanged for `settle_max_s`.
+        """
+        seen = self._seen[path]
+        seen.look_again = min(now + self.settle_s, seen.unchanged_since + self.settle_max_s)
+        return now - seen.unchanged_since < self.settle_max_s
 
     def first_seen(self, path: Path) -> float | None:
         """Return when a file was first observed, by the caller's clock; None if it was not."""
@@ -83,6 +96,6 @@ class StabilityTracker:
             del self._seen[path]
 
     def next_due(self, paths: Collection[Path]) -> float | None:
-        """Return when the first of `paths` can be finished, by the caller's clock; None if none is tracked."""
-        dues = [self._seen[path].unchanged_since + self.settle_s for path in paths if path in self._seen]
-        return min(dues, default=None)
+        """Return when the first of `paths` is to be looked at again, by the caller's clock; None if none is tracked."""
+        tracked = [self._seen[path] for path in paths if path in self._seen]
+        return min((max(seen.unchanged_since + self.settle_s, seen.look_again) for seen in tracked), default=None)

@@ -3,6 +3,9 @@
 A file is finished when it has not changed for `settle_s`, at once when it was renamed into place, and at once when a
 checksum is next to it (which is then checked by service.intake.claim). No event is needed for any of this: what events
 miss (an overflow of their queue, hard links, another machine's writes) the next rescan finds.
+
+A file that is quiet, but open for writing or visibly cut off, is waited for up to `settle_max_s`. Of a folder in the
+folder of a model, one file is taken, see service.intake.run_folder. What is not taken is listed in `Watcher.unclaimed`.
 """
 
 from __future__ import annotations
@@ -15,11 +18,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from service.intake.content import Inspection, inspect
 from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, sidecar_of
 from service.intake.inotify import Watches, is_network_folder
+from service.intake.run_folder import Run, choose, scan_run
 from service.intake.stability import Fingerprint, StabilityTracker
+from service.intake.unclaimed import Unclaimed, no_checkpoint, refused
+from service.intake.writers import being_written
 from service.system.liveness import Liveness, Loop
 from service.system.timeouts import within
 
@@ -42,6 +49,9 @@ class Drop:
         size: Size in bytes.
         seen_at: Time of its first observation, seconds since 1970.
         settled_by: "quiet", "rename" or "sidecar". Only after "quiet" is a wrong checksum final.
+        truncated: What is missing of a file that was given up, in words; None if nothing is known to be missing.
+        run: Folder of a whole training run that the file was found in; None if it was dropped by itself.
+        fingerprint: Fingerprint of the file when it was found; None where it is of no use.
     """
 
     model: str
@@ -49,6 +59,14 @@ class Drop:
     size: int
     seen_at: float
     settled_by: str
+    truncated: str | None = None
+    run: Path | None = None
+    fingerprint: Fingerprint | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the file for people; within a run, its path from the run's folder on."""
+        return self.path.name if self.run is None else self.path.relative_to(self.run.parent).as_posix()
 
     @property
     def quiet(self) -> bool:
@@ -65,12 +83,42 @@ class WatchOptions:
         rescan_s: Seconds between two scans when no event arrives.
         mode: "auto" to use inotify events where they work, "poll" to use none.
         checksum_wait_s: Seconds that a file without a checksum has to wait for one; 0 if it needs none.
+        settle_max_s: Longest wait, in seconds without a change, for a file that is open for writing or cut off.
     """
 
     settle_s: float
     rescan_s: float
     mode: str = "auto"
     checksum_wait_s: float = 0.0
+    settle_max_s: float = 3600.0
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A file that has not changed for long enough, or need not wait for that.
+
+    Attributes:
+        candidate: The file.
+        by: How it settled, see `Drop.settled_by`.
+        run: The run that it was chosen from; None if it was dropped by itself.
+    """
+
+    candidate: Candidate
+    by: str
+    run: Run | None = None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What was seen of a settled file.
+
+    Attributes:
+        content: What its first bytes and its end say.
+        written: Whether a process has it open for writing, or another file of its run.
+    """
+
+    content: Inspection
+    written: bool
 
 
 class Watcher:
@@ -105,7 +153,7 @@ class Watcher:
         self._on_rebuilt = on_rebuilt
         self._liveness = liveness or Liveness()
         self._reported_rebuilds = 0
-        self._tracker = StabilityTracker(options.settle_s)
+        self._tracker = StabilityTracker(options.settle_s, options.settle_max_s)
         self._reported: dict[Path, Fingerprint] = {}
         self._refused: set[tuple[Path, int, str]] = set()
         self._quiet_only: set[Path] = set()
@@ -116,8 +164,16 @@ class Watcher:
         self._watches: Watches | None = None
         self._task: asyncio.Task[None] | None = None
         self._missing_since: float | None = None
+        self._left: dict[Path, Unclaimed] = {}  # settled files and folders that are not taken
+        self._held: dict[Path, Unclaimed] = {}  # quiet files that are waited for
+        self._listed: dict[Path, tuple[Unclaimed, float]] = {}  # with the time when each was first seen
         self.up = False
         self.looked = False  # until then, `up` means nothing
+
+    @property
+    def unclaimed(self) -> list[dict[str, Any]]:
+        """What stays in the drop folder, as JSON types: {"path", "kind", "reason", "since"}."""
+        return [entry.to_dict(self._folder.root, since) for entry, since in self._listed.values()]
 
     async def start(self) -> None:
         """Start scanning in the background, also if the folder does not respond yet.
@@ -152,6 +208,8 @@ class Watcher:
         """Take back a reported file: it turned out not to be finished. It is reported again once it is quiet."""
         self._reported.pop(path, None)
         self._quiet_only.add(path)
+        for folder in path.parents:  # a run that it belongs to has to be quiet again, too
+            self._tracker.forget(folder)
         self._poked.set()
 
     async def _run(self, opening: asyncio.Task[None]) -> None:
@@ -167,9 +225,17 @@ class Watcher:
         # A file that was renamed before this scan is in it, unless it is gone again.
         with self._renamed_lock:
             renamed, self._renamed = self._renamed, set()
-        scan, self.up = await asyncio.to_thread(self._look)
+        scan, runs, self.up = await asyncio.to_thread(self._look)
         self.looked = True
-        due = self._consider(scan, renamed, time.monotonic())
+        now = time.monotonic()
+        self._refuse(scan)
+        self._forget_gone(scan, runs)
+        settled = self._settled(scan, runs, renamed, now)
+        looks = await asyncio.to_thread(_look_at, settled) if settled else {}
+        for file in settled:
+            self._decide(file, looks.get(file.candidate.path), now)
+        self._list_unclaimed(scan)
+        due = self._next_due(scan, runs, now)
         self._report_health()
         rest = min(self._interval_s(), max(due - time.monotonic(), 0.0))
         loop.expect_within(rest)  # the grace period covers the next scan
@@ -177,7 +243,7 @@ class Watcher:
             await within(rest, self._poked.wait())
         await asyncio.sleep(_CALM_S)
 
-    def _look(self) -> tuple[Scan, bool]:
+    def _look(self) -> tuple[Scan, list[Run], bool]:
         """Repair the watches, then scan: in this order, so that no change between the two is missed."""
         watched = True
         if self._watches is not None:
@@ -191,7 +257,8 @@ class Watcher:
             self._replace_missing()
         else:
             self._missing_since = None
-        return scan, watched and not scan.missing
+        runs = [scan_run(model, path) for model, path in scan.folders if model]
+        return scan, runs, watched and not scan.missing
 
     def _replace_missing(self) -> None:
         """Create removed folders after a delay, because the process that removed them may recreate them."""
@@ -203,37 +270,94 @@ class Watcher:
             with contextlib.suppress(OSError):  # reported by on_health until it works
                 self._folder.make()
 
-    def _consider(self, scan: Scan, renamed: set[Path], now: float) -> float:
-        """Report new files; return the latest time of the next scan."""
+    def _refuse(self, scan: Scan) -> None:
+        """Report refused files once; what belongs to no model is only listed."""
         for refusal in scan.refusals:
             identity = (refusal.path, refusal.size, refusal.code)
-            if identity not in self._refused:
+            if refusal.model and identity not in self._refused:
                 self._refused.add(identity)
                 self._call(self._on_found, refusal)
-        self._forget_gone(scan)
-        waiting = [c for c in scan.candidates if self._reported.get(c.path) != c.fingerprint]
-        for candidate in waiting:
-            self._consider_one(candidate, candidate.path in renamed, now)
-        unsettled = [c.path for c in waiting if self._reported.get(c.path) != c.fingerprint]
-        due = self._tracker.next_due([path for path in unsettled if path not in self._awaiting_checksum])
-        return min([now + self._interval_s() if due is None else due, *self._awaiting_checksum.values()])
 
-    def _consider_one(self, candidate: Candidate, renamed: bool, now: float) -> None:
-        path = candidate.path
-        quiet = self._tracker.observe(path, candidate.fingerprint, now)
-        hasten = path not in self._quiet_only
-        if not quiet and not (hasten and (renamed or candidate.sidecar)):
+    def _settled(self, scan: Scan, runs: list[Run], renamed: set[Path], now: float) -> list[_Settled]:
+        """Return the files that can be finished and were not reported yet."""
+        found = []
+        for candidate in scan.candidates:
+            if self._is_new(candidate):
+                quiet = self._tracker.observe(candidate.path, candidate.fingerprint, now)
+                moved = candidate.path in renamed
+                if quiet or (candidate.path not in self._quiet_only and (moved or candidate.sidecar)):
+                    found.append(_Settled(candidate, "quiet" if quiet else "rename" if moved else "sidecar"))
+        for run in runs:
+            if self._tracker.observe(run.path, run.fingerprint, now) and (file := self._choose(run)) is not None:
+                self._tracker.observe(file.path, file.fingerprint, now)
+                found.append(_Settled(file, "quiet", run))
+        return found
+
+    def _is_new(self, candidate: Candidate) -> bool:
+        return self._reported.get(candidate.path) != candidate.fingerprint
+
+    def _choose(self, run: Run) -> Candidate | None:
+        """Return the file that is taken of a settled run; None if there is none, or it was reported before."""
+        choice = choose(run)
+        if choice.name is None:
+            self._left[run.path] = Unclaimed(run.path, "folder", choice.reason)
+            return None
+        path = run.path / choice.name
+        candidate = Candidate(run.model, path, run.files[choice.name], sidecar_of(path).name in run.sidecars)
+        return candidate if self._is_new(candidate) else None
+
+    def _decide(self, file: _Settled, look: _Look | None, now: float) -> None:
+        """Report a settled file, or wait on, or leave it where it is because it is no checkpoint."""
+        candidate, path = file.candidate, file.candidate.path
+        self._held.pop(path, None)
+        truncated = None
+        if look is not None and not look.content.is_checkpoint:
+            self._reported[path] = candidate.fingerprint
+            self._left[path] = no_checkpoint(path)
             return
+        if look is not None and file.by == "quiet" and (look.written or look.content.missing is not None):
+            if self._tracker.hold(path, now):
+                self._held[path] = _unfinished(path, look, self._options.settle_max_s)
+                return
+            truncated = look.content.missing
         if self._awaits_checksum(candidate, now):
             return
         awaited = self._awaiting_checksum.pop(path, None) is not None and candidate.sidecar
-        # A checksum that has just appeared may not be complete yet.
-        settled_by = "sidecar" if awaited else "quiet" if quiet else "rename" if renamed else "sidecar"
         self._reported[path] = candidate.fingerprint
-        seen_at = time.time() - (now - (self._tracker.first_seen(path) or now))
+        seen_at = time.time() - (now - (self._tracker.first_seen(path if file.run is None else file.run.path) or now))
         self._tracker.forget(path)
-        drop = Drop(candidate.model, path, candidate.fingerprint.size, seen_at, settled_by)
+        drop = Drop(
+            model=candidate.model,
+            path=path,
+            size=candidate.fingerprint.size,
+            seen_at=seen_at,
+            settled_by="sidecar" if awaited else file.by,  # one that has just appeared may not be complete yet
+            truncated=truncated,
+            run=None if file.run is None else file.run.path,
+            fingerprint=candidate.fingerprint,
+        )
         self._call(self._on_found, drop)
+
+    def _list_unclaimed(self, scan: Scan) -> None:
+        """List what stays in the drop folder, and log each entry once."""
+        entries = {entry.path: entry for entry in refused(scan)} | self._left | self._held
+        journaled = {refusal.path for refusal in scan.refusals if refusal.model}
+        listed = {}
+        for path in sorted(entries):
+            known, since = self._listed.get(path, (None, time.time()))
+            listed[path] = (entries[path], since)
+            if path not in journaled and (known is None or known.reason != entries[path].reason):
+                level = logging.INFO if path in self._held else logging.WARNING
+                log.log(level, "%s stays in the drop folder: %s", path, entries[path].reason)
+        self._listed = listed
+
+    def _next_due(self, scan: Scan, runs: list[Run], now: float) -> float:
+        """Return the latest time of the next scan."""
+        unsettled = [candidate.path for candidate in scan.candidates if self._is_new(candidate)]
+        unsettled += [run.path for run in runs if not self._tracker.observe(run.path, run.fingerprint, now)]
+        unsettled += [path for path in self._held if path not in unsettled]
+        due = self._tracker.next_due([path for path in unsettled if path not in self._awaiting_checksum])
+        return min([now + self._interval_s() if due is None else due, *self._awaiting_checksum.values()])
 
     def _awaits_checksum(self, candidate: Candidate, now: float) -> bool:
         """Return whether a file that is finished has to wait for its checksum."""
@@ -245,9 +369,11 @@ class Watcher:
             log.info("%s waits %.0f s for %s: drop.require_checksum is set", path, wait_s, sidecar_of(path).name)
         return now < self._awaiting_checksum[path]
 
-    def _forget_gone(self, scan: Scan) -> None:
-        """Forget files that are gone: a later file of the same name is another file."""
-        present = {candidate.path for candidate in scan.candidates}
+    def _forget_gone(self, scan: Scan, runs: list[Run]) -> None:
+        """Forget files that are gone: a later file of the same name is another file. Forget what is settled anew."""
+        files = {candidate.path: candidate.fingerprint for candidate in scan.candidates}
+        files |= {run.path / name: fingerprint for run in runs for name, fingerprint in run.files.items()}
+        present = files.keys() | {run.path for run in runs}
         self._tracker.keep_only(present)
         self._quiet_only &= present
         for path in self._awaiting_checksum.keys() - present:
@@ -255,6 +381,12 @@ class Watcher:
         for path in self._reported.keys() - present:
             del self._reported[path]
         self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}
+        self._left = {
+            path: entry
+            for path, entry in self._left.items()
+            if entry.kind == "file" and path in files and self._reported.get(path) == files[path]
+        }
+        self._held = {path: entry for path, entry in self._held.items() if path in files}
 
     def _report_health(self) -> None:
         self._call(self._on_health, self.up)
@@ -290,3 +422,20 @@ class Watcher:
             callback(value)
         except Exception:  # the watcher must outlive a mistake elsewhere
             log.exception("the drop folder's listener failed")
+
+
+def _look_at(settled: list[_Settled]) -> dict[Path, _Look]:
+    """Look into settled files, and at who has them open; files that cannot be read are left out."""
+    parts = {file.candidate.path: [file.candidate.path] for file in settled}
+    parts |= {file.candidate.path: [file.run.path / name for name in file.run.files] for file in settled if file.run}
+    written = being_written([part for paths in parts.values() for part in paths])
+    looks = {}
+    for path, paths in parts.items():
+        with contextlib.suppress(OSError):  # the claim says what is wrong with it
+            looks[path] = _Look(inspect(path), not written.isdisjoint(paths))
+    return looks
+
+
+def _unfinished(path: Path, look: _Look, settle_max_s: float) -> Unclaimed:
+    why = "a process has it open for writing" if look.written else f"it is cut off: {look.content.missing}"
+    return Unclaimed(path, "file", f"it is not finished: {why}; waiting up to {settle_max_s:g} s without a change")

@@ -36,6 +36,7 @@ _FILE_AT_FAULT = (
         "no_checksum",
         "non_finite",
         "too_large",
+        "truncated",
         "unsafe_checkpoint",
     ),
     *("probation", "rollback"),  # an earlier update went live with this file and was rolled back
@@ -195,6 +196,9 @@ class Metrics:
             "config_reload_success", "1 if the config was valid when it was last read."
         )
         self.garbage_removed = self._counter("garbage_removed_bytes_total", "Bytes that `edged gc` deleted.")
+        self.drop_unclaimed = self._gauge(
+            "drop_unclaimed", "Files and folders in the drop folder that are not taken, or not yet.", "kind"
+        )
         self.watch_up = self._gauge("watch_up", "1 while every drop folder exists and is watched.")
         self.watch_rebuilds = self._counter(
             "watch_rebuilds_total", "Watches recreated after their folder had vanished."

@@ -160,6 +160,11 @@ class UpdateRunner:
         reason = f"update {newer.id} brings a newer file; `edged retry {update.id}` takes this one again"
         await self._end(update, State.SUPERSEDED, Failure("superseded", reason))
 
+    async def reject_truncated(self, update: Update, missing: str) -> None:
+        """End a claimed update whose file is cut off, and was not completed in time."""
+        reason = f"it is cut off: {missing}; copy it again, to a temporary name, and rename it when it is complete"
+        await self._end(update, State.REJECTED, Failure("truncated", reason, permanent=True))
+
     async def cancel(self, update: Update) -> None:
         """End a waiting update because an operator cancels it."""
         await self._end(update, State.CANCELLED, _CANCELLED)

@@ -2,6 +2,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from service.intake.stability import Fingerprint, StabilityTracker
 
@@ -69,3 +70,45 @@ def test_finished_means_that_the_last_looks_of_the_whole_wait_were_the_same(sett
                 break
             unchanged_since = moment
         assert tracker.observe(A, looks(size), now) == (now - unchanged_since >= settle_s)
+
+
+class Waiting(RuleBasedStateMachine):
+    """One file that changes, or is seen to be unfinished, against a plain model: the time of its last change."""
+
+    def __init__(self):
+        super().__init__()
+        self.settle_s, self.settle_max_s = 2.0, 10.0
+        self.tracker = StabilityTracker(self.settle_s, self.settle_max_s)
+        self.now, self.size, self.changed_at, self.seen = 0.0, 0, 0.0, False
+
+    @rule(seconds=st.floats(0, 6))
+    def pass_time(self, seconds):
+        self.now += seconds
+
+    @rule()
+    def change(self):
+        self.size += 1
+        self.seen = False
+
+    @rule(unfinished=st.booleans())
+    def look(self, unfinished):
+        if not self.seen:
+            self.changed_at, self.seen = self.now, True
+        quiet = self.tracker.observe(A, looks(self.size), self.now)
+        assert quiet == (self.now - self.changed_at >= self.settle_s)
+        if quiet and unfinished:
+            held = self.tracker.hold(A, self.now)
+            assert held == (self.now - self.changed_at < self.settle_max_s)
+            due = self.tracker.next_due([A])
+            # Looked at again before long, and as soon as it is given up.
+            assert due <= max(self.now + self.settle_s, self.changed_at + self.settle_s)
+            assert due > self.now or not held
+            assert due <= self.changed_at + self.settle_max_s or not held
+
+    @rule()
+    def forget(self):
+        self.tracker.forget(A)
+        self.seen = False
+
+
+TestWaiting = Waiting.TestCase

@@ -1,4 +1,6 @@
 import asyncio
+import io
+import logging
 import os
 import shutil
 import signal
@@ -8,8 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
 from service.intake.drop_folder import DropFolder, Refusal, sidecar_of
+from service.intake.run_folder import note_taken
 from service.intake.watcher import Watcher, WatchOptions
 
 SETTLE_S = 0.2
@@ -38,13 +42,11 @@ class Reports:
 
 
 @asynccontextmanager
-async def watching(
-    root, *, models=("m",), settle_s=SETTLE_S, rescan_s=NEVER_S, mode="auto", max_bytes=1 << 30, checksum_wait_s=0.0
-):
+async def watching(root, *, models=("m",), max_bytes=1 << 30, **options):
     reports = Reports()
     watcher = Watcher(
         DropFolder(root, models, max_bytes),
-        WatchOptions(settle_s, rescan_s, mode, checksum_wait_s),
+        WatchOptions(**{"settle_s": SETTLE_S, "rescan_s": NEVER_S, **options}),
         on_found=reports.found,
         on_health=reports.health.put_nowait,
         on_rebuilt=reports.rebuilt.put_nowait,
@@ -357,3 +359,143 @@ async def test_a_drop_folder_that_cannot_be_made_is_told_at_the_start(tmp_path):
     watcher = Watcher(DropFolder(tmp_path / "no" / "drop", ["m"], 1), WatchOptions(1, 1), on_found=lambda found: None)
     with pytest.raises(FileNotFoundError):
         await watcher.start()
+
+
+def checkpoint():
+    """The bytes of a whole checkpoint."""
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.zeros(100)}, buffer)
+    return buffer.getvalue()
+
+
+def reasons(watcher):
+    return {entry["path"].partition("/")[2]: entry["reason"] for entry in watcher.unclaimed}
+
+
+async def until(condition):
+    async def wait():
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(wait(), DEADLINE_S)
+
+
+@run
+async def test_a_writer_that_pauses_is_waited_for_as_long_as_it_has_the_file_open(tmp_path):
+    async with watching(tmp_path) as (reports, watcher):
+        with (tmp_path / "m" / "a.pt").open("wb") as file:
+            file.write(b"no zip, so that nothing else says that it is unfinished")
+            file.flush()
+            await until(lambda: "m/a.pt" in reasons(watcher))
+            assert "a process has it open for writing; waiting up to 3600 s" in reasons(watcher)["m/a.pt"]
+            assert reports.drops.empty()
+        drop = await reports.drop()  # its end is an event
+        assert (drop.path.name, drop.truncated, drop.settled_by) == ("a.pt", None, "quiet")
+        await until(lambda: reasons(watcher) == {})
+
+
+@run
+async def test_a_file_that_is_cut_off_is_waited_for_until_its_rest_comes(tmp_path):
+    async with watching(tmp_path) as (reports, watcher):
+        data, path = checkpoint(), tmp_path / "m" / "a.pt"
+        path.write_bytes(data[:-100])
+        await until(lambda: "m/a.pt" in reasons(watcher))
+        assert "it is cut off: its zip has no end" in reasons(watcher)["m/a.pt"]
+        with path.open("ab") as file:
+            file.write(data[-100:])
+        assert (await reports.drop()).truncated is None
+
+
+@run
+async def test_a_file_that_stays_cut_off_is_given_up(tmp_path):
+    async with watching(tmp_path, settle_max_s=3 * SETTLE_S) as (reports, watcher):
+        start = now()
+        data = checkpoint()
+        (tmp_path / "m" / "a.pt").write_bytes(data[:-100])
+        drop = await reports.drop()
+        assert drop.truncated == f"its zip has no end: {len(data) - 100} bytes are there, its tensors alone need 400"
+        assert elapsed(start) >= 3 * SETTLE_S
+        await until(lambda: reasons(watcher) == {})
+
+
+@run
+async def test_a_rename_and_a_checksum_skip_the_wait_for_an_end(tmp_path):
+    async with watching(tmp_path, settle_s=NEVER_S) as (reports, _):
+        (tmp_path / ".a").write_bytes(checkpoint()[:-100])
+        (tmp_path / ".a").rename(tmp_path / "m" / "a.pt")
+        assert (await reports.drop()).settled_by == "rename"
+        sidecar_of(tmp_path / "m" / "b.pt").write_text("0" * 64)
+        (tmp_path / "m" / "b.pt").write_bytes(checkpoint()[:-100])
+        assert (await reports.drop()).settled_by == "sidecar"
+
+
+@run
+async def test_of_a_whole_run_the_best_file_is_taken_once_all_of_it_is_there(tmp_path):
+    async with watching(tmp_path, rescan_s=0.1) as (reports, watcher):
+        weights = tmp_path / "m" / "exp" / "weights"
+        weights.mkdir(parents=True)
+        (weights / "best.pt").write_bytes(checkpoint())
+        with (weights / "last.pt").open("wb") as last:
+            await until(lambda: "m/exp/weights/best.pt" in reasons(watcher))
+            assert reports.drops.empty()
+            last.write(checkpoint())
+        (tmp_path / "m" / "exp" / "results.csv").write_text("epoch,loss\n")
+        drop = await reports.drop()
+        assert (drop.model, drop.name, drop.run) == ("m", "exp/weights/best.pt", tmp_path / "m" / "exp")
+        note_taken(drop.run, "weights/best.pt", drop.fingerprint, "ab" * 32)
+        drop.path.unlink()
+        await until(lambda: "m/exp" in reasons(watcher))
+        assert reasons(watcher)["m/exp"].startswith("weights/best.pt of it was taken")
+        assert reports.drops.empty()
+
+
+@run
+async def test_a_run_that_is_released_has_to_be_quiet_again(tmp_path):
+    async with watching(tmp_path, settle_s=0.5, rescan_s=0.1) as (reports, watcher):
+        (tmp_path / "m" / "exp").mkdir()
+        (tmp_path / "m" / "exp" / "a.pt").write_bytes(checkpoint())
+        drop = await reports.drop()
+        watcher.release(drop.path)
+        start = now()
+        assert (await reports.drop()).name == "exp/a.pt"
+        assert elapsed(start) >= 0.5
+
+
+@run
+async def test_what_is_not_taken_is_listed_and_logged_once(tmp_path):
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    logging.getLogger("service.intake.watcher").addHandler(handler)
+    try:
+        async with watching(tmp_path, models=("m", "n"), rescan_s=0.1) as (reports, watcher):
+            (tmp_path / "best.pt").write_bytes(b"of no model")
+            (tmp_path / "typo").mkdir()
+            (tmp_path / "m" / "README.txt").write_text("how to use")
+            (tmp_path / "m" / "exp").mkdir()
+            await until(lambda: len(watcher.unclaimed) == 4)
+            kinds = {entry["path"].partition("/")[2]: entry["kind"] for entry in watcher.unclaimed}
+            assert kinds == {"best.pt": "file", "typo": "folder", "m/README.txt": "file", "m/exp": "folder"}
+            since = watcher.unclaimed[0]["since"]
+            (tmp_path / "n" / "a.pt").write_bytes(b"x")
+            assert await reports.name() == "a.pt"  # several rescans later
+            assert watcher.unclaimed[0]["since"] == since
+            for name in ("best.pt", "typo", "README.txt", "exp"):
+                assert sum(f"{name} stays in the drop folder" in record for record in records) == 1, name
+            shutil.rmtree(tmp_path / "typo")
+            await until(lambda: len(watcher.unclaimed) == 3)
+            assert reports.drops.empty()
+            assert reports.refusals.empty()
+    finally:
+        logging.getLogger("service.intake.watcher").removeHandler(handler)
+
+
+@run
+async def test_a_file_without_the_name_of_a_checkpoint_is_taken_for_its_contents(tmp_path):
+    async with watching(tmp_path) as (reports, watcher):
+        path = tmp_path / "m" / "weights"
+        path.write_text("not yet")
+        await until(lambda: "m/weights" in reasons(watcher))
+        path.write_bytes(checkpoint())
+        assert await reports.name() == "weights"
+        await until(lambda: reasons(watcher) == {})
