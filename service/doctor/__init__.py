@@ -15,6 +15,7 @@ from service.doctor.caches import check_caches
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.configured import check_calibration, check_folders, check_token, read_config
 from service.doctor.daemon import check_daemon
+from service.doctor.drop_folder import check_drop_folder
 from service.doctor.packages import check_packages, check_python
 from service.doctor.resources import check_clock, check_inotify, check_memory
 from service.doctor.system import check_systemd
@@ -32,6 +33,7 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_clock,
     check_systemd,
     check_folders,
+    check_drop_folder,
     check_calibration,
     check_caches,
     check_token,

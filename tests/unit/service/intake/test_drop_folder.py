@@ -112,3 +112,11 @@ def test_the_root_is_made_but_not_the_way_to_it(tmp_path):
     assert (tmp_path / "drop" / "m").is_dir()
     with pytest.raises(FileNotFoundError):
         DropFolder(tmp_path / "no" / "drop", ["m"], 1).make()
+
+
+def test_folders_are_listed_with_the_model_that_they_were_dropped_for(folder):
+    for name in ("m/exp", "typo", ".hidden", "m/.incoming", "n/~syncthing~x.tmp"):
+        (folder.root / name).mkdir()
+    scan = folder.scan()
+    assert sorted(scan.folders) == [("", folder.root / "typo"), ("m", folder.root / "m" / "exp")]
+    assert (scan.candidates, scan.refusals) == ([], [])
