@@ -142,7 +142,7 @@ def test_the_message_has_one_line_per_mistake(folder):
     ("text", "message"),
     [
         ("watch: {settle_sec: 1}", "is unknown; did you mean 'settle_s'?"),
-        ("watch: {zzz: 1}", "is unknown; known here: max_bytes, mode, rescan_s, settle_s"),
+        ("watch: {zzz: 1}", "is unknown; known here: max_bytes, mode, rescan_s, settle_max_s, settle_s"),
         ("watch: {settle_s: '1'}", "has value '1'; it must be a number"),
         ("watch: {settle_s: .nan}", "has value nan; it must be a number"),
         ("watch: {settle_s: 0}", "has value 0; it must be more than 0"),
