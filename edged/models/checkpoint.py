@@ -7,7 +7,7 @@ import mmap
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,9 @@ from edged.errors import (
 )
 from edged.models.inert_pickle import DTYPES, StoredTensor, UnknownTensor
 from edged.models.naming import Network
+from edged.models.other_networks import ADVICE, other_network, quantized_by
 from edged.models.pickle_scan import quoted
-from edged.models.state_dicts import find_state, kind_of
+from edged.models.state_dicts import Found, find_state, kind_of
 from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
 from edged.models.zip_container import Contents, pieces, read_contents
@@ -73,7 +74,17 @@ class Checkpoint:
     problem: str | None = None
 
 
-def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choice | None = None) -> Checkpoint:
+# (tensors without values, plan of a detector, reason why they are no known network): raises if it is no known network
+Check = Callable[[Mapping[str, Tensor], "Plan | None", "str | None"], object]
+
+
+def _accept(*_: object) -> None:
+    pass
+
+
+def read_checkpoint(
+    path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choice | None = None, check: Check = _accept
+) -> Checkpoint:
     """Read a .pt, .pth, .th or .safetensors file that may come from anywhere.
 
     float32 tensors stay on disk, mapped copy-on-write, until they are used; so the file must not be overwritten in
@@ -84,6 +95,8 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choi
         path: The file. Its format is recognized by its content.
         max_bytes: Limit on the file's size.
         choice: Which network to take where the file holds several; None looks for the one that fits.
+        check: Called before any value is read with names, shapes and types of the tensors, which are on the meta device
+            and have the types of `Checkpoint.state`, with the plan and with the problem. Its errors end the reading.
 
     Raises:
         CheckpointError: The file is missing, not a checkpoint, damaged, or holds no state dict.
@@ -99,10 +112,12 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choi
             contents = read_contents(data, f"/proc/self/fd/{descriptor}")
             model = pickled_model(contents.tree)
             if model is None:
-                return _classifier(contents, data, choice)
+                return _classifier(contents, data, choice, check)
             state, plan, averaged = read_model(model, contents)
             dtypes = _float_types(state)
-            tensors = _as_float32(_checked_tensors(state, len(data)))
+            checked = _checked_tensors(state, len(data))
+            check(_without_values(checked), plan, None)
+            tensors = _as_float32(checked)
             return Checkpoint(
                 tensors, _sha256(data), len(data), contents.format, plan, model.key, "", averaged, (), dtypes
             )
@@ -110,19 +125,22 @@ def read_checkpoint(path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choi
         raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
 
 
-def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None) -> Checkpoint:
+def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, check: Check) -> Checkpoint:
     found = find_state(contents.tree, choice)
+    _refuse_quantized(found.entries)
     network = found.network
     left_out: tuple[str, ...] = ()
     if network is None or not network.fits:
-        entries, problem = strip_prefixes(found.entries), None if network is None else _misfit(network, choice)
+        entries, problem = strip_prefixes(found.entries), _problem(found, choice)
     else:
         entries = {name: found.entries[stored] for name, stored in network.names.items()}
         left_out, problem = network.left_out, None
     state = {name: _read(contents, name, value) for name, value in entries.items()}
     dtypes = _float_types(state)
+    checked = _checked_tensors(state, len(data))
+    check(_without_values(checked), None, problem)
     return Checkpoint(
-        state=_as_float32(_checked_tensors(state, len(data))),
+        state=_as_float32(checked),
         sha256=_sha256(data),
         file_bytes=len(data),
         format=contents.format,
@@ -133,6 +151,43 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None) -> C
         dtypes=dtypes,
         problem=problem,
     )
+
+
+def _without_values(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors on the meta device, floating point ones as float32: names and shapes without memory."""
+    return {
+        name: torch.empty(
+            tensor.shape, dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype, device="meta"
+        )
+        for name, tensor in state.items()
+    }
+
+
+def _refuse_quantized(entries: Mapping[Any, Any]) -> None:
+    """Reject a network that is quantized already, with the tool that did it.
+
+    Raises:
+        CheckpointError: It is one.
+    """
+    kinds = [value.kind for value in entries.values() if isinstance(value, UnknownTensor)]
+    tool = quantized_by(name for name in entries if isinstance(name, str))
+    if tool is None and not any("qtensor" in kind or "quant" in kind.lower() for kind in kinds):
+        return
+    by = "" if tool is None else f" (by {tool})"
+    raise CheckpointError(f"the network is quantized already{by}; give the checkpoint of full precision it was made of")
+
+
+def _problem(found: Found, choice: Choice | None) -> str | None:
+    """Return the reason why a state dict is of no network that edged knows; None if its tensors must tell."""
+    shapes = {
+        name: tuple(value.shape)
+        for name, value in found.entries.items()
+        if isinstance(name, str) and isinstance(value, StoredTensor | Tensor)
+    }
+    other = other_network(shapes)
+    if other is not None:
+        return f"it holds {other}, which edged does not know; {ADVICE}"
+    return None if found.network is None else _misfit(found.network, choice)
 
 
 def _float_types(state: Mapping[str, Tensor]) -> tuple[str, ...]:

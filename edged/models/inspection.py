@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edged.models.architecture import Architecture
-from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
-from edged.models.loading import errors_named
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint
+from edged.models.loading import errors_named, read_network
 from edged.models.readings import assumptions
-from edged.models.registry import load_model, recognize
+from edged.models.registry import load_model
 from edged.spec import Choice
 
 _SHOWN = 20  # names of tensors that were left out, and of classes
@@ -107,7 +107,6 @@ def inspect_checkpoint(
         AccessError: The file may not be read.
     """
     with errors_named(path, path.name):
-        checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
-        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem, choice)
+        checkpoint, architecture = read_network(path, arch, choice, max_bytes)
         load_model(checkpoint.state, architecture)
     return Inspection(checkpoint, architecture, choice or Choice())

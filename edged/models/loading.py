@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from edged.errors import RejectedError
-from edged.models.checkpoint import MAX_FILE_BYTES, read_checkpoint
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
 from edged.models.layers import own_memory
 from edged.models.readings import assumptions, readings
 from edged.models.registry import Architecture, load_model, recognize
+from edged.models.yolov5.plan import Plan
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Choice, InputSpec
 
@@ -131,8 +132,7 @@ def load_checkpoint(
     path, listener = Path(path), listener or SilentListener()
     name = name or path.name
     with listener.stage("verify"), errors_named(path, name):
-        checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice)
-        architecture = recognize(checkpoint.state, arch, checkpoint.plan, checkpoint.problem, choice)
+        checkpoint, architecture = read_network(path, arch, choice, max_bytes)
         spec = architecture.default_input.override(input_settings or {})
         architecture.check_input(spec)
         check(architecture, spec)
@@ -145,6 +145,31 @@ def load_checkpoint(
     selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out, assumed)
     others = tuple(readings(architecture, choice))
     return LoadedNetwork(model, architecture, spec, source, selection, others, choice or Choice())
+
+
+def read_network(
+    path: Path, arch: str | None, choice: Choice | None, max_bytes: int = MAX_FILE_BYTES
+) -> tuple[Checkpoint, Architecture]:
+    """Read a checkpoint file and recognize its network, by names and shapes before any value is read.
+
+    Args:
+        path: The file.
+        arch: Expected architecture, or None.
+        choice: Which network to take, and what its tensors do not tell.
+        max_bytes: Limit on the size of the file, in bytes.
+
+    Raises:
+        CheckpointError: The file is no checkpoint that edged reads.
+        ArchitectureError: The tensors fit no supported network, or not `arch`.
+        AccessError: The file may not be read.
+    """
+    found: list[Architecture] = []
+
+    def check(state: Mapping[str, Tensor], plan: Plan | None, problem: str | None) -> None:
+        found.append(recognize(state, arch, plan, problem, choice))
+
+    checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice, check=check)
+    return checkpoint, found[0]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from edged.errors import ArchitectureError
 from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
 from edged.models.head import CONCAT_POOL, linear
+from edged.models.other_networks import ADVICE, other_network
 from edged.models.resnet import BLOCKS, CifarResNet, ResNet, Variant
 from edged.models.yolov5.network import YoloV5, check_sizes
 from edged.models.yolov5.plan import Plan
@@ -19,6 +21,7 @@ from edged.spelling import names_to_choose
 __all__ = ["ARCHITECTURES", "Architecture", "build", "load_model", "recognize"]
 
 _CIFAR_NAMES: Mapping[tuple[int, ...], str] = {(blocks,) * 3: name for name, blocks in CIFAR.items()}
+_LEAST_MATCHES = 10  # tensors that a network has to share with another to be near it
 _COUNTER = ".num_batches_tracked"
 _INTEGERS = (torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8)
 # The first convolution of a YOLOv5, and of one of v5.0 and before.
@@ -51,12 +54,12 @@ def recognize(
         )
     if plan is not None:
         return _recognize_detector(state, pinned, plan)
-    if pinned in DETECTORS or any(stem in state for stem in _YOLOV5_STEMS):
+    if problem is not None:
+        raise ArchitectureError(problem)
+    if pinned in DETECTORS or any(stem in state or stem.removeprefix("model.") in state for stem in _YOLOV5_STEMS):
         raise ArchitectureError(
             "a YOLOv5 is known by its yaml, which the file does not hold; give the .pt that its training saved"
         )
-    if problem is not None:
-        raise ArchitectureError(problem)
     choice = choice or Choice()
     name = _name_of(state)
     if pinned not in (None, name):
@@ -75,7 +78,14 @@ def recognize(
         stride_in="3x3" if choice.stride_in == "auto" else choice.stride_in,
         head=head,
     )
-    _compare(state, _skeleton(checked(architecture)), name)
+    model = _skeleton(checked(architecture))
+    try:
+        _compare(state, model, name)
+    except ArchitectureError:
+        other = other_network({name: tuple(tensor.shape) for name, tensor in state.items()})
+        if other is not None:
+            raise ArchitectureError(f"it holds {other}, which edged does not know; {ADVICE}") from None
+        raise
     return architecture
 
 
@@ -160,7 +170,28 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
         if any(stages)
         else f"no layer1.0.conv1.weight but {_some(state)}"
     )
-    raise ArchitectureError(f"the tensors fit no supported network ({', '.join(CLASSIFIERS)}): found {found}")
+    raise ArchitectureError(
+        f"the tensors fit no supported network ({', '.join(CLASSIFIERS)}): found {found}{_nearest(state)}"
+    )
+
+
+def _nearest(state: Mapping[str, Tensor]) -> str:
+    """Return which supported network comes nearest, and the tensors that fit nothing of it; "" if none comes near."""
+    best, matching = "", set[str]()
+    size = 0
+    for name in CLASSIFIERS:
+        cifar = name in CIFAR
+        usual = Architecture(name, 1, "cifar" if cifar else "imagenet")
+        expected = _skeleton(usual).state_dict()
+        found = {key for key, tensor in expected.items() if key in state and state[key].shape == tensor.shape}
+        if len(found) > len(matching):
+            best, matching, size = name, found, len(expected)
+    if len(matching) < _LEAST_MATCHES:
+        return ""
+    others = [key for key in state if key not in matching and not re.match(r"(fc|linear|conv1)\.", key)]
+    named = ", ".join(ascii(key[:40]) for key in others[:2]) or "none"
+    more = f" and {len(others) - 2} more" if len(others) > 2 else ""
+    return f"; nearest is {best}, {len(matching)} of its {size} tensors fit; what fits nothing: {named}{more}"
 
 
 # Networks with the same blocks but wider or grouped 3x3 convolutions, by the shape of that of the first block.

@@ -12,11 +12,13 @@ from torch import Tensor
 from edged.errors import CheckpointError, UnsafeCheckpointError
 from edged.models.inert_pickle import Inert, StoredTensor, UnknownTensor
 from edged.models.naming import Network, find_networks
+from edged.models.other_networks import ADVICE, other_network
 from edged.models.pickle_scan import quoted
 from edged.spec import Choice
 
 MAX_DEPTH = 6  # of nested dicts
 MAX_DICTS = 10_000
+MAX_NAME = 512
 _AVERAGED = re.compile(r"(^|[._-])(ema|averaged?|avg|swa|shadow)([._-]|$)|(^|\.)n_averaged$", re.IGNORECASE)
 
 
@@ -63,9 +65,11 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
     if not found:
         module = _whole_module(tree)
         if module is not None:
-            raise UnsafeCheckpointError(
-                f"it holds the whole module {quoted(module)}, whose network is code; save model.state_dict() instead"
-            )
+            other = other_network(dict(_module_shapes(module)))
+            what = f"it holds the whole module {quoted(module.name)}"
+            if other is not None:
+                raise UnsafeCheckpointError(f"{what}: {other}, which edged does not know; {ADVICE}")
+            raise UnsafeCheckpointError(f"{what}, whose network is code; save model.state_dict() instead")
         raise CheckpointError(_why_none(tree, choice))
     fitting = [
         Found(state.key, state.entries, network)
@@ -127,10 +131,26 @@ def _nearest(found: list[Found], choice: Choice) -> Found:
     return max(found, key=lambda state: len(_shapes(state.entries)))
 
 
-def _whole_module(tree: Any) -> str | None:
-    """Return the name of a module that was saved instead of its state dict, at the top or under a key."""
+def _whole_module(tree: Any) -> Inert | None:
+    """Return a module that was saved instead of its state dict, at the top or under a key."""
     candidates = tree.values() if isinstance(tree, dict) else [tree]
-    return next((value.name for value in candidates if isinstance(value, Inert) and _is_module(value)), None)
+    return next((value for value in candidates if isinstance(value, Inert) and _is_module(value)), None)
+
+
+def _module_shapes(module: Inert) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Yield the name and shape of each tensor of a module that was saved as a whole."""
+    pending, left = [("", module)], MAX_DICTS
+    while pending and left:
+        prefix, inner = pending.pop()
+        left -= 1
+        state = inner.state if isinstance(inner.state, dict) else {}
+        for kind in ("_parameters", "_buffers", "_modules"):
+            members = state.get(kind)
+            for name, value in members.items() if isinstance(members, dict) else ():
+                if isinstance(value, StoredTensor):
+                    yield f"{prefix}{name}"[:MAX_NAME], tuple(value.shape)
+                elif isinstance(value, Inert) and len(prefix) < MAX_NAME:
+                    pending.append((f"{prefix}{name}.", value))
 
 
 def _why_none(tree: Any, choice: Choice) -> str:

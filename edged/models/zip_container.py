@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
+from edged.models.file_signs import HEAD_BYTES, foreign_format, foreign_zip
 from edged.models.inert_pickle import StoredTensor, read_pickle
 from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_pickle
 
@@ -88,26 +89,14 @@ def read_contents(data: mmap.mmap, path: str) -> Contents:
         UnsafeCheckpointError: The file names functions that run code, or is built to exhaust the machine.
         TooLargeError: A header is over its limit.
     """
-    head = data[:16]
+    head = data[:HEAD_BYTES]
     if head[8:9] == b"{":  # after a length, whose first byte may be that of a pickle
         return Contents("safetensors", _read_safetensors(data, path))
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(data, path)
     if head.startswith(b"\x80"):
         return _read_legacy(data, path)
-    raise CheckpointError(f"{_guess(head)}; give a file of torch.save(model.state_dict()) or a .safetensors file")
-
-
-def _guess(head: bytes) -> str:
-    known = {b"\x1f\x8b": "it is gzip-compressed", b"\x89HDF": "it is an HDF5 file", b"GGUF": "it is a GGUF file"}
-    for start, reason in known.items():
-        if head.startswith(start):
-            return reason
-    if head[:1] == b"\x08" and head[2:3] == b"\x12":  # fields 1 (version) and 2 (producer) of a ModelProto
-        return "it is an ONNX file, which holds no training checkpoint"
-    if all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head):
-        return "it is a text file"
-    return f"it is no checkpoint (it starts with the bytes {head[:4].hex(' ')})"
+    raise CheckpointError(foreign_format(head))
 
 
 class _DirectoryFile(io.RawIOBase):
@@ -196,8 +185,8 @@ def _checked_entries(data: mmap.mmap) -> Mapping[str, tuple[int, int]]:
 
 def _check_stored(infos: list[zipfile.ZipInfo], size: int) -> None:
     """Check that each entry occurs once and uncompressed, and that together they are no larger than the file."""
-    if any(info.filename.endswith("/constants.pkl") for info in infos):
-        raise CheckpointError("it is a TorchScript archive, whose network is code; save model.state_dict() instead")
+    if foreign := foreign_zip([info.filename for info in infos]):
+        raise CheckpointError(foreign)
     for info in infos:
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
             raise UnsafeCheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -55,6 +56,26 @@ def more_classes(good: bytes) -> bytes:
     return saved({**state, **head})
 
 
+def quantized(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    return saved({**state, "linear.weight_scale": torch.ones(10)})
+
+
+def with_attention(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    return saved({"state_dict": {**state, "layer1.0.se.fc1.weight": torch.zeros(4, 16, 1, 1)}})
+
+
+def with_long_head(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("linear.")}
+    return saved({**state, "linear.0.weight": torch.zeros(32, 64), "linear.2.weight": torch.zeros(10, 32)})
+
+
+def detector_of_weights_only(_: bytes) -> bytes:
+    return saved({"model.0.conv.weight": torch.zeros(16, 3, 6, 6), "model.1.conv.weight": torch.zeros(32, 16, 3, 3)})
+
+
 def damaged(good: bytes) -> bytes:
     middle = len(good) // 2
     return good[:middle] + bytes(4096) + good[middle + 4096 :]
@@ -66,6 +87,21 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "zeroed.pt": (damaged, "checkpoint", "checksum"),
     "random.pt": (lambda good: random.Random(0).randbytes(5000), "checkpoint", "no checkpoint"),
     "text.pt": (lambda good: b"epoch,loss\n1,0.5\n", "checkpoint", "text file"),
+    "model.onnx.pt": (
+        lambda good: bytes.fromhex("080712077079746f726368") + bytes(99),
+        "checkpoint",
+        "ONNX.*training saved",
+    ),
+    "best.tar.gz.pt": (lambda good: gzip.compress(good), "checkpoint", "gzip-compressed; unpack it"),
+    "lfs.pt": (
+        lambda good: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+        "checkpoint",
+        "git lfs pull",
+    ),
+    "quantized.pt": (quantized, "checkpoint", "quantized already.*full precision"),
+    "se.pt": (with_attention, "architecture", "an SE-ResNet.*edged reads ResNet-18"),
+    "head.pt": (with_long_head, "architecture", r"several layers.*head: \[linear, relu, linear\]"),
+    "yolo.pt": (detector_of_weights_only, "architecture", "known by its yaml.*give the .pt that its training saved"),
     "other.pt": (other_network, "architecture", "no supported network.*features.0.weight"),
     "nan.pt": (with_nan, "non_finite", "layer2.0.conv1.weight"),
     "hundred.pt": (more_classes, "gate", "has 100 classes, generation 1 in service has 10; clients rely on it"),
@@ -104,7 +140,7 @@ def check_rejected(daemon: Daemon, name: str, content: bytes, code: str, reason:
 
 
 # One of each code; the others run slow, because the units of edged.models reject all of them without a daemon.
-FAST = ("empty.pt", "zeroed.pt", "other.pt", "nan.pt", "hundred.pt")
+FAST = ("empty.pt", "zeroed.pt", "other.pt", "nan.pt", "hundred.pt", "quantized.pt", "head.pt", "yolo.pt")
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,12 @@ def test_pinned_name_must_be_known_and_fit():
             recognize(cifar_state(), pinned)
 
 
+@pytest.mark.parametrize("name", ["model.0.conv.weight", "0.conv.weight", "model.0.conv.conv.weight"])
+def test_a_state_dict_of_a_yolov5_gets_advice_that_works(name):
+    with pytest.raises(ArchitectureError, match=r"known by its yaml.*give the \.pt that its training saved"):
+        recognize({name: torch.zeros(16, 3, 6, 6)})
+
+
 def test_load_model_refuses_what_does_not_fit():
     with pytest.raises(ArchitectureError, match=r"'linear.weight' of shape \[9, 64\]; it has \[10, 64\]"):
         load_model(cifar_state(), Architecture("cifar_resnet20", 9, "cifar", shortcut="pad"))
