@@ -11,21 +11,21 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import moments_bytes
 from edged.device import device_of
-from edged.engine.images import AugmentedImages
 from edged.engine.schedule import Step, schedule, with_batches
 from edged.errors import MemoryLimitError
 from edged.memory import give_back_free_memory, limit_bytes, present_bytes
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.quant.layer import solve_bytes
-from edged.spec import QuantSpec
+from edged.spec import InputSpec, QuantSpec
 
 # Larger tensors do not fit the processor's caches and take new pages from the system at every step.
 BATCH_BYTES = 32 << 20
@@ -89,9 +89,56 @@ class MemoryPlan:
         }
 
 
-def plan_work(
-    program: Program, model: nn.Module, images: AugmentedImages, spec: QuantSpec, resources: Resources
-) -> MemoryPlan:
+class Inputs(Protocol):
+    """Inputs of a network, as `AugmentedImages` has them."""
+
+    def __len__(self) -> int:
+        """Return the number of inputs."""
+
+    def batch(self, start: int, stop: int) -> Tensor:
+        """Return inputs start..stop, float32 [b, C, H, W] on the device of the network."""
+
+
+class BlankInputs:
+    """Inputs of zeros, for a plan before any image is decoded.
+
+    Args:
+        spec: Preparation of the images.
+        count: Number of images.
+        device: Device of the network.
+    """
+
+    def __init__(self, spec: InputSpec, count: int, device: torch.device) -> None:
+        self._spec, self._count, self._device = spec, count, device
+
+    def __len__(self) -> int:
+        return self._count
+
+    def batch(self, start: int, stop: int) -> Tensor:
+        """Return zeros [stop - start, C, H, W] in channels-last layout."""
+        shape = (stop - start, self._spec.channels, self._spec.size, self._spec.size)
+        return torch.zeros(shape, device=self._device).to(memory_format=torch.channels_last)
+
+
+def check_memory(model: nn.Module, inputs: InputSpec, images: int, spec: QuantSpec, resources: Resources) -> None:
+    """Check that the work can be planned within the memory, before any image is decoded.
+
+    Args:
+        model: Full-precision network. Its weights are brought into the layout of the work.
+        inputs: Preparation of its images.
+        images: Number of images.
+        spec: Quantization settings.
+        resources: Memory limits.
+
+    Raises:
+        ArchitectureError: The network has no layers to quantize.
+        MemoryLimitError: Not even the slowest plan fits; the message has the lowest limit that suffices.
+    """
+    full = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    plan_work(Program(full), full, BlankInputs(inputs, images, device_of(full)), spec, resources)
+
+
+def plan_work(program: Program, model: nn.Module, images: Inputs, spec: QuantSpec, resources: Resources) -> MemoryPlan:
     """Choose the fastest plan that fits the memory.
 
     Args:

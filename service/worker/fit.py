@@ -64,6 +64,8 @@ def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> 
     else:
         labels = read_labels(images.root, select(images, job.images))
         renamed = misnamed(images.names, architecture)
+        if renamed and labels is not None and job.gates.need_labels is not None:
+            raise CalibrationError(f"gates.{job.gates.need_labels} needs labels, and {job.calibration_dir}: {renamed}")
         for note in [*(labels.notes() if labels is not None else ()), *([renamed] if renamed else [])]:
             log.warning("%s: %s", job.calibration_dir, note)
         fit = labels is not None and labels_fit(labels, architecture)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-from edged.calibration.dataset import ImageCache, build_cache
+from edged.calibration.dataset import MIN_IMAGES, ImageCache, build_cache
 from edged.calibration.places import CALIBRATE
 from edged.compress import Compressed, compress
-from edged.device import choose_device
-from edged.engine.memory_plan import Resources
+from edged.device import CPU, choose_device
+from edged.engine.memory_plan import Resources, check_memory
 from edged.evaluation.gates import check_gates
 from edged.memory import memory_errors_of
 from edged.models.checkpoint import MAX_FILE_BYTES
@@ -61,6 +61,9 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         listener=timer,
     )
     with timer.stage("calibrate"):
+        if job.memory_limit is not None and device == CPU:  # now, because decoding the images may take minutes
+            resources = Resources(job.memory_limit)
+            check_memory(network.model, network.input, job.images or MIN_IMAGES, job.spec, resources)
         cache = decode_images(job.calibration_dir, job.cache_root, network.input, job.images, timer)
         labels = held_out_labels(cache, network.architecture)
         require_labels(job.gates, labels, cache, network.architecture, job.calibration_dir)

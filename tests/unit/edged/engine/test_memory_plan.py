@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.device import CPU
 from edged.engine.images import AugmentedImages
-from edged.engine.memory_plan import KERNEL_BYTES, MARGIN, OVERHEAD, SPARING_OVERHEAD, MemoryPlan, Resources, plan_work
+from edged.engine.memory_plan import (
+    KERNEL_BYTES,
+    MARGIN,
+    OVERHEAD,
+    SPARING_OVERHEAD,
+    BlankInputs,
+    MemoryPlan,
+    Resources,
+    check_memory,
+    plan_work,
+)
 from edged.errors import MemoryLimitError
 from edged.models.graph import Program
 from edged.models.resnet import CifarResNet
@@ -29,6 +40,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
 def planned(cache: ImageCache, spec: QuantSpec, resources: Resources) -> MemoryPlan:
     model = CifarResNet(3).eval()
     return plan_work(Program(model), model, AugmentedImages(cache, 1, 0), spec, resources)
+
+
+def test_what_is_planned_before_images_are_decoded_is_what_is_planned_with_them(cache: ImageCache):
+    model, images = CifarResNet(3).eval(), AugmentedImages(cache, 1, 0)
+    blank = BlankInputs(cache.input, len(images), CPU)
+    assert blank.batch(0, 2).shape == images.batch(0, 2).shape
+    assert blank.batch(0, 2).stride() == images.batch(0, 2).stride()
+    plans = [plan_work(Program(model), model, inputs, QuantSpec(), Resources()) for inputs in (images, blank)]
+    assert plans[0].steps == plans[1].steps
+    check_memory(model, cache.input, len(cache), QuantSpec(), Resources(memory_limit=plans[0].peak_bytes * 2))
 
 
 def test_a_generous_limit_changes_nothing(cache: ImageCache):
@@ -69,6 +90,8 @@ def test_batches_shrink_when_nothing_else_suffices(cache: ImageCache):
 def test_a_limit_that_is_too_low_is_rejected_with_the_lowest_that_suffices(cache: ImageCache):
     with pytest.raises(MemoryLimitError, match=r"memory limit of 1 MiB is too little .* at least (\d+) MiB") as caught:
         planned(cache, QuantSpec(), Resources(memory_limit=MIB))
+    with pytest.raises(MemoryLimitError, match=r"memory limit of 1 MiB is too little .* at least (\d+) MiB"):
+        check_memory(CifarResNet(3).eval(), cache.input, len(cache), QuantSpec(), Resources(memory_limit=MIB))
     least = int(str(caught.value).split()[-2])
     # Slightly more, because the process itself grows slightly from call to call.
     assert planned(cache, QuantSpec(), Resources(memory_limit=(least + 16) * MIB)).peak_bytes <= (least + 16) * MIB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.errors import ArchitectureError, CalibrationError, EdgedError, GateError, UsageError
+from edged.errors import ArchitectureError, CalibrationError, EdgedError, GateError, MemoryLimitError, UsageError
 from edged.evaluation.gates import Gates
 from edged.progress import SilentListener
 from edged.spec import QuantSpec
@@ -166,3 +167,21 @@ def test_labels_that_a_gate_needs(task: Task, detection_task: DetectionTask, tmp
 def test_a_folder_of_images_that_is_gone(task: Task, tmp_path: Path) -> None:
     error = verify(digits(task, tmp_path, calibration_dir=tmp_path / "none"))
     assert isinstance(error, CalibrationError)
+
+
+def test_a_memory_limit_that_no_plan_meets_ends_before_images_are_decoded(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(MemoryLimitError, match="a memory limit of 64 MiB is too little for this model"):
+        run_job(digits(task, tmp_path, memory_limit=64 << 20), SilentListener())
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_data_yaml_that_names_the_classes_otherwise(detection_task: DetectionTask, tmp_path: Path) -> None:
+    place = tmp_path / "data.yaml"
+    names = [scenes.NAMES[0], "other", *scenes.NAMES[2:]]
+    place.write_text(json.dumps({"train": str(detection_task.calibration), "names": names}))
+    job = shapes(detection_task, tmp_path, calibration_dir=place)
+    assert verify(job) is None
+    error = verify(replace(job, gates=Gates(max_drop=5.0)))
+    assert isinstance(error, CalibrationError)
+    assert "gates.max_drop needs labels, " in str(error)
+    assert "the model and the data.yaml differ in class names" in str(error)

@@ -128,7 +128,7 @@ def test_errors_of_the_file_name_it_as_the_user_knows_it(task: Task, tmp_path: P
         ({"gates": Gates(min_accuracy=100.1)}, GateError, "gates.min_accuracy is 100.1 %; drop a better checkpoint"),
         ({"device": "tpu"}, UsageError, "device has value 'tpu'"),
         pytest.param({"device": "cuda"}, DeviceError, "choose cpu or auto", marks=no_gpu),
-        ({"memory_limit": 1 << 20}, MemoryLimitError, "needs more than the 1 MiB"),
+        ({"memory_limit": 1 << 20}, MemoryLimitError, "limit of 1 MiB is too little for this model; it takes"),
         ({"calibration_dir": Path("/nowhere")}, CalibrationError, "/nowhere"),
     ],
 )
