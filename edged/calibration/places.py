@@ -78,7 +78,7 @@ class _Gathered:
         missing: list[str] = []
         base = next((base for base in bases if lines and (base / lines[0]).exists()), path.parent)
         for line in lines:
-            image = base / line
+            image = (path.parent if line.startswith("./") else base) / line  # as in YOLOv5
             suffix = image.suffix.lower()
             if suffix not in SUFFIXES:
                 self.others[suffix[:16] if suffix.isprintable() else ""] += 1
@@ -193,13 +193,13 @@ def _names(place: Path, given: object) -> tuple[str, ...] | None:
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """Yield the images that a text file names; `./` means the file's own folder, as in YOLOv5."""
+    """Yield the lines of a text file that are not empty."""
     lines = os.fsdecode(_read(path, MAX_LIST_BYTES).removeprefix(codecs.BOM_UTF8)).split("\n")
     if len(lines) > MAX_LINES:
         raise CalibrationError(f"{path} has {len(lines)} lines; at most {MAX_LINES} are allowed")
     for line in map(str.strip, lines):
         if line:
-            yield str(path.parent.absolute() / line[2:]) if line.startswith("./") else line
+            yield line
 
 
 def _read(path: Path, most: int) -> bytes:

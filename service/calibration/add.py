@@ -1,11 +1,15 @@
-"""Addition of images to a model's calibration folder, atomically and without undecodable files and duplicates."""
+"""Addition of images to a model's calibration folder, atomically and without undecodable files and duplicates.
+
+Each addition comes with a command that undoes it: a plain `rm` for a few files, a script next to them for more.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from edged.errors import ImageError, UsageError
 from service.calibration.image_set import CalibrationSet, in_threads
 
 _PRIVATE = 0o640  # permissions of images from clients' requests
+_FEW_FILES = 20  # more make a command too long to read
 
 
 @dataclass
@@ -28,6 +33,9 @@ class Added:
 
     Attributes:
         added: Paths of the added images, relative to the calibration folder.
+        labels: Paths of the label files that came along.
+        dry_run: Whether nothing was written, and `added` and `labels` are what would be.
+        undo: Command that removes all of it again; None if nothing was added.
         known: Number of images whose contents were already in the folder.
         refused: Path and reason of each file that is not a usable image.
     """
@@ -35,6 +43,9 @@ class Added:
     added: list[str] = field(default_factory=list)
     known: int = 0
     refused: list[dict[str, str]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    dry_run: bool = False
+    undo: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Convert the result to JSON types."""
@@ -53,6 +64,7 @@ def add_images(
     sources: Sequence[Path],
     class_name: str | None = None,
     captured: Sequence[Path] = (),
+    dry_run: bool = False,
 ) -> Added:
     """Copy images into the calibration folder of a model.
 
@@ -64,6 +76,7 @@ def add_images(
         class_name: Name of the class folder for all images; None to keep their places.
         captured: Paths of images from live requests, which are added too. The copies are not world-readable and belong
             to the owner of the originals.
+        dry_run: Whether to write nothing.
 
     Raises:
         UsageError: A source does not exist, or the new images would invalidate the labels of the present ones.
@@ -79,24 +92,59 @@ def add_images(
     candidates = [*_candidates(sources, class_name), *_candidates(captured, class_name, private=True)]
     _check_places(calibration, found, candidates)
     hashes = set(in_threads(lambda file: _sha256(calibration.folder / file), found.files))
-    result = Added()
-    for candidate in candidates:
-        try:
-            data = read_image(candidate.path)
-            decode(data, calibration.input, LARGE_PIXELS)
-            suffix = suffix_of(data)
-        except ImageError as error:
-            result.refused.append({"path": str(candidate.path), "reason": str(error)})
-            continue
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in hashes:
-            result.known += 1
-            continue
-        hashes.add(digest)
-        target = _free_place(calibration.folder / candidate.place, suffix, digest)
-        _copy(candidate, data, target)
-        result.added.append(target.relative_to(calibration.folder).as_posix())
+    result = Added(dry_run=dry_run)
+    root, taken, folders = calibration.folder, set[Path](), list[Path]()
+    try:
+        for candidate in candidates:
+            try:
+                data = read_image(candidate.path)
+                decode(data, calibration.input, LARGE_PIXELS)
+                suffix = suffix_of(data)
+            except ImageError as error:
+                result.refused.append({"path": str(candidate.path), "reason": str(error)})
+                continue
+            digest = hashlib.sha256(data).hexdigest()
+            if digest in hashes:
+                result.known += 1
+                continue
+            hashes.add(digest)
+            labels = label_path(candidate.path)
+            target = _free_place(root / candidate.place, suffix, digest, labels.is_file(), taken)
+            places = [label_path(target), target] if labels.is_file() else [target]
+            taken.update(places)
+            if not dry_run:
+                folders += _missing_folders(places)
+                _copy(candidate, data, target)
+            result.labels += [_relative(place, root) for place in places[:-1]]
+            result.added.append(_relative(target, root))
+    finally:  # what was written before an error can be undone, too
+        if result.added and not dry_run:
+            result.undo = _undo(root, [*result.added, *result.labels], folders)
     return result
+
+
+def _undo(root: Path, files: Sequence[str], folders: Sequence[Path]) -> str:
+    """Return a command that removes files, and folders that were made for them and are empty then."""
+    remove = ["rm -f --", *(shlex.quote(str(root / file)) for file in files)]
+    empty = ["rmdir --", *(shlex.quote(str(folder)) for folder in reversed(folders))]
+    if len(files) <= _FEW_FILES and " ".join(remove).isprintable():  # so that it can be copied from a terminal
+        return " ".join(remove) + (f" && {' '.join(empty)}" if folders else "")
+    lines = ["#!/bin/sh", "# Removes the files that `edged calib add` copied here.", "set -e"]
+    lines += [f"rm -f -- {name}" for name in remove[1:]] + [f"rmdir -- {name} || true" for name in empty[1:]]
+    digest = hashlib.sha256(os.fsencode("\n".join(lines))).hexdigest()
+    script = root / f".edged-undo-{digest[:12]}.sh"  # the scan of images ignores such names
+    write_atomic(script, os.fsencode("\n".join([*lines, f"rm -f -- {shlex.quote(str(script))}", ""])))
+    return f"sh {shlex.quote(str(script))}"
+
+
+def _missing_folders(places: Sequence[Path]) -> list[Path]:
+    """Return the folders that are made for files, the outermost first."""
+    missing = {folder for place in places for folder in place.parents if not folder.exists()}
+    return sorted(missing, key=lambda folder: len(folder.parts))
+
+
+def _relative(path: Path, root: Path) -> str:
+    return Path(os.path.relpath(path, root)).as_posix()  # labels/ may be next to the folder of the images
 
 
 def _candidates(sources: Sequence[Path], class_name: str | None, private: bool = False) -> Iterator[_Candidate]:
@@ -129,10 +177,12 @@ def _check_places(calibration: CalibrationSet, found: ImageFolder, candidates: S
             )
 
 
-def _free_place(wanted: Path, suffix: str, digest: str) -> Path:
+def _free_place(wanted: Path, suffix: str, digest: str, labeled: bool, taken: Set[Path]) -> Path:
+    """Return a place where neither an image nor, if it has labels, a label file is replaced."""
     if wanted.suffix.lower() not in SUFFIXES:
         wanted = wanted.with_name(wanted.name + suffix)
-    if not wanted.exists():
+    places = [wanted, label_path(wanted)] if labeled else [wanted]
+    if not any(place.exists() or place in taken for place in places):
         return wanted
     return wanted.with_name(f"{wanted.stem}-{digest[:12]}{wanted.suffix}")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from service.config.load import Config
 
 JSON = dict[str, Any]
+_LISTED = 10
 Work = Callable[["CalibrationSet", str], JSON]
 
 
@@ -29,7 +30,7 @@ def add(options: Namespace) -> int:
 
     def add_to(calibration: CalibrationSet, name: str) -> JSON:
         captured = [entry.path for entry in calibration.ring.entries()] if options.from_capture else []
-        result = add_images(calibration, options.paths, options.class_name, captured)
+        result = add_images(calibration, options.paths, options.class_name, captured, options.dry_run)
         return {"model": name, "folder": str(calibration.folder), **result.to_dict()}
 
     return _one(options, add_to, added_text)
@@ -106,8 +107,19 @@ def _set(config: Config, name: str) -> CalibrationSet:
 def added_text(result: JSON) -> str:
     """Return what was added and what was refused, for people."""
     lines = [f"{entry['path']} {entry['reason']}" for entry in result["refused"]]
-    counts = f"{len(result['added'])} added, {result['known']} known already, {len(result['refused'])} refused"
-    return "\n".join([*lines, f"{result['folder']}: {counts}"])
+    dry = result["dry_run"]
+    counts = f"{len(result['added'])} {'would be added' if dry else 'added'}"
+    counts += f", {result['known']} known already, {len(result['refused'])} refused"
+    lines.append(f"{result['folder']}: {counts}")
+    files = [*result["added"], *result["labels"]]
+    lines += [f"  {file if file.isprintable() else repr(file)}" for file in files[:_LISTED]]
+    if len(files) > _LISTED:
+        lines.append(f"  and {len(files) - _LISTED} more; --json lists all")
+    if dry:
+        lines.append("nothing was written; run it without --dry-run to add them")
+    elif result["undo"] is not None:
+        lines.append(f"undo: {result['undo']}")
+    return "\n".join(lines)
 
 
 def list_text(result: JSON) -> str:

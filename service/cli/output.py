@@ -20,7 +20,9 @@ def print_result(options: Namespace, result: Mapping[str, Any], text: Callable[[
     if options.json:
         print_json(result)
     else:
-        sys.stdout.write(text(dict(result)) + "\n")
+        # Names of files may hold bytes that are no text.
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text(dict(result)).encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -288,9 +288,10 @@ def _add_calib_add(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
     _add_calib_model(parser)
-    parser.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="an image, or a folder of images")
+    parser.add_argument("paths", type=Path, nargs="*", metavar="PATH", help="an image, a folder, a data.yaml or a list")
     parser.add_argument("--class", dest="class_name", metavar="NAME", help="class folder to put the images into")
     parser.add_argument("--from-capture", action="store_true", help="add the images that were kept of live requests")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be copied where, and write nothing")
 
 
 def _add_calib_model(parser: argparse.ArgumentParser) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edged.calibration.places import is_list
 from edged.errors import UsageError
 from edged.spelling import closest, names_to_choose
 from service.config.yaml_source import Location, Problem, Source, key_name
@@ -204,6 +205,12 @@ def folder(value: Any, reader: Reader, location: Location) -> Path:
     return _existing(path(value, reader, location), Path.is_dir, "folder")
 
 
+def folder_or_list(value: Any, reader: Reader, location: Location) -> Path:
+    """Resolve the path of an existing folder, or of a data.yaml or a text file that lists images."""
+    found = path(value, reader, location)
+    return _existing(found, Path.is_file, "file") if is_list(found) else _existing(found, Path.is_dir, "folder")
+
+
 def file(value: Any, reader: Reader, location: Location) -> Path:
     """Resolve the path of an existing file."""
     return _existing(path(value, reader, location), Path.is_file, "file")
@@ -261,4 +268,5 @@ described(text, "text")
 described(size, "size")
 described(path, "path")
 described(folder, "path of a folder that exists")
+described(folder_or_list, "path of a folder, a data.yaml or a .txt list that exists")
 described(file, "path of a file that exists")

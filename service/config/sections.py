@@ -36,7 +36,7 @@ from service.config.fields import (
     choice,
     described,
     file,
-    folder,
+    folder_or_list,
     list_of,
     number,
     path,
@@ -115,7 +115,7 @@ class InputConfig:
 class CalibrationConfig:
     """The images that calibrate the quantization."""
 
-    dir: Path = setting(folder)
+    dir: Path = setting(folder_or_list)
     images: int = setting(whole(32), 1024)
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.artifacts.store import ModelStore
-from edged.errors import EdgedError
+from edged.calibration.places import find_images
+from edged.errors import CalibrationError, EdgedError
 from service.config.load import Config
 from service.config.sections import ModelConfig
 from service.doctor.check import OK, WARN, Check, Machine
@@ -95,7 +96,11 @@ def _outdated(model: ModelConfig, cache: _Cache) -> str:
     channels = len(model.input.mean) if model.input.mean is not None else 3
     if side is not None and cache.image_bytes != channels * side * side:
         return f"models[].input.size is {side}, they are of another size"
-    gone = [file for file in cache.files if not (model.calibration.dir / file).is_file()]
+    try:
+        root = find_images(model.calibration.dir).root
+    except CalibrationError:  # the check of the images reports it
+        return ""
+    gone = [file for file in cache.files if not (root / file).is_file()]
     if gone:
         return f"{len(gone)} of them are not in {model.calibration.dir} any more, such as {gone[0]}"
     if len(cache.files) > model.calibration.images:

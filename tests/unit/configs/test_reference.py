@@ -25,7 +25,10 @@ def test_the_page_is_up_to_date(reference: dict[str, Any]) -> None:
 def test_every_key_has_a_row_with_values_default_and_meaning(reference: dict[str, Any]) -> None:
     page = reference["text"]()
     assert "| `max_batch` | whole number, 1 to 128 | `1` | Largest number of images computed together;" in page
-    assert "| `dir` | path of a folder that exists | required | A folder of at least 32 images" in page
+    assert (
+        "| `dir` | path of a folder, a data.yaml or a .txt list that exists | required | A folder of at least 32 images"
+        in page
+    )
     assert "| `std` | list: number, above 0 | | See `mean`. |" in page
     assert "| `max_bytes` | size | `256MiB` |" in page
     rows = [line for line in page.splitlines() if line.startswith("| `")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from service.config.load import load_config
 from service.storage.paths import Paths
 from tests.support import scenes
 from tests.support.commands import execute
+from tests.support.odd_images import write_odd_images
 
 SIDE = 16
 SPEC = InputSpec(SIDE, SIDE)
@@ -94,9 +96,10 @@ def test_only_images_are_added_and_the_others_named(device: Device, tmp_path: Pa
     refused = {Path(entry["path"]).name: entry["reason"] for entry in result["refused"]}
     assert refused.keys() == {"broken.png", "text.jpg"}
     assert refused["text.jpg"] == "is not a JPEG, PNG, WEBP or BMP image"
+    nothing = {"added": [], "labels": [], "refused": [], "dry_run": False, "undo": None}
     assert device.run("add", "m", tmp_path / "new" / "001.png")[:2] == (
         0,
-        {"model": "m", "folder": str(device.images), "added": [], "known": 1, "refused": []},
+        {"model": "m", "folder": str(device.images), "known": 1, **nothing},
     )
 
 
@@ -156,6 +159,114 @@ def test_labels_come_along_and_are_asked_for(device: Device, tmp_path: Path) -> 
     code, result, _ = device.run("add", "m", picture(0, tmp_path / "bare.png"))
     assert code == 2
     assert "has YOLO labels, and" in result["error"]
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    """Return the contents of all files, None for folders."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in paths}
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing(device: Device, tmp_path: Path) -> None:
+    scenes.write_scenes(tmp_path / "new", range(3))
+    picture(0, device.images / "images" / "00001.png")
+    (tmp_path / "new" / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    before = everything(device.folder)
+    code, planned, _ = device.run("add", "m", tmp_path / "new", "--dry-run")
+    assert everything(device.folder) == before
+    text = device.text("add", "m", tmp_path / "new", "--dry-run")
+    assert f"{device.images}: 3 would be added, 0 known already, 1 refused\n  images/00000.png\n" in text
+    assert text.endswith("nothing was written; run it without --dry-run to add them\n")
+    assert (code, planned["dry_run"], planned["undo"]) == (3, True, None)
+    done = device.run("add", "m", tmp_path / "new")[1]
+    assert done | {"dry_run": True, "undo": None} == planned
+    assert done["added"][1].startswith("images/00001-")  # the name was taken
+    assert {*done["added"], *done["labels"]} == {*there(device.images)} - {"images/00001.png"}
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_what_was_added_can_be_undone(device: Device, tmp_path: Path, count: int) -> None:
+    scenes.write_scenes(tmp_path / "it's new", range(count))
+    picture(99, device.images / "mine.png")
+    picture(98, device.images / "kept" / "mine too.png")
+    before = everything(device.images)
+    done = device.run("add", "m", tmp_path / "it's new")[1]
+    assert len(done["added"]) == len(done["labels"]) == count
+    assert everything(device.images) != before
+    assert ("edged-undo" in done["undo"]) is (count == 30)
+    assert device.model("list")["images"] == count + 2  # a script for undoing is no image and is not passed over
+    assert device.model("list")["passed_over"] == {}
+    subprocess.run(done["undo"], shell=True, check=True, cwd="/")  # noqa: S602 - as a user runs it
+    assert everything(device.images) == before
+    text = device.text("add", "m", tmp_path / "it's new")
+    assert f"\nundo: {done['undo']}\n" in text
+    assert ("  and 50 more; --json lists all\n" in text) is (count == 30)
+
+
+def test_nothing_that_is_there_is_replaced(device: Device, tmp_path: Path) -> None:
+    scenes.write_scenes(tmp_path / "new", range(2))
+    label = device.images / "labels" / "00000.txt"  # of an image that is elsewhere
+    label.parent.mkdir()
+    label.write_text("2 0.5 0.5 0.1 0.1")
+    done = device.run("add", "m", tmp_path / "new")[1]
+    assert label.read_text() == "2 0.5 0.5 0.1 0.1"
+    assert done["added"][0].startswith("images/00000-")
+    assert done["labels"][0].startswith("labels/00000-")
+    subprocess.run(done["undo"], shell=True, check=True)  # noqa: S602 - as a user runs it
+    assert there(device.images) == ["labels/00000.txt"]
+
+
+def test_images_as_users_have_them_are_added(device: Device, tmp_path: Path) -> None:
+    odd = write_odd_images(tmp_path / "odd")
+    code, done, error = device.run("add", "m", tmp_path / "odd")
+    assert (code, done["refused"], error) == (0, [], "")
+    assert len(done["added"]) + done["known"] == len(odd)
+    assert {"drone.MPO", "old.jfif", "phone.jpg"} & {*done["added"]}
+    listed = device.text("list")
+    assert f"images       {len(done['added'])}, " in listed
+    subprocess.run(done["undo"], shell=True, check=True)  # noqa: S602 - as a user runs it
+    assert there(device.images) == []
+    strange = tmp_path / "strange" / os.fsdecode(b"caf\xe9\n.png")
+    picture(1, strange)
+    text = device.text("add", "m", strange)
+    assert "1 added" in text
+    subprocess.run(text.split("undo: ")[1], shell=True, check=True)  # noqa: S602 - as a user runs it
+    assert there(device.images) == []
+
+
+def test_a_list_is_added_and_is_not_added_to(device: Device, tmp_path: Path) -> None:
+    fill(tmp_path / "new", 3)
+    (tmp_path / "new" / "some.txt").write_text("./000.png\n./002.png\n./gone.png\n")
+    assert device.run("add", "m", tmp_path / "new" / "some.txt")[1]["added"] == ["000.png", "002.png"]
+    device.config.write_text(device.config.read_text().replace("dir: images", "dir: new/some.txt"))
+    code, result, _ = device.run("add", "m", tmp_path / "new" / "001.png")
+    assert code == 2
+    assert f"calibration.dir of m is the list {tmp_path}/new/some.txt" in result["error"]
+    listed = device.model("list")
+    assert (listed["images"], listed["split"]) == (2, None)
+    [reason, *_] = [what for level, what in device.findings() if level == "error"]
+    assert reason == "some.txt names 1 of 3 images that do not exist: './gone.png'"
+
+
+def test_files_of_other_types_are_counted(device: Device) -> None:
+    fill(device.images, 40)
+    for name in ("a.gif", "b.heic", "c.HEIC", "notes.txt"):
+        (device.images / name).touch()
+    for command in ("list", "stats"):
+        assert device.model(command)["passed_over"] == {".gif": 1, ".heic": 2}
+        assert "other types  3 files are passed over: 2 .heic, 1 .gif\n" in device.text(command)
+    line = "3 files are passed over: 2 .heic, 1 .gif; edged reads JPEG, PNG, WebP and BMP"
+    assert ("warning", line) in device.findings()
+
+
+def test_a_data_yaml_is_the_place_of_the_images(device: Device) -> None:
+    scenes.write_scenes(device.folder / "set", range(40))
+    (device.folder / "set" / "data.yaml").write_text("train: images\nnames: [red, green, blue]\n")
+    device.config.write_text(device.config.read_text().replace("dir: images", "dir: set/data.yaml"))
+    found = device.model("stats")
+    assert (found["images"], found["split"]) == (40, "train")
+    assert set(found["boxes"]) <= {"red", "green", "blue"}
+    assert device.model("list")["labelled"] == 40
 
 
 def test_what_cannot_be_added(device: Device, tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def model(text):
     return f"models:\n  - name: m\n    calibration: {{dir: images}}\n    {text}\n"
 
 
+@pytest.mark.parametrize("name", ["data.yaml", "train.txt"])
+def test_the_images_can_be_those_of_a_list(folder, name):
+    text = f"models: [{{name: m, calibration: {{dir: {name}}}}}]"
+    assert "there is no such file" in str(problems(folder, text))
+    (folder / name).touch()
+    assert load(folder, text).models[0].calibration.dir == folder / name
+
+
 def test_two_keys_make_a_valid_config(folder):
     config = load(folder, MINIMAL)
     assert config == Config(models=(ModelConfig(name="m", calibration=config.models[0].calibration),))
