@@ -89,24 +89,41 @@ def submit(options: Namespace) -> int:
 
 def status(options: Namespace) -> int:
     """Show what is live and which updates run (`edged status [MODEL]`)."""
-    answer = _client(options).get("/edged/v1/status")
+    client = _client(options)
+    if options.watch:
+        from service.cli.watch import watch
+
+        def update(number: int) -> dict[str, Any]:
+            return client.get(f"/edged/v1/updates/{number}")
+
+        watch(lambda: _status_of(client, options.model), update, sys.stdout, as_json=options.json)
+    answer = _status_of(client, options.model)
 
     def text(result: dict[str, Any]) -> str:
         from service.cli import render
 
         return render.status(result)
 
-    if options.model is not None:
-        known = {model["name"]: model for model in answer["models"]}
-        if options.model not in known:
-            raise UsageError(f"no model {options.model!r}; {names_to_choose(options.model, known, 'configured:')}")
-        answer["models"] = [known[options.model]]
-        for key in ("updates", "queue"):
-            answer[key] = [row for row in answer.get(key, []) if row["model"] == options.model]
     print_result(options, answer, text)
     if options.model is not None and not answer["models"][0]["ready"]:
         raise NotReadyError(f"model {options.model!r} is not in service")
     return 0
+
+
+def _status_of(client: DaemonClient, model: str | None) -> dict[str, Any]:
+    """Return the status of the daemon, or the part of it that is about a model."""
+    answer = client.get("/edged/v1/status")
+    if model is not None:
+        known = {each["name"]: each for each in answer["models"]}
+        if model not in known:
+            raise UsageError(f"no model {model!r}; {names_to_choose(model, known, 'configured:')}")
+        answer["models"] = [known[model]]
+        for key in ("updates", "queue"):
+            if key in answer:
+                answer[key] = [row for row in answer[key] if row["model"] == model]
+        if "unclaimed" in answer:
+            answer["unclaimed"] = [entry for entry in answer["unclaimed"] if f"/{model}/" in str(entry.get("path"))]
+    return answer
 
 
 def history(options: Namespace) -> int:

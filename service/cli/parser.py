@@ -189,6 +189,8 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
 
 def _add_status(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", nargs="?", metavar="MODEL", help="this model only; exit code 4 if it does not serve")
+    text = "show it again and again until Ctrl-C; off a terminal a line for each change"
+    parser.add_argument("--watch", action="store_true", help=text)
     _add_client(parser)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from service.units import format_bytes, format_seconds, iso_time
 
 JSON = Mapping[str, Any]
+
+_KINDS = ".pt, .pth, .th, .ckpt, .bin or .safetensors of a ResNet or a YOLOv5"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -22,13 +24,45 @@ def status(answer: JSON) -> str:
     state = "ready" if answer.get("ready") else "not ready"
     lines = [f"edged is {state} since {answer.get('started_at', '?')}; drop folder {answer.get('drop_dir', '?')}", ""]
     models = answer.get("models", [])
-    rows = [[m.get("name"), _model_state(m), _or_dash(m.get("generation")), _problem(m)] for m in models]
+    rows = [[m.get("name"), model_state(m), _or_dash(m.get("generation")), _problem(m)] for m in models]
     lines.append(table(["MODEL", "STATE", "GENERATION", "NOTE"], rows))
     if answer.get("queue"):
         lines += ["", queue(answer["queue"])]
     elif answer.get("updates"):  # of an older daemon
         lines += ["", updates(answer["updates"])]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_unclaimed(answer), *_first_steps(answer)])
+
+
+def fresh_models(answer: JSON) -> list[tuple[str, str]]:
+    """Return the models without a generation for which nothing is on its way, each with its folder for drops."""
+    busy = {update.get("model") for update in answer.get("updates", [])}
+    return [
+        (str(model.get("name")), f"{answer['drop_dir']}/{model.get('name')}/")
+        for model in answer.get("models", [])
+        if model.get("generation") is None and model.get("current") is None and not model.get("problem")
+        if model.get("name") not in busy and not model.get("held") and not model.get("paused")
+        if "drop_dir" in answer
+    ]
+
+
+def _first_steps(answer: JSON) -> Iterator[str]:
+    """Yield where to drop what, for models that never had a generation."""
+    fresh = fresh_models(answer)
+    if not fresh:
+        return
+    sidecar = ", with its .sha256 next to it" if answer.get("require_checksum") else ""
+    yield ""
+    yield f"To put a first generation in service, drop a checkpoint ({_KINDS}){sidecar}:"
+    width = max(len(name) for name, _ in fresh)
+    yield from (f"  {name.ljust(width)}  into {folder}" for name, folder in fresh)
+    yield f"or run for example `edged submit FILE --model {fresh[0][0]} --wait`; `edged inspect FILE` checks a file."
+
+
+def _unclaimed(answer: JSON) -> Iterator[str]:
+    """Yield what is in the drop folder and is not taken."""
+    if answer.get("unclaimed"):
+        rows = [[entry.get("path"), entry.get("reason")] for entry in answer["unclaimed"]]
+        yield from ("", table(["NOT TAKEN", "REASON"], rows))
 
 
 def queue(rows: Sequence[JSON]) -> str:
@@ -172,7 +206,8 @@ def _progress(update: JSON) -> str:
     return f"{progress.get('stage')} {progress.get('done')}/{total}" if total else str(progress.get("stage", ""))
 
 
-def _model_state(model: JSON) -> str:
+def model_state(model: JSON) -> str:
+    """Return how a model is served, in a word or two."""
     state = model.get("state")
     return str(state) if state else "serving" if model.get("ready") else "not serving"
 

@@ -139,6 +139,7 @@ class Queries:
             "name": server.name,
             "ready": live is not None and live.serving,
             "generation": None if live is None else live.number,
+            "current": self._swapper.generations.current(server.name),
             "problem": None if live is not None else server.problem,
             "restarts": server.restarts,
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),

@@ -55,6 +55,41 @@ def test_the_queue_shows_what_runs_first_and_what_waits_for_what():
     ]
 
 
+FIRST_STEPS = (
+    "To put a first generation in service, drop a checkpoint (.pt, .pth, .th, .ckpt, .bin or .safetensors of a"
+)
+
+
+def test_a_fresh_daemon_says_where_to_drop_what():
+    models = [{"name": "shelf", "ready": False}, {"name": "m", "ready": True, "generation": 3}, {"name": "x"}]
+    answer = {"ready": True, "drop_dir": "/srv/drop", "models": models}
+    last = render.status(answer).splitlines()[-4:]
+    assert last[0].startswith(FIRST_STEPS)
+    assert last[1:] == [
+        "  shelf  into /srv/drop/shelf/",
+        "  x      into /srv/drop/x/",
+        "or run for example `edged submit FILE --model shelf --wait`; `edged inspect FILE` checks a file.",
+    ]
+    assert ", with its .sha256 next to it:" in render.status({**answer, "require_checksum": True})
+
+
+def test_models_with_something_on_its_way_need_no_first_steps():
+    models = [{"name": "a", "held": 1}, {"name": "b", "paused": True}, {"name": "c"}, {"name": "d", "generation": 1}]
+    models += [{"name": "e", "problem": "its process exited"}, {"name": "f", "current": 2, "generation": None}]
+    answer = {"ready": True, "drop_dir": "/srv/drop", "models": models, "updates": [{"id": 1, "model": "c"}]}
+    assert render.fresh_models(answer) == []
+    assert FIRST_STEPS not in render.status(answer)
+
+
+def test_what_is_not_taken_is_listed():
+    unclaimed = [{"path": "drop/best.pt", "kind": "file", "reason": "it is in no model's folder", "since": 1.0}]
+    assert render.status({**STATUS, "models": [], "unclaimed": unclaimed}).splitlines()[-3:] == [
+        "",
+        "NOT TAKEN     REASON",
+        "drop/best.pt  it is in no model's folder",
+    ]
+
+
 def test_an_answer_with_nothing_in_it_can_be_shown():
     assert "not ready" in render.status({})
     assert render.history({"model": "m"}) == "m: generation - is live, - is the previous one\n\nno updates yet"
