@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import StateError, UnavailableError, UsageError
+from edged.spelling import names_to_choose
 from service.client import DaemonClient
 from service.config.locate import find_config, find_socket
 from service.reporting.data import gather, without_pictures
@@ -52,7 +53,7 @@ def _update_id(client: DaemonClient, asked: str) -> int:
 
     updates = client.get(f"/edged/v1/updates?model={quote(asked, safe='')}&limit=1")["updates"]
     if not updates:
-        raise _no_update(asked)
+        raise _no_update(asked, [model["name"] for model in client.get("/edged/v1/status")["models"]])
     return int(updates[0]["id"])
 
 
@@ -68,17 +69,18 @@ def _from_disk(options: Namespace, unavailable: UnavailableError) -> JSON:
     from service.journal.store import Journal
     from service.storage.paths import Paths
 
-    config = find_config(options.config)
-    if not config.exists():
+    path = find_config(options.config)
+    if not path.exists():
         raise unavailable
-    paths = Paths(load_config(config).state_dir)
+    config = load_config(path)
+    paths = Paths(config.state_dir)
     with _copy_of(paths.journal, unavailable) as copy:
         journal = Journal(copy)
         try:
             asked = options.update
             listed = [] if asked.isdecimal() else journal.find(model=asked, limit=1)
             if not asked.isdecimal() and not listed:
-                raise _no_update(asked)
+                raise _no_update(asked, [model.name for model in config.models])
             update_id = int(asked) if asked.isdecimal() else listed[0].id
             return gather(journal, ModelStore(paths.models), paths, update_id)
         finally:
@@ -132,5 +134,8 @@ def _open(path: str) -> None:
         raise UnavailableError(f"no browser here; copy {path} to a machine that has one")
 
 
-def _no_update(asked: str) -> UsageError:
-    return UsageError(f"no update {asked!r:.80}: neither a number nor a model with updates; `edged history` lists them")
+def _no_update(asked: str, models: list[str]) -> UsageError:
+    if asked in models:
+        return UsageError(f"model {asked!r} has no updates yet; drop a checkpoint, see `edged status`")
+    choices = names_to_choose(asked, models, "configured:")
+    return UsageError(f"no update {asked!r:.80}: neither a number nor a model; {choices}")

@@ -186,9 +186,9 @@ def _read(file: Path) -> str:
         with file.open("rb") as stream:
             data = stream.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"cannot read config {file}: {error.strerror or error}; give it with --config FILE") from None
+        raise ConfigError(f"cannot read config {file}: {error.strerror or error}; give the path of one") from None
     if len(data) > _MAX_FILE_BYTES:
-        raise ConfigError(f"config {file} is over {_MAX_FILE_BYTES >> 20} MiB; give a config file with --config FILE")
+        raise ConfigError(f"config {file} is over {_MAX_FILE_BYTES >> 20} MiB; give the path of a config file")
     try:
         return data.decode()
     except UnicodeDecodeError as error:

@@ -184,6 +184,7 @@ class Attempt:
         self._worker_started = time.monotonic()
         self._progress[update.id] = {"stage": "start", "done": 0, "total": None}
         result = await self._steps.workers.run(update, self._model, await self._incumbent(), self._on_worker_event)
+        self._progress.pop(update.id, None)  # or it would be shown while the generation warms up and is on probation
         await self._steps.files.keep_resource_trace(update, result.trace)
         if isinstance(result.outcome, Failure):
             metrics.worker_peak_memory.labels(update.model).set(result.peak_bytes)

@@ -32,11 +32,16 @@ def test_in_words(capsys, daemon):
 
 def test_the_latest_of_a_model(capsys, daemon):
     daemon.answer("GET /edged/v1/updates?model=m&limit=1", {"updates": [{"id": 7}]})
-    daemon.answer("GET /edged/v1/updates?model=n&limit=1", {"updates": []})
+    for name in ("shlef", "n"):
+        daemon.answer(f"GET /edged/v1/updates?model={name}&limit=1", {"updates": []})
+    daemon.answer("GET /edged/v1/status", {"models": [{"name": "shelf"}, {"name": "n"}]})
     assert call(capsys, "report", "m")[0] == 0
     assert daemon.asked[-1] == JSON_OF_7
     code, _, err = call(capsys, "report", "n")
-    assert (code, err.startswith("edged: no update 'n': neither a number nor a model with updates")) == (2, True)
+    assert (code, err) == (2, "edged: model 'n' has no updates yet; drop a checkpoint, see `edged status`\n")
+    code, _, err = call(capsys, "report", "shlef")
+    message = "no update 'shlef': neither a number nor a model; did you mean 'shelf'? configured: shelf, n"
+    assert (code, err) == (2, f"edged: {message}\n")
 
 
 def test_as_json_without_pictures(capsys, daemon):

@@ -43,6 +43,7 @@ def test_a_line_for_each_stage_with_the_time() -> None:
         (0.4, update("DROPPED")),
         (1.0, update("CLAIMED", stages=settled)),
         (2.0, update("CLAIMED", "verify", stages=settled)),
+        (2.5, update("CLAIMED", stages=settled)),  # for a moment between two stages
         (3.0, update("LOADED", "quantize", 3, 21, stages={**settled, "verify": 0.1, "load": 0.2})),
         (4.0, update("LOADED", "quantize", 4, 21, stages={**settled, "verify": 0.1, "load": 0.2})),
         (9.0, update("COMMITTED", stages={**settled, "verify": 0.1, "load": 0.2, "quantize": 5.0, "probation": 0.5})),
@@ -50,7 +51,7 @@ def test_a_line_for_each_stage_with_the_time() -> None:
         "    0.2 s  DROPPED",
         "    1.0 s  settle took 0.50 s",
         "    1.0 s  claim took 0.25 s",
-        "    1.0 s  CLAIMED",
+        "    1.0 s  CLAIMED, until it is its turn and a worker has started",
         "    2.0 s  verify",
         "    3.0 s  load took 0.20 s",
         "    3.0 s  quantize 3/21",
