@@ -109,7 +109,7 @@ class ModelRegistry:
             if update.model != name or update.state in (State.DROPPED, State.SETTLED):
                 continue  # the latter are still in the drop folder
             resumed = await self._updates.resume(update.id)
-            log.info("update %d of %s goes on from %s", update.id, name, resumed.state.value)
+            log.info("update %d of %s (%s) goes on from %s", update.id, name, update.file_name, resumed.state.value)
             waited = update.state is State.CLAIMED
             self.offer(resumed, since=update.updated_at if waited else None)
 

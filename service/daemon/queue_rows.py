@@ -109,7 +109,10 @@ def _waiting_for(row: _Row, rows: Sequence[_Row]) -> str | None:
     ahead = [other for other in rows if other.kind == _RUNS]
     mine = [other for other in ahead if other.update.model == update.model]
     blocking = mine or [other for other in ahead if other.turn.progress is not None]
-    return f"update {blocking[0].update.id} of {blocking[0].update.model}" if blocking else None
+    if not blocking:
+        return None
+    first = blocking[0].update
+    return f"update {first.id} of {first.model} ({first.file_name})"
 
 
 def _verb(turn: Turn) -> str:

@@ -47,8 +47,8 @@ def _serving(servers: Mapping[str, ModelServer]) -> Iterator[str]:
 
 def _updates(queues: Mapping[str, UpdateQueue], progress: Mapping[int, Mapping[str, Any]]) -> Iterator[str]:
     for name, queue in queues.items():
-        if queue.active is not None:
-            yield f"update {queue.active.id} of {name}: {_doing(queue, progress.get(queue.active.id))}"
+        if (active := queue.active) is not None:
+            yield f"update {active.id} of {name} ({active.file_name}): {_doing(queue, progress.get(active.id))}"
     waiting = sum(queue.waiting - (queue.active is not None) for queue in queues.values())
     if waiting:
         yield f"{waiting} more wait" + ("s" if waiting == 1 else "")

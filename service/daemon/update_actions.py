@@ -68,7 +68,7 @@ class UpdateActions:
             raise UsageError(f"model {ended.model!r} of update {update_id} is not configured; add it to the config")
         if ended.state is State.DEFERRED:
             self._models.queues[ended.model].recheck()
-            log.warning("update %d of %s is tried again now, on request", ended.id, ended.model)
+            log.warning("update %d of %s (%s) is tried again now, on request", ended.id, ended.model, ended.file_name)
             return {**_answer(ended), "retry_of": None}
         if ended.state not in RETRIABLE:
             hint = "it was served" if ended.state is State.COMMITTED else "it has not ended"
@@ -78,7 +78,13 @@ class UpdateActions:
             update = await self._files.claim_again(ended, model.key(ended.sha256))
         if update is None:
             raise NotReadyError(f"the file of update {update_id} is not kept any more; drop {ended.file_name} again")
-        log.warning("update %d of %s takes the file of update %d again", update.id, update.model, ended.id)
+        log.warning(
+            "update %d of %s (%s) takes the file of update %d again",
+            update.id,
+            update.model,
+            update.file_name,
+            ended.id,
+        )
         self._models.offer(update)
         return {**_answer(update), "retry_of": ended.id}
 

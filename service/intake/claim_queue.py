@@ -152,7 +152,7 @@ class ClaimQueue:
         try:
             update = await self._claim(drop, model, update, stages)
         except NotSettledError as error:
-            log.info("update %d of %s: %s", update.id, drop.model, error)
+            log.info("update %d of %s (%s): %s", update.id, drop.model, update.file_name, error)
             self._listener.not_settled(drop)
         except EdgedError as error:
             await self._cannot_claim(drop, update, error)
@@ -169,7 +169,9 @@ class ClaimQueue:
         await self._updates.annotate(update.id, code=code, reason=reason)
         self._parked[drop.path] = Parked(drop, update)
         self._count_parked(drop.model)
-        log.warning("update %d of %s waits in the drop folder: %s", update.id, drop.model, reason)
+        log.warning(
+            "update %d of %s (%s) waits in the drop folder: %s", update.id, drop.model, update.file_name, reason
+        )
 
     async def _create(self, model: str, file_name: str, size: int, seen_at: float) -> Update:
         self._metrics.last_drop.labels(model).set(seen_at)
@@ -209,7 +211,7 @@ class ClaimQueue:
         elif isinstance(error, DeferredError):  # the file is gone
             await self._journal_end(update, State.FAILED, error.code, str(error))
         else:
-            log.error("update %d of %s: %s; it is tried again", update.id, update.model, error)
+            log.error("update %d of %s (%s): %s; it is tried again", update.id, update.model, update.file_name, error)
             self._listener.not_settled(drop)
             await self._updates.annotate(update.id, code=error.code, reason=str(error))
 
@@ -226,7 +228,7 @@ class ClaimQueue:
     async def _journal_end(self, update: Update, state: State, code: str, reason: str) -> None:
         await self._updates.advance(update.id, state, code=code, reason=reason)
         self._metrics.count_update(update.model, state.value.lower(), code)
-        log.error("update %d of %s %s: %s", update.id, update.model, state.value.lower(), reason)
+        log.error("update %d of %s (%s) %s: %s", update.id, update.model, update.file_name, state.value.lower(), reason)
 
 
 def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from edged.errors import EdgedError
 from service.config.sections import GatesConfig, ModelConfig
 from service.journal.states import State
+from service.journal.update import Update
 from service.outcomes import Committed, RolledBack
 from service.rollout.records import UpdateRecords
 from service.rollout.rollback import Rollbacks
@@ -70,7 +71,8 @@ class Probation:
         if update.state is not State.LIVE or update.generation is None or left_s <= 0:
             return Verdict(Committed())
         if self._rollbacks.target(model.name) is None:
-            log.info("update %d of %s: no probation, there is no generation to go back to", update_id, model.name)
+            text = "update %d of %s (%s): no probation, there is no generation to go back to"
+            log.info(text, update_id, model.name, update.file_name)
             return Verdict(Committed())
         if model.shadow_percent is not None and server.shadow is None:
             log.warning("model %s: the previous generation is not in memory: no request is compared", model.name)
@@ -80,19 +82,19 @@ class Probation:
         seconds = time.monotonic() - start
         undone = await self._rollbacks.undone(update_id)
         if undone is None and problem is not None:
-            return Verdict(await self._fail(update_id, model.name, update.generation, problem), seconds)
+            return Verdict(await self._fail(update, update.generation, problem), seconds)
         return Verdict(undone or Committed(), seconds)
 
-    async def _fail(self, update_id: int, model: str, generation: int, problem: str) -> Committed | RolledBack:
+    async def _fail(self, update: Update, generation: int, problem: str) -> Committed | RolledBack:
         """Roll back a generation. It stays in service if the previous one cannot be started."""
         reason = f"generation {generation} failed its probation: {problem}"
-        log.error("update %d of %s: %s", update_id, model, reason)
+        log.error("update %d of %s (%s): %s", update.id, update.model, update.file_name, reason)
         try:
-            await self._rollbacks.roll_back(model, code="probation", why=reason, expected=generation)
+            await self._rollbacks.roll_back(update.model, code="probation", why=reason, expected=generation)
         except EdgedError as error:
-            undone = await self._rollbacks.undone(update_id)  # an operator may have been faster
+            undone = await self._rollbacks.undone(update.id)  # an operator may have been faster
             return undone or Committed(f"{reason}; it stays in service: {error}")
-        return await self._rollbacks.undone(update_id) or Committed()
+        return await self._rollbacks.undone(update.id) or Committed()
 
 
 async def watch(server: ModelServer, generation: int, seconds: float, gates: GatesConfig) -> str | None:

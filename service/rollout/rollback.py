@@ -131,7 +131,9 @@ class Rollbacks:
         """Journal that the generation in service is in service, if an earlier rollback had taken it out."""
         current, updates = self._swapper.generations.current(model), self._records.updates
         for update in [] if current is None else await updates.taken_out(model, current):
-            log.info("update %d of %s: generation %s is in service again", update.id, model, current)
+            log.info(
+                "update %d of %s (%s): generation %s is in service again", update.id, model, update.file_name, current
+            )
             await updates.advance(update.id, State.COMMITTED)
             await self._records.reports.write(update.id)
 

@@ -105,7 +105,13 @@ class Attempt:
         self._turns.begin(self._update.id)
         try:
             unchanged = not await self._go_live(server, generation)
-            log.info("update %d of %s is live as generation %d", self._update.id, self._update.model, generation)
+            log.info(
+                "update %d of %s (%s) is live as generation %d",
+                self._update.id,
+                self._update.model,
+                self._update.file_name,
+                generation,
+            )
             await self._records.reports.write(self._update.id)
             outcome = await self._probation(server)
         finally:
@@ -131,7 +137,12 @@ class Attempt:
         update = self._update
         if update.sha256 is None or (key := self._model.key(update.sha256)) == update.key:
             return False
-        log.info("update %d of %s: the configuration has changed since its file was dropped", update.id, update.model)
+        log.info(
+            "update %d of %s (%s): the configuration has changed since its file was dropped",
+            update.id,
+            update.model,
+            update.file_name,
+        )
         self._update = await self._records.updates.annotate(update.id, key=key)
         return True
 
@@ -164,14 +175,20 @@ class Attempt:
             if await self._records.updates.retry_of(update.id) is not None:
                 return None
             how = "rejected" if before.state is State.REJECTED else "rolled back"
-            reason = f"{before.reason} (the same file was {how} before, as update {before.id})"
+            reason = f"{before.reason} (the same file was {how} before, as update {before.id}, {before.file_name})"
             return Stopped(Failure(before.code or "rejected", reason, permanent=True))
         generation = before.generation
         if before.state is not State.COMMITTED or generation is None:
             return None
         if not self._generations.exists(update.model, generation):
             return None
-        log.info("update %d of %s: the same file became generation %d before", update.id, update.model, generation)
+        log.info(
+            "update %d of %s (%s): the same file became generation %d before",
+            update.id,
+            update.model,
+            update.file_name,
+            generation,
+        )
         if self._generations.current(update.model) != generation:
             await self._advance(State.PUBLISHED, generation=generation, report=before.report)
         return generation
@@ -206,7 +223,9 @@ class Attempt:
         """Keep the progress, the durations of the stages and the journal up to date with the worker."""
         kind, stage = event["event"], event.get("stage")
         if kind == "plan":
-            log.info("%s: quantizing is planned to take %d MiB", self._update.model, event["peak_bytes"] >> 20)
+            update, planned = self._update, event["peak_bytes"] >> 20
+            text = "update %d of %s (%s): quantizing is planned to take %d MiB"
+            log.info(text, update.id, update.model, update.file_name, planned)
         elif kind == "progress":
             self._progress[self._update.id] = {key: event[key] for key in ("stage", "done", "total")}
         elif kind == "stage" and event["state"] == "begin":
@@ -247,7 +266,13 @@ class Attempt:
             raise StateError(f"generation {generation} of {model.name} is gone from the disk; it is made again")
         options = SwapOptions(model.swap, model.gates, model.shadow_percent)
         async with await self._steps.swapper.prepare(server, generation, options) as swap:
-            log.info("update %d of %s: warm, swap by %s", self._update.id, self._update.model, swap.choice.policy)
+            log.info(
+                "update %d of %s (%s): warm, swap by %s",
+                self._update.id,
+                self._update.model,
+                self._update.file_name,
+                swap.choice.policy,
+            )
             self._note("warm", swap.warm_s)
             report = (await self._records.updates.get(self._update.id)).report
             await self._step(State.WARMED, report=dataclasses.replace(report, swap=swap.record))
@@ -260,7 +285,7 @@ class Attempt:
     async def _wait_until_unpinned(self) -> None:
         update, holds = self._update, self._steps.swapper.holds
         reason = holds.pinned_reason(update.model)
-        log.warning("update %d of %s waits: %s", update.id, update.model, reason)
+        log.warning("update %d of %s (%s) waits: %s", update.id, update.model, update.file_name, reason)
         await self._records.updates.annotate(update.id, code=PINNED, reason=reason)
         await holds.until_unpinned(update.model)
         await self._records.updates.annotate(update.id, code=None, reason=None)
@@ -296,7 +321,7 @@ class Attempt:
         metrics.count_update(update.model, "committed", reason)
         if unchanged:
             metrics.last_success.labels(update.model).set_to_current_time()
-        log.info("update %d of %s is committed", update.id, update.model)
+        log.info("update %d of %s (%s) is committed", update.id, update.model, update.file_name)
         await self._records.reports.write(update.id)
         await self._steps.files.discard_claim(update)
         await self._generations.prune(update.model, self._model.keep)

@@ -199,7 +199,13 @@ class UpdateQueue:
         try:
             await self._driver.supersede(entry.update, entry.newer)
         except EdgedError as error:  # the journal cannot be written: it is superseded when its turn comes
-            log.error("update %d of %s cannot be superseded: %s", entry.update.id, entry.update.model, error)
+            log.error(
+                "update %d of %s (%s) cannot be superseded: %s",
+                entry.update.id,
+                entry.update.model,
+                entry.update.file_name,
+                error,
+            )
             entry.due = time.monotonic() + _RETRY_JOURNAL_S
         else:
             self._waiting.remove(entry)
@@ -208,14 +214,14 @@ class UpdateQueue:
         try:
             return await self._driver.drive(update)
         except EdgedError as error:  # the journal cannot be written: all that is left is to try later
-            log.error("update %d of %s: %s", update.id, update.model, error)
+            log.error("update %d of %s (%s): %s", update.id, update.model, update.file_name, error)
             return _RETRY_JOURNAL_S
         except Exception as error:  # a bug in this program must not end the model's updates for good
-            log.exception("update %d of %s failed in the daemon", update.id, update.model)
+            log.exception("update %d of %s (%s) failed in the daemon", update.id, update.model, update.file_name)
             try:
                 await self._driver.fail(update, f"unexpected {type(error).__name__}; see the log")
             except Exception:
-                log.exception("update %d of %s cannot be ended either", update.id, update.model)
+                log.exception("update %d of %s (%s) cannot be ended either", update.id, update.model, update.file_name)
             return None
 
 

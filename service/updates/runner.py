@@ -152,12 +152,14 @@ class UpdateRunner:
             await updates.advance(update.id, State.DEFERRED, attempt=update.attempt - 1, **why)
         metrics.count_deferral(update.model, postponement.code)
         again = f"{postponement.reason}; checked again in {postponement.seconds:.0f} s"
-        log.warning("update %d of %s waits: %s", update.id, update.model, again)
+        log.warning("update %d of %s (%s) waits: %s", update.id, update.model, update.file_name, again)
         return postponement.seconds
 
     async def supersede(self, update: Update, newer: Update) -> None:
         """End a waiting update because the newer file of another one was found fit for the same model."""
-        reason = f"update {newer.id} brings a newer file; `edged retry {update.id}` takes this one again"
+        reason = (
+            f"update {newer.id} brings a newer file, {newer.file_name}; `edged retry {update.id}` takes this one again"
+        )
         await self._end(update, State.SUPERSEDED, Failure("superseded", reason))
 
     async def reject_truncated(self, update: Update, missing: str) -> None:
@@ -181,7 +183,9 @@ class UpdateRunner:
     async def _stop(self, update: Update, failure: Failure) -> float | None:
         """Reject, fail or defer an update. An update that is live already goes on from there."""
         if (state := (await self._records.updates.get(update.id)).state) in _IN_SERVICE:
-            log.error("update %d of %s, which is live: %s", update.id, update.model, failure.reason)
+            log.error(
+                "update %d of %s (%s), which is live: %s", update.id, update.model, update.file_name, failure.reason
+            )
             return None if state is State.COMMITTED else _RETRY_LIVE_S
         if failure.permanent:
             await self._end(update, State.REJECTED, failure)
@@ -194,7 +198,14 @@ class UpdateRunner:
         delay = float(min(worker.retry_s * 2 ** (update.attempt - 1), _MAX_RETRY_S))
         await self._records.updates.advance(update.id, State.DEFERRED, code=failure.code, reason=failure.reason)
         self._records.metrics.count_deferral(update.model, failure.code)
-        log.warning("update %d of %s deferred for %.1f s: %s", update.id, update.model, delay, failure.reason)
+        log.warning(
+            "update %d of %s (%s) deferred for %.1f s: %s",
+            update.id,
+            update.model,
+            update.file_name,
+            delay,
+            failure.reason,
+        )
         return delay
 
     async def _end(self, update: Update, state: State, failure: Failure) -> None:
@@ -214,7 +225,7 @@ class UpdateRunner:
         records.metrics.count_update(update.model, result, failure.code)
         await records.reports.write(update.id)
         level = logging.WARNING if state in _ABANDONED else logging.ERROR
-        log.log(level, "update %d of %s %s: %s", update.id, update.model, result, failure.reason)
+        log.log(level, "update %d of %s (%s) %s: %s", update.id, update.model, update.file_name, result, failure.reason)
         await self._prune(update.model)
 
     async def _prune(self, name: str) -> None:

@@ -94,7 +94,7 @@ def test_the_log_of_the_daemon(daemon: Daemon, task: Task) -> None:
     assert [line["number"] for line in lines] == list(range(1, len(lines) + 1))
     update = next(update for update in daemon.updates() if update["file_name"] == "bad.pt")
     code, found = edged(daemon, "logs", "digits", "--update", update["id"])
-    assert any(f"update {update['id']} of digits rejected" in line["message"] for line in found["lines"])
+    assert any(f"update {update['id']} of digits (bad.pt) rejected" in line["message"] for line in found["lines"])
     assert all(line in lines for line in found["lines"])
     later = daemon.get(f"/edged/v1/logs?after={lines[-3]['number']}").json()
     assert [line["number"] for line in later["lines"]][:2] == [lines[-2]["number"], lines[-1]["number"]]

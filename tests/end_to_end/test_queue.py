@@ -46,7 +46,7 @@ def test_the_queue_is_visible_and_the_newest_config_counts(daemon: Daemon, task:
     worker = suspended_worker(daemon)
     daemon.drop(task.second, model="other")
     daemon.drop(task.second, "later.pt")
-    waits = "update 1 of digits"
+    waits = "update 1 of digits (first.pt)"
     eventually(lambda: [file for file, *_ in queue(daemon)] == ["first.pt", "second.pt", "later.pt"], "the queue")
     eventually(lambda: {state for _, state, _ in queue(daemon)[1:]} == {"QUEUED"}, "both are claimed")
     assert [waiting_for for *_, waiting_for in queue(daemon)] == [None, waits, waits]

@@ -60,7 +60,7 @@ def test_what_a_fit_file_supersedes_is_kept_and_taken_again(daemon: Daemon, task
     assert (superseded["state"], superseded["code"]) == ("SUPERSEDED", "superseded")
     assert newer["state"] == "COMMITTED"
     retry = f"`edged retry {superseded['id']}` takes this one again"
-    assert superseded["reason"] == f"update {newer['id']} brings a newer file; {retry}"
+    assert superseded["reason"] == f"update {newer['id']} brings a newer file, newer.pt; {retry}"
     kept = daemon.state / "superseded" / superseded["sha256"]
     assert (kept / "file").read_bytes() == older.read_bytes()
     assert json.loads((kept / "reason.json").read_text())["result"] == "superseded"

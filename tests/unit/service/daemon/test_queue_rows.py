@@ -43,9 +43,9 @@ def test_what_runs_is_first_and_what_waits_says_for_what():
     assert shown(updates, turns) == [
         (6, "LOADED", 10.0, None),
         (5, "LIVE", 9.0, None),
-        (7, "QUEUED", 13.0, "update 6 of m"),
-        (4, "QUEUED", 12.0, "update 6 of m"),
-        (3, "QUEUED", 11.0, "update 6 of m"),
+        (7, "QUEUED", 13.0, "update 6 of m (6.pt)"),
+        (4, "QUEUED", 12.0, "update 6 of m (6.pt)"),
+        (3, "QUEUED", 11.0, "update 6 of m (6.pt)"),
         (8, "SETTLED", 1.0, None),
         (1, "DEFERRED", 2.0, "the device has 71.0 °C; checked again at 1970-01-01T00:01:00.000Z"),
         (2, "DROPPED", 2.0, "model paused is paused"),

@@ -9,7 +9,7 @@ def service(live: int | None = None, wanted: int | None = None, problem: str | N
 
 
 def queue(active: int | None = None, waiting: int = 0, deferred: bool = False) -> Any:
-    update = active and SimpleNamespace(id=active)
+    update = active and SimpleNamespace(id=active, file_name="best.pt")
     return SimpleNamespace(active=update, waiting=waiting + bool(active), deferred=deferred)
 
 
@@ -17,7 +17,8 @@ def test_the_line_names_what_is_served_and_what_is_worked_on() -> None:
     servers = {"cam": service(live=3), "new": service()}
     queues = {"cam": queue(active=7, waiting=1), "new": queue()}
     progress = {7: {"stage": "quantize", "done": 12, "total": 21}}
-    expected = "serving cam generation 3; new has nothing to serve yet; update 7 of cam: quantize 12/21; 1 more waits"
+    first = "serving cam generation 3; new has nothing to serve yet"
+    expected = f"{first}; update 7 of cam (best.pt): quantize 12/21; 1 more waits"
     assert status_line(None, servers, queues, progress, True) == expected
 
 
@@ -25,7 +26,8 @@ def test_the_line_names_problems() -> None:
     services = {"cam": service(wanted=3, problem="has lost its process")}
     line = status_line(None, services, {"cam": queue(active=7, deferred=True)}, {}, False)
     assert (
-        line == "cam has lost its process; update 7 of cam: deferred, it is tried again; the drop folder is not watched"
+        line == "cam has lost its process; update 7 of cam (best.pt): deferred, it is tried again;"
+        " the drop folder is not watched"
     )
 
 
@@ -35,4 +37,4 @@ def test_the_line_begins_with_the_phase() -> None:
     assert status_line("stopping", {"cam": service(live=3)}, {}, {}, True) == "stopping; serving cam generation 3"
     progress = {7: {"stage": "load", "done": 0, "total": None}}
     line = status_line(None, {}, {"cam": queue(active=7), "b": queue(active=8, waiting=2)}, progress, True)
-    assert line == "update 7 of cam: load; update 8 of b: on its way; 2 more wait"
+    assert line == "update 7 of cam (best.pt): load; update 8 of b (best.pt): on its way; 2 more wait"
