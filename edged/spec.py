@@ -242,6 +242,10 @@ def recipe(name: str, **overrides: Any) -> QuantSpec:
     return QuantSpec.from_dict({**RECIPES[name], **given})
 
 
+# Channels of an image -> Pillow's mode. Images without alpha are opaque.
+IMAGE_MODES: Mapping[int, str] = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+
+
 class Fit(str, enum.Enum):
     """The way in which an image of any shape becomes a square."""
 
@@ -273,8 +277,11 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.size < 1 or self.resize < self.size:
             raise UsageError(f"input size {self.size} with resize {self.resize}: need 1 <= size <= resize")
-        if len(self.mean) != len(self.std) or len(self.mean) not in (1, 3):
-            raise UsageError(f"mean has {len(self.mean)} and std {len(self.std)} values; give both 3 (RGB) or 1 (gray)")
+        if len(self.mean) != len(self.std) or len(self.mean) not in IMAGE_MODES:
+            raise UsageError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values; give both one value a channel:"
+                " 3 (RGB), 1 (gray), 4 (RGB with alpha) or 2 (gray with alpha)"
+            )
         if any(value <= 0 for value in self.std):
             raise UsageError(f"std has value {list(self.std)}; every entry must be positive")
 
@@ -285,7 +292,7 @@ class InputSpec:
 
     @property
     def channels(self) -> int:
-        """Number of color channels: 3 for RGB, 1 for grayscale."""
+        """Number of channels of an image, a key of IMAGE_MODES."""
         return len(self.mean)
 
     def describe(self) -> str:

@@ -24,15 +24,16 @@ def color_histograms(pixels: npt.NDArray[np.generic]) -> Histograms:
         pixels: Intensities from 0 to 255 [n, channels, height, width], rounded to integers here. Not modified.
 
     Returns:
-        Shares [n, axes, BINS] that add up to 1 along the last dimension; 3 axes for 3 channels, else 1.
+        Shares [n, axes, BINS] that add up to 1 along the last dimension; 3 axes for 3 channels or more, else 1.
     """
     step = max(1, min(pixels.shape[2:]) // _ENOUGH)
     # Integer intensities, as in decoded images: gray is at the edge of two bins, and rounding errors must not move it.
     small = np.rint(pixels[:, :, ::step, ::step].astype(np.float64)).clip(0, 255) / 255
-    brightness = small.mean(axis=1)
+    colored = small.shape[1] >= 3  # a further channel is alpha, which has no brightness
+    brightness = small[:, : 3 if colored else 1].mean(axis=1)
     axes = [brightness]
-    if small.shape[1] == 3:
-        red, green, blue = small.transpose(1, 0, 2, 3)
+    if colored:
+        red, green, blue = small[:, :3].transpose(1, 0, 2, 3)
         # Most pixels are nearly gray; the square root spreads small color differences over most of the bins.
         axes += [(_signed_root(opponent) + 1) / 2 for opponent in (red - green, (red + green) / 2 - blue)]
     return np.stack([_histograms(axis.reshape(len(small), -1)) for axis in axes], axis=1)

@@ -21,7 +21,7 @@ from torch import Tensor
 from edged.calibration.formats import FORMATS, NAMES, format_of, other_format_of
 from edged.calibration.letterbox import BORDER, Letterbox
 from edged.errors import ImageError
-from edged.spec import Fit, InputSpec
+from edged.spec import IMAGE_MODES, Fit, InputSpec
 
 MAX_PIXELS = 64 * 2**20  # per decoded image; 256 MiB, because Pillow stores four bytes per RGB pixel
 LARGE_PIXELS = 2 * MAX_PIXELS  # per image of the user's own folders; callers decode these one at a time
@@ -75,7 +75,8 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Decode
     """Decode, turn upright (EXIF), scale and crop or letterbox one encoded image.
 
     Grayscale, palette, CMYK and 16-bit images become RGB (or grayscale for a one-channel spec). Alpha is dropped, as
-    torchvision's ImageFolder does when it reads training images. An animation or an MPO gives its first image.
+    torchvision's ImageFolder does when it reads training images, unless the spec has a channel for it; an image without
+    alpha is opaque. An animation or an MPO gives its first image.
 
     Args:
         data: Contents of a JPEG, PNG, WebP or BMP file.
@@ -194,7 +195,7 @@ def _has_one_scan(image: JpegImagePlugin.JpegImageFile, data: bytes) -> bool:
 def _fitted(image: ImageFile.ImageFile, original: tuple[int, int], spec: InputSpec) -> Decoded:
     """Decode an opened image whose size was `original` before it was reduced."""
     image.load()
-    mode = "RGB" if spec.channels == 3 else "L"
+    mode = IMAGE_MODES[spec.channels]
     orientation = image.getexif().get(_ORIENTATION, _UPRIGHT)
     # Converting or turning a copy would double the memory.
     copied = image.mode != mode or orientation != _UPRIGHT

@@ -12,7 +12,7 @@ from edged.models.head import checked_head
 from edged.models.names import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, detector_side
 from edged.models.yolov5.plan import Plan
 from edged.models.yolov5.standard import name_of
-from edged.spec import Fit, InputSpec
+from edged.spec import IMAGE_MODES, Fit, InputSpec
 
 __all__ = ["ARCHITECTURES", "CIFAR", "CLASSIFIERS", "DETECTORS", "TORCHVISION", "Architecture", "checked"]
 
@@ -37,7 +37,7 @@ class Architecture:
         num_classes: Number of classes.
         stem: "imagenet" (7x7 stride 2, then max-pooling), "small" (3x3 stride 1, none), "cifar", or "plan" (a
             detector's stem follows from its plan).
-        in_channels: Channels of the input image: 3 for RGB, 1 for grayscale.
+        in_channels: Channels of the input image, a key of `edged.spec.IMAGE_MODES`.
         shortcut: "projection" (1x1 convolution) or "pad" (option A of the CIFAR ResNets); "plan" for a detector.
         plan: Rows, anchors and class names of a detector; None for a classifier.
         stem_pooling: Whether max-pooling follows the first convolution of a ResNet of four stages; None for what is
@@ -68,7 +68,7 @@ class Architecture:
 
     @property
     def default_input(self) -> InputSpec:
-        """The preparation of images unless the user configures another one."""
+        """The preparation of images unless the user configures another one; mean and std only for color and gray."""
         if self.plan is not None:
             side = detector_side(max(self.plan.strides(self.in_channels)))
             return InputSpec.letterbox(side, self.in_channels)
@@ -87,7 +87,7 @@ class Architecture:
         if spec.channels != self.in_channels:
             raise UsageError(
                 f"mean and std have {spec.channels} values, {self.name} reads {self.in_channels} channels;"
-                " give one value a channel"
+                f" give one value a channel: input: {{mean: [...], std: [...]}} with {self.in_channels} values each"
             )
         if self.plan is None:
             return
@@ -154,7 +154,7 @@ def checked(architecture: Architecture) -> Architecture:
         "name": CLASSIFIERS if architecture.plan is None else (name_of(architecture.plan),),
         "stem": ("imagenet", "small"),
         "shortcut": ("projection",),
-        "in_channels": (1, 3),
+        "in_channels": tuple(IMAGE_MODES),
         "stride_in": ("3x3", "1x1") if architecture.has_bottlenecks else ("3x3",),
         "stem_pooling": (None, True, False) if architecture.name in TORCHVISION else (None,),
     }
@@ -164,8 +164,9 @@ def checked(architecture: Architecture) -> Architecture:
         choices |= {"stem": ("plan",), "shortcut": ("plan",)}
     for key, allowed in choices.items():
         if (value := getattr(architecture, key)) not in allowed:
+            of_images = "" if key != "in_channels" else ": gray, gray with alpha, RGB and RGB with alpha images"
             raise ArchitectureError(
-                f"{key} has value {value!r}; {architecture.name} takes {', '.join(map(str, allowed))}"
+                f"{key} has value {value!r}; {architecture.name} takes {', '.join(map(str, allowed))}{of_images}"
             )
     if architecture.plan is not None and architecture.head:
         raise ArchitectureError(f"head has value {list(architecture.head)}; {architecture.name} takes none")

@@ -11,7 +11,7 @@ from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint
 from edged.models.loading import errors_named, read_network
 from edged.models.readings import assumptions
 from edged.models.registry import load_model
-from edged.spec import Choice
+from edged.spec import IMAGE_MODES, Choice
 
 _SHOWN = 20  # names of tensors that were left out, and of classes
 
@@ -34,14 +34,19 @@ class Inspection:
     def assumptions(self) -> list[str]:
         """The assumptions that edged makes because neither the tensors nor the user determine them."""
         assumed = assumptions(self.architecture, self.choice)
-        if self.architecture.task == "classification":
+        channels = self.architecture.in_channels
+        if channels not in (1, 3) and self.architecture.plan is None:
+            assumed.append(
+                f"images have {IMAGE_MODES[channels]} channels; input needs mean and std of {channels} values"
+            )
+        elif self.architecture.plan is None:
             assumed.append("images are normalized with the mean and std of ImageNet")
         return assumed
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON types."""
         checkpoint, architecture = self.checkpoint, self.architecture
-        spec = architecture.default_input
+        spec, known = architecture.default_input, architecture.default_input.channels == architecture.in_channels
         return {
             "format": checkpoint.format,
             "bytes": checkpoint.file_bytes,
@@ -61,7 +66,12 @@ class Inspection:
             "shortcut": architecture.shortcut,
             "in_channels": architecture.in_channels,
             "activation": None if architecture.plan is None else architecture.plan.activation,
-            "input": {"size": spec.size, "resize": spec.resize, "mean": list(spec.mean), "std": list(spec.std)},
+            "input": {
+                "size": spec.size,
+                "resize": spec.resize,
+                "mean": list(spec.mean) if known else None,
+                "std": list(spec.std) if known else None,
+            },
             "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
             "left_out": list(checkpoint.left_out),
             "assumptions": self.assumptions,
@@ -74,6 +84,7 @@ class Inspection:
         shown = f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})" if names else ""
         place = f"key {data['key']!a}" if data["key"] else "at the top of the file"
         left_out = data["left_out"]
+        mean, std = (data["input"][key] or "to be given" for key in ("mean", "std"))
         more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         return [
             ("format", f"{data['format']}, {data['bytes']:,} bytes, sha256 {data['sha256']}"),
@@ -82,7 +93,7 @@ class Inspection:
             ("architecture", f"{data['architecture']}, {data['parameters']:,} parameters"),
             ("classes", f"{data['classes']}{shown}"),
             ("stem", f"{data['stem']}, {data['in_channels']} channels"),
-            ("input", f"{data['input']['size']} pixels, mean {data['input']['mean']}, std {data['input']['std']}"),
+            ("input", f"{data['input']['size']} pixels, mean {mean}, std {std}"),
             *([("head", ", ".join(data["head"]))] if data["head"] else []),
             *[("assumed", text) for text in data["assumptions"]],
             *([("left out", f"{', '.join(left_out[:_SHOWN])}{more}")] if left_out else []),

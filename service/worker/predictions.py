@@ -133,7 +133,8 @@ def _picture(cache: ImageCache, index: int, longest: int) -> JSON:
 
 
 def _data_uri(pixels: Any, longest: int) -> str:
-    image = Image.fromarray(pixels if pixels.shape[2] == 3 else pixels[..., 0])
+    colors = np.ascontiguousarray(pixels[..., :3]) if pixels.shape[2] >= 3 else pixels[..., 0]  # without alpha
+    image = Image.fromarray(np.ascontiguousarray(colors))
     image.thumbnail((longest, longest))
     kind = "PNG" if max(image.size) <= _SMALL_SIDE else "JPEG"
     buffer = io.BytesIO()

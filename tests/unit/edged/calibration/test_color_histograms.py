@@ -109,3 +109,10 @@ def test_real_images_of_one_source_are_close_and_changed_ones_distant(real_data,
     assert drift(live) < 0.1
     for name, change in CHANGES.items():
         assert drift(change(live)) > 0.12, name
+
+
+def test_alpha_is_no_color():
+    colors, alpha = noise(5, 2, 3, 8, 8), noise(6, 2, 1, 8, 8)
+    np.testing.assert_array_equal(color_histograms(np.concatenate([colors, alpha], 1)), color_histograms(colors))
+    grey = colors[:, :1]
+    np.testing.assert_array_equal(color_histograms(np.concatenate([grey, alpha], 1)), color_histograms(grey))

@@ -300,3 +300,18 @@ def test_normalize_does_not_modify_its_input_and_is_contiguous() -> None:
     assert normalized.is_contiguous()
     assert normalized.dtype == torch.float32
     assert torch.equal(batch, before)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("LA", 2), ("RGBA", 4)])
+def test_alpha_is_kept_for_networks_that_read_it(mode: str, channels: int) -> None:
+    transforms = import_torchvision().transforms
+    spec = InputSpec(12, 14, (0.4,) * channels, (0.3,) * channels)
+    image = Image.fromarray(pixels(3, 40, 30)).convert(mode)
+    image.putalpha(Image.fromarray(pixels(4, 40, 30)).convert("L"))
+    steps = [transforms.Resize(14), transforms.CenterCrop(12), transforms.ToTensor()]
+    expected = transforms.Compose([*steps, transforms.Normalize(spec.mean, spec.std)])(image)
+    decoded = decode_bytes(encode(image, "PNG"), spec)
+    assert torch.equal(normalize(torch.from_numpy(decoded)[None], spec)[0], expected)
+    opaque = decode_bytes(encode(Image.fromarray(pixels(3, 40, 30)), "JPEG"), spec)
+    assert opaque.shape == (channels, 12, 12)
+    assert (opaque[-1] == 255).all()

@@ -99,6 +99,22 @@ def test_an_answer_to_no_question_is_rejected(tmp_path):
             inspect_checkpoint(path, choice=choice)
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(2, "LA"), (4, "RGBA")])
+def test_mean_and_std_of_images_with_alpha_are_to_be_given(tmp_path, channels, mode):
+    found = inspect_checkpoint(save(tmp_path / "m.pth", CifarResNet(3, 10, channels).state_dict()))
+    assert found.to_dict()["input"] == {"size": 32, "resize": 32, "mean": None, "std": None}
+    assert f"images have {mode} channels; input needs mean and std of {channels} values" in found.assumptions
+    assert dict(found.lines())["input"] == "32 pixels, mean to be given, std to be given"
+
+
+def test_images_of_more_channels_are_rejected_with_what_is_read(tmp_path):
+    path = save(tmp_path / "m.pth", CifarResNet(3, 10, 6).state_dict())
+    with pytest.raises(
+        ArchitectureError, match=r"in_channels has value 6; .* takes 1, 2, 3, 4: gray, .* RGB with alpha"
+    ):
+        inspect_checkpoint(path)
+
+
 def test_the_text_lists_every_fact(tmp_path):
     more = {f"criterion.w{index}": torch.ones(1) for index in range(25)}
     path = save(tmp_path / "m.pth", {"ema": {**CifarResNet(3).state_dict(), **more}})

@@ -210,7 +210,7 @@ def test_dict_and_back(name):
     ("key", "value"),
     [
         *(("name", "vgg"), ("num_classes", 0), ("num_classes", "3"), ("num_classes", True), ("extra", 1)),
-        *(("stem", "cifar"), ("stem", None), ("in_channels", 2), ("shortcut", "pad")),
+        *(("stem", "cifar"), ("stem", None), ("in_channels", 5), ("shortcut", "pad")),
     ],
 )
 def test_impossible_dicts_are_refused_by_key(key, value):

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from edged.artifacts.reader import read_artifact
 from edged.calibration.dataset import build_cache
-from edged.errors import CalibrationError, GateError, StateError
+from edged.errors import CalibrationError, GateError, StateError, UsageError
 from edged.evaluation.gates import Gates
 from edged.models.architecture import Architecture
 from edged.models.loading import LoadedNetwork, load_checkpoint
@@ -135,3 +136,32 @@ def test_an_artifact_rebuilds_the_reading_that_images_chose(task: Task, tmp_path
     assert [entry["taken"] for entry in taken["readings"]["tried"]] == [False, True]
     assert taken["assumptions"] == []
     assert read_artifact(result.artifact).architecture == architecture
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 4), ("LA", 2)])
+def test_networks_that_read_alpha_are_quantized_with_images_that_have_it(
+    task: Task, tmp_path: Path, mode: str, channels: int
+) -> None:
+    for path in sorted(task.calibration.rglob("*.png")):
+        with Image.open(path) as image:
+            made = image.convert(mode)
+            made.putalpha(ImageOps.invert(image.convert("L")))
+        (tmp_path / "images" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        made.save(tmp_path / "images" / path.parent.name / path.name)
+    values = {"mean": [0.1 * (index + 1) for index in range(channels)], "std": [0.5] * channels}
+    spec = InputSpec.from_dict({"size": 8, "resize": 8, **values})
+    cache = build_cache(tmp_path / "images", tmp_path / "cache", spec)
+    everything = torch.arange(len(cache))
+    labels = cache.labels_of(everything)
+    assert labels is not None
+    architecture = Architecture("cifar_resnet20", 10, "cifar", channels, shortcut="pad")
+    torch.save(fitted(architecture, cache.batch(everything), labels).state_dict(), tmp_path / "m.pt")
+    with pytest.raises(UsageError, match=f"reads {channels} channels; give one value a channel: input: {{mean"):
+        load_checkpoint(tmp_path / "m.pt")
+    network = load_checkpoint(tmp_path / "m.pt", input_settings={"size": 8, "resize": 8, **values})
+    result = quantize(network, tmp_path / "images", tmp_path / "out", RTN, device="cpu")
+    artifact = read_artifact(result.artifact)
+    assert (artifact.architecture, artifact.input) == (architecture, spec)
+    assert result.report["totals"]["quantized"]["top1"] > 40  # chance is 10
+    warmup = artifact.load_warmup()
+    assert warmup is not None

@@ -180,7 +180,7 @@ def test_each_kind_of_mistake_is_reported(folder, text, message):
     [
         ("input: {size: 10, resize: 5}", "is impossible: input size 10 with resize 5: need 1 <= size <= resize"),
         ("input: {mean: [1, 2, 3]}", "is impossible: give mean and std together, or neither"),
-        ("input: {mean: [1, 2], std: [1, 2]}", "is impossible: mean has 2 and std 2 values; give both 3"),
+        ("input: {mean: [1, 2], std: [1, 2, 3]}", "is impossible: mean has 2 and std 3 values; give both one"),
         ("input: {mean: [], std: [1]}", "has a list as value; it must be a list of at least one entry"),
         ("input: {mean: [0], std: [0]}", "has value 0; it must be more than 0"),
         ("quantization: {descending: 1}", "has value 1; it must be true or false"),
