@@ -61,7 +61,7 @@ log = logging.getLogger(__name__)
 
 _DROP_FOLDER_S = 10.0  # a folder that takes longer to answer does not keep the models from being served
 _LAST_UPDATES = 20
-_CHECKSUM_WAIT_S = 60.0  # for the checksum that has to follow a file
+_CHECKSUM_WAIT = 30  # times settle_s, for the checksum that follows a file
 
 
 class Supervisor:
@@ -305,7 +305,7 @@ class Supervisor:
                 watch.rescan_s,
                 watch.mode,
                 settle_max_s=watch.settle_max_s,
-                checksum_wait_s=_CHECKSUM_WAIT_S if self.config.drop.require_checksum else 0.0,
+                checksum_wait_s=_checksum_wait_s(self.config),
             ),
             on_found=self._intake.put,
             on_health=self._show_drop_folder,
@@ -332,6 +332,12 @@ class Supervisor:
             raise StateError(
                 f"cannot create drop_dir {config.drop_folder}: {reason}; create it or change it"
             ) from error
+
+
+def _checksum_wait_s(config: Config) -> float:
+    """Return the seconds that a file waits for its checksum; 0 if it needs none."""
+    watch = config.watch
+    return min(watch.settle_max_s, _CHECKSUM_WAIT * watch.settle_s) if config.drop.require_checksum else 0.0
 
 
 def _drop_folder(config: Config) -> DropFolder:

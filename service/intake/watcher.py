@@ -158,6 +158,7 @@ class Watcher:
         self._refused: set[tuple[Path, int, str]] = set()
         self._quiet_only: set[Path] = set()
         self._awaiting_checksum: dict[Path, float] = {}  # when the wait ends
+        self._unchecked: set[Path] = set()  # reported without the checksum that they need, which may still follow
         self._renamed: set[Path] = set()
         self._renamed_lock = threading.Lock()
         self._poked = asyncio.Event()
@@ -294,7 +295,9 @@ class Watcher:
         return found
 
     def _is_new(self, candidate: Candidate) -> bool:
-        return self._reported.get(candidate.path) != candidate.fingerprint
+        return self._reported.get(candidate.path) != candidate.fingerprint or (
+            candidate.sidecar and candidate.path in self._unchecked
+        )
 
     def _choose(self, run: Run) -> Candidate | None:
         """Return the file that is taken of a settled run; None if there is none, or it was reported before."""
@@ -322,7 +325,11 @@ class Watcher:
             truncated = look.content.missing
         if self._awaits_checksum(candidate, now):
             return
-        awaited = self._awaiting_checksum.pop(path, None) is not None and candidate.sidecar
+        waited = self._awaiting_checksum.pop(path, None) is not None or path in self._unchecked
+        awaited = waited and candidate.sidecar and path not in self._quiet_only
+        self._unchecked.discard(path)
+        if self._options.checksum_wait_s and not candidate.sidecar:
+            self._unchecked.add(path)
         self._reported[path] = candidate.fingerprint
         seen_at = time.time() - (now - (self._tracker.first_seen(path if file.run is None else file.run.path) or now))
         self._tracker.forget(path)
@@ -366,8 +373,11 @@ class Watcher:
             return False
         if path not in self._awaiting_checksum:
             self._awaiting_checksum[path] = now + wait_s
-            log.info("%s waits %.0f s for %s: drop.require_checksum is set", path, wait_s, sidecar_of(path).name)
-        return now < self._awaiting_checksum[path]
+        if now >= self._awaiting_checksum[path]:
+            return False
+        reason = f"it waits up to {wait_s:g} s for {sidecar_of(path).name}: drop.require_checksum is set"
+        self._held[path] = Unclaimed(path, "file", reason)
+        return True
 
     def _forget_gone(self, scan: Scan, runs: list[Run]) -> None:
         """Forget files that are gone: a later file of the same name is another file. Forget what is settled anew."""
@@ -376,6 +386,7 @@ class Watcher:
         present = files.keys() | {run.path for run in runs}
         self._tracker.keep_only(present)
         self._quiet_only &= present
+        self._unchecked &= present
         for path in self._awaiting_checksum.keys() - present:
             del self._awaiting_checksum[path]
         for path in self._reported.keys() - present:

@@ -1,7 +1,8 @@
-"""What runs, what waits and for what; and that the newest configuration counts."""
+"""What runs, what waits and for what; that the newest configuration counts; checksums that it requires."""
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,3 +101,45 @@ def test_a_rollback_to_another_interface_is_chosen_by_its_number(daemon: Daemon,
     assert (code, answer["to"]) == (0, 2)
     assert answer["warnings"] == ["generation 2 has 10 classes, generation 3 in service has 9"]
     assert daemon.generation() == 2
+
+
+def test_a_checksum_that_is_required(daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    daemon.config["drop"] = {"require_checksum": True}
+    reload_with(daemon, 1)
+    before, file = daemon.generation("other"), tmp_path / "legacy.pt"
+    # Without a zip around it, torch does not notice a changed byte of the weights.
+    torch.save(torch.load(task.first, weights_only=True), file, _use_new_zipfile_serialization=False)
+    content, folder = file.read_bytes(), daemon.state / "drop" / "other"
+    digest = hashlib.sha256(content).hexdigest()
+    daemon.drop(file, model="other")
+
+    def waits() -> bool:
+        return any("legacy.pt.sha256" in entry["reason"] for entry in daemon.status()["unclaimed"])
+
+    eventually(waits, "it waits for its checksum")
+    refused = daemon.update_of("legacy.pt")
+    assert (refused["state"], refused["code"], refused["sha256"]) == ("REJECTED", "no_checksum", None)
+    assert "`sha256sum legacy.pt > legacy.pt.sha256`" in refused["reason"]
+    assert daemon.metric('edged_updates_total{model="other",reason="no_checksum",result="rejected"}') == 1
+    (folder / "legacy.pt.sha256").write_text(f"{digest}  legacy.pt\n")  # better late than never
+    eventually(lambda: daemon.generation("other") != before, "it is taken after all")
+    taken = daemon.update_of("legacy.pt", "COMMITTED")
+    assert list(folder.iterdir()) == []
+
+    code, report = edged(daemon, "report", str(taken["id"]))
+    assert (code, report["update"]["sha256"], report["report"]["source"]["sha256"]) == (0, digest, digest)
+    assert digest in Path(report["path"]).read_text()
+    (newest, *_) = daemon.get("/edged/v1/models/other/history").json()["updates"]
+    assert newest["sha256"] == digest
+
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    (folder / "flipped.pt.sha256").write_text(f"{digest}  flipped.pt\n")
+    (tmp_path / "flipped.pt").write_bytes(flipped)
+    daemon.drop(tmp_path / "flipped.pt", model="other")
+    refused = daemon.update_of("flipped.pt")
+    assert (refused["state"], refused["code"]) == ("REJECTED", "checksum")
+    assert hashlib.sha256(flipped).hexdigest() in refused["reason"]
+    assert digest in refused["reason"]
+    code, update = edged(daemon, "submit", task.second, "--model", "other", "--wait")
+    assert (code, update["state"]) == (0, "COMMITTED")

@@ -142,6 +142,18 @@ async def test_a_file_waits_for_the_checksum_that_follows_it(tmp_path):
 
 
 @run
+async def test_a_checksum_that_comes_too_late_has_the_file_reported_again(tmp_path):
+    async with watching(tmp_path, checksum_wait_s=SETTLE_S) as (reports, watcher):
+        path = tmp_path / "m" / "a.pt"
+        path.write_bytes(b"x")
+        assert (await reports.drop()).quiet
+        sidecar_of(path).write_text("0" * 64)
+        assert (await reports.drop()).settled_by == "sidecar"
+        watcher.release(path)
+        assert (await reports.drop()).quiet  # and final, if it does not fit
+
+
+@run
 async def test_the_wait_for_a_checksum_ends(tmp_path):
     async with watching(tmp_path, checksum_wait_s=3 * SETTLE_S) as (reports, _):
         start = now()
