@@ -110,6 +110,23 @@ def test_every_page_is_linked_from_the_readme_or_a_page_that_it_links() -> None:
     assert set(PAGES) - {README} <= first | second
 
 
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "troubleshooting.md"], ids=lambda page: page.name)
+def test_every_reason_that_is_explained_is_one_of_the_program(page: Path) -> None:
+    """Four words of it in a row, at least, without the values that differ from file to file."""
+    code = "".join(
+        path.read_text() for package in ("edged", "service") for path in sorted((ROOT / package).rglob("*.py"))
+    )
+    messages = re.sub(r'"\s*\n\s*f?"', "", code)
+    section = re.split(r"\n## (?:Refused|A file was rejected).*\n", page.read_text())[1].split("\n## ")[0]
+    reasons = [row.split(" | ")[0].strip("| ") for row in re.findall(r"^\|.*", section, flags=re.MULTILINE)[2:]]
+    assert len(reasons) >= 10
+    for reason in reasons:
+        words = re.sub(r"`\W*(?:\(\w+\).*)?$", "", reason).strip("`").split()
+        size = min(4, len(words))
+        windows = [" ".join(words[i : i + size]) for i in range(len(words) - size + 1)]
+        assert any(window in messages for window in windows), reason
+
+
 def test_every_state_and_stage_is_explained() -> None:
     text = (ROOT / "docs" / "states.md").read_text()
     for state in State:
