@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from edged.errors import EdgedError, MemoryLimitError
 from service.cli.parser import parse
+from service.system.logs import ignore_warnings_of_pillow
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def execute(options: argparse.Namespace) -> int:
     """Run a parsed command in this process and return its exit code."""
+    ignore_warnings_of_pillow()
     try:
         code: int = options.command.run(options)
         sys.stdout.flush()

@@ -28,6 +28,7 @@ import torch
 from PIL import Image
 
 from service.inference import main as generation_child
+from service.system.logs import ignore_warnings_of_pillow
 from service.system.process_title import set_name, set_title
 from service.system.processes import die_with_parent
 
@@ -44,6 +45,7 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     set_name("edged-fork")
+    ignore_warnings_of_pillow()
     _import_lazy_modules()
     threads = len(list(Path("/proc/self/task").iterdir()))
     if threads > 1:

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from edged.errors import EdgedError, MemoryLimitError, StateError
+from service.system.logs import ignore_warnings_of_pillow
 from service.system.processes import die_with_parent, lower_priority
 from service.worker.job import Job
 
@@ -72,6 +73,7 @@ def main(arguments: list[str]) -> int:
     parent, nice = (int(argument) for argument in arguments)
     die_with_parent(parent)
     lower_priority(nice)
+    ignore_warnings_of_pillow()
     # Output of libraries must not mix with the lines, so it goes to stderr.
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

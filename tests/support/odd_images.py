@@ -75,6 +75,11 @@ def oriented(kind: str, orientation: int, **options: object) -> bytes:
     return encode(rgb(), kind, exif=exif.tobytes(), **options)
 
 
+def damaged_exif() -> bytes:
+    """Return COLORS in a JPEG whose EXIF data end too early; Pillow warns about it."""
+    return encode(rgb(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01", quality=98, subsampling=0)
+
+
 def mpo() -> bytes:
     """Return a phone's file of two JPEGs, the first with COLORS."""
     buffer = io.BytesIO()

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from edged.calibration.dataset import build_cache
-from edged.calibration.images import normalize
+from edged.calibration.images import decode, normalize
 from edged.spec import InputSpec
 from service.calibration.image_set import calibration_set
 from service.config.load import load_config
 from service.storage.paths import Paths
 from tests.support import scenes
 from tests.support.commands import execute
-from tests.support.odd_images import write_odd_images
+from tests.support.odd_images import damaged_exif, write_odd_images
 
 SIDE = 16
 SPEC = InputSpec(SIDE, SIDE)
@@ -232,6 +232,14 @@ def test_images_as_users_have_them_are_added(device: Device, tmp_path: Path) -> 
     assert "1 added" in text
     subprocess.run(text.split("undo: ")[1], shell=True, check=True)  # noqa: S602 - as a user runs it
     assert there(device.images) == []
+
+
+def test_what_pillow_warns_of_is_on_no_terminal(device: Device, tmp_path: Path) -> None:
+    (tmp_path / "damaged.jpg").write_bytes(damaged_exif())
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"):
+        decode(damaged_exif(), SPEC)
+    code, done, error = device.run("add", "m", tmp_path / "damaged.jpg")
+    assert (code, done["added"], error) == (0, ["damaged.jpg"], "")
 
 
 def test_a_list_is_added_and_is_not_added_to(device: Device, tmp_path: Path) -> None:

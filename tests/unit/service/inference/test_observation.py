@@ -17,6 +17,7 @@ from service.inference import observation
 from service.inference.observation import ENOUGH, RECENT, Drift, Observation, as_png, intensities
 from service.inference.requests import Request
 from service.storage.capture_ring import Ring
+from tests.support.odd_images import mpo
 
 SPECS = [
     InputSpec(8, 8),
@@ -77,6 +78,15 @@ class Told:
 
     def stored(self):
         return [entry.path for entry in self.ring.entries()]
+
+
+def test_an_image_of_a_phone_is_captured_as_a_jpeg(tmp_path):
+    """An MPO, which Pillow names as a format of its own."""
+    told = Told(tmp_path)
+    images = normalize(torch.from_numpy(decode_bytes(mpo(), told.spec)[None]), told.spec)
+    assert told.offer(images, [mpo()])["capture"] == "stored"
+    [path] = told.stored()
+    assert (path.suffix, path.read_bytes()) == (".jpg", mpo())
 
 
 def test_one_image_of_a_batch_is_captured_unchanged(tmp_path):
