@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from edged.errors import (
     AccessError,
+    CheckpointError,
     DeferredError,
     EdgedError,
     NotReadyError,
@@ -24,6 +25,7 @@ from edged.errors import (
 )
 from edged.spelling import names_to_choose
 from service.client import DaemonClient
+from service.intake.content import is_checkpoint
 from service.intake.drop_folder import is_ignored, write_sidecar
 from service.journal.states import ENDS, State
 from service.journal.update import PAUSED, PINNED
@@ -51,6 +53,7 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
 
     Raises:
         UsageError: There is no such file or model, or the daemon would ignore the name.
+        CheckpointError: The file is no checkpoint by its name and its first bytes; the daemon would not take it.
         UnavailableError: No daemon answers.
         AccessError: The drop folder may not be written.
         StateError: It cannot be written.
@@ -59,6 +62,7 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
         raise UsageError(f"{file} is no file; give the path of a checkpoint")
     if is_ignored(file.name):
         raise UsageError(f"{file.name} looks like an unfinished file, which the daemon ignores; rename it")
+    _check_contents(file)
     status = client.get("/edged/v1/status")
     names = [known["name"] for known in status["models"]]
     if model not in names:
@@ -118,6 +122,17 @@ def wait(
 def exit_code(update: dict[str, Any]) -> int:
     """Return the exit code for `update`; one that waits for an operator counts as deferred."""
     return EXIT_CODES.get(State(update["state"]), EXIT_CODES[State.DEFERRED])
+
+
+def _check_contents(file: Path) -> None:
+    try:
+        if is_checkpoint(file):
+            return
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}; give a file that you may read") from None
+    raise CheckpointError(
+        f"{file.name} is no checkpoint, by its name and its first bytes; give a .pt file, for example"
+    )
 
 
 def _is_of(update: dict[str, Any], submitted: dict[str, Any]) -> bool:

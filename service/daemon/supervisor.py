@@ -103,6 +103,7 @@ class Supervisor:
         listener = ClaimListener(
             claimed=self._models.offer,
             not_settled=lambda drop: self._watcher.release(drop.path),
+            no_room=lambda drop: self._watcher.release(drop.path, after_s=self.config.watch.rescan_s),
             truncated=self._runner.reject_truncated,
         )
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)

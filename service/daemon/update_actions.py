@@ -77,7 +77,11 @@ class UpdateActions:
         if ended.sha256 is not None:
             update = await self._files.claim_again(ended, model.key(ended.sha256))
         if update is None:
-            raise NotReadyError(f"the file of update {update_id} is not kept any more; drop {ended.file_name} again")
+            undo = f", or undo the rollback with `edged rollback {ended.model}`"
+            hint = undo if ended.state is State.ROLLED_BACK else ""
+            raise NotReadyError(
+                f"the file of update {update_id} is not kept any more; drop {ended.file_name} again{hint}"
+            )
         log.warning(
             "update %d of %s (%s) takes the file of update %d again",
             update.id,

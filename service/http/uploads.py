@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from edged.atomic import as_state_error
 from edged.errors import CheckpointError, UsageError
-from service.intake.content import inspect, named
+from service.intake.content import is_checkpoint, named
 from service.intake.drop_folder import is_ignored, write_sidecar
 from service.units import format_bytes, printable
 
@@ -53,7 +53,7 @@ async def receive(
         try:
             with await asyncio.to_thread(temporary.open, "xb") as file:
                 digest, size = await _copy(stream, file, max_bytes)
-            if not named(name) and not (await asyncio.to_thread(inspect, temporary)).is_checkpoint:
+            if not named(name) and not await asyncio.to_thread(is_checkpoint, temporary):
                 raise UploadError(
                     f"{printable(name)} is no checkpoint, by its name and its first bytes; send a .pt file"
                 )

@@ -50,11 +50,13 @@ class ClaimListener:
     Attributes:
         claimed: Receives every claimed update.
         not_settled: Receives every file that turned out not to be finished.
+        no_room: Receives every file that cannot be claimed now, because the disk is full, for example.
         truncated: Receives every claimed update whose file is known to be cut off, and how.
     """
 
     claimed: Callable[[Update], None]
     not_settled: Callable[[Drop], None]
+    no_room: Callable[[Drop], None]
     truncated: Callable[[Update, str], Awaitable[None]]
 
 
@@ -212,7 +214,7 @@ class ClaimQueue:
             await self._journal_end(update, State.FAILED, error.code, str(error))
         else:
             log.error("update %d of %s (%s): %s; it is tried again", update.id, update.model, update.file_name, error)
-            self._listener.not_settled(drop)
+            self._listener.no_room(drop)
             await self._updates.annotate(update.id, code=error.code, reason=str(error))
 
     async def _refuse(self, refusal: Refusal) -> None:

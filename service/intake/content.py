@@ -50,6 +50,18 @@ def inspect(path: Path) -> Inspection:
         return Inspection(named(path.name) or begins(head), missing(file, os.fstat(file.fileno()).st_size))
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a file is a checkpoint by its name or by its first bytes; a link is followed.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if named(path.name):
+        return True
+    with path.open("rb") as file:
+        return begins(file.read(_HEAD_BYTES))
+
+
 def named(name: str) -> bool:
     """Return whether a file's name is that of a checkpoint."""
     return name.lower().endswith(CHECKPOINT_SUFFIXES)

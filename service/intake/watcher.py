@@ -166,6 +166,7 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self._missing_since: float | None = None
         self._left: dict[Path, Unclaimed] = {}  # settled files and folders that are not taken
+        self._resting: dict[Path, float] = {}  # released files that are left alone, until when
         self._held: dict[Path, Unclaimed] = {}  # quiet files that are waited for
         self._listed: dict[Path, tuple[Unclaimed, float]] = {}  # with the time when each was first seen
         self.up = False
@@ -205,9 +206,16 @@ class Watcher:
             watches, self._watches = self._watches, None
             await asyncio.to_thread(watches.close)
 
-    def release(self, path: Path) -> None:
-        """Take back a reported file: it turned out not to be finished. It is reported again once it is quiet."""
+    def release(self, path: Path, *, after_s: float = 0.0) -> None:
+        """Take back a reported file: it turned out not to be finished. It is reported again once it is quiet.
+
+        Args:
+            path: Path of the file.
+            after_s: Seconds for which it is left alone in any case.
+        """
         self._reported.pop(path, None)
+        if after_s:
+            self._resting[path] = time.monotonic() + after_s
         self._quiet_only.add(path)
         for folder in path.parents:  # a run that it belongs to has to be quiet again, too
             self._tracker.forget(folder)
@@ -295,9 +303,11 @@ class Watcher:
         return found
 
     def _is_new(self, candidate: Candidate) -> bool:
-        return self._reported.get(candidate.path) != candidate.fingerprint or (
-            candidate.sidecar and candidate.path in self._unchecked
-        )
+        """Return whether a file was not reported as it is now, and is not to be left alone for a while."""
+        if time.monotonic() < self._resting.get(candidate.path, 0.0):
+            return False
+        unchecked = candidate.sidecar and candidate.path in self._unchecked
+        return unchecked or self._reported.get(candidate.path) != candidate.fingerprint
 
     def _choose(self, run: Run) -> Candidate | None:
         """Return the file that is taken of a settled run; None if there is none, or it was reported before."""
@@ -353,9 +363,10 @@ class Watcher:
         for path in sorted(entries):
             known, since = self._listed.get(path, (None, time.time()))
             listed[path] = (entries[path], since)
-            if path not in journaled and (known is None or known.reason != entries[path].reason):
-                level = logging.INFO if path in self._held else logging.WARNING
-                log.log(level, "%s stays in the drop folder: %s", path, entries[path].reason)
+            held = path in self._held  # its reason changes with each piece that arrives
+            if path not in journaled and (known is None or (known.reason != entries[path].reason and not held)):
+                what = "is waited for" if held else "stays in the drop folder"
+                log.log(logging.INFO if held else logging.WARNING, "%s %s: %s", path, what, entries[path].reason)
         self._listed = listed
 
     def _next_due(self, scan: Scan, runs: list[Run], now: float) -> float:
@@ -364,7 +375,8 @@ class Watcher:
         unsettled += [run.path for run in runs if not self._tracker.observe(run.path, run.fingerprint, now)]
         unsettled += [path for path in self._held if path not in unsettled]
         due = self._tracker.next_due([path for path in unsettled if path not in self._awaiting_checksum])
-        return min([now + self._interval_s() if due is None else due, *self._awaiting_checksum.values()])
+        later = [*self._awaiting_checksum.values(), *(until for until in self._resting.values() if until > now)]
+        return min([now + self._interval_s() if due is None else due, *later])
 
     def _awaits_checksum(self, candidate: Candidate, now: float) -> bool:
         """Return whether a file that is finished has to wait for its checksum."""
@@ -391,6 +403,7 @@ class Watcher:
             del self._awaiting_checksum[path]
         for path in self._reported.keys() - present:
             del self._reported[path]
+        self._resting = {path: until for path, until in self._resting.items() if path in present}
         self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}
         self._left = {
             path: entry

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 _MAX_RETRY_S = 3600.0
 _RETRY_LIVE_S = 10.0
 _IN_SERVICE = (State.LIVE, State.COMMITTED)  # no failure leads out of these states
-_CANCELLED = Failure("cancelled", "an operator cancelled it; `edged retry` takes the file again")
 _ABANDONED = (State.SUPERSEDED, State.CANCELLED)  # ends for which neither the file nor the device is at fault
 _MAX_INTERRUPTIONS = 10  # restarts of the daemon in the middle of an update, which may be what caused them
 
@@ -169,7 +168,8 @@ class UpdateRunner:
 
     async def cancel(self, update: Update) -> None:
         """End a waiting update because an operator cancels it."""
-        await self._end(update, State.CANCELLED, _CANCELLED)
+        reason = f"an operator cancelled it; `edged retry {update.id}` takes the file again"
+        await self._end(update, State.CANCELLED, Failure("cancelled", reason))
 
     async def is_going_live(self, update: Update) -> bool:
         """Return whether an update is published or live and has not ended."""

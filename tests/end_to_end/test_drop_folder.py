@@ -100,3 +100,18 @@ def test_an_upload_over_http_that_is_no_checkpoint_is_refused(daemon: Daemon) ->
     assert answer.status_code == 422
     assert "notes.txt is no checkpoint, by its name and its first bytes" in answer.json()["error"]
     assert list((daemon.state / "drop" / "digits").iterdir()) == []
+
+
+def test_a_file_that_finds_no_room_is_taken_once_there_is_some(daemon: Daemon, task: Task) -> None:
+    claimed = daemon.state / "claimed"
+    claimed.rmdir()
+    claimed.write_text("in the way, as a full disk would be")
+    shutil.copy(task.first, daemon.state / "drop" / "digits" / "no_room.pt")
+    update = eventually(
+        lambda: next((u for u in daemon.updates() if u["file_name"] == "no_room.pt" and u["code"] == "state"), None),
+        "the update says why it waits",
+    )
+    assert (update["state"], "cannot write" in update["reason"]) == ("SETTLED", True)
+    claimed.unlink()
+    ended = daemon.update_of("no_room.pt")
+    assert (ended["id"], ended["state"], ended["code"]) == (update["id"], "COMMITTED", None)

@@ -2,7 +2,7 @@ import hashlib
 
 import pytest
 
-from edged.errors import NotReadyError, StateError, UnavailableError, UsageError
+from edged.errors import CheckpointError, NotReadyError, StateError, UnavailableError, UsageError
 from service.cli.submit import EXIT_CODES, submit, wait
 from service.client import DaemonClient
 from service.journal.states import State
@@ -56,7 +56,19 @@ def test_what_cannot_be_submitted(daemon, checkpoint, tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             submit(daemon.client, path, model)
+    notes = tmp_path / "notes.txt"
+    notes.write_text("how to use")
+    with pytest.raises(CheckpointError, match=r"notes.txt is no checkpoint, by its name and its first bytes"):
+        submit(daemon.client, notes, "m")
     assert list((tmp_path / "drop" / "m").iterdir()) == []
+
+
+def test_a_file_of_any_name_is_submitted_for_its_contents(daemon, tmp_path):
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"\x80\x02}.")
+    (tmp_path / "link").symlink_to(weights)
+    for path in (weights, tmp_path / "link"):
+        assert submit(daemon.client, path, "m")["bytes"] == 4
 
 
 def test_a_drop_folder_that_is_elsewhere_is_told(daemon, checkpoint):

@@ -511,3 +511,41 @@ async def test_a_file_without_the_name_of_a_checkpoint_is_taken_for_its_contents
         path.write_bytes(checkpoint())
         assert await reports.name() == "weights"
         await until(lambda: reasons(watcher) == {})
+
+
+@run
+async def test_a_released_file_can_be_left_alone_for_a_while(tmp_path):
+    async with watching(tmp_path, rescan_s=0.1) as (reports, watcher):
+        (tmp_path / "m" / "a.pt").write_bytes(b"x")
+        drop = await reports.drop()
+        start = now()
+        watcher.release(drop.path, after_s=5 * SETTLE_S)
+        (tmp_path / "m" / "b.pt").write_bytes(b"x")
+        assert await reports.name() == "b.pt"  # others are not held up
+        assert await reports.name() == "a.pt"
+        assert elapsed(start) >= 5 * SETTLE_S
+
+
+@run
+async def test_a_file_that_arrives_in_pieces_is_logged_once(tmp_path):
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    log = logging.getLogger("service.intake.watcher")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        async with watching(tmp_path, rescan_s=0.05) as (reports, watcher):
+            data, path = checkpoint(), tmp_path / "m" / "a.pt"
+            path.write_bytes(data[:200])
+            for size in (300, 400):
+                await until(lambda: "m/a.pt" in reasons(watcher))
+                path.write_bytes(data[:size])
+                await until(lambda size=size: f"{size} bytes are there" in reasons(watcher).get("m/a.pt", ""))
+            path.write_bytes(data)
+            assert await reports.name() == "a.pt"
+        assert sum("is waited for" in record for record in records) == 1
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
