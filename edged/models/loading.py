@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from edged.errors import RejectedError
+from edged.errors import RejectedError, UsageError
 from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
 from edged.models.layers import own_memory
 from edged.models.readings import assumptions, readings
@@ -101,6 +101,7 @@ def load_checkpoint(
     name: str | None = None,
     max_bytes: int = MAX_FILE_BYTES,
     choice: Choice | None = None,
+    check_network: Callable[[Architecture], None] = lambda architecture: None,
     check: Callable[[Architecture, InputSpec], None] = lambda architecture, spec: None,
     listener: ProgressListener | None = None,
 ) -> LoadedNetwork:
@@ -117,7 +118,8 @@ def load_checkpoint(
         max_bytes: Limit on the size of the file, in bytes.
         choice: Which network to take where the file holds several, and what its tensors do not tell; None looks for
             the one that fits, and takes what is usual.
-        check: Called in the stage "verify", once the architecture and its input are known; its errors end the loading.
+        check_network: Called in the stage "verify", once the architecture is known; its errors end the loading.
+        check: Called in the stage "verify", once the input is known too; its errors end the loading.
         listener: Receives the stages "verify" (reading, checking and recognizing) and "load" (building the network).
 
     Returns:
@@ -133,8 +135,8 @@ def load_checkpoint(
     name = name or path.name
     with listener.stage("verify"), errors_named(path, name):
         checkpoint, architecture = read_network(path, arch, choice, max_bytes)
-        spec = architecture.default_input.override(input_settings or {})
-        architecture.check_input(spec)
+        check_network(architecture)
+        spec = _input(architecture, input_settings or {}, name)
         check(architecture, spec)
     with listener.stage("load"), errors_named(path, name):
         # With memory of its own: the file's pages count as in use for as long as a tensor refers to the mapped file.
@@ -145,6 +147,20 @@ def load_checkpoint(
     selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out, assumed)
     others = tuple(readings(architecture, choice))
     return LoadedNetwork(model, architecture, spec, source, selection, others, choice or Choice())
+
+
+def _input(architecture: Architecture, settings: Mapping[str, Any], name: str) -> InputSpec:
+    """Return the input of a network with the user's settings.
+
+    Raises:
+        UsageError: A setting is impossible for this network, which the message names.
+    """
+    try:
+        spec = architecture.default_input.override(settings)
+        architecture.check_input(spec)
+    except UsageError as error:
+        raise UsageError(f"{name} holds a {architecture.name}: {error}") from None
+    return spec
 
 
 def read_network(

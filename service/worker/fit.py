@@ -11,14 +11,36 @@ from edged.errors import ArchitectureError, CalibrationError, GateError
 from edged.models.architecture import Architecture
 from edged.pipeline.evaluation import labels_fit, misnamed, missing_labels
 from edged.spec import InputSpec
-from service.worker.interface import Interface
+from service.worker.interface import Incumbent, Interface
 from service.worker.job import Job
 
 log = logging.getLogger(__name__)
 
+_REMEDY = "clients rely on it, set gates.same_interface: false to let it change"
+
+
+def check_network(job: Job, architecture: Architecture) -> None:
+    """Check what follows from the network alone: whether it is one of the kind that is wanted.
+
+    Args:
+        job: The job.
+        architecture: Architecture that was recognized in the file.
+
+    Raises:
+        ArchitectureError: The configuration is for a detector, and the file holds a classifier.
+        GateError: The generation in service has another task, or another number of classes or channels.
+    """
+    if job.incumbent is not None:  # with the same input: whether that fits is the next question
+        _refuse_difference(job.incumbent, Interface.of(architecture.to_dict(), job.incumbent.interface.size, None))
+    if job.detection_given and architecture.task == "classification":
+        raise ArchitectureError(
+            f"it is a {architecture.name}, a classifier, and the section detection of the model is for detectors;"
+            " drop a detector or remove the section"
+        )
+
 
 def check_fit(job: Job, architecture: Architecture, spec: InputSpec) -> None:
-    """Check what follows from the file, the configuration and the generation in service.
+    """Check what follows from the network, its input and the calibration images.
 
     Args:
         job: The job.
@@ -26,15 +48,9 @@ def check_fit(job: Job, architecture: Architecture, spec: InputSpec) -> None:
         spec: Preparation of its images.
 
     Raises:
-        ArchitectureError: The configuration is for a detector, and the file holds a classifier.
         GateError: The clients of the generation in service would notice a different interface.
         CalibrationError: The images are missing, or a gate needs labels that they do not have.
     """
-    if job.detection_given and architecture.task == "classification":
-        raise ArchitectureError(
-            f"it is a {architecture.name}, a classifier, and the section detection of the model is for detectors;"
-            " drop a detector or remove the section"
-        )
     images = find_images(job.calibration_dir)
     _check_interface(job, architecture, spec, images)
     _check_labels(job, architecture, images)
@@ -45,16 +61,23 @@ def _check_interface(job: Job, architecture: Architecture, spec: InputSpec, imag
         return
     known = images.classes if len(images.classes) == architecture.num_classes else None
     interface = Interface.of(architecture.to_dict(), spec.size, known)
-    owner = f"generation {job.incumbent.generation} in service"
-    remedy = "clients rely on it, set gates.same_interface: false to let it change"
-    if (difference := interface.difference(job.incumbent.interface, owner)) is not None:
-        raise GateError(f"it {difference}; {remedy}")
-    if (renaming := interface.renaming(job.incumbent.interface, owner)) is None:
+    _refuse_difference(job.incumbent, interface)
+    if (renaming := interface.renaming(job.incumbent.interface, _owner(job.incumbent))) is None:
         return
     if architecture.task == "detection":
-        raise GateError(f"it {renaming}; {remedy}")
+        raise GateError(f"it {renaming}; {_REMEDY}")
     # The names are those of the image folders, which can be mended while the file waits.
-    raise CalibrationError(f"the folders in {job.calibration_dir} name the classes: it {renaming}; {remedy}")
+    raise CalibrationError(f"the folders in {job.calibration_dir} name the classes: it {renaming}; {_REMEDY}")
+
+
+def _refuse_difference(incumbent: Incumbent, interface: Interface) -> None:
+    difference = interface.difference(incumbent.interface, _owner(incumbent))
+    if difference is not None:
+        raise GateError(f"it {difference}; {_REMEDY}")
+
+
+def _owner(incumbent: Incumbent) -> str:
+    return f"generation {incumbent.generation} in service"
 
 
 def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> None:

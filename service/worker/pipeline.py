@@ -27,7 +27,7 @@ from edged.pipeline.quantize import Provenance, QuantizationResult, write_quanti
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
 from edged.spec import InputSpec
-from service.worker.fit import check_fit
+from service.worker.fit import check_fit, check_network
 from service.worker.job import PREDICTIONS, Job
 from service.worker.predictions import sample_predictions
 from service.worker.rejected import kept_if_rejected
@@ -57,6 +57,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         name=job.source_name,
         max_bytes=job.max_bytes or MAX_FILE_BYTES,
         choice=job.choice,
+        check_network=partial(check_network, job),
         check=partial(check_fit, job),
         listener=timer,
     )

@@ -131,6 +131,10 @@ def test_a_section_for_detectors_is_not_for_a_classifier(
 
 
 def test_another_task_than_arch_says(task: Task, detection_task: DetectionTask, tmp_path: Path) -> None:
+    wrong = shapes(detection_task, tmp_path, input={"size": 60}, incumbent=live(DIGITS))
+    error = verify(wrong)  # the task is what is wrong, not the input
+    assert isinstance(error, GateError)
+    assert "it is a detector (yolov5), generation 4 in service is a classifier" in str(error)
     for job, message in (
         (shapes(detection_task, tmp_path, arch="resnet18"), "holds a yolov5, not the resnet18"),
         (digits(task, tmp_path, arch="yolov5n"), "a YOLOv5 is known by its yaml"),
@@ -141,7 +145,9 @@ def test_another_task_than_arch_says(task: Task, detection_task: DetectionTask, 
 
 
 def test_an_input_that_is_no_multiple_of_the_stride(detection_task: DetectionTask, tmp_path: Path) -> None:
-    assert isinstance(verify(shapes(detection_task, tmp_path, input={"size": 60})), UsageError)
+    error = verify(shapes(detection_task, tmp_path, input={"size": 60}))
+    assert isinstance(error, UsageError)
+    assert str(error) == "best.pt holds a yolov5: input size has value 60; yolov5 needs a multiple of 8"
 
 
 def test_labels_that_a_gate_needs(task: Task, detection_task: DetectionTask, tmp_path: Path) -> None:
