@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -42,7 +41,7 @@ def queue_panel(overview: JSON, *, actions: bool = False, clock: Callable[[], fl
         actions: Whether to show actions.
         clock: Function that returns the seconds since 1970.
     """
-    rows: Sequence[JSON] = overview["queue"] if "queue" in overview else _rows_of(overview.get("open") or [])
+    rows: Sequence[JSON] = overview["queue"]
     if not rows:
         return fill(_PANEL, rows=fill(_IDLE, drop=overview["drop_dir"]))
     updates = {update["id"]: update for update in overview.get("open") or []}
@@ -66,22 +65,6 @@ def unclaimed_panel(found: Sequence[JSON], clock: Callable[[], float] = time.tim
         for each in found
     )
     return fill(_UNCLAIMED, rows=rows)
-
-
-def _rows_of(updates: Sequence[JSON]) -> list[JSON]:
-    """Return rows of the open updates, the oldest first."""
-    return [
-        {
-            "update": update["id"],
-            "model": update["model"],
-            "file": update["file_name"],
-            "state": update["state"],
-            "since": datetime.datetime.fromisoformat(update["dropped_at"].replace("Z", "+00:00")).timestamp(),
-            "position": position,
-            "waiting_for": None,
-        }
-        for position, update in enumerate(updates)
-    ]
 
 
 def _row(row: JSON, update: JSON, now: float, actions: bool) -> Html:

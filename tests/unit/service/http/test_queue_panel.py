@@ -70,7 +70,7 @@ def test_an_update_that_is_not_among_the_open_ones_is_still_shown():
 
 def test_without_updates_the_drop_folder_is_named():
     assert "Nothing runs or waits" in shown(queue_panel({"queue": [], "drop_dir": "/drop"}))
-    assert "/drop/" in shown(queue_panel({"drop_dir": "/drop"}))
+    assert "/drop/" in shown(queue_panel({"queue": [], "drop_dir": "/drop"}))
 
 
 def test_files_that_were_not_taken_have_their_reason():
