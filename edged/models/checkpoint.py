@@ -29,15 +29,13 @@ from edged.models.inert_pickle import DTYPES, StoredTensor, UnknownTensor
 from edged.models.naming import Network
 from edged.models.other_networks import ADVICE, other_network, quantized_by
 from edged.models.pickle_scan import quoted
-from edged.models.state_dicts import Found, find_state, kind_of
+from edged.models.state_dicts import MAX_NAME, MAX_TENSORS, Found, find_state, kind_of, shapes_of
 from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
 from edged.models.zip_container import Contents, pieces, read_contents
 from edged.spec import Choice
 
 MAX_FILE_BYTES = 2 << 30
-MAX_TENSORS = 20_000
-MAX_NAME_LENGTH = 512
 MAX_WRAPPERS = 4
 PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "net.", "network.")
 MAX_DIMENSIONS = 8
@@ -170,7 +168,7 @@ def _refuse_quantized(entries: Mapping[Any, Any]) -> None:
         CheckpointError: It is one.
     """
     kinds = [value.kind for value in entries.values() if isinstance(value, UnknownTensor)]
-    tool = quantized_by(name for name in entries if isinstance(name, str))
+    tool = quantized_by(name for name in entries if isinstance(name, str) and len(name) <= MAX_NAME)
     if tool is None and not any("qtensor" in kind or "quant" in kind.lower() for kind in kinds):
         return
     by = "" if tool is None else f" (by {tool})"
@@ -179,12 +177,7 @@ def _refuse_quantized(entries: Mapping[Any, Any]) -> None:
 
 def _problem(found: Found, choice: Choice | None) -> str | None:
     """Return the reason why a state dict is of no network that edged knows; None if its tensors must tell."""
-    shapes = {
-        name: tuple(value.shape)
-        for name, value in found.entries.items()
-        if isinstance(name, str) and isinstance(value, StoredTensor | Tensor)
-    }
-    other = other_network(shapes)
+    other = other_network(shapes_of(found.entries))
     if other is not None:
         return f"it holds {other}, which edged does not know; {ADVICE}"
     return None if found.network is None else _misfit(found.network, choice)
@@ -223,7 +216,7 @@ def _opened(path: Path, max_bytes: int) -> Iterator[int]:
 
 
 def _read(contents: Contents, name: Any, value: Any) -> Tensor:
-    if not isinstance(name, str) or len(name) > MAX_NAME_LENGTH:
+    if not isinstance(name, str) or len(name) > MAX_NAME:
         raise CheckpointError(f"{quoted(name)} is no name of a tensor")
     if isinstance(value, UnknownTensor):
         raise CheckpointError(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _WITH_TENSORS = ("linear", "batchnorm")
+MAX_SUGGESTED = 8  # layers of a head that a message describes
 _NORM = {"weight", "bias", "running_mean", "running_var"}
 
 
@@ -90,7 +91,7 @@ def matching_layers(
 def likely_head(layers: Sequence[StoredLayer], features: int | None) -> list[str]:
     """Return the description of a head that is most likely, for a message; empty if the layers are no chain."""
     first = [layer.inputs for layer in layers[:1]]
-    if not first or not _is_chain(layers, first[0]):
+    if not first or len(layers) > MAX_SUGGESTED or not _is_chain(layers, first[0]):
         return []
     words = ["concat_pool"] if features is not None and first == [2 * features] else []
     for index, layer in enumerate(layers):

@@ -12,7 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from edged.errors import TooLargeError
 from edged.models.head_layers import StoredLayer, likely_head, matching_layers, stored_layers
+
+MAX_NETWORKS = 32  # in one state dict
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -129,8 +132,13 @@ def find_networks(shapes: Shapes, head: Sequence[str] = ()) -> list[Network]:
     Args:
         shapes: Shape of each tensor, by name.
         head: Description of a head of several layers, see `edged.spec.Choice.head_layers`; empty for one linear layer.
+
+    Raises:
+        TooLargeError: There are more than `MAX_NETWORKS`.
     """
     bodies = [*_bodies(shapes)]
+    if len(bodies) > MAX_NETWORKS:
+        raise TooLargeError(f"a state dict holds {len(bodies)} networks, the limit is {MAX_NETWORKS}")
     return [_network(shapes, body, [other for other, _ in bodies], tuple(head)) for body in bodies]
 
 
@@ -160,7 +168,8 @@ def _network(shapes: Shapes, body: tuple[str, Naming], bodies: list[str], words:
     features = _features(shapes, names)
     layers = stored_layers(shapes, candidates)
     head = _described(layers, words, features) if words else _single(shapes, candidates, features)
-    kinds = {name: _kind(name, shapes[name], head, layers, prefix) for name in candidates}
+    of_heads = _near_matrices(layers)
+    kinds = {name: _kind(name, shapes[name], head, of_heads, prefix) for name in candidates}
     left_out = [name for name in rest if kinds.get(name, _LEFT_OUT) == _LEFT_OUT]
     names |= head.names
     if not any(name.startswith("layer4.") for name in names):
@@ -229,23 +238,23 @@ def _described(layers: Sequence[StoredLayer], words: tuple[str, ...], features: 
     return _Head(f"{last.name}.weight", names, taken, group=_parent(last.name))
 
 
-def _kind(name: str, shape: tuple[int, ...], head: _Head, layers: Sequence[StoredLayer], prefix: str) -> str:
+def _kind(name: str, shape: tuple[int, ...], head: _Head, of_heads: frozenset[str], prefix: str) -> str:
     """Classify a tensor that is not of the body: of the head, of another layer of the head, left out, or unknown."""
     if name in head.taken:
         return _TAKEN
     group = head.group if head.group is not None and not prefix.startswith(head.group) else None
     if (group and name.startswith(group)) or name in head.candidates or (head.weight is None and len(shape) == 2):
         return _HEAD
-    if head.weight is None and any(name in layer.tensors for layer in layers if _near_matrix(layer, layers)):
+    if head.weight is None and name in of_heads:
         return _HEAD
     outside = prefix and not name.startswith(prefix.split(".")[0] + ".")
     return _LEFT_OUT if outside and len(shape) < 2 else _UNKNOWN  # a statistic that is not of the network
 
 
-def _near_matrix(layer: StoredLayer, layers: Sequence[StoredLayer]) -> bool:
-    """Return whether a layer is linear, or has the same parent as one that is."""
-    parent = _parent(layer.name)
-    return any(other.kind == "linear" and _parent(other.name) == parent for other in layers)
+def _near_matrices(layers: Sequence[StoredLayer]) -> frozenset[str]:
+    """Return the names of the tensors of linear layers, and of other layers with the same parent as one."""
+    parents = {_parent(layer.name) for layer in layers if layer.kind == "linear"}
+    return frozenset(name for layer in layers if _parent(layer.name) in parents for name in layer.tensors)
 
 
 def _parent(layer: str) -> str | None:

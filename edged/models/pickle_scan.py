@@ -73,13 +73,19 @@ _RUNS_CODE = frozenset(
         "urllib", "http", "ftplib", "smtplib", "linecache", "inspect", "gc", "weakref", "ast", "torch.hub",
         "torch.serialization", "torch.jit", "torch.package", "torch.utils.cpp_extension",
         "torch.distributed.rpc", "numpy.testing", "numpy.f2py", "numpy.distutils", "numpy.lib.npyio", "setuptools",
-        "distutils", "idlelib",
+        "distutils", "idlelib", "pydoc", "doctest", "ensurepip", "venv", "site", "lib2to3", "cgi", "cgitb",
+        "imaplib", "poplib", "nntplib", "telnetlib", "xmlrpc", "sqlite3", "_pyrepl", "_aix_support", "_osx_support",
+        "requests", "paramiko", "cffi", "numexpr", "torch._inductor", "torch.utils.bottleneck",
+        "torch.utils.collect_env", "torch.utils._config_module", "torch.fx.experimental.symbolic_shapes",
+        "torch.ops", "torch._ops", "torch._classes", "torch.classes", "torch.distributed.launcher", "tensorflow",
     ]
 )
 _RUNS_CODE_NAMES = frozenset(
     {
         "torch.load", "torch.save", "torch.compile", "torch.storage._load_from_bytes", "numpy.load", "numpy.fromfile",
-        "functools.reduce", "types.FunctionType", "types.CodeType",
+        "functools.reduce", "types.FunctionType", "types.CodeType", "uuid._get_command_stdout", "platform.popen",
+        "logging.config.listen", "tokenize.open", "fileinput.input", "pandas.eval", "pandas.read_pickle",
+        "sympy.sympify", "hydra.utils.instantiate", "hydra.utils.call", "hydra.utils.get_method",
     }
 )
 _PLAIN_BUILTINS = frozenset(
@@ -114,9 +120,13 @@ def scan_pickle(stream: IO[bytes]) -> None:
         TooLargeError: The pickle has more than `MAX_PICKLE_STEPS` steps, `MAX_TUPLES` tuples or `MAX_NAMES` names.
         CheckpointError: The pickle is malformed, truncated, or in a protocol that torch.save does not write.
     """
-    spelling = _spell(stream)
-    if not spelling.symbols.startswith("^") or "^" in spelling.symbols[1:]:
+    start = stream.tell()
+    if stream.read(1) not in (b"\x80", b""):
         raise CheckpointError("it is in pickle protocol 0 or 1; save it with torch.save's own, which is 2")
+    stream.seek(start)
+    spelling = _spell(stream)
+    if "^" in spelling.symbols[1:]:
+        raise UnsafeCheckpointError("its pickle uses PROTO twice, which torch.save never writes")
     _check_calls(spelling)
     if len(_NESTED_TUPLE.findall(re.sub(_PLAIN_TUPLE, "", spelling.symbols))) > MAX_TUPLES:
         raise TooLargeError(f"its pickle has over {MAX_TUPLES} tuples; save only model.state_dict()")

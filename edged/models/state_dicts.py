@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from edged.errors import CheckpointError, UnsafeCheckpointError
+from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
 from edged.models.inert_pickle import Inert, StoredTensor, UnknownTensor
 from edged.models.naming import Network, find_networks
 from edged.models.other_networks import ADVICE, other_network
@@ -18,7 +19,8 @@ from edged.spec import Choice
 
 MAX_DEPTH = 6  # of nested dicts
 MAX_DICTS = 10_000
-MAX_NAME = 512
+MAX_TENSORS = 20_000
+MAX_NAME = 512  # characters
 _AVERAGED = re.compile(r"(^|[._-])(ema|averaged?|avg|swa|shadow)([._-]|$)|(^|\.)n_averaged$", re.IGNORECASE)
 
 
@@ -74,7 +76,7 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
     fitting = [
         Found(state.key, state.entries, network)
         for state in found
-        for network in find_networks(_shapes(state.entries), choice.head_layers)
+        for network in find_networks(shapes_of(state.entries), choice.head_layers)
         if network.fits and choice.prefix in (None, network.prefix)
     ]
     if not fitting:
@@ -97,10 +99,10 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
 
 def _state_dicts(tree: Any) -> Iterator[Found]:
     """Yield every dict that holds a tensor, the outermost first."""
-    queue: list[tuple[str, Any, int]] = [("", tree, 0)]
+    queue: deque[tuple[str, Any, int]] = deque([("", tree, 0)])
     seen: set[int] = set()
     while queue and len(seen) < MAX_DICTS:
-        key, value, depth = queue.pop(0)
+        key, value, depth = queue.popleft()
         if not isinstance(value, dict) or id(value) in seen:
             continue
         seen.add(id(value))
@@ -111,11 +113,18 @@ def _state_dicts(tree: Any) -> Iterator[Found]:
             queue += [(f"{key}.{name}" if key else name, each, depth + 1) for name, each in inner]
 
 
-def _shapes(entries: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
+def shapes_of(entries: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor whose name is no longer than `MAX_NAME`.
+
+    Raises:
+        TooLargeError: There are more than `MAX_TENSORS` entries.
+    """
+    if len(entries) > MAX_TENSORS:
+        raise TooLargeError(f"the state dict has {len(entries)} entries, the limit is {MAX_TENSORS}")
     return {
         name: tuple(value.shape)
         for name, value in entries.items()
-        if isinstance(name, str) and isinstance(value, StoredTensor | Tensor)
+        if isinstance(name, str) and len(name) <= MAX_NAME and isinstance(value, StoredTensor | Tensor)
     }
 
 
@@ -124,11 +133,11 @@ def _nearest(found: list[Found], choice: Choice) -> Found:
     with_bodies = [
         Found(state.key, state.entries, network)
         for state in found
-        for network in find_networks(_shapes(state.entries), choice.head_layers)
+        for network in find_networks(shapes_of(state.entries), choice.head_layers)
     ]
     if with_bodies:
         return max(with_bodies, key=lambda state: len(state.network.names) if state.network else 0)
-    return max(found, key=lambda state: len(_shapes(state.entries)))
+    return max(found, key=lambda state: len(shapes_of(state.entries)))
 
 
 def _whole_module(tree: Any) -> Inert | None:
@@ -139,18 +148,22 @@ def _whole_module(tree: Any) -> Inert | None:
 
 def _module_shapes(module: Inert) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the name and shape of each tensor of a module that was saved as a whole."""
-    pending, left = [("", module)], MAX_DICTS
-    while pending and left:
+    pending, seen, left = [("", module)], {id(module)}, MAX_TENSORS
+    while pending:
         prefix, inner = pending.pop()
-        left -= 1
         state = inner.state if isinstance(inner.state, dict) else {}
-        for kind in ("_parameters", "_buffers", "_modules"):
-            members = state.get(kind)
+        groups = [state.get(kind) for kind in ("_parameters", "_buffers", "_modules")]
+        for members in groups:
             for name, value in members.items() if isinstance(members, dict) else ():
-                if isinstance(value, StoredTensor):
-                    yield f"{prefix}{name}"[:MAX_NAME], tuple(value.shape)
-                elif isinstance(value, Inert) and len(prefix) < MAX_NAME:
-                    pending.append((f"{prefix}{name}.", value))
+                left -= 1
+                path = f"{prefix}{name}" if isinstance(name, str) else ""
+                if left < 0:
+                    return
+                if isinstance(value, StoredTensor) and len(path) <= MAX_NAME:
+                    yield path, tuple(value.shape)
+                elif isinstance(value, Inert) and id(value) not in seen and len(path) < MAX_NAME:
+                    seen.add(id(value))
+                    pending.append((f"{path}.", value))
 
 
 def _why_none(tree: Any, choice: Choice) -> str:

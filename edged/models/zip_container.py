@@ -23,6 +23,7 @@ from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_pickle
 
 MAX_DIRECTORY_BYTES = 4 << 20  # of a zip: room for 40,000 entries
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file
+MAX_SAFETENSORS = 20_000
 PIECE_BYTES = 8 << 20  # of a file that is read as a whole
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -258,6 +259,9 @@ def _read_safetensors(data: mmap.mmap, path: str) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"its safetensors header has {length} bytes, the file {len(data)}: {_CLOSED_WRONGLY}")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+            names = list(file.keys())
+            if len(names) <= MAX_SAFETENSORS:
+                return {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"its safetensors header is damaged ({quoted(error)}): {_CLOSED_WRONGLY}") from None
+    raise TooLargeError(f"the state dict has {len(names)} entries, the limit is {MAX_SAFETENSORS}")
