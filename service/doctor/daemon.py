@@ -32,7 +32,7 @@ def check_daemon(machine: Machine, config: Config | None) -> Iterator[Check]:
         else:
             yield _address(config)
     except EdgedError as error:
-        yield Check("daemon", FAIL, f"runs, but answers with an error: {error}", "`journalctl -u edged -n 50`")
+        yield Check("daemon", FAIL, f"runs, but answers with an error: {error}", "`edged logs` says why")
     else:
         yield Check("daemon", OK, f"runs and is ready, {config.socket}")
 
