@@ -76,7 +76,10 @@ def submit(options: Namespace) -> int:
         )
         return 0
     progress.begin(submitted)
-    update = submission.wait(client, submitted, options.timeout, progress.show, until_end=options.until_end)
+    try:
+        update = submission.wait(client, submitted, options.timeout, progress.show, until_end=options.until_end)
+    finally:
+        progress.end()
 
     def text(result: dict[str, Any]) -> str:
         from service.cli import render

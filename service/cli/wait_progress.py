@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from service.journal.states import ENDS, State
 from service.units import format_bytes, format_seconds
 
-_CLAIMED = "CLAIMED, until it is its turn and a worker has started"
+CLAIMED = "CLAIMED, until it is its turn and a worker has started"
 _REPEAT_S = 30.0  # a line at least this often shows that the command still waits
 
 
@@ -51,12 +51,18 @@ class WaitProgress:
             if stage not in self._known:  # it was over before the next request
                 self._known.add(stage)
                 self._say(f"{name}: {stage} took {format_seconds(seconds)}")
-        if now == _CLAIMED and now in self._known:  # for a moment between two stages
+        if now == CLAIMED and now in self._known:  # for a moment between two stages
             now = self._shown
         if now != self._shown or self._clock() - self._said_at >= _REPEAT_S:
             self._shown = now
             self._known.add(now)
             self._say(f"{name}: {now}{share}")
+
+    def end(self) -> None:
+        """Clear the line on a terminal, so that what follows begins in the first column."""
+        if self._overwrites:
+            self._stream.write("\r\x1b[K")
+            self._stream.flush()
 
     def _say(self, text: str) -> None:
         self._said_at = self._clock()
@@ -70,7 +76,7 @@ def doing(update: Mapping[str, Any]) -> tuple[str, str]:
     if progress.get("stage"):
         return str(progress["stage"]), f" {progress['done']}/{progress['total']}" if progress.get("total") else ""
     if update["state"] == State.CLAIMED:
-        return _CLAIMED, ""
+        return CLAIMED, ""
     state = str(update["state"])
     why = f": {update['reason']}" if update.get("reason") else ""
     return f"{state}{why}", ""

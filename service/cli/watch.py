@@ -9,7 +9,7 @@ from typing import Any, NoReturn, TextIO
 from edged.errors import EdgedError, UnavailableError
 from service.cli.output import print_json
 from service.cli.render import fresh_models, model_state, status
-from service.cli.wait_progress import doing
+from service.cli.wait_progress import CLAIMED, doing
 from service.units import iso_time
 
 JSON = Mapping[str, Any]
@@ -78,7 +78,10 @@ class Changes:
             self._known.pop(name, None)
             yield f"{name}: {self._end_of(identity)}"
         for subject, text in now.items():
-            if self._known.get(subject) != text:
+            before = self._known.get(subject)
+            if text == CLAIMED and before is not None:  # for a moment between two stages
+                now[subject] = before
+            elif before != text:
                 yield f"{subject}: {text}"
         for subject in self._known.keys() - now.keys():
             yield f"{subject}: gone"
@@ -99,8 +102,11 @@ def _facts(answer: JSON) -> Iterator[tuple[str, str]]:
         problem = f": {model['problem']}" if model.get("problem") else ""
         where = f"; drop a checkpoint into {fresh[model['name']]}" if model.get("name") in fresh else ""
         yield f"model {model.get('name')}", f"{model_state(model)}{generation}{problem}{where}"
+    queued = (row for row in answer.get("queue", []) if row.get("state") == "QUEUED")
+    waiting = {row.get("update"): row.get("waiting_for") for row in queued}
     for update in answer.get("updates", []):
-        yield _name(update), doing(update)[0]
+        waits = waiting.get(update["id"])
+        yield _name(update), doing(update)[0] if waits is None else f"waits for {waits}"
     for entry in answer.get("unclaimed", []):
         yield str(entry.get("path")), f"not taken: {entry.get('reason')}"
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 import torch
@@ -103,6 +108,30 @@ def test_the_log_of_the_daemon(daemon: Daemon, task: Task) -> None:
     assert daemon.get("/edged/v1/logs?after=-1").status_code == 400
     with daemon.tcp() as client:
         assert client.get("/edged/v1/logs").status_code == 403
+
+
+def test_the_status_can_be_watched(daemon: Daemon, tmp_path: Path) -> None:
+    # A test run in the background ignores SIGINT, and so would its children.
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program += "; from service.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "status", "digits", "--watch"]
+    config = daemon.folder / "edged.yaml"
+    with subprocess.Popen([*command, "--config", config], stdout=PIPE, stderr=PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        try:
+            assert watching.stdout.readline().endswith(f"model digits: serving generation {daemon.generation()}\n")
+            junk = tmp_path / "junk.pt"
+            junk.write_bytes(b"no checkpoint")
+            daemon.drop(junk)
+            line = ""
+            while "REJECTED" not in line:
+                line = watching.stdout.readline()
+                assert re.search(r"Z update \d+ of digits \(junk\.pt\): ", line), line
+            watching.send_signal(signal.SIGINT)
+            assert (watching.wait(60), watching.stderr.read()) == (130, "edged: interrupted\n")
+        finally:
+            watching.kill()
 
 
 def test_nobody_there(daemon: Daemon) -> None:

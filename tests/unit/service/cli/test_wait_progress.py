@@ -75,4 +75,5 @@ def test_a_terminal_has_one_line_that_ends_empty() -> None:
     progress = WaitProgress(stream)
     for seen in (update("LOADED", "quantize", 3, 21), update("COMMITTED")):
         progress.show(seen)
-    assert stream.getvalue() == "\r\x1b[Kupdate 7 of shelf (best.pt): quantize 3/21\r\x1b[K"
+    progress.end()
+    assert stream.getvalue() == "\r\x1b[Kupdate 7 of shelf (best.pt): quantize 3/21\r\x1b[K\r\x1b[K"

@@ -38,12 +38,24 @@ def test_a_line_for_each_change() -> None:
         (status(None, update("DROPPED")), ["model shelf: not serving", f"{name}: DROPPED"]),
         (status(None, update("LOADED", "quantize", 1)), [f"{name}: quantize"]),
         (status(None, update("LOADED", "quantize", 2)), []),
+        (status(None, update("CLAIMED")), []),  # for a moment between two stages
         (status(1, update("LIVE")), ["model shelf: serving generation 1", f"{name}: LIVE"]),
         (status(1), [f"{name}: COMMITTED"]),
         (status(1, unclaimed=unclaimed), ["drop/x.gif: not taken: no checkpoint"]),
         (status(1), ["drop/x.gif: gone"]),
     ):
         assert list(changes.of(answer)) == lines
+
+
+def test_an_update_that_waits_says_for_what() -> None:
+    name, row = "update 7 of shelf (best.pt)", {"update": 7, "state": "QUEUED", "waiting_for": "update 5 of cam"}
+    changes = Changes(ended)
+    for answer, text in (
+        (status(1, update("CLAIMED")), "CLAIMED, until it is its turn and a worker has started"),
+        (status(1, update("CLAIMED"), queue=[row]), "waits for update 5 of cam"),
+        (status(1, update("CLAIMED", "start"), queue=[{**row, "state": "CLAIMED", "waiting_for": None}]), "start"),
+    ):
+        assert list(changes.of(answer))[-1] == f"{name}: {text}"
 
 
 def test_an_update_that_the_journal_has_forgotten_has_ended() -> None:
