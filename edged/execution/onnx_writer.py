@@ -1,0 +1,275 @@
+"""Writer of a graph as an ONNX model that computes on integers.
+
+Values that are carried as codes are written as QuantizeLinear and DequantizeLinear pairs around operations in float,
+which engines fuse to integer kernels (ONNX Runtime: QLinearConv, QLinearAdd, QGemm). Weights are written as the codes
+of the artifact, bit for bit: those of 4 bits and fewer as packed 4-bit initializers, which engines unpack once when
+they load the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from edged.errors import ArtifactError
+from edged.execution import graph as ops
+from edged.execution.graph import Node, Weight
+from edged.execution.grids import ActivationGrid, Grids
+from edged.execution.placement import Placement
+from edged.quant.grid import QuantizedWeight
+
+OPSET = 21  # the first with 4-bit integers
+IR_VERSION = 10
+PACKED_BITS = 4
+SIGNED_MAX = 127
+
+INPUT = "input"
+
+
+def write_onnx(
+    placement: Placement,
+    grids: Grids,
+    size: int,
+    output: str,
+    output_shape: Sequence[int],
+    *,
+    batch: int | None = 1,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Write a graph as an ONNX model.
+
+    Args:
+        placement: The graph and its values that are carried as codes.
+        grids: Grid of each of `placement.values`.
+        size: Side of the input in pixels.
+        output: Name of the output.
+        output_shape: Shape of the outputs of one image.
+        batch: Images per call; None for any number.
+        metadata: Entries of the model's metadata_props.
+
+    Raises:
+        ArtifactError: Codes do not fit the engines' 8 bits.
+    """
+    graph = placement.graph
+    writer = _Writer(placement, grids)
+    writer.quantize(graph.input, INPUT)
+    for node in graph.nodes:
+        writer.write(node)
+    first: int | str = "batch" if batch is None else batch
+    body = helper.make_graph(
+        [*writer.nodes, helper.make_node("Identity", [writer.read(graph.output)], [output], name=output)],
+        "edged",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, [first, graph.channels, size, size])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [first, *output_shape])],
+        list(writer.initializers.values()),
+    )
+    model = helper.make_model(
+        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edged"
+    )
+    helper.set_model_props(model, dict(metadata or {}))
+    return model
+
+
+class _Writer:
+    """The nodes and initializers of a model under construction.
+
+    Args:
+        placement: The graph and its values that are carried as codes.
+        grids: Grid of each of `placement.values`.
+    """
+
+    def __init__(self, placement: Placement, grids: Grids) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self._placement, self._grids = placement, grids
+        self._values: dict[str, str] = {}  # the ONNX value that readers of a value of the graph get
+
+    def read(self, name: str) -> str:
+        """Return the ONNX value that stands for a value of the graph."""
+        return self._values[name]
+
+    def write(self, node: Node) -> None:
+        """Write one operation, and the rounding of its value where that is carried as codes."""
+        if isinstance(node, ops.Conv | ops.Linear):
+            value = self._layer(node)
+        else:
+            value = self._operation(node, [self.read(name) for name in node.inputs])
+        self.quantize(node.name, value)
+
+    def quantize(self, name: str, value: str) -> None:
+        """Let readers of `name` read `value`, rounded to its grid if it has one."""
+        owner = self._placement.owners.get(name)
+        if owner is None:
+            self._values[name] = value
+            return
+        grid = self._grid(owner)
+        codes = self._add("QuantizeLinear", [value, *grid], f"{name}.codes")
+        self._values[name] = self._add("DequantizeLinear", [codes, *grid], f"{name}.dequantized")
+
+    def _operation(self, node: Node, inputs: list[str]) -> str:
+        name = node.name
+        if isinstance(node, ops.MaxPool):
+            window = {"kernel_shape": [node.kernel] * 2, "strides": [node.stride] * 2, "pads": [node.padding] * 4}
+            return self._add("MaxPool", inputs, name, **window)
+        if isinstance(node, ops.Concat):
+            return self._add("Concat", inputs, name, axis=1)
+        if isinstance(node, ops.GlobalAveragePool):
+            return self._average(name, inputs)
+        if isinstance(node, ops.Resize):
+            scales = self._constant(f"{name}.scales", np.array([1, 1, node.factor, node.factor], np.float32))
+            modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+            return self._add("Resize", [*inputs, "", scales], name, **modes)
+        if isinstance(node, ops.Silu):
+            gate = self._rounded_sigmoid(name, inputs)
+            return self._add("Mul", [*inputs, gate], name)
+        if isinstance(node, ops.LeakyRelu):
+            return self._add("LeakyRelu", inputs, name, alpha=node.slope)
+        if isinstance(node, ops.Predictions):
+            return self._predictions(node, inputs)
+        kinds = {ops.Add: "Add", ops.Relu: "Relu", ops.HardSwish: "HardSwish"}
+        return self._add(kinds[type(node)], inputs, name)
+
+    def _average(self, name: str, inputs: list[str]) -> str:
+        """Write the pooling; the codes of its mean pass through the flattening unchanged."""
+        pooled = self._add("GlobalAveragePool", inputs, f"{name}.mean")
+        if name in self._placement.owners:
+            grid = self._grid(name)
+            pooled = self._add("QuantizeLinear", [pooled, *grid], f"{name}.mean.codes")
+            pooled = self._add("DequantizeLinear", [pooled, *grid], f"{name}.mean.dequantized")
+        return self._add("Flatten", [pooled], name)
+
+    def _rounded_sigmoid(self, name: str, inputs: list[str]) -> str:
+        """Write a sigmoid, on codes of 1/255 between 0 and 1 where the SiLU computes on codes."""
+        gate = self._add("Sigmoid", inputs, f"{name}.gate")
+        node = self._placement.graph.producers()[name]
+        owner = self._placement.owners.get(node.inputs[0])
+        if owner is None:
+            return gate
+        grid = self._grid_of(f"{name}.gate", gate_grid(self._grids[owner]))
+        codes = self._add("QuantizeLinear", [gate, *grid], f"{name}.gate.codes")
+        return self._add("DequantizeLinear", [codes, *grid], f"{name}.gate.dequantized")
+
+    def _predictions(self, node: ops.Predictions, maps: list[str]) -> str:
+        shape = self._constant(f"{node.name}.shape", np.array([0, -1, node.outputs], np.int64))
+        rows = []
+        for index, value in enumerate(maps):
+            turned = self._add("Transpose", [value], f"{node.name}.turned{index}", perm=[0, 2, 3, 1])
+            rows.append(self._add("Reshape", [turned, shape], f"{node.name}.rows{index}"))
+        return self._add("Concat", rows, node.name, axis=1)
+
+    def _layer(self, node: ops.Weighted) -> str:
+        source = self.read(node.inputs[0])
+        owner = self._placement.owners.get(node.inputs[0])
+        integer = node.name not in self._placement.float_layers and owner is not None
+        weight = self._integer_weight(node) if integer else self._float_weight(node)
+        if integer and owner is not None:
+            bias = self._integer_bias(node, self._grids[owner])
+        else:
+            bias = self._constant(f"{node.name}.bias", _array(node.bias))
+        if isinstance(node, ops.Linear):
+            return self._add("Gemm", [source, weight, bias], node.name, transB=1)
+        (top, left), shape = node.padding, node.weight.values.shape
+        attributes = {
+            "kernel_shape": list(shape[2:]),
+            "strides": list(node.stride),
+            "pads": [top, left, top, left],
+            "group": node.groups,
+        }
+        return self._add("Conv", [source, weight, bias], node.name, **attributes)
+
+    def _float_weight(self, node: ops.Weighted) -> str:
+        return self._constant(f"{node.name}.weight", _array(node.weight.values))
+
+    def _integer_weight(self, node: ops.Weighted) -> str:
+        quantized = _quantized(node.weight)
+        scale = self._constant(f"{node.name}.weight.scale", _array(quantized.scale))
+        zero = self._constant(f"{node.name}.weight.zero_point", np.zeros(len(quantized.scale), np.int8))
+        codes = self._codes(f"{node.name}.weight", quantized)
+        return self._add("DequantizeLinear", [codes, scale, zero], f"{node.name}.weight", axis=0)
+
+    def _codes(self, name: str, quantized: QuantizedWeight) -> str:
+        """Write codes less their zero points as int8, unpacked from 4 bits by nodes that engines run once."""
+        codes = _array(quantized.codes).astype(np.int16).reshape(quantized.shape)
+        zeros = _array(quantized.zero_point).astype(np.int16)
+        if quantized.bits > PACKED_BITS:
+            whole = codes - _by_row(zeros, codes.ndim)
+            if whole.min() < -SIGNED_MAX - 1 or whole.max() > SIGNED_MAX:
+                raise ArtifactError(
+                    f"weight {name!r} has {quantized.bits}-bit codes around zero points {zeros.min()} to {zeros.max()},"
+                    " which engines cannot hold in 8 bits; quantize with a symmetric scheme or 7 bits"
+                )
+            return self._constant(f"{name}.codes", whole.astype(np.int8))
+        middle = 1 << quantized.bits - 1
+        if (zeros == middle).all():
+            packed = self._packed(f"{name}.codes", codes - middle, TensorProto.INT4)
+            return self._add("Cast", [packed], f"{name}.unpacked", to=TensorProto.INT8)
+        packed = self._packed(f"{name}.codes", codes, TensorProto.UINT4)
+        raised = self._add("Cast", [packed], f"{name}.raised", to=TensorProto.FLOAT)
+        shift = self._constant(f"{name}.zeros", _by_row(zeros, codes.ndim).astype(np.float32))
+        centered = self._add("Sub", [raised, shift], f"{name}.centered")
+        return self._add("Cast", [centered], f"{name}.unpacked", to=TensorProto.INT8)
+
+    def _packed(self, name: str, codes: npt.NDArray[Any], kind: int) -> str:
+        """Write 4-bit integers, two to a byte, the first in the low half."""
+        flat = (codes.ravel() & 0xF).astype(np.uint8)
+        flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
+        packed = flat[0::2] | (flat[1::2] << 4)
+        self.initializers[name] = helper.make_tensor(name, kind, codes.shape, packed.tobytes(), raw=True)
+        return name
+
+    def _integer_bias(self, node: ops.Weighted, grid: ActivationGrid) -> str:
+        """Write the bias in units of the accumulator, which engines add before they scale."""
+        scale = np.float32(grid.scale) * _array(_quantized(node.weight).scale)
+        limit = np.iinfo(np.int32).max
+        with np.errstate(divide="ignore", invalid="ignore"):
+            steps = np.nan_to_num(_array(node.bias).astype(np.float64) / scale, nan=0.0)
+        codes = self._constant(f"{node.name}.bias.codes", np.rint(np.clip(steps, -limit, limit)).astype(np.int32))
+        scales = self._constant(f"{node.name}.bias.scale", scale.astype(np.float32))
+        zero = self._constant(f"{node.name}.bias.zero_point", np.zeros(len(scale), np.int32))
+        return self._add("DequantizeLinear", [codes, scales, zero], f"{node.name}.bias", axis=0)
+
+    def _grid(self, owner: str) -> tuple[str, str]:
+        return self._grid_of(owner, self._grids[owner])
+
+    def _grid_of(self, name: str, grid: ActivationGrid) -> tuple[str, str]:
+        """Write a grid once, as scalars: engines do not fuse additions whose scales are vectors of one."""
+        kind = np.int8 if grid.signed else np.uint8
+        scale = self._constant(f"{name}.scale", np.array(grid.scale, np.float32))
+        return scale, self._constant(f"{name}.zero_point", np.array(grid.zero_point, kind))
+
+    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(value, name)
+        return name
+
+    def _add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+
+def gate_grid(grid: ActivationGrid) -> ActivationGrid:
+    """Return the grid of a sigmoid's outputs, 0 to 1, in the same kind of codes as its input."""
+    if grid.signed:
+        return ActivationGrid(1 / SIGNED_MAX, 0, grid.bits, signed=True)
+    return ActivationGrid(1 / ((1 << grid.bits) - 1), 0, grid.bits)
+
+
+def _quantized(weight: Weight) -> QuantizedWeight:
+    if weight.quantized is None:
+        raise ArtifactError(f"weight {weight.parameter!r} has no codes; let its layer compute in float")
+    return weight.quantized
+
+
+def _by_row(values: npt.NDArray[Any], dimensions: int) -> npt.NDArray[Any]:
+    return values.reshape(-1, *(1,) * (dimensions - 1))
+
+
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    array: npt.NDArray[Any] = tensor.detach().cpu().numpy()
+    return array
