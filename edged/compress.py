@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,19 @@ from torch import Tensor, nn
 
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
-from edged.device import device_of, exact_float32, moved
+from edged.device import CPU, device_of, exact_float32, moved
+from edged.engine.activation_ranges import ActivationRanges
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.memory_plan import MemoryPlan, Resources
 from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
-from edged.evaluation.fidelity import relative_errors
+from edged.evaluation.fidelity import relative_errors, squared_error
+from edged.execution.build import build_graph
+from edged.execution.placement import Placement, head_parameters, place
+from edged.execution.positive_scales import with_positive_scales
+from edged.execution.quantization import ActivationQuantization
+from edged.execution.rounded import RoundedNetwork
+from edged.execution.selection import Policies, choose_policies, first_policies, ranges_of
 from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener, SilentListener
@@ -27,6 +35,8 @@ from edged.spec import QuantSpec, Statistics
 
 # Held-out images that choose the statistics: choosing between two takes fewer images than reporting on one.
 CHOICE_IMAGES = 32
+# Pixels of the held-out images that choose the ranges of activations, which takes ten passes over them.
+CHOICE_PIXELS = 32 * 224**2
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ class Compressed:
         plan: Plan by which the work was divided to fit the memory.
         full: The network in full precision.
         cache: The images that were used.
+        activations: Ranges of the activations; None if these stay in float.
     """
 
     model: nn.Module
@@ -89,6 +100,12 @@ class Compressed:
     plan: MemoryPlan
     full: nn.Module
     cache: ImageCache
+    activations: ActivationQuantization | None = None
+
+    @functools.cached_property
+    def served(self) -> nn.Module:
+        """The network as it computes in service: `model`, with its activations rounded if they are quantized."""
+        return self.model if self.activations is None else _rounded(self.model, self.quantized, self.activations)
 
     @property
     def batch_size(self) -> int:
@@ -102,8 +119,8 @@ class Compressed:
 
     @functools.cached_property
     def logits(self) -> Tensor:
-        """Outputs of `model` on the held-out images, on the CPU. A detector's take 9 MB per image."""
-        return self._outputs(self.model)
+        """Outputs of `served` on the held-out images, on the CPU. A detector's take 9 MB per image."""
+        return self._outputs(self.served)
 
     def _outputs(self, model: nn.Module) -> Tensor:
         with exact_float32(device_of(model)):
@@ -136,14 +153,58 @@ def compress(
     watcher: ProgressListener = listener or SilentListener()
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    ranges = None
+    if spec.activation_bits is not None:
+        full = with_positive_scales(full)
+        placement = _placement(full)
+        ranges = ActivationRanges(placement, spec.activation_bits, first_policies(placement))
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
-        done = quantize_network(full, cache, spec, resources or Resources(), watcher)
+        done = quantize_network(full, cache, spec, resources or Resources(), watcher, ranges)
+    quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     with watcher.stage("compare"), exact_float32(device_of(full)):
         served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
-    quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
+        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges)
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
-    return Compressed(served, quantized, rest, _reports(full, done, spec), accepted, done.plan, full, cache)
+    reports = _reports(full, done, spec)
+    return Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
+
+
+def _placement(model: nn.Module) -> Placement:
+    """Choose the values that are carried as codes; only the output layers of a detector compute in float."""
+    graph = build_graph(model)
+    return place(graph, head_parameters(graph))
+
+
+def _rounded(
+    model: nn.Module, quantized: Mapping[str, QuantizedWeight], activations: ActivationQuantization
+) -> RoundedNetwork:
+    return RoundedNetwork(model.to(CPU), quantized, activations.grids(), activations.float_layers)
+
+
+def _best_ranges(
+    full: nn.Module,
+    model: nn.Module,
+    quantized: Mapping[str, QuantizedWeight],
+    cache: ImageCache,
+    measured: ActivationRanges,
+) -> ActivationQuantization:
+    """Choose the ranges of the activations by the error of the outputs on held-out images."""
+    count = max(2, min(CHOICE_IMAGES, CHOICE_PIXELS // cache.input.size**2))
+    some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
+    reference = predict(full, cache, some, batch_size=4)
+    float_layers = tuple(head_parameters(build_graph(full)))
+    rounded = RoundedNetwork(model, quantized, {}, float_layers)
+
+    def quantization(policies: Policies) -> ActivationQuantization:
+        ranges = ranges_of(measured.histograms, policies, measured.bits)
+        return ActivationQuantization(measured.bits, ranges, float_layers)
+
+    def error(policies: Policies) -> float:
+        rounded.grids = quantization(policies).grids()
+        return squared_error(reference, predict(rounded, cache, some, batch_size=4))
+
+    return quantization(choose_policies(rounded.placement, error))
 
 
 def _batch_size(plan: MemoryPlan) -> int:

@@ -136,6 +136,7 @@ class QuantSpec:
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
+        activation_bits: Bits per code of activations, None to compute with activations in float.
         damp_ratio: Share of mean(diag H) that is added to diag H. H is positive semi-definite, so any ratio above 0
             makes it positive definite; the larger the ratio, the closer the codes are to round-to-nearest.
         damp_absolute: Constant that is added to diag H as well, in squared input units, as in the paper.
@@ -160,6 +161,7 @@ class QuantSpec:
     descent_passes: int = _whole(0, 0)
     first_bits: int | None = _whole(None, 2, 8)
     last_bits: int | None = _whole(None, 2, 8)
+    activation_bits: int | None = _whole(None, 8, 8)
     damp_ratio: float = _real(0.01, 0)
     damp_absolute: float = _real(0.0, 0)
     block_size: int = _whole(256, 1)

@@ -26,6 +26,7 @@ from edged.calibration.dataset import ImageCache
 from edged.calibration.geometry import Geometry, QuantizableLayer, geometry_of
 from edged.calibration.moments import Moments, hessian, moments_for
 from edged.device import device_of, exact_float32, synchronize
+from edged.engine.activation_ranges import ActivationRanges
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
 from edged.engine.memory_plan import SPARED_BLOCK, MemoryPlan, Resources, plan_work
@@ -36,9 +37,10 @@ from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener
 from edged.quant.layer import LayerResult, quantize_layer
-from edged.spec import QuantSpec
+from edged.spec import QuantSpec, Scheme
 
 FULL, QUANTIZED = "full", "quantized"
+ENGINE_BITS = 8  # of an integer engine's weights
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,23 @@ class Quantized:
         results: Result of each layer by its name, in order of execution.
         images: Number of calibration images that each layer saw, by layer name.
         plan: Memory plan that was followed.
+        ranges: Ranges of the activations; None if these stay in float.
     """
 
     model: nn.Module
     results: dict[str, LayerResult]
     images: dict[str, int]
     plan: MemoryPlan
+    ranges: ActivationRanges | None
 
 
 def quantize_network(
-    model: nn.Module, cache: ImageCache, spec: QuantSpec, resources: Resources, listener: ProgressListener
+    model: nn.Module,
+    cache: ImageCache,
+    spec: QuantSpec,
+    resources: Resources,
+    listener: ProgressListener,
+    ranges: ActivationRanges | None = None,
 ) -> Quantized:
     """Quantize every convolution and linear layer.
 
@@ -70,6 +79,8 @@ def quantize_network(
         spec: Quantization settings.
         resources: Memory limits; change speed only.
         listener: Listener that is notified of the plan and of the number of layers done.
+        ranges: Ranges of the activations, which are measured and then followed by the quantized stream; None to keep
+            activations in float.
 
     Raises:
         ArchitectureError: The network has no layers to quantize.
@@ -86,14 +97,14 @@ def quantize_network(
     # Values that do not fit the memory are stored in the folder of the cache, whose filesystem has room for images.
     store = ActivationStore(plan.activation_memory, cache.directory)
     with store, exact_float32(device), torch.inference_mode():
-        work = _Work(model, program, images, spec, plan, store)
+        work = _Work(model, program, images, spec, plan, store, ranges)
         done, total = 0, sum(len(cut.layers) for cut in program.cuts)
         for index, cut in enumerate(program.cuts):
             work.quantize_at(index)
             done += len(cut.layers)
             listener.progress(done, total)
         synchronize(device)  # the end of the stage that the listener times
-    return Quantized(work.quantized, work.results, work.images, plan)
+    return Quantized(work.quantized, work.results, work.images, plan, ranges)
 
 
 class _Work:
@@ -105,6 +116,7 @@ class _Work:
         spec: QuantSpec,
         plan: MemoryPlan,
         store: ActivationStore,
+        ranges: ActivationRanges | None,
     ) -> None:
         self.quantized = shared_copy(model)
         self.results: dict[str, LayerResult] = {}
@@ -116,6 +128,9 @@ class _Work:
         self._images = images
         self._store = store
         self._bits = _bits_by_layer(program, spec)
+        self._ranges = ranges
+        self._observe = None if ranges is None else ranges.observe
+        self._round = None if ranges is None else ranges.rounded
 
     def quantize_at(self, index: int) -> None:
         """Quantize the layers at a cut and advance all streams to the next cut."""
@@ -124,6 +139,8 @@ class _Work:
         sums = _CutSums(cut, self._layers, self._spec.propagation > 0 and index > 0)
         for first in range(0, step.images, step.batch):
             self._accumulate(sums, step, first, cut, following)
+        if self._ranges is not None:
+            self._ranges.decide()
         give_back_free_memory()
         for names in sums.sharing:
             H = hessian(sums.moments[names[0]])
@@ -135,7 +152,7 @@ class _Work:
         if following is not None and self._spec.propagation > 0:
             for first in range(0, step.images, step.batch):
                 values = self._values(QUANTIZED, step, first, cut)
-                moved = self._program.run(values, cut.index, following, self._quantized_modules)
+                moved = self._program.run(values, cut.index, following, self._quantized_modules, replace=self._round)
                 self._store.put(QUANTIZED, first, moved)
 
     def _accumulate(self, sums: _CutSums, step: Step, first: int, cut: Cut, following: Cut | None) -> None:
@@ -147,12 +164,15 @@ class _Work:
             if following is not None:  # needed again when the layers are quantized
                 self._store.put(QUANTIZED, first, values)
             del values
-            full |= {self._program.value_of(name): y for name, y in sums.update(inputs, full[cut.source]).items()}
+            for name, y in sums.update(inputs, full[cut.source]).items():
+                value = self._program.value_of(name)
+                full[value] = y if self._observe is None else self._observe(value, y)
             del inputs
         else:
             sums.update(full[cut.source])
         if following is not None:
-            self._store.put(FULL, first, self._program.run(full, cut.index, following, self._full_modules))
+            moved = self._program.run(full, cut.index, following, self._full_modules, replace=self._observe)
+            self._store.put(FULL, first, moved)
 
     def _values(self, stream: str, step: Step, first: int, cut: Cut) -> Values:
         """Return the live values at the cut for images first..first + batch, running new images up to it."""
@@ -173,14 +193,20 @@ class _Work:
 
     def _enter(self, stream: str, first: int, stop: int, cut: Cut) -> Values:
         """Run images that no earlier cut has seen up to this cut."""
-        modules = self._full_modules if stream == FULL else self._quantized_modules
         pixels = self._images.batch(first, min(first + self._plan.steps[0].batch, stop))
-        return self._program.run({self._program.input: pixels}, 0, cut, modules)
+        name = self._program.input
+        if stream == FULL:
+            if self._observe is not None:
+                self._observe(name, pixels)
+            return self._program.run({name: pixels}, 0, cut, self._full_modules)
+        if self._round is not None:
+            pixels = self._round(name, pixels)
+        return self._program.run({name: pixels}, 0, cut, self._quantized_modules, replace=self._round)
 
     def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
         """Quantize one layer and install its weight and corrected statistics in the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
-        spec = dataclasses.replace(self._spec, bits=self._bits[name], rows_at_once=self._plan.rows_at_once)
+        spec = _spec_of_layer(self._spec, self._bits[name], self._plan.rows_at_once)
         result = quantize_layer(layer.weight, H, spec, sums.cross(name))
         self.results[name] = result
         installed = self._quantized_modules[name]
@@ -253,6 +279,12 @@ def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
     for name in program.last_layers:
         bits[name] = spec.last_bits or bits[name]
     return bits
+
+
+def _spec_of_layer(spec: QuantSpec, bits: int, rows_at_once: int) -> QuantSpec:
+    # Engines hold codes less their zero points in 8 bits: 8-bit codes fit only around the middle.
+    scheme = Scheme.SYMMETRIC if spec.activation_bits is not None and bits == ENGINE_BITS else spec.scheme
+    return dataclasses.replace(spec, bits=bits, scheme=scheme, rows_at_once=rows_at_once)
 
 
 def _without_bias(y: Tensor, layer: QuantizableLayer) -> Tensor:

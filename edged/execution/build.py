@@ -256,7 +256,7 @@ class _Rows(Node):
 
 
 def _bias(module: nn.Conv2d | nn.Linear) -> Tensor:
-    return torch.zeros(len(module.weight)) if module.bias is None else module.bias.detach()
+    return module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()
 
 
 def _folded(conv: ops.Conv, name: str, norm: nn.BatchNorm2d) -> ops.Conv:

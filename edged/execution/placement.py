@@ -49,6 +49,15 @@ class Placement:
         return [name for name, owner in self.owners.items() if name == owner]
 
 
+def head_parameters(graph: Graph) -> list[str]:
+    """Return the names of the weights of a detector's output layers; none for a classifier.
+
+    Their outputs are the network's own, in float, and small errors of a box's size or class count in full.
+    """
+    heads = {name for node in graph.nodes if isinstance(node, Predictions) for name in node.inputs}
+    return [node.weight.parameter for node in graph.weighted() if node.name in heads]
+
+
 def place(graph: Graph, float_layers: Collection[str] = (), *, float_activations: bool = False) -> Placement:
     """Choose the values that are carried as codes.
 
@@ -59,9 +68,7 @@ def place(graph: Graph, float_layers: Collection[str] = (), *, float_activations
         float_activations: Whether activations other than ReLU (SiLU, ...) compute in float, from the layer's float
             outputs.
     """
-    in_float = {
-        node.name for node in graph.weighted() if node.weight.parameter in float_layers or node.weight.quantized is None
-    }
+    in_float = {node.name for node in graph.weighted() if node.weight.parameter in float_layers}
     readers, producers = graph.readers(), graph.producers()
 
     def computes_on_codes(node: Node) -> bool:

@@ -86,6 +86,7 @@ class Program:
         stop: Cut | None,
         modules: Mapping[str, nn.Module],
         watch: Callable[[Values], None] | None = None,
+        replace: Callable[[str, Tensor], Tensor] | None = None,
     ) -> Values:
         """Run the steps from `start` to a cut, except those that no layer needs.
 
@@ -97,6 +98,7 @@ class Program:
             modules: The network's modules by name; layers may be replaced.
             watch: Called with the values that are live after each step, before those without further readers are
                 dropped.
+            replace: Called with the name and the value of each step that is run; returns the value to go on with.
 
         Returns:
             The values that are live at `stop`, or {"output": ...}.
@@ -110,7 +112,8 @@ class Program:
             if stop is not None and node not in self._before_layers:
                 continue
             if node.name not in alive:
-                alive[node.name] = _run_step(node, alive, modules)
+                value = _run_step(node, alive, modules)
+                alive[node.name] = value if replace is None else replace(node.name, value)
             if watch is not None:
                 watch(alive)
             for read in node.all_input_nodes:

@@ -1,0 +1,75 @@
+"""Choice of range policies by measurement: the error at the network's output decides, not that of each value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from edged.execution.graph import Add, Concat, Conv, Linear, Silu
+from edged.execution.histogram import Histogram
+from edged.execution.placement import Placement
+from edged.execution.ranges import Range, RangePolicy, choose_range
+
+# Kinds of values, and the policies that are tried for each; the first is the one to start from.
+_WIDE = (RangePolicy.MINMAX, RangePolicy.PERCENTILE, RangePolicy.MSE)
+TRIED: Mapping[str, tuple[RangePolicy, ...]] = {
+    "pre-activation": (RangePolicy.SILU, RangePolicy.MINMAX),
+    "activation": _WIDE,
+    "layer": _WIDE,
+    "sum": _WIDE,
+    "other": (RangePolicy.MINMAX,),
+}
+
+Policies = dict[str, RangePolicy]
+
+
+def kinds_of(placement: Placement) -> dict[str, str]:
+    """Return the kind of each of `placement.values`, a key of `TRIED`."""
+    readers, producers = placement.graph.readers(), placement.graph.producers()
+    kinds = {}
+    for name in placement.values:
+        node = producers.get(name)
+        source = producers.get(node.inputs[0]) if node is not None else None
+        if any(isinstance(reader, Silu) for reader in readers[name]):
+            kinds[name] = "pre-activation"
+        elif isinstance(node, Silu):
+            kinds[name] = "activation"
+        elif isinstance(node, Add | Concat) or isinstance(source, Add):
+            kinds[name] = "sum"
+        elif isinstance(node, Conv | Linear) or isinstance(source, Conv | Linear):
+            kinds[name] = "layer"
+        else:
+            kinds[name] = "other"
+    return kinds
+
+
+def first_policies(placement: Placement) -> Policies:
+    """Return the policy to start from for each of `placement.values`."""
+    return {name: TRIED[kind][0] for name, kind in kinds_of(placement).items()}
+
+
+def choose_policies(placement: Placement, error: Callable[[Policies], float]) -> Policies:
+    """Choose the policy of each kind of value, one kind after the other, by the error that it leaves.
+
+    Args:
+        placement: The values that are carried as codes.
+        error: Returns the error of the network's outputs on held-out images for the policies of all values.
+
+    Returns:
+        The policy of each of `placement.values`. Its error is never above that of `first_policies`.
+    """
+    kinds = kinds_of(placement)
+    chosen = first_policies(placement)
+    least = error(chosen)
+    for kind, policies in TRIED.items():
+        if kind not in kinds.values():
+            continue
+        for policy in policies[1:]:
+            tried = {name: policy if kinds[name] == kind else chosen[name] for name in chosen}
+            if (found := error(tried)) < least:
+                chosen, least = tried, found
+    return chosen
+
+
+def ranges_of(histograms: Mapping[str, Histogram], policies: Policies, bits: int) -> dict[str, Range]:
+    """Return the range of each value by its policy."""
+    return {name: choose_range(histograms[name], policy, bits) for name, policy in policies.items()}
