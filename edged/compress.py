@@ -105,7 +105,9 @@ class Compressed:
     @functools.cached_property
     def served(self) -> nn.Module:
         """The network as it computes in service: `model`, with its activations rounded if they are quantized."""
-        return self.model if self.activations is None else _rounded(self.model, self.quantized, self.activations)
+        if self.activations is None:
+            return self.model
+        return RoundedNetwork(self.model.to(CPU), self.quantized, self.activations)
 
     @property
     def batch_size(self) -> int:
@@ -176,12 +178,6 @@ def _placement(model: nn.Module) -> Placement:
     return place(graph, head_parameters(graph))
 
 
-def _rounded(
-    model: nn.Module, quantized: Mapping[str, QuantizedWeight], activations: ActivationQuantization
-) -> RoundedNetwork:
-    return RoundedNetwork(model.to(CPU), quantized, activations.grids(), activations.float_layers)
-
-
 def _best_ranges(
     full: nn.Module,
     model: nn.Module,
@@ -194,11 +190,12 @@ def _best_ranges(
     some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
     reference = predict(full, cache, some, batch_size=4)
     float_layers = tuple(head_parameters(build_graph(full)))
-    rounded = RoundedNetwork(model, quantized, {}, float_layers)
 
     def quantization(policies: Policies) -> ActivationQuantization:
         ranges = ranges_of(measured.histograms, policies, measured.bits)
         return ActivationQuantization(measured.bits, ranges, float_layers)
+
+    rounded = RoundedNetwork(model.to(CPU), quantized, quantization(measured.policies))
 
     def error(policies: Policies) -> float:
         rounded.grids = quantization(policies).grids()

@@ -30,8 +30,8 @@ _NESTED: dict[str, dict[str, type]] = {
 }
 _WARMUP: dict[str, type] = {"sha256": str, "bytes": int, "images": int, "outputs_sha256": str, "threads": int}
 _PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
-# Keys that older manifests lack, from before detectors and warmup images were added.
-_OPTIONAL = ("task", "detection", "warmup")
+# Keys that older manifests lack, from before detectors, warmup images and quantized activations were added.
+_OPTIONAL = ("task", "detection", "warmup", "activations")
 TASKS = ("classification", "detection")
 
 
@@ -55,6 +55,8 @@ class Manifest:
         detection: Thresholds of a detector, as `DetectionSpec.to_dict()` returns them. None for a classifier.
         warmup: File warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; filled in by the
             writer. None if there is no such file.
+        activations: Ranges of the activations, as `ActivationQuantization.to_dict()` returns them. None for activations
+            in float.
         schema_version: Version of this schema.
     """
 
@@ -72,6 +74,7 @@ class Manifest:
     task: str = "classification"
     detection: Mapping[str, Any] | None = None
     warmup: Mapping[str, Any] | None = None
+    activations: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -131,6 +134,8 @@ def _check(data: Mapping[str, Any]) -> None:
         _check_nested(key, data[key], entries)
     if data.get("warmup") is not None:
         _check_nested("warmup", data["warmup"], _WARMUP)
+    if data.get("activations") is not None:
+        _check_kind("activations", data["activations"], dict)
     _check_task(data.get("task", TASKS[0]), data.get("detection"))
     classes = data["classes"]
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):

@@ -11,9 +11,11 @@ from torch import nn
 
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import Warmup, load_warmup
-from edged.artifacts.weights import decoded_state
+from edged.artifacts.weights import decoded_state, load_weights
 from edged.artifacts.writer import sha256_file
 from edged.errors import ArtifactError, EdgedError
+from edged.execution.quantization import ActivationQuantization
+from edged.execution.rounded import RoundedNetwork
 from edged.models.registry import Architecture, load_model
 from edged.spec import DetectionSpec, InputSpec
 
@@ -29,6 +31,7 @@ class Artifact:
         architecture: Architecture of the network.
         input: Preprocessing of images for the network.
         detection: Thresholds of a detector; None for a classifier.
+        activations: Ranges of the activations; None if these are computed in float.
     """
 
     directory: Path
@@ -37,15 +40,23 @@ class Artifact:
     architecture: Architecture
     input: InputSpec
     detection: DetectionSpec | None
+    activations: ActivationQuantization | None = None
 
     def load_model(self) -> nn.Module:
         """Build the network in eval mode with decoded float32 weights, bit-identical to the evaluated ones.
 
+        If the activations are quantized, the network rounds them to their codes, as integer engines do.
+
         Raises:
-            ArtifactError: The weights cannot be read.
+            ArtifactError: The weights cannot be read, or the ranges of the activations do not fit the network.
             ArchitectureError: The weights do not fit the architecture.
         """
-        return load_model(decoded_state(self.directory / "weights.safetensors"), self.architecture)
+        path = self.directory / "weights.safetensors"
+        network = load_model(decoded_state(path), self.architecture)
+        if self.activations is None:
+            return network
+        quantized, _ = load_weights(path)
+        return RoundedNetwork(network, quantized, self.activations).eval()
 
     def load_warmup(self) -> Warmup | None:
         """Load the warmup images and their recorded outputs, or None if the artifact has none.
@@ -80,6 +91,8 @@ def read_artifact(directory: str | Path) -> Artifact:
         spec = InputSpec.from_dict(manifest.input)
         detection = None if manifest.detection is None else DetectionSpec.from_dict(manifest.detection)
         _check_task(manifest, architecture)
+        ranges = manifest.activations
+        activations = None if ranges is None else ActivationQuantization.from_dict(ranges)
     except EdgedError as error:
         raise ArtifactError(f"{directory}: {error}") from error
     except OSError as error:
@@ -93,7 +106,7 @@ def read_artifact(directory: str | Path) -> Artifact:
         )
     if not isinstance(report, dict):
         raise ArtifactError(f"{directory / 'report.json'} is not a JSON object; quantize the checkpoint again")
-    return Artifact(directory, manifest, report, architecture, spec, detection)
+    return Artifact(directory, manifest, report, architecture, spec, detection, activations)
 
 
 def _check_task(manifest: Manifest, architecture: Architecture) -> None:

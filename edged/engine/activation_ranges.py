@@ -31,12 +31,13 @@ class ActivationRanges:
         histograms: Histogram of each value that was observed, by name.
         grids: Grid of each value that was decided, by name.
         bits: Bits per code.
+        policies: Policy of each value, by name.
     """
 
     def __init__(self, placement: Placement, bits: int, policies: Mapping[str, RangePolicy]) -> None:
         self.histograms: dict[str, Histogram] = {}
         self.grids: dict[str, ActivationGrid] = {}
-        self.bits, self._policies = bits, policies
+        self.bits, self.policies = bits, dict(policies)
         self._wanted = frozenset(placement.values)
         self._images: dict[str, int] = {}
 
@@ -60,7 +61,7 @@ class ActivationRanges:
     def decide(self) -> None:
         """Choose the grids of all values that were observed and have none."""
         for name in self.histograms.keys() - self.grids.keys():
-            ends = choose_range(self.histograms[name], self._policies[name], self.bits)
+            ends = choose_range(self.histograms[name], self.policies[name], self.bits)
             self.grids[name] = ActivationGrid.spanning(*ends, bits=self.bits)
 
     def rounded(self, name: str, value: Tensor) -> Tensor:

@@ -184,7 +184,20 @@ class _Writer:
         return self._add("Conv", [source, weight, bias], node.name, **attributes)
 
     def _float_weight(self, node: ops.Weighted) -> str:
-        return self._constant(f"{node.name}.weight", _array(node.weight.values))
+        """Write a weight in float; of a quantized one, the codes and what engines compute from them once, at load."""
+        quantized, name = node.weight.quantized, f"{node.name}.weight"
+        if quantized is None:
+            return self._constant(name, _array(node.weight.values))
+        codes = _array(quantized.codes).reshape(quantized.shape)
+        if quantized.bits > PACKED_BITS:
+            stored = self._constant(f"{name}.codes", codes)
+        else:
+            stored = self._packed(f"{name}.codes", codes, TensorProto.UINT4)
+        zeros = _by_row(_array(quantized.zero_point), codes.ndim).astype(np.float32)
+        scales = _by_row(_array(quantized.scale), codes.ndim)
+        raised = self._add("Cast", [stored], f"{name}.raised", to=TensorProto.FLOAT)
+        centered = self._add("Sub", [raised, self._constant(f"{name}.zeros", zeros)], f"{name}.centered")
+        return self._add("Mul", [centered, self._constant(f"{name}.scales", scales)], name)
 
     def _integer_weight(self, node: ops.Weighted) -> str:
         quantized = _quantized(node.weight)

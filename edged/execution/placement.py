@@ -58,6 +58,11 @@ def head_parameters(graph: Graph) -> list[str]:
     return [node.weight.parameter for node in graph.weighted() if node.name in heads]
 
 
+def place_nothing(graph: Graph) -> Placement:
+    """Return the placement of a graph that computes in float."""
+    return Placement(graph, {}, frozenset(node.name for node in graph.weighted()))
+
+
 def place(graph: Graph, float_layers: Collection[str] = (), *, float_activations: bool = False) -> Placement:
     """Choose the values that are carried as codes.
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from edged.errors import ArtifactError
+from edged.execution.biases import with_representable_biases
 from edged.execution.build import build_graph
-from edged.execution.grids import Grids
 from edged.execution.placement import place
+from edged.execution.quantization import ActivationQuantization
 from edged.execution.simulator import run_rounded
 from edged.quant.grid import QuantizedWeight
 
@@ -20,24 +22,30 @@ class RoundedNetwork(nn.Module):
         network: The network with decoded weights, in eval mode on the CPU. Not modified; weights are shared where no
             BatchNorm is folded into them.
         quantized: Its quantized weights by their names in the state dict.
-        grids: Grid of each value that is carried as codes.
-        float_layers: Names of the weights whose layers compute in float.
+        activations: Ranges of its activations.
 
     Attributes:
         network: The network, with activations in float.
+        placement: The values that are carried as codes.
+        grids: Grid of each of them.
+
+    Raises:
+        ArtifactError: The ranges are not those of the values that are carried as codes.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        quantized: Mapping[str, QuantizedWeight],
-        grids: Grids,
-        float_layers: tuple[str, ...],
+        self, network: nn.Module, quantized: Mapping[str, QuantizedWeight], activations: ActivationQuantization
     ) -> None:
         super().__init__()
         self.network = network
-        self.placement = place(build_graph(network, quantized), float_layers)
-        self.grids = dict(grids)
+        placement = place(build_graph(network, quantized), activations.float_layers)
+        self.grids = activations.grids()
+        if different := sorted(self.grids.keys() ^ set(placement.values)):
+            raise ArtifactError(
+                f"the ranges of the activations do not fit the network: {different[0]!r} is not in both;"
+                " quantize the checkpoint again"
+            )
+        self.placement = with_representable_biases(placement, self.grids)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [batch, channels, height, width] to the network's outputs."""

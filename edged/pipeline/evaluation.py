@@ -183,7 +183,7 @@ def _evaluate_detector(
     compressed: Compressed, plan: Plan, labels: Labels, spec: DetectionSpec
 ) -> tuple[dict[str, Any], dict[str, list[Detections]]]:
     cache = compressed.cache
-    networks = {"fp32": compressed.full, "quantized": compressed.model}
+    networks = {"fp32": compressed.full, "quantized": compressed.served}
     served: dict[str, list[Detections]] = {key: [] for key in networks}
     scored: dict[str, list[Detections]] = {key: [] for key in networks}
     error, power = 0.0, 0.0

@@ -180,7 +180,7 @@ def write_quantized(
     manifest = _manifest(network, compressed, spec, labels, detection, provenance or Provenance())
     out.parent.mkdir(parents=True, exist_ok=True)
     # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
-    warmup = record(compressed.model.to(CPU), compressed.cache)
+    warmup = record(compressed.served.to(CPU), compressed.cache)
     written = write_artifact(
         out,
         quantized=compressed.quantized,
@@ -208,6 +208,7 @@ def _report(
         "bits": spec.bits,
         "first_bits": spec.first_bits or spec.bits,
         "last_bits": spec.last_bits or spec.bits,
+        "activation_bits": spec.activation_bits,
         "checkpoint_bytes": network.source.bytes,
         "checkpoint": network.selection.to_dict(),
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
@@ -261,4 +262,5 @@ def _manifest(
         finished_at=provenance.finished_at,
         task=architecture.task,
         detection=None if architecture.plan is None else detection.to_dict(),
+        activations=None if compressed.activations is None else compressed.activations.to_dict(),
     )

@@ -14,11 +14,11 @@ from edged.models.names import detector_side
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Choice, DetectionSpec, InputSpec, recipe
 from service.cli.output import print_result
-from service.cli.tables import calibration_table, evaluation_table, quantization_table, two_columns
+from service.cli.tables import calibration_table, evaluation_table, export_table, quantization_table, two_columns
 from service.worker.job import Job
 
 SETTINGS = (
-    *("method", "bits", "first_bits", "last_bits", "scheme", "order"),
+    *("method", "bits", "first_bits", "last_bits", "activation_bits", "scheme", "order"),
     *("beam", "damp_ratio", "propagation", "statistics", "seed"),
 )
 THRESHOLDS = ("confidence", "iou", "max_detections")
@@ -50,6 +50,21 @@ def quantize(options: Namespace) -> int:
     )
     result = run_job(job, _listener(options))
     print_result(options, {"out": str(result.artifact), **result.report}, quantization_table)
+    return 0
+
+
+def export(options: Namespace) -> int:
+    """Write an artifact as a model of another engine (`edged export`)."""
+    from edged.pipeline.export import export as write
+
+    exported = write(
+        options.artifact,
+        options.out,
+        target=options.target,
+        format=options.format,
+        dynamic_batch=options.dynamic_batch,
+    )
+    print_result(options, exported.to_dict(), export_table)
     return 0
 
 

@@ -343,6 +343,8 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"bits of each weight of {which}; default: those of --bits"
         parser.add_argument(name, type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
+    text = "bits of each activation, for engines that compute on integers; default: activations in float"
+    parser.add_argument("--activation-bits", type=int, choices=(8,), metavar="8", help=text)
     for name, kind, text in (
         ("--method", Method, "how weights are rounded"),
         ("--order", Order, "in which order the columns of a layer are quantized"),
@@ -362,6 +364,23 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help=text)
     text = "device that computes; auto takes a GPU if there is one"
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    parser.add_argument(
+        "artifact", type=Path, metavar="ARTIFACT", help="artifact folder, as `edged quantize` writes it"
+    )
+    text = "file of the model; with --format triton, the model's folder in a model repository"
+    parser.add_argument("--out", type=Path, required=True, metavar="PATH", help=text)
+    text = "onnx: a file. triton: a folder with config.pbtxt, for Triton and OpenVINO Model Server"
+    parser.add_argument("--format", choices=("onnx", "triton"), default="onnx", help=text)
+    text = "engine that will run the model"
+    parser.add_argument("--target", choices=("onnxruntime", "openvino"), default="onnxruntime", help=text)
+    text = "take any number of images in a call, instead of one"
+    parser.add_argument("--dynamic-batch", action="store_true", help=text)
+    _add_json(parser)
 
 
 def _range(bounds: Bounds) -> str:
@@ -528,6 +547,13 @@ COMMANDS: dict[str, Command] = {
         "edged quantize resnet18.pth --calib images --out resnet18-4bit --bits 4",
         _add_quantize,
         "service.cli.offline:quantize",
+        computes=True,
+    ),
+    "export": Command(
+        "write an artifact as a model of another engine",
+        "edged export resnet18-4bit --format onnx --target onnxruntime --out resnet18.onnx",
+        _add_export,
+        "service.cli.offline:export",
         computes=True,
     ),
     "evaluate": Command(

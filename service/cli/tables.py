@@ -37,6 +37,20 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     return two_columns([*rows, *_skipped(result["skipped_images"])])
 
 
+def export_table(result: Mapping[str, Any]) -> str:
+    """Return the result of `edged export`."""
+    shape = ", ".join(map(str, result["output_shape"]))
+    numbers = "integers" if result["integer"] else "float: quantize with --activation-bits 8 for integers"
+    return two_columns(
+        [
+            ("model", result["out"]),
+            ("size", format_bytes(result["bytes"])),
+            ("computes on", numbers),
+            ("output", f"{result['output']} [{shape}] for each image"),
+        ]
+    )
+
+
 def plan_line(plan: Mapping[str, Any]) -> str:
     """Return what quantizing will need, in a line."""
     first, last = (min(plan["batch_sizes"][i], plan["images"]) for i in (0, -1))

@@ -27,6 +27,7 @@ COMMANDS = [
     *(
         "inspect",
         "quantize",
+        "export",
         "evaluate",
         "calib",
         "calib add",

@@ -1,0 +1,68 @@
+"""A folder of a model repository, which Triton and OpenVINO Model Server serve as it is.
+
+NAME/1/model.onnx    the model; 1 is its version
+NAME/config.pbtxt    inputs and outputs, read by Triton
+NAME/labels.txt      a class a line
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from edged.artifacts.reader import Artifact
+from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
+from edged.execution.onnx_writer import INPUT
+
+MAX_BATCH = 8
+_LABELS = "labels.txt"
+
+
+def write_repository(
+    path: Path, artifact: Artifact, model: bytes, output: tuple[str, tuple[int, ...]], *, dynamic_batch: bool
+) -> None:
+    """Write the folder of a model; it appears when all of it is on the disk.
+
+    Args:
+        path: The folder; its name is the model's. It must not exist.
+        artifact: The artifact that was exported.
+        model: The ONNX model.
+        output: Name of the output, and its shape for one image.
+        dynamic_batch: Whether the model takes any number of images; Triton then joins requests up to MAX_BATCH images.
+
+    Raises:
+        StateError: The folder cannot be written.
+    """
+    temporary = temporary_sibling(path)
+    with as_state_error(path):
+        try:
+            (temporary / "1").mkdir(parents=True)
+            (temporary / "1" / "model.onnx").write_bytes(model)
+            (temporary / "config.pbtxt").write_text(_config(path.name, artifact, output, dynamic_batch))
+            if (classes := artifact.manifest.classes) is not None:
+                (temporary / _LABELS).write_text("".join(f"{' '.join(name.split())}\n" for name in classes))
+            fsync_tree(temporary)
+            rename_into_place(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+
+
+def _config(name: str, artifact: Artifact, output: tuple[str, tuple[int, ...]], dynamic_batch: bool) -> str:
+    size, channels = artifact.input.size, artifact.input.channels
+    batch = () if dynamic_batch else (1,)
+    labels = artifact.manifest.task == "classification" and artifact.manifest.classes is not None
+    lines = [
+        f"name: {json.dumps(name)}",
+        'backend: "onnxruntime"',
+        f"max_batch_size: {MAX_BATCH if dynamic_batch else 0}",
+        f"input [ {_tensor(INPUT, (*batch, channels, size, size))} ]",
+        f"output [ {_tensor(output[0], (*batch, *output[1]), _LABELS if labels else None)} ]",
+    ]
+    return "\n".join([*lines, *(["dynamic_batching { }"] if dynamic_batch else [])]) + "\n"
+
+
+def _tensor(name: str, dims: tuple[int, ...], labels: str | None = None) -> str:
+    more = "" if labels is None else f" label_filename: {json.dumps(labels)}"
+    return f"{{ name: {json.dumps(name)} data_type: TYPE_FP32 dims: {list(dims)}{more} }}"
