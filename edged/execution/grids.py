@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -95,9 +94,9 @@ class ActivationGrid:
         scale = _float32((high - low) / most)
         return cls(scale, min(max(round(-low / scale), 0), most), bits)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types."""
-        return {"scale": self.scale, "zero_point": self.zero_point, "bits": self.bits, "signed": self.signed}
+    def of_gate(self) -> ActivationGrid:
+        """Return the grid of sigmoid's outputs, 0 to 1, in the same kind of codes as this grid of its inputs."""
+        return replace(self, scale=_float32(1 / self.most), zero_point=0)
 
 
 Grids = Mapping[str, ActivationGrid]

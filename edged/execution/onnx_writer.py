@@ -151,7 +151,7 @@ class _Writer:
         owner = self._placement.owners.get(node.inputs[0])
         if owner is None:
             return gate
-        grid = self._grid_of(f"{name}.gate", gate_grid(self._grids[owner]))
+        grid = self._grid_of(f"{name}.gate", self._grids[owner].of_gate())
         codes = self._add("QuantizeLinear", [gate, *grid], f"{name}.gate.codes")
         return self._add("DequantizeLinear", [codes, *grid], f"{name}.gate.dequantized")
 
@@ -264,13 +264,6 @@ class _Writer:
     def _add(self, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
-
-
-def gate_grid(grid: ActivationGrid) -> ActivationGrid:
-    """Return the grid of a sigmoid's outputs, 0 to 1, in the same kind of codes as its input."""
-    if grid.signed:
-        return ActivationGrid(1 / SIGNED_MAX, 0, grid.bits, signed=True)
-    return ActivationGrid(1 / ((1 << grid.bits) - 1), 0, grid.bits)
 
 
 def _quantized(weight: Weight) -> QuantizedWeight:

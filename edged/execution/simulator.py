@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from edged.execution.graph import Graph, Node
 from edged.execution.grids import ActivationGrid, Grids
 from edged.execution.placement import Placement
 
+Values = Mapping[str, Tensor]
+
 
 def run_float(graph: Graph, images: Tensor) -> Tensor:
     """Compute a graph in float32, with decoded weights.
@@ -21,7 +23,7 @@ def run_float(graph: Graph, images: Tensor) -> Tensor:
         graph: The graph.
         images: Inputs [batch, channels, height, width]. Not modified.
     """
-    return _run(graph, images, lambda node, values: _compute(node, values), {}, {})
+    return _run(graph, images, _compute, {}, {})
 
 
 def run_rounded(placement: Placement, grids: Grids, images: Tensor) -> Tensor:
@@ -34,7 +36,12 @@ def run_rounded(placement: Placement, grids: Grids, images: Tensor) -> Tensor:
         grids: Grid of each of `placement.values`.
         images: Inputs [batch, channels, height, width]. Not modified.
     """
-    return _run(placement.graph, images, lambda node, values: _compute(node, values), placement.owners, grids)
+
+    def compute(node: Node, values: Values) -> Tensor:
+        gated = _gated(node, values, placement, grids)
+        return _compute(node, values) if gated is None else gated
+
+    return _run(placement.graph, images, compute, placement.owners, grids)
 
 
 def run_integer(placement: Placement, grids: Grids, images: Tensor) -> Tensor:
@@ -49,16 +56,19 @@ def run_integer(placement: Placement, grids: Grids, images: Tensor) -> Tensor:
         images: Inputs [batch, channels, height, width]. Not modified.
     """
 
-    def compute(node: Node, values: Mapping[str, Tensor]) -> Tensor:
+    def compute(node: Node, values: Values) -> Tensor:
         owner = placement.owners.get(node.inputs[0])
         if isinstance(node, ops.Conv | ops.Linear) and node.name not in placement.float_layers and owner is not None:
             return _integer_layer(node, values[node.inputs[0]], grids[owner])
-        return _compute(node, values)
+        gated = _gated(node, values, placement, grids)
+        return _compute(node, values) if gated is None else gated
 
     return _run(placement.graph, images, compute, placement.owners, grids)
 
 
-def _run(graph: Graph, images: Tensor, compute, owners: Mapping[str, str], grids: Grids) -> Tensor:  # type: ignore[no-untyped-def]
+def _run(
+    graph: Graph, images: Tensor, compute: Callable[[Node, Values], Tensor], owners: Mapping[str, str], grids: Grids
+) -> Tensor:
     last_reader = {name: node.name for node in graph.nodes for name in node.inputs}
     values: dict[str, Tensor] = {}
 
@@ -74,7 +84,16 @@ def _run(graph: Graph, images: Tensor, compute, owners: Mapping[str, str], grids
     return values[graph.output]
 
 
-def _compute(node: Node, values: Mapping[str, Tensor]) -> Tensor:
+def _gated(node: Node, values: Values, placement: Placement, grids: Grids) -> Tensor | None:
+    """Compute a SiLU on codes: engines round its sigmoid, too. None for any other operation."""
+    owner = placement.owners.get(node.inputs[0])
+    if not isinstance(node, ops.Silu) or owner is None:
+        return None
+    x = values[node.inputs[0]]
+    return x * grids[owner].of_gate().nearest(x.sigmoid())
+
+
+def _compute(node: Node, values: Values) -> Tensor:
     x = values[node.inputs[0]]
     if isinstance(node, ops.Conv):
         return functional.conv2d(x, node.weight.values, node.bias, node.stride, node.padding, groups=node.groups)
