@@ -198,7 +198,7 @@ def _best_ranges(
     rounded = RoundedNetwork(model.to(CPU), quantized, quantization(measured.policies))
 
     def error(policies: Policies) -> float:
-        rounded.grids = quantization(policies).grids()
+        rounded.use(quantization(policies))
         return squared_error(reference, predict(rounded, cache, some, batch_size=4))
 
     return quantization(choose_policies(rounded.placement, error))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from edged.errors import CalibrationError
 from edged.execution.grids import ActivationGrid
 from edged.execution.histogram import Histogram
 from edged.execution.placement import Placement
@@ -47,16 +48,25 @@ class ActivationRanges:
         Args:
             name: Name of the value.
             value: The batch [images, ...]. Not modified.
+
+        Raises:
+            CalibrationError: The value is not finite.
         """
         if name in self._wanted and name not in self.grids:
-            histogram = self.histograms.setdefault(name, Histogram())
-            seen = self._images.get(name, 0)
-            counted = min(len(value), max(0, COUNTED_IMAGES - seen))
-            if counted:
-                histogram.update(value[:counted])
-            histogram.extend(value)
-            self._images[name] = seen + len(value)
+            try:
+                self._count(name, value)
+            except CalibrationError as error:
+                raise CalibrationError(f"value {name!r} of the network: {error}") from None
         return value
+
+    def _count(self, name: str, value: Tensor) -> None:
+        histogram = self.histograms.setdefault(name, Histogram())
+        seen = self._images.get(name, 0)
+        counted = min(len(value), max(0, COUNTED_IMAGES - seen))
+        if counted:
+            histogram.update(value[:counted])
+        histogram.extend(value)
+        self._images[name] = seen + len(value)
 
     def decide(self) -> None:
         """Choose the grids of all values that were observed and have none."""

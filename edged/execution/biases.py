@@ -12,6 +12,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from edged.errors import ArtifactError
 from edged.execution.graph import Graph, Node, Weight, Weighted
 from edged.execution.grids import Grids
 from edged.execution.placement import Placement
@@ -26,6 +27,9 @@ def with_representable_biases(placement: Placement, grids: Grids) -> Placement:
     Args:
         placement: The values that are carried as codes. Not modified.
         grids: Grid of each of `placement.values`.
+
+    Raises:
+        ArtifactError: A weight has a negative scale.
     """
 
     def fitted(node: Node) -> Node:
@@ -45,6 +49,11 @@ def with_representable_biases(placement: Placement, grids: Grids) -> Placement:
 def _coarser(weight: Weight, quantized: QuantizedWeight, bias: Tensor, input_scale: float) -> Weight:
     least = bias.double().abs() / (input_scale * MOST_STEPS)
     scale = quantized.scale.double()
+    if bool((scale < 0).any()):
+        raise ArtifactError(
+            f"weight {weight.parameter!r} has negative scales, which no integer engine takes;"
+            " quantize the checkpoint again with activation bits"
+        )
     small = (scale < least) | (scale <= 0)
     if not bool(small.any()):
         return weight

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -54,14 +55,18 @@ class _Builder:
                 output = self._name(step.all_input_nodes[0])
             else:
                 self._convert(step)
-        graph = Graph(placeholder, self._channels(placeholder), tuple(self._nodes.values()), output)
-        return _without_unread(graph)
+        nodes = _that_reach(output, self._nodes.values())
+        self._check(nodes, placeholder)
+        return Graph(placeholder, _channels(nodes, placeholder), nodes, output)
 
-    def _channels(self, placeholder: str) -> int:
-        first = next(node for node in self._nodes.values() if placeholder in node.inputs)
-        if not isinstance(first, ops.Conv):
-            raise ArchitectureError(f"the network begins with {type(first).__name__}; only a convolution can be first")
-        return first.weight.values.shape[1] * first.groups
+    def _check(self, nodes: tuple[Node, ...], placeholder: str) -> None:
+        """Check that no step is left that only stands for a part of an operation."""
+        known = {placeholder, *(node.name for node in nodes)}
+        for node in nodes:
+            if isinstance(node, _Corners | _Rows) or any(name not in known for name in node.inputs):
+                raise ArchitectureError(
+                    f"step {node.name} of the network selects or rearranges values as no operation of the graph does"
+                )
 
     def _name(self, step: fx.Node) -> str:
         return self._renamed.get(step.name, step.name)
@@ -118,6 +123,16 @@ class _Builder:
         del self._nodes[source.name]
         self._add(_folded(source, step.name, module))
 
+    def _batchnorm_of_vectors(self, step: fx.Node, module: nn.BatchNorm1d) -> None:
+        """Fold into the linear layer before, if there is one; the codes of the one after it have no scale a column."""
+        read = step.all_input_nodes[0]
+        source, factor = self._nodes.get(read.name), _factor(step.name, module)
+        if not isinstance(source, ops.Linear) or len(read.users) != 1 or _turns(source, factor):
+            self._add(ops.Affine(step.name, self._inputs(step), factor, _shift(module, factor)))
+            return
+        del self._nodes[source.name]
+        self._add(_folded(source, step.name, module))
+
     def _max_pool(self, step: fx.Node, module: nn.MaxPool2d) -> None:
         if module.ceil_mode or module.dilation != 1:
             raise self._unknown(step, "a max-pooling that is dilated or rounds up")
@@ -142,9 +157,29 @@ class _Builder:
     def _hardswish(self, step: fx.Node, *_: object) -> None:
         self._add(ops.HardSwish(step.name, self._inputs(step)))
 
-    def _average(self, step: fx.Node, *_: object) -> None:
+    def _gelu(self, step: fx.Node, module: nn.GELU) -> None:
+        if module.approximate != "none":
+            raise self._unknown(step, "an approximated GELU")
+        self._add(ops.Gelu(step.name, self._inputs(step)))
+
+    def _tanh(self, step: fx.Node, *_: object) -> None:
+        self._add(ops.Tanh(step.name, self._inputs(step)))
+
+    def _sigmoid(self, step: fx.Node, *_: object) -> None:
+        self._add(ops.Sigmoid(step.name, self._inputs(step)))
+
+    def _average(self, step: fx.Node, module: nn.AdaptiveAvgPool2d) -> None:
         """Convert the pooling; the flattening after it is a part of the operation."""
+        if module.output_size not in (1, (1, 1)):
+            raise self._unknown(step, "a pooling to more than one pixel")
         self._add(ops.GlobalAveragePool(step.name, self._inputs(step)))
+
+    def _over_pixels(self, step: fx.Node) -> None:
+        """Convert the mean or the maximum of each map."""
+        kind = ops.GlobalMaxPool if step.target == "amax" else ops.GlobalAveragePool
+        if step.args[1:] != ((2, 3),):
+            raise self._unknown(step, f"{step.target} over other axes than height and width")
+        self._add(kind(step.name, self._inputs(step)))
 
     def _renaming(self, step: fx.Node, *_: object) -> None:
         """Skip a step that only passes its input on."""
@@ -174,18 +209,23 @@ class _Builder:
 
     def _slice(self, step: fx.Node) -> None:
         """Note a slice x[..., a::s, b::t]: every s-th row from a on and every t-th column from b on."""
-        rows, columns = cast(Any, step.args[1])[-2:]
-        if rows.stop is not None or columns.stop is not None:
+        index = cast(Any, step.args[1])
+        if not isinstance(index, tuple) or len(index) < 3 or not all(isinstance(part, slice) for part in index[-2:]):
+            raise self._unknown(step, "a selection other than every n-th row and column")
+        rows, columns = index[-2:]
+        whole = all(part is Ellipsis or part == slice(None) for part in index[:-2])
+        if not whole or rows.stop is not None or columns.stop is not None:
             raise self._unknown(step, "a slice that ends before the edge")
         offset, stride = (rows.start or 0, columns.start or 0), (rows.step or 1, columns.step or 1)
         self._corners[step.name] = (self._name(step.all_input_nodes[0]), offset, stride)
 
     def _pad(self, step: fx.Node) -> None:
         """Convert option A of the CIFAR ResNets to a 1x1 convolution that copies channels; the new ones are zero."""
-        source, offset, stride = self._corners[self._name(step.all_input_nodes[0])]
-        left, right, top, bottom, front, back = cast(Any, step.args[1])
-        if (left, right, top, bottom, *offset) != (0,) * 6:
+        found, border = self._corners.get(self._name(step.all_input_nodes[0])), cast(Any, step.args[1])
+        if found is None or len(border) != 6 or any(border[:4]) or found[1] != (0, 0):
             raise self._unknown(step, "a border around a map")
+        source, _, stride = found
+        front, back = border[4:]
         channels = self._width(source)
         values = torch.zeros(front + channels + back, channels, 1, 1)
         values[front : front + channels, :, 0, 0] = torch.eye(channels)
@@ -218,12 +258,16 @@ class _Builder:
         nn.Conv2d: _conv,
         nn.Linear: _linear,
         nn.BatchNorm2d: _batchnorm,
+        nn.BatchNorm1d: _batchnorm_of_vectors,
         nn.MaxPool2d: _max_pool,
         nn.Upsample: _upsample,
         nn.ReLU: _relu,
         nn.LeakyReLU: _leaky,
         nn.SiLU: _silu,
         nn.Hardswish: _hardswish,
+        nn.GELU: _gelu,
+        nn.Tanh: _tanh,
+        nn.Sigmoid: _sigmoid,
         nn.AdaptiveAvgPool2d: _average,
         nn.Identity: _renaming,
         nn.Dropout: _renaming,
@@ -235,10 +279,15 @@ class _Builder:
         torch.cat: _concat,
         torch.flatten: _renaming,
         functional.relu: _relu,
-        functional.adaptive_avg_pool2d: _average,
         functional.pad: _pad,
     }
-    _METHODS: Mapping[Any, Callable[..., None]] = {"permute": _rows, "flatten": _rows, "unflatten": _rows}
+    _METHODS: Mapping[Any, Callable[..., None]] = {
+        "permute": _rows,
+        "flatten": _rows,
+        "unflatten": _rows,
+        "amax": _over_pixels,
+        "mean": _over_pixels,
+    }
 
 
 class _Corners(Node):
@@ -259,23 +308,36 @@ def _bias(module: nn.Conv2d | nn.Linear) -> Tensor:
     return module.weight.new_zeros(len(module.weight)) if module.bias is None else module.bias.detach()
 
 
-def _folded(conv: ops.Conv, name: str, norm: nn.BatchNorm2d) -> ops.Conv:
-    """Return the convolution with the BatchNorm folded in, under the BatchNorm's name."""
+def _factor(name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Tensor:
+    """Return gamma / sqrt(var + eps)."""
     if norm.running_mean is None or norm.running_var is None:
         raise ArchitectureError(f"the BatchNorm {name} has no statistics, so it cannot be folded")
     gamma = torch.ones_like(norm.running_var) if norm.weight is None else norm.weight.detach()
-    beta = torch.zeros_like(norm.running_var) if norm.bias is None else norm.bias.detach()
-    factor = (gamma.double() / (norm.running_var.double() + norm.eps).sqrt()).float()
-    bias = (conv.bias - norm.running_mean) * factor + beta
-    quantized = conv.weight.quantized
+    return (gamma.double() / (norm.running_var.double() + norm.eps).sqrt()).float()
+
+
+def _shift(norm: nn.BatchNorm1d | nn.BatchNorm2d, factor: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+    """Return what the BatchNorm adds to factor * x, where x comes without its bias."""
+    mean = cast(Tensor, norm.running_mean)
+    beta = torch.zeros_like(mean) if norm.bias is None else norm.bias.detach()
+    return (bias - mean) * factor + beta
+
+
+def _turns(layer: ops.Weighted, factor: Tensor) -> bool:
+    """Return whether the factor would make a scale negative, which engines take for no weight."""
+    return layer.weight.quantized is not None and bool((factor < 0).any())
+
+
+def _folded(layer: ops.Weighted, name: str, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> ops.Weighted:
+    """Return the layer with the BatchNorm folded in, under the BatchNorm's name."""
+    factor = _factor(name, norm)
+    quantized = layer.weight.quantized
     if quantized is not None:
-        quantized = QuantizedWeight(
-            quantized.codes, quantized.scale * factor, quantized.zero_point, quantized.bits, quantized.shape
-        )
-    shape = (-1,) + (1,) * (conv.weight.values.dim() - 1)
-    values = quantized.decode() if quantized is not None else conv.weight.values * factor.view(shape)
-    weight = Weight(conv.weight.parameter, values, quantized)
-    return ops.Conv(name, conv.inputs, weight, bias, conv.stride, conv.padding, conv.groups)
+        quantized = dataclasses.replace(quantized, scale=quantized.scale * factor)
+    shape = (-1,) + (1,) * (layer.weight.values.dim() - 1)
+    values = quantized.decode() if quantized is not None else layer.weight.values * factor.view(shape)
+    weight = Weight(layer.weight.parameter, values, quantized)
+    return dataclasses.replace(layer, name=name, weight=weight, bias=_shift(norm, factor, layer.bias))
 
 
 def _over_corners(conv: ops.Conv, corners: _Corners) -> ops.Conv:
@@ -299,11 +361,18 @@ def _over_corners(conv: ops.Conv, corners: _Corners) -> ops.Conv:
     return ops.Conv(conv.name, corners.inputs, weight, conv.bias, stride, padding, conv.groups)
 
 
-def _without_unread(graph: Graph) -> Graph:
-    """Return the graph without helper values, which no operation reads any more."""
-    wanted, kept = {graph.output}, []
-    for node in reversed(graph.nodes):
+def _that_reach(output: str, nodes: Iterable[Node]) -> tuple[Node, ...]:
+    """Return the nodes whose values the output needs: none that were taken over by others."""
+    wanted, kept = {output}, []
+    for node in reversed(tuple(nodes)):
         if node.name in wanted:
             kept.append(node)
             wanted |= set(node.inputs)
-    return Graph(graph.input, graph.channels, tuple(kept[::-1]), graph.output)
+    return tuple(kept[::-1])
+
+
+def _channels(nodes: tuple[Node, ...], placeholder: str) -> int:
+    first = next((node for node in nodes if placeholder in node.inputs), None)
+    if not isinstance(first, ops.Conv):
+        raise ArchitectureError("the network does not begin with a convolution, as the execution graph does")
+    return first.weight.values.shape[1] * first.groups

@@ -108,6 +108,24 @@ class GlobalAveragePool(Node):
 
 
 @dataclass(frozen=True)
+class GlobalMaxPool(Node):
+    """The maximum of each channel, [batch, channels, height, width] to [batch, channels]."""
+
+
+@dataclass(frozen=True)
+class Affine(Node):
+    """A BatchNorm that no layer can take over: factor * x + shift for each column of vectors [batch, columns].
+
+    Attributes:
+        factor: Factors, float32 [columns].
+        shift: Shifts, float32 [columns].
+    """
+
+    factor: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
 class Resize(Node):
     """Nearest-neighbor enlargement by a whole factor.
 
@@ -145,6 +163,21 @@ class HardSwish(Node):
 
 
 @dataclass(frozen=True)
+class Gelu(Node):
+    """x times the normal distribution's cumulative probability of x."""
+
+
+@dataclass(frozen=True)
+class Tanh(Node):
+    """tanh(x)."""
+
+
+@dataclass(frozen=True)
+class Sigmoid(Node):
+    """1 / (1 + exp(-x))."""
+
+
+@dataclass(frozen=True)
 class Predictions(Node):
     """The raw outputs of a detector: maps [batch, anchors * outputs, h_i, w_i] as rows [batch, sum of rows, outputs].
 
@@ -156,7 +189,7 @@ class Predictions(Node):
 
 
 Weighted = Conv | Linear
-ACTIVATIONS = (Relu, LeakyRelu, Silu, HardSwish)
+ACTIVATIONS = (Relu, LeakyRelu, Silu, HardSwish, Gelu, Tanh, Sigmoid)
 
 
 @dataclass(frozen=True)

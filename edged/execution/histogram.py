@@ -7,7 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from edged.errors import CalibrationError
+
 BINS = 4096
+_LEAST_EXPONENT = -100  # smaller values are all in the bins around zero; 2**100 is a float32, too
 
 
 class Histogram:
@@ -32,21 +35,29 @@ class Histogram:
         """Include values in `low` and `high` only, which takes a tenth of the time of `update`.
 
         Args:
-            x: Finite values of any shape. Not modified.
+            x: Values of any shape. Not modified.
+
+        Raises:
+            CalibrationError: A value is infinite or not a number.
         """
         low, high = (float(value) for value in torch.aminmax(x))
+        if not (math.isfinite(low) and math.isfinite(high)):
+            raise CalibrationError("an activation is not finite because values overflow; check the checkpoint")
         self.low, self.high = min(self.low, low), max(self.high, high)
 
     def update(self, x: Tensor) -> None:
         """Count values.
 
         Args:
-            x: Finite values of any shape. Not modified.
+            x: Values of any shape. Not modified.
+
+        Raises:
+            CalibrationError: A value is infinite or not a number.
         """
         self.extend(x)
         if (largest := max(-self.low, self.high)) > 0:
             # The least power of two for which every value's bin is one of the 4096.
-            self._widen(math.frexp(largest)[1] - int(math.log2(BINS // 2)))
+            self._widen(max(math.frexp(largest)[1] - int(math.log2(BINS // 2)), _LEAST_EXPONENT))
         self.count += x.numel()
         if self._exponent is None:  # only zeros so far
             return

@@ -31,6 +31,16 @@ SIGNED_MAX = 127
 
 INPUT = "input"
 
+# Operations without attributes.
+_SAME_NAME: Mapping[type[Node], str] = {
+    ops.Add: "Add",
+    ops.Relu: "Relu",
+    ops.HardSwish: "HardSwish",
+    ops.Gelu: "Gelu",
+    ops.Tanh: "Tanh",
+    ops.Sigmoid: "Sigmoid",
+}
+
 
 def write_onnx(
     placement: Placement,
@@ -120,7 +130,13 @@ class _Writer:
         if isinstance(node, ops.Concat):
             return self._add("Concat", inputs, name, axis=1)
         if isinstance(node, ops.GlobalAveragePool):
-            return self._average(name, inputs)
+            return self._pooled("GlobalAveragePool", name, inputs)
+        if isinstance(node, ops.GlobalMaxPool):
+            return self._pooled("GlobalMaxPool", name, inputs)
+        if isinstance(node, ops.Affine):
+            factor = self._constant(f"{name}.factor", _array(node.factor))
+            scaled = self._add("Mul", [*inputs, factor], f"{name}.scaled")
+            return self._add("Add", [scaled, self._constant(f"{name}.shift", _array(node.shift))], name)
         if isinstance(node, ops.Resize):
             scales = self._constant(f"{name}.scales", np.array([1, 1, node.factor, node.factor], np.float32))
             modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
@@ -132,16 +148,15 @@ class _Writer:
             return self._add("LeakyRelu", inputs, name, alpha=node.slope)
         if isinstance(node, ops.Predictions):
             return self._predictions(node, inputs)
-        kinds = {ops.Add: "Add", ops.Relu: "Relu", ops.HardSwish: "HardSwish"}
-        return self._add(kinds[type(node)], inputs, name)
+        return self._add(_SAME_NAME[type(node)], inputs, name)
 
-    def _average(self, name: str, inputs: list[str]) -> str:
-        """Write the pooling; the codes of its mean pass through the flattening unchanged."""
-        pooled = self._add("GlobalAveragePool", inputs, f"{name}.mean")
+    def _pooled(self, kind: str, name: str, inputs: list[str]) -> str:
+        """Write a pooling of whole maps; its codes pass through the flattening unchanged."""
+        pooled = self._add(kind, inputs, f"{name}.pooled")
         if name in self._placement.owners:
-            grid = self._grid(name)
-            pooled = self._add("QuantizeLinear", [pooled, *grid], f"{name}.mean.codes")
-            pooled = self._add("DequantizeLinear", [pooled, *grid], f"{name}.mean.dequantized")
+            grid = self._grid(self._placement.owners[name])
+            pooled = self._add("QuantizeLinear", [pooled, *grid], f"{name}.pooled.codes")
+            pooled = self._add("DequantizeLinear", [pooled, *grid], f"{name}.pooled.dequantized")
         return self._add("Flatten", [pooled], name)
 
     def _rounded_sigmoid(self, name: str, inputs: list[str]) -> str:

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from edged.execution.graph import (
     ACTIVATIONS,
     Add,
+    Affine,
     Conv,
+    GlobalMaxPool,
     Graph,
     Linear,
     MaxPool,
@@ -25,7 +27,7 @@ from edged.execution.graph import (
     Resize,
 )
 
-PASSING = (MaxPool, Resize)  # operations whose outputs are some of their inputs' values
+PASSING = (MaxPool, GlobalMaxPool, Resize)  # operations whose outputs are some of their inputs' values
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def place(graph: Graph, float_layers: Collection[str] = (), *, float_activations
     def computes_on_codes(node: Node) -> bool:
         if isinstance(node, ACTIVATIONS) and not isinstance(node, Relu):
             return not float_activations
-        return node.name not in in_float and not isinstance(node, Predictions)
+        return node.name not in in_float and not isinstance(node, Predictions | Affine)
 
     owners: dict[str, str] = {}
     for name in (graph.input, *producers):

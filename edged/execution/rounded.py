@@ -1,4 +1,4 @@
-"""A network that computes with rounded activations, as an integer engine does but in torch."""
+"""A quantized network that computes as an integer engine does, but in torch."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from edged.device import CPU
 from edged.errors import ArtifactError
 from edged.execution.biases import with_representable_biases
 from edged.execution.build import build_graph
 from edged.execution.placement import place
 from edged.execution.quantization import ActivationQuantization
-from edged.execution.simulator import run_rounded
+from edged.execution.simulator import Simulator
 from edged.quant.grid import QuantizedWeight
 
 
@@ -27,7 +28,6 @@ class RoundedNetwork(nn.Module):
     Attributes:
         network: The network, with activations in float.
         placement: The values that are carried as codes.
-        grids: Grid of each of them.
 
     Raises:
         ArtifactError: The ranges are not those of the values that are carried as codes.
@@ -38,15 +38,27 @@ class RoundedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        placement = place(build_graph(network, quantized), activations.float_layers)
-        self.grids = activations.grids()
-        if different := sorted(self.grids.keys() ^ set(placement.values)):
+        self.placement = place(build_graph(network, quantized), activations.float_layers)
+        self.use(activations)
+
+    def use(self, activations: ActivationQuantization) -> None:
+        """Compute with these ranges from now on.
+
+        Args:
+            activations: Ranges for the same layers in float.
+
+        Raises:
+            ArtifactError: The ranges are not those of the values that are carried as codes.
+        """
+        grids = activations.grids()
+        if different := sorted(grids.keys() ^ set(self.placement.values)):
             raise ArtifactError(
                 f"the ranges of the activations do not fit the network: {different[0]!r} is not in both;"
                 " quantize the checkpoint again"
             )
-        self.placement = with_representable_biases(placement, self.grids)
+        self._simulator = Simulator(with_representable_biases(self.placement, grids), grids)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images [batch, channels, height, width] to the network's outputs."""
-        return run_rounded(self.placement, self.grids, images)
+        # The graph stays on the CPU, as the engines do that it stands for.
+        return self._simulator.run(images.to(CPU)).to(images.device)

@@ -37,7 +37,8 @@ def write_repository(
     temporary = temporary_sibling(path)
     with as_state_error(path):
         try:
-            (temporary / "1").mkdir(parents=True)
+            temporary.mkdir()
+            (temporary / "1").mkdir()
             (temporary / "1" / "model.onnx").write_bytes(model)
             (temporary / "config.pbtxt").write_text(_config(path.name, artifact, output, dynamic_batch))
             if (classes := artifact.manifest.classes) is not None:

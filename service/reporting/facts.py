@@ -193,7 +193,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
 
 
 def bits_text(settings: JSON) -> str | None:
-    """Return the bits of the weights, for example "4, first layer 8"; None if they are unknown.
+    """Return the bits of the codes, for example "4, first layer 8, activations 8"; None if they are unknown.
 
     Args:
         settings: Totals of a report, or the quantization of a manifest.
@@ -202,7 +202,9 @@ def bits_text(settings: JSON) -> str | None:
     if bits is None:
         return None
     others = ((which, settings.get(f"{which}_bits")) for which in ("first", "last"))
-    return ", ".join([str(bits), *(f"{which} layer {own}" for which, own in others if own not in (None, bits))])
+    layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits)]
+    activations = settings.get("activation_bits")
+    return ", ".join([str(bits), *layers, *([] if activations is None else [f"activations {activations}"])])
 
 
 def _weights(totals: JSON) -> str | None:

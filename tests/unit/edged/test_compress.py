@@ -207,3 +207,62 @@ def test_nothing_to_quantize_is_an_error(cache: ImageCache):
 def relative_error(done: Compressed) -> float:
     difference = (done.logits - done.reference_logits).square().sum()
     return float(difference / done.reference_logits.square().sum())
+
+
+def outputs(done: Compressed, cache: ImageCache) -> torch.Tensor:
+    with torch.inference_mode():
+        return done.served(cache.batch(cache.held_out))
+
+
+@pytest.mark.parametrize("propagation", [0.0, 1.0])
+def test_activations_are_rounded_to_ranges_of_the_images(model: nn.Module, cache: ImageCache, propagation: float):
+    in_float = compress(model, cache, QuantSpec(bits=8, propagation=propagation))
+    done = compress(model, cache, QuantSpec(bits=8, activation_bits=8, propagation=propagation))
+    assert in_float.activations is None
+    assert done.activations is not None
+    pixels = cache.batch(torch.arange(len(cache)))
+    low, high = done.activations.ranges["x"]
+    assert float(pixels.min()) <= low <= 0 <= high <= float(pixels.max())
+    assert torch.equal(outputs(done, cache), done.logits)
+    assert relative_error(in_float) < relative_error(done) < 0.02
+
+
+def test_a_later_layer_corrects_the_rounding_of_activations(model: nn.Module, cache: ImageCache):
+    """Weights quantized from rounded activations fit these better than weights quantized from exact ones."""
+    spec = QuantSpec(bits=3, activation_bits=8, statistics=Statistics.NONE)
+    done = compress(model, cache, spec)
+    plain = compress(model, cache, QuantSpec(bits=3, statistics=Statistics.NONE))
+    assert any(not torch.equal(weight.codes, plain.quantized[name].codes) for name, weight in done.quantized.items())
+
+
+def test_a_network_of_negative_factors_keeps_its_function(model: nn.Module, cache: ImageCache):
+    turned = copy.deepcopy(model)
+    turned.bn1.weight[:5] *= -1
+    done = compress(turned, cache, QuantSpec(bits=8, activation_bits=8))
+    assert relative_error(done) < 0.02
+    assert bool((done.rest["bn1.weight"] >= 0).all())
+    with torch.inference_mode():
+        assert_close(done.reference_logits, turned(cache.batch(cache.held_out)), rtol=1e-3, atol=1e-3)
+
+
+def test_the_output_layers_of_a_detector_stay_in_float(letterboxes: ImageCache):
+    done = compress(tiny_model(), letterboxes, QuantSpec(bits=8, method=Method.RTN, activation_bits=8))
+    assert done.activations is not None
+    assert done.activations.float_layers == ("model.9.m.0.weight", "model.9.m.1.weight")
+    assert relative_error(done) < 0.05
+
+
+def test_what_engines_cannot_run_is_refused_before_the_work(cache: ImageCache):
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3, dilation=2)
+
+        def forward(self, x):
+            return self.conv(x).mean((2, 3))
+
+    listener = SilentListener()
+    listener.planned = lambda plan: pytest.fail("the work was planned")  # type: ignore[method-assign]
+    with pytest.raises(ArchitectureError, match="a dilated convolution"):
+        compress(Odd().eval(), cache, QuantSpec(activation_bits=8), listener=listener)
+    assert compress(Odd().eval(), cache, QuantSpec(method=Method.RTN)).activations is None

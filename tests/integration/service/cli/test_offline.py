@@ -9,12 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 
 from edged.artifacts.weights import load_weights
 from edged.quant.grid import QuantizedWeight
-from tests.support import scenes
+from tests.support import scenes, trained
 from tests.support.tasks import DetectionTask, Task
 
 SIZE = ["--input-size", "8"]
@@ -92,6 +93,38 @@ def test_the_first_and_the_last_layer_can_have_their_own_bits(task: Task, tmp_pa
 def test_the_ends_of_a_genuine_resnet20_can_have_their_own_bits(real_data: Path, tmp_path: Path) -> None:
     checkpoint = real_data / "weights" / "resnet20-12fca82f.th"
     check_bits_of_the_ends(checkpoint, real_data / "cifar10" / "calib", tmp_path, "--images", "128")
+
+
+def test_a_model_in_integers_is_exported_and_run(task: Task, tmp_path: Path) -> None:
+    out, file = tmp_path / "out", tmp_path / "digits.onnx"
+    options = ["--activation-bits", "8", "--method", "rtn", "--bits", "7", "--images", "64"]
+    done = edged(tmp_path, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"bits +7, activations 8\n", done.stdout)
+    assert json.loads((out / "manifest.json").read_text())["activations"]["bits"] == 8
+    assert json.loads((out / "report.json").read_text())["totals"]["activation_bits"] == 8
+
+    done = edged(tmp_path, "export", out, "--out", file, "--dynamic-batch", "--json")
+    assert done.returncode == 0, done.stderr
+    size = file.stat().st_size
+    described = {"out": str(file), "bytes": size, "integer": True, "output": "logits", "output_shape": [10]}
+    assert json.loads(done.stdout) == described
+    images, labels = task.digits.tensors(trained.TEST)
+    (logits,) = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"]).run(
+        None, {"input": images.numpy()}
+    )
+    served = json.loads(edged(tmp_path, "evaluate", out, "--data", task.test, "--json").stdout)
+    assert abs(float((logits.argmax(1) == labels.numpy()).mean()) * 100 - served["top1"]) < 1
+    assert served["top1"] > 95
+
+    done = edged(tmp_path, "export", out, "--format", "triton", "--target", "openvino", "--out", tmp_path / "digits")
+    assert done.returncode == 0, done.stderr
+    for expected in ("computes on  integers", "logits [10] for each image"):
+        assert expected in done.stdout
+    assert (tmp_path / "digits" / "labels.txt").read_text().split() == list("0123456789")
+    done = edged(tmp_path, "export", out, "--out", file)
+    assert done.returncode == 73
+    assert "it already exists" in done.stderr
 
 
 def test_tables_for_people(task: Task, tmp_path: Path) -> None:

@@ -37,7 +37,16 @@ def test_manifests_from_before_detectors_are_of_classifiers() -> None:
     assert Manifest.from_dict(data) == manifest()
 
 
-NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in ("task", "detection", "warmup")]
+def test_ranges_of_activations_are_stored() -> None:
+    original = manifest(activations={"bits": 8, "ranges": {"x": [-1.0, 2.0]}, "float_layers": []})
+    assert Manifest.from_json(original.to_json()) == original
+    data = original.to_dict()
+    del data["activations"]
+    assert Manifest.from_dict(data).activations is None  # written by version 0.1.0
+
+
+OPTIONAL = ("task", "detection", "warmup", "activations")
+NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in OPTIONAL]
 
 
 @pytest.mark.parametrize("key", NEEDED)
@@ -63,6 +72,7 @@ def test_a_missing_key_raises_an_error_with_its_name(key: str) -> None:
         ("weights", {}, "lacks 'weights.sha256'"),
         ("warmup", {"sha256": "x"}, "lacks 'warmup.bytes'"),
         ("warmup", [1], r"'warmup' has value \[1\]; need dict"),
+        ("activations", [1], r"'activations' has value \[1\]; need dict"),
         ("extra", 1, "unknown key 'extra'"),
         ("task", "segmentation", "'task' has value 'segmentation'; need classification or detection"),
         ("task", ["detection"], r"'task' has value \['detection'\]"),

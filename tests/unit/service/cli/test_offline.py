@@ -10,6 +10,7 @@ import torch
 
 from edged.models.resnet import CifarResNet
 from tests.support import scenes
+from tests.support.artifacts import write_untrained
 from tests.support.commands import execute
 from tests.support.tasks import DetectionTask, Task
 
@@ -125,3 +126,46 @@ def test_inspect_says_why_a_file_would_be_rejected(tmp_path, capsys):
     assert "holds a cifar_resnet20, not the resnet18" in err
     (tmp_path / "notes.txt").write_text("not a checkpoint at all")
     assert call(capsys, "inspect", str(tmp_path / "notes.txt"))[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["ARTIFACT"], 2, "required: --out"),
+        (["ARTIFACT", "--out", "NEW", "--target", "coreml"], 2, "invalid choice: 'coreml'"),
+        (["ARTIFACT", "--out", "NEW", "--format", "tflite"], 2, "invalid choice: 'tflite'"),
+        (["EMPTY", "--out", "NEW"], 3, "manifest.json"),
+        (["ARTIFACT", "--out", "EMPTY"], 73, "it already exists"),
+        (["ARTIFACT", "--out", "NOWHERE"], 73, "cannot write"),
+    ],
+)
+def test_what_is_wrong_with_an_export(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, reason: str
+) -> None:
+    names = {
+        "ARTIFACT": tmp_path / "artifact",
+        "EMPTY": tmp_path / "empty",
+        "NEW": tmp_path / "m.onnx",
+        "NOWHERE": tmp_path / "nowhere" / "m.onnx",
+    }
+    (tmp_path / "empty").mkdir()
+    write_untrained(tmp_path / "artifact")
+    found, _, err = call(capsys, "export", *(names.get(argument, argument) for argument in arguments))
+    assert (found, err.count("\n")) == (code, 1), err
+    assert reason in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifact", "empty"]
+
+
+def test_a_float_artifact_is_exported_with_a_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_untrained(tmp_path / "artifact")
+    code, out, _ = call(capsys, "export", tmp_path / "artifact", "--out", tmp_path / "m.onnx")
+    assert code == 0
+    assert "float: quantize with --activation-bits 8 for integers" in out
+    assert (tmp_path / "m.onnx").stat().st_size > 1_000_000
+
+
+def test_other_bits_of_activations_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--calib", tmp_path, "--out", tmp_path / "out", "--activation-bits", "4")
+    code, _, err = call(capsys, "quantize", tmp_path / "a.pt", *options)
+    assert code == 2
+    assert "--activation-bits: invalid choice: 4" in err

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from edged.errors import ArtifactError
+from edged.execution.graph import Conv
+from edged.execution.onnx_writer import write_onnx
+from edged.execution.placement import place_nothing
+from edged.execution.simulator import run_float
+from edged.spec import Scheme
+from tests.support.executions import (
+    NETWORKS,
+    Execution,
+    executed,
+    execution,
+    network,
+    operations,
+    relative_error,
+    run,
+    session,
+)
+
+KINDS = ("option A", "yolov5")
+
+
+def initializers(model: onnx.ModelProto) -> dict[str, TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def checked(model: onnx.ModelProto) -> onnx.ModelProto:
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def stored_codes(model: onnx.ModelProto, name: str, zeros: np.ndarray) -> np.ndarray:
+    """Read the codes of a layer back: less their zero points if they are signed, as they are otherwise."""
+    tensor = initializers(model)[f"{name}.weight.codes"]
+    codes = numpy_helper.to_array(tensor).astype(np.int64)
+    if tensor.data_type in (TensorProto.INT4, TensorProto.INT8):
+        codes = codes + zeros.reshape(-1, *(1,) * (codes.ndim - 1))
+    return codes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scheme", Scheme)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 7])
+def test_codes_are_kept_bit_for_bit(kind: str, scheme: Scheme, bits: int) -> None:
+    done = executed(kind, bits, scheme)
+    model = checked(done.onnx())
+    seen = set()
+    for node in done.placement.graph.weighted():
+        if node.weight.parameter:
+            quantized = done.quantized[node.weight.parameter]
+            wanted = next(n for n in done.placement.graph.weighted() if n.name == node.name).weight.quantized
+            assert wanted is not None
+            assert torch.equal(wanted.codes, quantized.codes)
+            codes = stored_codes(model, node.name, quantized.zero_point.numpy().astype(np.int64))
+            assert np.array_equal(codes.reshape(quantized.codes.shape), quantized.codes.numpy())
+            seen.add(node.weight.parameter)
+    assert seen == done.quantized.keys()
+
+
+def test_codes_of_4_bits_and_fewer_are_packed() -> None:
+    sizes = {bits: len(executed("option A", bits, Scheme.SYMMETRIC).onnx().SerializeToString()) for bits in (4, 7)}
+    parameters = 270_000
+    assert sizes[7] - sizes[4] == pytest.approx(parameters / 2, rel=0.05)
+    done = executed("option A", 4, Scheme.SYMMETRIC)
+    kinds = {tensor.data_type for name, tensor in initializers(done.onnx()).items() if name.endswith("weight.codes")}
+    assert kinds == {TensorProto.INT4, TensorProto.UINT4}  # the shortcuts of option A are asymmetric
+
+
+def test_symmetric_codes_of_8_bits_are_stored_less_128() -> None:
+    done = executed("option A", 8, Scheme.SYMMETRIC)
+    tensor = initializers(done.onnx())["bn1.weight.codes"]
+    assert tensor.data_type == TensorProto.INT8
+    codes = done.quantized["conv1.weight"].codes.numpy().astype(np.int64) - 128
+    assert np.array_equal(numpy_helper.to_array(tensor).reshape(codes.shape), codes)
+
+
+def test_asymmetric_codes_of_8_bits_are_refused() -> None:
+    done = executed("option A", 8, Scheme.ASYMMETRIC)
+    with pytest.raises(ArtifactError, match="quantize with a symmetric scheme or 7 bits"):
+        done.onnx()
+
+
+def test_a_layer_without_codes_is_refused() -> None:
+    done = execution(network("option A"))
+    layer = next(done.placement.graph.weighted())
+    assert isinstance(layer, Conv)
+    object.__setattr__(layer.weight, "quantized", None)
+    with pytest.raises(ArtifactError, match=r"'conv1\.weight' has no codes; let its layer compute in float"):
+        done.onnx()
+
+
+@pytest.mark.parametrize("bits", [4, 7])
+def test_operations_of_a_resnet18(tmp_path: Path, bits: int) -> None:
+    found = operations(executed("resnet18", bits).onnx(batch=1), tmp_path)
+    assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (20, 8, 1)
+    assert found["QuantizeLinear"] == 1
+    assert found["DequantizeLinear"] <= 1
+    assert not {"Conv", "Gemm", "Add", "Relu", "Cast", "Sub", "Mul"} & found.keys()
+
+
+@pytest.mark.parametrize("name", ["option A", "option B"])
+def test_operations_of_a_resnet20(tmp_path: Path, name: str) -> None:
+    """19 convolutions and two shortcuts, which are convolutions in option A, too."""
+    found = operations(executed(name).onnx(), tmp_path)
+    assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (21, 9, 1)
+    assert (found["QuantizeLinear"], found["QLinearGlobalAveragePool"]) == (1, 1)
+    assert found["DequantizeLinear"] <= 1
+
+
+def test_operations_of_a_detector(tmp_path: Path) -> None:
+    """Its output layers compute in float."""
+    found = operations(executed("yolov5").onnx(), tmp_path)
+    assert (found["QLinearConv"], found["Conv"]) == (16, 2)
+    assert (found["QLinearSigmoid"], found["QLinearMul"] + found["Mul"]) == (16, 16)
+    assert found["QuantizeLinear"] == 1
+
+
+def test_grids_of_activations_are_scalars() -> None:
+    """With vectors of one, ONNX Runtime fuses no additions."""
+    tensors = initializers(executed("yolov5").onnx())
+    grids = [tensor for name, tensor in tensors.items() if name.endswith((".scale", ".zero_point"))]
+    assert [
+        tensor.name for tensor in grids if tensor.dims and "weight" not in tensor.name and "bias" not in tensor.name
+    ] == []
+
+
+@pytest.mark.parametrize(("bits", "scheme"), [(3, Scheme.ASYMMETRIC), (4, Scheme.SYMMETRIC), (8, Scheme.ASYMMETRIC)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_in_float_keeps_its_codes_and_computes_the_same(kind: str, bits: int, scheme: Scheme) -> None:
+    done = executed(kind, bits, scheme)
+    placement = place_nothing(done.placement.graph)
+    with torch.inference_mode():
+        wanted = done.network(done.images)
+    model = checked(write_onnx(placement, {}, 32, "result", tuple(wanted.shape[1:]), batch=4))
+    assert relative_error(run(model, done.images), wanted) < 1e-8
+    kinds = {t.data_type for name, t in initializers(model).items() if name.endswith("weight.codes")}
+    assert (TensorProto.UINT8 in kinds) == (bits > 4)
+    assert kinds <= {TensorProto.UINT8, TensorProto.UINT4}  # the shortcuts of option A have 2 bits
+
+
+@pytest.mark.parametrize("float_weights", [False, True])
+def test_every_operation_computes_in_onnx_as_in_torch(float_weights: bool) -> None:
+    for name in ("head of fastai", "focus", *(name for name in NETWORKS if name.startswith("head with"))):
+        done = execution(network(name))
+        placement = place_nothing(done.placement.graph)
+        if float_weights:
+            for node in placement.graph.weighted():
+                object.__setattr__(node.weight, "quantized", None)
+        wanted = run_float(placement.graph, done.images)
+        model = checked(write_onnx(placement, {}, 32, "result", tuple(wanted.shape[1:]), batch=None))
+        assert relative_error(run(model, done.images), wanted) < 1e-8
+
+
+def check_batches(done: Execution) -> None:
+    fixed, free = session(checked(done.onnx(batch=1))), session(checked(done.onnx(batch=None)))
+    assert fixed.get_inputs()[0].shape == [1, 3, 32, 32]
+    assert free.get_inputs()[0].shape == ["batch", 3, 32, 32]
+    assert fixed.get_outputs()[0].name == "result"
+    together = free.run(None, {"input": done.images.numpy()})[0]
+    for index, image in enumerate(done.images):
+        (alone,) = fixed.run(None, {"input": image[None].numpy()})
+        assert np.allclose(alone[0], together[index], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_is_of_one_image_or_of_any_number(kind: str) -> None:
+    check_batches(executed(kind))
+
+
+def test_metadata_is_written() -> None:
+    done = executed("option A")
+    model = write_onnx(done.placement, done.grids, 32, "logits", (7,), metadata={"names": "{0: 'cat'}", "stride": "8"})
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"names": "{0: 'cat'}", "stride": "8"}
+
+
+def test_the_input_has_the_channels_of_the_network() -> None:
+    model = executed("option B").onnx(batch=2)
+    assert session(checked(model)).get_inputs()[0].shape == [2, 1, 32, 32]

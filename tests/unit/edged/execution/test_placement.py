@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import torch
+
+from edged.execution.build import build_graph
+from edged.execution.graph import Add, Affine, Concat, Conv, Graph, Linear, MaxPool, Relu, Silu, Weight
+from edged.execution.placement import head_parameters, place, place_nothing
+from tests.support.executions import network
+
+WEIGHT = Weight("first.weight", torch.zeros(3, 3, 1, 1))
+OTHER = Weight("second.weight", torch.zeros(3, 3, 1, 1))
+
+
+def conv(name: str, source: str, weight: Weight = WEIGHT) -> Conv:
+    return Conv(name, (source,), weight, torch.zeros(3))
+
+
+def graph(*nodes: object) -> Graph:
+    return Graph("x", 3, nodes, nodes[-1].name)  # type: ignore[arg-type, attr-defined]
+
+
+def test_a_relu_is_absorbed_by_the_convolution_before_it() -> None:
+    placed = place(graph(conv("a", "x"), Relu("b", ("a",)), conv("c", "b", OTHER)))
+    assert placed.values == ["x", "b"]
+
+
+def test_a_convolution_that_others_read_too_is_carried_as_codes() -> None:
+    placed = place(graph(conv("a", "x"), Relu("b", ("a",)), Add("c", ("a", "b")), conv("d", "c", OTHER)))
+    assert placed.values == ["x", "a", "b", "c"]
+
+
+def test_the_value_before_a_silu_is_carried_as_codes_unless_it_computes_in_float() -> None:
+    nodes = graph(conv("a", "x"), Silu("b", ("a",)), conv("c", "b", OTHER))
+    assert place(nodes).values == ["x", "a", "b"]
+    assert place(nodes, float_activations=True).values == ["x", "b"]
+
+
+def test_a_relu_computes_on_codes_also_where_other_activations_do_not() -> None:
+    nodes = graph(conv("a", "x"), MaxPool("p", ("a",), 3, 2, 1), Relu("b", ("p",)), conv("c", "b", OTHER))
+    assert place(nodes, float_activations=True).values == ["x", "a", "b"]
+
+
+def test_max_pooling_has_the_grid_of_the_value_that_it_reads() -> None:
+    placed = place(
+        graph(conv("a", "x"), Relu("b", ("a",)), MaxPool("p", ("b",), 3, 2, 1), MaxPool("q", ("p",), 3, 1, 1))
+    )
+    assert placed.owners == {"x": "x", "b": "b", "p": "b"}
+    assert placed.values == ["x", "b"]
+
+
+def test_each_input_of_a_join_has_its_own_grid() -> None:
+    placed = place(graph(conv("a", "x"), conv("b", "x", OTHER), Concat("c", ("a", "b")), conv("d", "c")))
+    assert placed.values == ["x", "a", "b", "c"]
+
+
+def test_the_output_is_in_float_also_where_something_reads_it() -> None:
+    nodes = Graph("x", 3, (conv("a", "x"), conv("b", "a", OTHER)), "a")
+    assert place(nodes).values == ["x"]
+
+
+def test_a_float_layer_asks_for_no_codes() -> None:
+    nodes = graph(conv("a", "x"), conv("b", "a", OTHER))
+    placed = place(nodes, ["second.weight"])
+    assert (placed.values, placed.float_layers) == (["x"], {"b"})
+
+
+def test_a_batchnorm_of_its_own_reads_no_codes() -> None:
+    fc = Linear("c", ("b",), OTHER, torch.zeros(3))
+    assert place(graph(conv("a", "x"), Affine("b", ("a",), torch.ones(3), torch.zeros(3)), fc)).values == ["x", "b"]
+
+
+def test_nothing_is_placed_for_a_network_in_float() -> None:
+    placed = place_nothing(graph(conv("a", "x"), conv("b", "a", OTHER)))
+    assert (placed.values, placed.float_layers) == ([], {"a", "b"})
+
+
+def test_values_of_a_resnet() -> None:
+    """The image, each ReLU, each sum's own branch, the mean; the shortcuts of option A are convolutions."""
+    built = build_graph(network("option A"))
+    placed = place(built)
+    sums = sum(isinstance(node, Add) for node in built.nodes)
+    relus = sum(isinstance(node, Relu) for node in built.nodes)
+    assert (sums, relus) == (9, 19)
+    # Each sum reads a convolution that no ReLU follows.
+    assert len(placed.values) == 1 + relus + sums + 2 + 1
+    assert built.output not in placed.owners
+    assert head_parameters(built) == []
+
+
+def test_the_output_layers_of_a_detector_are_named() -> None:
+    built = build_graph(network("yolov5"))
+    assert head_parameters(built) == ["model.9.m.0.weight", "model.9.m.1.weight"]
+    placed = place(built, head_parameters(built))
+    assert placed.float_layers == {"model_9_m_0", "model_9_m_1"}
+    assert not {"model_9_m_0", "model_9_m_1", built.output} & placed.owners.keys()

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from edged.errors import ArtifactError
+from edged.execution.rounded import RoundedNetwork
+from edged.execution.simulator import Simulator
+from tests.support.executions import executed, relative_error
+
+
+@pytest.mark.parametrize("name", ["option A", "yolov5"])
+def test_it_computes_as_the_simulator_near_the_network(name: str) -> None:
+    done = executed(name)
+    rounded = RoundedNetwork(done.network, done.quantized, done.activations).eval()
+    with torch.inference_mode():
+        found = rounded(done.images)
+        assert torch.equal(found, Simulator(done.placement, done.grids).run(done.images))
+        error = relative_error(found, done.network(done.images))
+    assert 0 < error < 0.05
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown"])
+def test_ranges_of_another_network_are_refused(change: str) -> None:
+    done = executed("option A")
+    ranges = dict(done.activations.ranges)
+    if change == "missing":
+        del ranges["relu"]
+    else:
+        ranges["relu_99"] = (0.0, 1.0)
+    with pytest.raises(ArtifactError, match=r"'relu(_99)?' is not in both; quantize the checkpoint again"):
+        RoundedNetwork(done.network, done.quantized, dataclasses.replace(done.activations, ranges=ranges))
+
+
+def test_the_images_are_not_modified() -> None:
+    done = executed("option A")
+    before = done.images.clone()
+    RoundedNetwork(done.network, done.quantized, done.activations)(done.images)
+    assert torch.equal(done.images, before)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from edged.execution.build import build_graph
+from edged.execution.placement import Placement, head_parameters, place
+from edged.execution.ranges import RangePolicy, choose_range
+from edged.execution.selection import TRIED, Policies, choose_policies, first_policies, kinds_of, ranges_of
+from tests.support.executions import histograms, images, network
+
+RESNET, YOLO = network("option A"), network("yolov5")
+
+
+def placed(model: nn.Module) -> Placement:
+    graph = build_graph(model)
+    return place(graph, head_parameters(graph))
+
+
+PLACEMENT = placed(YOLO)
+
+
+def test_kinds_of_a_resnet() -> None:
+    kinds = kinds_of(placed(RESNET))
+    assert kinds["x"] == "other"
+    assert kinds["relu"] == "layer"
+    assert {kinds[name] for name in kinds if name.startswith("layer1_0_bn")} == {"layer"}
+    assert sorted(set(kinds.values())) == ["layer", "other", "sum"]
+
+
+def test_kinds_of_a_detector() -> None:
+    kinds = kinds_of(placed(YOLO))
+    assert kinds["model_0_bn"] == "pre-activation"
+    assert kinds["model_0_act"] == "activation"
+    assert {kind for name, kind in kinds.items() if "cat" in name} == {"sum"}
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32))
+def test_the_choice_is_never_worse_than_the_start(seed: int) -> None:
+    tried: list[float] = []
+
+    def error(policies: Policies) -> float:
+        tried.append(random.Random(f"{seed} {sorted(policies.items())}").random())
+        return tried[-1]
+
+    chosen = choose_policies(PLACEMENT, error)
+    assert chosen.keys() == set(PLACEMENT.values)
+    assert error(chosen) == min(tried) <= tried[0]
+
+
+def test_every_policy_of_every_kind_is_tried() -> None:
+    placement = placed(YOLO)
+    wanted = {"pre-activation": RangePolicy.MINMAX, "activation": RangePolicy.MSE, "sum": RangePolicy.PERCENTILE}
+    kinds = kinds_of(placement)
+
+    def wrong(policies: Policies) -> float:
+        return sum(wanted.get(kinds[name], policy) is not policy for name, policy in policies.items())
+
+    chosen = choose_policies(placement, wrong)
+    assert wrong(chosen) == 0
+    assert wrong(first_policies(placement)) > 0
+    assert all(policy in TRIED[kinds[name]] for name, policy in chosen.items())
+
+
+def test_the_first_policies_stay_where_none_is_better() -> None:
+    placement = placed(RESNET)
+    assert choose_policies(placement, lambda _: 1.0) == first_policies(placement)
+
+
+def test_ranges_follow_the_policies() -> None:
+    seen = histograms(RESNET, images(RESNET, 2))
+    policies = {"x": RangePolicy.MINMAX, "relu": RangePolicy.MSE}
+    ranges = ranges_of(seen, policies, 8)
+    assert ranges == {name: choose_range(seen[name], policy) for name, policy in policies.items()}

@@ -1,0 +1,117 @@
+"""The simulator against ONNX Runtime, which multiplies and sums the codes themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from edged.execution.graph import Conv, Graph, Linear, Weight
+from edged.execution.grids import ActivationGrid
+from edged.execution.placement import Placement, place
+from edged.execution.simulator import Simulator, run_float
+from edged.quant.grid import QuantizedWeight
+from edged.spec import Scheme
+from tests.support.executions import Execution, executed, relative_error, session
+
+RUN = ("option A", "resnet18", "head of fastai", "yolov5", "focus", "hardswish")
+
+
+def codes_of_onnx_runtime(done: Execution) -> dict[str, torch.Tensor]:
+    """Return the codes of each value that ONNX Runtime carries as such."""
+    model = done.onnx()
+    kinds = {value.name: value for value in onnx.shape_inference.infer_shapes(model).graph.value_info}
+    names = [name for name in done.placement.owners if f"{name}.codes" in kinds]
+    model.graph.output.extend(kinds[f"{name}.codes"] for name in names)
+    found = session(model).run([f"{name}.codes" for name in names], {"input": done.images.numpy()})
+    return {name: torch.from_numpy(codes.astype(np.float32)) for name, codes in zip(names, found, strict=True)}
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_each_code_is_that_of_onnx_runtime_within_one_step(name: str) -> None:
+    """Each value is computed from ONNX Runtime's codes of its input: a code that differs moves later ones."""
+    done = executed(name)
+    seen, owners, producers = codes_of_onnx_runtime(done), done.placement.owners, done.placement.graph.producers()
+    assert seen.keys() >= set(done.placement.values)
+    compared = 0
+    for value, codes in seen.items():
+        node, nodes = producers.get(value), ()
+        while node is not None and len(node.inputs) == 1:
+            nodes = (node, *nodes)
+            source = node.inputs[0]
+            if source in seen:
+                break
+            node = producers.get(source)
+        else:  # the image, and values of two inputs
+            continue
+        grid, read = done.grids[owners[value]], done.grids[owners[source]]
+        alone = Placement(Graph(source, 1, nodes, value), {source: owners[source]}, frozenset())
+        found = grid.encode(Simulator(alone, done.grids).run(read.decode(seen[source])))
+        steps = (found - codes.reshape(found.shape)).abs()
+        assert float(steps.max()) <= 1, value
+        assert float((steps > 0).float().mean()) < 0.001, value
+        compared += 1
+    assert compared >= len(done.placement.values) * 0.6
+
+
+@pytest.mark.parametrize("bits", [2, 4, 7, 8])
+def test_outputs_are_those_of_onnx_runtime(bits: int) -> None:
+    """Codes of 8 bits saturate on processors with AVX2 only, unless the session computes exactly, as here."""
+    done = executed("option A", bits, Scheme.SYMMETRIC if bits == 8 else Scheme.ASYMMETRIC)
+    (found,) = session(done.onnx()).run(None, {"input": done.images.numpy()})
+    wanted = Simulator(done.placement, done.grids).run(done.images)
+    assert relative_error(torch.from_numpy(found), wanted) < 1e-3
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_integers_are_near_the_network_in_float(name: str) -> None:
+    done = executed(name)
+    exact = run_float(done.placement.graph, done.images)
+    assert 1e-9 < relative_error(Simulator(done.placement, done.grids).run(done.images), exact) < 0.1
+
+
+@pytest.mark.parametrize("name", ["option A", "resnet18", "relu"])
+def test_outputs_are_the_same_with_any_number_of_threads_and_in_any_batch(name: str) -> None:
+    """A warm-up compares outputs that another process has computed with its own number of threads."""
+    done = executed(name)
+    simulator, threads = Simulator(done.placement, done.grids), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        together = simulator.run(done.images)
+        torch.set_num_threads(2)
+        alone = torch.cat([simulator.run(image[None]) for image in done.images])
+        laid_out = simulator.run(done.images.to(memory_format=torch.channels_last))
+    finally:
+        torch.set_num_threads(threads)
+    # Output layers of a detector compute in float.
+    for found in (alone, laid_out):
+        assert relative_error(found, together) < (1e-10 if name == "relu" else 1e-30)
+
+
+def test_a_layer_by_hand() -> None:
+    """y = 0.5 * 0.25 * ((6 - 2) * (1 - 1) + (9 - 2) * (3 - 1) + round(0.3 / 0.125)) = 2"""
+    quantized = QuantizedWeight(
+        torch.tensor([[1, 3]], dtype=torch.uint8), torch.tensor([0.25]), torch.tensor([1], dtype=torch.uint8), 2, (1, 2)
+    )
+    layer = Linear("y", ("x",), Weight("fc.weight", quantized.decode(), quantized), torch.tensor([0.3]))
+    placement, grids = place(Graph("x", 2, (layer,), "y")), {"x": ActivationGrid(0.5, 2)}
+    x = torch.tensor([[2.1, 3.6]])
+    assert Simulator(placement, grids).run(x).tolist() == [[2.0]]
+    assert run_float(placement.graph, x).item() == pytest.approx(2.1)
+
+
+def test_padding_is_the_zero_point() -> None:
+    quantized = QuantizedWeight(
+        torch.full((1, 9), 3, dtype=torch.uint8), torch.ones(1), torch.full((1,), 2, dtype=torch.uint8), 2, (1, 1, 3, 3)
+    )
+    layer = Conv("y", ("x",), Weight("w", quantized.decode(), quantized), torch.zeros(1), (1, 1), (1, 1))
+    placement, grids = place(Graph("x", 1, (layer,), "y")), {"x": ActivationGrid(1.0, 100)}
+    assert Simulator(placement, grids).run(torch.full((1, 1, 1, 1), 5.0)).item() == 5
+
+
+def test_the_images_are_not_modified() -> None:
+    done = executed("option A")
+    before = done.images.clone()
+    Simulator(done.placement, done.grids).run(done.images)
+    assert torch.equal(done.images, before)

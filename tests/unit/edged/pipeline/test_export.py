@@ -1,0 +1,175 @@
+"""Artifacts as models of other engines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from edged.artifacts.reader import Artifact, read_artifact
+from edged.artifacts.weights import load_weights
+from edged.errors import ArtifactError, StateError, UsageError
+from edged.models.loading import load_checkpoint
+from edged.pipeline.export import export, to_onnx
+from edged.pipeline.quantize import quantize
+from edged.spec import Method, QuantSpec
+from tests.support.executions import relative_error, run, session
+from tests.support.tasks import DetectionTask, Task
+from tests.support.trained import TEST
+
+SPECS: Mapping[str, QuantSpec] = {
+    "classifier": QuantSpec(bits=4, activation_bits=8),
+    "eight": QuantSpec(bits=8, activation_bits=8, method=Method.RTN),
+    "float": QuantSpec(bits=3, method=Method.RTN),
+    "detector": QuantSpec(bits=4, activation_bits=8, method=Method.RTN),
+}
+
+
+@pytest.fixture(scope="module")
+def artifacts(
+    task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.TempPathFactory
+) -> Mapping[str, Artifact]:
+    root = tmp_path_factory.mktemp("artifacts")
+    for name, spec in SPECS.items():
+        source = detection_task if name == "detector" else task
+        settings = {"size": 64} if name == "detector" else {"size": 8}
+        network = load_checkpoint(source.first, input_settings=settings)
+        quantize(network, source.calibration, root / name, spec, images=48, cache_root=root / "cache")
+    return {name: read_artifact(root / name) for name in SPECS}
+
+
+def images_of(artifact: Artifact) -> torch.Tensor:
+    warmup = artifact.load_warmup()
+    assert warmup is not None
+    return warmup.images(artifact.input)
+
+
+@pytest.mark.parametrize("name", ["classifier", "eight", "detector"])
+def test_an_artifact_read_back_computes_what_was_evaluated(artifacts: Mapping[str, Artifact], name: str) -> None:
+    artifact = artifacts[name]
+    warmup, model = artifact.load_warmup(), artifact.load_model()
+    assert warmup is not None
+    assert artifact.manifest.activations is not None
+    with torch.inference_mode():
+        outputs = [model(image[None]) for image in images_of(artifact)]
+    assert warmup.compare(outputs).identical
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_onnx_runtime_computes_what_the_artifact_serves(artifacts: Mapping[str, Artifact], name: str) -> None:
+    artifact = artifacts[name]
+    model = to_onnx(artifact, dynamic_batch=True)
+    x = images_of(artifact)
+    with torch.inference_mode():
+        wanted = artifact.load_model()(x)
+    assert relative_error(run(model, x), wanted) < (1e-8 if name == "float" else 0.01)
+
+
+def test_digits_are_classified_as_well_in_integers(artifacts: Mapping[str, Artifact], task: Task) -> None:
+    x, labels = task.digits.tensors(TEST)
+    found = run(to_onnx(artifacts["classifier"], dynamic_batch=True), x)
+    assert float((found.argmax(1) == labels).float().mean()) > 0.95
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_codes_in_the_file_are_the_artifacts(artifacts: Mapping[str, Artifact], name: str) -> None:
+    artifact = artifacts[name]
+    tensors = [t for t in to_onnx(artifact).graph.initializer if t.name.endswith(".weight.codes")]
+    quantized, _ = load_weights(artifact.directory / "weights.safetensors")
+    stored = {(codes.tobytes(), codes.shape) for codes in (numpy_helper.to_array(t).astype(np.int64) for t in tensors)}
+    for weight in quantized.values():
+        codes = weight.codes.numpy().astype(np.int64).reshape(weight.shape)
+        zeros = weight.zero_point.numpy().astype(np.int64).reshape(-1, *(1,) * (codes.ndim - 1))
+        assert {(codes.tobytes(), codes.shape), ((codes - zeros).tobytes(), codes.shape)} & stored
+
+
+def test_weights_of_8_bits_are_symmetric_where_activations_are_quantized(artifacts: Mapping[str, Artifact]) -> None:
+    """The file has int8 codes: the artifact's less 128."""
+    quantized, _ = load_weights(artifacts["eight"].directory / "weights.safetensors")
+    assert {int(zero) for weight in quantized.values() for zero in weight.zero_point} == {128}
+    tensors = {t.name: t for t in to_onnx(artifacts["eight"]).graph.initializer}
+    stem = tensors["bn1.weight.codes"]
+    assert stem.data_type == TensorProto.INT8
+    wanted = quantized["conv1.weight"].codes.numpy().astype(np.int64) - 128
+    assert np.array_equal(numpy_helper.to_array(stem).reshape(wanted.shape), wanted)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_file_says_what_it_holds(artifacts: Mapping[str, Artifact], tmp_path: Path, name: str) -> None:
+    artifact, path = artifacts[name], tmp_path / "model.onnx"
+    result = export(artifact.directory, path).to_dict()
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    of_boxes = name == "detector"
+    side = artifact.input.size
+    rows = 2 * ((side // 4) ** 2 + (side // 8) ** 2)
+    assert result == {
+        "out": str(path),
+        "bytes": path.stat().st_size,
+        "integer": name != "float",
+        "output": "raw" if of_boxes else "logits",
+        "output_shape": [rows, 8] if of_boxes else [10],
+    }
+    served = session(model)
+    assert served.get_inputs()[0].shape == [1, 3, side, side]
+    assert served.get_outputs()[0].shape == [1, *result["output_shape"]]
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["task"] == ("detect" if of_boxes else "classify")
+    assert metadata["imgsz"] == f"[{side}, {side}]"
+    assert json.loads(metadata["input"]) == artifact.manifest.input
+    assert json.loads(metadata["quantization"]) == SPECS[name].to_dict()
+    assert metadata["source_sha256"] == artifact.manifest.source["sha256"]
+    assert metadata.get("stride") == ("8" if of_boxes else None)
+    names = ("red", "green", "blue") if of_boxes else tuple("0123456789")
+    assert metadata["names"] == str(dict(enumerate(names)))
+
+
+@pytest.mark.parametrize(("option", "value"), [("target", "coreml"), ("format", "tflite")])
+def test_an_unknown_target_or_format_is_refused(
+    artifacts: Mapping[str, Artifact], tmp_path: Path, option: str, value: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{option} has value '{value}'; choose one of"):
+        export(artifacts["float"].directory, tmp_path / "m.onnx", **{option: value})  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_exists_is_not_replaced(artifacts: Mapping[str, Artifact], tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_text("mine")
+    with pytest.raises(StateError, match="it already exists"):
+        export(artifacts["float"].directory, path)
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "triton"])
+def test_a_folder_that_is_missing_is_an_error(artifacts: Mapping[str, Artifact], tmp_path: Path, kind: str) -> None:
+    with pytest.raises(StateError, match="nowhere"):
+        export(artifacts["float"].directory, tmp_path / "nowhere" / "m", format=kind)
+
+
+def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError):
+        export(tmp_path, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("change", ["missing", "renamed"])
+def test_ranges_that_do_not_fit_are_refused(artifacts: Mapping[str, Artifact], tmp_path: Path, change: str) -> None:
+    source, damaged = artifacts["classifier"].directory, tmp_path / "damaged"
+    damaged.mkdir()
+    for file in source.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes())
+    manifest = json.loads((damaged / "manifest.json").read_text())
+    ends = manifest["activations"]["ranges"].pop("relu")
+    if change == "renamed":
+        manifest["activations"]["ranges"]["relu_77"] = ends
+    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match="quantize the checkpoint again"):
+        export(damaged, tmp_path / "m.onnx")
+    with pytest.raises(ArtifactError, match="quantize the checkpoint again"):
+        read_artifact(damaged).load_model()
