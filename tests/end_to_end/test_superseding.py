@@ -100,6 +100,21 @@ def test_a_waiting_update_is_cancelled(daemon: Daemon, task: Task, tmp_path: Pat
     assert daemon.update_of("first_in.pt")["state"] == "COMMITTED"
 
 
+@pytest.mark.slow
+def test_an_update_that_waits_at_a_pin_is_cancelled(daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    daemon.put_live(task.first)  # something to be pinned to
+    live = daemon.generation()
+    worker = suspended_worker(daemon, variant(task.second, tmp_path / "pinned.pt"), "pinned.pt")
+    assert edged(daemon, "pin", "digits")[0] == 0
+    worker.resume()
+    waiting = eventually(lambda: next((u for u in daemon.updates() if u["code"] == "pinned"), None), "it waits")
+    assert waiting["state"] == "PUBLISHED"
+    code, answer = edged(daemon, "cancel", str(waiting["id"]))
+    assert (code, answer["state"], Path(answer["kept"], "file").exists()) == (0, "CANCELLED", True)
+    assert edged(daemon, "unpin", "digits")[0] == 0
+    assert daemon.generation() == live
+
+
 def test_a_rejected_file_is_retried_after_the_config_has_changed(daemon: Daemon, task: Task, tmp_path: Path) -> None:
     model = daemon.config["models"][0]
     daemon.config["models"][0] = {**model, "arch": "resnet18"}
@@ -146,12 +161,10 @@ def test_what_waits_survives_a_kill(daemon: Daemon, task: Task, tmp_path: Path) 
     worker.resume()  # suspended, it would not notice that its parent has ended
     daemon.kill()
     daemon.start()
-    # The newest comes first now, because nothing ran at the restart; what it supersedes is kept.
     assert daemon.update_of("junk2.pt")["state"] == "REJECTED"
     assert daemon.update_of("waits.pt")["state"] == "COMMITTED"
-    older = daemon.update_of("killed.pt")
-    assert older["state"] == "SUPERSEDED"
-    assert (daemon.state / "superseded" / older["sha256"] / "file").exists()
+    interrupted = daemon.update_of("killed.pt")  # it goes on first
+    assert (interrupted["state"], interrupted["attempt"]) == ("COMMITTED", 2)
 
 
 def variant(source: Path, target: Path) -> Path:
