@@ -151,7 +151,8 @@ def checked(architecture: Architecture) -> Architecture:
         ArchitectureError: An attribute has an impossible value.
     """
     choices: dict[str, tuple[Any, ...]] = {
-        "name": CLASSIFIERS if architecture.plan is None else (name_of(architecture.plan),),
+        # Older manifests of the networks of v5.0 have the name of all others.
+        "name": CLASSIFIERS if architecture.plan is None else (name_of(architecture.plan), "yolov5"),
         "stem": ("imagenet", "small"),
         "shortcut": ("projection",),
         "in_channels": tuple(IMAGE_MODES),

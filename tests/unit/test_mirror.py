@@ -78,6 +78,7 @@ UNTESTED = {
 ACROSS_MODULES = {
     "edged/calibration/odd_images": "formats, images and dataset on images as users have them",
     "edged/models/genuine_checkpoints": "loading checkpoints that others trained",
+    "edged/models/yolov5/release_5": "the networks of v5.0, from their files to quantized",
     "edged/models/hostile": "whole files that are built to harm",
     "edged/quant/golden": "codes of all quantization methods, pinned",
     "edged/quant/properties": "what holds for every quantization method",
