@@ -157,9 +157,9 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
 
     Returns:
         "top1" and "top5", or "map50", "map50_95" and "boxes" (labeled boxes), in percent; and "images" (measured),
-        "skipped", "task", "architecture", "classes", "input", "input_from", "split" (of a data.yaml), "warnings" and
-        "comparison_key": two results can be compared if it is the same, because images, labels and preparation are
-        equal then. For a checkpoint also "checkpoint", see `edged.models.loading.Selection`.
+        "skipped", "skipped_images", "task", "architecture", "classes", "input", "input_from", "split" (of a data.yaml),
+        "warnings" and "comparison_key": two results can be compared if it is the same, because images, labels and
+        preparation are equal then. For a checkpoint also "checkpoint", see `edged.models.loading.Selection`.
 
     Raises:
         ArchitectureError: The tensors of a checkpoint leave a question open, and no answer is better than chance.
@@ -177,6 +177,7 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
         "images": len(cache),
         **measured,
         "skipped": len(cache.skipped),
+        "skipped_images": [vars(entry) for entry in cache.skipped],
         "task": architecture.task,
         "architecture": architecture.name,
         "classes": architecture.num_classes,

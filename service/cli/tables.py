@@ -75,6 +75,7 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
             ("prepared", f"{InputSpec.from_dict(result['input']).describe()}; from {result['input_from']}"),
             ("comparable", f"with results of the key {result['comparison_key']}"),
             *(("warning", text) for text in result["warnings"]),
+            *_skipped(result["skipped_images"]),
         ]
     )
 

@@ -128,6 +128,19 @@ def test_a_data_yaml_is_measured_on_its_val(detection_task: DetectionTask, tmp_p
     assert f"1 of 3 names: class 2 is {scenes.NAMES[2]!r} and 'other'" in warning
 
 
+def test_images_of_a_list_that_do_not_exist_are_counted(detection_task: DetectionTask, tmp_path: Path) -> None:
+    images = sorted((detection_task.test / "images").iterdir())
+    (tmp_path / "val.txt").write_text("\n".join([*map(str, images), "gone.png", "lost.png"]))
+    network = open_scorable(detection_task.first, None, {"size": scenes.SIDE})
+    result = measured(network, tmp_path / "val.txt", tmp_path)
+    assert (result["images"], result["skipped"]) == (40, 1)
+    [skipped] = result["skipped_images"]
+    assert skipped == {
+        "path": "val.txt",
+        "reason": "names 2 of 42 images that do not exist: 'gone.png', 'lost.png'",
+    }
+
+
 def test_one_bad_line_leaves_its_image_out_of_the_score(detection_task: DetectionTask, tmp_path: Path) -> None:
     data = shutil.copytree(detection_task.test, tmp_path / "data")
     bad = min((data / "labels").iterdir())
