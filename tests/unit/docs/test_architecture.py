@@ -25,7 +25,11 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))],
+    ids=lambda page: page.name,
+)
 def test_every_file_that_a_page_names_exists(page: Path) -> None:
     named = set(re.findall(r"`((?:edged|service|tests|benchmarks|configs|systemd|docs)/[\w./-]*)`", page.read_text()))
     assert sorted(name for name in named if not (ROOT / name).exists()) == []

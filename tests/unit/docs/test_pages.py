@@ -19,6 +19,7 @@ from tests.support.repository import ROOT
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LONGEST_README = 150  # lines
+MAX_PICTURE_BYTES = 150_000
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -89,6 +90,12 @@ def test_every_config_is_valid(page: Path, tmp_path: Path) -> None:
         file = tmp_path / f"{number}.yaml"
         file.write_text(text)
         assert load_config(file).models
+
+
+def test_the_pictures_of_the_readme_are_small_files() -> None:
+    pictures = [README.parent / target for target in re.findall(r"!\[[^]]+\]\(([^)]+)\)", README.read_text())]
+    assert {path.suffix for path in pictures} == {".png", ".svg"}
+    assert all(path.stat().st_size < MAX_PICTURE_BYTES for path in pictures)
 
 
 def test_the_readme_is_short_and_has_a_config_of_both_kinds() -> None:
