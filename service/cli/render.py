@@ -134,6 +134,8 @@ def outcome(update: JSON) -> str:
         lines[0] += f", generation {update['generation']}"
     if update.get("reason"):
         lines.append(f"  {update.get('code')}: {update['reason']}")
+    if update.get("state") == "DEFERRED" and update.get("retry_at"):
+        lines.append(f"  tried or checked again at {update['retry_at']}")
     report: JSON = update.get("report") or {}
     lines += [f"  {name:10} {value}" for name, value in figures(report)]
     lines += [f"  {key:10} {_swap(report[key])}" for key in ("swap", "rollback") if report.get(key)]

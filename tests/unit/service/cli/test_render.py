@@ -39,6 +39,15 @@ def test_status_shows_what_serves_and_what_is_on_its_way():
     ]
 
 
+def test_a_deferred_update_says_when_it_is_looked_at_again():
+    update = {"id": 7, "model": "m", "state": "DEFERRED", "code": "window", "reason": "worker.window is 02:00-04:00"}
+    assert render.outcome({**update, "retry_at": "2026-01-01T02:00:00.000Z"}).splitlines() == [
+        "update 7 of m: DEFERRED",
+        "  window: worker.window is 02:00-04:00",
+        "  tried or checked again at 2026-01-01T02:00:00.000Z",
+    ]
+
+
 def test_the_queue_shows_what_runs_first_and_what_waits_for_what():
     rows = [
         {"state": "LOADED", "waiting_for": None, "progress": {"stage": "quantize", "done": 3, "total": 21}},
