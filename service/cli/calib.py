@@ -131,7 +131,7 @@ def list_text(result: JSON) -> str:
     classes = ", ".join(f"{name} {count}" for name, count in result["classes"].items())
     return two_columns(
         [
-            (result["model"], result["folder"]),
+            (result["model"], f"{result['folder']}{split_text(result)}"),
             ("images", f"{result['images']}, {format_bytes(result['bytes'])}; {result['used']} are used"),
             ("classes", classes or "none: the images are in no class folders"),
             ("label files", str(result["labelled"])),
@@ -168,7 +168,7 @@ def stats_text(result: JSON) -> str:
     shares = result["classes"] or result["boxes"]
     return two_columns(
         [
-            (result["model"], f"{result['images']} images in {result['folder']}"),
+            (result["model"], f"{result['images']} images in {result['folder']}{split_text(result)}"),
             ("mean", f"{numbers(result['mean'])} (configured {numbers(result['configured_mean'])})"),
             ("std", f"{numbers(result['std'])} (configured {numbers(result['configured_std'])})"),
             ("width", extent(result["width"])),
@@ -177,6 +177,11 @@ def stats_text(result: JSON) -> str:
             ("boxes" if result["boxes"] else "classes", ", ".join(f"{k} {n}" for k, n in shares.items()) or "none"),
         ]
     )
+
+
+def split_text(result: JSON) -> str:
+    """Return which images of a data.yaml were taken, to go behind its path."""
+    return f", {result['split']} of the data.yaml" if result["split"] else ""
 
 
 def passed_over_rows(others: dict[str, int]) -> list[tuple[str, str]]:

@@ -275,6 +275,9 @@ def test_a_data_yaml_is_the_place_of_the_images(device: Device) -> None:
     assert (found["images"], found["split"]) == (40, "train")
     assert set(found["boxes"]) <= {"red", "green", "blue"}
     assert device.model("list")["labelled"] == 40
+    assert "m       40 images in " in device.text("stats")
+    assert f"{device.folder}/set/data.yaml, train of the data.yaml\n" in device.text("stats")
+    assert f"{device.folder}/set/data.yaml, train of the data.yaml\n" in device.text("list")
 
 
 def test_what_cannot_be_added(device: Device, tmp_path: Path) -> None:
@@ -328,7 +331,7 @@ def test_each_finding(device: Device) -> None:
     assert found[0][0] == "error"
     assert found[0][1].startswith("broken.jpg is")
     assert found[1:] == [
-        ("warning", "34 usable images; 512 to 1024 give a more accurate model"),
+        ("warning", "34 usable images; more give a more accurate model: 1,024 are enough, for a detector 128"),
         ("warning", "1 images show next to nothing but one color"),
         ("warning", "2 images are copies of others"),
         ("warning", "1 images look like one before them"),
