@@ -168,7 +168,7 @@ def _stats(model: JSON) -> list[tuple[str, object]]:
     return [
         ("Generation", model["generation"]),
         *((name.capitalize() if name.islower() else name, _figure(text)) for name, text in live.get("figures") or []),
-        ("Requests", None if now is None else f"{now.requests / EVERY_S:.3g} /s"),
+        ("Requests", None if now is None else _per_second(now.requests / EVERY_S)),
         ("Errors", None if now is None else _errors(samples)),
         ("Latency p99", _last_latency(samples)),
         ("Memory", format_bytes(model["rss_bytes"]) if model["rss_bytes"] else None),
@@ -177,13 +177,13 @@ def _stats(model: JSON) -> list[tuple[str, object]]:
 
 def _errors(samples: Sequence[Sample]) -> Html:
     now, failures = samples[-1].failures, sum(sample.failures for sample in samples)
-    markup = '<span class="{mood}">{rate} /s</span> <small>{sum} in the last hour</small>'
-    return fill(markup, mood="bad" if now else "", rate=f"{now / EVERY_S:.3g}", sum=failures)
+    markup = '<span class="{mood}">{rate}</span> <small>{sum} in the last hour</small>'
+    return fill(markup, mood="bad" if now else "", rate=_per_second(now / EVERY_S), sum=failures)
 
 
 def _last_latency(samples: Sequence[Sample]) -> str | None:
     timed = [sample.p99_s for sample in samples if sample.p99_s is not None]
-    return f"{1000 * timed[-1]:.3g} ms" if timed else None
+    return _milliseconds(timed[-1]) if timed else None
 
 
 def _figure(text: str) -> Html:
@@ -218,7 +218,7 @@ def _latency(samples: Sequence[Sample]) -> Html:
     timed = [s.p99_s for s in samples if s.p99_s is not None]
     said = f"at most {1000 * max(timed):.1f} ms at the 99th percentile" if timed else "no requests"
     label = f"Latency over the last hour: {said}"
-    return lines(series, span_s, lambda seconds: f"{1000 * seconds:.3g} ms", label)
+    return lines(series, span_s, _milliseconds, label)
 
 
 def _rates(samples: Sequence[Sample]) -> Html:
@@ -229,7 +229,7 @@ def _rates(samples: Sequence[Sample]) -> Html:
     ]
     requests, failures = (sum(getattr(s, name) for s in samples) for name in ("requests", "failures"))
     label = f"Requests over the last hour: {requests}, of which {failures} failed"
-    return lines(series, span_s, lambda rate: f"{rate:.3g} /s", label)
+    return lines(series, span_s, _per_second, label)
 
 
 def _memory(samples: Sequence[Sample]) -> Html:
@@ -237,6 +237,19 @@ def _memory(samples: Sequence[Sample]) -> Html:
     points = [(s.at - now, float(s.memory_bytes) if s.memory_bytes else None) for s in samples]
     label = f"Memory over the last hour: now {format_bytes(samples[-1].memory_bytes) if samples else 'unknown'}"
     return lines([("memory", points)], span_s, format_bytes, label, base=1024)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{_three_digits(1000 * seconds)} ms"
+
+
+def _per_second(rate: float) -> str:
+    return f"{_three_digits(rate)} /s"
+
+
+def _three_digits(value: float) -> str:
+    """Return a number with three digits, never with an exponent where it is large."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
 
 
 def _span(samples: Sequence[Sample]) -> tuple[float, float]:

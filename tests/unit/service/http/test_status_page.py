@@ -121,6 +121,15 @@ def test_curl_is_an_alternative_to_the_script():
     assert line.format(" -H 'Authorization: Bearer TOKEN'") in Text(render(overview(), needs_token)).text
 
 
+def test_large_figures_have_no_exponent():
+    busy = overview()
+    busy["models"][0]["samples"] = [Sample(10.0 * i, 12_345, 0, 0.9, 1.0, 1 << 20) for i in range(5)]
+    shown = Text(render(busy, LOCAL)).spaced
+    for expected in ("Requests 1234 /s", "Latency p99 1000 ms", "1500 /s", "500 ms"):
+        assert expected in shown, expected
+    assert "e+0" not in shown
+
+
 def test_a_device_near_its_limit_says_so():
     hot = overview()
     hot["device"]["temperature_c"] = 97.0
