@@ -69,7 +69,7 @@ def choose_reading(network: LoadedNetwork, cache: ImageCache, device: torch.devi
         keys = " and ".join(question.key for question in questions)
         best = max(trial.correct)
         raise ArchitectureError(
-            f"the network is right on {best} of {trial.images} labeled calibration images"
+            f"the network is right on {best} of {trial.images} labeled images"
             f" ({100 * best / trial.images:.1f} %), chance is {100 * trial.chance:.1f} %, in the best of"
             f" {len(models)} readings; check that the class folders, sorted by name, are in the order of its classes,"
             f" and input (size, mean, std), or set {keys}"
