@@ -185,6 +185,18 @@ def test_what_runs_and_what_waits_is_shown(browser: Browser, daemon: Daemon, tas
 
 
 @needs_browser
+def test_a_file_that_is_not_taken_is_shown_with_the_reason(browser: Browser, daemon: Daemon) -> None:
+    lost = daemon.state / "drop" / "<b>lost.pt"
+    lost.write_bytes(b"in the folder of no model")
+    browser.until("document.querySelector('.unclaimed li')?.textContent.includes('drop/<b>lost.pt')")
+    reason = eventually(lambda: daemon.status()["unclaimed"], "it is listed")[0]["reason"]
+    assert reason in browser.evaluate("document.querySelector('.unclaimed').textContent")
+    lost.unlink()
+    browser.until("!document.querySelector('.unclaimed')")
+    assert browser.complaints == []
+
+
+@needs_browser
 def test_it_is_legible_by_day_and_by_night(
     browser: Browser, task: Task, detection_task: DetectionTask, tmp_path: Path
 ) -> None:
