@@ -13,6 +13,7 @@ from edged.models.readings import assumptions
 from edged.models.registry import load_model
 from edged.spec import IMAGE_MODES, Choice
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: buffers, not parameters
 _SHOWN = 20  # names of tensors that were left out, and of classes
 
 
@@ -72,7 +73,7 @@ class Inspection:
                 "mean": list(spec.mean) if known else None,
                 "std": list(spec.std) if known else None,
             },
-            "parameters": sum(tensor.numel() for tensor in checkpoint.state.values()),
+            "parameters": sum(t.numel() for name, t in checkpoint.state.items() if not name.endswith(_STATISTICS)),
             "left_out": list(checkpoint.left_out),
             "assumptions": self.assumptions,
         }

@@ -37,6 +37,7 @@ def test_a_classifier_is_described(tmp_path):
         "class_names": None,
         "stem": "cifar",
         "in_channels": 3,
+        "parameters": sum(parameter.numel() for parameter in CifarResNet(3).parameters()),
         "left_out": ["criterion.weight"],
     }
     assert {key: found[key] for key in expected} == expected
