@@ -9,6 +9,7 @@ they load the model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,12 +25,31 @@ from edged.execution.grids import ActivationGrid, Grids
 from edged.execution.placement import Placement
 from edged.quant.grid import QuantizedWeight
 
-OPSET = 21  # the first with 4-bit integers
-IR_VERSION = 10
 PACKED_BITS = 4
 SIGNED_MAX = 127
 
 INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """The parts of ONNX that an engine reads.
+
+    Attributes:
+        opset: Version of the operators.
+        ir_version: Version of the file format.
+        packed: Whether codes of 4 bits and fewer are packed.
+        integer_bias: Whether biases of integer layers are whole numbers of the accumulator's steps.
+    """
+
+    opset: int
+    ir_version: int
+    packed: bool
+    integer_bias: bool
+
+
+CPU_DIALECT = Dialect(21, 10, packed=True, integer_bias=True)  # the first opset with 4-bit integers
+TENSORRT_DIALECT = Dialect(20, 9, packed=False, integer_bias=False)  # JetPack 6 reads no later opset
 
 # Operations without attributes.
 _SAME_NAME: Mapping[type[Node], str] = {
@@ -51,6 +71,7 @@ def write_onnx(
     *,
     batch: int | None = 1,
     metadata: Mapping[str, str] | None = None,
+    dialect: Dialect = CPU_DIALECT,
 ) -> onnx.ModelProto:
     """Write a graph as an ONNX model.
 
@@ -62,12 +83,13 @@ def write_onnx(
         output_shape: Shape of the outputs of one image.
         batch: Images per call; None for any number.
         metadata: Entries of the model's metadata_props.
+        dialect: The parts of ONNX to use.
 
     Raises:
         ArtifactError: Codes do not fit the engines' 8 bits.
     """
     graph = placement.graph
-    writer = _Writer(placement, grids)
+    writer = _Writer(placement, grids, dialect)
     writer.quantize(graph.input, INPUT)
     for node in graph.nodes:
         writer.write(node)
@@ -79,9 +101,8 @@ def write_onnx(
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, [first, *output_shape])],
         list(writer.initializers.values()),
     )
-    model = helper.make_model(
-        body, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="edged"
-    )
+    opsets = [helper.make_opsetid("", dialect.opset)]
+    model = helper.make_model(body, opset_imports=opsets, ir_version=dialect.ir_version, producer_name="edged")
     helper.set_model_props(model, dict(metadata or {}))
     return model
 
@@ -92,12 +113,13 @@ class _Writer:
     Args:
         placement: The graph and its values that are carried as codes.
         grids: Grid of each of `placement.values`.
+        dialect: The parts of ONNX to use.
     """
 
-    def __init__(self, placement: Placement, grids: Grids) -> None:
+    def __init__(self, placement: Placement, grids: Grids, dialect: Dialect) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
-        self._placement, self._grids = placement, grids
+        self._placement, self._grids, self._dialect = placement, grids, dialect
         self._values: dict[str, str] = {}  # the ONNX value that readers of a value of the graph get
 
     def read(self, name: str) -> str:
@@ -183,7 +205,7 @@ class _Writer:
         owner = self._placement.owners.get(node.inputs[0])
         integer = node.name not in self._placement.float_layers and owner is not None
         weight = self._integer_weight(node) if integer else self._float_weight(node)
-        if integer and owner is not None:
+        if integer and owner is not None and self._dialect.integer_bias:
             bias = self._integer_bias(node, self._grids[owner])
         else:
             bias = self._constant(f"{node.name}.bias", _array(node.bias))
@@ -201,7 +223,7 @@ class _Writer:
     def _float_weight(self, node: ops.Weighted) -> str:
         """Write a weight in float; of a quantized one, the codes and what engines compute from them once, at load."""
         quantized, name = node.weight.quantized, f"{node.name}.weight"
-        if quantized is None:
+        if quantized is None or not self._dialect.packed:
             return self._constant(name, _array(node.weight.values))
         codes = _array(quantized.codes).reshape(quantized.shape)
         if quantized.bits > PACKED_BITS:
@@ -225,7 +247,7 @@ class _Writer:
         """Write codes less their zero points as int8, unpacked from 4 bits by nodes that engines run once."""
         codes = _array(quantized.codes).astype(np.int16).reshape(quantized.shape)
         zeros = _array(quantized.zero_point).astype(np.int16)
-        if quantized.bits > PACKED_BITS:
+        if quantized.bits > PACKED_BITS or not self._dialect.packed:
             whole = codes - _by_row(zeros, codes.ndim)
             if whole.min() < -SIGNED_MAX - 1 or whole.max() > SIGNED_MAX:
                 raise ArtifactError(

@@ -16,12 +16,16 @@ from edged.atomic import write_atomic
 from edged.errors import ArtifactError, UsageError
 from edged.execution.biases import with_representable_biases
 from edged.execution.build import build_graph
-from edged.execution.onnx_writer import write_onnx
-from edged.execution.placement import place, place_nothing
+from edged.execution.graph import Graph
+from edged.execution.grids import Grids
+from edged.execution.onnx_writer import CPU_DIALECT, TENSORRT_DIALECT, write_onnx
+from edged.execution.placement import Placement, place, place_nothing
+from edged.execution.tensorrt import place_for_tensorrt
+from edged.execution.tensorrt_rules import check_tensorrt
 from edged.models.registry import load_model
 from edged.pipeline.model_repository import write_repository
 
-TARGETS = ("onnxruntime", "openvino")
+TARGETS = ("onnxruntime", "openvino", "tensorrt")
 FORMATS = ("onnx", "triton")
 
 
@@ -85,7 +89,7 @@ def export(
     source, path = read_artifact(artifact), Path(out)
     require_absent(path)
     output, shape = _output(source)
-    model = to_onnx(source, dynamic_batch=dynamic_batch)
+    model = to_onnx(source, target, dynamic_batch=dynamic_batch)
     data = model.SerializeToString()
     if format == "onnx":
         write_atomic(path, data)
@@ -94,28 +98,21 @@ def export(
     return Exported(path, len(data), source.activations is not None, output, shape)
 
 
-def to_onnx(artifact: Artifact, *, dynamic_batch: bool = False) -> onnx.ModelProto:
+def to_onnx(artifact: Artifact, target: str = TARGETS[0], *, dynamic_batch: bool = False) -> onnx.ModelProto:
     """Return an artifact as an ONNX model that onnx.checker accepts.
 
     Args:
         artifact: The artifact.
+        target: One of TARGETS.
         dynamic_batch: Whether a call may have any number of images instead of one.
 
     Raises:
-        ArtifactError: The weights cannot be read, or their codes do not fit 8 bits.
+        ArtifactError: The weights cannot be read, or their codes do not suit the target.
     """
     path = artifact.directory / "weights.safetensors"
     quantized, _ = load_weights(path)
     graph = build_graph(load_model(decoded_state(path), artifact.architecture), quantized)
-    placement, grids = place_nothing(graph), {}
-    if artifact.activations is not None:
-        grids = artifact.activations.grids()
-        placement = place(graph, artifact.activations.float_layers)
-        if different := sorted(grids.keys() ^ set(placement.values)):
-            raise ArtifactError(
-                f"the range of {different[0]!r} does not fit the network; quantize the checkpoint again"
-            )
-        placement = with_representable_biases(placement, grids)
+    placement, grids = _placed(graph, artifact, target)
     output, shape = _output(artifact)
     model = write_onnx(
         placement,
@@ -125,9 +122,25 @@ def to_onnx(artifact: Artifact, *, dynamic_batch: bool = False) -> onnx.ModelPro
         shape,
         batch=None if dynamic_batch else 1,
         metadata=_metadata(artifact),
+        dialect=TENSORRT_DIALECT if target == "tensorrt" else CPU_DIALECT,
     )
     onnx.checker.check_model(model, full_check=True)
+    if target == "tensorrt" and (broken := check_tensorrt(model)):
+        raise ArtifactError(f"the network cannot be written by TensorRT's rules: {broken[0]}")
     return model
+
+
+def _placed(graph: Graph, artifact: Artifact, target: str) -> tuple[Placement, Grids]:
+    """Return the values that the target carries as codes, and their grids."""
+    activations = artifact.activations
+    if activations is None:
+        return place_nothing(graph), {}
+    placement, grids = place(graph, activations.float_layers), activations.grids()
+    if different := sorted(grids.keys() ^ set(placement.values)):
+        raise ArtifactError(f"the range of {different[0]!r} does not fit the network; quantize the checkpoint again")
+    if target == "tensorrt":
+        placement, grids = place_for_tensorrt(placement, activations)
+    return with_representable_biases(placement, grids), grids
 
 
 def _output(artifact: Artifact) -> tuple[str, tuple[int, ...]]:

@@ -377,7 +377,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
     text = "onnx: a file. triton: a folder with config.pbtxt, for Triton and OpenVINO Model Server"
     parser.add_argument("--format", choices=("onnx", "triton"), default="onnx", help=text)
     text = "engine that will run the model"
-    parser.add_argument("--target", choices=("onnxruntime", "openvino"), default="onnxruntime", help=text)
+    parser.add_argument("--target", choices=("onnxruntime", "openvino", "tensorrt"), default="onnxruntime", help=text)
     text = "take any number of images in a call, instead of one"
     parser.add_argument("--dynamic-batch", action="store_true", help=text)
     _add_json(parser)

@@ -18,10 +18,11 @@ from edged.execution.biases import with_representable_biases
 from edged.execution.build import build_graph
 from edged.execution.grids import ActivationGrid, ActivationScheme
 from edged.execution.histogram import Histogram
-from edged.execution.onnx_writer import write_onnx
+from edged.execution.onnx_writer import CPU_DIALECT, Dialect, write_onnx
 from edged.execution.placement import Placement, head_parameters, place
 from edged.execution.positive_scales import with_positive_scales
 from edged.execution.quantization import ActivationQuantization
+from edged.execution.tensorrt import place_for_tensorrt
 from edged.models.architecture import Architecture
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers, shared_copy
@@ -57,11 +58,17 @@ class Execution:
     grids: Mapping[str, ActivationGrid]
     images: Tensor
 
-    def onnx(self, *, batch: int | None = None) -> onnx.ModelProto:
+    def onnx(self, *, batch: int | None = None, dialect: Dialect = CPU_DIALECT) -> onnx.ModelProto:
         """Return the network as an ONNX model."""
         with torch.inference_mode():
-            shape = self.network(self.images[:1]).shape[1:]
-        return write_onnx(self.placement, self.grids, self.images.shape[-1], "result", tuple(shape), batch=batch)
+            shape = tuple(self.network(self.images[:1]).shape[1:])
+        side = self.images.shape[-1]
+        return write_onnx(self.placement, self.grids, side, "result", shape, batch=batch, dialect=dialect)
+
+    def for_tensorrt(self) -> Execution:
+        """Return the network with the values that TensorRT carries as codes."""
+        placement, grids = place_for_tensorrt(self.placement, self.activations)
+        return dataclasses.replace(self, placement=with_representable_biases(placement, grids), grids=grids)
 
 
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -15,10 +15,11 @@ from onnx import TensorProto, numpy_helper
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.weights import load_weights
 from edged.errors import ArtifactError, StateError, UsageError
+from edged.execution.tensorrt_rules import check_tensorrt
 from edged.models.loading import load_checkpoint
 from edged.pipeline.export import export, to_onnx
 from edged.pipeline.quantize import quantize
-from edged.spec import Method, QuantSpec
+from edged.spec import Method, QuantSpec, Scheme
 from tests.support.executions import relative_error, run, session
 from tests.support.tasks import DetectionTask, Task
 from tests.support.trained import TEST
@@ -27,6 +28,7 @@ SPECS: Mapping[str, QuantSpec] = {
     "classifier": QuantSpec(bits=4, activation_bits=8),
     "eight": QuantSpec(bits=8, activation_bits=8, method=Method.RTN),
     "float": QuantSpec(bits=3, method=Method.RTN),
+    "symmetric": QuantSpec(bits=4, activation_bits=8, scheme=Scheme.SYMMETRIC, method=Method.RTN),
     "detector": QuantSpec(bits=4, activation_bits=8, method=Method.RTN),
 }
 
@@ -128,6 +130,32 @@ def test_a_file_says_what_it_holds(artifacts: Mapping[str, Artifact], tmp_path: 
     assert metadata.get("stride") == ("8" if of_boxes else None)
     names = ("red", "green", "blue") if of_boxes else tuple("0123456789")
     assert metadata["names"] == str(dict(enumerate(names)))
+
+
+@pytest.mark.parametrize("name", ["symmetric", "eight", "float"])
+def test_a_model_for_tensorrt_keeps_its_rules_and_computes_the_same(
+    artifacts: Mapping[str, Artifact], tmp_path: Path, name: str
+) -> None:
+    artifact = artifacts[name]
+    export(artifact.directory, tmp_path / "m.onnx", target="tensorrt", dynamic_batch=True)
+    model = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert check_tensorrt(model) == []
+    assert model.opset_import[0].version == 20
+    assert {t.data_type for t in model.graph.initializer} <= {TensorProto.FLOAT, TensorProto.INT8}
+    x = images_of(artifact)
+    with torch.inference_mode():
+        wanted = artifact.load_model()(x)
+    assert relative_error(run(model, x), wanted) < (1e-8 if name == "float" else 0.01)
+
+
+@pytest.mark.parametrize("name", ["classifier", "detector"])
+def test_asymmetric_weights_are_refused_for_tensorrt(
+    artifacts: Mapping[str, Artifact], tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(ArtifactError, match=r"is asymmetric, .* quantize the checkpoint again with --scheme symmetric"):
+        export(artifacts[name].directory, tmp_path / "m.onnx", target="tensorrt")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(("option", "value"), [("target", "coreml"), ("format", "tflite")])
