@@ -188,7 +188,7 @@ def execution(
     return Execution(model, quantized, activations, with_representable_biases(placement, grids), grids, batch)
 
 
-def session(model: onnx.ModelProto, optimized: Path | None = None) -> onnxruntime.InferenceSession:
+def session(model: onnx.ModelProto | bytes, optimized: Path | None = None) -> onnxruntime.InferenceSession:
     """Return a session of ONNX Runtime that computes exactly, also on processors that saturate sums of two products."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -196,7 +196,8 @@ def session(model: onnx.ModelProto, optimized: Path | None = None) -> onnxruntim
     options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
 def run(model: onnx.ModelProto, images: Tensor) -> Tensor:
