@@ -19,7 +19,7 @@ def network(cache: ImageCache, blocks: int = 3) -> nn.Module:
     model = CifarResNet(blocks)
     with torch.no_grad():
         for _ in range(30):
-            model(cache.batch(torch.arange(64)))
+            model(cache.batch(torch.arange(min(64, len(cache)))))
     return model.eval().requires_grad_(False)
 
 

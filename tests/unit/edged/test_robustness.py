@@ -6,16 +6,24 @@ import copy
 import math
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.engine.memory_plan import Resources
+from edged.execution.biases import with_representable_biases
+from edged.execution.build import build_graph
+from edged.execution.onnx_writer import write_onnx
+from edged.execution.placement import place
 from edged.models.layers import quantizable_layers
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
+from tests.support.compressed import network
+from tests.support.executions import run
 from tests.support.pictures import write_folder
 
 GEOMETRIES = [
@@ -216,3 +224,47 @@ def test_a_single_layer_is_first_and_last(cache: ImageCache):
         for first, last in ((None, None), (8, None), (None, 6), (8, 6))
     ]
     assert bits == [4, 8, 6, 6]
+
+
+DAMAGES = {
+    "a convolution of zeros": lambda model: model.layer1[0].conv1.weight.zero_(),
+    "factors of zero": lambda model: model.layer1[0].bn2.weight.zero_(),
+    "all factors negative": lambda model: model.bn1.weight.mul_(-1),
+    "a large bias": lambda model: model.layer2[0].bn1.bias.fill_(1e4),
+    "tiny weights with a bias": lambda model: model.layer2[0].conv1.weight[:4].mul_(1e-20),
+    "a tiny variance": lambda model: model.layer3[0].bn1.running_var[:4].fill_(0.0),
+    "a dead map": lambda model: model.layer3[0].bn1.bias.fill_(-1e4),
+    "outputs that are constant": lambda model: model.linear.weight.zero_(),
+}
+
+
+def run_by_onnx_runtime(done: Compressed, images: Tensor) -> Tensor:
+    assert done.activations is not None
+    grids = done.activations.grids()
+    placement = with_representable_biases(place(build_graph(done.model, done.quantized)), grids)
+    model = write_onnx(placement, grids, images.shape[-1], "logits", tuple(done.logits.shape[1:]), batch=None)
+    onnx.checker.check_model(model, full_check=True)
+    return run(model, images)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_activations_of_odd_networks(cache: ImageCache, damage: str, bits: int):
+    model = network(cache, blocks=1)
+    DAMAGES[damage](model)
+    done = compress(model, cache, QuantSpec(bits=bits, method=Method.RTN, activation_bits=8))
+    assert_sound(done)
+    found = run_by_onnx_runtime(done, cache.batch(cache.held_out))
+    assert float((found - done.logits).norm()) <= 0.05 * float(done.logits.norm()) + 1e-6
+
+
+def test_activations_of_images_that_are_all_black(tmp_path: Path):
+    (tmp_path / "images").mkdir()
+    for index in range(40):
+        Image.new("RGB", (12, 12)).save(tmp_path / "images" / f"{index}.png")
+    black = build_cache(tmp_path / "images", tmp_path / "cache", InputSpec(12, 12, mean=(0.0,) * 3, std=(1.0,) * 3))
+    done = compress(network(black, blocks=1), black, QuantSpec(bits=4, method=Method.RTN, activation_bits=8))
+    assert done.activations is not None
+    assert done.activations.ranges["x"] == (0.0, 0.0)
+    assert_sound(done)
+    assert_close(run_by_onnx_runtime(done, black.batch(black.held_out)), done.logits, rtol=1e-3, atol=1e-3)
