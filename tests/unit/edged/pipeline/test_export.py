@@ -14,12 +14,13 @@ from onnx import TensorProto, numpy_helper
 
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.weights import load_weights
+from edged.calibration.dataset import build_cache
 from edged.errors import ArtifactError, StateError, UsageError
 from edged.execution.tensorrt_rules import check_tensorrt
 from edged.models.loading import load_checkpoint
-from edged.pipeline.export import export, to_onnx
+from edged.pipeline.export import TARGETS, export, to_onnx
 from edged.pipeline.quantize import quantize
-from edged.spec import Method, QuantSpec, Scheme
+from edged.spec import InputSpec, Method, QuantSpec, Scheme
 from tests.support.executions import relative_error, run, session
 from tests.support.tasks import DetectionTask, Task
 from tests.support.trained import TEST
@@ -201,3 +202,20 @@ def test_ranges_that_do_not_fit_are_refused(artifacts: Mapping[str, Artifact], t
         export(damaged, tmp_path / "m.onnx")
     with pytest.raises(ArtifactError, match="quantize the checkpoint again"):
         read_artifact(damaged).load_model()
+
+
+@pytest.mark.slow
+def test_a_genuine_resnet20_is_as_accurate_in_integers(real_data: Path, tmp_path: Path) -> None:
+    checkpoint, images = real_data / "weights" / "resnet20-12fca82f.th", real_data / "cifar10"
+    cache = build_cache(images / "test", tmp_path / "cache", InputSpec(32, 32), limit=1000)
+    x, labels = cache.batch(torch.arange(len(cache))), cache.labels_of(torch.arange(len(cache)))
+    assert labels is not None
+    network = load_checkpoint(checkpoint, input_settings={"size": 32})
+    with torch.inference_mode():
+        wanted = network.model(x).argmax(1)
+    quantize(network, images / "calib", tmp_path / "out", QuantSpec(bits=8, activation_bits=8), images=256)
+    artifact = read_artifact(tmp_path / "out")
+    for target in TARGETS:
+        found = run(to_onnx(artifact, target, dynamic_batch=True), x).argmax(1)
+        assert float((found == wanted).float().mean()) > 0.97
+        assert float((found == labels).float().mean()) > float((wanted == labels).float().mean()) - 0.015
