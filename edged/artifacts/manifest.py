@@ -11,6 +11,7 @@ from typing import Any
 from edged.errors import ArtifactError
 
 SCHEMA_VERSION = 1
+ONNX = "model.onnx"  # file of the network as an ONNX model
 
 # Required keys of each nested object, with their types. An object may have more keys.
 _NESTED: dict[str, dict[str, type]] = {
@@ -30,8 +31,8 @@ _NESTED: dict[str, dict[str, type]] = {
 }
 _WARMUP: dict[str, type] = {"sha256": str, "bytes": int, "images": int, "outputs_sha256": str, "threads": int}
 _PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
-# Keys that older manifests lack, from before detectors, warmup images and quantized activations were added.
-_OPTIONAL = ("task", "detection", "warmup", "activations")
+# Keys that older manifests lack, from before detectors, warmup images, quantized activations and ONNX were added.
+_OPTIONAL = ("task", "detection", "warmup", "activations", "onnx")
 TASKS = ("classification", "detection")
 
 
@@ -57,6 +58,7 @@ class Manifest:
             writer. None if there is no such file.
         activations: Ranges of the activations, as `ActivationQuantization.to_dict()` returns them. None for activations
             in float.
+        onnx: File model.onnx: sha256 (hex) and bytes; filled in by the writer. None if there is no such file.
         schema_version: Version of this schema.
     """
 
@@ -75,6 +77,7 @@ class Manifest:
     detection: Mapping[str, Any] | None = None
     warmup: Mapping[str, Any] | None = None
     activations: Mapping[str, Any] | None = None
+    onnx: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -134,6 +137,8 @@ def _check(data: Mapping[str, Any]) -> None:
         _check_nested(key, data[key], entries)
     if data.get("warmup") is not None:
         _check_nested("warmup", data["warmup"], _WARMUP)
+    if data.get("onnx") is not None:
+        _check_nested("onnx", data["onnx"], {"sha256": str, "bytes": int})
     if data.get("activations") is not None:
         _check_kind("activations", data["activations"], dict)
     _check_task(data.get("task", TASKS[0]), data.get("detection"))

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
+from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import Warmup, load_warmup
-from edged.artifacts.weights import decoded_state, load_weights
-from edged.artifacts.writer import sha256_file
 from edged.errors import ArtifactError, EdgedError
 from edged.execution.quantization import ActivationQuantization
-from edged.execution.rounded import RoundedNetwork
-from edged.models.registry import Architecture, load_model
+from edged.models.architecture import Architecture
 from edged.spec import DetectionSpec, InputSpec
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,11 @@ class Artifact:
             ArtifactError: The weights cannot be read, or the ranges of the activations do not fit the network.
             ArchitectureError: The weights do not fit the architecture.
         """
+        # torch, which a generation that another engine computes does not import
+        from edged.artifacts.weights import decoded_state, load_weights
+        from edged.execution.rounded import RoundedNetwork
+        from edged.models.registry import load_model
+
         path = self.directory / "weights.safetensors"
         network = load_model(decoded_state(path), self.architecture)
         if self.activations is None:

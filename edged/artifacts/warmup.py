@@ -14,17 +14,22 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.torch import load, save_file
-from torch import Tensor, nn
+from safetensors.numpy import load, save_file
 
-from edged.calibration.dataset import ImageCache
 from edged.calibration.images import normalize
 from edged.errors import ArtifactError
+from edged.execution.executors import Executor
 from edged.spec import InputSpec
+
+if TYPE_CHECKING:
+    from edged.calibration.dataset import ImageCache
+
+Floats = npt.NDArray[np.float32]
 
 MAX_IMAGES = 4
 MAX_PIXEL_BYTES = 2 << 20  # of all images; one image of any size is always recorded
@@ -63,53 +68,48 @@ class Warmup:
         outputs: Recorded outputs, float32 [n, values]: all values of each image's outputs, or MAX_VALUES evenly spaced
             ones.
         digest: SHA-256 over all values of all outputs, in hex.
-        threads: Number of torch's threads that computed the outputs.
+        threads: Number of threads that computed the outputs.
     """
 
-    pixels: Tensor
-    outputs: Tensor
+    pixels: npt.NDArray[np.uint8]
+    outputs: Floats
     digest: str
     threads: int
 
-    def images(self, spec: InputSpec) -> Tensor:
+    def images(self, spec: InputSpec) -> Floats:
         """Return the network inputs, float32 [n, channels, size, size]."""
         return normalize(self.pixels, spec)
 
-    def compare(self, outputs: Sequence[Tensor]) -> Comparison:
+    def compare(self, outputs: Sequence[Floats]) -> Comparison:
         """Compare outputs with the recorded ones.
 
         Args:
             outputs: Outputs of each image, float32 [1, ...], in order. Not modified.
         """
         digest = _digest(outputs)
-        kept = _kept(outputs).double()
-        recorded = self.outputs.double()
+        kept = _kept(outputs).astype(np.float64)
+        recorded = self.outputs.astype(np.float64)
         if kept.shape != recorded.shape:
             return Comparison(False, float("inf"), digest, self.digest)
-        error = (kept - recorded).norm() / recorded.norm().clamp_min(torch.finfo(torch.float32).tiny)
+        error = np.linalg.norm(kept - recorded) / max(np.linalg.norm(recorded), np.finfo(np.float32).tiny)
         return Comparison(digest == self.digest, float(error), digest, self.digest)
 
 
-def record(network: nn.Module, cache: ImageCache) -> Warmup:
-    """Record a network's outputs for a few calibration images, computed one by one in channels-last layout.
-
-    A generation computes its outputs in the same way.
+def record(executor: Executor, cache: ImageCache) -> Warmup:
+    """Record a network's outputs for a few calibration images, computed one by one as in a generation.
 
     Args:
-        network: Evaluated network on the CPU in eval mode. Its memory layout is changed to channels last.
+        executor: Engine with the evaluated network.
         cache: Cache of the calibration images.
     """
-    pixels = torch.from_numpy(cache.images[_choose(cache).numpy()])
-    laid_out: nn.Module = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    with torch.inference_mode():
-        images = (image[None] for image in normalize(pixels, cache.input))
-        outputs = [laid_out(image.contiguous(memory_format=torch.channels_last)).float() for image in images]
-    return Warmup(pixels, _kept(outputs), _digest(outputs), torch.get_num_threads())
+    pixels = np.array(cache.images[_choose(cache)])
+    outputs = [executor.run(image[None]) for image in normalize(pixels, cache.input)]
+    return Warmup(pixels, _kept(outputs), _digest(outputs), executor.threads)
 
 
 def save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
     """Write warmup.safetensors, neither atomically nor synced, and return the manifest's entry for it."""
-    save_file({"pixels": warmup.pixels.contiguous(), "outputs": warmup.outputs.contiguous()}, path)
+    save_file({"pixels": warmup.pixels, "outputs": warmup.outputs}, path)
     data = path.read_bytes()
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
@@ -142,24 +142,26 @@ def load_warmup(path: Path, entry: Mapping[str, Any], spec: InputSpec) -> Warmup
     except (ArtifactError, SafetensorError, KeyError) as error:
         raise ArtifactError(f"cannot read {path}: {error}; quantize the checkpoint again") from error
     wanted = (entry["images"], spec.channels, spec.size, spec.size)
-    if pixels.shape != wanted or pixels.dtype is not torch.uint8 or len(outputs) != len(pixels) or not len(pixels):
+    if pixels.shape != wanted or pixels.dtype != np.uint8 or len(outputs) != len(pixels) or not len(pixels):
         raise ArtifactError(f"{path} holds {pixels.dtype} {list(pixels.shape)}, not the images {list(wanted)}")
     return Warmup(pixels, outputs, entry["outputs_sha256"], entry["threads"])
 
 
-def _choose(cache: ImageCache) -> Tensor:
+def _choose(cache: ImageCache) -> npt.NDArray[np.int64]:
     """Choose the first calibration images, which represent several classes because images are dealt class by class."""
-    return cache.calibration[: max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // math.prod(cache.images.shape[1:])))]
+    count = max(1, min(MAX_IMAGES, MAX_PIXEL_BYTES // math.prod(cache.images.shape[1:])))
+    chosen: npt.NDArray[np.int64] = cache.calibration[:count].numpy()
+    return chosen
 
 
-def _kept(outputs: Sequence[Tensor]) -> Tensor:
-    flat = torch.cat([output.reshape(1, -1) for output in outputs])
+def _kept(outputs: Sequence[Floats]) -> Floats:
+    flat = np.concatenate([output.reshape(1, -1) for output in outputs])
     total, count = flat.shape[1], min(flat.shape[1], MAX_VALUES)
-    return flat[:, torch.arange(count) * total // max(1, count)].clone()
+    return flat[:, np.arange(count) * total // max(1, count)]
 
 
-def _digest(outputs: Sequence[Tensor]) -> str:
+def _digest(outputs: Sequence[Floats]) -> str:
     digest = hashlib.sha256()
     for output in outputs:
-        digest.update(output.contiguous().numpy().data)
+        digest.update(np.ascontiguousarray(output).data)
     return digest.hexdigest()

@@ -13,7 +13,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor
 
-from edged.artifacts.manifest import Manifest
+from edged.artifacts.digest import sha256_file
+from edged.artifacts.manifest import ONNX, Manifest
 from edged.artifacts.warmup import Warmup, save_warmup
 from edged.artifacts.weights import save_weights
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
@@ -29,9 +30,10 @@ def write_artifact(
     manifest: Manifest,
     report: Mapping[str, Any],
     warmup: Warmup | None = None,
+    onnx: bytes | None = None,
     attachments: Mapping[str, bytes] | None = None,
 ) -> dict[str, Any]:
-    """Write weights.safetensors, warmup.safetensors, manifest.json and report.json into a new folder.
+    """Write weights.safetensors, warmup.safetensors, model.onnx, manifest.json and report.json into a new folder.
 
     The folder appears under its name only when every file is on the disk.
 
@@ -39,10 +41,11 @@ def write_artifact(
         directory: Path of the new folder, which must not exist; its parent must exist.
         quantized: Quantized weights by name.
         rest: All other tensors of the state dict by name.
-        manifest: Manifest whose `weights` and `warmup` are filled in here.
+        manifest: Manifest whose `weights`, `warmup` and `onnx` are filled in here.
         report: Report in JSON types. "artifact_bytes" (size of the weights file) and "compression" (checkpoint bytes
             per artifact byte) are added to its `totals`, because they are known only now.
         warmup: Warmup images and their recorded outputs; None for no such file.
+        onnx: The network as an ONNX model, for engines that compute it; None for no such file.
         attachments: Additional files for human readers, by name; they are not read back with the artifact.
 
     Returns:
@@ -64,6 +67,7 @@ def write_artifact(
                 manifest,
                 weights={"sha256": sha256_file(weights), "bytes": size},
                 warmup=None if warmup is None else _save_warmup(temporary / "warmup.safetensors", warmup),
+                onnx=None if onnx is None else _save_onnx(temporary / ONNX, onnx),
             )
             figures = {"artifact_bytes": size, "compression": manifest.source["bytes"] / size}
             report = {**report, "totals": {**report.get("totals", {}), **figures}}
@@ -89,15 +93,6 @@ def require_absent(directory: Path) -> None:
         raise StateError(f"cannot write {directory}: it already exists; remove it or choose another folder")
 
 
-def sha256_file(path: Path) -> str:
-    """Compute the SHA-256 of a file in hex, reading it in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _save(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:
     try:
         save_weights(path, quantized, rest)
@@ -110,6 +105,11 @@ def _save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
         return save_warmup(path, warmup)
     except SafetensorError as error:
         raise _unwritable(path, error) from error
+
+
+def _save_onnx(path: Path, model: bytes) -> dict[str, Any]:
+    path.write_bytes(model)
+    return {"sha256": hashlib.sha256(model).hexdigest(), "bytes": len(model)}
 
 
 def _unwritable(path: Path, error: SafetensorError) -> StateError:

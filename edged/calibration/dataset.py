@@ -104,7 +104,7 @@ class ImageCache:
         Args:
             indices: Indices of the images, int64 [b].
         """
-        return normalize(torch.from_numpy(self.pixels(indices)), self.input)
+        return torch.from_numpy(normalize(self.pixels(indices), self.input))
 
     def pixels(self, indices: Tensor) -> npt.NDArray[np.uint8]:
         """Return a copy of decoded images, uint8 [b, channels, size, size].

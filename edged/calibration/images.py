@@ -14,9 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import BmpImagePlugin, Image, ImageFile, ImageOps, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
-from torch import Tensor
 
 from edged.calibration.formats import FORMATS, NAMES, format_of, other_format_of
 from edged.calibration.letterbox import BORDER, Letterbox
@@ -136,7 +134,7 @@ def suffix_of(data: bytes) -> str:
     return FORMATS[_format_of(data)][0]
 
 
-def normalize(images: Tensor, spec: InputSpec) -> Tensor:
+def normalize(images: npt.NDArray[np.uint8], spec: InputSpec) -> npt.NDArray[np.float32]:
     """Compute (images / 255 - mean) / std with the arithmetic of torchvision's ToTensor and Normalize.
 
     Args:
@@ -146,8 +144,12 @@ def normalize(images: Tensor, spec: InputSpec) -> Tensor:
     Returns:
         Normalized images, float32 [batch, channels, size, size], contiguous.
     """
-    mean, std = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (spec.mean, spec.std))
-    return images.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+    mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (spec.mean, spec.std))
+    normalized = images.astype(np.float32, order="C")
+    normalized /= np.float32(255)
+    normalized -= mean
+    normalized /= std
+    return normalized
 
 
 def _format_of(data: bytes) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
+
+Boxes = npt.NDArray[np.floating]
 
 BORDER = 114  # the gray level that YOLOv5 is trained with
 
@@ -36,7 +38,7 @@ class Letterbox:
         wide, high = self.inner
         return (self.size - wide) // 2, (self.size - high) // 2
 
-    def to_original(self, boxes: Tensor) -> Tensor:
+    def to_original(self, boxes: Boxes) -> Boxes:
         """Convert boxes in the square to boxes in the image, clipped to its borders.
 
         Args:
@@ -45,9 +47,10 @@ class Letterbox:
         Returns:
             Boxes x1, y1, x2, y2 in pixels of the image [n, 4].
         """
-        return _clipped((boxes - self._offset(boxes)) / self._scale(boxes), self.width, self.height)
+        limits = np.array((self.width, self.height) * 2, boxes.dtype)
+        return ((boxes - self._offset(boxes)) / self._scale(boxes)).clip(0, limits)
 
-    def to_square(self, boxes: Tensor) -> Tensor:
+    def to_square(self, boxes: Boxes) -> Boxes:
         """Convert boxes in the image to boxes in the square.
 
         Args:
@@ -56,17 +59,13 @@ class Letterbox:
         Returns:
             Boxes x1, y1, x2, y2 in pixels of the square [n, 4].
         """
-        return boxes * self._scale(boxes) + self._offset(boxes)
+        converted: Boxes = boxes * self._scale(boxes) + self._offset(boxes)
+        return converted
 
-    def _offset(self, like: Tensor) -> Tensor:
-        return torch.tensor(self.corner * 2, dtype=like.dtype, device=like.device)
+    def _offset(self, like: Boxes) -> Boxes:
+        return np.array(self.corner * 2, like.dtype)
 
-    def _scale(self, like: Tensor) -> Tensor:
+    def _scale(self, like: Boxes) -> Boxes:
         # Each side has its own factor, because rounding to whole pixels makes the two differ slightly.
         wide, high = self.inner
-        return torch.tensor((wide / self.width, high / self.height) * 2, dtype=like.dtype, device=like.device)
-
-
-def _clipped(boxes: Tensor, width: int, height: int) -> Tensor:
-    limits = torch.tensor((width, height) * 2, dtype=boxes.dtype, device=boxes.device)
-    return boxes.clamp_min(0).minimum(limits)
+        return np.array((wide / self.width, high / self.height) * 2, like.dtype)

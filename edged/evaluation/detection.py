@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
 from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import Boxes
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
-from edged.models.detections import Detections
+from edged.models.detections import Detections, shared_boxes
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import detect
 from edged.models.yolov5.plan import Plan
@@ -27,7 +26,6 @@ Flags = npt.NDArray[np.bool_]
 THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 RECALLS: Floats = np.linspace(0, 1, 101)
 MAX_PER_CLASS = 100  # boxes of one class in one image that count, as in COCO's evaluation
-MATCH_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def detections_of(
     side = cache.input.size
     return [
         detect(outputs, plan, side, side, spec).in_original(cache.letterbox(index))
-        for outputs, index in zip(raw, indices.tolist(), strict=True)
+        for outputs, index in zip(raw.numpy(), indices.tolist(), strict=True)
     ]
 
 
@@ -137,9 +135,9 @@ def average_precision(
         raise CalibrationError("the labels have no boxes; label some images to measure mAP")
     matched: dict[int, list[_Matched]] = {kind: [] for kind in classes}
     for seen, truth, size in rows:
-        boxes = truth.in_pixels(*size)
-        for kind in {*truth.classes.tolist(), *seen.classes.tolist()} & matched.keys():
-            matched[kind].append(_match(seen, boxes[truth.classes == kind], kind))
+        boxes, kinds = truth.in_pixels(*size).numpy(), truth.classes.numpy()
+        for kind in {*kinds.tolist(), *seen.classes.tolist()} & matched.keys():
+            matched[kind].append(_match(seen, boxes[kinds == kind], kind))
     average = np.mean([_averages(matched[kind]) for kind in classes], axis=0) * 100
     total = sum(len(truth.classes) for _, truth, _ in rows)
     return Precision(float(average[0]), float(average.mean()), len(rows), total)
@@ -166,25 +164,12 @@ def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> f
     return 100.0 * 2 * pairs / boxes if boxes else 100.0
 
 
-def shared_boxes(reference: Detections, found: Detections) -> int:
-    """Count the boxes that two detectors have in common in one image, see `agreement`."""
-    overlaps = pairwise_iou(reference.boxes, found.boxes)
-    overlaps = overlaps.masked_fill(reference.classes[:, None] != found.classes[None], 0)
-    pairs = 0
-    for row in range(len(reference) if len(found) else 0):
-        best, column = overlaps[row].max(0)
-        if best >= MATCH_IOU:
-            pairs += 1
-            overlaps[:, column] = 0
-    return pairs
-
-
-def _match(seen: Detections, truth: Tensor, kind: int) -> _Matched:
+def _match(seen: Detections, truth: npt.NDArray[np.float32], kind: int) -> _Matched:
     """Match each detection, by descending score, to the free box that it overlaps most, if the threshold is met."""
-    members = (seen.classes == kind).nonzero().flatten()
-    scores = seen.scores[members].double()
-    order = torch.sort(scores, descending=True, stable=True).indices[:MAX_PER_CLASS]
-    overlaps = pairwise_iou(seen.boxes[members[order]].double(), truth.double()).numpy()
+    members = np.flatnonzero(seen.classes == kind)
+    scores = seen.scores[members].astype(np.float64)
+    order = np.argsort(-scores, kind="stable")[:MAX_PER_CLASS]
+    overlaps = pairwise_iou(seen.boxes[members[order]].astype(np.float64), truth.astype(np.float64))
     hits = np.zeros((len(THRESHOLDS), len(order)), dtype=np.bool_)
     taken = np.zeros((len(THRESHOLDS), len(truth)), dtype=np.bool_)
     rows = np.arange(len(THRESHOLDS))
@@ -193,7 +178,7 @@ def _match(seen: Detections, truth: Tensor, kind: int) -> _Matched:
         best = free.shape[1] - 1 - free[:, ::-1].argmax(1)  # the last of equal overlaps, as in COCO's evaluation
         hits[:, index] = free[rows, best] >= THRESHOLDS
         taken[rows[hits[:, index]], best[hits[:, index]]] = True
-    return _Matched(scores[order].numpy(), hits, len(truth))
+    return _Matched(scores[order], hits, len(truth))
 
 
 def _averages(images: Sequence[_Matched]) -> Floats:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from edged.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class ActivationScheme(str, enum.Enum):
@@ -100,9 +103,10 @@ class ActivationGrid:
 
 
 Grids = Mapping[str, ActivationGrid]
+Range = tuple[float, float]  # the least value, <= 0, and the greatest, >= 0
 
 
 def _float32(scale: float) -> float:
     """Round to float32, as engines store scales; a tensor that is always zero takes scale 1."""
-    rounded = float(torch.tensor(scale, dtype=torch.float32))
-    return rounded if rounded > torch.finfo(torch.float32).tiny else 1.0
+    rounded = float(np.float32(scale))
+    return rounded if rounded > np.finfo(np.float32).tiny else 1.0

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import ArtifactError
-from edged.execution.grids import ActivationGrid, ActivationScheme
-from edged.execution.ranges import Range
+from edged.execution.grids import ActivationGrid, ActivationScheme, Range
 
 
 @dataclass(frozen=True)

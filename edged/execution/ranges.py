@@ -13,10 +13,8 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
-from edged.execution.grids import ActivationGrid
+from edged.execution.grids import ActivationGrid, Range
 from edged.execution.histogram import Histogram
-
-Range = tuple[float, float]
 
 PERCENTILE = 0.9999
 GRID_POINTS = 9

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from edged.execution.graph import Add, Concat, Conv, Linear, Silu
+from edged.execution.grids import Range
 from edged.execution.histogram import Histogram
 from edged.execution.placement import Placement
-from edged.execution.ranges import Range, RangePolicy, choose_range
+from edged.execution.ranges import RangePolicy, choose_range
 
 # Kinds of values, and the policies that are tried for each; the first is the one to start from.
 _WIDE = (RangePolicy.MINMAX, RangePolicy.PERCENTILE, RangePolicy.MSE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import ArchitectureError, UsageError
-from edged.models.head import checked_head
+from edged.models.head_description import checked_head
 from edged.models.names import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, detector_side
 from edged.models.yolov5.plan import Plan
 from edged.models.yolov5.standard import name_of
@@ -43,7 +43,8 @@ class Architecture:
         stem_pooling: Whether max-pooling follows the first convolution of a ResNet of four stages; None for what is
             usual after its stem.
         stride_in: Convolution of a bottleneck block that has the stride: "3x3", or "1x1", the first one.
-        head: Layers of a head of several layers, see `edged.models.head`; empty for one linear layer with a bias.
+        head: Layers of a head of several layers, see `edged.models.head_description`; empty for one linear layer with a
+            bias.
     """
 
     name: str

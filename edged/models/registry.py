@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from edged.errors import ArchitectureError
 from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
-from edged.models.head import CONCAT_POOL, linear
+from edged.models.head_description import CONCAT_POOL, linear
 from edged.models.other_networks import ADVICE, other_network
 from edged.models.resnet import BLOCKS, CifarResNet, ResNet, Variant
 from edged.models.yolov5.network import YoloV5, check_sizes

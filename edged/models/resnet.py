@@ -27,7 +27,7 @@ class Variant:
     Attributes:
         pooling: Whether max-pooling follows the first convolution; None for what is usual: after one of 7x7 only.
         stride_in: Convolution of a bottleneck that has the stride: "3x3" (v1.5) or "1x1", the first one (v1).
-        head: Layers of the head, see `edged.models.head`; empty for one linear layer.
+        head: Layers of the head, see `edged.models.head_description`; empty for one linear layer.
     """
 
     pooling: bool | None = None

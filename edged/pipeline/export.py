@@ -13,19 +13,11 @@ from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.weights import decoded_state, load_weights
 from edged.artifacts.writer import require_absent
 from edged.atomic import write_atomic
-from edged.errors import ArtifactError, UsageError
-from edged.execution.biases import with_representable_biases
-from edged.execution.build import build_graph
-from edged.execution.graph import Graph
-from edged.execution.grids import Grids
-from edged.execution.onnx_writer import CPU_DIALECT, TENSORRT_DIALECT, write_onnx
-from edged.execution.placement import Placement, place, place_nothing
-from edged.execution.tensorrt import place_for_tensorrt
-from edged.execution.tensorrt_rules import check_tensorrt
+from edged.errors import UsageError
+from edged.execution.onnx_model import TARGETS, onnx_model, output_of
 from edged.models.registry import load_model
 from edged.pipeline.model_repository import write_repository
 
-TARGETS = ("onnxruntime", "openvino", "tensorrt")
 FORMATS = ("onnx", "triton")
 
 
@@ -88,7 +80,7 @@ def export(
             raise UsageError(f"{name} has value {value!r:.80}; choose one of {', '.join(allowed)}")
     source, path = read_artifact(artifact), Path(out)
     require_absent(path)
-    output, shape = _output(source)
+    output, shape = output_of(source.architecture, source.input)
     model = to_onnx(source, target, dynamic_batch=dynamic_batch)
     data = model.SerializeToString()
     if format == "onnx":
@@ -111,46 +103,16 @@ def to_onnx(artifact: Artifact, target: str = TARGETS[0], *, dynamic_batch: bool
     """
     path = artifact.directory / "weights.safetensors"
     quantized, _ = load_weights(path)
-    graph = build_graph(load_model(decoded_state(path), artifact.architecture), quantized)
-    placement, grids = _placed(graph, artifact, target)
-    output, shape = _output(artifact)
-    model = write_onnx(
-        placement,
-        grids,
-        artifact.input.size,
-        output,
-        shape,
+    return onnx_model(
+        load_model(decoded_state(path), artifact.architecture),
+        quantized,
+        artifact.activations,
+        artifact.architecture,
+        artifact.input,
+        target=target,
         batch=None if dynamic_batch else 1,
         metadata=_metadata(artifact),
-        dialect=TENSORRT_DIALECT if target == "tensorrt" else CPU_DIALECT,
     )
-    onnx.checker.check_model(model, full_check=True)
-    if target == "tensorrt" and (broken := check_tensorrt(model)):
-        raise ArtifactError(f"the network cannot be written by TensorRT's rules: {broken[0]}")
-    return model
-
-
-def _placed(graph: Graph, artifact: Artifact, target: str) -> tuple[Placement, Grids]:
-    """Return the values that the target carries as codes, and their grids."""
-    activations = artifact.activations
-    if activations is None:
-        return place_nothing(graph), {}
-    placement, grids = place(graph, activations.float_layers), activations.grids()
-    if different := sorted(grids.keys() ^ set(placement.values)):
-        raise ArtifactError(f"the range of {different[0]!r} does not fit the network; quantize the checkpoint again")
-    if target == "tensorrt":
-        placement, grids = place_for_tensorrt(placement, activations)
-    return with_representable_biases(placement, grids), grids
-
-
-def _output(artifact: Artifact) -> tuple[str, tuple[int, ...]]:
-    """Return the name of the output and its shape for one image."""
-    architecture, plan = artifact.architecture, artifact.architecture.plan
-    if plan is None:
-        return "logits", (architecture.num_classes,)
-    cells = [(artifact.input.size // stride) ** 2 for stride in plan.strides(architecture.in_channels)]
-    rows = sum(count * len(level) for count, level in zip(cells, plan.anchors, strict=True))
-    return "raw", (rows, plan.outputs_per_anchor)
 
 
 def _metadata(artifact: Artifact) -> dict[str, str]:

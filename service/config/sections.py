@@ -23,6 +23,7 @@ from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import (
     HEAD_LAYERS,
     MAX_DETECTIONS,
+    RUNTIMES,
     STEM_POOLING,
     STRIDES_IN,
     WEIGHTS,
@@ -212,7 +213,7 @@ class ModelConfig:
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
     batching: BatchingConfig = setting(subsection(BatchingConfig), BatchingConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
-    runtime: str = setting(choice("auto", "torch"), "auto")
+    runtime: str = setting(choice(*RUNTIMES), "auto")
     keep: int = setting(whole(2), 3)
     probation_s: float = setting(number(0), 10.0)
     report_images: int = setting(whole(0, 64), 8)

@@ -140,7 +140,8 @@ class ModelRegistry:
     def _limits(self, name: str) -> ServingLimits:
         model, serve = self._config.model(name), self._config.current.serve
         batching = Batching() if model is None else model.batching.to_batching()
-        return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching)
+        runtime = "auto" if model is None else model.runtime
+        return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching, runtime=runtime)
 
     def _set_sampling(self, name: str) -> None:
         model = self._config.model(name)

@@ -13,7 +13,6 @@ from service.intake.claim_queue import ClaimQueue
 from service.journal.states import State
 from service.journal.update import Update
 from service.reporting.facts import figures
-from service.rollout.live_metrics import RUNTIME
 from service.rollout.records import UpdateRecords
 from service.rollout.swap import Swapper
 from service.serving.model_server import ModelServer
@@ -58,6 +57,8 @@ class Queries:
             name, generation = model["name"], model["generation"]
             live = None if generation is None else await self._live(name, generation)
             layers = live.pop("layers") if live else []
+            if live is not None:
+                live["runtime"] = model["runtime"]
             more = {"live": live, "layers": layers, "samples": samples.of(name), "probation": name in on_probation}
             detailed.append({**model, **more, "rollback": await self._rollback(name)})
         return detailed
@@ -141,6 +142,7 @@ class Queries:
             "generation": None if live is None else live.number,
             "current": self._swapper.generations.current(server.name),
             "problem": None if live is not None else server.problem,
+            "runtime": None if live is None else live.engine,
             "restarts": server.restarts,
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),
             "waiting": queue.waiting,
@@ -154,7 +156,6 @@ class Queries:
             manifest, report = await self._swapper.generations.read(model, generation)
             return {
                 "bits": manifest["quantization"]["bits"],
-                "runtime": RUNTIME,
                 "architecture": manifest["architecture"]["name"],
                 "file_name": manifest["source"]["name"],
                 "sha256": manifest["source"]["sha256"],

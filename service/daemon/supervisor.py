@@ -182,7 +182,7 @@ class Supervisor:
             await self._rollbacks.reconcile(server.name)  # a stop may have kept a rollback from being journaled
             await server.first_try()
             if server.live is not None:
-                await show_live(self.metrics, self._swapper.generations, server.name, server.live.number)
+                await show_live(self.metrics, self._swapper.generations, server.live)
         self._booted = True
         await self._disk(self._sweep)
         await self._files.recover()

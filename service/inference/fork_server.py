@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import errno
 import gc
+import importlib
 import json
 import os
 import socket
@@ -24,7 +25,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import torch
 from PIL import Image
 
 from service.inference import main as generation_child
@@ -70,8 +70,8 @@ def main(arguments: list[str]) -> int:
 def _import_lazy_modules() -> None:
     """Import what is otherwise imported on first use, so that an upgrade of a package does not affect later forks."""
     Image.init()
-    with torch.device("cpu"):
-        pass
+    with contextlib.suppress(ImportError):  # torch computes then
+        importlib.import_module("onnxruntime")
 
 
 def _answer(control: socket.socket, identity: int, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
@@ -137,7 +137,9 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(code)  # finalizing torch takes half a second of a core, which the generation in service needs
+        os._exit(
+            code
+        )  # finalizing an engine takes up to half a second of a core, which the generation in service needs
 
 
 def _generation(arguments: list[str], connection: int, errors: int) -> int:

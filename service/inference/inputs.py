@@ -18,8 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from edged.calibration.images import Decoded, decode, normalize
 from edged.calibration.letterbox import Letterbox
@@ -27,6 +25,8 @@ from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
 from service.inference.binary import tensor_data, unpack_elements, unpack_numbers
 from service.ipc.messages import RequestError
+
+Images = npt.NDArray[np.float32]
 
 MAX_BATCH = 128  # images per request: bounds the memory that a small body of tiny images can take
 _LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # the same bound for detectors, whose images are large: 15 of 640 pixels
@@ -48,7 +48,7 @@ def max_batch(spec: InputSpec) -> int:
 
 def read_images(
     tensor: Mapping[str, Any], tail: memoryview, spec: InputSpec
-) -> tuple[Tensor, tuple[Letterbox, ...], tuple[bytes | memoryview, ...]]:
+) -> tuple[Images, tuple[Letterbox, ...], tuple[bytes | memoryview, ...]]:
     """Read the images of a request's only input.
 
     Args:
@@ -82,7 +82,7 @@ def read_images(
     return (_pixels if name == PIXEL_INPUT else _prepared)(values.reshape(shape), spec), (), ()
 
 
-def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Tensor, tuple[Letterbox, ...]]:
+def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Images, tuple[Letterbox, ...]]:
     """Decode and prepare encoded images.
 
     Args:
@@ -97,7 +97,7 @@ def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Te
         RequestError: One of the files cannot be read as an image.
     """
     decoded = [_decode(index, bytes(file), spec) for index, file in enumerate(files)]
-    images = normalize(torch.from_numpy(np.stack([image.pixels for image in decoded])), spec)
+    images = normalize(np.stack([image.pixels for image in decoded]), spec)
     if spec.fit is not Fit.LETTERBOX:
         return images, ()
     return images, tuple(Letterbox(image.width, image.height, spec.size) for image in decoded)
@@ -139,27 +139,21 @@ def _listed(tensor: Mapping[str, Any], shape: Sequence[int]) -> npt.NDArray[Any]
     return given
 
 
-def _prepared(values: npt.NDArray[Any], _: InputSpec) -> Tensor:
-    """Copy a tensor to torch's channels_last order, which the network needs. This is the only copy.
-
-    numpy copies it, one channel at a time: torch takes as long, and wakes a thread for which every request would wait.
-    """
-    count, channels, height, width = values.shape
-    images = np.empty((count, height, width, channels), np.float32)
+def _prepared(values: npt.NDArray[Any], _: InputSpec) -> Images:
+    """Copy a tensor out of the memory that it arrived in. This is the only copy."""
     with np.errstate(over="ignore"):  # becomes infinity, which is rejected below
-        for channel in range(channels):
-            images[..., channel] = values[:, channel]
+        images = values.astype(np.float32, order="C")
     if not np.isfinite(images).all():
         raise RequestError("data holds NaN, infinity or a number too large for FP32")
-    return torch.from_numpy(images.transpose(0, 3, 1, 2))
+    return images
 
 
-def _pixels(values: npt.NDArray[Any], spec: InputSpec) -> Tensor:
+def _pixels(values: npt.NDArray[Any], spec: InputSpec) -> Images:
     with np.errstate(invalid="ignore"):  # NaN and the like change their value, and are rejected below
         pixels: npt.NDArray[np.uint8] = values.astype(np.uint8)
     if not np.array_equal(pixels, values):
         raise RequestError("data holds a number that is not a UINT8; send whole numbers from 0 to 255")
-    return normalize(torch.from_numpy(pixels), spec)
+    return normalize(pixels, spec)
 
 
 def _encoded(

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from edged.artifacts.engines import open_executor
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
+from edged.spec import RUNTIMES
 from service.inference.model import ServedModel
 from service.inference.server import Server
 from service.ipc import frames
@@ -30,6 +30,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--model", required=True)
     parser.add_argument("--generation", required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
     parser.add_argument(
         "--beside", action="store_true", help="load at background priority, because another generation serves meanwhile"
     )
@@ -38,7 +39,6 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     batching = Batching(options.max_batch, options.max_delay_s)
-    compute_with(options.threads)
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             memory = receive_memory(connection)
@@ -57,20 +57,11 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def compute_with(threads: int) -> None:
-    """Set the number of threads that torch computes with when this thread asks it to.
-
-    torch reads the number when a thread first asks for it, and another thread may have changed it by then.
-    """
-    torch.set_num_threads(threads)
-    torch.get_num_threads()
-
-
 def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
     start = time.monotonic()
-    compute_with(options.threads)
     artifact = read_artifact(options.artifact)
-    served = ServedModel(artifact, options.model, options.generation, options.max_batch)
+    executor = open_executor(artifact, options.runtime, options.threads)
+    served = ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
     loaded = time.monotonic()
     compared = served.warm(artifact.load_warmup())
     served.warm_batches()

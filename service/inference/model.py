@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+import numpy.typing as npt
 
 from edged.artifacts.reader import Artifact
 from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
 from edged.calibration.color_histograms import BINS, Histograms
 from edged.errors import GateError
+from edged.execution.executors import Executor
 from service.inference.batch_queue import warm_sizes
 from service.inference.requests import Request, error_body, metadata, parse_request
 from service.inference.responses import OutputTensor, format_response, read_outputs
@@ -23,6 +23,7 @@ from service.inference.tasks import task_of
 from service.ipc.messages import Body, Reply, RequestError
 
 T = TypeVar("T")
+Floats = npt.NDArray[np.float32]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class ServedModel:
 
     Args:
         artifact: Artifact of the model.
+        executor: Engine with its network.
         model: Model name.
         version: Number of its generation.
         max_batch: Largest number of images that are computed together.
@@ -48,7 +50,7 @@ class ServedModel:
         metadata: Description of the model, as the protocol has it.
     """
 
-    def __init__(self, artifact: Artifact, model: str, version: str, max_batch: int = 1) -> None:
+    def __init__(self, artifact: Artifact, executor: Executor, model: str, version: str, max_batch: int = 1) -> None:
         self._name = model
         self._max_batch = max_batch
         self._version = version
@@ -56,11 +58,10 @@ class ServedModel:
         self.color_histogram = _color_histogram(artifact)
         self._task = task_of(artifact)
         self._outputs = [output["name"] for output in self._task.described]
-        network: nn.Module = artifact.load_model()
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-        self.metadata = metadata(model, version, artifact.input, self._task.described)
+        self._executor = executor
+        self.metadata = metadata(model, version, executor.name, artifact.input, self._task.described)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Floats) -> Floats:
         """Compute raw outputs float32 [b, ...] of images [b, channels, size, size].
 
         Raises:
@@ -80,10 +81,11 @@ class ServedModel:
         Raises:
             GateError: The outputs have the wrong shape, are not finite, or differ from those that were evaluated.
         """
-        images = self._noise() if warmup is None else warmup.images(self.input)
-        outputs: list[Tensor] = []
+        shape = (1, self.input.channels, self.input.size, self.input.size)
+        images = _noise(shape, 0) if warmup is None else warmup.images(self.input)
+        outputs: list[Floats] = []
 
-        def forward(image: Tensor) -> Tensor:
+        def forward(image: Floats) -> Floats:
             outputs.append(self._checked_forward(image))
             return outputs[-1]
 
@@ -103,7 +105,7 @@ class ServedModel:
         """
         for size in warm_sizes(self._max_batch)[1:]:
             shape = (size, self.input.channels, self.input.size, self.input.size)
-            images = torch.randn(shape, generator=torch.Generator().manual_seed(size))
+            images = _noise(shape, size)
             try:
                 self._task.answer(Request(images), _Computed(self._checked_forward(images)))
             except NotFiniteError:
@@ -133,14 +135,14 @@ class ServedModel:
         if len(requests) == 1:
             return [self._answer(requests[0], self.forward)]
         try:
-            outputs = self._run(torch.cat([request.images for request in requests]))
+            outputs = self._run(np.concatenate([request.images for request in requests]))
         except Exception:  # out of memory, for example: each request alone may still fit
             log.exception("a batch of %d requests failed; computing each of them alone", len(requests))
             return [self._answer(request, self.forward) for request in requests]
-        parts = outputs.split_with_sizes([len(request.images) for request in requests])
+        parts = np.split(outputs, np.cumsum([len(request.images) for request in requests])[:-1])
         return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
 
-    def _answer(self, request: Request, forward: Callable[[Tensor], Tensor]) -> Reply:
+    def _answer(self, request: Request, forward: Callable[[Floats], Floats]) -> Reply:
         def compute() -> Reply:
             outputs = self._task.answer(request, forward)
             if request.reference is not None:
@@ -155,16 +157,10 @@ class ServedModel:
         agreed, compared = self._task.agree(ours, read_outputs(reference))
         return Body(json.dumps({"agreed": agreed, "compared": compared, "unit": self._task.unit}).encode())
 
-    def _run(self, images: Tensor) -> Tensor:
-        with torch.inference_mode():
-            outputs: Tensor = self._network(images.contiguous(memory_format=torch.channels_last)).float()
-        return outputs
+    def _run(self, images: Floats) -> Floats:
+        return self._executor.run(images)
 
-    def _noise(self) -> Tensor:
-        shape = (1, self.input.channels, self.input.size, self.input.size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0))
-
-    def _compare(self, warmup: Warmup, outputs: list[Tensor]) -> Comparison:
+    def _compare(self, warmup: Warmup, outputs: list[Floats]) -> Comparison:
         compared = warmup.compare(outputs)
         if not compared.close:
             raise GateError(
@@ -175,7 +171,7 @@ class ServedModel:
             )
         return compared
 
-    def _checked_forward(self, images: Tensor) -> Tensor:
+    def _checked_forward(self, images: Floats) -> Floats:
         outputs = self.forward(images)
         if outputs.shape != (len(images), *self._task.raw_shape):
             raise self._unfit(f"outputs of shape {list(outputs.shape)}")
@@ -202,17 +198,21 @@ class _Computed:
         outputs: Outputs float32 [b, ...]; some may not be finite.
     """
 
-    def __init__(self, outputs: Tensor) -> None:
+    def __init__(self, outputs: Floats) -> None:
         self._outputs = outputs
         self._next = 0
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Floats) -> Floats:
         start, self._next = self._next, self._next + len(images)
         return _finite(self._outputs[start : self._next])
 
 
-def _finite(outputs: Tensor) -> Tensor:
-    if not np.isfinite(outputs.numpy()).all():  # torch takes several times as long
+def _noise(shape: tuple[int, ...], seed: int) -> Floats:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+def _finite(outputs: Floats) -> Floats:
+    if not np.isfinite(outputs).all():
         raise NotFiniteError("the model's output holds NaN or infinity for this input")
     return outputs
 

@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from torch import Tensor
 
 from edged.calibration.color_histograms import Histograms, color_histograms, population_stability
 from edged.calibration.images import suffix_of
@@ -58,7 +57,7 @@ class _Sample:
 
     directive: Mapping[str, Any]
     file: bytes | None
-    image: Tensor
+    image: npt.NDArray[np.float32]
 
 
 class Observation:
@@ -168,17 +167,14 @@ class Drift:
         return population_stability(self._reference, np.mean(self._recent, axis=0))
 
 
-def intensities(image: Tensor, spec: InputSpec) -> npt.NDArray[np.float32]:
-    """Invert `normalize`: return intensities from 0 to 255, [channels, size, size].
-
-    It uses numpy because torch would start more threads for the calling one.
-    """
+def intensities(image: npt.NDArray[np.float32], spec: InputSpec) -> npt.NDArray[np.float32]:
+    """Invert `normalize`: return intensities from 0 to 255, [channels, size, size]."""
     mean, std = (np.array(values, np.float32).reshape(-1, 1, 1) for values in (spec.mean, spec.std))
-    values: npt.NDArray[np.float32] = (image.numpy() * std + mean) * np.float32(255)
+    values: npt.NDArray[np.float32] = (image * std + mean) * np.float32(255)
     return values
 
 
-def as_png(image: Tensor, spec: InputSpec) -> bytes | None:
+def as_png(image: npt.NDArray[np.float32], spec: InputSpec) -> bytes | None:
     """Encode a prepared tensor as an image that calibration reads as the same tensor.
 
     A border replaces the parts that were cropped away; the reader crops it off again.

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from edged.calibration.letterbox import Letterbox
 from edged.spec import InputSpec
 from service.inference.inputs import (
@@ -19,6 +17,7 @@ from service.inference.inputs import (
     IMAGE_INPUT,
     PIXEL_INPUT,
     TENSOR_INPUT,
+    Images,
     parameters_of,
     read_files,
     read_images,
@@ -44,7 +43,7 @@ class Request:
         files: Encoded images as they were sent; empty for tensors.
     """
 
-    images: Tensor
+    images: Images
     id: str | None = None
     outputs: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
@@ -85,12 +84,15 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     return Request(images, identity, tuple(asked), parameters, letterboxes, binary, files=files)
 
 
-def metadata(model: str, version: str, spec: InputSpec, outputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def metadata(
+    model: str, version: str, engine: str, spec: InputSpec, outputs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return the body of the response to GET /v2/models/{model}.
 
     Args:
         model: Model name.
         version: Number of the generation.
+        engine: Name of the engine that computes the network.
         spec: Input of the model.
         outputs: Name, datatype, shape and optional parameters of each output.
     """
@@ -98,7 +100,7 @@ def metadata(model: str, version: str, spec: InputSpec, outputs: Sequence[Mappin
     return {
         "name": model,
         "versions": [version],
-        "platform": "edged_torch",
+        "platform": f"edged_{engine}",
         "inputs": [
             {"name": TENSOR_INPUT, "datatype": "FP32", "shape": shape},
             {"name": PIXEL_INPUT, "datatype": "UINT8", "shape": shape},

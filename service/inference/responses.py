@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from service.inference.binary import NUMBERS, pack_elements, pack_numbers
 from service.ipc.messages import Body
@@ -56,9 +55,9 @@ def read_outputs(body: Body) -> dict[str, npt.NDArray[Any]]:
     return found
 
 
-def float_output(name: str, values: Tensor) -> OutputTensor:
-    """Return a float32 tensor as an output."""
-    return OutputTensor(name, "FP32", list(values.shape), values.numpy())
+def float_output(name: str, values: npt.NDArray[np.float32]) -> OutputTensor:
+    """Return a float32 array as an output."""
+    return OutputTensor(name, "FP32", list(values.shape), values)
 
 
 def format_response(

@@ -9,8 +9,6 @@ from http import HTTPStatus
 from io import BufferedIOBase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from service.inference.batch_queue import BatchQueue
 from service.inference.binary import bodies_of
 from service.inference.observation import observing
@@ -79,9 +77,6 @@ class Server:
             self._compute(batch, sum(len(prepared.request.images) for prepared in batch))
 
     def _read_into(self, waiting: BatchQueue[_Prepared]) -> None:
-        # This applies to the calling thread only: it would start helper threads of its own, for which the computing
-        # thread would have to wait. One core is enough to prepare requests.
-        torch.set_num_threads(1)
         try:
             while (frame := self._inbox.read()) is not None:
                 if (prepared := self._prepare(*frame)) is not None:

@@ -6,15 +6,13 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from edged.artifacts.reader import Artifact
 from edged.calibration.letterbox import Letterbox
 from edged.errors import UsageError
-from edged.evaluation.detection import shared_boxes
-from edged.models.detections import Detections
+from edged.models.detections import Detections, shared_boxes
 from edged.models.yolov5.decode import decode, detect
 from edged.models.yolov5.plan import Plan
 from edged.spec import DetectionSpec, InputSpec
@@ -28,7 +26,8 @@ THRESHOLDS = ("confidence", "iou", "max_detections")
 # Most numbers of raw or decoded outputs in a response: formatting one as JSON takes a hundred bytes of memory.
 _MAX_VALUES = 1 << 22
 
-Forward = Callable[[Tensor], Tensor]
+Floats = npt.NDArray[np.float32]
+Forward = Callable[[Floats], Floats]
 Outputs = Mapping[str, npt.NDArray[Any]]
 
 
@@ -147,7 +146,7 @@ class Detection:
         wanted = request.outputs or BOXES
         thresholds = self._asked_thresholds(request.parameters)
         found: list[Detections] = []
-        kept: dict[str, list[Tensor]] = {name: [] for name in (RAW, DECODED) if name in wanted}
+        kept: dict[str, list[Floats]] = {name: [] for name in (RAW, DECODED) if name in wanted}
         for raw, letterbox in zip(self._raw(request.images, forward), self._letterboxes(request), strict=True):
             if not kept.keys() >= set(wanted):
                 boxes = detect(raw, self._plan, self._side, self._side, thresholds)
@@ -156,7 +155,7 @@ class Detection:
                 kept[RAW].append(raw)
             if DECODED in kept:
                 kept[DECODED].append(decode(raw, self._plan, self._side, self._side))
-        outputs = {name: float_output(name, torch.stack(values)) for name, values in kept.items()}
+        outputs = {name: float_output(name, np.stack(values)) for name, values in kept.items()}
         if found:
             outputs |= {output.name: output for output in _box_outputs(found, self._plan.names)}
         return [outputs[name] for name in wanted]
@@ -168,7 +167,7 @@ class Detection:
         pairs = zip(_per_image(ours), _per_image(theirs), strict=True)
         return 2 * sum(shared_boxes(*pair) for pair in pairs), len(ours["boxes"]) + len(theirs["boxes"])
 
-    def _raw(self, images: Tensor, forward: Forward) -> Iterator[Tensor]:
+    def _raw(self, images: Floats, forward: Forward) -> Iterator[Floats]:
         """Compute outputs image by image: feature maps take 100 MB each and more, and a batch is hardly faster."""
         for index in range(len(images)):
             yield forward(images[index : index + 1])[0]
@@ -220,19 +219,18 @@ class Detection:
 
 def _per_image(outputs: Outputs) -> list[Detections]:
     """Split the boxes of a reply by image. Scores are left out: the boxes are in descending order already."""
-    counts = outputs["counts"].tolist()
-    boxes = torch.tensor(outputs["boxes"]).split_with_sizes(counts)
-    classes = torch.tensor(outputs["class_ids"]).split_with_sizes(counts)
-    return [Detections(xyxy, torch.zeros(len(xyxy)), kinds) for xyxy, kinds in zip(boxes, classes, strict=True)]
+    ends = np.cumsum(outputs["counts"])[:-1]
+    boxes, classes = (np.split(outputs[name], ends) for name in ("boxes", "class_ids"))
+    return [Detections(xyxy, np.zeros(len(xyxy)), kinds) for xyxy, kinds in zip(boxes, classes, strict=True)]
 
 
 def _box_outputs(found: Sequence[Detections], names: Sequence[str]) -> list[OutputTensor]:
     """Concatenate the boxes of all images, and count those of each image."""
-    boxes = torch.cat([each.boxes for each in found])
+    boxes = np.concatenate([each.boxes for each in found])
     classes = [number for each in found for number in each.classes.tolist()]
     return [
         float_output("boxes", boxes),
-        float_output("scores", torch.cat([each.scores for each in found])),
+        float_output("scores", np.concatenate([each.scores for each in found])),
         OutputTensor("class_ids", "INT64", [len(classes)], classes),
         OutputTensor("names", "BYTES", [len(classes)], [names[number] for number in classes]),
         OutputTensor("counts", "INT64", [len(found)], [len(each) for each in found]),

@@ -6,22 +6,23 @@ import logging
 
 from edged.errors import ArtifactError
 from service.metrics.registry import Metrics
+from service.serving.generation import Generation
 from service.storage.generations import GenerationRepository
 
 log = logging.getLogger(__name__)
 
-RUNTIME = "torch"  # executes the models
 _OVERLAPS = {"map50": "0.5", "map50_95": "0.5:0.95"}
 
 
-async def show_live(metrics: Metrics, generations: GenerationRepository, model: str, number: int) -> None:
+async def show_live(metrics: Metrics, generations: GenerationRepository, live: Generation) -> None:
     """Export the values in the manifest and the report of a live generation. A failure is only logged."""
+    model, number = live.model, live.number
     metrics.forget_drift(model)  # of the previous generation
     try:
         manifest, report = await generations.read(model, number)
         totals = report["totals"]
         quantization, source = manifest["quantization"], manifest["source"]
-        metrics.show_model(model, number, source["sha256"], quantization["bits"], RUNTIME)
+        metrics.show_model(model, number, source["sha256"], quantization["bits"], live.engine)
         metrics.show_layers(model, [(layer["name"], layer["relative_loss"]) for layer in report["layers"]])
         metrics.artifact_bytes.labels(model).set(totals["artifact_bytes"])
         metrics.checkpoint_bytes.labels(model).set(totals["checkpoint_bytes"])

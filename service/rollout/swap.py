@@ -204,7 +204,7 @@ class Swap:
         seconds = time.monotonic() - self._committed_at
         metrics, model = self._swapper.metrics, self._server.name
         metrics.swap_duration.labels(model).observe(seconds)
-        await show_live(metrics, self._swapper.generations, model, self._generation.number)
+        await show_live(metrics, self._swapper.generations, self._generation)
         return seconds
 
     async def _release_previous(self) -> None:

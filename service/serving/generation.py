@@ -106,6 +106,11 @@ class Generation:
         return None if self._process is None else self._process.pid
 
     @property
+    def engine(self) -> str:
+        """Name of the engine that computes the model; "" before it was started."""
+        return str(self.metadata.get("platform", "")).removeprefix("edged_")
+
+    @property
     def inflight(self) -> int:
         """Number of requests without a reply."""
         return 0 if self._channel is None else self._channel.inflight
@@ -232,7 +237,7 @@ class Generation:
         options, batching = self._options, self._options.batching
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
-            *("--parent", str(os.getpid()), "--threads", str(options.threads or cores())),
+            *("--parent", str(os.getpid()), "--threads", str(options.threads or cores()), "--runtime", options.runtime),
             *(("--beside",) if options.background else ()),
             *("--max-batch", str(batching.max_batch), "--max-delay-s", str(batching.max_delay_s)),
         ]

@@ -18,12 +18,14 @@ class GenerationOptions:
         queue: Requests that may wait or run at once.
         batching: How requests are batched.
         background: Whether the process loads at background priority, because another generation serves meanwhile.
+        runtime: Engine that computes, one of `edged.spec.RUNTIMES`.
     """
 
     threads: int | None = None
     queue: int = 64
     batching: Batching = field(default_factory=Batching)
     background: bool = False
+    runtime: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ServingLimits:
         threads: Threads of a generation; None for one per core.
         queue: Requests of one model that may wait or run at once.
         batching: How a generation batches requests.
+        runtime: Engine of a generation, one of `edged.spec.RUNTIMES`.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds without a reply after which a generation counts as hung.
@@ -43,6 +46,7 @@ class ServingLimits:
     threads: int | None = None
     queue: int = 64
     batching: Batching = field(default_factory=Batching)
+    runtime: str = "auto"
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -50,7 +54,7 @@ class ServingLimits:
 
     def of_generation(self, *, background: bool) -> GenerationOptions:
         """Return the options of one generation of the model."""
-        return GenerationOptions(self.threads, self.queue, self.batching, background)
+        return GenerationOptions(self.threads, self.queue, self.batching, background, self.runtime)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ LIMIT = 800 * MIB
 SAVE_YOLOV5X = """
 import sys
 import torch
-from edged.models.yolov5 import YoloV5, standard
+from edged.models.yolov5.network import YoloV5
+from edged.models.yolov5.standard import standard
 from edged.models.yolov5.standard import _rows
 from tests.support.yolov5_samples import classes_of_yolov5, pickled
 

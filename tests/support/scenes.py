@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
-from edged.models.yolov5 import Plan, YoloV5
 from edged.models.yolov5.decode import decode
+from edged.models.yolov5.network import YoloV5
+from edged.models.yolov5.plan import Plan
 from edged.spec import Fit, InputSpec
 from tests.support.pictures import encode
 from tests.support.yolov5_samples import tiny_model, tiny_plan

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from edged.models.yolov5 import Plan, YoloV5
-from edged.models.yolov5.plan import parse_anchors, parse_rows
+from edged.models.yolov5.network import YoloV5
+from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
 
 COMMON = ("Conv", "Bottleneck", "C3", "SPP", "SPPF", "Focus", "Concat")
 BACKBONE: list[Any] = [

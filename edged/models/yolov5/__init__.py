@@ -3,10 +3,6 @@
 plan = standard("n", names)     a published size; or Checkpoint.plan, from a file
 model = YoloV5(plan)            images [b, 3, h, w] -> raw outputs [b, predictions, 5 + classes]
 decode(raw, plan, ...)          -> boxes, scores and classes
+
+Nothing is imported here: plans and decoding need no torch.
 """
-
-from edged.models.yolov5.network import YoloV5
-from edged.models.yolov5.plan import Plan
-from edged.models.yolov5.standard import SIZES, standard
-
-__all__ = ["SIZES", "Plan", "YoloV5", "standard"]

@@ -1,4 +1,4 @@
-"""Decode the raw outputs of a YOLOv5 into boxes.
+"""Decode the raw outputs of a YOLOv5 into boxes. Imports no torch: detectors are served without it.
 
 With s = sigmoid(raw), in a cell (column, row) of a level:
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from edged.errors import ImageError
 from edged.models.detections import Detections
@@ -19,23 +20,25 @@ from edged.models.nms import suppress
 from edged.models.yolov5.plan import Plan
 from edged.spec import DetectionSpec
 
+Array = npt.NDArray[Any]
+
 MAX_CANDIDATES = 30_000  # the strongest boxes, which go into the suppression
 
 
 @functools.lru_cache(maxsize=8)
-def _cells(plan: Plan, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _cells(plan: Plan, height: int, width: int) -> tuple[Array, Array, Array]:
     """Return cell [n, 2] (column, row), stride [n, 1] and anchor [n, 2] of each prediction in the order of `Detect`."""
     cells, strides, anchors = [], [], []
     for stride, level in zip(plan.strides(), plan.anchors, strict=True):
-        rows, columns = torch.meshgrid(torch.arange(height // stride), torch.arange(width // stride), indexing="ij")
-        corners = torch.stack((columns, rows), 2).float().flatten(0, 1)
-        cells.append(corners.repeat_interleave(len(level), 0))
-        strides.append(torch.full((len(cells[-1]), 1), float(stride)))
-        anchors.append(torch.tensor(level).repeat(len(corners), 1))
-    return torch.cat(cells), torch.cat(strides), torch.cat(anchors)
+        columns, rows = np.meshgrid(np.arange(width // stride), np.arange(height // stride))
+        corners = np.stack((columns, rows), 2).astype(np.float32).reshape(-1, 2)
+        cells.append(corners.repeat(len(level), 0))
+        strides.append(np.full((len(cells[-1]), 1), stride, np.float32))
+        anchors.append(np.tile(np.array(level, np.float32), (len(corners), 1)))
+    return np.concatenate(cells), np.concatenate(strides), np.concatenate(anchors)
 
 
-def decode(raw: Tensor, plan: Plan, height: int, width: int) -> Tensor:
+def decode(raw: Array, plan: Plan, height: int, width: int) -> Array:
     """Convert raw outputs to centers, sizes and probabilities.
 
     Args:
@@ -45,17 +48,17 @@ def decode(raw: Tensor, plan: Plan, height: int, width: int) -> Tensor:
         width: Width of the network's input in pixels.
 
     Returns:
-        Tensor of the same shape, float32: x, y, width, height in pixels of the input, objectness, and a probability
+        Array of the same shape, float32: x, y, width, height in pixels of the input, objectness, and a probability
         per class.
 
     Raises:
         ImageError: The outputs are not those of an input of this size.
     """
     cells, strides, anchors = _checked_cells(raw, plan, height, width)
-    return _decoded(raw.float(), cells, strides, anchors)
+    return _decoded(raw, cells, strides, anchors)
 
 
-def detect(raw: Tensor, plan: Plan, height: int, width: int, spec: DetectionSpec) -> Detections:
+def detect(raw: Array, plan: Plan, height: int, width: int, spec: DetectionSpec) -> Detections:
     """Return the boxes in one image.
 
     Args:
@@ -74,26 +77,26 @@ def detect(raw: Tensor, plan: Plan, height: int, width: int, spec: DetectionSpec
     cells, strides, anchors = _checked_cells(raw, plan, height, width)
     # A score is at most its objectness: most predictions can be dropped before anything else is computed.
     limit = math.log(spec.confidence / (1 - spec.confidence)) if 0 < spec.confidence < 1 else -math.inf
-    chosen = (raw[:, 4] > limit).nonzero().flatten()
-    values = _decoded(raw[chosen].float(), cells[chosen], strides[chosen], anchors[chosen])
+    chosen = np.flatnonzero(raw[:, 4] > limit)
+    values = _decoded(raw[chosen], cells[chosen], strides[chosen], anchors[chosen])
     scores = values[:, 5:] * values[:, 4:5]
     if spec.multi_label:
-        rows, classes = (scores > spec.confidence).nonzero().T
-        scores = scores[rows, classes]
+        rows, classes = np.nonzero(scores > spec.confidence)
     else:
-        scores, classes = scores.max(1) if len(scores) else (scores.new_zeros(0), torch.zeros(0, dtype=torch.int64))
-        rows = (scores > spec.confidence).nonzero().flatten()
-        scores, classes = scores[rows], classes[rows]
+        classes = scores.argmax(1) if len(scores) else np.zeros(0, np.int64)
+        rows = np.flatnonzero(scores[np.arange(len(scores)), classes] > spec.confidence)
+        classes = classes[rows]
+    scores = scores[rows, classes]
     if len(scores) > MAX_CANDIDATES:
-        best = scores.topk(MAX_CANDIDATES).indices
+        best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
         rows, scores, classes = rows[best], scores[best], classes[best]
     centre, half = values[rows, :2], values[rows, 2:4] / 2
-    boxes = torch.cat((centre - half, centre + half), 1)
+    boxes = np.concatenate((centre - half, centre + half), 1)
     kept = suppress(boxes, scores, classes, spec.iou, spec.max_detections)
     return Detections(boxes[kept], scores[kept], classes[kept])
 
 
-def _checked_cells(raw: Tensor, plan: Plan, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _checked_cells(raw: Array, plan: Plan, height: int, width: int) -> tuple[Array, Array, Array]:
     cells, strides, anchors = _cells(plan, height, width)
     if raw.shape[-2:] != (len(cells), plan.outputs_per_anchor):
         expected = [len(cells), plan.outputs_per_anchor]
@@ -101,8 +104,9 @@ def _checked_cells(raw: Tensor, plan: Plan, height: int, width: int) -> tuple[Te
     return cells, strides, anchors
 
 
-def _decoded(raw: Tensor, cells: Tensor, strides: Tensor, anchors: Tensor) -> Tensor:
-    values = raw.sigmoid()
+def _decoded(raw: Array, cells: Array, strides: Array, anchors: Array) -> Array:
+    with np.errstate(over="ignore"):  # exp of a large number is infinity, and the sigmoid 0
+        values = 1 / (1 + np.exp(-raw.astype(np.float32, copy=False)))
     centre = (values[..., :2] * 2 - 0.5 + cells) * strides
-    size = (values[..., 2:4] * 2).square() * anchors
-    return torch.cat((centre, size, values[..., 4:]), -1)
+    size = np.square(values[..., 2:4] * 2) * anchors
+    return np.concatenate((centre, size, values[..., 4:]), -1)

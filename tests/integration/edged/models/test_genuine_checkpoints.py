@@ -14,7 +14,7 @@ from edged.errors import UnsafeCheckpointError
 from edged.evaluation.detection import average_precision, detect_all
 from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import Architecture, load_model, recognize
-from edged.models.yolov5 import standard
+from edged.models.yolov5.standard import standard
 
 DATA = Path(os.environ.get("EDGED_DATA", "/nonexistent"))
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not DATA.is_dir(), reason="EDGED_DATA names no folder")]

@@ -4,8 +4,8 @@ import pytest
 
 from edged.errors import ArchitectureError, UsageError
 from edged.models.architecture import Architecture
-from edged.models.yolov5 import SIZES, Plan, standard
-from edged.models.yolov5.plan import parse_anchors, parse_rows
+from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
+from edged.models.yolov5.standard import SIZES, standard
 from edged.spec import Fit, InputSpec
 from tests.support.yolov5_samples import tiny_plan
 

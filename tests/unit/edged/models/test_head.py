@@ -9,7 +9,8 @@ from torch import nn
 
 from edged.errors import ArchitectureError, UsageError
 from edged.models.architecture import Architecture
-from edged.models.head import checked_head, head_of, linear, pool_of
+from edged.models.head import head_of, pool_of
+from edged.models.head_description import checked_head, linear
 from edged.models.inspection import inspect_checkpoint
 from edged.models.loading import load_checkpoint
 from edged.models.resnet import CifarResNet

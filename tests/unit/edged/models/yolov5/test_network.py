@@ -9,9 +9,9 @@ from edged.calibration.geometry import geometry_of
 from edged.errors import ArchitectureError
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
-from edged.models.yolov5 import Plan, YoloV5, standard
-from edged.models.yolov5.network import check_sizes
-from edged.models.yolov5.plan import parse_anchors, parse_rows
+from edged.models.yolov5.network import YoloV5, check_sizes
+from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
+from edged.models.yolov5.standard import standard
 from tests.support.yolov5_samples import ANCHORS, BACKBONE, HEAD, tiny_model, tiny_plan
 
 

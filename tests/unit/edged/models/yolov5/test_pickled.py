@@ -399,7 +399,8 @@ def test_a_checkpoint_of_yolov5x_takes_its_weights_and_its_file(tmp_path):
     """Save 170 MB of half precision twice (trained and averaged), with a momentum next to them, as training does."""
     code = f"""
         import torch
-        from edged.models.yolov5 import YoloV5, standard
+        from edged.models.yolov5.network import YoloV5
+        from edged.models.yolov5.standard import standard
         from edged.models.yolov5.standard import _rows
         from tests.support.yolov5_samples import classes_of_yolov5, pickled
         plan = standard("x", [str(i) for i in range(80)])

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import ArchitectureError
-from edged.models.yolov5 import Plan, standard
-from edged.models.yolov5.plan import Row, parse_anchors, parse_names, parse_rows
+from edged.models.yolov5.plan import Plan, Row, parse_anchors, parse_names, parse_rows
+from edged.models.yolov5.standard import standard
 from tests.support.yolov5_samples import ANCHORS, BACKBONE, HEAD, tiny_plan
 
 ANYTHING = st.recursive(

@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from edged.errors import ArchitectureError
-from edged.models.yolov5 import SIZES, Plan, YoloV5, standard
-from edged.models.yolov5.network import check_sizes
-from edged.models.yolov5.standard import name_of
+from edged.models.yolov5.network import YoloV5, check_sizes
+from edged.models.yolov5.plan import Plan
+from edged.models.yolov5.standard import SIZES, name_of, standard
 from tests.support.yolov5_samples import tiny_plan
 
 COCO = tuple(f"class {index}" for index in range(80))
