@@ -137,9 +137,7 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        os._exit(
-            code
-        )  # finalizing an engine takes up to half a second of a core, which the generation in service needs
+        os._exit(code)  # finalizing torch takes half a second of a core, which the generation in service needs
 
 
 def _generation(arguments: list[str], connection: int, errors: int) -> int:

@@ -87,7 +87,7 @@ class Observation:
         index = random.randrange(len(request.images))  # noqa: S311 - a sample, no secret
         file = bytes(request.files[index]) if request.files and directive["capture"] else None
         # Copies: the request's memory may be large and must not be kept.
-        sample = _Sample(directive, file, request.images[index].clone())
+        sample = _Sample(directive, file, request.images[index].copy())
         try:
             self._queue.put_nowait(sample)
         except queue.Full:

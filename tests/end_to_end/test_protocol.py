@@ -116,7 +116,7 @@ def test_a_classifier_answers_every_type(
     values = random.integers(0, 256, (2, 3, 8, 8)) if name == "pixels" else random.normal(size=(2, 3, 8, 8))
     values = values.astype(dtype)
     images = torch.from_numpy(values)
-    images = normalize(images, INPUT) if name == "pixels" else images.float()
+    images = torch.from_numpy(normalize(images.numpy(), INPUT)) if name == "pixels" else images.float()
     with torch.inference_mode():
         expected = served[1]["digits"](images).numpy()
     answers = []
@@ -137,7 +137,7 @@ def test_a_classifier_answers_every_type(
 
 
 def test_an_encoded_image_needs_no_base64(client: Any, served: tuple[Daemon, dict[str, Any]]) -> None:
-    images = normalize(torch.from_numpy(decode_bytes(FILE, INPUT)[None]), INPUT)
+    images = torch.from_numpy(normalize(decode_bytes(FILE, INPUT)[None], INPUT))
     with torch.inference_mode():
         expected = served[1]["digits"](images).numpy()
     answer = client.infer("digits", [encoded(FILE, FILE)], model_version="1")  # all outputs in binary

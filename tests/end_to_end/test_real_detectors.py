@@ -75,7 +75,7 @@ def check_boxes(daemon: Daemon, data: Path) -> None:
         pixels = truth.in_pixels(width, height)
         large = (pixels[:, 2] - pixels[:, 0]) * (pixels[:, 3] - pixels[:, 1]) > 96**2
         same = torch.tensor(ids, dtype=torch.int64)[:, None] == truth.classes[large][None]
-        hits = (pairwise_iou(seen, pixels[large]) > 0.5) & same
+        hits = (pairwise_iou(seen.numpy(), pixels[large].numpy()) > 0.5) & same.numpy()
         right, there = right + int(hits.any(0).sum()), there + int(large.sum())
     assert there > 20
     assert right > 0.6 * there

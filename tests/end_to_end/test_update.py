@@ -63,7 +63,7 @@ def test_what_is_served_is_what_was_published(daemon: Daemon, first: dict[str, o
     served = torch.tensor(output["data"]).reshape(output["shape"])
     artifact = read_artifact(daemon.state / "models" / "digits" / "current")
     indices = [int(path.stem) for path in images]
-    inputs = trained.normalize(torch.from_numpy(task.digits.images[indices]), artifact.input)
+    inputs = torch.from_numpy(trained.normalize(task.digits.images[indices], artifact.input))
     expected = artifact.load_model()(inputs)
     torch.testing.assert_close(served, expected, rtol=1e-4, atol=1e-4)
     labels = torch.from_numpy(task.digits.labels[indices])

@@ -9,7 +9,8 @@ import torch
 
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.writer import write_artifact
-from edged.models.registry import Architecture, build
+from edged.execution.onnx_model import onnx_model
+from edged.models.registry import Architecture, build, load_model
 from edged.spec import DetectionSpec, InputSpec, QuantSpec
 from tests.support import scenes
 from tests.support.trained import INPUT
@@ -69,4 +70,6 @@ def write(
     }
     manifest = Manifest(**(values | changes))
     directory.parent.mkdir(parents=True, exist_ok=True)
-    write_artifact(directory, quantized={}, rest=state, manifest=manifest, report={"totals": {}})
+    model = onnx_model(load_model(state, architecture).eval(), {}, None, architecture, spec)
+    onnx = model.SerializeToString()
+    write_artifact(directory, quantized={}, rest=state, manifest=manifest, report={"totals": {}}, onnx=onnx)

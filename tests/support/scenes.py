@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -87,11 +89,11 @@ def _training_set(seeds: range) -> tuple[Tensor, Tensor]:
     letterbox = Letterbox(WIDTH, HEIGHT, SIDE)
     made = [scene(seed) for seed in seeds]
     pixels = np.stack([decode_bytes(encode(image, "PNG"), INPUT) for image, _, _ in made])
-    targets = torch.stack([_targets(letterbox.to_square(boxes), kinds) for _, boxes, kinds in made])
-    return normalize(torch.from_numpy(pixels), INPUT), targets
+    targets = torch.stack([_targets(letterbox.to_square(boxes.numpy()), kinds) for _, boxes, kinds in made])
+    return torch.from_numpy(normalize(pixels, INPUT)), targets
 
 
-def _targets(boxes: Tensor, kinds: Tensor) -> Tensor:
+def _targets(boxes: npt.NDArray[Any], kinds: Tensor) -> Tensor:
     """Assign each box to the prediction of its cell with the most similar anchor; all others are background."""
     counts = [
         (SIDE // stride) ** 2 * len(level) for stride, level in zip(plan().strides(), plan().anchors, strict=True)
@@ -115,7 +117,22 @@ def _targets(boxes: Tensor, kinds: Tensor) -> Tensor:
 
 def _loss(raw: Tensor, targets: Tensor) -> Tensor:
     seen = targets[..., 4] == 1
-    placing = nn.functional.smooth_l1_loss(decode(raw, plan(), SIDE, SIDE)[seen][:, :4], targets[seen][:, :4])
+    placing = nn.functional.smooth_l1_loss(_boxes(raw)[seen], targets[seen][:, :4])
     finding = nn.functional.binary_cross_entropy_with_logits(raw[..., 4], targets[..., 4], reduction="sum") / seen.sum()
     naming = nn.functional.cross_entropy(raw[seen][:, 5:], targets[seen][:, 5].long())
     return placing + finding + naming
+
+
+def _boxes(raw: Tensor) -> Tensor:
+    """Return x, y, width and height of each prediction, as `edged.models.yolov5.decode` does, with gradients."""
+    zero = np.zeros((raw.shape[1], raw.shape[2]), np.float32)  # sigmoid 1/2: the middle of the cell, the anchor's size
+    start = torch.from_numpy(decode(zero, plan(), SIDE, SIDE))
+    strides = torch.cat(
+        [
+            torch.full(((SIDE // stride) ** 2 * len(level), 1), float(stride))
+            for stride, level in zip(plan().strides(), plan().anchors, strict=True)
+        ]
+    )
+    s = raw[..., :4].sigmoid()
+    centre = (s[..., :2] * 2 - 1) * strides + start[:, :2]
+    return torch.cat((centre, (s[..., 2:] * 2).square() * start[:, 2:4]), -1)

@@ -29,7 +29,7 @@ class Digits:
 
     def tensors(self, part: slice) -> tuple[Tensor, Tensor]:
         """Return network inputs and labels."""
-        return normalize(torch.from_numpy(self.images[part]), INPUT), torch.from_numpy(self.labels[part])
+        return torch.from_numpy(normalize(self.images[part], INPUT)), torch.from_numpy(self.labels[part])
 
     def png(self, index: int, path: Path) -> None:
         """Write one image."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from edged.artifacts.warmup import MAX_IMAGES, MAX_VALUES, TOLERANCE, Warmup, lo
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.errors import ArtifactError
+from edged.execution.executors import TorchExecutor
 from edged.models.registry import build
 from edged.spec import InputSpec
 from tests.support.artifact_samples import ARCHITECTURE, manifest
@@ -40,18 +43,21 @@ def network() -> nn.Module:
     return model.eval()
 
 
-def answers(network: nn.Module, warmup: Warmup) -> list[Tensor]:
-    """Compute outputs as a generation does: one by one, channels last."""
-    network = copy.deepcopy(network).to(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        return [network(image[None]) for image in warmup.images(SPEC)]
+def answers(network: nn.Module, warmup: Warmup) -> list[Any]:
+    """Compute outputs as a generation does: one by one."""
+    engine = TorchExecutor(copy.deepcopy(network))
+    return [engine.run(image[None]) for image in warmup.images(SPEC)]
+
+
+def recorded(network: nn.Module, cache: ImageCache) -> Warmup:
+    return record(TorchExecutor(copy.deepcopy(network)), cache)
 
 
 def test_warmup_images_are_calibration_images_of_several_classes(cache: ImageCache, network: nn.Module) -> None:
-    warmup = record(network, cache)
+    warmup = recorded(network, cache)
     assert warmup.pixels.shape == (MAX_IMAGES, 3, 16, 16)
     found = [
-        next(index for index in range(len(cache)) if torch.equal(torch.from_numpy(cache.images[index].copy()), image))
+        next(index for index in range(len(cache)) if np.array_equal(cache.images[index], image))
         for image in warmup.pixels
     ]
     assert set(found) <= set(cache.calibration.tolist())
@@ -60,7 +66,7 @@ def test_warmup_images_are_calibration_images_of_several_classes(cache: ImageCac
 
 
 def test_the_same_network_gives_the_same_bits_and_another_one_does_not(cache: ImageCache, network: nn.Module) -> None:
-    warmup = record(network, cache)
+    warmup = recorded(network, cache)
     same = warmup.compare(answers(network, warmup))
     assert (same.identical, same.relative_error, same.close) == (True, 0.0, True)
     other = copy.deepcopy(network)
@@ -74,17 +80,17 @@ def test_the_same_network_gives_the_same_bits_and_another_one_does_not(cache: Im
     ("error", "close"), [(TOLERANCE / 2, True), (TOLERANCE * 2, False), (float("nan"), False), (float("inf"), False)]
 )
 def test_only_rounding_errors_are_close(error: float, close: bool) -> None:
-    outputs = torch.ones(2, 10)
-    warmup = Warmup(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), outputs, "ab", 1)
+    outputs = np.ones((2, 10), np.float32)
+    warmup = Warmup(np.zeros((2, 3, 16, 16), np.uint8), outputs, "ab", 1)
     compared = warmup.compare([row[None] for row in outputs * (1 + error)])
     assert (compared.identical, compared.close) == (False, close)
     assert compared.recorded == "ab"
 
 
 def test_outputs_of_another_shape_are_not_close() -> None:
-    warmup = Warmup(torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 10), "ab", 1)
-    assert not warmup.compare([torch.zeros(1, 11)]).close
-    assert warmup.compare([torch.zeros(1, 10)]).close  # all-zero outputs do not divide by zero
+    warmup = Warmup(np.zeros((1, 3, 16, 16), np.uint8), np.zeros((1, 10), np.float32), "ab", 1)
+    assert not warmup.compare([np.zeros((1, 11), np.float32)]).close
+    assert warmup.compare([np.zeros((1, 10), np.float32)]).close  # all-zero outputs do not divide by zero
 
 
 class Wide(nn.Module):
@@ -97,12 +103,12 @@ class Wide(nn.Module):
 def test_large_images_and_outputs_are_bounded(tmp_path: Path) -> None:
     spec = InputSpec(800, 800)
     write_folder(tmp_path / "images", classes=0, images=32)
-    warmup = record(Wide(), build_cache(tmp_path / "images", tmp_path / "cache", spec))
+    warmup = recorded(Wide(), build_cache(tmp_path / "images", tmp_path / "cache", spec))
     assert warmup.pixels.shape == (1, 3, 800, 800)
     assert warmup.outputs.shape == (1, MAX_VALUES)
     entry = save_warmup(tmp_path / "warmup.safetensors", warmup)
     assert entry["bytes"] < 3e6
-    whole = [Wide()(warmup.images(spec))]
+    whole = [warmup.images(spec).reshape(1, -1)]
     assert warmup.compare(whole).identical
     whole[0][0, -2] += 1e-6  # not a stored value, so only the digest changes
     compared = warmup.compare(whole)
@@ -110,14 +116,14 @@ def test_large_images_and_outputs_are_bounded(tmp_path: Path) -> None:
 
 
 def test_the_warmup_is_stored_with_the_artifact(cache: ImageCache, network: nn.Module, tmp_path: Path) -> None:
-    warmup = record(network, cache)
+    warmup = recorded(network, cache)
     about = manifest(architecture=ARCHITECTURE.to_dict(), input=SPEC.to_dict())
     write_artifact(tmp_path / "a", quantized={}, rest=network.state_dict(), manifest=about, report={}, warmup=warmup)
     artifact = read_artifact(tmp_path / "a")
     loaded = artifact.load_warmup()
     assert loaded is not None
     assert loaded.compare(answers(artifact.load_model(), loaded)).identical
-    assert torch.equal(loaded.pixels, warmup.pixels)
+    assert np.array_equal(loaded.pixels, warmup.pixels)
     assert artifact.manifest.warmup is not None
     assert artifact.manifest.warmup["images"] == MAX_IMAGES
     assert artifact.manifest.warmup["threads"] == torch.get_num_threads()
@@ -129,7 +135,7 @@ def test_the_warmup_is_stored_with_the_artifact(cache: ImageCache, network: nn.M
 
 def test_a_damaged_warmup_file_raises_an_error_with_its_path(tmp_path: Path) -> None:
     path = tmp_path / "warmup.safetensors"
-    warmup = Warmup(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.zeros(2, 10), "ab", 1)
+    warmup = Warmup(np.zeros((2, 3, 16, 16), np.uint8), np.zeros((2, 10), np.float32), "ab", 1)
     entry = save_warmup(path, warmup)
     assert dataclasses.astuple(load_warmup(path, entry, SPEC))[2:] == ("ab", 1)
     for changes, spec, reason in (

@@ -65,7 +65,7 @@ def test_the_cache_holds_what_decoding_gives(folder: Path) -> None:
 def test_batches_are_normalized_and_in_the_requested_order(folder: Path) -> None:
     cache = build(folder)
     indices = torch.tensor([7, 3, 30])
-    expected = normalize(torch.from_numpy(cache.images[[7, 3, 30]]), SPEC)
+    expected = torch.from_numpy(normalize(cache.images[[7, 3, 30]], SPEC))
     assert torch.equal(cache.batch(indices), expected)
     parts = list(cache.batches(indices, 2))
     assert [len(part) for part in parts] == [2, 1]

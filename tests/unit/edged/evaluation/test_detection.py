@@ -26,7 +26,7 @@ SIZE = (200, 100)
 def seen(*entries: tuple[tuple[float, float, float, float], float, int]) -> Detections:
     boxes, scores, classes = zip(*entries, strict=True) if entries else ((), (), ())
     return Detections(
-        torch.tensor(boxes).reshape(-1, 4), torch.tensor(scores), torch.tensor(classes, dtype=torch.int64)
+        np.array(boxes, np.float32).reshape(-1, 4), np.array(scores, np.float32), np.array(classes, np.int64)
     )
 
 
@@ -52,7 +52,10 @@ def coco(found: list[Detections], labels: list[Boxes], sizes: list[tuple[int, in
         entry(image, box, kind, score=score)
         for image, detections in enumerate(found)
         for box, score, kind in zip(
-            detections.boxes.double().tolist(), detections.scores.tolist(), detections.classes.tolist(), strict=True
+            detections.boxes.astype(np.float64).tolist(),
+            detections.scores.tolist(),
+            detections.classes.tolist(),
+            strict=True,
         )
     ]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -86,9 +89,9 @@ def random_task(seed: int, images: int = 20) -> tuple[list[Detections], list[Box
         order = np.argsort(-scores, kind="stable")
         found.append(
             Detections(
-                torch.tensor(near[order], dtype=torch.float32).reshape(-1, 4),
-                torch.tensor(scores[order], dtype=torch.float32),
-                torch.tensor(guessed[order], dtype=torch.int64),
+                near[order].astype(np.float32).reshape(-1, 4),
+                scores[order].astype(np.float32),
+                guessed[order].astype(np.int64),
             )
         )
         labels.append(Boxes(torch.tensor(boxes / 100), torch.tensor(kinds)))
@@ -105,11 +108,11 @@ def test_precision_is_that_of_pycocotools(seed):
 
 
 def test_only_the_hundred_best_of_a_class_count_as_in_pycocotools():
-    boxes = torch.rand(150, 2) * 50
+    boxes = np.random.default_rng(0).random((150, 2), np.float32) * 50
     many = Detections(
-        torch.cat((boxes, boxes + 10), 1), torch.linspace(1, 0.1, 150), torch.zeros(150, dtype=torch.int64)
+        np.concatenate((boxes, boxes + 10), 1), np.linspace(1, 0.1, 150, dtype=np.float32), np.zeros(150, np.int64)
     )
-    labels = [Boxes(many.boxes[[3, 120]] / 100, torch.zeros(2, dtype=torch.int64))]
+    labels = [Boxes(torch.from_numpy(many.boxes[[3, 120]] / 100), torch.zeros(2, dtype=torch.int64))]
     score = average_precision([many], labels, [(100, 100)])
     assert (score.map50, score.map50_95) == pytest.approx(coco([many], labels, [(100, 100)]), abs=1e-6)
 
@@ -170,8 +173,8 @@ def test_detections_are_in_pixels_of_the_original_images(tmp_path):
     for image, boxes, outputs in zip(indices.tolist(), found, raw, strict=True):
         width, height = cache.sizes[image]
         assert (width, height) == (64, 20 + int(cache.files[image][-6:-4]))
-        expected = detect(outputs, plan, 32, 32, EVALUATION).in_original(cache.letterbox(image))
-        torch.testing.assert_close(boxes.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
+        expected = detect(outputs.numpy(), plan, 32, 32, EVALUATION).in_original(cache.letterbox(image))
+        np.testing.assert_allclose(boxes.boxes, expected.boxes, rtol=1e-3, atol=1e-2)
         assert float(boxes.boxes[:, 2].max()) <= width
         assert float(boxes.boxes[:, 3].max()) <= height
     assert [len(entry) for entry in detections_of(raw, plan, cache, indices)] == [len(entry) for entry in found]

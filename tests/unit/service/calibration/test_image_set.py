@@ -389,7 +389,7 @@ def test_stats_are_those_of_what_the_network_sees(device: Device) -> None:
     for index in range(40):
         picture(index, device.images / "ab"[index % 2] / f"{index}.png", 16 + index, 20)
     cache = build_cache(device.images, device.folder / "cache", SPEC)
-    pixels = normalize(torch.from_numpy(np.array(cache.images)), InputSpec(16, 16, (0.0,) * 3, (1.0,) * 3)).double()
+    pixels = torch.from_numpy(normalize(np.array(cache.images), InputSpec(16, 16, (0.0,) * 3, (1.0,) * 3))).double()
     found = device.model("stats")
     np.testing.assert_allclose(found["mean"], pixels.mean((0, 2, 3)), atol=1e-4)
     np.testing.assert_allclose(found["std"], pixels.std((0, 2, 3), correction=0), atol=1e-4)

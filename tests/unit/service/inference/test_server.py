@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from io import BufferedRWPair
@@ -15,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edged.artifacts.engines import open_executor
 from edged.artifacts.reader import read_artifact
 from service.inference.model import ServedModel
 from service.inference.server import Server
@@ -39,7 +37,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(artifact: Path) -> ServedModel:
-    return ServedModel(read_artifact(artifact), "digits", "1", max_batch=4)
+    opened = read_artifact(artifact)
+    return ServedModel(opened, open_executor(opened, "auto", 1), "digits", "1", max_batch=4)
 
 
 @pytest.fixture
@@ -104,15 +103,6 @@ def test_without_batching_one_thread_answers_requests_in_order(
     ours.shutdown(socket.SHUT_WR)
     server.join(TIMEOUT_S)
     assert not server.is_alive()
-
-
-def test_the_number_of_threads_is_independent_of_the_reader_thread() -> None:
-    code = "import threading, torch; from service.inference.main import compute_with; compute_with(2)\n"
-    code += "reader = threading.Thread(target=torch.set_num_threads, args=(1,)); reader.start(); reader.join()\n"
-    code += "print(torch.get_num_threads())"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as the fork server has it
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    assert done.stdout == "2\n"
 
 
 def test_an_exclusive_request_is_computed_alone(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
-import torch
 
 from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
@@ -18,35 +19,37 @@ from service.inference.tasks import BOXES, Classification, Detection
 from service.ipc.messages import RequestError
 from tests.support.yolov5_samples import tiny_plan
 
+Floats = npt.NDArray[np.float32]
+
 PLAN = tiny_plan()
 SIDE = 32
 SPEC = InputSpec(SIDE, SIDE, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
 COUNT = 2 * (8 * 8 + 4 * 4)  # two anchors in each cell of strides 4 and 8
 TASK = Detection(PLAN, SPEC, DetectionSpec(0.5, 0.4, 10))
-IMAGES = torch.zeros(3, 3, SIDE, SIDE)
+IMAGES = np.zeros((3, 3, SIDE, SIDE), np.float32)
 
 
 def logit(p: float) -> float:
-    return float(torch.tensor(p).logit())
+    return math.log(p / (1 - p))
 
 
-def planted(*boxes: tuple[int, int, float, float]) -> torch.Tensor:
+def planted(*boxes: tuple[int, int, float, float]) -> Floats:
     """Return raw outputs without objects except (prediction, class, objectness, probability of the class)."""
-    raw = torch.full((COUNT, 8), -12.0)
+    raw = np.full((COUNT, 8), -12.0, np.float32)
     raw[:, :4] = 0.0  # centred in the cell, as large as the anchor
     for index, kind, objectness, probability in boxes:
         raw[index, 4], raw[index, 5 + kind] = logit(objectness), logit(probability)
     return raw
 
 
-def answer(request: Request, *raw: torch.Tensor, task: Detection = TASK) -> dict[str, OutputTensor]:
+def answer(request: Request, *raw: Floats, task: Detection = TASK) -> dict[str, OutputTensor]:
     waiting = iter(raw)
     outputs = task.answer(request, lambda images: next(waiting)[None])
     return {output.name: output for output in outputs}
 
 
 def test_logits_are_returned_unchanged() -> None:
-    logits = torch.randn(3, 4)
+    logits = np.random.default_rng(0).standard_normal((3, 4), np.float32)
     task = Classification(4, ["a", "b", "c", "d"])
     (output,) = task.answer(Request(IMAGES), lambda images: logits)
     assert (output.name, output.datatype, output.shape) == ("logits", "FP32", [3, 4])
@@ -102,7 +105,7 @@ def test_a_request_can_set_the_thresholds() -> None:
     assert (count(), count(confidence=0.3), count(confidence=0.8)) == (2, 3, 1)
     assert count(max_detections=1) == 1
     twice = planted((128 + 18, 0, 0.9, 0.9), (128 + 19, 0, 0.9, 0.8))
-    boxes = torch.tensor([[2.0, 11, 22, 29], [-3, 0, 27, 40]])
+    boxes = np.array([[2.0, 11, 22, 29], [-3, 0, 27, 40]])
     overlap = float(pairwise_iou(boxes, boxes)[0, 1])
     for iou, kept in ((overlap - 0.01, 1), (overlap + 0.01, 2)):
         assert len(answer(Request(IMAGES[:1], parameters={"iou": iou}), twice)["scores"].data) == kept
@@ -130,12 +133,12 @@ def test_other_parameters_are_ignored_as_by_a_classifier() -> None:
 
 
 def test_raw_and_decoded_outputs_are_returned_on_request() -> None:
-    raw = [torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    raw = [np.random.default_rng(seed).standard_normal((COUNT, 8), np.float32) for seed in range(3)]
     found = answer(Request(IMAGES, outputs=("decoded", "raw")), *raw)
     assert list(found) == ["decoded", "raw"]
     assert found["raw"].shape == found["decoded"].shape == [3, COUNT, 8]
-    assert found["raw"].data == torch.stack(raw).flatten().tolist()
-    assert found["decoded"].data == decode(torch.stack(raw), PLAN, SIDE, SIDE).flatten().tolist()
+    assert found["raw"].data == np.stack(raw).flatten().tolist()
+    assert found["decoded"].data == decode(np.stack(raw), PLAN, SIDE, SIDE).flatten().tolist()
     assert list(answer(Request(IMAGES, outputs=("scores", "raw")), *raw)) == ["scores", "raw"]
 
 
@@ -143,9 +146,9 @@ def test_a_request_with_too_large_outputs_is_rejected() -> None:
     large = Detection(PLAN, InputSpec(640, 640, fit=Fit.LETTERBOX), DetectionSpec())
     assert large.raw_shape == (2 * (160**2 + 80**2), 8)
     with pytest.raises(RequestError, match="outputs of 9 images are too large for a response; send at most 8"):
-        large.answer(Request(torch.zeros(9, 1, 1, 1), outputs=("raw",)), lambda images: images)
+        large.answer(Request(np.zeros((9, 1, 1, 1), np.float32), outputs=("raw",)), lambda images: images)
     with pytest.raises(RequestError, match="send at most 4"):
-        large.answer(Request(torch.zeros(9, 1, 1, 1), outputs=("raw", "decoded")), lambda images: images)
+        large.answer(Request(np.zeros((9, 1, 1, 1), np.float32), outputs=("raw", "decoded")), lambda images: images)
 
 
 def test_the_metadata_describe_every_output() -> None:
@@ -159,13 +162,13 @@ def test_the_metadata_describe_every_output() -> None:
     }
     assert described["class_ids"]["parameters"] == {"classes": ["cat", "dog", "cow"]}
     assert described["raw"]["shape"] == described["decoded"]["shape"] == [-1, *TASK.raw_shape] == [-1, COUNT, 8]
-    raw = torch.randn(COUNT, 8)
+    raw = np.random.default_rng(0).standard_normal((COUNT, 8), np.float32)
     for name, output in answer(Request(IMAGES[:1], outputs=tuple(described)), raw).items():
         assert output.datatype == described[name]["datatype"]
         assert len(output.shape) == len(described[name]["shape"])
 
 
-def told(*boxes: tuple[int, int, float, float], raw: torch.Tensor | None = None) -> dict[str, Any]:
+def told(*boxes: tuple[int, int, float, float], raw: Floats | None = None) -> dict[str, Any]:
     found = answer(Request(IMAGES[:1]), planted(*boxes) if raw is None else raw)
     return {
         name: np.asarray(found[name].values).reshape(found[name].shape) for name in ("boxes", "class_ids", "counts")

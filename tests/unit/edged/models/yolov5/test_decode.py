@@ -1,10 +1,10 @@
 import math
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.testing import assert_close
+from numpy.testing import assert_allclose
 
 from edged.errors import ImageError
 from edged.models.yolov5.decode import decode, detect
@@ -33,45 +33,54 @@ def expected(raw, index: int) -> list[float]:
 
 
 def test_decoding_follows_the_definition():
-    raw = torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(0))
+    raw = np.random.default_rng(0).standard_normal((COUNT, 8), np.float32)
     decoded = decode(raw, PLAN, HEIGHT, WIDTH)
-    assert_close(decoded, torch.tensor([expected(raw, index) for index in range(COUNT)]))
-    assert_close(decode(torch.stack([raw, raw]), PLAN, HEIGHT, WIDTH)[1], decoded)
+    assert decoded.dtype == np.float32
+    assert_allclose(decoded, [expected(raw, index) for index in range(COUNT)], rtol=1e-5, atol=1e-5)
+    assert_allclose(decode(np.stack([raw, raw]), PLAN, HEIGHT, WIDTH)[1], decoded)
 
 
 def test_outputs_of_another_size_are_refused():
     with pytest.raises(ImageError, match=r"outputs \[60, 8\] are not those of a 24 x 32 input: \[120, 8\]"):
-        decode(torch.zeros(COUNT, 8), PLAN, 32, 24)
+        decode(np.zeros((COUNT, 8), np.float32), PLAN, 32, 24)
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.booleans(), st.sampled_from([0.001, 0.1, 0.25, 0.9]))
 def test_detections_are_the_strongest_scores(seed, multi_label, confidence):
-    raw = 3 * torch.randn(COUNT, 8, generator=torch.Generator().manual_seed(seed))
+    raw = 3 * np.random.default_rng(seed).standard_normal((COUNT, 8), np.float32)
     spec = DetectionSpec(confidence, iou=1.0, max_detections=40, multi_label=multi_label)
     found = detect(raw, PLAN, HEIGHT, WIDTH, spec)
     decoded = decode(raw, PLAN, HEIGHT, WIDTH)
     scores = decoded[:, 4:5] * decoded[:, 5:]
-    counted = scores if multi_label else scores.max(1).values
-    assert_close(found.scores, counted[counted > confidence].sort(descending=True).values[:40])
+    counted = scores if multi_label else scores.max(1)
+    assert_allclose(found.scores, np.sort(counted[counted > confidence])[::-1][:40])
     for box, score, kind in zip(found.boxes, found.scores, found.classes, strict=True):
-        row = int((scores[:, kind] - score).abs().argmin())
+        row = int(np.abs(scores[:, kind] - score).argmin())
         x, y, width, height = decoded[row, :4]
-        assert_close(box, torch.stack((x - width / 2, y - height / 2, x + width / 2, y + height / 2)))
+        assert_allclose(box, (x - width / 2, y - height / 2, x + width / 2, y + height / 2), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_nothing_above_the_confidence_is_no_box(multi_label):
-    found = detect(torch.full((COUNT, 8), -9.0), PLAN, HEIGHT, WIDTH, DetectionSpec(multi_label=multi_label))
+    found = detect(np.full((COUNT, 8), -9.0, np.float32), PLAN, HEIGHT, WIDTH, DetectionSpec(multi_label=multi_label))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
 
 
 def test_overlapping_boxes_of_one_class_become_one():
-    raw = torch.full((COUNT, 8), -9.0)
-    raw[10, :] = torch.tensor([0, 0, 0, 0, 5, 5, -9, -9])
-    raw[11, :] = torch.tensor([0, 0, 0, 0, 4, 5, -9, -9])  # the other anchor of the cell: overlaps by 1/4
+    raw = np.full((COUNT, 8), -9.0, np.float32)
+    raw[10, :] = [0, 0, 0, 0, 5, 5, -9, -9]
+    raw[11, :] = [0, 0, 0, 0, 4, 5, -9, -9]  # the other anchor of the cell: overlaps by 1/4
     assert len(detect(raw, PLAN, HEIGHT, WIDTH, DetectionSpec(iou=0.3))) == 2
     assert len(detect(raw, PLAN, HEIGHT, WIDTH, DetectionSpec(iou=0.2))) == 1
-    raw[11, 5:] = torch.tensor([-9, 5, -9])
+    raw[11, 5:] = [-9, 5, -9]
     assert detect(raw, PLAN, HEIGHT, WIDTH, DetectionSpec(iou=0.2)).classes.tolist() == [0, 1]
+
+
+def test_no_number_overflows():
+    raw = np.full((COUNT, 8), -3e38, np.float32)
+    raw[:, ::2] = 3e38
+    decoded = decode(raw, PLAN, HEIGHT, WIDTH)
+    assert np.isfinite(decoded).all()
+    assert set(np.unique(decoded[:, 4:])) == {0.0, 1.0}
