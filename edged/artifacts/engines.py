@@ -9,24 +9,35 @@ from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
 from edged.errors import ArtifactError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
-from edged.spec import RUNTIMES
 
 
-def open_executor(artifact: Artifact, runtime: str, threads: int) -> Executor:
-    """Load the network of an artifact into an engine.
+def engine_of(artifact: Artifact, runtime: str) -> str:
+    """Return the engine that computes an artifact: "onnxruntime" or "torch".
 
     Args:
         artifact: The artifact.
-        runtime: One of RUNTIMES; "auto" takes ONNX Runtime if it is installed and the artifact has an ONNX model, and
-            torch otherwise.
+        runtime: One of `edged.spec.RUNTIMES`; "auto" takes ONNX Runtime if it is installed and the artifact has an ONNX
+            model, and torch otherwise.
+    """
+    if runtime != "auto":
+        return runtime
+    return "onnxruntime" if artifact.manifest.onnx is not None and _onnxruntime_is_installed() else "torch"
+
+
+def open_executor(artifact: Artifact, engine: str, threads: int) -> Executor:
+    """Load the network of an artifact into an engine.
+
+    Threads that ONNX Runtime computes with are started here, with the priority of the calling thread.
+
+    Args:
+        artifact: The artifact.
+        engine: "onnxruntime" or "torch".
         threads: Threads to compute with.
 
     Raises:
         ArtifactError: The model is damaged, or the artifact has none for this engine.
     """
-    assert runtime in RUNTIMES  # noqa: S101  # checked with the config
-    has_onnx = artifact.manifest.onnx is not None
-    if runtime == "torch" or (runtime == "auto" and not (has_onnx and _onnxruntime_is_installed())):
+    if engine == "torch":
         import torch
 
         torch.set_num_threads(threads)

@@ -157,7 +157,7 @@ def _choose(cache: ImageCache) -> npt.NDArray[np.int64]:
 def _kept(outputs: Sequence[Floats]) -> Floats:
     flat = np.concatenate([output.reshape(1, -1) for output in outputs])
     total, count = flat.shape[1], min(flat.shape[1], MAX_VALUES)
-    return flat[:, np.arange(count) * total // max(1, count)]
+    return np.ascontiguousarray(flat[:, np.arange(count) * total // max(1, count)])  # as safetensors stores it
 
 
 def _digest(outputs: Sequence[Floats]) -> str:

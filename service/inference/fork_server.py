@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import errno
 import gc
-import importlib
 import json
 import os
 import socket
@@ -25,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+import numpy as np
 from PIL import Image
 
 from service.inference import main as generation_child
@@ -68,10 +68,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _import_lazy_modules() -> None:
-    """Import what is otherwise imported on first use, so that an upgrade of a package does not affect later forks."""
+    """Import what is otherwise imported on first use, so that an upgrade of a package does not affect later forks.
+
+    Engines are imported by the generations themselves: ONNX Runtime starts a thread, which a fork would not have.
+    """
     Image.init()
-    with contextlib.suppress(ImportError):  # torch computes then
-        importlib.import_module("onnxruntime")
+    np.random.default_rng()
 
 
 def _answer(control: socket.socket, identity: int, arguments: Sequence[str], descriptors: Sequence[int]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edged.artifacts.engines import open_executor
-from edged.artifacts.reader import read_artifact
+from edged.artifacts.engines import engine_of, open_executor
+from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
 from edged.spec import RUNTIMES
@@ -43,7 +44,7 @@ def main(arguments: list[str]) -> int:
         try:
             memory = receive_memory(connection)
             with preferred_oom_victim():
-                served, ready = at_background_priority(lambda: _load(options)) if options.beside else _load(options)
+                served, ready = _load(options)
         except (ConnectionResetError, frames.FrameError):
             return 0  # the supervisor closed the stream
         except EdgedError as error:
@@ -58,15 +59,26 @@ def main(arguments: list[str]) -> int:
 
 
 def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
+    run: Callable[[Callable[[], Any]], Any] = at_background_priority if options.beside else _at_own_priority
     start = time.monotonic()
-    artifact = read_artifact(options.artifact)
-    executor = open_executor(artifact, options.runtime, options.threads)
-    served = ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
+    artifact: Artifact = run(lambda: read_artifact(options.artifact))
+    engine = engine_of(artifact, options.runtime)
+
+    def load() -> ServedModel:
+        executor = open_executor(artifact, engine, options.threads)
+        return ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
+
+    # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.
+    served: ServedModel = run(load) if engine == "torch" else load()
     loaded = time.monotonic()
-    compared = served.warm(artifact.load_warmup())
-    served.warm_batches()
+    compared: Comparison | None = run(lambda: served.warm(artifact.load_warmup()))
+    run(served.warm_batches)
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, "warmup": _warmup_of(compared), **seconds}
+
+
+def _at_own_priority(work: Callable[[], Any]) -> Any:
+    return work()
 
 
 def _warmup_of(compared: Comparison | None) -> dict[str, Any] | None:

@@ -154,7 +154,7 @@ def test_it_computes_with_as_many_threads_as_it_is_told(artifact: Path, threads:
             assert (await generation.infer(json.dumps(body).encode(), TIMEOUT_S)).status == 200
             process = psutil.Process(generation.pid)
             computing = [thread for thread in process.threads() if thread.user_time + thread.system_time > 0]
-            assert process.num_threads() == 1 if threads == 1 else process.num_threads() >= threads
+            assert threads <= process.num_threads() <= threads + 1  # one that ONNX Runtime starts and that sleeps
             assert len(computing) <= threads
         finally:
             await generation.stop()

@@ -87,11 +87,30 @@ def test_weights_that_were_changed_consistently_are_refused(published: Path, tmp
     tensors[scale] = tensors[scale] * 1.01
     save_file(tensors, weights, metadata=about)
     change_manifest(artifact, lambda said: said["weights"].update(sha256=sha256_file(weights)))
+    change_manifest(artifact, lambda said: said.update(onnx=None))  # torch computes what the weights say
     with pytest.raises(GateError, match=r"gives other outputs for its warm-up images than .* recorded \w{16}") as told:
         started(artifact)
     recorded = json.loads((artifact / "manifest.json").read_text())["warmup"]["outputs_sha256"]
     assert f"recorded {recorded[:16]}..." in str(told.value)
     assert "0.0001 is allowed" in str(told.value)
+
+
+@pytest.mark.parametrize("kind", ["digits", "shapes"])
+def test_a_damaged_model_is_refused_before_it_computes(published: Path, tmp_path: Path, kind: str) -> None:
+    artifact = copied(published / kind, tmp_path, without=())
+    path = artifact / "model.onnx"
+    model = bytearray(path.read_bytes())
+    model[len(model) // 2] ^= 1
+    path.write_bytes(model)
+    with pytest.raises(GateError, match=r"model\.onnx has sha256 .*, its manifest says .*; quantize the checkpoint"):
+        started(artifact)
+    path.write_bytes(b"no model")
+    change_manifest(artifact, lambda said: said["onnx"].update(sha256=sha256_file(path)))
+    with pytest.raises(GateError, match=r"ONNX Runtime cannot load .*model\.onnx: .*; quantize the checkpoint"):
+        started(artifact)
+    path.unlink()
+    with pytest.raises(GateError, match=r"cannot read .*model\.onnx: No such file"):
+        started(artifact)
 
 
 def test_artifacts_without_images_still_come_up(published: Path, tmp_path: Path) -> None:

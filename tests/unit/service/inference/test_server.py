@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edged.artifacts.engines import open_executor
+from edged.artifacts.engines import engine_of, open_executor
 from edged.artifacts.reader import read_artifact
 from service.inference.model import ServedModel
 from service.inference.server import Server
@@ -38,7 +38,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(artifact: Path) -> ServedModel:
     opened = read_artifact(artifact)
-    return ServedModel(opened, open_executor(opened, "auto", 1), "digits", "1", max_batch=4)
+    return ServedModel(opened, open_executor(opened, engine_of(opened, "auto"), 1), "digits", "1", max_batch=4)
 
 
 @pytest.fixture
