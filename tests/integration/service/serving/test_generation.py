@@ -16,7 +16,7 @@ from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
 from edged.progress import SilentListener
 from edged.spec import Method, QuantSpec
-from service.serving.generation import Generation
+from service.serving.generation import Generation, StartError
 from service.serving.limits import GenerationOptions
 from service.worker.job import Job
 from service.worker.pipeline import run_job
@@ -102,14 +102,14 @@ def test_a_damaged_model_is_refused_before_it_computes(published: Path, tmp_path
     model = bytearray(path.read_bytes())
     model[len(model) // 2] ^= 1
     path.write_bytes(model)
-    with pytest.raises(GateError, match=r"model\.onnx has sha256 .*, its manifest says .*; quantize the checkpoint"):
+    with pytest.raises(StartError, match=r"model\.onnx has sha256 .*, its manifest says .*; quantize the checkpoint"):
         started(artifact)
     path.write_bytes(b"no model")
     change_manifest(artifact, lambda said: said["onnx"].update(sha256=sha256_file(path)))
-    with pytest.raises(GateError, match=r"ONNX Runtime cannot load .*model\.onnx: .*; quantize the checkpoint"):
+    with pytest.raises(StartError, match=r"ONNX Runtime cannot load .*model\.onnx: .*; quantize the checkpoint"):
         started(artifact)
     path.unlink()
-    with pytest.raises(GateError, match=r"cannot read .*model\.onnx: No such file"):
+    with pytest.raises(StartError, match=r"cannot read .*model\.onnx: No such file"):
         started(artifact)
 
 
