@@ -90,6 +90,8 @@ class Compressed:
         full: The network in full precision.
         cache: The images that were used.
         activations: Ranges of the activations; None if these stay in float.
+        onnx: The network as an ONNX model; None if there is none.
+        engine: The network as the engine that serves it computes it; None for torch.
     """
 
     model: nn.Module
@@ -101,10 +103,14 @@ class Compressed:
     full: nn.Module
     cache: ImageCache
     activations: ActivationQuantization | None = None
+    onnx: bytes | None = None
+    engine: nn.Module | None = None
 
     @functools.cached_property
     def served(self) -> nn.Module:
-        """The network as it computes in service: `model`, with its activations rounded if they are quantized."""
+        """The network as it computes in service: `engine`, or `model` with its activations rounded if quantized."""
+        if self.engine is not None:
+            return self.engine
         if self.activations is None:
             return self.model
         return RoundedNetwork(self.model.to(CPU), self.quantized, self.activations)

@@ -17,22 +17,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import record
 from edged.artifacts.writer import require_absent, write_artifact
 from edged.calibration.dataset import MapFn, build_cache
 from edged.calibration.folder import passed_over
 from edged.compress import Compressed, compress
-from edged.device import CPU, choose_device, device_name, device_of
+from edged.device import choose_device, device_name, device_of
 from edged.engine.memory_plan import Resources
-from edged.errors import ArchitectureError
 from edged.evaluation.gates import Gates, check_gates
-from edged.execution.executors import OnnxExecutor, TorchExecutor
-from edged.execution.onnx_model import onnx_model
 from edged.memory import device_peak_bytes, memory_errors_of, peak_bytes
 from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.engine import executor_of, for_service
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener, SilentListener
@@ -143,6 +139,7 @@ def quantize(
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
             compressed = compress(model, cache, spec, resources=Resources(memory_limit), listener=listener)
+            compressed = for_service(compressed, network)
         with listener.stage("evaluate"), memory_errors_of(chosen):
             evaluation = evaluate(compressed, network.architecture, labels, detection)
             if gates is not None:
@@ -185,10 +182,7 @@ def write_quantized(
     manifest = _manifest(network, compressed, spec, labels, detection, provenance or Provenance())
     out.parent.mkdir(parents=True, exist_ok=True)
     # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
-    model = serving_model(network, compressed)
-    threads = torch.get_num_threads()
-    executor = TorchExecutor(compressed.served.to(CPU)) if model is None else OnnxExecutor(model, threads)
-    warmup = record(executor, compressed.cache)
+    warmup = record(executor_of(compressed), compressed.cache)
     written = write_artifact(
         out,
         quantized=compressed.quantized,
@@ -196,24 +190,10 @@ def write_quantized(
         manifest=manifest,
         report=report,
         warmup=warmup,
-        onnx=model,
+        onnx=compressed.onnx,
         attachments=attachments,
     )
     return QuantizationResult(out, written)
-
-
-def serving_model(network: LoadedNetwork, compressed: Compressed) -> bytes | None:
-    """Return the quantized network as an ONNX model, or None where only torch can compute it."""
-    try:
-        model = onnx_model(
-            compressed.model.to(CPU), compressed.quantized, compressed.activations, network.architecture, network.input
-        )
-    except ArchitectureError:
-        if compressed.activations is not None:
-            raise
-        return None  # a head with an activation that the execution graph does not have
-    data: bytes = model.SerializeToString()
-    return data
 
 
 def _report(

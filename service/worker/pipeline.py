@@ -22,6 +22,7 @@ from edged.evaluation.gates import check_gates
 from edged.memory import memory_errors_of
 from edged.models.checkpoint import MAX_FILE_BYTES
 from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.engine import for_service
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.readings import choose_reading
@@ -72,6 +73,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), listener=timer)
+        compressed = for_service(compressed, network)
     with timer.stage("evaluate"), memory_errors_of(device):
         evaluation = evaluate(compressed, network.architecture, labels, job.detection)
         attachments = _sample_predictions(job, network, compressed, labels, evaluation)

@@ -1,0 +1,66 @@
+"""The engine that will serve a quantized network, so that it is judged and recorded there and not in torch."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor, nn
+
+from edged.compress import Compressed
+from edged.device import CPU
+from edged.errors import ArchitectureError
+from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
+from edged.execution.onnx_model import onnx_model
+from edged.models.loading import LoadedNetwork
+
+
+class EngineNetwork(nn.Module):
+    """A network that an engine computes, with torch's tensors.
+
+    Args:
+        executor: The engine.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        super().__init__()
+        self.executor = executor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images [batch, channels, height, width] to the network's outputs."""
+        return torch.from_numpy(self.executor.run(images.contiguous().numpy()))
+
+
+def for_service(compressed: Compressed, network: LoadedNetwork) -> Compressed:
+    """Return a quantized network with its ONNX model, computed by ONNX Runtime from now on.
+
+    Args:
+        compressed: The quantized network.
+        network: The network in full precision.
+
+    Returns:
+        The quantized network; unchanged where only torch can compute it, as a head with an activation that the
+        execution graph does not have.
+
+    Raises:
+        ArchitectureError: Activations are quantized, and the network has an operation that the graph does not have.
+    """
+    try:
+        model = onnx_model(
+            compressed.model.to(CPU), compressed.quantized, compressed.activations, network.architecture, network.input
+        )
+    except ArchitectureError:
+        if compressed.activations is not None:
+            raise
+        return compressed
+    data: bytes = model.SerializeToString()
+    del model
+    engine = EngineNetwork(OnnxExecutor(data, torch.get_num_threads()))
+    return dataclasses.replace(compressed, onnx=data, engine=engine)
+
+
+def executor_of(compressed: Compressed) -> Executor:
+    """Return the engine that computes a quantized network in service."""
+    if isinstance(compressed.engine, EngineNetwork):
+        return compressed.engine.executor
+    return TorchExecutor(compressed.served.to(CPU))
