@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edged.device import device_name
 from edged.errors import MemoryLimitError
+from edged.heap import trim_heap
 
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 
@@ -69,14 +70,8 @@ def memory_errors_of(device: torch.device) -> Iterator[None]:
 
 
 def give_back_free_memory() -> None:
-    """Return the memory that the C library and CUDA's allocator keep for reuse to the system, where possible.
-
-    The C library keeps freed blocks between used ones. After many batches of changing size these can exceed the
-    memory in use.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    """Return the memory that the C library and CUDA's allocator keep for reuse to the system, where possible."""
+    trim_heap()
     torch.cuda.empty_cache()  # does nothing if CUDA is not in use
 
 

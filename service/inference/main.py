@@ -13,6 +13,7 @@ from edged.artifacts.engines import engine_of, open_executor
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
+from edged.heap import trim_heap
 from edged.spec import RUNTIMES
 from service.inference.model import ServedModel
 from service.inference.server import Server
@@ -73,6 +74,7 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
     loaded = time.monotonic()
     compared: Comparison | None = run(lambda: served.warm(artifact.load_warmup()))
     run(served.warm_batches)
+    trim_heap()  # what loading took, which is more than the model
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, "warmup": _warmup_of(compared), **seconds}
 

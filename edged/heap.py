@@ -1,0 +1,16 @@
+"""The memory that the C library keeps for reuse. Imports no torch."""
+
+from __future__ import annotations
+
+import ctypes
+
+
+def trim_heap() -> None:
+    """Return the memory that the C library keeps for reuse to the system, where possible.
+
+    The C library keeps freed blocks between used ones. After many batches of changing size, or after an engine has
+    loaded a model, these can exceed the memory in use.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
