@@ -117,7 +117,7 @@ def test_metrics_tell_of_the_update(daemon: Daemon, first: dict[str, object]) ->
     assert daemon.metric('edged_update_stage_duration_seconds_count{model="digits",stage="quantize"}') == 1
     assert daemon.metric('edged_swap_duration_seconds_count{model="digits"}') == 1
     assert daemon.metric('edged_worker_peak_memory_bytes{model="digits"}') > 100e6
-    assert daemon.metric('edged_generation_memory_bytes{model="digits"}') > 100e6
+    assert daemon.metric('edged_generation_memory_bytes{model="digits"}') > 30e6
     assert daemon.metric('edged_inference_requests_total{code="400",model="digits"}') >= 1
     assert daemon.metric('edged_model_ready{model="digits"}') == 1
     assert daemon.metric("edged_watch_up") == 1
