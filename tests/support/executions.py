@@ -27,8 +27,8 @@ from edged.models.architecture import Architecture
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.models.registry import build
-from edged.models.yolov5 import Plan, YoloV5
-from edged.models.yolov5.plan import parse_anchors, parse_rows
+from edged.models.yolov5.network import YoloV5
+from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
 from edged.quant.grid import QuantizedWeight, minmax_grid
 from edged.spec import Scheme
 from tests.support.yolov5_samples import ANCHORS, BACKBONE, HEAD

@@ -37,6 +37,14 @@ def test_manifests_from_before_detectors_are_of_classifiers() -> None:
     assert Manifest.from_dict(data) == manifest()
 
 
+def test_ranges_of_activations_are_stored() -> None:
+    original = manifest(activations={"bits": 8, "ranges": {"x": [-1.0, 2.0]}, "float_layers": []})
+    assert Manifest.from_json(original.to_json()) == original
+    data = original.to_dict()
+    del data["activations"]
+    assert Manifest.from_dict(data).activations is None  # written by version 0.1.0
+
+
 OPTIONAL = ("task", "detection", "warmup", "activations", "onnx")
 NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in OPTIONAL]
 

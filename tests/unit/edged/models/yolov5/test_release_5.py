@@ -18,8 +18,9 @@ from edged.models.architecture import Architecture
 from edged.models.loading import load_checkpoint
 from edged.models.names import MULTIPLES
 from edged.models.registry import build
-from edged.models.yolov5 import YoloV5, standard
+from edged.models.yolov5.network import YoloV5
 from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
+from edged.models.yolov5.standard import standard
 from edged.spec import InputSpec, Method, QuantSpec
 from tests.support.pictures import write_folder
 from tests.support.yolov5_samples import classes_of_yolov5, pickled, tiny_model
