@@ -55,7 +55,7 @@ def test_an_artifact_reproduces_what_was_recorded(task: Task, network: LoadedNet
 def test_a_head_that_only_torch_computes_is_served_by_torch(task: Task, network: LoadedNetwork, tmp_path: Path) -> None:
     cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
     classes = network.model.linear.out_features
-    network.model.linear = torch.nn.Sequential(network.model.linear, torch.nn.Tanh(), torch.nn.Linear(classes, classes))
+    network.model.linear = torch.nn.Sequential(network.model.linear, torch.nn.ELU(), torch.nn.Linear(classes, classes))
     plain = compress(network.model.eval(), cache, QuantSpec(method=Method.RTN))
     served = for_service(plain, network)
     assert served.onnx is None
