@@ -13,10 +13,9 @@ from collections.abc import Mapping
 
 from edged.errors import ArtifactError
 from edged.execution.graph import Add, Concat, Graph
-from edged.execution.grids import ActivationGrid, ActivationScheme
+from edged.execution.grids import ActivationGrid, ActivationScheme, Range
 from edged.execution.placement import PASSING, Placement
 from edged.execution.quantization import ActivationQuantization
-from edged.execution.ranges import Range
 
 COPYING = (*PASSING, Concat)
 

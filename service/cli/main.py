@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from edged.errors import EdgedError, MemoryLimitError
 from service.cli.parser import parse
-from service.system.logs import ignore_warnings_of_pillow
+from service.system.pillow_warnings import ignore_warnings_of_pillow
 
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 

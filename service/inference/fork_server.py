@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from service.inference import main as generation_child
-from service.system.logs import ignore_warnings_of_pillow
+from service.system.pillow_warnings import ignore_warnings_of_pillow
 from service.system.process_title import set_name, set_title
 from service.system.processes import die_with_parent
 

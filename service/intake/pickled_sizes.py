@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickletools
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -102,6 +101,8 @@ def _pop_to_mark(stack: list[Any]) -> list[Any]:
 
 def _opcodes(file: BinaryIO) -> Iterator[tuple[str, Any]]:
     """Yield name and argument of each opcode of the pickle at the file's position."""
+    import pickletools  # half a megabyte, which the supervisor needs only for files in these formats
+
     bounded = _Bounded(file)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):  # type: ignore[arg-type]  # it only reads

@@ -9,21 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import warnings
 from typing import Any, TextIO
 
 from service.system.log_flood import FloodFilter
 from service.units import iso_time
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-
-
-def ignore_warnings_of_pillow() -> None:
-    """Keep Pillow's warnings, about damaged EXIF data and the like, off the terminal and out of the log.
-
-    They name no file, and an image that cannot be used is reported by edged itself.
-    """
-    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def configure(

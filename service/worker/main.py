@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
 from edged.errors import EdgedError, MemoryLimitError, StateError
-from service.system.logs import ignore_warnings_of_pillow
+from service.system.pillow_warnings import ignore_warnings_of_pillow
 from service.system.processes import die_with_parent, lower_priority
 from service.worker.job import Job
 

@@ -70,6 +70,8 @@ def write(
     }
     manifest = Manifest(**(values | changes))
     directory.parent.mkdir(parents=True, exist_ok=True)
-    model = onnx_model(load_model(state, architecture).eval(), {}, None, architecture, spec)
-    onnx = model.SerializeToString()
+    onnx = None
+    if state:
+        model = onnx_model(load_model(state, architecture).eval(), {}, None, architecture, spec)
+        onnx = model.SerializeToString()
     write_artifact(directory, quantized={}, rest=state, manifest=manifest, report={"totals": {}}, onnx=onnx)

@@ -54,6 +54,7 @@ TESTED_BY = {
     "service/serving/forked_process": "integration/service/serving/test_fork_client.py",
     "service/storage/generations": "unit/service/rollout/test_swap.py",
     "service/storage/state_folder": "unit/service/updates/test_runner.py",
+    "service/system/pillow_warnings": "integration/service/cli/test_main.py",
     "service/system/disk_thread": "unit/service/updates/test_runner.py",
     "service/updates/admission": "end_to_end/test_manners.py",
     "service/updates/attempt": "end_to_end/test_update.py",

@@ -48,7 +48,8 @@ print(*(name for name in sys.modules if name.split(".")[0] in ("edged", "service
 """
     arguments = [*command.split(), "--socket", str(tmp_path / "none")]
     done = subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True, text=True)
-    modules = set(done.stdout.split()) - {"edged", "service", "service.cli", "service.config"}
-    asking = {"edged.errors", "edged.version", "service.client", "service.config.locate"}
+    modules = set(done.stdout.split()) - {"edged", "service", "service.cli", "service.config", "service.system"}
+    asking = {"edged.errors", "edged.version", "edged.spelling", "service.client", "service.config.locate"}
+    asking |= {"service.system.pillow_warnings"}
     printing = {"service.cli.output", "service.cli.render", "service.units"}
     assert modules <= asking | printing | {f"service.cli.{name}" for name in ("main", "parser", "commands")}

@@ -29,6 +29,7 @@ class Process:
 
     def __init__(self, number: int, log: list[str]) -> None:
         self.number, self.serving, self.pid, self.warmup, self.metadata = number, True, None, {"identical": True}, {}
+        self.model, self.engine = "m", "onnxruntime"
         self._log = log
 
     async def stop(self) -> None:
