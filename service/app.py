@@ -21,7 +21,6 @@ from starlette.types import ASGIApp
 
 from edged.errors import ConfigError, EdgedError
 from edged.version import __version__
-from service.client import DaemonClient
 from service.config.load import Config, load_config
 from service.config.sections import ServeConfig
 from service.daemon.environment import Environment
@@ -87,6 +86,8 @@ async def _live(config_path: Path, config: Config, ring: LogRing) -> None:
         supervisor = await Supervisor.open(config, metrics, environment)
         daemon = _Daemon(config_path, supervisor, status)
         if interval_s is not None:
+            from service.client import DaemonClient  # only a watchdog asks; a quarter of a megabyte
+
             client = DaemonClient(str(config.socket), interval_s / _PROBES_PER_BEAT)
             daemon.heart = asyncio.create_task(beat(liveness, client.is_live, interval_s, status))
         await daemon.run(listeners)
