@@ -23,9 +23,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 _BESIDE = re.compile(
     r"(^|[._])(criterion|criteria|losses|loss\w*|\w+_loss|metrics?|\w+_metrics?|acc|accuracy|\w+_acc|\w+_accuracy|f1|\w+_f1|auroc|auc"
     r"|precision|recall|confmat|confusion\w*|n_averaged|total_ops|total_params|normalize|normalizer|pixel_mean|pixel_std)([._]|$)"
+    r"|(^|\.)(image_|img_)?(mean|std)$"
 )
 _HEADS = re.compile(r"(^|\.)(fc|linear|classifier|head|heads|last_linear|logits|output)(\.|$)")
 _COUNTER = "num_batches_tracked"
+_SHORTCUT = "(?:downsample|shortcut|identity_downsample|skip|residual|projection|proj)"
 _MEMBER = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 Translate = Callable[[str], "str | None"]
@@ -53,7 +55,7 @@ def _torchvision(name: str) -> str | None:
         rf"(conv1\.(weight|bias)|bn1\.{_MEMBER}|layer\d\.\d+\.(conv\d\.(weight|bias)|bn\d\.{_MEMBER}))", name
     ):
         return name
-    match = re.fullmatch(rf"(layer\d\.\d+)\.(?:downsample|shortcut)\.([01])\.{_MEMBER}", name)
+    match = re.fullmatch(rf"(layer\d\.\d+)\.{_SHORTCUT}\.([01])\.{_MEMBER}", name)
     return f"{match[1]}.downsample.{match[2]}.{match[3]}" if match else None
 
 

@@ -21,7 +21,11 @@ MAX_DEPTH = 6  # of nested dicts
 MAX_DICTS = 10_000
 MAX_TENSORS = 20_000
 MAX_NAME = 512  # characters
-_AVERAGED = re.compile(r"(^|[._-])(ema|averaged?|avg|swa|shadow)([._-]|$)|(^|\.)n_averaged$", re.IGNORECASE)
+MAX_LIST = 100  # items of a list that are looked at
+_AVERAGED = re.compile(
+    r"(^|[._-])(?i:ema\d*|averaged?|avg|swa|shadow|polyak)([._-]|$)|(^|\.)n_averaged$"
+    r"|[a-z0-9](EMA|Ema|SWA|Swa|Averaged?)([A-Z0-9._-]|$)|(^|[._-])(EMA|[eE]ma|SWA|[sS]wa|[aA]veraged?)[A-Z]"  # camel case
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,7 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
         fitting = [state for state in fitting if not state.averaged]
     elif choice.weights == "averaged" and not averaged:
         raise CheckpointError("it holds no averaged weights, and weights: averaged asks for them; set weights: auto")
+    fitting = _different(fitting)
     if len(fitting) > 1:
         places = " and ".join(state.place for state in fitting[:4])
         raise CheckpointError(
@@ -98,19 +103,44 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
 
 
 def _state_dicts(tree: Any) -> Iterator[Found]:
-    """Yield every dict that holds a tensor, the outermost first."""
+    """Yield every dict that holds a tensor, and objects of subclasses of dict, the outermost first."""
     queue: deque[tuple[str, Any, int]] = deque([("", tree, 0)])
     seen: set[int] = set()
     while queue and len(seen) < MAX_DICTS:
         key, value, depth = queue.popleft()
-        if not isinstance(value, dict) or id(value) in seen:
+        held = _held(value)
+        if held is None or id(value) in seen:
             continue
         seen.add(id(value))
-        if any(isinstance(inner, StoredTensor | Tensor | UnknownTensor) for inner in value.values()):
-            yield Found(key, value)
+        tensors = any(isinstance(inner, StoredTensor | Tensor | UnknownTensor) for inner in held.values())
+        if tensors and not isinstance(value, list | tuple):
+            yield Found(key, held)
         if depth < MAX_DEPTH:
-            inner = ((str(name), each) for name, each in value.items() if isinstance(name, str | int))
+            inner = ((str(name), each) for name, each in held.items() if isinstance(name, str | int))
             queue += [(f"{key}.{name}" if key else name, each, depth + 1) for name, each in inner]
+
+
+def _different(found: list[Found]) -> list[Found]:
+    """Return `found` without those that name the same stored tensors as an earlier one."""
+    different: list[Found] = []
+    known: list[dict[str, Any]] = []
+    for state in found:
+        names = {} if state.network is None else state.network.names
+        stored = {name: state.entries[where] for name, where in names.items()}
+        tensors = {name: value if isinstance(value, StoredTensor) else id(value) for name, value in stored.items()}
+        if tensors not in known:
+            different.append(state)
+            known.append(tensors)
+    return different
+
+
+def _held(value: Any) -> Mapping[Any, Any] | None:
+    """Return what a container holds, by key or position: a dict, an object that is filled like one, a list or tuple."""
+    if isinstance(value, dict):
+        return value
+    if isinstance(value, Inert) and value.entries and not _is_module(value):
+        return {name: each for name, each in value.entries if isinstance(name, str | int)}
+    return dict(enumerate(value[:MAX_LIST])) if isinstance(value, list | tuple) else None
 
 
 def shapes_of(entries: Mapping[Any, Any]) -> dict[str, tuple[int, ...]]:

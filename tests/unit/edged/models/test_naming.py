@@ -55,6 +55,8 @@ NAMINGS = {
     "fastai": as_children,
     "mmpretrain": as_mmpretrain,
     "kuangliu": lambda name: name.replace("downsample", "shortcut").replace("fc.", "linear."),
+    "a tutorial": lambda name: name.replace("downsample", "identity_downsample"),
+    "skip": lambda name: name.replace("downsample", "skip"),
     "dropout before the head": lambda name: name.replace("fc.", "fc.1."),
 }
 
@@ -92,6 +94,8 @@ OTHER_TENSORS = {
     "model.total_ops": (1,),
     "model.layer1.0.conv1.total_params": (1,),
     "ema_decay": (),
+    "mean": (1, 3, 1, 1),
+    "preprocess.std": (1, 3, 1, 1),
 }
 
 

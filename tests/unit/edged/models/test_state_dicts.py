@@ -1,7 +1,12 @@
+import io
+import pickle
+from collections import OrderedDict
+
 import pytest
 import torch
 
 from edged.errors import CheckpointError
+from edged.models.inert_pickle import read_pickle
 from edged.models.resnet import CifarResNet
 from edged.models.state_dicts import find_state
 from edged.spec import Choice
@@ -44,6 +49,10 @@ def test_a_state_dict_is_found_at_any_depth():
         {"model": LAST, "swa_state": AVERAGED},
         {"model": LAST, "averaged": {"n_averaged": torch.tensor(3), **prefixed("module.", AVERAGED)}},
         {**prefixed("net.", LAST), **prefixed("ema_net.", AVERAGED)},
+        {"model": LAST, "modelEMA": AVERAGED},
+        {"model": LAST, "emaModel": AVERAGED},
+        {"params": LAST, "polyak_params": AVERAGED},
+        {"model": LAST, "ema0.999": AVERAGED},
     ],
 )
 def test_averaged_weights_are_taken_where_there_are_any(tree):
@@ -71,6 +80,36 @@ def test_two_networks_that_fit_are_both_named_and_a_choice_selects_one():
 
 def test_one_state_dict_under_two_keys_is_one():
     assert find_state({"a": LAST, "b": LAST}).key == "a"
+
+
+def test_two_dicts_of_the_same_tensors_are_one():
+    assert find_state({"model": LAST, "state_dict": dict(LAST)}).key == "model"
+
+
+@pytest.mark.parametrize("key", ["emanet", "schema", "swagger", "avgpool_net"])
+def test_a_key_that_only_resembles_a_word_for_averages_does_not_choose(key):
+    with pytest.raises(CheckpointError, match="holds 2 networks"):
+        find_state({"model": LAST, key: AVERAGED})
+    assert find_state({key: LAST}).key == key
+
+
+def test_a_state_dict_is_found_in_a_list_or_tuple():
+    assert find_state([LAST]).key == "0"
+    assert find_state((3, {"epoch": 1, "net": LAST})).key == "1.net"
+
+
+class Fields(OrderedDict):
+    """A dict as configuration libraries and trainers define it."""
+
+
+def test_an_object_that_is_filled_like_a_dict_is_one():
+    stream = io.BytesIO()
+    pickle.dump(Fields(model=Fields(LAST.fromkeys(LAST, 0)), epoch=3), stream, protocol=2)
+    tree, _, _ = read_pickle(stream.getvalue())
+    inner = dict(tree.entries)["model"]
+    inner.entries = list(LAST.items())
+    assert find_state(tree).key == "model"
+    assert find_state(inner).key == ""
 
 
 def test_a_key_that_is_not_there_is_named_with_those_that_are():
