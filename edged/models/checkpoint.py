@@ -108,7 +108,7 @@ def read_checkpoint(
         with _opened(path, max_bytes) as descriptor, mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
             # By descriptor: the libraries read the very file that was checked, even if its name now refers to another.
             contents = read_contents(data, f"/proc/self/fd/{descriptor}")
-            model = pickled_model(contents.tree)
+            model = pickled_model(contents.tree, choice)
             if model is None:
                 return _classifier(contents, data, choice, check)
             state, plan, averaged = read_model(model, contents)

@@ -22,9 +22,9 @@ MAX_DICTS = 10_000
 MAX_TENSORS = 20_000
 MAX_NAME = 512  # characters
 MAX_LIST = 100  # items of a list that are looked at
-_AVERAGED = re.compile(
+_AVERAGED = re.compile(  # as a word of its own, or as one of camelCase
     r"(^|[._-])(?i:ema\d*|averaged?|avg|swa|shadow|polyak)([._-]|$)|(^|\.)n_averaged$"
-    r"|[a-z0-9](EMA|Ema|SWA|Swa|Averaged?)([A-Z0-9._-]|$)|(^|[._-])(EMA|[eE]ma|SWA|[sS]wa|[aA]veraged?)[A-Z]"  # camel case
+    r"|[a-z0-9](EMA|Ema|SWA|Swa|Averaged?)([A-Z0-9._-]|$)|(^|[._-])(EMA|[eE]ma|SWA|[sS]wa|[aA]veraged?)[A-Z]"
 )
 
 

@@ -10,11 +10,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.errors import DeferredError, EdgedError, RejectedError, StateError
+from edged.errors import CheckpointError, DeferredError, EdgedError, RejectedError, StateError
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
-from service.intake.claim import GoneError, NotSettledError, claim
-from service.intake.drop_folder import Refusal
+from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim
+from service.intake.drop_folder import Refusal, sidecar_of
 from service.intake.run_folder import note_taken
 from service.intake.stability import Fingerprint
 from service.intake.watcher import Drop
@@ -147,6 +147,8 @@ class ClaimQueue:
         if (hold := self._holds.why(drop.model)) is not None:
             await self._park(drop, *hold)
             return
+        if await self._was_rejected(drop):
+            return
         update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
         self._metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
@@ -164,6 +166,17 @@ class ClaimQueue:
                 await self._listener.truncated(update, drop.truncated)
             else:
                 self._listener.claimed(update)
+
+    async def _was_rejected(self, drop: Drop) -> bool:
+        """Return whether the file was rejected, before a restart, for a fault that it still has."""
+        codes = {ChecksumError.code, CheckpointError.code}
+        if self._config.current.drop.require_checksum:
+            codes.add(MissingChecksumError.code)
+        known = await self._updates.find(drop.model, State.REJECTED, limit=_REMEMBERED)
+        rejected_at = max(
+            (update.updated_at for update in known if _is_of(update, drop) and update.code in codes), default=0.0
+        )
+        return rejected_at > 0 and await asyncio.to_thread(_unchanged_since, drop.path, rejected_at)
 
     async def _park(self, drop: Drop, code: str, reason: str) -> None:
         """Leave the file in the drop folder, and journal why."""
@@ -231,6 +244,22 @@ class ClaimQueue:
         await self._updates.advance(update.id, state, code=code, reason=reason)
         self._metrics.count_update(update.model, state.value.lower(), code)
         log.error("update %d of %s (%s) %s: %s", update.id, update.model, update.file_name, state.value.lower(), reason)
+
+
+def _is_of(update: Update, drop: Drop) -> bool:
+    """Return whether an update that ended before its file was claimed may be of a file."""
+    return update.sha256 is None and (update.file_name, update.file_bytes) == (drop.name, drop.size)
+
+
+def _unchanged_since(path: Path, when: float) -> bool:
+    """Return whether neither a file nor its checksum were changed, moved or given other permissions since a time."""
+    try:
+        changes = [path.lstat().st_ctime]
+        with suppress(FileNotFoundError):
+            changes.append(sidecar_of(path).lstat().st_ctime)
+    except OSError:
+        return False
+    return max(changes) < when
 
 
 def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:

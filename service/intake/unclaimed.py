@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edged.spelling import names_to_choose
 from service.intake.content import inspect
 from service.intake.drop_folder import Candidate, DropFolder, Scan
 from service.intake.run_folder import choose, scan_run
@@ -46,19 +47,25 @@ def no_checkpoint(path: Path) -> Unclaimed:
     return Unclaimed(path, "file", reason)
 
 
-def refused(scan: Scan) -> Iterator[Unclaimed]:
-    """Yield what a scan found and does not take."""
+def refused(scan: Scan, models: Sequence[str]) -> Iterator[Unclaimed]:
+    """Yield what a scan found and does not take.
+
+    Args:
+        scan: The scan.
+        models: Names of the models, to suggest the one that was meant.
+    """
     for refusal in scan.refusals:
         yield Unclaimed(refusal.path, "file", refusal.reason)
     for model, path in scan.folders:
         if not model:
-            yield Unclaimed(path, "folder", "no model of the config has this name; drop into the folder of a model")
+            choose_one = names_to_choose(path.name, models, "drop into the folder of a model:")
+            yield Unclaimed(path, "folder", f"no model of the config has this name; {choose_one}")
 
 
 def find_unclaimed(folder: DropFolder) -> list[Unclaimed]:
     """Look once what is not taken, without waiting for files to be finished; for a look from outside the daemon."""
     scan = folder.scan()
-    found = list(refused(scan))
+    found = list(refused(scan, folder.models))
     for model, path in scan.folders:
         if model and (choice := choose(scan_run(model, path))).name is None:
             found.append(Unclaimed(path, "folder", choice.reason))

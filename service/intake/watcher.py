@@ -357,7 +357,7 @@ class Watcher:
 
     def _list_unclaimed(self, scan: Scan) -> None:
         """List what stays in the drop folder, and log each entry once."""
-        entries = {entry.path: entry for entry in refused(scan)} | self._left | self._held
+        entries = {entry.path: entry for entry in refused(scan, self._folder.models)} | self._left | self._held
         journaled = {refusal.path for refusal in scan.refusals if refusal.model}
         listed = {}
         for path in sorted(entries):

@@ -86,6 +86,23 @@ def test_a_file_that_was_dropped_while_nobody_looked(task: Task, tmp_path: Path)
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"
 
 
+def test_a_file_that_was_rejected_and_stays_is_not_rejected_again(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        folder = daemon.state / "drop" / "digits"
+        (folder / "bad.pt.sha256").write_text("0" * 64)
+        daemon.drop(task.second, name="bad.pt")
+        assert daemon.update_of("bad.pt", "REJECTED")["code"] == "checksum"
+        assert daemon.stop() == 0
+        daemon.start()
+        daemon.drop(task.first)
+        assert daemon.update_of("first.pt")["state"] == "COMMITTED"
+        assert (folder / "bad.pt").exists()
+        assert sum(update["file_name"] == "bad.pt" for update in daemon.updates()) == 1
+        (folder / "bad.pt.sha256").unlink()
+        (folder / "bad.pt").rename(folder / "good.pt")
+        assert daemon.update_of("good.pt")["state"] == "COMMITTED"
+
+
 def test_sigterm_in_the_middle_of_an_update(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.drop(task.first)

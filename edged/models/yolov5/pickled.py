@@ -27,6 +27,7 @@ from edged.models.yolov5.plan import (
     parse_rows,
 )
 from edged.models.zip_container import Contents
+from edged.spec import Choice
 
 MAX_MODULES = 20_000
 MAX_DEPTH = 16
@@ -53,14 +54,18 @@ class Pickled:
     key: str
 
 
-def pickled_model(tree: Any) -> Pickled | None:
+def pickled_model(tree: Any, choice: Choice | None = None) -> Pickled | None:
     """Return the module of the YOLOv5 detector in a checkpoint, or None if it holds none.
+
+    Args:
+        tree: Contents of the file as inert data.
+        choice: Choice between the averaged and the last model, and of the key; None prefers the averaged one.
 
     Raises:
         CheckpointError: The checkpoint holds another kind of model by the same authors.
     """
-    candidates = [(key, tree.get(key)) for key in _KEYS] if isinstance(tree, dict) else [("", tree)]
-    for key, value in candidates:
+    choice = choice or Choice()
+    for key, value in _candidates(tree, choice):
         module = _unwrapped(value)
         if module is None:
             continue
@@ -74,6 +79,15 @@ def pickled_model(tree: Any) -> Pickled | None:
         if name.startswith("ultralytics."):
             raise UnsafeCheckpointError(f"it is a YOLOv8 or later model (it names {quoted(module.name)}); {_ONLY}")
     return None
+
+
+def _candidates(tree: Any, choice: Choice) -> list[tuple[str, Any]]:
+    """Return what may be the model, by key, the one to prefer first."""
+    if not isinstance(tree, dict):
+        return [("", tree)]
+    first = _KEYS[::-1] if choice.weights == "last" else _KEYS
+    others = [key for key in tree if isinstance(key, str) and key not in first]
+    return [(key, tree.get(key)) for key in (*first, *others) if choice.key in (None, key)]
 
 
 def _unwrapped(value: object) -> Inert | None:

@@ -23,7 +23,7 @@ def test_everything_that_is_not_taken_is_found_with_the_reason(tmp_path: Path) -
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(text.encode("latin-1"))
-    found = find_unclaimed(DropFolder(root, ["a", "b"], 1 << 20))
+    found = find_unclaimed(DropFolder(root, ["a", "b", "resnet18"], 1 << 20))
     assert [(str(entry.path.relative_to(root)), entry.kind) for entry in found] == [
         ("a/README.txt", "file"),
         ("b/exp", "folder"),
@@ -33,8 +33,10 @@ def test_everything_that_is_not_taken_is_found_with_the_reason(tmp_path: Path) -
     reasons = [entry.reason for entry in found]
     assert reasons[0] == "it is no checkpoint, by its name and its first bytes; move it out of the drop folder"
     assert reasons[1].startswith("exp has 2 checkpoints and none is named best")
-    assert reasons[2] == "drop it into a model's folder: a, b"
-    assert reasons[3] == "no model of the config has this name; drop into the folder of a model"
+    assert reasons[2] == "drop it into a model's folder: a, b, resnet18"
+    assert reasons[3] == (
+        "no model of the config has this name; did you mean 'resnet18'? drop into the folder of a model: a, b, resnet18"
+    )
 
 
 def test_an_entry_as_json_starts_with_the_name_of_the_drop_folder(tmp_path: Path) -> None:

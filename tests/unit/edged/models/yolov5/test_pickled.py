@@ -18,6 +18,7 @@ from edged.models.checkpoint import read_checkpoint
 from edged.models.registry import load_model, recognize
 from edged.models.yolov5.blocks import Conv
 from edged.models.yolov5.plan import Plan
+from edged.spec import Choice
 from tests.support.refusals import refused
 from tests.support.repository import ROOT
 from tests.support.yolov5_samples import (
@@ -82,6 +83,17 @@ def test_the_averaged_model_is_preferred(tmp_path):
         save(tmp_path / "last.pt", **both)
     key = "model.0.conv.weight"
     assert torch.equal(read_checkpoint(tmp_path / "last.pt").state[key], averaged.state_dict()[key].half().float())
+    last = read_checkpoint(tmp_path / "last.pt", choice=Choice(weights="last"))
+    assert torch.equal(last.state[key], trained.state_dict()[key].half().float())
+    assert not last.averaged
+
+
+def test_a_model_is_found_under_any_key(tmp_path):
+    with classes_of_yolov5() as classes:
+        save(tmp_path / "m.pt", epoch=3, net=pickled(tiny_model(), tiny_plan(), classes))
+    checkpoint = read_checkpoint(tmp_path / "m.pt")
+    assert checkpoint.key == "net"
+    assert checkpoint.plan == tiny_plan()
 
 
 def test_objects_next_to_the_model_are_ignored(tmp_path):
