@@ -113,7 +113,7 @@ class Compressed:
             return self.engine
         if self.activations is None:
             return self.model
-        return RoundedNetwork(self.model.to(CPU), self.quantized, self.activations)
+        return _rounded(self.model, self.quantized, self.activations)
 
     @property
     def batch_size(self) -> int:
@@ -201,13 +201,28 @@ def _best_ranges(
         ranges = ranges_of(measured.histograms, policies, measured.bits)
         return ActivationQuantization(measured.bits, ranges, float_layers)
 
-    rounded = RoundedNetwork(model.to(CPU), quantized, quantization(measured.policies))
+    rounded = _rounded(model, quantized, quantization(measured.policies))
 
     def error(policies: Policies) -> float:
         rounded.use(quantization(policies))
         return squared_error(reference, predict(rounded, cache, some, batch_size=4))
 
     return quantization(choose_policies(rounded.placement, error))
+
+
+def _rounded(
+    model: nn.Module, quantized: Mapping[str, QuantizedWeight], activations: ActivationQuantization
+) -> RoundedNetwork:
+    """Return the network with rounded activations, which computes on the CPU; the model stays on its device."""
+    if device_of(model) != CPU:
+        model = copy.deepcopy(model).to(CPU)
+        quantized = {
+            name: dataclasses.replace(
+                weight, codes=weight.codes.to(CPU), scale=weight.scale.to(CPU), zero_point=weight.zero_point.to(CPU)
+            )
+            for name, weight in quantized.items()
+        }
+    return RoundedNetwork(model, quantized, activations).eval()
 
 
 def _batch_size(plan: MemoryPlan) -> int:

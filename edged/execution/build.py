@@ -279,6 +279,7 @@ class _Builder:
         torch.cat: _concat,
         torch.flatten: _renaming,
         functional.relu: _relu,
+        torch.relu: _relu,
         functional.pad: _pad,
     }
     _METHODS: Mapping[Any, Callable[..., None]] = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from edged.artifacts.weights import load_weights, save_weights
@@ -123,6 +123,35 @@ def test_quantization_runs_on_the_models_device(cache: ImageCache, spec: QuantSp
     for name, value in expected.rest.items():
         assert_close(rest[name], value)
     assert_close(logits, expected.logits)
+
+
+class Classifier(nn.Module):
+    """A network that integer engines can run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.act = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.SiLU()
+        self.second, self.pool, self.last = nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Linear(4, 5)
+        self.norm.weight.data[1] = -0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.last(torch.flatten(self.pool(torch.relu(self.second(self.act(self.norm(self.first(x)))))), 1))
+        return y
+
+
+def test_activations_are_measured_on_the_models_device(cache: ImageCache):
+    spec = QuantSpec(method=Method.RTN, activation_bits=8)
+    expected = compress(Classifier().eval().requires_grad_(False), cache, spec)
+    with PretendedDevice():
+        found = compress(Classifier().eval().requires_grad_(False).to(DEVICE), cache, spec)
+        logits = found.logits
+    assert expected.activations is not None
+    assert found.activations is not None
+    assert found.activations.ranges.keys() == expected.activations.ranges.keys()
+    for name, ends in found.activations.ranges.items():
+        assert ends == pytest.approx(expected.activations.ranges[name], rel=1e-3)
+    assert_close(logits, expected.logits, rtol=0.05, atol=0.05)
 
 
 @on_gpu

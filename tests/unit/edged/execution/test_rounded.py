@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,6 +10,7 @@ from edged.errors import ArtifactError
 from edged.execution.rounded import RoundedNetwork
 from edged.execution.simulator import Simulator
 from tests.support.executions import executed, relative_error
+from tests.support.pretended import DEVICE, PretendedDevice
 
 
 @pytest.mark.parametrize("name", ["option A", "yolov5"])
@@ -39,3 +41,14 @@ def test_the_images_are_not_modified() -> None:
     before = done.images.clone()
     RoundedNetwork(done.network, done.quantized, done.activations)(done.images)
     assert torch.equal(done.images, before)
+
+
+def test_it_computes_on_the_cpu_for_images_of_another_device() -> None:
+    done = executed("option A")
+    rounded = RoundedNetwork(copy.deepcopy(done.network), done.quantized, done.activations).eval()
+    with torch.inference_mode():
+        expected = rounded(done.images)
+    with PretendedDevice():
+        found = rounded.to(DEVICE)(done.images.to(DEVICE))
+        assert found.device == DEVICE
+        assert torch.equal(found.cpu(), expected)
