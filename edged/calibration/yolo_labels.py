@@ -89,6 +89,27 @@ class LabelSet:
         ]
         return [*found, *(["; ".join(parts)] if parts else [])]
 
+    def of_model(self, classes: int) -> LabelSet:
+        """Return the labels without the images that hold a class which a model lacks, where these are few.
+
+        Where they are more than one in ten, the images are labeled for another model, and all labels are returned.
+
+        Args:
+            classes: Number of the model's classes.
+        """
+        wrong: dict[int, str] = {}
+        for image, (name, boxes) in enumerate(zip(self.names, self.boxes, strict=True)):
+            for line, number in zip(boxes.lines, boxes.classes.tolist(), strict=True) if boxes is not None else ():
+                if number >= classes and image not in wrong:
+                    wrong[image] = (
+                        f"{name}, line {line}: class {number} is none of the model's, which are 0 to {classes - 1}"
+                    )
+        labeled = sum(boxes is not None and len(boxes.classes) > 0 for boxes in self.boxes)
+        if not wrong or 10 * len(wrong) > labeled:
+            return self
+        boxes_left = [None if image in wrong else boxes for image, boxes in enumerate(self.boxes)]
+        return LabelSet(boxes_left, self.names, [*wrong.values(), *self.errors])
+
     def misfit(self, classes: int) -> str | None:
         """Describe the boxes of classes that a model lacks, in a line; None if there are none.
 

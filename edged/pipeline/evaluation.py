@@ -72,6 +72,7 @@ def held_out_labels(cache: ImageCache, architecture: Architecture) -> Labels:
     labels = read_labels(cache.root, [cache.files[index] for index in cache.held_out.tolist()])
     if labels is None:
         return Labels()
+    labels = labels.of_model(architecture.num_classes)
     notes = (
         *labels.notes(),
         *filter(None, [labels.misfit(architecture.num_classes), misnamed(cache.names, architecture)]),

@@ -223,11 +223,13 @@ def _precision(
 ) -> tuple[dict[str, Any], object]:
     assert architecture.plan is not None  # noqa: S101 - a detector
     labels = read_labels(cache.root, cache.files)
+    if labels is not None:
+        labels = labels.of_model(architecture.num_classes)
     if labels is None or not labels_fit(labels, architecture):
         notes = [] if labels is None else [labels.misfit(architecture.num_classes) or "labels without a box"]
-        found = "; ".join([*(labels.notes() if labels is not None else []), *notes]) or "no label files"
+        found = "; ".join([*(labels.notes() if labels is not None else []), *notes]) or "it has no label files"
         raise UsageError(
-            f"--data {data} has {found}; give images with YOLO labels of the model's {architecture.num_classes} classes"
+            f"--data {data}: {found}; give images with YOLO labels of the model's {architecture.num_classes} classes"
         )
     for note in labels.notes():
         log.warning("%s: %s", data, note)

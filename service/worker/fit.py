@@ -86,6 +86,7 @@ def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> 
         found = f"{len(images.classes)} class folders for {architecture.num_classes} classes" if images.classes else ""
     else:
         labels = read_labels(images.root, select(images, job.images))
+        labels = None if labels is None else labels.of_model(architecture.num_classes)
         renamed = misnamed(images.names, architecture)
         if renamed and labels is not None and job.gates.need_labels is not None:
             raise CalibrationError(f"gates.{job.gates.need_labels} needs labels, and {job.calibration_dir}: {renamed}")

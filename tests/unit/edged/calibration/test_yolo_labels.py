@@ -201,6 +201,23 @@ def test_classes_that_the_model_lacks_are_named_with_file_and_line(tmp_path):
     )
 
 
+def test_few_images_with_a_class_that_the_model_lacks_are_left_out(tmp_path):
+    for index in range(20):
+        (tmp_path / f"{index:02}.txt").write_text("1 0.5 0.5 0.1 0.1")
+    (tmp_path / "07.txt").write_text("1 0.5 0.5 0.1 0.1\n9 0.5 0.5 0.1 0.1")
+    labels = read_labels(tmp_path, [f"{index:02}.jpg" for index in range(20)])
+    assert labels.of_model(10) is labels
+    fitting = labels.of_model(3)
+    assert [index for index, boxes in enumerate(fitting.boxes) if boxes is None] == [7]
+    assert fitting.misfit(3) is None
+    assert fitting.notes() == [
+        f"1 image is left out for its labels: {tmp_path.name}/07.txt, line 2: class 9 is none of the model's, which are"
+        " 0 to 2"
+    ]
+    assert labels.of_model(1) is labels  # most are of other classes: they are labels of another model
+    assert labels.of_model(1).misfit(1) is not None
+
+
 def test_a_name_with_a_line_break_stays_in_one_line(tmp_path):
     (tmp_path / "a\nb.txt").write_text("x")
     [note] = read_labels(tmp_path, ["a\nb.jpg"]).notes()

@@ -148,8 +148,9 @@ def test_one_bad_line_leaves_its_image_out_of_the_score(detection_task: Detectio
     network = open_scorable(detection_task.first, None, {"size": scenes.SIDE})
     result = measured(network, data, tmp_path)
     assert (result["images"], measured(network, detection_task.test, tmp_path)["images"]) == (39, 40)
-    bad.write_text("8 0.5 0.5 0.1 0.1")
-    with pytest.raises(
-        UsageError, match=f"1 box in 1 file of classes that the model lacks.*class 8 in labels/{bad.name}"
-    ):
+    bad.write_text("8 0.5 0.5 0.1 0.1")  # a class that the model lacks, in one of 40 images
+    assert measured(network, data, tmp_path)["images"] == 39
+    for path in sorted((data / "labels").iterdir())[:10]:
+        path.write_text("8 0.5 0.5 0.1 0.1")
+    with pytest.raises(UsageError, match=r"10 boxes in 10 files of classes that the model lacks.*class 8 in labels/"):
         measured(network, data, tmp_path)

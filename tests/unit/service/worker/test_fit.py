@@ -162,8 +162,12 @@ def test_labels_that_a_gate_needs(task: Task, detection_task: DetectionTask, tmp
     assert verify(replace(job, calibration_dir=task.calibration, gates=Gates(max_drop=1.0))) is None
 
     beyond = scenes.write_scenes(tmp_path / "beyond", range(40))
-    next(beyond.rglob("*.txt")).write_text("3 0.5 0.5 0.1 0.1\n")
+    files = sorted(beyond.rglob("*.txt"))
+    files[0].write_text("3 0.5 0.5 0.1 0.1\n")
     job = shapes(detection_task, tmp_path, calibration_dir=beyond)
+    assert verify(replace(job, gates=Gates(min_accuracy=1.0))) is None  # one image is left out
+    for path in files[:10]:
+        path.write_text("3 0.5 0.5 0.1 0.1\n")
     assert verify(job) is None
     error = verify(replace(job, gates=Gates(min_accuracy=1.0)))
     assert isinstance(error, CalibrationError)
