@@ -26,7 +26,12 @@ NOTE = ".edged-taken.json"
 _MAX_FILES = 5000
 _MAX_DEPTH = 4
 # What trainers write next to the weights under the suffix of a checkpoint.
-_BESIDE_WEIGHTS = ("optimizer", "optim", "scheduler", "scaler", "rng_state", "training_args", "trainer_state")
+_BESIDE_WEIGHTS = (
+    *("optimizer", "optim", "scheduler", "scaler", "rng_state", "random_states", "sampler", "dl_state"),
+    *("custom_checkpoint", "training_args", "trainer_state"),
+)
+# Names under which transformers saves the same weights in two formats; the first that is there is taken.
+_SAME_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def scan_run(model: str, path: Path) -> Run:
 
 
 def choose(run: Run) -> Choice:
-    """Choose the file of a run that is taken: the only one named best, else the only checkpoint."""
+    """Choose the file of a run that is taken: the only one named best, else the only checkpoint, in any format."""
     folder = printable(run.path.name)
     if not run.complete:
         return Choice(None, f"it has more than {_MAX_FILES} files; move its checkpoint out of it")
@@ -116,7 +121,9 @@ def choose(run: Run) -> Choice:
         return Choice(None, f"{printable(taken)} of it was taken; {rest}")
     best = [name for name in checkpoints if "best" in PurePosixPath(name).name.lower()]
     exactly = [name for name in best if PurePosixPath(name).stem.lower() == "best"]
-    chosen = exactly or best or checkpoints
+    twice = [name for name in _SAME_WEIGHTS if name in checkpoints]
+    alike = twice[:1] if set(checkpoints) == set(twice) else []
+    chosen = exactly or best or alike or checkpoints
     if len(chosen) == 1:
         return Choice(chosen[0], f"{printable(chosen[0])} is taken of it")
     if not chosen:

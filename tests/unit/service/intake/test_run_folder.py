@@ -43,6 +43,11 @@ def chosen(folder: Path, names: list[str]) -> Choice:
             ["model.safetensors", "optimizer.pt", "scheduler.pt", "training_args.bin", "rng_state_0.pth"],
             "model.safetensors",
         ),
+        (
+            ["pytorch_model.bin", "optimizer.bin", "scheduler.bin", "sampler.bin", "random_states_0.pkl"],  # accelerate
+            "pytorch_model.bin",
+        ),
+        (["pytorch_model.bin", "model.safetensors", "config.json"], "model.safetensors"),  # transformers
     ],
 )
 def test_the_best_one_or_the_only_one_is_taken(tmp_path: Path, names: list[str], expected: str | None) -> None:
