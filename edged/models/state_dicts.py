@@ -21,6 +21,8 @@ MAX_DEPTH = 6  # of nested dicts
 MAX_DICTS = 10_000
 MAX_TENSORS = 20_000
 MAX_NAME = 512  # characters
+# Entries of a checkpoint whose state_dict Lightning's WeightAveraging callback has replaced by the averaged one.
+_BY_LIGHTNING = frozenset({"state_dict", "current_model_state", "averaging_state"})
 MAX_LIST = 100  # items of a list that are looked at
 _AVERAGED = re.compile(  # as a word of its own, or as one of camelCase
     r"(^|[._-])(?i:ema\d*|averaged?|avg|swa|shadow|polyak)([._-]|$)|(^|\.)n_averaged$"
@@ -36,17 +38,20 @@ class Found:
         key: Key of the state dict in the file, nested keys joined by dots.
         entries: Entries of the state dict, by name.
         network: The ResNet that it holds; None if there is none.
+        declared: Whether an entry next to it says that it is an average over training.
     """
 
     key: str
     entries: Mapping[Any, Any] = field(repr=False)
     network: Network | None = None
+    declared: bool = False
 
     @property
     def averaged(self) -> bool:
         """Whether the file says that its weights are an average over training."""
         prefix = "" if self.network is None else self.network.prefix
-        return bool(_AVERAGED.search(self.key) or _AVERAGED.search(prefix) or "n_averaged" in self.entries)
+        named = _AVERAGED.search(self.key) or _AVERAGED.search(prefix)
+        return self.declared or bool(named) or "n_averaged" in self.entries
 
     @property
     def place(self) -> str:
@@ -77,8 +82,9 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
                 raise UnsafeCheckpointError(f"{what}: {other}, which edged does not know; {ADVICE}")
             raise UnsafeCheckpointError(f"{what}, whose network is code; save model.state_dict() instead")
         raise CheckpointError(_why_none(tree, choice))
+    averaged_key = "state_dict" if isinstance(tree, dict) and tree.keys() >= _BY_LIGHTNING else None
     fitting = [
-        Found(state.key, state.entries, network)
+        Found(state.key, state.entries, network, declared=state.key == averaged_key)
         for state in found
         for network in find_networks(shapes_of(state.entries), choice.head_layers)
         if network.fits and choice.prefix in (None, network.prefix)

@@ -50,6 +50,7 @@ def test_a_state_dict_is_found_at_any_depth():
         {"model": LAST, "averaged": {"n_averaged": torch.tensor(3), **prefixed("module.", AVERAGED)}},
         {**prefixed("net.", LAST), **prefixed("ema_net.", AVERAGED)},
         {"model": LAST, "modelEMA": AVERAGED},
+        {"state_dict": AVERAGED, "current_model_state": LAST, "averaging_state": {"n_averaged": torch.tensor(3)}},
         {"model": LAST, "emaModel": AVERAGED},
         {"params": LAST, "polyak_params": AVERAGED},
         {"model": LAST, "ema0.999": AVERAGED},
