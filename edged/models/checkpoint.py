@@ -25,6 +25,7 @@ from edged.errors import (
     TooLargeError,
     UnsafeCheckpointError,
 )
+from edged.models.class_names import find_class_names
 from edged.models.inert_pickle import DTYPES, StoredTensor, UnknownTensor
 from edged.models.naming import Network
 from edged.models.other_networks import ADVICE, other_network, quantized_by
@@ -57,6 +58,7 @@ class Checkpoint:
         left_out: Names of other tensors next to the network's.
         dtypes: Types in which the values are stored, such as "float16".
         problem: Reason why the names of the tensors belong to no known network; None if they may belong to one.
+        class_names: Lists of class names that are saved next to a classifier's weights.
     """
 
     state: dict[str, Tensor]
@@ -70,6 +72,7 @@ class Checkpoint:
     left_out: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
     problem: str | None = None
+    class_names: tuple[tuple[str, ...], ...] = ()
 
 
 # (tensors without values, plan of a detector, reason why they are no known network): raises if it is no known network
@@ -148,6 +151,7 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, chec
         left_out=left_out,
         dtypes=dtypes,
         problem=problem,
+        class_names=find_class_names(contents.tree),
     )
 
 

@@ -44,6 +44,14 @@ class Inspection:
             assumed.append("images are normalized with the mean and std of ImageNet")
         return assumed
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes that the file holds; None if it holds none, or several that fit."""
+        if self.architecture.plan is not None:
+            return list(self.architecture.plan.names)
+        fitting = [names for names in self.checkpoint.class_names if len(names) == self.architecture.num_classes]
+        return list(fitting[0]) if len(fitting) == 1 else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON types."""
         checkpoint, architecture = self.checkpoint, self.architecture
@@ -59,7 +67,7 @@ class Inspection:
             "architecture": architecture.name,
             "task": architecture.task,
             "classes": architecture.num_classes,
-            "class_names": None if architecture.plan is None else list(architecture.plan.names),
+            "class_names": self.class_names,
             "stem": architecture.stem,
             "stem_pooling": architecture.pools_stem if architecture.plan is None else None,
             "stride_in": architecture.stride_in if architecture.has_bottlenecks else None,

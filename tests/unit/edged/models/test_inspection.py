@@ -22,7 +22,10 @@ def prefixed(prefix, state):
 
 def test_a_classifier_is_described(tmp_path):
     state = {name: tensor.half() for name, tensor in prefixed("net.", CifarResNet(3).state_dict()).items()}
-    path = save(tmp_path / "m.ckpt", {"state_dict": {**state, "criterion.weight": torch.ones(10)}})
+    path = save(
+        tmp_path / "m.ckpt",
+        {"state_dict": {**state, "criterion.weight": torch.ones(10)}, "meta": {"classes": [*"abcdefghij"]}},
+    )
     found = inspect_checkpoint(path).to_dict()
     expected = {
         "format": "torch-zip",
@@ -34,7 +37,7 @@ def test_a_classifier_is_described(tmp_path):
         "architecture": "cifar_resnet20",
         "task": "classification",
         "classes": 10,
-        "class_names": None,
+        "class_names": [*"abcdefghij"],
         "stem": "cifar",
         "in_channels": 3,
         "parameters": sum(parameter.numel() for parameter in CifarResNet(3).parameters()),
