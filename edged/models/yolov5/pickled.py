@@ -146,6 +146,8 @@ def read_model(pickled: Pickled, contents: Contents) -> tuple[dict[str, Tensor],
 
 def _names(model: Inert, yaml: Mapping[Any, Any]) -> tuple[str, ...]:
     names, classes = parse_names(_state(model).get("names")), yaml.get("nc")
+    if type(classes) is not int:
+        raise ArchitectureError(f"its yaml has the nc {quoted(classes)}; give the number of classes and save it again")
     if classes != len(names):
         raise ArchitectureError(
             f"the file has {len(names)} names, {quoted(classes, 20)[1:-1]} classes (nc of its yaml); give each class"

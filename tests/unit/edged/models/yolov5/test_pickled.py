@@ -286,6 +286,7 @@ def test_a_pinned_name_must_fit():
     ("attributes", "message"),
     [
         ({"yaml": yaml_of(tiny_plan(), nc=4)}, "the file has 3 names, 4 classes"),
+        ({"yaml": yaml_of(tiny_plan(), nc="3")}, "its yaml has the nc '3'; give the number of classes"),
         ({"names": ["a", "b"]}, "the file has 2 names, 3 classes"),
         ({"names": None}, "the class names are a NoneType"),
         (
