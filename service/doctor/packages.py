@@ -92,7 +92,7 @@ def _torchvision(found: dict[str, Any]) -> Check:
         return Check("torchvision", OK, str(found["torchvision"]))
     detail = (
         f"{found['torchvision']}: its compiled operators (torchvision::nms) do not load, as it was built for another"
-        " torch; edged suppresses overlapping boxes without them: the same boxes, a little slower"
+        " torch; edged uses none of them"
     )
     major, minor = _release(found["torch"])
     pair = f"==0.{minor + _TORCHVISION_AHEAD}.*" if major == 2 else ""
@@ -106,7 +106,8 @@ def _torchvision(found: dict[str, Any]) -> Check:
 def _onnxruntime(found: dict[str, Any]) -> Check:
     runtime = found.get("onnxruntime")
     if runtime is None:
-        return Check("runtimes", OK, "torch; onnxruntime is not installed")
+        detail = "torch; onnxruntime is not installed, so requests take more memory and time"
+        return Check("runtimes", WARN, detail, "`pip install onnxruntime`")
     if "error" in runtime:
         fix = "`pip install --force-reinstall onnxruntime`, or `pip uninstall onnxruntime`"
         return Check("runtimes", WARN, f"torch; onnxruntime cannot be imported: {runtime['error']}", fix)
