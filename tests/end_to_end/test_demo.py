@@ -76,7 +76,7 @@ def test_leaves_no_daemon_behind(ending: str, tmp_path: Path) -> None:
     demo = Demo(tmp_path, terminal=ending == "the terminal closes")
     daemons = eventually(lambda: [p for p in demo.daemons() if p.is_running()], "the demo's daemon starts")
     # With its children: the daemon answers, and has forked what serves.
-    eventually(lambda: list(demo.temporary.glob("edged-demo-*/state/edged.sock")), "the daemon listens")
+    eventually(lambda: list(demo.temporary.glob("edged-demo-*/state/edged.sock")), "the daemon listens", 240)
     daemons = demo.daemons() or daemons
     ENDINGS[ending](demo)
     demo.process.wait(60)

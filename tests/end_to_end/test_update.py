@@ -122,7 +122,7 @@ def test_metrics_tell_of_the_update(daemon: Daemon, first: dict[str, object]) ->
     assert daemon.metric('edged_model_ready{model="digits"}') == 1
     assert daemon.metric("edged_watch_up") == 1
     digest = str(first["sha256"])[:12]
-    info = f'edged_model_info{{bits="4",digest="{digest}",generation="1",model="digits",runtime="torch"}}'
+    info = f'edged_model_info{{bits="4",digest="{digest}",generation="1",model="digits",runtime="onnxruntime"}}'
     assert daemon.metric(info) == 1
 
 
