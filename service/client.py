@@ -70,7 +70,7 @@ class DaemonClient:
         except PermissionError:
             raise AccessError(f"{self.path} may not be opened; run as the daemon's user") from None
         except (FileNotFoundError, ConnectionRefusedError):
-            hint = "start it with `edged run --config FILE`, or say where it is with --socket or --config"
+            hint = "start it with `edged run --config FILE`, or give its config with --config FILE or EDGED_CONFIG=FILE"
             raise UnavailableError(f"no daemon answers at {self.path}; {hint}") from None
         except OSError as error:
             raise UnavailableError(f"no daemon answers at {self.path}: {error}; see its log") from None

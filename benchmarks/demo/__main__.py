@@ -113,7 +113,10 @@ def show_next(address: str, config: Path, stop: str = "") -> None:
     """
     image = next((config.parent / "digits" / "7").iterdir())
     waits = not stop and sys.stdin.isatty() and sys.stdout.isatty()
-    ending = f"press Enter; it stops by itself in {WAIT_S} s" if waits else "it stops now; `make demo KEEP=1` keeps it"
+    ending = f"press Enter; it stops by itself in {WAIT_S} s"
+    if not stop and not waits:
+        print("\nThe daemon stops now. `make demo KEEP=1` leaves it running: a status page, and a curl line to ask it.")
+        return
     table(
         "\nThe daemon is running:",
         {

@@ -15,7 +15,7 @@ from service.units import iso_time
 JSON = Mapping[str, Any]
 
 _EVERY_S = 1.0
-_CLEAR = "\x1b[H\x1b[2J\x1b[3J"  # cursor home, then screen and scrollback of the earlier frames
+_CLEAR = "\x1b[H\x1b[2J"  # cursor home, then the screen; what was there before stays above
 
 
 def watch(fetch: Callable[[], JSON], update: Callable[[int], JSON], stream: TextIO, *, as_json: bool) -> NoReturn:

@@ -77,7 +77,10 @@ class UpdateActions:
         if ended.sha256 is not None:
             update = await self._files.claim_again(ended, model.key(ended.sha256))
         if update is None:
-            undo = f", or undo the rollback with `edged rollback {ended.model}`"
+            undo = (
+                f", and retry the update that is then rejected because of the rollback; or undo the rollback with"
+                f" `edged rollback {ended.model}`"
+            )
             hint = undo if ended.state is State.ROLLED_BACK else ""
             raise NotReadyError(
                 f"the file of update {update_id} is not kept any more; drop {ended.file_name} again{hint}"

@@ -111,9 +111,7 @@ def _actions(model: JSON) -> Html:
     else:
         file = target.get("file_name") or "unknown file"
         title = f"Puts generation {target['generation']} in service again, which was made from {file}"
-        rollback = fill(
-            _ROLLBACK, model=model["name"], generation=target["generation"], title=title, file=f"made from {file}"
-        )
+        rollback = fill(_ROLLBACK, model=model["name"], generation=target["generation"], title=title, file=file)
     return fill(_ACTIONS, rollback=rollback, model=model["name"])
 
 

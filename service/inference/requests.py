@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from edged.calibration.formats import format_of
 from edged.calibration.letterbox import Letterbox
 from edged.spec import InputSpec
 from service.inference.inputs import (
@@ -119,6 +120,10 @@ def _object(text: bytes) -> dict[str, Any]:
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
+        if (kind := format_of(text)) is not None:
+            raise RequestError(
+                f"body is a {kind} image and not JSON; send the header Inference-Header-Content-Length: 0 with it"
+            ) from None
         raise RequestError(
             f"body is not JSON: {error}; if a tensor follows it, give its length in Inference-Header-Content-Length"
         ) from None

@@ -175,7 +175,10 @@ class Attempt:
             if await self._records.updates.retry_of(update.id) is not None:
                 return None
             how = "rejected" if before.state is State.REJECTED else "rolled back"
-            reason = f"{before.reason} (the same file was {how} before, as update {before.id}, {before.file_name})"
+            reason = (
+                f"{before.reason} (the same file was {how} before, as update {before.id}, {before.file_name};"
+                f" `edged retry {update.id}` takes it nevertheless)"
+            )
             return Stopped(Failure(before.code or "rejected", reason, permanent=True))
         generation = before.generation
         if before.state is not State.COMMITTED or generation is None:

@@ -187,6 +187,12 @@ def test_a_binary_tensor_is_read_wherever_it_begins(values: Any, identity: str) 
     parsed.images[...] += 1  # it is the request's own memory
 
 
+def test_a_photo_without_its_header_is_recognized() -> None:
+    reason = "body is a PNG image and not JSON; send the header Inference-Header-Content-Length: 0 with it"
+    with pytest.raises(RequestError, match=reason):
+        protocol.parse_request(Body(noise_png()), SPEC)
+
+
 def test_a_body_without_json_is_one_encoded_image() -> None:
     assert np.array_equal(
         protocol.parse_request(Body(noise_png(), 0), SPEC).images, parse_request(images(noise_png()), SPEC).images
