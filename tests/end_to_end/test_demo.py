@@ -11,8 +11,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,13 @@ from tests.support.daemon import eventually
 from tests.support.repository import ROOT
 
 DEMO = [sys.executable, "-m", "benchmarks.demo"]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder with a short path: the address of a UNIX socket has 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as name:
+        yield Path(name)
 
 
 class Demo:
@@ -72,8 +80,8 @@ ENDINGS: dict[str, Callable[[Demo], None]] = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_leaves_no_daemon_behind(ending: str, tmp_path: Path) -> None:
-    demo = Demo(tmp_path, terminal=ending == "the terminal closes")
+def test_leaves_no_daemon_behind(ending: str, folder: Path) -> None:
+    demo = Demo(folder, terminal=ending == "the terminal closes")
     daemons = eventually(lambda: [p for p in demo.daemons() if p.is_running()], "the demo's daemon starts")
     # With its children: the daemon answers, and has forked what serves.
     eventually(lambda: list(demo.temporary.glob("edged-demo-*/state/edged.sock")), "the daemon listens", 240)
@@ -89,8 +97,8 @@ def test_leaves_no_daemon_behind(ending: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # two updates; the tests above and those of the demo's modules are quick
-def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, "--keep")
+def test_a_kept_demo_answers_until_it_is_stopped(folder: Path) -> None:
+    demo = Demo(folder, "--keep")
     code = demo.process.wait(280)
     output = demo.output.read_text()
     assert code == 0, output
@@ -104,13 +112,13 @@ def test_a_kept_demo_answers_until_it_is_stopped(tmp_path: Path) -> None:
     assert json.loads(answer.stdout)["model_version"] == "2"
     assert b"serving" in subprocess.run(shlex.split(shown["its commands"]), capture_output=True, check=True).stdout
 
-    again = Demo(tmp_path, "--keep")
+    again = Demo(folder, "--keep")
     assert again.process.wait(100) == 1
     assert "make demo-stop" in again.output.read_text()
     assert len(demo.folders()) == 1
 
     stop = [sys.executable, "-m", "benchmarks.demo.kept"]
     environment = os.environ | {"TMPDIR": str(demo.temporary), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(stop, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(stop, cwd=folder, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout.startswith("stopped the demo's daemon")) == (0, True)
-    assert (demo.daemons(), demo.folders(), (tmp_path / "edged-demo.pid").exists()) == ([], [], False)
+    assert (demo.daemons(), demo.folders(), (folder / "edged-demo.pid").exists()) == ([], [], False)
