@@ -167,6 +167,9 @@ def _find_impossible_paths(config: Config, reader: Reader) -> None:
         location = ("serve", "socket") if config.serve.socket else ("state_dir",)
         message = f"makes the socket path {length} bytes long, at most {_MAX_SOCKET_PATH} work; set serve.socket"
         reader.report(location, message)
+    state = config.state_dir
+    if state.exists() and not state.is_dir():
+        reader.report(("state_dir",), f"has value {str(state)!r}, which is a file; remove it or choose a folder")
     if config.drop_dir is not None and config.state_dir.resolve() == config.drop_dir.resolve():
         reader.report(("drop_dir",), "is the state_dir; choose another folder")
 

@@ -314,6 +314,13 @@ def test_the_drop_folder_must_not_be_the_state_folder(folder):
     ]
 
 
+def test_a_state_folder_that_is_a_file(folder):
+    (folder / "state").write_bytes(b"")
+    ((line, name, message),) = problems(folder, MINIMAL + "state_dir: state\n")
+    assert (line, name) == (2, "state_dir")
+    assert "which is a file; remove it or choose a folder" in message
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "fe80::1", "edge-box.example"])  # noqa: S104 - it is what is refused
 @pytest.mark.parametrize(
     ("more", "allowed"),
