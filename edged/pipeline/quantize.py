@@ -139,7 +139,7 @@ def quantize(
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
             compressed = compress(model, cache, spec, resources=Resources(memory_limit), listener=listener)
-            compressed = for_service(compressed, network)
+            compressed = for_service(compressed, network, memory_limit)
         with listener.stage("evaluate"), memory_errors_of(chosen):
             evaluation = evaluate(compressed, network.architecture, labels, detection)
             if gates is not None:

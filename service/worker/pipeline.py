@@ -73,7 +73,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
         compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), listener=timer)
-        compressed = for_service(compressed, network)
+        compressed = for_service(compressed, network, job.memory_limit)
     with timer.stage("evaluate"), memory_errors_of(device):
         evaluation = evaluate(compressed, network.architecture, labels, job.detection)
         attachments = _sample_predictions(job, network, compressed, labels, evaluation)
