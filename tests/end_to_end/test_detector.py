@@ -287,7 +287,7 @@ BAD: dict[str, tuple[Callable[[Path], Path], str, str]] = {
         "unsafe_checkpoint",
         "a block that edged does not know .*'models.common.C3x'",
     ),
-    "yolov5.onnx": (save_onnx, "checkpoint", "it is an ONNX file, which holds no training checkpoint"),
+    "exported.pt": (save_onnx, "checkpoint", "it is an ONNX file, which holds no training checkpoint"),
     "half.pt": (save_half, "checkpoint", "cut off or damaged; copy it again"),
     "classes.pt": (save_with_yaml(nc=4), "architecture", "the file has 3 names, 4 classes"),
     "width.pt": (

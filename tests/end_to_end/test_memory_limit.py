@@ -31,7 +31,7 @@ from tests.support.yolov5_samples import classes_of_yolov5, pickled
 
 torch.manual_seed(0)
 plan = standard("x", [str(number) for number in range(80)])
-rows = _rows([128, 256, 512, 1024])
+rows = _rows([128, 256, 512, 1024], focus=False)
 yaml = dict(nc=80, depth_multiple=1.33, width_multiple=1.25, backbone=rows[:10], head=rows[10:])
 yaml["anchors"] = [[side for pair in level for side in pair] for level in plan.anchors]
 with classes_of_yolov5() as classes:

@@ -260,7 +260,7 @@ def test_with_memory_for_one_generation_the_old_one_makes_room(
     assert (back.status_code, back.json()["model_version"]) == (200, "2")
 
     # Room for the large one, but not for half as much again as it takes.
-    daemon.leave(300 * MIB)
+    daemon.leave(400 * MIB)
     assert daemon.post("/edged/v1/models/digits/rollback").status_code == 200
     swap = daemon.updates()[0]["report"]["rollback"]
     with capsys.disabled():

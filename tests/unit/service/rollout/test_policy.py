@@ -13,9 +13,9 @@ MIB = 1 << 20
     ("live", "live_network", "network", "needed"),
     [
         (400, 100, 100, 600),  # as much as the one in service, and half as much again
-        (400, 100, 300, 900),  # a larger network
-        (400, 300, 100, 300),  # a smaller one
-        (400, 0, 300, 600),  # an artifact of before: the one in service is all that is known
+        (400, 100, 300, 1264),  # a larger network: what loading it takes
+        (400, 300, 100, 464),  # a smaller one
+        (400, 0, 300, 1264),  # an artifact of before is in service
         (400, 100, 0, 600),
         (0, 0, 100, 534),  # none in service to measure
         (0, 100, 0, 384),
