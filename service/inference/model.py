@@ -67,7 +67,7 @@ class ServedModel:
         Raises:
             NotFiniteError: The outputs contain NaN or infinity.
         """
-        return _finite(self._run(images))
+        return _finite(self._executor.run(images))
 
     def warm(self, warmup: Warmup | None = None) -> Comparison | None:
         """Compute calibration images one by one, from the network to the outputs of a reply.
@@ -135,7 +135,7 @@ class ServedModel:
         if len(requests) == 1:
             return [self._answer(requests[0], self.forward)]
         try:
-            outputs = self._run(np.concatenate([request.images for request in requests]))
+            outputs = self._executor.run(np.concatenate([request.images for request in requests]))
         except Exception:  # out of memory, for example: each request alone may still fit
             log.exception("a batch of %d requests failed; computing each of them alone", len(requests))
             return [self._answer(request, self.forward) for request in requests]
@@ -156,9 +156,6 @@ class ServedModel:
         ours = read_outputs(format_response(outputs, self._name, self._version, None))
         agreed, compared = self._task.agree(ours, read_outputs(reference))
         return Body(json.dumps({"agreed": agreed, "compared": compared, "unit": self._task.unit}).encode())
-
-    def _run(self, images: Floats) -> Floats:
-        return self._executor.run(images)
 
     def _compare(self, warmup: Warmup, outputs: list[Floats]) -> Comparison:
         compared = warmup.compare(outputs)
