@@ -22,7 +22,7 @@ from edged.engine.statistics import CORRECTED
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import relative_errors, squared_error
 from edged.execution.build import build_graph
-from edged.execution.placement import Placement, head_parameters, place
+from edged.execution.placement import head_parameters, place
 from edged.execution.positive_scales import with_positive_scales
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.rounded import RoundedNetwork
@@ -162,9 +162,12 @@ def compress(
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     ranges = None
+    float_layers: tuple[str, ...] = ()
     if spec.activation_bits is not None:
         full = with_positive_scales(full)
-        placement = _placement(full)
+        graph = build_graph(full)
+        float_layers = tuple(head_parameters(graph))  # only the output layers of a detector compute in float
+        placement = place(graph, float_layers)
         ranges = ActivationRanges(placement, spec.activation_bits, first_policies(placement))
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
@@ -172,16 +175,10 @@ def compress(
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     with watcher.stage("compare"), exact_float32(device_of(full)):
         served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
-        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges)
+        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges, float_layers)
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
     reports = _reports(full, done, spec)
     return Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
-
-
-def _placement(model: nn.Module) -> Placement:
-    """Choose the values that are carried as codes; only the output layers of a detector compute in float."""
-    graph = build_graph(model)
-    return place(graph, head_parameters(graph))
 
 
 def _best_ranges(
@@ -190,12 +187,12 @@ def _best_ranges(
     quantized: Mapping[str, QuantizedWeight],
     cache: ImageCache,
     measured: ActivationRanges,
+    float_layers: tuple[str, ...],
 ) -> ActivationQuantization:
     """Choose the ranges of the activations by the error of the outputs on held-out images."""
     count = max(2, min(CHOICE_IMAGES, CHOICE_PIXELS // cache.input.size**2))
     some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
     reference = predict(full, cache, some, batch_size=4)
-    float_layers = tuple(head_parameters(build_graph(full)))
 
     def quantization(policies: Policies) -> ActivationQuantization:
         ranges = ranges_of(measured.histograms, policies, measured.bits)
@@ -216,12 +213,7 @@ def _rounded(
     """Return the network with rounded activations, which computes on the CPU; the model stays on its device."""
     if device_of(model) != CPU:
         model = copy.deepcopy(model).to(CPU)
-        quantized = {
-            name: dataclasses.replace(
-                weight, codes=weight.codes.to(CPU), scale=weight.scale.to(CPU), zero_point=weight.zero_point.to(CPU)
-            )
-            for name, weight in quantized.items()
-        }
+        quantized = {name: weight.to(CPU) for name, weight in quantized.items()}
     return RoundedNetwork(model, quantized, activations).eval()
 
 

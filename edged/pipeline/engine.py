@@ -12,10 +12,9 @@ from edged.device import CPU
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
+from edged.heap import ENGINE_LOADING
 from edged.memory import give_back_free_memory, present_bytes
 from edged.models.loading import LoadedNetwork
-
-LOADING = 4  # most memory that ONNX Runtime takes to load a network in float, relative to its weights (measured: 3.5)
 
 
 class EngineNetwork(nn.Module):
@@ -50,9 +49,10 @@ def for_service(compressed: Compressed, network: LoadedNetwork, memory_limit: in
     Raises:
         ArchitectureError: Activations are quantized, and the network has an operation that the graph does not have.
     """
+    quantized = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
     try:
         model = onnx_model(
-            compressed.model.to(CPU), compressed.quantized, compressed.activations, network.architecture, network.input
+            compressed.model.to(CPU), quantized, compressed.activations, network.architecture, network.input
         )
     except ArchitectureError:
         if compressed.activations is not None:
@@ -63,7 +63,7 @@ def for_service(compressed: Compressed, network: LoadedNetwork, memory_limit: in
     give_back_free_memory()
     if compressed.activations is None and memory_limit is not None:
         weights = sum(4 * weight.codes.numel() for weight in compressed.quantized.values())
-        if present_bytes(CPU) + LOADING * weights > memory_limit:
+        if present_bytes(CPU) + ENGINE_LOADING * weights > memory_limit:
             return dataclasses.replace(compressed, onnx=data)
     engine = EngineNetwork(OnnxExecutor(data, torch.get_num_threads()))
     return dataclasses.replace(compressed, onnx=data, engine=engine)

@@ -6,7 +6,7 @@ and an integer zero_point. A symmetric grid is the special case ``zero_point == 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -67,6 +67,11 @@ class QuantizedWeight:
     zero_point: Tensor
     bits: int
     shape: tuple[int, ...]
+
+    def to(self, device: torch.device) -> QuantizedWeight:
+        """Return the weight on a device; its tensors are shared if they are there."""
+        tensors = {name: getattr(self, name).to(device) for name in ("codes", "scale", "zero_point")}
+        return replace(self, **tensors)
 
     def decode(self) -> Tensor:
         """Decode to the float32 weight of `shape`, bit-identical on every device."""

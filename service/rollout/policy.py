@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from edged.heap import ENGINE_LOADING
 from service.serving.model_server import ModelServer
 from service.storage.generations import GenerationRepository
 from service.system.free_memory import available_bytes
@@ -15,8 +16,7 @@ log = logging.getLogger(__name__)
 
 # Python, torch and the allocations of a first pass: what a process that serves a small network takes (measured).
 _BARE_BYTES = 256 << 20
-# While ONNX Runtime loads a network, relative to its size, and the process without one (measured: 3.5 and 60 MiB).
-_LOADING, _LOADER_BYTES = 4, 64 << 20
+_LOADER_BYTES = 64 << 20  # a process with ONNX Runtime and no network (measured)
 _MARGIN = 1.5  # while it loads, a network is in memory more than once: packed, decoded, in the layout for computing
 
 
@@ -76,7 +76,7 @@ def needed_bytes(live_bytes: int, live_network: int, network: int) -> int:
         taken = live_bytes - live_network + network
     else:
         taken = live_bytes
-    loading = _LOADER_BYTES + _LOADING * network if network else 0
+    loading = _LOADER_BYTES + ENGINE_LOADING * network if network else 0
     return max(int(_MARGIN * max(taken, _BARE_BYTES // 2)), loading)
 
 
