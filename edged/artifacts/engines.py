@@ -8,7 +8,7 @@ from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
 from edged.errors import ArtifactError
-from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
+from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 
 
 def engine_of(artifact: Artifact, runtime: str) -> str:
@@ -38,10 +38,7 @@ def open_executor(artifact: Artifact, engine: str, threads: int) -> Executor:
         ArtifactError: The model is damaged, or the artifact has none for this engine.
     """
     if engine == "torch":
-        import torch
-
-        torch.set_num_threads(threads)
-        torch.get_num_threads()  # torch reads the number when a thread first asks for it
+        use_torch_threads(threads)
         return TorchExecutor(artifact.load_model())
     if artifact.manifest.onnx is None:
         raise ArtifactError(

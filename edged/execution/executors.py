@@ -31,6 +31,17 @@ class Executor(Protocol):
         """Compute the outputs [b, ...] of images [b, channels, height, width]. The images are not modified."""
 
 
+def use_torch_threads(threads: int) -> None:
+    """Set the number of threads that torch computes with when this thread asks it to.
+
+    torch reads the number when a thread first asks for it, and another thread may have changed it by then.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    torch.get_num_threads()
+
+
 class TorchExecutor:
     """Computes a network with torch on the CPU, in channels-last layout.
 

@@ -13,6 +13,7 @@ from edged.artifacts.engines import engine_of, open_executor
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
+from edged.execution.executors import use_torch_threads
 from edged.heap import trim_heap
 from edged.spec import RUNTIMES
 from service.inference.model import ServedModel
@@ -71,6 +72,8 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
 
     # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.
     served: ServedModel = run(load) if engine == "torch" else load()
+    if engine == "torch":
+        use_torch_threads(options.threads)  # of this thread, which will compute
     loaded = time.monotonic()
     compared: Comparison | None = run(lambda: served.warm(artifact.load_warmup()))
     run(served.warm_batches)

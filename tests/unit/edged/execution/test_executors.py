@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,17 @@ assert OnnxExecutor(Path(sys.argv[1]), 1).run(np.zeros((2, 3, 16, 16), np.float3
 assert not {"torch", "onnx"} & sys.modules.keys()
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.onnx")], check=True)
+
+
+def test_the_number_of_torchs_threads_is_that_of_each_thread() -> None:
+    code = """
+import threading, torch
+from edged.execution.executors import use_torch_threads
+loader = threading.Thread(target=use_torch_threads, args=(2,)); loader.start(); loader.join()
+use_torch_threads(2)
+reader = threading.Thread(target=torch.set_num_threads, args=(1,)); reader.start(); reader.join()
+print(torch.get_num_threads())
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as the fork server has it
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout == "2\n"
