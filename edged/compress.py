@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
-from edged.device import CPU, device_of, exact_float32, moved
+from edged.device import CPU, device_of, exact_float32, moved, on_cpu
 from edged.engine.activation_ranges import ActivationRanges
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.memory_plan import MemoryPlan, Resources
@@ -211,10 +211,8 @@ def _rounded(
     model: nn.Module, quantized: Mapping[str, QuantizedWeight], activations: ActivationQuantization
 ) -> RoundedNetwork:
     """Return the network with rounded activations, which computes on the CPU; the model stays on its device."""
-    if device_of(model) != CPU:
-        model = copy.deepcopy(model).to(CPU)
-        quantized = {name: weight.to(CPU) for name, weight in quantized.items()}
-    return RoundedNetwork(model, quantized, activations).eval()
+    on_host = {name: weight.to(CPU) for name, weight in quantized.items()}
+    return RoundedNetwork(on_cpu(model), on_host, activations).eval()
 
 
 def _batch_size(plan: MemoryPlan) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +43,11 @@ def device_of(model: nn.Module) -> torch.device:
     """Return the device of the parameters of `model`; the CPU for a model without parameters."""
     parameter = next(model.parameters(), None)
     return CPU if parameter is None else parameter.device
+
+
+def on_cpu(model: nn.Module) -> nn.Module:
+    """Return the model itself if it is on the CPU, or a copy there."""
+    return model if device_of(model) == CPU else copy.deepcopy(model).to(CPU)
 
 
 def device_name(device: torch.device) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from edged.compress import Compressed
-from edged.device import CPU
+from edged.device import CPU, on_cpu
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
@@ -52,7 +52,7 @@ def for_service(compressed: Compressed, network: LoadedNetwork, memory_limit: in
     quantized = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
     try:
         model = onnx_model(
-            compressed.model.to(CPU), quantized, compressed.activations, network.architecture, network.input
+            on_cpu(compressed.model), quantized, compressed.activations, network.architecture, network.input
         )
     except ArchitectureError:
         if compressed.activations is not None:
@@ -73,4 +73,4 @@ def executor_of(compressed: Compressed) -> Executor:
     """Return the engine that computes a quantized network in service."""
     if isinstance(compressed.engine, EngineNetwork):
         return compressed.engine.executor
-    return TorchExecutor(compressed.served.to(CPU))
+    return TorchExecutor(on_cpu(compressed.served))

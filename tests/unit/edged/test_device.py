@@ -15,6 +15,10 @@ from edged.compress import compress
 from edged.device import CPU, choose_device, device_name, device_of, exact_float32, moved, synchronize
 from edged.engine.memory_plan import Resources
 from edged.errors import DeviceError, UsageError
+from edged.models.architecture import Architecture
+from edged.models.loading import LoadedNetwork, Source
+from edged.models.registry import build
+from edged.pipeline.engine import executor_of, for_service
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
 from tests.support.pictures import write_folder
 from tests.support.pretended import DEVICE, PretendedDevice
@@ -123,6 +127,22 @@ def test_quantization_runs_on_the_models_device(cache: ImageCache, spec: QuantSp
     for name, value in expected.rest.items():
         assert_close(rest[name], value)
     assert_close(logits, expected.logits)
+
+
+def test_the_engine_of_a_service_leaves_the_model_on_its_device(cache: ImageCache):
+    architecture = Architecture("cifar_resnet20", 5, stem="cifar", shortcut="pad")
+    torch.manual_seed(0)
+    model = build(architecture).eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
+            module.reset_parameters()
+    with PretendedDevice():
+        compressed = compress(model.to(DEVICE), cache, QuantSpec(method=Method.RTN))
+        network = LoadedNetwork(model, architecture, cache.input, Source("0" * 64, 1, "a.pt", "torch-zip"))
+        served = for_service(compressed, network)
+        assert served.onnx is not None
+        assert device_of(served.model) == DEVICE
+        assert executor_of(served).name == "onnxruntime"
 
 
 class Classifier(nn.Module):
