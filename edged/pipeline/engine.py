@@ -8,13 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from edged.compress import Compressed
-from edged.device import CPU, on_cpu
+from edged.device import CPU, device_of, on_cpu
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
 from edged.heap import ENGINE_LOADING
 from edged.memory import give_back_free_memory, present_bytes
 from edged.models.loading import LoadedNetwork
+
+SMALL_BYTES = 64 << 20  # less than a plan's accuracy
 
 
 class EngineNetwork(nn.Module):
@@ -39,8 +41,9 @@ def for_service(compressed: Compressed, network: LoadedNetwork, memory_limit: in
     Args:
         compressed: The quantized network.
         network: The network in full precision.
-        memory_limit: Bytes of resident memory that this process may take; None for no limit. Where an engine in float
-            does not fit next to the networks, torch goes on computing: its outputs differ by rounding only.
+        memory_limit: Bytes of resident memory that this process may take; None for what the quantization was planned to
+            take. Where an engine in float does not fit next to the networks, torch goes on computing: its outputs
+            differ by rounding only.
 
     Returns:
         The quantized network; unchanged where only torch can compute it, as a head with an activation that the
@@ -61,12 +64,18 @@ def for_service(compressed: Compressed, network: LoadedNetwork, memory_limit: in
     data: bytes = model.SerializeToString()
     del model
     give_back_free_memory()
-    if compressed.activations is None and memory_limit is not None:
-        weights = sum(4 * weight.codes.numel() for weight in compressed.quantized.values())
-        if present_bytes(CPU) + ENGINE_LOADING * weights > memory_limit:
-            return dataclasses.replace(compressed, onnx=data)
+    if compressed.activations is None and not _has_room(compressed, memory_limit):
+        return dataclasses.replace(compressed, onnx=data)
     engine = EngineNetwork(OnnxExecutor(data, torch.get_num_threads()))
     return dataclasses.replace(compressed, onnx=data, engine=engine)
+
+
+def _has_room(compressed: Compressed, memory_limit: int | None) -> bool:
+    """Return whether ONNX Runtime can load the network in float within the limit, or else within the plan."""
+    needed = ENGINE_LOADING * sum(4 * weight.codes.numel() for weight in compressed.quantized.values())
+    if memory_limit is None and device_of(compressed.full) == CPU:  # a plan for a GPU is of the GPU's memory
+        memory_limit = compressed.plan.peak_bytes
+    return memory_limit is None or needed < SMALL_BYTES or present_bytes(CPU) + needed <= memory_limit
 
 
 def executor_of(compressed: Compressed) -> Executor:
