@@ -284,6 +284,13 @@ def _encoded(text: Any = "", encoding: Any = "latin1") -> Any:
     return text.encode("latin1")
 
 
+def _member(kind: Any, name: Any) -> Any:
+    """Return a member of an enum, as if it were written by its value, which is not in the file."""
+    if not (isinstance(kind, type) and issubclass(kind, Inert)):
+        raise CheckpointError("its pickle looks a name up in a way that torch.save does not write")
+    return kind(name)
+
+
 def _set(items: Any = ()) -> Any:
     """Return the strings and numbers of a set; nothing else can be the name of a buffer."""
     return (
@@ -312,5 +319,6 @@ _MADE: Mapping[str, Callable[..., Any]] = {
     },
     "torch.Size": lambda sizes=(): tuple(sizes) if isinstance(sizes, tuple | list) else (),
     "_codecs.encode": _encoded,
+    **dict.fromkeys(("builtins.getattr", "__builtin__.getattr"), _member),
     **dict.fromkeys(("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset"), _set),
 }

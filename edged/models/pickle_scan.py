@@ -96,6 +96,10 @@ _PLAIN_BUILTINS = frozenset(
     ]
 )
 # fmt: on
+# Python 3.11.0 to 3.11.3 write a member of an enum as getattr(Class, "NAME"). In this one spelling it only looks a
+# member up, and nothing can be made of the result.
+_LOOKUPS = frozenset({"builtins.getattr", "__builtin__.getattr"})
+_LOOKUP = re.compile(r"c(?:[xm]{2})?c[xm]2R(?!\)N)")
 _PLAIN_TYPES = frozenset({"signal.Signals", "signal.Handlers", "threading.Thread", "io.BytesIO", "weakref.WeakSet"}) | {
     "multiprocessing.context.BaseContext"
 }
@@ -207,17 +211,32 @@ def _checked(opcode: str, argument: Any, before: list[Any]) -> tuple[str, Any]:
 
 def _check_name(name: str) -> None:
     root, _, rest = name.partition(".")
-    if root in ("builtins", "__builtin__") and rest in _PLAIN_BUILTINS:
-        return
+    if name in _LOOKUPS or (root in ("builtins", "__builtin__") and rest in _PLAIN_BUILTINS):
+        return  # `_check_calls` checks how a lookup is used
     prefixes = {".".join(name.split(".")[: depth + 1]) for depth in range(name.count("."))}
     if (prefixes & _RUNS_CODE and name not in _PLAIN_TYPES) or name in _RUNS_CODE_NAMES:
-        raise UnsafeCheckpointError(
-            f"it names {quoted(name)}, which can run code; edged never loads such a file: save model.state_dict()"
-        )
+        raise _runs_code(name)
+
+
+def _runs_code(name: str) -> UnsafeCheckpointError:
+    return UnsafeCheckpointError(
+        f"it names {quoted(name)}, which can run code; edged never loads such a file: save model.state_dict()"
+    )
+
+
+def _is_lookup(spelling: _Spelling, start: int) -> bool:
+    """Return whether the name at `start` is called with a class and the public name of a member, on the spot."""
+    match = _LOOKUP.match(spelling.symbols, start)
+    if match is None:
+        return False
+    kind, member = spelling.arguments[match.end() - 4], spelling.arguments[match.end() - 3]
+    return kind not in _LOOKUPS and member.isidentifier() and not member.startswith("_")
 
 
 def _check_calls(spelling: _Spelling) -> None:
     for match in re.finditer(r"c(?=\(*([^(]))", spelling.symbols):
         name, first = spelling.arguments[match.start()], match[1]
+        if name in _LOOKUPS and not _is_lookup(spelling, match.start()):
+            raise _runs_code(name)
         if first not in _FIRST_ARGUMENT.get(name, first) + "123t":  # 123t: in a tuple, it can only be passed on
             raise UnsafeCheckpointError(f"its pickle calls {quoted(name)} in a way that torch.save does not write")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from edged.errors import CheckpointError
 from edged.models.inert_pickle import Inert, StoredTensor, UnknownTensor, read_pickle
-from edged.models.pickle_scan import PROTOCOLS
+from edged.models.pickle_scan import PROTOCOLS, scan_pickle
 
 
 def tree_of(value: object, protocol: int = 2) -> object:
@@ -31,7 +31,7 @@ def storages(data: bytes) -> dict[str, int]:
 
 
 class Phase(enum.Enum):
-    TRAIN = "train"
+    TRAIN = "TRAIN"
 
 
 # ---- what is read as what
@@ -77,8 +77,23 @@ def test_objects_become_inert_and_keep_what_the_file_says(protocol):
     assert tree["args"].name == "argparse.Namespace"
     assert tree["args"].state == {"lr": 0.1}
     assert tree["queue"].items == [1, 2]
-    assert tree["phase"].arguments == ("train",)
+    assert tree["phase"].arguments == ("TRAIN",)
     assert tree["loss"].state["reduction"] == "mean"
+
+
+MEMBERS = {  # what Python 3.11.0 to 3.11.3 writes of [Phase.TRAIN, Phase.EVAL], in protocols 2 and 4
+    2: b"\x80\x02]q\x00(c__builtin__\ngetattr\nq\x01cm\nPhase\nq\x02X\x05\x00\x00\x00TRAINq\x03\x86q\x04Rq\x05"
+    b"h\x01h\x02X\x04\x00\x00\x00EVALq\x06\x86q\x07Rq\x08e.",
+    4: b"\x80\x04]\x94(\x8c\x08builtins\x94\x8c\x07getattr\x94\x93\x94\x8c\x01m\x94\x8c\x05Phase\x94\x93\x94"
+    b"\x8c\x05TRAIN\x94\x86\x94R\x94h\x03h\x06\x8c\x04EVAL\x94\x86\x94R\x94e.",
+}
+
+
+@pytest.mark.parametrize("protocol", MEMBERS)
+def test_members_of_an_enum_that_are_looked_up_are_inert(protocol):
+    scan_pickle(io.BytesIO(MEMBERS[protocol]))
+    members, _, _ = read_pickle(MEMBERS[protocol])
+    assert [(member.name, member.arguments) for member in members] == [("m.Phase", ("TRAIN",)), ("m.Phase", ("EVAL",))]
 
 
 def test_nothing_that_a_file_names_is_imported():

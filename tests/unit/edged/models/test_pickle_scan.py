@@ -103,6 +103,34 @@ def test_a_function_that_runs_code_is_refused_by_name(function, protocol):
         scan(pickle.dumps({"x": Evil(function, "1 / 0")}, protocol))
 
 
+LOOKUP = b"\x80\x02cbuiltins\ngetattr\n"
+NAME = b"X\x04\x00\x00\x00EVAL"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"cm\nPhase\nX\x09\x00\x00\x00__class__\x86R.",  # no member
+        b"cm\nPhase\nX\x07\x00\x00\x00a.b.c.d\x86R.",
+        b"cm\nPhase\n)\x81" + NAME + b"\x86R.",  # of an object, which may be a method
+        b"cbuiltins\ngetattr\n" + NAME + b"\x86R.",
+        b"cm\nPhase\n" + NAME + b"\x86R)\x81.",  # a class in a class
+        b"(cm\nPhase\n" + NAME + b"tR.",  # spelled as no pickler does
+        b"cm\nPhase\n" + NAME + b"N\x87R.",
+        NAME + b"\x85R.",
+        b".",
+    ],
+)
+def test_a_lookup_of_anything_but_a_member_is_refused_by_name(rest):
+    with pytest.raises(UnsafeCheckpointError, match=r"names 'builtins\.getattr', which can run code"):
+        scan(LOOKUP + rest)
+
+
+def test_a_lookup_in_a_module_that_runs_code_is_refused_by_its_name():
+    with pytest.raises(UnsafeCheckpointError, match=r"names 'os\.path'"):
+        scan(LOOKUP + b"cos\npath\n" + NAME + b"\x86R.")
+
+
 @pytest.mark.parametrize(
     "name",
     [
