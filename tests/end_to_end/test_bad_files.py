@@ -134,7 +134,7 @@ def check_rejected(daemon: Daemon, name: str, content: bytes, code: str, reason:
     assert (told["file_name"], told["code"], told["reason"]) == (name, code, update["reason"])
     eventually(lambda: daemon.metric(counted) == before + 1, "it is counted")
     assert "load" not in update["stages"]  # before the long work
-    assert not list((daemon.state / "claimed").iterdir())
+    daemon.await_no_claims()
     assert not list((daemon.state / "drop" / "digits").iterdir())
     assert daemon.generation() == 1
 

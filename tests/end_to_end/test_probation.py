@@ -48,7 +48,7 @@ def remembered(daemon: Daemon, task: Task, update: dict[str, Any]) -> None:
     folder = daemon.state / "rejected" / update["sha256"]
     assert (folder / "file").read_bytes() == task.second.read_bytes()
     assert json.loads((folder / "reason.json").read_text())["code"] == "probation"
-    assert not list((daemon.state / "claimed").iterdir())
+    daemon.await_no_claims()
 
 
 def test_too_many_errors_bring_the_generation_before_back(task: Task, tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_an_operator_may_be_faster(task: Task, tmp_path: Path) -> None:
         assert daemon.post("/edged/v1/models/digits/rollback").json() == {"model": "digits", "from": 2, "to": 1}
         ended = daemon.update_of("second.pt")
         assert (ended["id"], ended["state"], ended["code"]) == (update["id"], "ROLLED_BACK", "rollback")
-        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is quarantined")
+        daemon.await_no_claims()
         assert daemon.generation() == 1
 
 

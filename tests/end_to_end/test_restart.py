@@ -57,7 +57,7 @@ def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> 
         assert len(daemon.updates()) == 2
         serves(daemon, task, 2)
         assert sorted(path.name for path in (daemon.state / "models/digits/gen").iterdir()) == ["1", "2"]
-        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is removed")
+        daemon.await_no_claims()
         assert not list((daemon.state / "staging").iterdir())
         assert daemon.stop() == 0
 
@@ -75,7 +75,7 @@ def test_kill_9_over_and_over(task: Task, tmp_path: Path) -> None:
         ended = daemon.update_of("first.pt")
         assert (ended["state"], ended["generation"]) == ("COMMITTED", daemon.generation())
         assert states(daemon, ended["id"]).count("COMMITTED") == 1
-        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is removed")
+        daemon.await_no_claims()
 
 
 def test_a_file_that_was_dropped_while_nobody_looked(task: Task, tmp_path: Path) -> None:

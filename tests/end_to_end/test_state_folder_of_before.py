@@ -113,7 +113,7 @@ def test_the_interrupted_update_goes_on_until_the_pin_and_then_to_its_end(
     assert edged(daemon, "unpin", before.MODEL)[0] == 0
     assert daemon.update_of("third.pt")["state"] == "COMMITTED"
     assert daemon.generation(before.MODEL) == 3
-    assert not list((daemon.state / "claimed").iterdir())
+    daemon.await_no_claims()
 
 
 def test_a_rollback_goes_back_to_the_generation_of_before(daemon: Daemon, expected: dict[str, Any]) -> None:

@@ -71,7 +71,7 @@ def test_what_a_fit_file_supersedes_is_kept_and_taken_again(daemon: Daemon, task
     assert (again["id"], again["state"]) == (answer["update"], "COMMITTED")
     assert daemon.generation() == again["generation"]
     assert not kept.exists()
-    eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed files are removed")
+    daemon.await_no_claims()
 
 
 def test_a_running_update_is_cancelled_and_taken_again(daemon: Daemon, task: Task, tmp_path: Path) -> None:

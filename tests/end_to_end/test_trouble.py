@@ -43,7 +43,7 @@ def test_a_newer_file_takes_the_place_of_one_that_waits(task: Task, tmp_path: Pa
         older = daemon.update_of("first.pt")
         assert (older["state"], older["code"]) == ("SUPERSEDED", "superseded")
         assert f"update {newer['id']} brings a newer file" in older["reason"]
-        eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed files are removed")
+        daemon.await_no_claims()
 
 
 def test_a_deferred_update_is_tried_again_after_a_restart(task: Task, tmp_path: Path) -> None:

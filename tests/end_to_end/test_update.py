@@ -50,7 +50,7 @@ def test_the_first_update_goes_all_the_way(daemon: Daemon, first: dict[str, obje
     assert isinstance(stages, dict)
     assert set(stages) == {"settle", "claim", "queue", "start", *STAGES, "write", "publish", "warm", "swap"}
     assert all(seconds >= 0 for seconds in stages.values())
-    eventually(lambda: not list((daemon.state / "claimed").iterdir()), "the claimed file is removed")
+    daemon.await_no_claims()
     assert not list((daemon.state / "staging").iterdir())
     assert not list((daemon.state / "drop" / "digits").iterdir())
 

@@ -158,6 +158,10 @@ class Daemon:
 
         return eventually(look, f"{name} in {wanted}", timeout_s)
 
+    def await_no_claims(self) -> None:
+        """Wait until no claimed file is left: one is removed right after its update has ended."""
+        eventually(lambda: not list((self.state / "claimed").iterdir()), "the claimed files are removed")
+
     def put_live(self, source: Path, name: str | None = None, model: str = "digits") -> dict[str, Any]:
         """Drop a good file and wait until it is committed."""
         self.drop(source, name, model)
