@@ -26,7 +26,8 @@ from edged.execution.placement import head_parameters, place
 from edged.execution.positive_scales import with_positive_scales
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.rounded import RoundedNetwork
-from edged.execution.selection import Policies, choose_policies, first_policies, ranges_of
+from edged.execution.selection import Policies, Ranges, choose_policies, first_policies
+from edged.execution.simulator import run_rounded
 from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener, SilentListener
@@ -37,6 +38,7 @@ from edged.spec import QuantSpec, Statistics
 CHOICE_IMAGES = 32
 # Pixels of the held-out images that choose the ranges of activations, which takes ten passes over them.
 CHOICE_PIXELS = 32 * 224**2
+CHOICE_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -192,27 +194,32 @@ def _best_ranges(
     """Choose the ranges of the activations by the error of the outputs on held-out images."""
     count = max(2, min(CHOICE_IMAGES, CHOICE_PIXELS // cache.input.size**2))
     some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
-    reference = predict(full, cache, some, batch_size=4)
+    batches = list(cache.batches(some, CHOICE_BATCH))
+    reference = predict(full, cache, some, batch_size=CHOICE_BATCH)
+    placement = place(build_graph(on_cpu(model), _on_cpu(quantized)), float_layers)
+    ranges = Ranges(measured.histograms, measured.bits)
 
     def quantization(policies: Policies) -> ActivationQuantization:
-        ranges = ranges_of(measured.histograms, policies, measured.bits)
-        return ActivationQuantization(measured.bits, ranges, float_layers)
-
-    rounded = _rounded(model, quantized, quantization(measured.policies))
+        return ActivationQuantization(measured.bits, ranges.of(policies), float_layers)
 
     def error(policies: Policies) -> float:
-        rounded.use(quantization(policies))
-        return squared_error(reference, predict(rounded, cache, some, batch_size=4))
+        grids = quantization(policies).grids()
+        found = torch.cat([run_rounded(placement, grids, batch) for batch in batches])
+        return squared_error(reference, found)
 
-    return quantization(choose_policies(rounded.placement, error))
+    with torch.inference_mode():
+        return quantization(choose_policies(placement, error))
 
 
 def _rounded(
     model: nn.Module, quantized: Mapping[str, QuantizedWeight], activations: ActivationQuantization
 ) -> RoundedNetwork:
     """Return the network with rounded activations, which computes on the CPU; the model stays on its device."""
-    on_host = {name: weight.to(CPU) for name, weight in quantized.items()}
-    return RoundedNetwork(on_cpu(model), on_host, activations).eval()
+    return RoundedNetwork(on_cpu(model), _on_cpu(quantized), activations).eval()
+
+
+def _on_cpu(quantized: Mapping[str, QuantizedWeight]) -> dict[str, QuantizedWeight]:
+    return {name: weight.to(CPU) for name, weight in quantized.items()}
 
 
 def _batch_size(plan: MemoryPlan) -> int:

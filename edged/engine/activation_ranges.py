@@ -16,8 +16,9 @@ from edged.execution.histogram import Histogram
 from edged.execution.placement import Placement
 from edged.execution.ranges import RangePolicy, choose_range
 
-# Counting takes as long as a small convolution, and more images hardly move a range. All images count for the extremes.
+# Counting takes as long as a small convolution, and more values hardly move a range. All values count for the extremes.
 COUNTED_IMAGES = 128
+COUNTED_SIDE = 32  # rows and columns of a map
 
 
 class ActivationRanges:
@@ -64,7 +65,7 @@ class ActivationRanges:
         seen = self._images.get(name, 0)
         counted = min(len(value), max(0, COUNTED_IMAGES - seen))
         if counted:
-            histogram.update(value[:counted])
+            histogram.update(_spread(value[:counted]))
         histogram.extend(value)
         self._images[name] = seen + len(value)
 
@@ -81,3 +82,11 @@ class ActivationRanges:
         """
         grid = self.grids.get(name)
         return value if grid is None else grid.nearest(value)
+
+
+def _spread(value: Tensor) -> Tensor:
+    """Return the values at evenly spaced positions of maps [images, channels, height, width]; others as they are."""
+    if value.dim() != 4:
+        return value
+    row, column = (-(-side // COUNTED_SIDE) for side in value.shape[2:])
+    return value[:, :, ::row, ::column]

@@ -40,7 +40,8 @@ class Histogram:
         Raises:
             CalibrationError: A value is infinite or not a number.
         """
-        low, high = (float(value) for value in torch.aminmax(x))
+        # torch.aminmax takes 100 times as long on maps in channels-last layout.
+        low, high = float(x.amin()), float(x.amax())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise CalibrationError("an activation is not finite because values overflow; check the checkpoint")
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -61,7 +62,7 @@ class Histogram:
         self.count += x.numel()
         if self._exponent is None:  # only zeros so far
             return
-        bins = x.mul(2.0**-self._exponent).floor_().add_(BINS // 2).flatten().long().cpu()
+        bins = x.mul(2.0**-self._exponent).floor_().add_(BINS // 2).flatten().int().cpu()
         self._counts += torch.bincount(bins.clamp_(0, BINS - 1), minlength=BINS)
 
     def bins(self) -> tuple[Tensor, Tensor]:

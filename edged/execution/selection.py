@@ -71,6 +71,20 @@ def choose_policies(placement: Placement, error: Callable[[Policies], float]) ->
     return chosen
 
 
-def ranges_of(histograms: Mapping[str, Histogram], policies: Policies, bits: int) -> dict[str, Range]:
-    """Return the range of each value by its policy."""
-    return {name: choose_range(histograms[name], policy, bits) for name, policy in policies.items()}
+class Ranges:
+    """Ranges of values by policy, each searched once.
+
+    Args:
+        histograms: Histogram of each value.
+        bits: Bits per code.
+    """
+
+    def __init__(self, histograms: Mapping[str, Histogram], bits: int) -> None:
+        self._histograms, self._bits = histograms, bits
+        self._found: dict[tuple[str, RangePolicy], Range] = {}
+
+    def of(self, policies: Policies) -> dict[str, Range]:
+        """Return the range of each value by its policy."""
+        for name, policy in set(policies.items()) - self._found.keys():
+            self._found[name, policy] = choose_range(self._histograms[name], policy, self._bits)
+        return {name: self._found[name, policy] for name, policy in policies.items()}

@@ -27,6 +27,23 @@ def run_float(graph: Graph, images: Tensor) -> Tensor:
     return _run(graph, images, _compute, {}, {})
 
 
+def run_rounded(placement: Placement, grids: Grids, images: Tensor) -> Tensor:
+    """Compute a graph in float32 with values rounded to their grids, in a third of the time of a `Simulator`.
+
+    Layers sum in float32, so a value next to the middle between two codes may get the other one.
+
+    Args:
+        placement: The values that are carried as codes.
+        grids: Grid of each of `placement.values`.
+        images: Inputs [batch, channels, height, width]. Not modified.
+    """
+
+    def compute(node: Node, values: Values) -> Tensor:
+        return _of_codes(node, values, placement, grids)
+
+    return _run(placement.graph, images, compute, placement.owners, grids)
+
+
 class Simulator:
     """A graph as an integer engine computes it: whole numbers are multiplied and summed, then scaled to codes.
 
@@ -57,13 +74,17 @@ class Simulator:
         return _run(self._placement.graph, images, self._compute, self._placement.owners, self._grids)
 
     def _compute(self, node: Node, values: Values) -> Tensor:
-        x = values[node.inputs[0]]
         if node.name in self._layers:
-            return self._layers[node.name](x)
-        owner = self._placement.owners.get(node.inputs[0])
-        if isinstance(node, ops.Silu) and owner is not None:  # engines round its sigmoid, too
-            return x * self._grids[owner].of_gate().nearest(x.sigmoid())
-        return _compute(node, values)
+            return self._layers[node.name](values[node.inputs[0]])
+        return _of_codes(node, values, self._placement, self._grids)
+
+
+def _of_codes(node: Node, values: Values, placement: Placement, grids: Grids) -> Tensor:
+    owner = placement.owners.get(node.inputs[0])
+    if isinstance(node, ops.Silu) and owner is not None:  # engines round its sigmoid, too
+        x = values[node.inputs[0]]
+        return x * grids[owner].of_gate().nearest(x.sigmoid())
+    return _compute(node, values)
 
 
 def _run(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from edged.engine.activation_ranges import COUNTED_IMAGES, ActivationRanges
+from edged.engine.activation_ranges import COUNTED_IMAGES, COUNTED_SIDE, ActivationRanges
 from edged.errors import CalibrationError
 from edged.execution.build import build_graph
 from edged.execution.grids import ActivationGrid
@@ -61,6 +61,20 @@ def test_some_images_are_counted_and_all_count_for_the_extremes(ranges: Activati
     ranges.observe("x", late)
     assert ranges.histograms["x"].count == COUNTED_IMAGES * 16
     assert ranges.histograms["x"].high == 77.0
+
+
+def test_of_large_maps_some_positions_are_counted_and_all_count_for_the_extremes(ranges: ActivationRanges) -> None:
+    maps = torch.randn(2, 3, 5 * COUNTED_SIDE, COUNTED_SIDE + 1, generator=torch.Generator().manual_seed(0))
+    maps[1, 2, 3, 1] = -99.0  # between the rows and columns that are counted
+    ranges.observe("x", maps)
+    assert ranges.histograms["x"].count == maps[:, :, ::5, ::2].numel()
+    assert ranges.histograms["x"].low == -99.0
+    assert float(ranges.histograms["x"].bins()[0][0]) > -9
+
+
+def test_counts_of_vectors_are_of_all_columns(ranges: ActivationRanges) -> None:
+    ranges.observe("x", torch.ones(4, 99))
+    assert ranges.histograms["x"].count == 4 * 99
 
 
 def test_values_are_rounded_once_their_grid_is_decided(ranges: ActivationRanges) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from edged.execution.build import build_graph
 from edged.execution.placement import Placement, head_parameters, place
 from edged.execution.ranges import RangePolicy, choose_range
-from edged.execution.selection import TRIED, Policies, choose_policies, first_policies, kinds_of, ranges_of
+from edged.execution.selection import TRIED, Policies, Ranges, choose_policies, first_policies, kinds_of
 from tests.support.executions import histograms, images, network
 
 RESNET, YOLO = network("option A"), network("yolov5")
@@ -73,6 +73,16 @@ def test_the_first_policies_stay_where_none_is_better() -> None:
 
 def test_ranges_follow_the_policies() -> None:
     seen = histograms(RESNET, images(RESNET, 2))
-    policies = {"x": RangePolicy.MINMAX, "relu": RangePolicy.MSE}
-    ranges = ranges_of(seen, policies, 8)
-    assert ranges == {name: choose_range(seen[name], policy) for name, policy in policies.items()}
+    ranges = Ranges(seen, 8)
+    for policy in (RangePolicy.MSE, RangePolicy.PERCENTILE, RangePolicy.MSE):
+        policies = {"x": RangePolicy.MINMAX, "relu": policy}
+        assert ranges.of(policies) == {name: choose_range(seen[name], policy) for name, policy in policies.items()}
+    assert ranges.of({"relu": RangePolicy.MSE}) != ranges.of({"relu": RangePolicy.PERCENTILE})
+
+
+def test_each_range_is_searched_once() -> None:
+    seen = histograms(RESNET, images(RESNET, 2))
+    ranges = Ranges(seen, 8)
+    found = ranges.of({"relu": RangePolicy.MSE})
+    seen["relu"].update(images(RESNET, 1) * 100)
+    assert ranges.of({"relu": RangePolicy.MSE}) == found

@@ -6,11 +6,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from edged.execution.graph import Conv, Graph, Linear, Weight
+from edged.execution.graph import Add, Conv, Graph, Linear, Relu, Weight
 from edged.execution.grids import ActivationGrid
 from edged.execution.placement import Placement, place
-from edged.execution.simulator import Simulator, run_float
+from edged.execution.simulator import Simulator, run_float, run_rounded
 from edged.quant.grid import QuantizedWeight
 from edged.spec import Scheme
 from tests.support.executions import Execution, executed, relative_error, session
@@ -69,6 +71,34 @@ def test_integers_are_near_the_network_in_float(name: str) -> None:
     done = executed(name)
     exact = run_float(done.placement.graph, done.images)
     assert 1e-9 < relative_error(Simulator(done.placement, done.grids).run(done.images), exact) < 0.1
+
+
+@pytest.mark.parametrize("name", RUN)
+def test_float_sums_err_as_much_as_integer_sums(name: str) -> None:
+    """Values next to the middle between two codes get the other one, which moves all that follow."""
+    done = executed(name)
+    exact = run_float(done.placement.graph, done.images)
+    error = relative_error(run_rounded(done.placement, done.grids, done.images), exact)
+    wanted = relative_error(Simulator(done.placement, done.grids).run(done.images), exact)
+    assert wanted / 3 < error < 3 * wanted
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_float_sums_are_integer_sums_where_float32_holds_them(seed: int) -> None:
+    """With scales and biases that are powers of two, no sum of few small codes is rounded."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def conv(name: str, source: str) -> Conv:
+        codes = torch.randint(0, 4, (3, 27), generator=generator, dtype=torch.uint8)
+        weight = QuantizedWeight(codes, torch.full((3,), 0.5), torch.full((3,), 2, dtype=torch.uint8), 2, (3, 3, 3, 3))
+        bias = torch.randint(-9, 9, (3,), generator=generator).float()
+        return Conv(name, (source,), Weight(name, weight.decode(), weight), bias, (1, 1), (1, 1))
+
+    nodes = (conv("a", "x"), Relu("b", ("a",)), conv("c", "b"), Add("d", ("b", "c")), conv("e", "d"))
+    placement = place(Graph("x", 3, nodes, "e"))
+    grids = {name: ActivationGrid(0.25, zero) for name, zero in zip(placement.values, (100, 0, 128, 90), strict=True)}
+    x = torch.randn(2, 3, 5, 5, generator=generator) * 9
+    assert torch.equal(run_rounded(placement, grids, x), Simulator(placement, grids).run(x))
 
 
 @pytest.mark.parametrize("name", ["option A", "resnet18", "relu"])
