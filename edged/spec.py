@@ -390,7 +390,7 @@ class DetectionSpec:
         return cls(**data)
 
 
-RUNTIMES = ("auto", "onnxruntime", "torch")  # engines that compute a model in service
+RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")  # engines that compute a model in service
 WEIGHTS = ("auto", "averaged", "last")
 STEM_POOLING = ("auto", "true", "false")
 STRIDES_IN = ("auto", "3x3", "1x1")

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
-from edged.errors import ArtifactError
+from edged.errors import ArtifactError, UnavailableError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
+from edged.execution.openvino_executor import OpenVinoExecutor
+
+# Engines, named as the packages that they are imported from, and how each is installed.
+ENGINES = {
+    "onnxruntime": "`pip install onnxruntime`",
+    "openvino": "`pip install 'edged[openvino]'`",
+    "torch": "the torch of your device",
+}
+
+
+def installed_engines() -> tuple[str, ...]:
+    """Return the engines that are installed here, the one that takes the least memory first."""
+    return tuple(name for name in ENGINES if importlib.util.find_spec(name) is not None)
+
+
+def require_engine(engine: str) -> None:
+    """Check that an engine is installed.
+
+    Raises:
+        UnavailableError: It is not.
+    """
+    if engine not in installed_engines():
+        raise UnavailableError(
+            f"runtime is {engine}, which is not installed here; install {ENGINES[engine]}, or set runtime: auto"
+        )
 
 
 def engine_of(artifact: Artifact, runtime: str) -> str:
-    """Return the engine that computes an artifact: "onnxruntime" or "torch".
+    """Return the engine that computes an artifact, such as "onnxruntime".
 
     Args:
         artifact: The artifact.
@@ -21,28 +47,49 @@ def engine_of(artifact: Artifact, runtime: str) -> str:
     """
     if runtime != "auto":
         return runtime
-    return "onnxruntime" if artifact.manifest.onnx is not None and _onnxruntime_is_installed() else "torch"
+    return "onnxruntime" if artifact.manifest.onnx is not None and "onnxruntime" in installed_engines() else "torch"
 
 
 def open_executor(artifact: Artifact, engine: str, threads: int) -> Executor:
     """Load the network of an artifact into an engine.
 
-    Threads that ONNX Runtime computes with are started here, with the priority of the calling thread.
+    Threads that the engine computes with are started here, with the priority of the calling thread.
 
     Args:
         artifact: The artifact.
-        engine: "onnxruntime" or "torch".
+        engine: One of `edged.spec.RUNTIMES` but "auto".
         threads: Threads to compute with.
 
     Raises:
+        UnavailableError: The engine is not installed.
         ArtifactError: The model is damaged, or the artifact has none for this engine.
     """
+    require_engine(engine)
     if engine == "torch":
         use_torch_threads(threads)
         return TorchExecutor(artifact.load_model())
+    return open_onnx(_checked_model(artifact, engine), engine, threads)
+
+
+def open_onnx(model: bytes | Path, engine: str, threads: int) -> Executor:
+    """Load an ONNX model into an engine.
+
+    Args:
+        model: The model, or the path of its file.
+        engine: The engine, one that reads ONNX models.
+        threads: Threads to compute with.
+
+    Raises:
+        ArtifactError: The model cannot be loaded.
+    """
+    return OpenVinoExecutor(model, threads) if engine == "openvino" else OnnxExecutor(model, threads)
+
+
+def _checked_model(artifact: Artifact, engine: str) -> Path:
+    """Return the path of an artifact's ONNX model, once its digest is known to be right."""
     if artifact.manifest.onnx is None:
         raise ArtifactError(
-            f"{artifact.directory} has no {ONNX}, which runtime: onnxruntime computes; drop the checkpoint again,"
+            f"{artifact.directory} has no {ONNX}, which runtime: {engine} computes; drop the checkpoint again,"
             " or set runtime: auto"
         )
     path = artifact.directory / ONNX
@@ -55,8 +102,4 @@ def open_executor(artifact: Artifact, engine: str, threads: int) -> Executor:
             f"{path} has sha256 {found[:16]}..., its manifest says {str(artifact.manifest.onnx['sha256'])[:16]}...;"
             " quantize the checkpoint again"
         )
-    return OnnxExecutor(path, threads)
-
-
-def _onnxruntime_is_installed() -> bool:
-    return importlib.util.find_spec("onnxruntime") is not None
+    return path

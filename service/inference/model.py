@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.artifacts.reader import Artifact
-from edged.artifacts.warmup import TOLERANCE, Comparison, Warmup
+from edged.artifacts.warmup import OTHER_ENGINE_TOLERANCE, TOLERANCE, Comparison, Warmup
 from edged.calibration.color_histograms import BINS, Histograms
 from edged.errors import GateError
 from edged.execution.executors import Executor
@@ -56,6 +56,7 @@ class ServedModel:
         self._version = version
         self.input = artifact.input
         self.color_histogram = _color_histogram(artifact)
+        self._in_float = artifact.activations is None
         self._task = task_of(artifact)
         self._outputs = [output["name"] for output in self._task.described]
         self._executor = executor
@@ -159,11 +160,13 @@ class ServedModel:
 
     def _compare(self, warmup: Warmup, outputs: list[Floats]) -> Comparison:
         compared = warmup.compare(outputs)
-        if not compared.close:
+        same = warmup.engine in (None, self._executor.name) or self._in_float
+        tolerance = TOLERANCE if same else OTHER_ENGINE_TOLERANCE
+        if not compared.within(tolerance):
             raise GateError(
                 f"generation {self._version} of {self._name} gives other outputs for its warm-up images than the"
                 f" network that was evaluated: they differ by {compared.relative_error:.3g} of their norm,"
-                f" {TOLERANCE:g} is allowed (sha256 {compared.digest[:16]}..., recorded {compared.recorded[:16]}...);"
+                f" {tolerance:g} is allowed (sha256 {compared.digest[:16]}..., recorded {compared.recorded[:16]}...);"
                 " its files are damaged, quantize the checkpoint again"
             )
         return compared

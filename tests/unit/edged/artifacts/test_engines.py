@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.artifacts.engines import engine_of, open_executor
+from edged.artifacts.engines import ENGINES, engine_of, installed_engines, open_executor
 from edged.artifacts.reader import read_artifact
-from edged.errors import ArtifactError
+from edged.errors import ArtifactError, UnavailableError
+from edged.spec import RUNTIMES
 from tests.support.artifacts import write_untrained
 
 
@@ -31,9 +33,28 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None:
 def test_both_engines_compute_an_artifact(folder: Path) -> None:
     artifact = read_artifact(folder)
     images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
-    first, second = (open_executor(artifact, name, 1) for name in ("onnxruntime", "torch"))
-    assert (first.name, second.name) == ("onnxruntime", "torch")
-    np.testing.assert_allclose(first.run(images), second.run(images), rtol=1e-4, atol=1e-4)
+    expected = open_executor(artifact, "torch", 1).run(images)
+    for name in installed_engines():
+        executor = open_executor(artifact, name, 1)
+        assert executor.name == name
+        np.testing.assert_allclose(executor.run(images), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("engine", "remedy"),
+    [("onnxruntime", "`pip install onnxruntime`"), ("openvino", r"`pip install 'edged\[openvino\]'`")],
+)
+def test_an_engine_that_is_not_installed_is_named(
+    folder: Path, engine: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, engine, None)  # as if it was not installed
+    assert engine not in installed_engines()
+    with pytest.raises(UnavailableError, match=f"runtime is {engine}, which is not installed here; install {remedy}"):
+        open_executor(read_artifact(folder), engine, 1)
+
+
+def test_engines_are_those_of_the_config(folder: Path) -> None:
+    assert {"auto", *ENGINES} == set(RUNTIMES)
 
 
 def test_auto_takes_onnx_runtime_where_there_is_a_model(folder: Path) -> None:

@@ -127,6 +127,7 @@ def test_the_warmup_is_stored_with_the_artifact(cache: ImageCache, network: nn.M
     assert artifact.manifest.warmup is not None
     assert artifact.manifest.warmup["images"] == MAX_IMAGES
     assert artifact.manifest.warmup["threads"] == torch.get_num_threads()
+    assert loaded.engine == artifact.manifest.warmup["engine"] == "torch"
 
     write_artifact(tmp_path / "b", quantized={}, rest=network.state_dict(), manifest=about, report={})
     assert read_artifact(tmp_path / "b").load_warmup() is None
@@ -137,7 +138,7 @@ def test_a_damaged_warmup_file_raises_an_error_with_its_path(tmp_path: Path) -> 
     path = tmp_path / "warmup.safetensors"
     warmup = Warmup(np.zeros((2, 3, 16, 16), np.uint8), np.zeros((2, 10), np.float32), "ab", 1)
     entry = save_warmup(path, warmup)
-    assert dataclasses.astuple(load_warmup(path, entry, SPEC))[2:] == ("ab", 1)
+    assert dataclasses.astuple(load_warmup(path, entry, SPEC))[2:] == ("ab", 1, None)
     for changes, spec, reason in (
         ({}, InputSpec(32, 32), r"not the images \[2, 3, 32, 32\]"),
         ({"images": 3}, SPEC, r"not the images \[3, 3, 16, 16\]"),
