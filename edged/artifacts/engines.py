@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
-from edged.errors import ArtifactError, UnavailableError
+from edged.errors import ArtifactError, DeviceError, UnavailableError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.openvino_executor import OpenVinoExecutor
 
@@ -37,6 +38,10 @@ def require_engine(engine: str) -> None:
         )
 
 
+if TYPE_CHECKING:
+    import torch
+
+
 def engine_of(artifact: Artifact, runtime: str) -> str:
     """Return the engine that computes an artifact, such as "onnxruntime".
 
@@ -50,7 +55,7 @@ def engine_of(artifact: Artifact, runtime: str) -> str:
     return "onnxruntime" if artifact.manifest.onnx is not None and "onnxruntime" in installed_engines() else "torch"
 
 
-def open_executor(artifact: Artifact, engine: str, threads: int) -> Executor:
+def open_executor(artifact: Artifact, engine: str, threads: int, device: str = "cpu") -> Executor:
     """Load the network of an artifact into an engine.
 
     Threads that the engine computes with are started here, with the priority of the calling thread.
@@ -59,15 +64,19 @@ def open_executor(artifact: Artifact, engine: str, threads: int) -> Executor:
         artifact: The artifact.
         engine: One of `edged.spec.RUNTIMES` but "auto".
         threads: Threads to compute with.
+        device: Device that torch computes on: "cpu", "cuda", or "auto" for a GPU if torch finds one and computes in
+            float. The other engines take no device.
 
     Raises:
         UnavailableError: The engine is not installed.
         ArtifactError: The model is damaged, or the artifact has none for this engine.
+        DeviceError: torch cannot use the device, or the activations are codes, which it computes with on the CPU only.
+        MemoryLimitError: The network does not fit into the GPU's memory.
     """
     require_engine(engine)
     if engine == "torch":
         use_torch_threads(threads)
-        return TorchExecutor(artifact.load_model())
+        return TorchExecutor(artifact.load_model(), _torch_device(artifact, device))
     return open_onnx(_checked_model(artifact, engine), engine, threads)
 
 
@@ -103,3 +112,17 @@ def _checked_model(artifact: Artifact, engine: str) -> Path:
             " quantize the checkpoint again"
         )
     return path
+
+
+def _torch_device(artifact: Artifact, name: str) -> torch.device:
+    from edged.device import CPU, choose_device
+
+    device = choose_device(name)
+    if device == CPU or artifact.activations is None:
+        return device
+    if name == "auto":
+        return CPU
+    raise DeviceError(
+        f"serve.device is {name}, and {artifact.directory} has quantized activations, which torch computes on the CPU"
+        " only; set quantization.activation_bits: null and drop the checkpoint again, or choose serve.device: auto"
+    )

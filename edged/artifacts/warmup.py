@@ -23,7 +23,7 @@ from safetensors.numpy import load, save_file
 
 from edged.calibration.images import normalize
 from edged.errors import ArtifactError
-from edged.execution.executors import Executor
+from edged.execution.executors import TOLERANCE, Executor
 from edged.spec import InputSpec
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ Floats = npt.NDArray[np.float32]
 MAX_IMAGES = 4
 MAX_PIXEL_BYTES = 2 << 20  # of all images; one image of any size is always recorded
 MAX_VALUES = 1 << 16  # of the outputs of one image: a detector's raw outputs at 640 pixels have 2 million
-TOLERANCE = 1e-4  # relative: 200 times the effect of threads on a ResNet-50, and less than any error that matters
 # Another engine may round to the next code, and later layers spread that: 2 % on a trained ResNet-18 (measured). Files
 # have digests, so what is left to find is an engine that computes something else.
 OTHER_ENGINE_TOLERANCE = 0.25

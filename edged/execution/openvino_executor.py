@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.errors import ArtifactError
+from edged.execution.executors import TOLERANCE
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,6 +33,7 @@ class OpenVinoExecutor:
     """
 
     name = "openvino"
+    tolerance = TOLERANCE
 
     def __init__(self, model: bytes | Path, threads: int) -> None:
         openvino = import_openvino()

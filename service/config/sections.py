@@ -335,6 +335,7 @@ class ServeConfig:
     port: int = setting(whole(0, 65535), 8080)
     socket: Path | None = setting(path, None)
     threads: int | None = setting(whole(1), None)
+    device: str = setting(choice("auto", "cpu", "cuda"), "cpu")
     queue: int = setting(whole(1), 64)
     deadline_ms: int = setting(whole(1), 10_000)
     max_body_bytes: int = setting(size, 64 << 20)

@@ -141,7 +141,9 @@ class ModelRegistry:
         model, serve = self._config.model(name), self._config.current.serve
         batching = Batching() if model is None else model.batching.to_batching()
         runtime = "auto" if model is None else model.runtime
-        return ServingLimits(threads=serve.threads, queue=serve.queue, batching=batching, runtime=runtime)
+        return ServingLimits(
+            threads=serve.threads, queue=serve.queue, batching=batching, runtime=runtime, device=serve.device
+        )
 
     def _set_sampling(self, name: str) -> None:
         model = self._config.model(name)

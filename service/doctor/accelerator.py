@@ -8,7 +8,7 @@ from pathlib import Path
 from edged.errors import AccessError, DeviceError
 from service.config.load import Config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
-from service.doctor.packages import probe
+from service.doctor.packages import cuda_settings, probe
 
 # Nodes of a Jetson and of a graphics card; others (nvidia-caps, nvidia-modeset) are not needed for computing.
 _NODES = ("nvhost-*", "nvmap", "nvgpu/*/*", "nvidia[0-9]*", "nvidiactl", "nvidia-uvm")
@@ -30,11 +30,11 @@ _OTHER_REMEDY = "`sudo dmesg` shows the driver's error"
 
 
 def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
-    """Check that the CUDA driver starts."""
+    """Check that the CUDA driver starts, and say what uses the GPU."""
     found = probe("service.doctor.cuda_probe")
-    wanted = config is not None and config.worker.device == "cuda"
+    wanted = cuda_settings(config)
     trouble = FAIL if wanted else WARN
-    computing = "and worker.device is cuda" if wanted else "computing on the CPU"
+    computing = f"and {wanted}" if wanted else "computing on the CPU"
     if isinstance(found, str):
         yield Check(
             "cuda",
@@ -52,7 +52,9 @@ def check_cuda(machine: Machine, config: Config | None) -> Iterator[Check]:
         detail = f"cuInit answers {found['code']}: {found['words']}; {computing}"
         yield Check("cuda", trouble, detail, _REMEDIES.get(found["code"], _OTHER_REMEDY), DeviceError.exit_code)
     else:
-        yield Check("cuda", OK, f"driver for CUDA {found['driver']}: {', '.join(found['devices']) or 'no device'}")
+        uses = "" if config is None else f"; {_uses(config)}"
+        devices = ", ".join(found["devices"]) or "no device"
+        yield Check("cuda", OK, f"driver for CUDA {found['driver']}: {devices}{uses}")
 
 
 def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Check]:
@@ -65,7 +67,7 @@ def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Chec
     if not closed:
         yield Check("device nodes", OK, f"{len(nodes)} of an NVIDIA device, which {machine.user()} may open")
         return
-    wanted = config is not None and config.worker.device == "cuda"
+    wanted = cuda_settings(config)
     names = ", ".join(f"/dev/{node.relative_to(machine.path('/dev'))}" for node, _ in closed[:_LISTED])
     more = f" and {len(closed) - _LISTED} more" if len(closed) > _LISTED else ""
     # Joining the node's group is enough, unless the group is root's and must be changed first.
@@ -77,6 +79,14 @@ def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Chec
         f"`sudo usermod -aG {','.join(groups)} {machine.user()}`, then start edged anew",
         AccessError.exit_code,
     )
+
+
+def _uses(config: Config) -> str:
+    """Describe what computes on the GPU if torch can use it."""
+    on_gpu = {"auto": "on the GPU if torch finds it", "cuda": "on the GPU", "cpu": "on the CPU"}
+    served = [model.name for model in config.models if model.runtime == "torch"]
+    requests = f", requests of {', '.join(served)} {on_gpu[config.serve.device]} (serve.device)" if served else ""
+    return f"quantizing {on_gpu[config.worker.device]} (worker.device){requests}"
 
 
 def _nodes(machine: Machine) -> list[Path]:

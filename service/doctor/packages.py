@@ -41,9 +41,17 @@ def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
         fix = "`pip install --force-reinstall torch torchvision`, on a Jetson JetPack's wheels"
         yield Check("torch", FAIL, f"torch {version_of('torch')} cannot be imported: {found}", fix)
         return
-    yield _torch(found, config is not None and config.worker.device == "cuda")
+    yield _torch(found, cuda_settings(config))
     yield _torchvision(found)
     yield _onnxruntime(found)
+
+
+def cuda_settings(config: Config | None) -> str:
+    """Return the settings that need a GPU, such as "worker.device is cuda"; "" if none does."""
+    if config is None:
+        return ""
+    devices = {"worker.device": config.worker.device, "serve.device": config.serve.device}
+    return " and ".join(f"{name} is cuda" for name, device in devices.items() if device == "cuda")
 
 
 def probe(module: str) -> dict[str, Any] | str:
@@ -74,7 +82,7 @@ def version_of(package: str) -> str | None:
         return None
 
 
-def _torch(found: dict[str, Any], cuda_wanted: bool) -> Check:
+def _torch(found: dict[str, Any], cuda_wanted: str) -> Check:
     release, built_for = found["torch"], found.get("built_for_cuda")
     build = f"{release} {'with CUDA' if found['cuda'] else 'on the CPU'}"
     if _release(release) < _LEAST_TORCH:
@@ -82,8 +90,8 @@ def _torch(found: dict[str, Any], cuda_wanted: bool) -> Check:
         return Check("torch", FAIL, f"{build}; before 2.6 reading a checkpoint can run its code (CVE-2025-32434)", fix)
     if cuda_wanted and not found["cuda"]:
         why = "it was built without CUDA" if built_for is None else f"it finds no device for its CUDA {built_for}"
-        fix = "install the torch of your device (JetPack's wheels), or set worker.device to cpu"
-        return Check("torch", FAIL, f"{build}: {why}, and worker.device is cuda", fix, exit_code=DeviceError.exit_code)
+        fix = "install the torch of your device (JetPack's wheels), or choose cpu"
+        return Check("torch", FAIL, f"{build}: {why}, and {cuda_wanted}", fix, exit_code=DeviceError.exit_code)
     return Check("torch", OK, build)
 
 

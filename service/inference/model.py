@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.artifacts.reader import Artifact
-from edged.artifacts.warmup import OTHER_ENGINE_TOLERANCE, TOLERANCE, Comparison, Warmup
+from edged.artifacts.warmup import OTHER_ENGINE_TOLERANCE, Comparison, Warmup
 from edged.calibration.color_histograms import BINS, Histograms
-from edged.errors import GateError
+from edged.errors import GateError, MemoryLimitError
 from edged.execution.executors import Executor
 from service.inference.batch_queue import warm_sizes
 from service.inference.requests import Request, error_body, metadata, parse_request
@@ -161,7 +161,7 @@ class ServedModel:
     def _compare(self, warmup: Warmup, outputs: list[Floats]) -> Comparison:
         compared = warmup.compare(outputs)
         same = warmup.engine in (None, self._executor.name) or self._in_float
-        tolerance = TOLERANCE if same else OTHER_ENGINE_TOLERANCE
+        tolerance = self._executor.tolerance if same else OTHER_ENGINE_TOLERANCE
         if not compared.within(tolerance):
             raise GateError(
                 f"generation {self._version} of {self._name} gives other outputs for its warm-up images than the"
@@ -225,6 +225,9 @@ def _guarded(produce: Callable[[], T]) -> T | Reply:
         return Reply(400, Body(error_body(str(error))))
     except NotFiniteError as error:
         return Reply(500, Body(error_body(str(error))))
+    except MemoryLimitError as error:
+        log.warning("a request failed: %s", error)
+        return Reply(503, Body(error_body(str(error))))
     except Exception as error:  # an error in one request must not stop the server
         log.exception("a request failed")
         return Reply(500, Body(error_body(f"inference failed: {type(error).__name__}; see the log of the daemon")))

@@ -238,6 +238,7 @@ class Generation:
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
             *("--parent", str(os.getpid()), "--threads", str(options.threads or cores()), "--runtime", options.runtime),
+            *("--device", options.device),
             *(("--beside",) if options.background else ()),
             *("--max-batch", str(batching.max_batch), "--max-delay-s", str(batching.max_delay_s)),
         ]

@@ -19,6 +19,7 @@ class GenerationOptions:
         batching: How requests are batched.
         background: Whether the process loads at background priority, because another generation serves meanwhile.
         runtime: Engine that computes, one of `edged.spec.RUNTIMES`.
+        device: Device that torch computes on, "auto", "cpu" or "cuda".
     """
 
     threads: int | None = None
@@ -26,6 +27,7 @@ class GenerationOptions:
     batching: Batching = field(default_factory=Batching)
     background: bool = False
     runtime: str = "auto"
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class ServingLimits:
         queue: Requests of one model that may wait or run at once.
         batching: How a generation batches requests.
         runtime: Engine of a generation, one of `edged.spec.RUNTIMES`.
+        device: Device that torch computes on in a generation, "auto", "cpu" or "cuda".
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds without a reply after which a generation counts as hung.
@@ -47,6 +50,7 @@ class ServingLimits:
     queue: int = 64
     batching: Batching = field(default_factory=Batching)
     runtime: str = "auto"
+    device: str = "cpu"
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -54,7 +58,7 @@ class ServingLimits:
 
     def of_generation(self, *, background: bool) -> GenerationOptions:
         """Return the options of one generation of the model."""
-        return GenerationOptions(self.threads, self.queue, self.batching, background, self.runtime)
+        return GenerationOptions(self.threads, self.queue, self.batching, background, self.runtime, self.device)
 
 
 @dataclass(frozen=True)

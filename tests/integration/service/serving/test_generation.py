@@ -49,12 +49,12 @@ def published(task: Task, detection_task: DetectionTask, tmp_path_factory: pytes
     return folder
 
 
-def started(artifact: Path, threads: int = 1) -> Generation:
+def started(artifact: Path, threads: int = 1, **options: str) -> Generation:
     """A generation that has come up, and is gone again."""
 
     async def main() -> Generation:
         async with generations.shared_fork_server() as fork_server:
-            generation = Generation("m", 7, artifact, fork_server, GenerationOptions(threads=threads))
+            generation = Generation("m", 7, artifact, fork_server, GenerationOptions(threads=threads, **options))  # type: ignore[arg-type]  # texts
             try:
                 await generation.start(120)
             finally:
@@ -117,6 +117,13 @@ def test_artifacts_without_images_still_come_up(published: Path, tmp_path: Path)
     artifact = copied(published / "digits", tmp_path, without=("warmup.safetensors",))
     change_manifest(artifact, lambda said: said.pop("warmup"))
     assert started(artifact).warmup is None
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_the_device_is_that_of_the_options(published: Path) -> None:
+    assert started(published / "digits", runtime="torch", device="auto").engine == "torch"
+    with pytest.raises(StartError, match="device has value 'cuda', and torch"):
+        started(published / "digits", runtime="torch", device="cuda")
 
 
 def copied(source: Path, folder: Path, without: tuple[str, ...]) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from edged.artifacts.engines import ENGINES, engine_of, installed_engines, open_executor
-from edged.artifacts.reader import read_artifact
-from edged.errors import ArtifactError, UnavailableError
+from edged.artifacts.reader import Artifact, read_artifact
+from edged.errors import ArtifactError, DeviceError, UnavailableError
+from edged.execution.quantization import ActivationQuantization
 from edged.spec import RUNTIMES
 from tests.support.artifacts import write_untrained
+from tests.support.pretended import DEVICE, PretendedDevice
 
 
 @pytest.fixture
@@ -80,3 +84,29 @@ def test_a_damaged_or_missing_model_is_named(folder: Path) -> None:
         ArtifactError, match=r"cannot read .*model\.onnx: No such file or directory; quantize the check"
     ):
         open_executor(artifact, "onnxruntime", 1)
+
+
+def test_torch_computes_on_the_device_that_is_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = read_artifact(folder)
+    images = np.random.default_rng(0).standard_normal((2, 3, 8, 8), np.float32)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert open_executor(artifact, "torch", 1, "auto").name == "torch"
+    with pytest.raises(DeviceError, match="device has value 'cuda'"):
+        open_executor(artifact, "torch", 1, "cuda")
+    expected = open_executor(artifact, "torch", 1, "cpu").run(images)
+    monkeypatch.setattr("edged.device.choose_device", lambda name: DEVICE)
+    with PretendedDevice():
+        for device in ("auto", "cuda"):
+            engine = open_executor(artifact, "torch", 1, device)
+            assert engine.name == f"torch_{DEVICE.type}"
+            np.testing.assert_allclose(engine.run(images), expected, rtol=0.02, atol=0.02)
+    assert open_executor(artifact, "onnxruntime", 1, "cuda").name == "onnxruntime"
+
+
+def test_codes_of_activations_are_computed_on_the_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = dataclasses.replace(read_artifact(folder), activations=ActivationQuantization(8, {}, ()))
+    monkeypatch.setattr(Artifact, "load_model", lambda self: torch.nn.Identity())
+    monkeypatch.setattr("edged.device.choose_device", lambda name: torch.device(name if name != "auto" else "cuda"))
+    assert open_executor(artifact, "torch", 1, "auto").name == "torch"
+    with pytest.raises(DeviceError, match=r"serve\.device is cuda, and .* quantized activations, .*; set quant"):
+        open_executor(artifact, "torch", 1, "cuda")

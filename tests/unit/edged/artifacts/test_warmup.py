@@ -13,15 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from edged.artifacts.reader import read_artifact
-from edged.artifacts.warmup import MAX_IMAGES, MAX_VALUES, TOLERANCE, Warmup, load_warmup, record, save_warmup
+from edged.artifacts.warmup import MAX_IMAGES, MAX_VALUES, Warmup, load_warmup, record, save_warmup
 from edged.artifacts.writer import write_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.errors import ArtifactError
-from edged.execution.executors import TorchExecutor
+from edged.execution.executors import TOLERANCE, TorchExecutor
 from edged.models.registry import build
 from edged.spec import InputSpec
 from tests.support.artifact_samples import ARCHITECTURE, manifest
 from tests.support.pictures import write_folder
+from tests.support.pretended import DEVICE, PretendedDevice
 
 SPEC = InputSpec(16, 16)
 
@@ -74,6 +75,22 @@ def test_the_same_network_gives_the_same_bits_and_another_one_does_not(cache: Im
     compared = warmup.compare(answers(other, warmup))
     assert not compared.close
     assert compared.digest != compared.recorded == warmup.digest
+
+
+def test_half_precision_of_a_gpu_is_close_and_another_network_is_not(cache: ImageCache, network: nn.Module) -> None:
+    warmup = recorded(network, cache)
+    other = copy.deepcopy(network)
+    next(iter(other.parameters())).data[0] *= 1.5
+    closes = []
+    for each in (network, other):
+        with PretendedDevice():
+            engine = TorchExecutor(copy.deepcopy(each), DEVICE)
+            outputs = [engine.run(image[None]) for image in warmup.images(SPEC)]
+        compared = warmup.compare(outputs)
+        assert not compared.identical
+        assert not compared.close
+        closes.append(compared.within(engine.tolerance))
+    assert closes == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from edged.errors import ArtifactError
-from edged.execution.executors import OnnxExecutor, TorchExecutor
+from edged.errors import ArtifactError, MemoryLimitError
+from edged.execution.executors import HALF_TOLERANCE, TOLERANCE, OnnxExecutor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
 from edged.models.registry import Architecture, build
 from edged.spec import InputSpec
+from tests.support.pretended import DEVICE, PretendedDevice
 
 ARCHITECTURE = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
 SPEC = InputSpec(16, 16)
@@ -90,3 +92,77 @@ print(torch.get_num_threads())
     environment = os.environ | {"OMP_NUM_THREADS": "1"}  # as the fork server has it
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
     assert done.stdout == "2\n"
+
+
+def test_a_gpu_computes_in_half_precision_where_the_network_is(network: torch.nn.Module) -> None:
+    """The device fails where tensors of two devices or of two data types meet."""
+    x = np.random.default_rng(3).standard_normal((4, 3, 16, 16), np.float32)
+    before = x.copy()
+    expected = TorchExecutor(network).run(x)
+    with PretendedDevice():
+        engine = TorchExecutor(copy.deepcopy(network), DEVICE)
+        found = engine.run(x)
+        kinds = {value.dtype for name, value in engine._network.state_dict().items() if "running" in name}
+        weights = {value.dtype for name, value in engine._network.named_parameters() if "conv" in name}
+    assert (engine.name, engine.tolerance) == ("torch_lazy", HALF_TOLERANCE)
+    assert (kinds, weights) == ({torch.float32}, {torch.float16})
+    assert found.dtype == np.float32
+    assert np.array_equal(x, before)
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert TOLERANCE < error < HALF_TOLERANCE / 2
+
+
+def test_large_variances_do_not_overflow_in_half_precision() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).eval()
+    network[1].running_var.fill_(1e6)
+    network[1].weight.data.fill_(1e3)
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8), np.float32)
+    expected = TorchExecutor(copy.deepcopy(network)).run(x)
+    with PretendedDevice():
+        np.testing.assert_allclose(TorchExecutor(network, DEVICE).run(x), expected, rtol=0.02, atol=0.01)
+
+
+class Full(torch.nn.Module):
+    """A network that fills the GPU, on the calls it is given."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls -= 1
+        if self.calls >= 0:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+        return images
+
+
+def test_an_exhausted_gpu_is_a_clear_error_and_the_next_request_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    released: list[bool] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: released.append(True))
+    x = np.ones((1, 3, 2, 2), np.float32)
+    with PretendedDevice():
+        engine = TorchExecutor(Full(1), DEVICE)
+        with pytest.raises(MemoryLimitError, match=r"the GPU ran out of memory for requests; free its memory"):
+            engine.run(x)
+        assert released == [True]
+        assert np.array_equal(engine.run(x), x)
+
+
+def test_a_network_that_does_not_fit_into_the_gpu(monkeypatch: pytest.MonkeyPatch, network: torch.nn.Module) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    moved = copy.deepcopy(network)
+    monkeypatch.setattr(moved, "to", full)
+    with pytest.raises(MemoryLimitError, match=r"serve\.device: cpu"):
+        TorchExecutor(moved, DEVICE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_gives_the_outputs_of_the_network(network: torch.nn.Module) -> None:
+    x = np.random.default_rng(3).standard_normal((4, 3, 16, 16), np.float32)
+    expected = TorchExecutor(network).run(x)
+    engine = TorchExecutor(copy.deepcopy(network), torch.device("cuda"))
+    assert engine.name == "torch_cuda"
+    assert np.linalg.norm(engine.run(x) - expected) / np.linalg.norm(expected) < HALF_TOLERANCE

@@ -50,6 +50,31 @@ def test_a_driver_that_starts_names_its_devices(tmp_path, driver):
 
 
 @needs_compiler
+def test_what_uses_the_gpu_is_named(tmp_path, driver, wants_cuda):
+    driver(0)
+    detail = "driver for CUDA 12.6: Orin; quantizing on the GPU (worker.device)"
+    assert only(check_cuda(machine(tmp_path), wants_cuda)).detail == detail
+    path = tmp_path / "edged.yaml"
+    path.write_text(
+        "models:\n- {name: m, calibration: {dir: images}, runtime: torch}\n- {name: n, calibration: {dir: images}}\n"
+        "serve: {device: auto}\n"
+    )
+    check = only(check_cuda(machine(tmp_path), load_config(path)))
+    served = "quantizing on the CPU (worker.device), requests of m on the GPU if torch finds it (serve.device)"
+    assert check.detail == f"driver for CUDA 12.6: Orin; {served}"
+
+
+@needs_compiler
+def test_a_driver_that_does_not_start_is_a_failure_where_requests_need_it(tmp_path, driver, wants_cuda):
+    driver(100)
+    path = tmp_path / "edged.yaml"
+    path.write_text("models: [{name: m, calibration: {dir: images}}]\nserve: {device: cuda}\n")
+    check = only(check_cuda(machine(tmp_path), load_config(path)))
+    assert (check.level, check.exit_code) == ("fail", 69)
+    assert check.detail.endswith("; and serve.device is cuda")
+
+
+@needs_compiler
 @pytest.mark.parametrize(("code", "command"), [(100, "ls -l /dev/nvidia*"), (803, "sudo reboot"), (7, "sudo dmesg")])
 def test_what_cuinit_answers_is_told_in_words_with_what_mends_it(tmp_path, driver, wants_cuda, code, command):
     driver(code)

@@ -13,8 +13,8 @@ import pytest
 from edged.artifacts.engines import open_executor
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.warmup import Warmup
-from edged.errors import GateError
-from edged.execution.executors import Executor
+from edged.errors import GateError, MemoryLimitError
+from edged.execution.executors import HALF_TOLERANCE, Executor
 from edged.execution.quantization import ActivationQuantization
 from edged.spec import InputSpec
 from service.inference.model import ServedModel
@@ -55,7 +55,7 @@ class Watched:
     """An engine that shows the batches which it gets, and refuses those of more than `limit` images."""
 
     def __init__(self, engine: Executor, limit: int = 1000) -> None:
-        self.name, self.threads, self.seen = engine.name, engine.threads, list[int]()
+        self.name, self.threads, self.tolerance, self.seen = engine.name, engine.threads, engine.tolerance, list[int]()
         self._engine, self._limit = engine, limit
 
     def run(self, images: Any) -> Any:
@@ -160,6 +160,29 @@ def test_warming_up_computes_the_largest_batch(classifier: ServedModel, monkeypa
     monkeypatch.setattr(classifier, "_executor", watched)
     classifier.warm_batches()
     assert watched.seen == [2, 3, 4, 5, 6, 7, 8]
+
+
+class Exhausted:
+    """An engine on a GPU whose memory is full."""
+
+    name, threads, tolerance = "torch_cuda", 1, HALF_TOLERANCE
+
+    def run(self, images: Any) -> Any:
+        raise MemoryLimitError("the GPU ran out of memory for requests; free its memory")
+
+
+def test_a_full_gpu_fails_the_request_with_its_remedy_and_not_the_model(
+    classifier: ServedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [tensor_request(INPUT, 1, 0), tensor_request(INPUT, 2, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "_executor", Exhausted())
+        for answer in together(classifier, bodies):
+            assert answer.status == 503
+            assert json.loads(answer.body.content) == {
+                "error": "the GPU ran out of memory for requests; free its memory"
+            }
+    assert [answer.status for answer in together(classifier, bodies)] == [200, 200]
 
 
 def compared(served: ServedModel, body: Body, rival: Reply) -> tuple[int, int]:
