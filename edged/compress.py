@@ -19,10 +19,11 @@ from edged.engine.activation_ranges import ActivationRanges
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.memory_plan import MemoryPlan, Resources
 from edged.engine.statistics import CORRECTED
+from edged.errors import ArchitectureError
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import relative_errors, squared_error
 from edged.execution.build import build_graph
-from edged.execution.placement import head_parameters, place
+from edged.execution.placement import Placement, head_parameters, place
 from edged.execution.positive_scales import with_positive_scales
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.rounded import RoundedNetwork
@@ -32,7 +33,7 @@ from edged.memory import give_back_free_memory
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener, SilentListener
 from edged.quant.grid import QuantizedWeight
-from edged.spec import QuantSpec, Statistics
+from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, QuantSpec, Statistics
 
 # Held-out images that choose the statistics: choosing between two takes fewer images than reporting on one.
 CHOICE_IMAGES = 32
@@ -91,9 +92,10 @@ class Compressed:
         plan: Plan by which the work was divided to fit the memory.
         full: The network in full precision.
         cache: The images that were used.
-        activations: Ranges of the activations; None if these stay in float.
+        activations: Ranges of the activations; None if they were not quantized.
         onnx: The network as an ONNX model; None if there is none.
         engine: The network as the engine that serves it computes it; None for torch.
+        serves_floats: Whether it is served with activations in float although these have ranges.
     """
 
     model: nn.Module
@@ -107,15 +109,26 @@ class Compressed:
     activations: ActivationQuantization | None = None
     onnx: bytes | None = None
     engine: nn.Module | None = None
+    serves_floats: bool = False
+
+    @property
+    def served_activations(self) -> ActivationQuantization | None:
+        """Ranges of the activations that are integers in service; None if all are floats."""
+        return None if self.serves_floats else self.activations
+
+    @property
+    def precision(self) -> str:
+        """Numbers that it is served with, one of `edged.spec.PRECISIONS`."""
+        return FLOAT if self.served_activations is None else INTEGER
 
     @functools.cached_property
     def served(self) -> nn.Module:
         """The network as it computes in service: `engine`, or `model` with its activations rounded if quantized."""
         if self.engine is not None:
             return self.engine
-        if self.activations is None:
+        if self.served_activations is None:
             return self.model
-        return _rounded(self.model, self.quantized, self.activations)
+        return _rounded(self.model, self.quantized, self.served_activations)
 
     @property
     def batch_size(self) -> int:
@@ -131,6 +144,17 @@ class Compressed:
     def logits(self) -> Tensor:
         """Outputs of `served` on the held-out images, on the CPU. A detector's take 9 MB per image."""
         return self._outputs(self.served)
+
+    def varied(self, **changes: Any) -> Compressed:
+        """Return a copy with other fields, which does not compute `reference_logits` again.
+
+        Args:
+            changes: Fields by name; not `full`, `cache` or `plan`.
+        """
+        copied = dataclasses.replace(self, **changes)
+        if "reference_logits" in self.__dict__:
+            copied.__dict__["reference_logits"] = self.reference_logits
+        return copied
 
     def _outputs(self, model: nn.Module) -> Tensor:
         with exact_float32(device_of(model)):
@@ -163,24 +187,42 @@ def compress(
     watcher: ProgressListener = listener or SilentListener()
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    ranges = None
-    float_layers: tuple[str, ...] = ()
-    if spec.activation_bits is not None:
-        full = with_positive_scales(full)
-        graph = build_graph(full)
-        float_layers = tuple(head_parameters(graph))  # only the output layers of a detector compute in float
-        placement = place(graph, float_layers)
-        ranges = ActivationRanges(placement, spec.activation_bits, first_policies(placement))
+    placement = None
+    if spec.quantizes_activations:
+        full, placement = _placed(full, spec)
+    if placement is None:
+        spec, ranges = dataclasses.replace(spec, activation_bits=None), None
+    else:
+        ranges = ActivationRanges(placement, ACTIVATION_BITS, first_policies(placement))
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher, ranges)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     with watcher.stage("compare"), exact_float32(device_of(full)):
         served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
-        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges, float_layers)
+        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges)
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
     reports = _reports(full, done, spec)
     return Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
+
+
+def _placed(full: nn.Module, spec: QuantSpec) -> tuple[nn.Module, Placement | None]:
+    """Return a network whose scales engines take, and the values that are carried as codes.
+
+    Returns:
+        The network itself and None where only torch can compute it and the spec does not insist on integers.
+
+    Raises:
+        ArchitectureError: It has an operation that the execution graph does not have, and the spec insists.
+    """
+    try:
+        positive = with_positive_scales(full)
+        graph = build_graph(positive)
+    except ArchitectureError:
+        if spec.activation_bits != AUTO:
+            raise
+        return full, None
+    return positive, place(graph, tuple(head_parameters(graph)))  # the output layers of a detector compute in float
 
 
 def _best_ranges(
@@ -189,13 +231,13 @@ def _best_ranges(
     quantized: Mapping[str, QuantizedWeight],
     cache: ImageCache,
     measured: ActivationRanges,
-    float_layers: tuple[str, ...],
 ) -> ActivationQuantization:
     """Choose the ranges of the activations by the error of the outputs on held-out images."""
     count = max(2, min(CHOICE_IMAGES, CHOICE_PIXELS // cache.input.size**2))
     some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
     batches = list(cache.batches(some, CHOICE_BATCH))
     reference = predict(full, cache, some, batch_size=CHOICE_BATCH)
+    float_layers = tuple(head_parameters(measured.placement.graph))
     placement = place(build_graph(on_cpu(model), _on_cpu(quantized)), float_layers)
     ranges = Ranges(measured.histograms, measured.bits)
 

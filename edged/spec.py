@@ -14,6 +14,8 @@ from edged.spelling import names_to_choose
 
 MAX_DETECTIONS = 1000  # suppression compares each box with all candidates
 MAX_WHOLE = 2**63 - 1  # the largest seed of torch's generators
+AUTO = "auto"
+ACTIVATION_BITS = 8  # of an activation's code where activations are quantized
 
 T = TypeVar("T")
 
@@ -27,22 +29,28 @@ class Bounds:
         most: Largest value; MAX_WHOLE or infinity for no bound that matters.
         whole: Whether the value must be an integer.
         optional: Whether None is allowed, too.
+        word: A word that is allowed, too; None for no word.
     """
 
     least: float
     most: float
     whole: bool
     optional: bool = False
+    word: str | None = None
 
     def allow(self, value: object) -> bool:
-        """Return whether `value` is a number within the bounds, or None where that is allowed."""
+        """Return whether `value` is a number within the bounds, or None or the word where that is allowed."""
         if value is None:
             return self.optional
+        if isinstance(value, str):
+            return value == self.word
         kinds = int if self.whole else (int, float)
         number = isinstance(value, kinds) and not isinstance(value, bool)
         return number and self.least <= value <= self.most and not math.isinf(value)  # type: ignore[operator, arg-type]  # a number
 
     def __str__(self) -> str:
+        if self.word is not None:
+            return f"{self.word}, {self.least:g} or none"
         return f"{self.least} to {self.most}" if self.most < MAX_WHOLE else f"a number from {self.least} on"
 
 
@@ -136,7 +144,8 @@ class QuantSpec:
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
-        activation_bits: Bits per code of activations, None to compute with activations in float.
+        activation_bits: Bits per code of activations, None to compute with activations in float. AUTO quantizes them,
+            and a measurement chooses between integers and floats.
         damp_ratio: Share of mean(diag H) that is added to diag H. H is positive semi-definite, so any ratio above 0
             makes it positive definite; the larger the ratio, the closer the codes are to round-to-nearest.
         damp_absolute: Constant that is added to diag H as well, in squared input units, as in the paper.
@@ -161,7 +170,9 @@ class QuantSpec:
     descent_passes: int = _whole(0, 0)
     first_bits: int | None = _whole(None, 2, 8)
     last_bits: int | None = _whole(None, 2, 8)
-    activation_bits: int | None = _whole(None, 8, 8)
+    activation_bits: int | str | None = _bounded(
+        None, Bounds(ACTIVATION_BITS, ACTIVATION_BITS, whole=True, optional=True, word=AUTO)
+    )
     damp_ratio: float = _real(0.01, 0)
     damp_absolute: float = _real(0.0, 0)
     block_size: int = _whole(256, 1)
@@ -173,6 +184,11 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         _check_bounds(self)
+
+    @property
+    def quantizes_activations(self) -> bool:
+        """Whether activations are quantized, for certain or to be compared with floats."""
+        return self.activation_bits is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, enums as their values."""
@@ -390,6 +406,7 @@ class DetectionSpec:
         return cls(**data)
 
 
+INTEGER, FLOAT = PRECISIONS = ("integer", "float")  # of the activations, and so of the computation
 RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")  # engines that compute a model in service
 WEIGHTS = ("auto", "averaged", "last")
 STEM_POOLING = ("auto", "true", "false")

@@ -47,12 +47,15 @@ def engine_of(artifact: Artifact, runtime: str) -> str:
 
     Args:
         artifact: The artifact.
-        runtime: One of `edged.spec.RUNTIMES`; "auto" takes ONNX Runtime if it is installed and the artifact has an ONNX
-            model, and torch otherwise.
+        runtime: One of `edged.spec.RUNTIMES`; "auto" takes the engine that the artifact was judged with. Where that is
+            not installed or not known, it takes ONNX Runtime, or torch where the artifact has no ONNX model.
     """
     if runtime != "auto":
         return runtime
-    return "onnxruntime" if artifact.manifest.onnx is not None and "onnxruntime" in installed_engines() else "torch"
+    installed = installed_engines()
+    if (judged := (artifact.manifest.serve or {}).get("engine")) in installed:
+        return str(judged)
+    return "onnxruntime" if artifact.manifest.onnx is not None and "onnxruntime" in installed else "torch"
 
 
 def open_executor(artifact: Artifact, engine: str, threads: int, device: str = "cpu") -> Executor:

@@ -29,10 +29,14 @@ _NESTED: dict[str, dict[str, type]] = {
     "versions": {"edged": str},
     "weights": {"sha256": str, "bytes": int},
 }
-_WARMUP: dict[str, type] = {"sha256": str, "bytes": int, "images": int, "outputs_sha256": str, "threads": int}
+_NESTED_OR_NULL: dict[str, dict[str, type]] = {
+    "warmup": {"sha256": str, "bytes": int, "images": int, "outputs_sha256": str, "threads": int},
+    "onnx": {"sha256": str, "bytes": int},
+    "serve": {"engine": str, "precision": str},
+}
 _PLAIN: dict[str, type] = {"schema_version": int, "name": str, "started_at": str, "finished_at": str}
-# Keys that older manifests lack, from before detectors, warmup images, quantized activations and ONNX were added.
-_OPTIONAL = ("task", "detection", "warmup", "activations", "onnx")
+# Keys that older manifests lack: detectors, warmup images, quantized activations, ONNX and measured engines came later.
+_OPTIONAL = ("task", "detection", "warmup", "activations", "onnx", "serve")
 TASKS = ("classification", "detection")
 
 
@@ -56,9 +60,10 @@ class Manifest:
         detection: Thresholds of a detector, as `DetectionSpec.to_dict()` returns them. None for a classifier.
         warmup: File warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; filled in by the
             writer. None if there is no such file.
-        activations: Ranges of the activations, as `ActivationQuantization.to_dict()` returns them. None for activations
-            in float.
+        activations: Ranges of the activations, as `ActivationQuantization.to_dict()` returns them. None without any.
         onnx: File model.onnx: sha256 (hex) and bytes; filled in by the writer. None if there is no such file.
+        serve: What the model was judged with, and is served with: engine (one of `edged.spec.RUNTIMES`) and precision
+            (one of `edged.spec.PRECISIONS`). None in older manifests.
         schema_version: Version of this schema.
     """
 
@@ -78,6 +83,7 @@ class Manifest:
     warmup: Mapping[str, Any] | None = None
     activations: Mapping[str, Any] | None = None
     onnx: Mapping[str, Any] | None = None
+    serve: Mapping[str, Any] | None = None
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
@@ -135,10 +141,9 @@ def _check(data: Mapping[str, Any]) -> None:
         _check_kind(key, data[key], kind)
     for key, entries in _NESTED.items():
         _check_nested(key, data[key], entries)
-    if data.get("warmup") is not None:
-        _check_nested("warmup", data["warmup"], _WARMUP)
-    if data.get("onnx") is not None:
-        _check_nested("onnx", data["onnx"], {"sha256": str, "bytes": int})
+    for key, entries in _NESTED_OR_NULL.items():
+        if data.get(key) is not None:
+            _check_nested(key, data[key], entries)
     if data.get("activations") is not None:
         _check_kind("activations", data["activations"], dict)
     _check_task(data.get("task", TASKS[0]), data.get("detection"))

@@ -30,7 +30,7 @@ class Artifact:
         architecture: Architecture of the network.
         input: Preprocessing of images for the network.
         detection: Thresholds of a detector; None for a classifier.
-        activations: Ranges of the activations; None if these are computed in float.
+        activations: Ranges of the activations; None if these are floats in service.
     """
 
     directory: Path
@@ -96,6 +96,8 @@ def read_artifact(directory: str | Path) -> Artifact:
         detection = None if manifest.detection is None else DetectionSpec.from_dict(manifest.detection)
         _check_task(manifest, architecture)
         ranges = manifest.activations
+        if (manifest.serve or {}).get("precision") == "float":
+            ranges = None
         activations = None if ranges is None else ActivationQuantization.from_dict(ranges)
     except EdgedError as error:
         raise ArtifactError(f"{directory}: {error}") from error

@@ -283,7 +283,7 @@ def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
 
 def _spec_of_layer(spec: QuantSpec, bits: int, rows_at_once: int) -> QuantSpec:
     # Engines hold codes less their zero points in 8 bits: 8-bit codes fit only around the middle.
-    scheme = Scheme.SYMMETRIC if spec.activation_bits is not None and bits == ENGINE_BITS else spec.scheme
+    scheme = Scheme.SYMMETRIC if spec.quantizes_activations and bits == ENGINE_BITS else spec.scheme
     return dataclasses.replace(spec, bits=bits, scheme=scheme, rows_at_once=rows_at_once)
 
 

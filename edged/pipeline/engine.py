@@ -1,22 +1,18 @@
-"""The engine that will serve a quantized network, so that it is judged and recorded there and not in torch."""
+"""Engines that will serve a quantized network, so that it is judged and recorded there and not in torch."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import torch
 from torch import Tensor, nn
 
+from edged.artifacts.engines import open_onnx
 from edged.compress import Compressed
-from edged.device import CPU, device_of, on_cpu
+from edged.device import CPU, on_cpu
 from edged.errors import ArchitectureError
-from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor
+from edged.execution.executors import Executor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
-from edged.heap import ENGINE_LOADING
-from edged.memory import give_back_free_memory, present_bytes
 from edged.models.loading import LoadedNetwork
-
-SMALL_BYTES = 64 << 20  # less than a plan's accuracy
+from edged.spec import FLOAT
 
 
 class EngineNetwork(nn.Module):
@@ -35,47 +31,73 @@ class EngineNetwork(nn.Module):
         return torch.from_numpy(self.executor.run(images.contiguous().numpy()))
 
 
-def for_service(compressed: Compressed, network: LoadedNetwork, memory_limit: int | None = None) -> Compressed:
-    """Return a quantized network with its ONNX model, computed by ONNX Runtime from now on.
+class Engines:
+    """Loads a quantized network into engines.
 
     Args:
         compressed: The quantized network.
         network: The network in full precision.
-        memory_limit: Bytes of resident memory that this process may take; None for what the quantization was planned to
-            take. Where an engine in float does not fit next to the networks, torch goes on computing: its outputs
-            differ by rounding only.
+        threads: Threads of the engines.
 
-    Returns:
-        The quantized network; unchanged where only torch can compute it, as a head with an activation that the
-        execution graph does not have.
-
-    Raises:
-        ArchitectureError: Activations are quantized, and the network has an operation that the graph does not have.
+    Attributes:
+        image: A held-out image as the engines take it [1, channels, size, size].
     """
-    quantized = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
-    try:
-        model = onnx_model(
-            on_cpu(compressed.model), quantized, compressed.activations, network.architecture, network.input
-        )
-    except ArchitectureError:
-        if compressed.activations is not None:
-            raise
-        return compressed
-    data: bytes = model.SerializeToString()
-    del model
-    give_back_free_memory()
-    if compressed.activations is None and not _has_room(compressed, memory_limit):
-        return dataclasses.replace(compressed, onnx=data)
-    engine = EngineNetwork(OnnxExecutor(data, torch.get_num_threads()))
-    return dataclasses.replace(compressed, onnx=data, engine=engine)
 
+    def __init__(self, compressed: Compressed, network: LoadedNetwork, threads: int) -> None:
+        self._compressed, self._network, self._threads = compressed, network, threads
+        self._models: dict[str, bytes | ArchitectureError] = {}  # by precision
+        cache = compressed.cache
+        self.image = cache.batch(cache.held_out[:1]).numpy()
 
-def _has_room(compressed: Compressed, memory_limit: int | None) -> bool:
-    """Return whether ONNX Runtime can load the network in float within the limit, or else within the plan."""
-    needed = ENGINE_LOADING * sum(4 * weight.codes.numel() for weight in compressed.quantized.values())
-    if memory_limit is None and device_of(compressed.full) == CPU:  # a plan for a GPU is of the GPU's memory
-        memory_limit = compressed.plan.peak_bytes
-    return memory_limit is None or needed < SMALL_BYTES or present_bytes(CPU) + needed <= memory_limit
+    def load(self, engine: str, precision: str) -> Compressed:
+        """Return the network in an engine.
+
+        Args:
+            engine: The engine, one of `edged.spec.RUNTIMES` but "auto".
+            precision: One of `edged.spec.PRECISIONS`.
+
+        Raises:
+            ArchitectureError: It has an operation that the engine does not have.
+            ArtifactError: The engine cannot load it.
+        """
+        plain, model = self.without(precision), self._model(precision)
+        if engine == "torch":
+            return plain.varied(engine=EngineNetwork(TorchExecutor(on_cpu(plain.served))))
+        if isinstance(model, ArchitectureError):
+            raise model
+        return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads)))
+
+    def without(self, precision: str) -> Compressed:
+        """Return the network as torch computes it, with the ONNX model that an engine would load.
+
+        Args:
+            precision: One of `edged.spec.PRECISIONS`.
+        """
+        model = self._model(precision)
+        onnx = None if isinstance(model, ArchitectureError) else model
+        return self._compressed.varied(onnx=onnx, serves_floats=precision == FLOAT)
+
+    def shared_bytes(self, engine: str) -> int:
+        """Return the memory of the network that an engine shares with this process, in bytes."""
+        values = self._compressed.model.state_dict().values()
+        return sum(value.nbytes for value in values) if engine == "torch" else 0
+
+    def _model(self, precision: str) -> bytes | ArchitectureError:
+        """Return the ONNX model of a precision, or why there is none."""
+        if precision not in self._models:
+            self._models[precision] = self._written(precision)
+        return self._models[precision]
+
+    def _written(self, precision: str) -> bytes | ArchitectureError:
+        compressed, network = self._compressed, self._network
+        quantized = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
+        ranges = None if precision == FLOAT else compressed.activations
+        try:
+            model = onnx_model(on_cpu(compressed.model), quantized, ranges, network.architecture, network.input)
+        except ArchitectureError as error:
+            return error
+        data: bytes = model.SerializeToString()
+        return data
 
 
 def executor_of(compressed: Compressed) -> Executor:

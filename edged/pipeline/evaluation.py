@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,19 +156,47 @@ def evaluate(compressed: Compressed, architecture: Architecture, labels: Labels,
     Raises:
         GateError: The quantized model's output is not finite.
     """
+    (found,) = evaluate_each([compressed], architecture, labels, spec)
+    if isinstance(found, GateError):
+        raise found
+    return found
+
+
+def evaluate_each(
+    variants: Sequence[Compressed], architecture: Architecture, labels: Labels, spec: DetectionSpec
+) -> list[Evaluation | GateError]:
+    """Compare variants of a quantized model with full precision, which is computed once.
+
+    Args:
+        variants: One network, quantized and served in several ways.
+        architecture: Architecture of the network.
+        labels: Labels of the held-out images.
+        spec: Rules for the predictions of a detector that become boxes when it is served; not used for a classifier.
+
+    Returns:
+        For each variant what `evaluate` returns or raises.
+    """
     if architecture.plan is None:
-        totals, boxes = _evaluate_classifier(compressed, labels), None
+        found = [_evaluate_classifier(variant, labels) for variant in variants]
     else:
-        totals, boxes = _evaluate_detector(compressed, architecture.plan, labels, spec)
-    if "fp32" in totals:
-        totals["drop"] = {key: totals["fp32"][key] - totals["quantized"][key] for key in totals["fp32"]}
-    held_out = len(compressed.cache.held_out)
-    return Evaluation({"task": architecture.task, "held_out_images": held_out, **totals}, boxes)
+        found = _evaluate_detector(variants, architecture.plan, labels, spec)
+    common = {"task": architecture.task, "held_out_images": len(variants[0].cache.held_out)}
+    return [
+        each if isinstance(each, GateError) else Evaluation(common | _with_drop(each.totals), each.boxes)
+        for each in found
+    ]
 
 
-def _evaluate_classifier(compressed: Compressed, labels: Labels) -> dict[str, Any]:
+def _with_drop(totals: dict[str, Any]) -> dict[str, Any]:
+    if "fp32" not in totals:
+        return totals
+    return totals | {"drop": {key: totals["fp32"][key] - totals["quantized"][key] for key in totals["fp32"]}}
+
+
+def _evaluate_classifier(compressed: Compressed, labels: Labels) -> Evaluation | GateError:
     reference, logits = compressed.reference_logits, compressed.logits
-    _check_finite(logits)
+    if not _is_finite(logits):
+        return _not_finite()
     closeness = fidelity(reference, logits)
     totals: dict[str, Any] = {
         "agreement": closeness.agreement,
@@ -177,44 +206,86 @@ def _evaluate_classifier(compressed: Compressed, labels: Labels) -> dict[str, An
         for key, outputs in (("fp32", reference), ("quantized", logits)):
             score = accuracy(outputs, labels.classes)
             totals[key] = {"top1": score.top1, "top5": score.top5}
-    return totals
+    return Evaluation(totals)
+
+
+class _Boxes:
+    """What a detector finds on the held-out images, a batch at a time.
+
+    Attributes:
+        served: Boxes of each image as they are served.
+        scored: Boxes of each image that mAP counts.
+        error: Squared difference of the raw outputs from full precision.
+        finite: Whether all outputs were finite; the images after a batch that was not are left out.
+    """
+
+    def __init__(self) -> None:
+        self.served: list[Detections] = []
+        self.scored: list[Detections] = []
+        self.error = 0.0
+        self.finite = True
 
 
 def _evaluate_detector(
-    compressed: Compressed, plan: Plan, labels: Labels, spec: DetectionSpec
-) -> tuple[dict[str, Any], dict[str, list[Detections]]]:
-    cache = compressed.cache
-    networks = {"fp32": compressed.full, "quantized": compressed.served}
-    served: dict[str, list[Detections]] = {key: [] for key in networks}
-    scored: dict[str, list[Detections]] = {key: [] for key in networks}
-    error, power = 0.0, 0.0
-    batch_size = compressed.batch_size
-    for start in range(0, len(cache.held_out), batch_size):  # only one batch's outputs are in memory at a time
+    variants: Sequence[Compressed], plan: Plan, labels: Labels, spec: DetectionSpec
+) -> list[Evaluation | GateError]:
+    first = variants[0]
+    cache, batch_size, power = first.cache, first.batch_size, 0.0
+    full, quantized = _Boxes(), [_Boxes() for _ in variants]
+
+    def find(found: _Boxes, outputs: Tensor, part: Tensor) -> None:
+        found.served += detections_of(outputs, plan, cache, part, spec)
+        if labels.boxes is not None:
+            found.scored += detections_of(outputs, plan, cache, part, EVALUATION)
+
+    for start in range(0, len(cache.held_out), batch_size):  # one batch's outputs of two networks are in memory
         part = cache.held_out[start : start + batch_size]
-        with exact_float32(device_of(compressed.full)):
-            raw = {key: predict(network, cache, part, batch_size) for key, network in networks.items()}
-        _check_finite(raw["quantized"])
-        error += squared_error(raw["fp32"], raw["quantized"])
-        power += squared_error(raw["fp32"])
-        for key, outputs in raw.items():
-            served[key] += detections_of(outputs, plan, cache, part, spec)
-            if labels.boxes is not None:
-                scored[key] += detections_of(outputs, plan, cache, part, EVALUATION)
-        del raw, outputs
+        with exact_float32(device_of(first.full)):
+            reference = predict(first.full, cache, part, batch_size)
+        power += squared_error(reference)
+        find(full, reference, part)
+        for variant, found in zip(variants, quantized, strict=True):
+            if not found.finite:
+                continue
+            with exact_float32(device_of(first.full)):
+                raw = predict(variant.served, cache, part, batch_size)
+            found.finite = _is_finite(raw)
+            if found.finite:
+                found.error += squared_error(reference, raw)
+                find(found, raw, part)
+            del raw
+        del reference
         give_back_free_memory()
+    sizes = [cache.sizes[index] for index in cache.held_out.tolist()]
+
+    @functools.cache  # full precision is scored once
+    def score(found: _Boxes) -> dict[str, float]:
+        assert labels.boxes is not None  # noqa: S101 - asked for only where there are labels
+        precision = average_precision(found.scored, labels.boxes, sizes)
+        return {"map50": precision.map50, "map50_95": precision.map50_95}
+
+    return [_compared(full, found, power, score if labels.boxes is not None else None) for found in quantized]
+
+
+def _compared(
+    full: _Boxes, quantized: _Boxes, power: float, score: Callable[[_Boxes], dict[str, float]] | None
+) -> Evaluation | GateError:
+    if not quantized.finite:
+        return _not_finite()
+    each = {"fp32": full, "quantized": quantized}
     totals: dict[str, Any] = {
-        "agreement": agreement(served["fp32"], served["quantized"]),
-        "relative_error": error / power if power else None,
-        "boxes": {key: sum(map(len, found)) for key, found in served.items()},
+        "agreement": agreement(full.served, quantized.served),
+        "relative_error": quantized.error / power if power else None,
+        "boxes": {key: sum(map(len, found.served)) for key, found in each.items()},
     }
-    if labels.boxes is not None:
-        sizes = [cache.sizes[index] for index in cache.held_out.tolist()]
-        for key, found in scored.items():
-            score = average_precision(found, labels.boxes, sizes)
-            totals[key] = {"map50": score.map50, "map50_95": score.map50_95}
-    return totals, served
+    if score is not None:
+        totals |= {key: score(found) for key, found in each.items()}
+    return Evaluation(totals, {key: found.served for key, found in each.items()})
 
 
-def _check_finite(outputs: Tensor) -> None:
-    if not bool(outputs.isfinite().all()):
-        raise GateError("the quantized model's output holds NaN or infinity; use more bits or other images")
+def _is_finite(outputs: Tensor) -> bool:
+    return bool(outputs.isfinite().all())
+
+
+def _not_finite() -> GateError:
+    return GateError("the quantized model's output holds NaN or infinity; use more bits or other images")

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ from edged.artifacts.warmup import record
 from edged.artifacts.writer import require_absent, write_artifact
 from edged.calibration.dataset import MapFn, build_cache
 from edged.calibration.folder import passed_over
-from edged.compress import Compressed, compress
+from edged.compress import compress
 from edged.device import choose_device, device_name, device_of
 from edged.engine.memory_plan import Resources
 from edged.evaluation.gates import Gates, check_gates
 from edged.memory import device_peak_bytes, memory_errors_of, peak_bytes
 from edged.models.loading import LoadedNetwork, load_checkpoint
-from edged.pipeline.engine import executor_of, for_service
-from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
+from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
+from edged.pipeline.engine import executor_of
+from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.readings import choose_reading
+from edged.pipeline.timing import Clock
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import DetectionSpec, QuantSpec
 
@@ -79,6 +82,8 @@ def quantize(
     memory_limit: int | None = None,
     detection: DetectionSpec | None = None,
     gates: Gates | None = None,
+    runtime: str = "auto",
+    clock: Clock | None = None,
     map_fn: MapFn = map,
     listener: ProgressListener | None = None,
 ) -> QuantizationResult:
@@ -103,6 +108,9 @@ def quantize(
         detection: Rules for the predictions of a detector that become boxes; None for DetectionSpec(). Not used for a
             classifier.
         gates: Gates that the result must pass on the held-out images to be written; None to write it in any case.
+        runtime: Engine that is going to serve the model, one of `edged.spec.RUNTIMES`; "auto" for the fastest one here.
+        clock: Clock to time the engines with, such as `time.perf_counter`; None to take the first one in order
+            (integers before floats, torch last) that passes the gates.
         map_fn: `map`, or the `map` of an executor to read and decode images in parallel.
         listener: Receives the stages "verify", "load", "calibrate", "quantize", "evaluate" and "write", their progress
             and the memory plan.
@@ -138,23 +146,24 @@ def quantize(
             network = choose_reading(network, cache, chosen)
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
-            compressed = compress(model, cache, spec, resources=Resources(memory_limit), listener=listener)
-            compressed = for_service(compressed, network, memory_limit)
+            compress_by = partial(compress, model, cache, resources=Resources(memory_limit), listener=listener)
+            quantized = [compress_by(spec)]
         with listener.stage("evaluate"), memory_errors_of(chosen):
-            evaluation = evaluate(compressed, network.architecture, labels, detection)
+            judging = Judging(labels, detection, gates or Gates(min_agreement=0.0))
+            serving = Serving(runtime, memory_limit=memory_limit, clock=clock)
+            served = choose_or_repeat(quantized, compress_by, network, spec, judging, serving)
             if gates is not None:
-                check_gates(evaluation.totals, gates)
+                check_gates(served.evaluation.totals, gates)
         with listener.stage("write"):
-            return write_quantized(out, network, compressed, spec, labels, evaluation, detection)
+            return write_quantized(out, network, served, spec, labels, detection)
 
 
 def write_quantized(
     out: Path,
     network: LoadedNetwork,
-    compressed: Compressed,
+    served: Served,
     spec: QuantSpec,
     labels: Labels,
-    evaluation: Evaluation,
     detection: DetectionSpec,
     *,
     provenance: Provenance | None = None,
@@ -166,10 +175,9 @@ def write_quantized(
     Args:
         out: The folder; must not exist. Its parent is made.
         network: The network in full precision.
-        compressed: The quantized network.
+        served: The quantized network in the engine that serves it, and its measurements on the held-out images.
         spec: How it was quantized.
         labels: Labels of the held-out images.
-        evaluation: Measurements on the held-out images.
         detection: Rules for the predictions of a detector that become boxes.
         provenance: Model name and times of the manifest.
         extra_totals: Measured values that the caller adds to "totals" of the report.
@@ -178,8 +186,9 @@ def write_quantized(
     Raises:
         StateError: `out` exists, the disk is full or the folder cannot be written.
     """
-    report = _report(network, compressed, spec, labels, evaluation, extra_totals or {})
-    manifest = _manifest(network, compressed, spec, labels, detection, provenance or Provenance())
+    compressed = served.network
+    report = _report(network, served, spec, labels, extra_totals or {})
+    manifest = _manifest(network, served, spec, labels, detection, provenance or Provenance())
     out.parent.mkdir(parents=True, exist_ok=True)
     # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
     warmup = record(executor_of(compressed), compressed.cache)
@@ -197,21 +206,19 @@ def write_quantized(
 
 
 def _report(
-    network: LoadedNetwork,
-    compressed: Compressed,
-    spec: QuantSpec,
-    labels: Labels,
-    evaluation: Evaluation,
-    extra_totals: Mapping[str, Any],
+    network: LoadedNetwork, served: Served, spec: QuantSpec, labels: Labels, extra_totals: Mapping[str, Any]
 ) -> dict[str, Any]:
+    compressed = served.network
     device, cache = device_of(compressed.model), compressed.cache
     others = passed_over(cache.others)
     split = [f"from {cache.split} of the data.yaml"] if cache.split else []
-    totals = evaluation.totals | {
+    totals = served.evaluation.totals | {
         "bits": spec.bits,
         "first_bits": spec.first_bits or spec.bits,
         "last_bits": spec.last_bits or spec.bits,
-        "activation_bits": spec.activation_bits,
+        "activation_bits": None if compressed.served_activations is None else compressed.served_activations.bits,
+        "serve": served.serve,
+        "candidates": served.candidates,
         "checkpoint_bytes": network.source.bytes,
         "checkpoint": network.selection.to_dict(),
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
@@ -234,12 +241,13 @@ def _report(
 
 def _manifest(
     network: LoadedNetwork,
-    compressed: Compressed,
+    served: Served,
     spec: QuantSpec,
     labels: Labels,
     detection: DetectionSpec,
     provenance: Provenance,
 ) -> Manifest:
+    compressed = served.network
     architecture, cache = network.architecture, compressed.cache
     folder_labels = labels.classes is not None
     classes = cache.classes if folder_labels else None
@@ -266,4 +274,5 @@ def _manifest(
         task=architecture.task,
         detection=None if architecture.plan is None else detection.to_dict(),
         activations=None if compressed.activations is None else compressed.activations.to_dict(),
+        serve=served.serve,
     )

@@ -329,7 +329,7 @@ def _add_arch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
-    from edged.spec import DEFAULT_RECIPE, RECIPES, Method, Order, QuantSpec, Scheme, Statistics, bounds_of
+    from edged.spec import AUTO, DEFAULT_RECIPE, RECIPES, Method, Order, QuantSpec, Scheme, Statistics, bounds_of
 
     bounds = bounds_of(QuantSpec)
     text = f"sets every quantization option that is not given ({DEFAULT_RECIPE})"
@@ -343,8 +343,11 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     ):
         text = f"bits of each weight of {which}; default: those of --bits"
         parser.add_argument(name, type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
-    text = "bits of each activation, for engines that compute on integers; default: activations in float"
-    parser.add_argument("--activation-bits", type=int, choices=(8,), metavar="8", help=text)
+    text = (
+        "bits of each activation: 8 to compute on integers, none for floats, auto (the default) for whichever is faster"
+        " here and passes the gates"
+    )
+    parser.add_argument("--activation-bits", type=_activation_bits, default=AUTO, metavar="auto|8|none", help=text)
     for name, kind, text in (
         ("--method", Method, "how weights are rounded"),
         ("--order", Order, "in which order the columns of a layer are quantized"),
@@ -441,6 +444,15 @@ def _bytes(text: str) -> int:
         return parse_bytes(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _activation_bits(text: str) -> int | str | None:
+    from edged.spec import ACTIVATION_BITS, AUTO
+
+    known: dict[str, int | str | None] = {AUTO: AUTO, str(ACTIVATION_BITS): ACTIVATION_BITS, "none": None}
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r:.40}; write {', '.join(known)}")
+    return known[text]
 
 
 def _number(text: str) -> int:

@@ -1,6 +1,7 @@
 """The section models[].quantization: a recipe and the fields of QuantSpec that override it.
 
-The keys and their bounds are read from QuantSpec, so that each new field becomes a key.
+The keys and their bounds are read from QuantSpec, so that each new field becomes a key. A key that is missing has the
+value of the recipe, with the exception of those in `_DEFAULTS`.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import typing
 from typing import Any
 
 from edged.errors import UsageError
-from edged.spec import DEFAULT_RECIPE, MAX_WHOLE, RECIPES, Bounds, QuantSpec, bounds_of, recipe
-from service.config.fields import Check, boolean, choice, number, setting, whole
+from edged.spec import AUTO, DEFAULT_RECIPE, MAX_WHOLE, RECIPES, Bounds, QuantSpec, bounds_of, recipe
+from service.config.fields import Check, Reader, boolean, choice, described, number, setting, whole
+from service.config.yaml_source import Location
 
 
 class Quantization:
-    """The keys that a config file sets; None where the value of the recipe applies."""
+    """The keys that a config file sets; None where the value of the recipe applies, and for activations in float."""
 
     def __post_init__(self) -> None:
         try:
@@ -33,6 +35,8 @@ class Quantization:
 
 def _check(hint: Any, bounds: Bounds | None) -> Check[Any]:
     """Return the check of a QuantSpec field, from its type and bounds."""
+    if bounds is not None and bounds.word is not None:
+        return _whole_or_word(bounds, bounds.word)
     if bounds is not None and bounds.whole:
         return whole(int(bounds.least), None if bounds.most == MAX_WHOLE else int(bounds.most))
     if bounds is not None:
@@ -42,14 +46,30 @@ def _check(hint: Any, bounds: Bounds | None) -> Check[Any]:
     return boolean
 
 
+def _whole_or_word(bounds: Bounds, word: str) -> Check[Any]:
+    """Return the check of a field that is a number within bounds, a word, or left empty."""
+    check = whole(int(bounds.least), int(bounds.most))
+
+    def read(value: Any, reader: Reader, location: Location) -> Any:
+        if value is None or value == word:
+            return value
+        try:
+            return check(value, reader, location)
+        except ValueError:
+            raise ValueError(f"write {word}, {bounds.least} or null") from None
+
+    return described(read, f"`{word}`, `{bounds.least}` or `null`")
+
+
 _BOUNDS = bounds_of(QuantSpec)
+_DEFAULTS = {"activation_bits": AUTO}  # the daemon measures what the library leaves to its caller
 
 QuantizationConfig: type[Quantization] = dataclasses.make_dataclass(
     "QuantizationConfig",
     [
         ("recipe", str, setting(choice(*RECIPES), DEFAULT_RECIPE)),
         *(
-            (name, Any, setting(_check(hint, _BOUNDS.get(name)), None))
+            (name, Any, setting(_check(hint, _BOUNDS.get(name)), _DEFAULTS.get(name)))
             for name, hint in typing.get_type_hints(QuantSpec).items()
         ),
     ],

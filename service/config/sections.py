@@ -21,6 +21,7 @@ from typing import Any
 from edged.errors import UsageError
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import (
+    AUTO,
     HEAD_LAYERS,
     MAX_DETECTIONS,
     RUNTIMES,
@@ -266,6 +267,8 @@ class ModelConfig:
             )
             if getattr(self, key) == usual
         ]
+        if data["quantization"]["activation_bits"] == AUTO:
+            del data["quantization"]["activation_bits"]
         served = ("batching", "swap", "runtime", "keep", "probation_s", "report_images", "capture", "drift")
         for key in (*served, "priority", *irrelevant):
             del data[key]

@@ -12,6 +12,7 @@ from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.system.liveness import Liveness
+from service.system.processes import cores
 from service.updates.files import UpdateFiles
 from service.worker.interface import Incumbent
 from service.worker.job import Job
@@ -100,5 +101,7 @@ class Workers:
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
             report_images=model.report_images,
+            runtime=model.runtime,
+            serving_threads=config.serve.threads or cores(),
             keep_rejected=True,
         )

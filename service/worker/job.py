@@ -40,6 +40,8 @@ class Job:
         detection_given: Whether the user asks for a detector by setting such rules.
         incumbent: Generation in service whose interface must not change; None for none.
         report_images: Number of held-out images in predictions.json; 0 for no such file.
+        runtime: Engine that is going to serve the model, one of `edged.spec.RUNTIMES`; "auto" for the fastest.
+        serving_threads: Number of threads of that engine; None for those that compute here.
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
     """
 
@@ -63,6 +65,8 @@ class Job:
     detection_given: bool = False
     incumbent: Incumbent | None = None
     report_images: int = 0
+    runtime: str = "auto"
+    serving_threads: int | None = None
     keep_rejected: bool = False
 
     def to_json(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,15 @@ import torch
 
 from edged.calibration.dataset import MIN_IMAGES, ImageCache, build_cache
 from edged.calibration.places import CALIBRATE
-from edged.compress import Compressed, compress
+from edged.compress import compress
 from edged.device import CPU, choose_device
 from edged.engine.memory_plan import Resources, check_memory
 from edged.evaluation.gates import check_gates
 from edged.memory import memory_errors_of
 from edged.models.checkpoint import MAX_FILE_BYTES
 from edged.models.loading import LoadedNetwork, load_checkpoint
-from edged.pipeline.engine import for_service
-from edged.pipeline.evaluation import Evaluation, Labels, evaluate, held_out_labels, require_labels
+from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
+from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
@@ -72,22 +73,23 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         network = choose_reading(network, cache, device)
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
-        compressed = compress(model, cache, job.spec, resources=Resources(job.memory_limit), listener=timer)
-        compressed = for_service(compressed, network, job.memory_limit)
+        quantize = partial(compress, model, cache, resources=Resources(job.memory_limit), listener=timer)
+        quantized = [quantize(job.spec)]
     with timer.stage("evaluate"), memory_errors_of(device):
-        evaluation = evaluate(compressed, network.architecture, labels, job.detection)
-        attachments = _sample_predictions(job, network, compressed, labels, evaluation)
-        with kept_if_rejected(job, network.source, compressed, evaluation.totals, attachments):
-            check_gates(evaluation.totals, job.gates)
+        judging = Judging(labels, job.detection, job.gates)
+        serving = Serving(job.runtime, job.serving_threads, job.memory_limit, time.perf_counter)
+        served = choose_or_repeat(quantized, quantize, network, job.spec, judging, serving)
+        attachments = _sample_predictions(job, network, served, labels)
+        with kept_if_rejected(job, network.source, served, attachments):
+            check_gates(served.evaluation.totals, job.gates)
     seconds = {name: round(value, 3) for name, value in timer.seconds.items()}
     with timer.stage("write"):
         return write_quantized(
             job.out,
             network,
-            compressed,
+            served,
             job.spec,
             labels,
-            evaluation,
             job.detection,
             provenance=Provenance(job.name, started_at, _now()),
             extra_totals={"stage_seconds": seconds},
@@ -137,13 +139,12 @@ def decode_images(
         return build_cache(folder, cache_root, spec, limit=images, map_fn=pool.map, listener=listener, split=split)
 
 
-def _sample_predictions(
-    job: Job, network: LoadedNetwork, compressed: Compressed, labels: Labels, evaluation: Evaluation
-) -> dict[str, bytes]:
+def _sample_predictions(job: Job, network: LoadedNetwork, served: Served, labels: Labels) -> dict[str, bytes]:
     """Return the file of sample predictions by name; no file if the job asks for none."""
     if not job.report_images:
         return {}
-    sampled = sample_predictions(compressed, network.architecture, labels, evaluation.boxes, job.report_images)
+    boxes = served.evaluation.boxes
+    sampled = sample_predictions(served.network, network.architecture, labels, boxes, job.report_images)
     return {PREDICTIONS: json.dumps(sampled).encode()}
 
 

@@ -6,25 +6,21 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
-from edged.compress import Compressed
 from edged.errors import GateError
 from edged.models.loading import Source
+from edged.pipeline.choosing import Served
 from service.worker.job import Job
 
 
 @contextmanager
-def kept_if_rejected(
-    job: Job, source: Source, compressed: Compressed, totals: Mapping[str, Any], attachments: Mapping[str, bytes]
-) -> Iterator[None]:
+def kept_if_rejected(job: Job, source: Source, served: Served, attachments: Mapping[str, bytes]) -> Iterator[None]:
     """Write report.json and `attachments` to `job.out` if the block raises a GateError and the job asks for it.
 
     Args:
         job: Whether to keep the files, and where.
         source: File that the model was loaded from.
-        compressed: The rejected model, for the layers and the plan of the report.
-        totals: Measured values of the evaluation.
+        served: The rejected model, with the measured values of its evaluation and the candidates.
         attachments: Files by name.
 
     Raises:
@@ -34,9 +30,10 @@ def kept_if_rejected(
         yield
     except GateError:
         if job.keep_rejected:
-            layers = [layer.to_dict() for layer in compressed.layers]
-            totals = {**totals, "bits": job.spec.bits}
-            report = {"source": source.to_dict(), "totals": totals, "layers": layers, "plan": compressed.plan.to_dict()}
+            model = served.network
+            layers = [layer.to_dict() for layer in model.layers]
+            totals = {**served.evaluation.totals, "bits": job.spec.bits, "candidates": served.candidates}
+            report = {"source": source.to_dict(), "totals": totals, "layers": layers, "plan": model.plan.to_dict()}
             _write(job, {"report.json": json.dumps(report, indent=2).encode(), **attachments})
         raise
 

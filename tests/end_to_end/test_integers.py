@@ -15,6 +15,7 @@ from edged.pipeline.export import export
 from tests.support import trained
 from tests.support.daemon import Daemon, running
 from tests.support.executions import relative_error, session
+from tests.support.outliers import write_outlier
 from tests.support.tasks import DetectionTask, Task
 
 
@@ -34,9 +35,34 @@ def daemon(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.T
         "input": {"size": 64},
         "quantization": {"bits": 8, "activation_bits": 8, "method": "rtn"},
     }
+    either = {
+        "name": "either",
+        "calibration": {"dir": str(task.calibration), "images": 80},
+        "input": {"size": 8, "resize": 8},
+        "quantization": {"bits": 8, "activation_bits": "auto", "method": "rtn"},
+        "gates": {"min_agreement": 90},
+    }
     folder = tmp_path_factory.mktemp("integers")
-    with running(folder, task.calibration, models=[digits, shapes], serve={"threads": 2}) as daemon:
+    with running(folder, task.calibration, models=[digits, shapes, either], serve={"threads": 2}) as daemon:
         yield daemon
+
+
+def assert_the_chosen_one_serves(daemon: Daemon, task: Task) -> dict[str, Any]:
+    """Check that requests are computed by the chosen candidate, and return it."""
+    (chosen,) = [each for each in totals_of(daemon, "either")["candidates"] if each["chosen"]]
+    folder = daemon.state / "models" / "either" / "current"
+    artifact = read_artifact(folder)
+    assert artifact.manifest.serve == {"engine": chosen["engine"], "precision": chosen["precision"]}
+    assert (artifact.activations is None) == (chosen["precision"] == "float")
+    metadata = daemon.get("/v2/models/either").json()
+    assert metadata["platform"] == f"edged_{chosen['engine']}"
+    images = sorted(task.test.rglob("*.png"))[:20]
+    (output,) = daemon.infer(*images, model="either").json()["outputs"]
+    served = torch.tensor(output["data"]).reshape(output["shape"])
+    inputs = trained.normalize(task.digits.images[[int(path.stem) for path in images]], artifact.input)
+    (computed,) = session((folder / "model.onnx").read_bytes()).run(None, {"input": inputs})
+    assert relative_error(served, torch.from_numpy(computed)) < 1e-6
+    return chosen
 
 
 def totals_of(daemon: Daemon, model: str) -> dict[str, Any]:
@@ -74,3 +100,27 @@ def test_a_detector_finds_boxes(daemon: Daemon, detection_task: DetectionTask) -
     image = sorted((detection_task.test / "images").iterdir())[0]
     found = json.loads(daemon.infer(image, model="shapes").content)["outputs"]
     assert found[-1]["data"] != [0]
+
+
+def test_the_fastest_candidate_goes_live(daemon: Daemon, task: Task) -> None:
+    daemon.put_live(task.first, "either.pt", model="either")
+    chosen = assert_the_chosen_one_serves(daemon, task)
+    totals = totals_of(daemon, "either")
+    candidates = totals["candidates"]
+    assert {(each["engine"], each["precision"]) for each in candidates} >= {
+        ("onnxruntime", "integer"),
+        ("onnxruntime", "float"),
+        ("torch", "float"),
+    }
+    assert all(each["ms"] > 0 and each["refused"] is None for each in candidates)
+    assert chosen["ms"] < 1.06 * min(each["ms"] for each in candidates)
+    assert chosen["agreement"] == totals["agreement"]
+    assert totals["activation_bits"] == (8 if chosen["precision"] == "integer" else None)
+
+
+def test_floats_go_live_where_integers_fail_a_gate(daemon: Daemon, task: Task, tmp_path: Path) -> None:
+    write_outlier(task.second, tmp_path / "outlier.pt")
+    daemon.put_live(tmp_path / "outlier.pt", model="either")
+    assert assert_the_chosen_one_serves(daemon, task)["precision"] == "float"
+    integer = next(each for each in totals_of(daemon, "either")["candidates"] if each["precision"] == "integer")
+    assert "gates.min_agreement is 90 %" in integer["refused"]

@@ -18,7 +18,7 @@ from edged.errors import DeviceError, UsageError
 from edged.models.architecture import Architecture
 from edged.models.loading import LoadedNetwork, Source
 from edged.models.registry import build
-from edged.pipeline.engine import executor_of, for_service
+from edged.pipeline.engine import Engines, executor_of
 from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
 from tests.support.pictures import write_folder
 from tests.support.pretended import DEVICE, PretendedDevice
@@ -139,7 +139,7 @@ def test_the_engine_of_a_service_leaves_the_model_on_its_device(cache: ImageCach
     with PretendedDevice():
         compressed = compress(model.to(DEVICE), cache, QuantSpec(method=Method.RTN))
         network = LoadedNetwork(model, architecture, cache.input, Source("0" * 64, 1, "a.pt", "torch-zip"))
-        served = for_service(compressed, network)
+        served = Engines(compressed, network, 1).load("onnxruntime", "float")
         assert served.onnx is not None
         assert device_of(served.model) == DEVICE
         assert executor_of(served).name == "onnxruntime"

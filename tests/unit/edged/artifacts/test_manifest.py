@@ -45,7 +45,7 @@ def test_ranges_of_activations_are_stored() -> None:
     assert Manifest.from_dict(data).activations is None  # written by version 0.1.0
 
 
-OPTIONAL = ("task", "detection", "warmup", "activations", "onnx")
+OPTIONAL = ("task", "detection", "warmup", "activations", "onnx", "serve")
 NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in OPTIONAL]
 
 

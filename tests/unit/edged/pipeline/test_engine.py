@@ -12,9 +12,10 @@ from edged.artifacts.engines import open_executor
 from edged.artifacts.reader import read_artifact
 from edged.calibration.dataset import build_cache
 from edged.compress import compress
+from edged.errors import ArchitectureError
 from edged.execution.executors import OnnxExecutor
 from edged.models.loading import LoadedNetwork, load_checkpoint
-from edged.pipeline.engine import EngineNetwork, executor_of, for_service
+from edged.pipeline.engine import EngineNetwork, Engines, executor_of
 from edged.pipeline.quantize import quantize
 from edged.spec import Method, QuantSpec
 from tests.support.tasks import Task
@@ -25,21 +26,32 @@ def network(task: Task) -> LoadedNetwork:
     return load_checkpoint(task.first, input_settings={"size": 8, "resize": 8})
 
 
-@pytest.mark.parametrize("activation_bits", [None, 8])
+@pytest.mark.parametrize("precision", ["float", "integer"])
 def test_the_outputs_are_those_of_the_engine(
-    task: Task, network: LoadedNetwork, tmp_path: Path, activation_bits: int | None
+    task: Task, network: LoadedNetwork, tmp_path: Path, precision: str
 ) -> None:
     cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
-    spec = QuantSpec(method=Method.RTN, bits=6, activation_bits=activation_bits)
-    plain = compress(network.model, cache, spec)
-    served = for_service(plain, network)
+    plain = compress(network.model, cache, QuantSpec(method=Method.RTN, bits=6, activation_bits=8))
+    engines = Engines(plain, network, 1)
+    served = engines.load("onnxruntime", precision)
+    assert served.precision == precision
     assert isinstance(served.served, EngineNetwork)
     assert isinstance(executor_of(served), OnnxExecutor)
     images = next(cache.batches(cache.held_out, len(cache.held_out)))
     assert torch.equal(served.logits, torch.from_numpy(OnnxExecutor(served.onnx or b"", 1).run(images.numpy())))
     # Rounding in whole numbers instead of float32 moves a value by a step here and there.
-    tolerance = 1e-4 if activation_bits is None else 0.05 * float(plain.logits.abs().max())
-    torch.testing.assert_close(served.logits, plain.logits, rtol=1e-4, atol=tolerance)
+    other = engines.load("torch", precision)
+    assert executor_of(other).name == "torch"
+    tolerance = 1e-4 if precision == "float" else 0.05 * float(plain.logits.abs().max())
+    torch.testing.assert_close(served.logits, other.logits, rtol=1e-4, atol=tolerance)
+    assert torch.equal(engines.without(precision).logits, other.logits)
+
+
+def test_full_precision_is_computed_once(task: Task, network: LoadedNetwork, tmp_path: Path) -> None:
+    cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
+    plain = compress(network.model, cache, QuantSpec(method=Method.RTN))
+    before = plain.reference_logits
+    assert Engines(plain, network, 1).load("onnxruntime", "float").reference_logits is before
 
 
 def test_an_artifact_reproduces_what_was_recorded(task: Task, network: LoadedNetwork, tmp_path: Path) -> None:
@@ -52,12 +64,14 @@ def test_an_artifact_reproduces_what_was_recorded(task: Task, network: LoadedNet
     assert warmup.compare([engine.run(image[None]) for image in warmup.images(artifact.input)]).identical
 
 
-def test_a_head_that_only_torch_computes_is_served_by_torch(task: Task, network: LoadedNetwork, tmp_path: Path) -> None:
+def test_a_head_that_only_torch_computes(task: Task, network: LoadedNetwork, tmp_path: Path) -> None:
     cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
     classes = network.model.linear.out_features
     network.model.linear = torch.nn.Sequential(network.model.linear, torch.nn.ELU(), torch.nn.Linear(classes, classes))
-    plain = compress(network.model.eval(), cache, QuantSpec(method=Method.RTN))
-    served = for_service(plain, network)
+    engines = Engines(compress(network.model.eval(), cache, QuantSpec(method=Method.RTN)), network, 1)
+    with pytest.raises(ArchitectureError, match="ELU"):
+        engines.load("onnxruntime", "float")
+    served = engines.load("torch", "float")
     assert served.onnx is None
     assert executor_of(served).name == "torch"
     assert np.isfinite(served.logits.numpy()).all()

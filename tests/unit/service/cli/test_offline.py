@@ -168,4 +168,4 @@ def test_other_bits_of_activations_are_refused(tmp_path: Path, capsys: pytest.Ca
     options = ("--calib", tmp_path, "--out", tmp_path / "out", "--activation-bits", "4")
     code, _, err = call(capsys, "quantize", tmp_path / "a.pt", *options)
     assert code == 2
-    assert "--activation-bits: invalid choice: 4" in err
+    assert "--activation-bits: '4'; write auto, 8, none" in err

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edged.errors import ConfigError
 from edged.spec import RECIPES, Choice, DetectionSpec, QuantSpec, recipe
 from service.config.load import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
+from service.config.sections import CalibrationConfig
 from service.ipc.options import Batching
 from tests.support.repository import ROOT
 
@@ -54,7 +55,7 @@ def test_two_keys_make_a_valid_config(folder):
     assert config.models[0].calibration.dir == folder / "images"
     assert (config.state_dir, config.drop_folder) == (Path("/var/lib/edged"), Path("/var/lib/edged/drop"))
     assert config.socket == Path("/var/lib/edged/edged.sock")
-    assert config.models[0].quantization.to_spec() == QuantSpec()
+    assert config.models[0].quantization.to_spec() == QuantSpec(activation_bits="auto")
 
 
 def test_the_keys_of_quantization_are_the_fields_of_its_spec_and_the_recipe():
@@ -65,7 +66,7 @@ def test_the_keys_of_quantization_are_the_fields_of_its_spec_and_the_recipe():
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_can_be_changed_in_parts(folder, name):
     spec = load(folder, model(f"quantization: {{recipe: {name}, bits: 3}}")).models[0].quantization.to_spec()
-    assert spec == recipe(name, bits=3)
+    assert spec == recipe(name, bits=3, activation_bits="auto")
 
 
 def test_values_are_read(folder):
@@ -368,6 +369,28 @@ def test_the_key_depends_only_on_settings_that_affect_the_result(folder):
     gates = ("gates: {min_accuracy: 70}", "gates: {min_shadow_agreement: 90}")
     for change in (*changes, *gates, "detection: {iou: 0.5}"):
         assert load(folder, model(change)).models[0].key("ab") != base.key("ab")
+
+
+def test_the_key_is_that_of_0_1_0():
+    """Files that 0.1.0 has quantized are not quantized again: the digest is what that version computed."""
+    model = ModelConfig(name="m", calibration=CalibrationConfig(dir=Path("/images")))
+    assert model.digest() == "e07794e663f6f861fc95abb3a4b573d9dadf687fd7effa137f68f0ab6473ed72"
+
+
+def test_activation_bits(folder):
+    def configured(value):
+        return load(folder, model(f"quantization: {{activation_bits: {value}}}")).models[0]
+
+    missing = load(folder, model("keep: 3")).models[0]
+    found = {value: configured(value) for value in ("auto", "8", "null")}
+    specs = {value: each.quantization.to_spec().activation_bits for value, each in found.items()}
+    assert specs == {"auto": "auto", "8": 8, "null": None}
+    assert missing.quantization == found["auto"].quantization
+    assert len({each.key("ab") for each in found.values()}) == 3
+    with pytest.raises(InvalidConfigError, match="activation_bits has value 7; write auto, 8 or null"):
+        configured("7")
+    with pytest.raises(InvalidConfigError, match="activation_bits has value 'none'; write auto, 8 or null"):
+        configured("none")
 
 
 def test_batching_is_read(folder):

@@ -1,0 +1,100 @@
+"""The ways in which a quantized network can be served: engines, with activations as integers or as floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edged.artifacts.engines import installed_engines, require_engine
+from edged.compress import Compressed
+from edged.evaluation.gates import METRICS
+from edged.pipeline.evaluation import Evaluation
+from edged.spec import AUTO, FLOAT, INTEGER, PRECISIONS, QuantSpec
+
+
+@dataclass(eq=False)
+class Candidate:
+    """One way to serve a quantized network, and what is known of it so far.
+
+    Attributes:
+        engine: The engine, one of `edged.spec.RUNTIMES`.
+        precision: Numbers that it computes with, one of `edged.spec.PRECISIONS`.
+        network: The network in that engine; None before it is loaded, and where it cannot be.
+        ms: Median time of one image in milliseconds; None if it was not measured.
+        memory_bytes: Resident memory that the network takes in the engine; None if it was not measured.
+        evaluation: Comparison with full precision on the held-out images; None without one.
+        refused: Why it cannot serve; None if nothing speaks against it.
+        error: The exception behind `refused`, where there is one.
+        lacks_room: Whether it was refused for lack of memory only.
+    """
+
+    engine: str
+    precision: str
+    network: Compressed | None = None
+    ms: float | None = None
+    memory_bytes: int | None = None
+    evaluation: Evaluation | None = None
+    refused: str | None = None
+    error: Exception | None = None
+    lacks_room: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether it was compared with full precision and passes the gates."""
+        return self.evaluation is not None and self.refused is None
+
+    def refuse(self, reason: str, error: Exception | None = None) -> None:
+        """Record why it cannot serve, and let go of its engine."""
+        self.refused, self.error, self.network = reason, error, None
+
+    def to_dict(self, *, chosen: bool) -> dict[str, Any]:
+        """Return plain JSON types, as they stand in the report."""
+        totals = {} if self.evaluation is None else self.evaluation.totals
+        metric, _ = METRICS[totals.get("task", "classification")]
+        return {
+            "engine": self.engine,
+            "precision": self.precision,
+            "in_float": [],
+            "ms": None if self.ms is None else round(self.ms, 3),
+            "agreement": totals.get("agreement"),
+            "accuracy": totals.get("quantized", {}).get(metric),
+            "drop": totals.get("drop", {}).get(metric),
+            "memory_bytes": self.memory_bytes,
+            "chosen": chosen,
+            "refused": self.refused,
+        }
+
+
+def candidates_of(compressed: Compressed, spec: QuantSpec, runtime: str) -> list[Candidate]:
+    """Return the ways to serve a network that come into question, the preferred one of equally fast ones first.
+
+    torch has no integer kernels for such networks. It computes integers exactly but slowly, so they are a candidate
+    only where nothing else may serve.
+
+    Args:
+        compressed: The quantized network.
+        spec: How it was quantized.
+        runtime: One of `edged.spec.RUNTIMES`; only this engine, or any that is installed with "auto".
+
+    Raises:
+        UnavailableError: The engine is not installed.
+    """
+    if runtime != "auto":
+        require_engine(runtime)
+    engines = installed_engines() if runtime == "auto" else (runtime,)
+    precisions = _precisions(compressed, spec)
+    graphs = [(engine, precision) for precision in precisions for engine in engines if engine != "torch"]
+    if "torch" not in engines:
+        torch: Sequence[str] = ()
+    elif FLOAT in precisions:
+        torch = (FLOAT,)
+    else:
+        torch = () if graphs else (INTEGER,)
+    return [Candidate(*pair) for pair in [*graphs, *(("torch", precision) for precision in torch)]]
+
+
+def _precisions(compressed: Compressed, spec: QuantSpec) -> Sequence[str]:
+    if compressed.activations is None:
+        return (FLOAT,)
+    return PRECISIONS if spec.activation_bits == AUTO else (INTEGER,)

@@ -1,0 +1,309 @@
+"""Choice of the engine and the numbers that serve a quantized network, by measurement on this device.
+
+Each candidate is timed on one image, and compared with full precision on the held-out images. The fastest one that
+passes the gates serves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from edged.compress import Compressed
+from edged.device import CPU, device_of
+from edged.errors import EdgedError, GateError
+from edged.evaluation.gates import Gates, check_gates
+from edged.heap import ENGINE_LOADING
+from edged.memory import give_back_free_memory, resident_bytes
+from edged.models.loading import LoadedNetwork
+from edged.models.registry import Architecture
+from edged.pipeline.candidates import Candidate, candidates_of
+from edged.pipeline.engine import Engines, executor_of
+from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
+from edged.pipeline.timing import Clock, median_seconds
+from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, DetectionSpec, QuantSpec
+
+log = logging.getLogger(__name__)
+
+SMALL_BYTES = 64 << 20  # less than a plan's accuracy
+TIE = 1.05  # times whose ratio is below count as equal
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How the network is going to be served.
+
+    Attributes:
+        runtime: Engine, one of `edged.spec.RUNTIMES`; "auto" for the fastest.
+        threads: Threads of the engine; None for as many as torch has.
+        memory_limit: Bytes of resident memory that this process may take; None for what the quantization was planned to
+            take.
+        clock: Clock that candidates are timed with; None to take the first one in order that passes the gates.
+    """
+
+    runtime: str = "auto"
+    threads: int | None = None
+    memory_limit: int | None = None
+    clock: Clock | None = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """What a candidate is compared by.
+
+    Attributes:
+        labels: Labels of the held-out images.
+        detection: Rules for the predictions of a detector that become boxes; not used for a classifier.
+        gates: What it must reach.
+    """
+
+    labels: Labels
+    detection: DetectionSpec
+    gates: Gates
+
+
+@dataclass(frozen=True)
+class Served:
+    """The chosen candidate.
+
+    Attributes:
+        network: The quantized network in its engine.
+        evaluation: Its comparison with full precision.
+        engine: Name of the engine.
+        candidates: All candidates, as they stand in the report.
+    """
+
+    network: Compressed
+    evaluation: Evaluation
+    engine: str
+    candidates: list[dict[str, Any]]
+
+    @property
+    def serve(self) -> dict[str, str]:
+        """Entry of the manifest that says how the network was judged, and is served."""
+        return {"engine": self.engine, "precision": self.network.precision}
+
+    @property
+    def passes(self) -> bool:
+        """Whether the chosen candidate passes the gates."""
+        return any(candidate["chosen"] for candidate in self.candidates)
+
+
+def choose_or_repeat(
+    quantized: list[Compressed],
+    quantize: Callable[[QuantSpec], Compressed],
+    network: LoadedNetwork,
+    spec: QuantSpec,
+    judging: Judging,
+    serving: Serving,
+) -> Served:
+    """Choose as `choose_served` does; where nothing passes the gates, try once more with activations never quantized.
+
+    Codes compensate for the rounding of activations. Where that rounding does harm, they do not suit floats either.
+
+    Args:
+        quantized: The quantized network as its only entry. It is removed, so that its memory is free for another one.
+        quantize: Quantizes the network by a spec.
+        network: The network in full precision.
+        spec: How it was quantized. Only with activation_bits AUTO there is another try.
+        judging: What the candidates are compared by.
+        serving: How the network is going to be served.
+
+    Returns:
+        What `choose_served` returns, with the candidates of both tries.
+
+    Raises:
+        EdgedError: What `choose_served` raises.
+    """
+    compressed = quantized.pop()
+    served = choose_served(compressed, network, spec, judging, serving)
+    if served.passes or spec.activation_bits != AUTO or compressed.activations is None:
+        return served
+    before = served.candidates
+    del compressed, served
+    log.warning("no candidate passes the gates with activations quantized; quantizing once more without")
+    spec = dataclasses.replace(spec, activation_bits=None)
+    served = choose_served(quantize(spec), network, spec, judging, serving)
+    return dataclasses.replace(served, candidates=[*before, *served.candidates])
+
+
+def choose_served(
+    compressed: Compressed, network: LoadedNetwork, spec: QuantSpec, judging: Judging, serving: Serving
+) -> Served:
+    """Choose the engine and the numbers that serve a quantized network.
+
+    Args:
+        compressed: The quantized network.
+        network: The network in full precision.
+        spec: How it was quantized.
+        judging: What the candidates are compared by.
+        serving: How the network is going to be served.
+
+    Returns:
+        The fastest candidate that passes the gates; if none does, the one that comes closest to full precision.
+
+    Raises:
+        UnavailableError: The engine that is asked for is not installed.
+        ArtifactError, ArchitectureError: No engine can compute the network.
+        GateError: The outputs are not finite in any engine.
+    """
+    with _torch_threads(serving.threads) as threads:
+        candidates = candidates_of(compressed, spec, serving.runtime)
+        engines = Engines(compressed, network, threads)
+        room = _room(compressed, spec, serving.memory_limit)
+        for candidate in candidates:
+            _load(candidate, engines, room)
+        ready = _ready(candidates, engines)
+        if serving.clock is not None:
+            _time(ready, engines, serving.clock)
+        chosen = _judge(_ranked(ready), network.architecture, judging)
+        assert chosen.network is not None  # noqa: S101 - it was evaluated
+        assert chosen.evaluation is not None  # noqa: S101
+        listed = [candidate.to_dict(chosen=candidate is chosen and candidate.passes) for candidate in candidates]
+        return Served(chosen.network, chosen.evaluation, chosen.engine, listed)
+
+
+@contextmanager
+def _torch_threads(threads: int | None) -> Iterator[int]:
+    """Have torch compute with as many threads as the engine will have, inside the block."""
+    before = torch.get_num_threads()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        yield torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+
+
+def _room(compressed: Compressed, spec: QuantSpec, memory_limit: int | None) -> Callable[[Candidate], str | None]:
+    """Return a function that says why there is no room for a candidate's engine; None if there is."""
+    weights = sum(weight.codes.numel() for weight in compressed.quantized.values())
+    if memory_limit is None and device_of(compressed.full) == CPU:  # a plan for a GPU is of the GPU's memory
+        memory_limit = compressed.plan.peak_bytes
+
+    def lack(candidate: Candidate) -> str | None:
+        if candidate.engine == "torch" or spec.activation_bits == ACTIVATION_BITS:  # nothing else can take its place
+            return None
+        needed = ENGINE_LOADING * weights * (4 if candidate.precision == FLOAT else 1)
+        present = resident_bytes()
+        if memory_limit is None or needed < SMALL_BYTES or present + needed <= memory_limit:
+            return None
+        return (
+            f"no room: loading it takes {needed >> 20} MiB next to the {present >> 20} MiB in use, and"
+            f" {memory_limit >> 20} MiB are allowed"
+        )
+
+    return lack
+
+
+def _load(candidate: Candidate, engines: Engines, lack: Callable[[Candidate], str | None]) -> None:
+    """Load a candidate into its engine and compute an image twice, or record why that is not possible."""
+    if (reason := lack(candidate)) is not None:
+        candidate.lacks_room = True
+        candidate.refuse(reason)
+        return
+    give_back_free_memory()
+    try:
+        importlib.import_module(candidate.engine)  # or its memory would count as that of the first network
+        before = resident_bytes()
+        candidate.network = engines.load(candidate.engine, candidate.precision)
+        for _ in range(2):
+            executor_of(candidate.network).run(engines.image)
+    except Exception as error:  # engines raise classes of their own, which share no base
+        candidate.refuse(" ".join(str(error).split())[:300] or type(error).__name__, error)
+        log.warning("%s cannot serve in %s: %s", candidate.engine, candidate.precision, candidate.refused)
+        return
+    give_back_free_memory()
+    candidate.memory_bytes = max(0, resident_bytes() - before) + engines.shared_bytes(candidate.engine)
+
+
+def _ready(candidates: Sequence[Candidate], engines: Engines) -> list[Candidate]:
+    """Return the candidates that were loaded.
+
+    Where only memory lacks for an engine in float, torch stands for it in this process, because its outputs differ by
+    rounding only. It must not serve in its place, because it takes more memory.
+
+    Raises:
+        EdgedError: There is none, for the reason of the first one.
+    """
+    ready = [candidate for candidate in candidates if candidate.network is not None]
+    crowded = next((each for each in candidates if each.lacks_room and each.precision == FLOAT), None)
+    if crowded is not None:
+        for candidate in ready:
+            if candidate.engine == "torch":
+                candidate.refuse(f"it takes more memory than {crowded.engine}, for which there is no room to measure")
+        crowded.refused, crowded.network = None, engines.without(FLOAT)
+        ready = [*(candidate for candidate in ready if candidate.network is not None), crowded]
+    if ready:
+        return ready
+    error = candidates[0].error
+    raise error if isinstance(error, EdgedError) else EdgedError(f"no engine computes the network: {error}") from error
+
+
+def _time(ready: Sequence[Candidate], engines: Engines, clock: Clock) -> None:
+    """Measure the time of one image in each candidate."""
+    timed = [(each, executor_of(each.network)) for each in ready if each.network is not None and not each.lacks_room]
+    seconds = median_seconds([partial(executor.run, engines.image) for _, executor in timed], clock)
+    for (candidate, _), taken in zip(timed, seconds, strict=True):
+        candidate.ms = 1000 * taken
+
+
+def _ranked(ready: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates with the fastest first and those without a time last; about equal ones stay in their order."""
+    known = [each.ms for each in ready if each.ms is not None]
+
+    def rank(candidate: Candidate) -> float:
+        if candidate.ms is None:
+            return math.inf
+        return math.floor(math.log(candidate.ms / min(known), TIE))
+
+    return sorted(ready, key=rank)
+
+
+def _judge(ranked: Sequence[Candidate], architecture: Architecture, judging: Judging) -> Candidate:
+    """Return the first candidate that passes the gates.
+
+    The first one of each precision is compared with full precision. A slower one of the same precision computes the
+    same outputs up to rounding, so it is compared only where a faster one fails.
+
+    Raises:
+        GateError: No candidate's outputs are finite.
+    """
+    precisions: dict[str, Candidate] = {}
+    for candidate in ranked:
+        precisions.setdefault(candidate.precision, candidate)
+    waiting = [candidate for candidate in ranked if candidate in precisions.values()]
+    while waiting:
+        _compare(waiting, architecture, judging)
+        better = list(itertools.takewhile(lambda each: not each.passes, ranked))
+        waiting = [each for each in better if each.evaluation is None and each.refused is None][:1]
+    compared = [candidate for candidate in ranked if candidate.evaluation is not None]
+    if not compared:
+        raise ranked[0].error or GateError("no engine computes the network")
+    closest = max(compared, key=lambda each: each.evaluation.totals["agreement"] if each.evaluation else 0.0)
+    return next((each for each in ranked if each.passes), closest)
+
+
+def _compare(candidates: Sequence[Candidate], architecture: Architecture, judging: Judging) -> None:
+    """Compare candidates with full precision, and refuse those that fail a gate."""
+    networks = [each.network for each in candidates if each.network is not None]
+    found = evaluate_each(networks, architecture, judging.labels, judging.detection)
+    for candidate, evaluation in zip(candidates, found, strict=True):
+        if isinstance(evaluation, GateError):
+            candidate.refuse(str(evaluation), evaluation)
+            continue
+        candidate.evaluation = evaluation
+        try:
+            check_gates(evaluation.totals, judging.gates)
+        except GateError as error:
+            candidate.refused = str(error)
