@@ -86,7 +86,7 @@ def _placed(graph: Graph, activations: ActivationQuantization | None, target: st
     if activations is None:
         return place_nothing(graph), {}
     grids: Grids = activations.grids()
-    placement = place(graph, activations.float_layers)
+    placement = place(graph, activations.float_layers, activations.in_float)
     if different := sorted(grids.keys() ^ set(placement.values)):
         raise ArtifactError(f"the range of {different[0]!r} does not fit the network; quantize the checkpoint again")
     if target == "tensorrt":

@@ -10,6 +10,8 @@ from typing import Any
 from edged.errors import ArtifactError
 from edged.execution.grids import ActivationGrid, ActivationScheme, Range
 
+_OPTIONAL = frozenset({"in_float"})  # keys that older artifacts lack
+
 
 @dataclass(frozen=True)
 class ActivationQuantization:
@@ -18,12 +20,14 @@ class ActivationQuantization:
     Attributes:
         bits: Bits per code.
         ranges: Least (<= 0) and greatest (>= 0) value of each value that is carried as codes, by its name in the graph.
-        float_layers: Names of the weights whose layers compute in float.
+        float_layers: Names of the weights whose layers compute in float by rule.
+        in_float: Names of the layers that are kept in float because rounding their inputs costs too much accuracy.
     """
 
     bits: int
     ranges: Mapping[str, Range]
     float_layers: tuple[str, ...] = ()
+    in_float: tuple[str, ...] = ()
 
     def grids(self, scheme: ActivationScheme = ActivationScheme.ASYMMETRIC) -> dict[str, ActivationGrid]:
         """Return the grid of each value in the codes of a scheme."""
@@ -34,7 +38,12 @@ class ActivationQuantization:
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
         ranges = {name: list(ends) for name, ends in self.ranges.items()}
-        return {"bits": self.bits, "ranges": ranges, "float_layers": list(self.float_layers)}
+        return {
+            "bits": self.bits,
+            "ranges": ranges,
+            "float_layers": list(self.float_layers),
+            "in_float": list(self.in_float),
+        }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ActivationQuantization:
@@ -43,18 +52,21 @@ class ActivationQuantization:
         Raises:
             ArtifactError: A key is missing or unknown, or a range is impossible.
         """
-        if data.keys() != {"bits", "ranges", "float_layers"}:
+        if data.keys() - _OPTIONAL != {"bits", "ranges", "float_layers"}:
             raise ArtifactError(f"activations have the keys {', '.join(data)}; need bits, ranges and float_layers")
         bits, ranges, layers = data["bits"], data["ranges"], data["float_layers"]
+        kept = data.get("in_float", [])
         if bits != 8 or not isinstance(ranges, Mapping) or not isinstance(layers, list):
             raise ArtifactError(
                 f"activations have {bits!r:.20} bits; this edged reads 8, with ranges and a list of layers"
             )
         if wrong := [name for name, ends in ranges.items() if not _is_range(ends)]:
             raise ArtifactError(f"the range of activation {wrong[0]!r} has value {ranges[wrong[0]]!r:.80}")
-        if not all(isinstance(name, str) for name in layers):
-            raise ArtifactError(f"float_layers has value {layers!r:.80}; need names")
-        return cls(bits, {name: (float(low), float(high)) for name, (low, high) in ranges.items()}, tuple(layers))
+        for key, names in (("float_layers", layers), ("in_float", kept)):
+            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+                raise ArtifactError(f"{key} has value {names!r:.80}; need names")
+        ends = {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+        return cls(bits, ends, tuple(layers), tuple(kept))
 
 
 def _is_range(ends: object) -> bool:

@@ -38,7 +38,7 @@ class RoundedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.placement = place(build_graph(network, quantized), activations.float_layers)
+        self.placement = place(build_graph(network, quantized), activations.float_layers, activations.in_float)
         self.use(activations)
 
     def use(self, activations: ActivationQuantization) -> None:

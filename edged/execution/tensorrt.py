@@ -9,6 +9,7 @@ conv -> silu -> [codes]                activations compute in float
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from edged.errors import ArtifactError
@@ -43,7 +44,7 @@ def place_for_tensorrt(
         low, high = activations.ranges[placement.owners[name]]
         least, most = ranges.get(leaders[name], (0.0, 0.0))
         ranges[leaders[name]] = (min(low, least), max(high, most))
-    quantization = ActivationQuantization(activations.bits, ranges, activations.float_layers)
+    quantization = dataclasses.replace(activations, ranges=ranges)
     owners = {name: leaders[name] for name in carried}
     return Placement(placement.graph, owners, placement.float_layers), quantization.grids(ActivationScheme.SYMMETRIC)
 

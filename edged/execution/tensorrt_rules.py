@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto, numpy_helper
 
 _LAYERS = ("Conv", "Gemm")
 _COPYING = ("MaxPool", "Resize", "Concat")
+_WITHOUT_WEIGHTS = ("Relu", "MaxPool", "GlobalAveragePool", "GlobalMaxPool", "Flatten", "Concat")
 _IN_FLOAT = ("Sigmoid", "Mul", "Relu", "LeakyRelu", "HardSwish", "Gelu", "Tanh")
 
 
@@ -20,7 +21,8 @@ def check_tensorrt(model: onnx.ModelProto) -> list[str]:
     - Grids are symmetric and in int8, of activations with one scale, of weights with one for each output channel.
     - The input of a layer with a quantized weight is quantized; its bias is in float.
     - A layer's output is not quantized before its activation. Activations read no codes.
-    - Of a sum in a quantized network, one input is quantized: not the one that a layer computes for it alone.
+    - Of a sum in a quantized network, one input is quantized: not the one that a layer computes for it alone. None is
+      where a layer in float reads an input or the sum.
     - Max-pooling, enlargement and concatenation have codes of one scale on all sides, or on none.
 
     Args:
@@ -97,8 +99,17 @@ class _Rules:
         quantized = [self._source(name) is not None for name in node.input]
         if all(quantized):
             yield f"both inputs of Add {node.name} are quantized, so no convolution can take it in"
-        elif not any(quantized):
+        elif not any(quantized) and not any(self._reaches_float(name) for name in (*node.input, *node.output)):
             yield f"no input of Add {node.name} is quantized"
+
+    def _reaches_float(self, name: str) -> bool:
+        """Return whether a value gets to a layer with a float weight, without codes in between."""
+        for reader in self._readers.get(name, []):
+            if reader.op_type in _LAYERS and self._source(reader.input[1]) is None:
+                return True
+            if reader.op_type in _WITHOUT_WEIGHTS and self._reaches_float(reader.output[0]):
+                return True
+        return False
 
     def _copy(self, node: NodeProto) -> Iterator[str]:
         inputs = [name for name in node.input if name and name not in self._constants]

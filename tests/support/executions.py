@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,16 @@ class Execution:
             shape = tuple(self.network(self.images[:1]).shape[1:])
         side = self.images.shape[-1]
         return write_onnx(self.placement, self.grids, side, "result", shape, batch=batch, dialect=dialect)
+
+    def keeping(self, in_float: Iterable[str]) -> Execution:
+        """Return the network with some layers kept in float, by their names."""
+        layers = tuple(in_float)
+        placement = place(build_graph(self.network, self.quantized), self.activations.float_layers, layers)
+        ranges = {name: self.activations.ranges[name] for name in placement.values}
+        activations = dataclasses.replace(self.activations, ranges=ranges, in_float=layers)
+        grids = activations.grids()
+        placement = with_representable_biases(placement, grids)
+        return dataclasses.replace(self, activations=activations, placement=placement, grids=grids)
 
     def for_tensorrt(self) -> Execution:
         """Return the network with the values that TensorRT carries as codes."""

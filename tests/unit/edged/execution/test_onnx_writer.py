@@ -185,3 +185,17 @@ def test_metadata_is_written() -> None:
 def test_the_input_has_the_channels_of_the_network() -> None:
     model = executed("option B").onnx(batch=2)
     assert session(checked(model)).get_inputs()[0].shape == [2, 1, 32, 32]
+
+
+@pytest.mark.parametrize("bits", [4, 7])
+def test_a_layer_kept_in_float_keeps_its_codes_and_its_neighbors_stay_integer(tmp_path: Path, bits: int) -> None:
+    """The layer before it has float outputs; all others are fused as if it were not there."""
+    done = executed("resnet18", bits).keeping(["layer2.0.conv2"])
+    model = checked(done.onnx(batch=1))
+    quantized = done.quantized["layer2.0.conv2.weight"]
+    codes = stored_codes(model, "layer2_0_bn2", quantized.zero_point.numpy().astype(np.int64))
+    assert np.array_equal(codes.reshape(quantized.codes.shape), quantized.codes.numpy())
+    found = operations(model, tmp_path)
+    assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (18, 8, 1)
+    assert sum(count for kind, count in found.items() if kind in ("Conv", "FusedConv")) == 2
+    assert not {"Cast", "Sub"} & found.keys()  # weights are unpacked once

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
+from edged.errors import ArtifactError
 from edged.execution.build import build_graph
 from edged.execution.graph import Add, Affine, Concat, Conv, Graph, Linear, MaxPool, Relu, Silu, Weight
-from edged.execution.placement import head_parameters, place, place_nothing
+from edged.execution.placement import head_parameters, layers_to_keep, place, place_nothing
 from tests.support.executions import network
 
 WEIGHT = Weight("first.weight", torch.zeros(3, 3, 1, 1))
 OTHER = Weight("second.weight", torch.zeros(3, 3, 1, 1))
+THIRD = Weight("third.weight", torch.zeros(3, 3, 1, 1))
 
 
 def conv(name: str, source: str, weight: Weight = WEIGHT) -> Conv:
@@ -93,3 +96,65 @@ def test_the_output_layers_of_a_detector_are_named() -> None:
     placed = place(built, head_parameters(built))
     assert placed.float_layers == {"model_9_m_0", "model_9_m_1"}
     assert not {"model_9_m_0", "model_9_m_1", built.output} & placed.owners.keys()
+
+
+def test_a_value_that_only_a_kept_layer_reads_is_not_rounded() -> None:
+    nodes = graph(conv("a", "x"), Relu("b", ("a",)), conv("c", "b", OTHER))
+    placed = place(nodes, in_float=["second"])
+    assert (placed.values, placed.float_layers) == (["x"], {"c"})
+
+
+def test_a_value_that_an_integer_layer_reads_is_rounded_for_a_kept_one_too() -> None:
+    nodes = graph(conv("a", "x"), conv("b", "x", OTHER), Add("c", ("a", "b")))
+    placed = place(nodes, in_float=["second"])
+    assert (placed.values, placed.float_layers) == (["x", "a", "b"], {"b"})
+    assert place(nodes, in_float=["first", "second"]).values == ["a", "b"]  # no layer reads the sum
+
+
+def test_a_sum_does_not_ask_for_the_codes_of_its_shortcut() -> None:
+    block = (conv("a", "x"), Relu("b", ("a",)), conv("c", "b", OTHER), Add("d", ("c", "b")), conv("e", "d", THIRD))
+    assert place(graph(*block)).values == ["x", "b", "c", "d"]
+    assert place(graph(*block), in_float=["second"]).values == ["x", "c", "d"]
+
+
+def test_a_branch_of_a_sum_is_rounded_unless_the_layer_after_the_sum_is_kept() -> None:
+    block = (conv("a", "x"), conv("b", "x"), Add("c", ("a", "b")), Relu("d", ("c",)), conv("e", "d", OTHER))
+    assert place(graph(*block)).values == ["x", "a", "b", "d"]
+    assert place(graph(*block), in_float=["second"]).values == ["x"]
+
+
+def test_all_parts_of_a_join_are_rounded_or_none() -> None:
+    nodes = (conv("a", "x"), conv("b", "a", OTHER), Concat("c", ("a", "b")), conv("d", "c", THIRD))
+    assert place(graph(*nodes), in_float=["second"]).values == ["x", "a", "b", "c"]
+    assert place(graph(*nodes), in_float=["third"]).values == ["x", "a"]
+    assert place(graph(*nodes), in_float=["second", "third"]).values == ["x"]
+
+
+def test_a_kept_layer_frees_the_value_before_its_silu() -> None:
+    nodes = graph(conv("a", "x"), Silu("b", ("a",)), conv("c", "b", OTHER))
+    assert place(nodes, in_float=["second"]).values == ["x"]
+
+
+def test_the_input_of_an_output_layer_that_is_in_float_by_rule_is_not_freed() -> None:
+    nodes = graph(conv("a", "x"), Silu("b", ("a",)), conv("c", "b", OTHER))
+    assert place(nodes, ["second.weight"]).values == ["x", "a"]
+    assert place(nodes, ["second.weight"], ["second"]).values == ["x"]
+
+
+def test_an_unknown_layer_cannot_be_kept() -> None:
+    with pytest.raises(ArtifactError, match="the network has no layer 'third' to keep in float; quantize"):
+        place(graph(conv("a", "x"), conv("b", "a", OTHER)), in_float=["third", "first"])
+
+
+@pytest.mark.parametrize("kind", ["option A", "resnet18", "yolov5", "focus", "head of fastai"])
+def test_each_value_is_freed_by_its_layers_and_by_no_fewer(kind: str) -> None:
+    built = build_graph(network(kind))
+    placed = place(built, head_parameters(built))
+    needed = layers_to_keep(placed)
+    assert needed.keys() == set(placed.values)
+    for value, layers in needed.items():
+        assert value not in place(built, head_parameters(built), layers).values
+        for layer in layers:
+            assert value in place(built, head_parameters(built), layers - {layer}).values
+    everything = frozenset[str]().union(*needed.values())
+    assert place(built, head_parameters(built), everything).values == []

@@ -17,7 +17,7 @@ GOOD = {"bits": 8, "ranges": {"x": [-1.5, 2.0]}, "float_layers": ["fc.weight"]}
 
 @given(st.dictionaries(st.text(max_size=8), ENDS, max_size=5), st.lists(st.text(max_size=8), max_size=3))
 def test_what_is_written_is_read_back(ranges: dict[str, tuple[float, float]], layers: list[str]) -> None:
-    written = ActivationQuantization(8, ranges, tuple(layers))
+    written = ActivationQuantization(8, ranges, tuple(layers), tuple(layers[:1]))
     assert ActivationQuantization.from_dict(json.loads(json.dumps(written.to_dict()))) == written
 
 
@@ -54,3 +54,13 @@ def test_damaged_ranges_are_refused(changes: dict[str, object], reason: str) -> 
 def test_a_missing_key_is_refused(key: str) -> None:
     with pytest.raises(ArtifactError, match="need bits, ranges and float_layers"):
         ActivationQuantization.from_dict({name: value for name, value in GOOD.items() if name != key})
+
+
+def test_artifacts_from_before_layers_were_kept_in_float_keep_none() -> None:
+    assert ActivationQuantization.from_dict(GOOD).in_float == ()
+
+
+@pytest.mark.parametrize("layers", [None, "fc", [3]])
+def test_damaged_names_of_kept_layers_are_refused(layers: object) -> None:
+    with pytest.raises(ArtifactError, match=r"in_float has value .*; need names"):
+        ActivationQuantization.from_dict({**GOOD, "in_float": layers})

@@ -52,3 +52,14 @@ def test_it_computes_on_the_cpu_for_images_of_another_device() -> None:
         found = rounded.to(DEVICE)(done.images.to(DEVICE))
         assert found.device == DEVICE
         assert torch.equal(found.cpu(), expected)
+
+
+def test_layers_kept_in_float_need_no_ranges() -> None:
+    done = executed("option A")
+    kept = done.keeping(["layer1.0.conv1", "layer3.2.conv2"])
+    rounded = RoundedNetwork(done.network, done.quantized, kept.activations).eval()
+    with torch.inference_mode():
+        found = rounded(done.images)
+        assert torch.equal(found, Simulator(kept.placement, kept.grids).run(done.images))
+    with pytest.raises(ArtifactError, match="is not in both"):
+        RoundedNetwork(done.network, done.quantized, dataclasses.replace(done.activations, in_float=("linear",)))

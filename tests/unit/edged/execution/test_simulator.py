@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from edged.execution.graph import Add, Conv, Graph, Linear, Relu, Weight
 from edged.execution.grids import ActivationGrid
-from edged.execution.placement import Placement, place
+from edged.execution.placement import Placement, layer_name, place
 from edged.execution.simulator import Simulator, run_float, run_rounded
 from edged.quant.grid import QuantizedWeight
 from edged.spec import Scheme
-from tests.support.executions import Execution, executed, relative_error, session
+from tests.support.executions import Execution, executed, relative_error, run, session
 
 RUN = ("option A", "resnet18", "head of fastai", "yolov5", "focus", "hardswish")
 
@@ -145,3 +145,29 @@ def test_the_images_are_not_modified() -> None:
     before = done.images.clone()
     Simulator(done.placement, done.grids).run(done.images)
     assert torch.equal(done.images, before)
+
+
+KEPT = {
+    "option A": ("conv1", "layer2.0.conv1", "linear"),
+    "resnet18": ("layer2.0.conv1", "layer2.0.downsample.0", "layer4.1.conv2"),
+    "head of fastai": ("layer1.0.conv1", "linear.4"),
+    "yolov5": ("model.1.conv", "model.2.cv1.conv", "model.2.cv2.conv", "model.9.m.0"),
+}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_outputs_with_layers_kept_in_float_are_those_of_onnx_runtime(name: str) -> None:
+    done = executed(name).keeping(KEPT[name])
+    assert len(done.placement.values) < len(executed(name).placement.values)
+    simulated = Simulator(done.placement, done.grids).run(done.images)
+    assert relative_error(run(done.onnx(), done.images), simulated) < 1e-3
+    assert 0 < relative_error(simulated, run_float(done.placement.graph, done.images)) < 0.1
+
+
+@pytest.mark.parametrize("name", ["resnet18", "yolov5"])
+def test_a_network_with_all_layers_kept_in_float_is_the_one_in_float(name: str) -> None:
+    done = executed(name)
+    done = done.keeping(layer_name(node) for node in done.placement.graph.weighted())
+    assert done.placement.values == []
+    simulated = Simulator(done.placement, done.grids).run(done.images)
+    assert torch.equal(simulated, run_float(done.placement.graph, done.images))

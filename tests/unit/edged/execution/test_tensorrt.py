@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import onnx
 import pytest
@@ -10,7 +11,7 @@ from edged.errors import ArtifactError
 from edged.execution.graph import Add, Concat, Conv, GlobalAveragePool, Graph, MaxPool, Relu, Silu, Weight
 from edged.execution.grids import ActivationGrid
 from edged.execution.onnx_writer import TENSORRT_DIALECT
-from edged.execution.placement import Placement, place
+from edged.execution.placement import Placement, layer_name, place
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.simulator import Simulator
 from edged.execution.tensorrt import place_for_tensorrt
@@ -105,3 +106,17 @@ def test_the_placement_is_not_modified() -> None:
     before = dataclasses.replace(done.placement, owners=dict(done.placement.owners))
     done.for_tensorrt()
     assert done.placement.owners == before.owners
+
+
+@pytest.mark.parametrize("name", ["option A", "option B", "resnet18", "yolov5", "relu", "head of fastai"])
+@pytest.mark.parametrize("seed", range(3))
+def test_models_with_any_layers_kept_in_float_keep_the_rules(name: str, seed: int) -> None:
+    done = executed(name, 7, Scheme.SYMMETRIC)
+    layers = [layer_name(node) for node in done.placement.graph.weighted() if layer_name(node)]
+    chosen = random.Random(seed).sample(layers, (1, len(layers) // 2, len(layers) - 2)[seed])
+    done = done.keeping(chosen).for_tensorrt()
+    model = done.onnx(dialect=TENSORRT_DIALECT)
+    onnx.checker.check_model(model, full_check=True)
+    assert check_tensorrt(model) == []
+    simulated = Simulator(done.placement, done.grids).run(done.images)
+    assert relative_error(run(model, done.images), simulated) < 0.05
