@@ -223,3 +223,23 @@ class Graph:
     def weighted(self) -> Iterator[Weighted]:
         """Yield the convolutions and linear layers."""
         return (node for node in self.nodes if isinstance(node, Conv | Linear))
+
+    def sides(self, size: int) -> Mapping[str, int]:
+        """Return the height of each value, which is its width, for square inputs; 1 for vectors.
+
+        Args:
+            size: Height of the input.
+        """
+        found = {self.input: size}
+        for node in self.nodes:
+            side = found[node.inputs[0]]
+            if isinstance(node, Conv):
+                side = (side + 2 * node.padding[0] - node.weight.values.shape[2]) // node.stride[0] + 1
+            elif isinstance(node, MaxPool):
+                side = (side + 2 * node.padding - node.kernel) // node.stride + 1
+            elif isinstance(node, Resize):
+                side *= node.factor
+            elif isinstance(node, GlobalAveragePool | GlobalMaxPool | Linear | Predictions):
+                side = 1
+            found[node.name] = side
+        return found

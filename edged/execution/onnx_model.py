@@ -12,7 +12,7 @@ from edged.execution.biases import with_representable_biases
 from edged.execution.build import build_graph
 from edged.execution.graph import Graph
 from edged.execution.grids import Grids
-from edged.execution.onnx_writer import CPU_DIALECT, TENSORRT_DIALECT, write_onnx
+from edged.execution.onnx_writer import CPU_DIALECT, OPENVINO_DIALECT, TENSORRT_DIALECT, write_onnx
 from edged.execution.placement import Placement, place, place_nothing
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.tensorrt import place_for_tensorrt
@@ -22,6 +22,7 @@ from edged.quant.grid import QuantizedWeight
 from edged.spec import InputSpec
 
 TARGETS = ("onnxruntime", "openvino", "tensorrt")
+DIALECTS = dict(zip(TARGETS, (CPU_DIALECT, OPENVINO_DIALECT, TENSORRT_DIALECT), strict=True))
 
 
 def output_of(architecture: Architecture, spec: InputSpec) -> tuple[str, tuple[int, ...]]:
@@ -73,7 +74,7 @@ def onnx_model(
         shape,
         batch=batch,
         metadata=metadata,
-        dialect=TENSORRT_DIALECT if target == "tensorrt" else CPU_DIALECT,
+        dialect=DIALECTS[target],
     )
     onnx.checker.check_model(model, full_check=True)
     if target == "tensorrt" and (broken := check_tensorrt(model)):

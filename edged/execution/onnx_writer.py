@@ -23,6 +23,7 @@ from edged.execution import graph as ops
 from edged.execution.graph import Node, Weight
 from edged.execution.grids import ActivationGrid, Grids
 from edged.execution.placement import Placement
+from edged.execution.rearranged import SPLIT_ORDER, JoinedPixels, joined_pixels, products_of_codes
 from edged.quant.grid import QuantizedWeight
 
 PACKED_BITS = 4
@@ -40,15 +41,18 @@ class Dialect:
         ir_version: Version of the file format.
         packed: Whether codes of 4 bits and fewer are packed.
         integer_bias: Whether biases of integer layers are whole numbers of the accumulator's steps.
+        rearranged: Whether layers are written as equal ones that ONNX Runtime computes faster.
     """
 
     opset: int
     ir_version: int
     packed: bool
     integer_bias: bool
+    rearranged: bool = False
 
 
-CPU_DIALECT = Dialect(21, 10, packed=True, integer_bias=True)  # the first opset with 4-bit integers
+CPU_DIALECT = Dialect(21, 10, packed=True, integer_bias=True, rearranged=True)  # the first opset with 4-bit integers
+OPENVINO_DIALECT = Dialect(21, 10, packed=True, integer_bias=True)
 TENSORRT_DIALECT = Dialect(20, 9, packed=False, integer_bias=False)  # JetPack 6 reads no later opset
 
 # Operations without attributes.
@@ -89,8 +93,8 @@ def write_onnx(
         ArtifactError: Codes do not fit the engines' 8 bits.
     """
     graph = placement.graph
-    writer = _Writer(placement, grids, dialect)
-    writer.quantize(graph.input, INPUT)
+    writer = _Writer(placement, grids, size, dialect)
+    writer.write_input()
     for node in graph.nodes:
         writer.write(node)
     first: int | str = "batch" if batch is None else batch
@@ -113,18 +117,33 @@ class _Writer:
     Args:
         placement: The graph and its values that are carried as codes.
         grids: Grid of each of `placement.values`.
+        size: Side of the input in pixels.
         dialect: The parts of ONNX to use.
     """
 
-    def __init__(self, placement: Placement, grids: Grids, dialect: Dialect) -> None:
+    def __init__(self, placement: Placement, grids: Grids, size: int, dialect: Dialect) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self._placement, self._grids, self._dialect = placement, grids, dialect
         self._values: dict[str, str] = {}  # the ONNX value that readers of a value of the graph get
+        self._sides = placement.graph.sides(size)
+        self._joined: dict[str, JoinedPixels] = {}
+        self._products: frozenset[str] = frozenset()
+        if dialect.rearranged:
+            joined = joined_pixels(placement, size)
+            self._joined = {} if joined is None else {joined.layer: joined}
+            self._products = products_of_codes(placement, grids)
 
     def read(self, name: str) -> str:
         """Return the ONNX value that stands for a value of the graph."""
         return self._values[name]
+
+    def write_input(self) -> None:
+        """Write the rounding of the input, whose pixels are joined to channels where that is faster."""
+        name, value = self._placement.graph.input, INPUT
+        for joined in self._joined.values():
+            value = self._add("SpaceToDepth", [value], f"{name}.joined", blocksize=joined.block)
+        self.quantize(name, value)
 
     def write(self, node: Node) -> None:
         """Write one operation, and the rounding of its value where that is carried as codes."""
@@ -195,12 +214,37 @@ class _Writer:
     def _predictions(self, node: ops.Predictions, maps: list[str]) -> str:
         shape = self._constant(f"{node.name}.shape", np.array([0, -1, node.outputs], np.int64))
         rows = []
-        for index, value in enumerate(maps):
+        for index, (name, value) in enumerate(zip(node.inputs, maps, strict=True)):
+            if name in self._products:
+                rows.append(
+                    self._add("Reshape", [value, self._rows_of(name, node.outputs)], f"{node.name}.rows{index}")
+                )
+                continue
             turned = self._add("Transpose", [value], f"{node.name}.turned{index}", perm=[0, 2, 3, 1])
             rows.append(self._add("Reshape", [turned, shape], f"{node.name}.rows{index}"))
         return self._add("Concat", rows, node.name, axis=1)
 
+    def _rows_of(self, name: str, outputs: int) -> str:
+        """Return the shape of a map's rows [batch, anchors * height * width, outputs]."""
+        layer = self._placement.graph.producers()[name]
+        assert isinstance(layer, ops.Conv)  # noqa: S101  # a product of codes is one
+        rows = self._sides[name] ** 2 * len(layer.weight.values) // outputs
+        return self._constant(f"{name}.shape", np.array([-1, rows, outputs], np.int64))
+
+    def _product(self, node: ops.Conv, owner: str) -> str:
+        """Write a 1x1 convolution over codes as the product of its pixels, [batch * height * width, rows]."""
+        rows, columns = node.weight.values.shape[:2]
+        turned = self._add("Transpose", [f"{node.inputs[0]}.codes"], f"{node.name}.turned", perm=[0, 2, 3, 1])
+        shape = self._constant(f"{node.name}.pixels.shape", np.array([-1, columns], np.int64))
+        codes = self._add("Reshape", [turned, shape], f"{node.name}.pixels")
+        pixels = self._add("DequantizeLinear", [codes, *self._grid(owner)], f"{node.name}.pixels.dequantized")
+        matrix = self._constant(f"{node.name}.matrix.shape", np.array([rows, columns], np.int64))
+        weight = self._integer_weight(node, matrix)
+        return self._add("Gemm", [pixels, weight, self._integer_bias(node, self._grids[owner])], node.name, transB=1)
+
     def _layer(self, node: ops.Weighted) -> str:
+        if isinstance(node, ops.Conv) and node.name in self._products:
+            return self._product(node, self._placement.owners[node.inputs[0]])
         source = self.read(node.inputs[0])
         owner = self._placement.owners.get(node.inputs[0])
         integer = node.name not in self._placement.float_layers and owner is not None
@@ -211,14 +255,16 @@ class _Writer:
             bias = self._constant(f"{node.name}.bias", _array(node.bias))
         if isinstance(node, ops.Linear):
             return self._add("Gemm", [source, weight, bias], node.name, transB=1)
-        (top, left), shape = node.padding, node.weight.values.shape
-        attributes = {
-            "kernel_shape": list(shape[2:]),
-            "strides": list(node.stride),
-            "pads": [top, left, top, left],
-            "group": node.groups,
-        }
-        return self._add("Conv", [source, weight, bias], node.name, **attributes)
+        return self._add("Conv", [source, weight, bias], node.name, **self._window(node))
+
+    def _window(self, node: ops.Conv) -> dict[str, Any]:
+        """Return the attributes of a convolution."""
+        joined = self._joined.get(node.name)
+        if joined is not None:
+            return {"kernel_shape": joined.shape[2:], "strides": [1, 1], "pads": joined.pads, "group": 1}
+        shape, (top, left) = node.weight.values.shape, node.padding
+        pads = [top, left, top, left]
+        return {"kernel_shape": list(shape[2:]), "strides": list(node.stride), "pads": pads, "group": node.groups}
 
     def _float_weight(self, node: ops.Weighted) -> str:
         """Write a weight in float; of a quantized one, the codes and what engines compute from them once, at load."""
@@ -236,12 +282,29 @@ class _Writer:
         centered = self._add("Sub", [raised, self._constant(f"{name}.zeros", zeros)], f"{name}.centered")
         return self._add("Mul", [centered, self._constant(f"{name}.scales", scales)], name)
 
-    def _integer_weight(self, node: ops.Weighted) -> str:
+    def _integer_weight(self, node: ops.Weighted, shape: str | None = None) -> str:
+        """Write a weight as codes, in another shape if one is given, by nodes that engines run once."""
         quantized = _quantized(node.weight)
         scale = self._constant(f"{node.name}.weight.scale", _array(quantized.scale))
         zero = self._constant(f"{node.name}.weight.zero_point", np.zeros(len(quantized.scale), np.int8))
         codes = self._codes(f"{node.name}.weight", quantized)
+        if node.name in self._joined:
+            codes = self._over_blocks(f"{node.name}.weight", codes, self._joined[node.name])
+        if shape is not None:
+            codes = self._add("Reshape", [codes, shape], f"{node.name}.matrix")
         return self._add("DequantizeLinear", [codes, scale, zero], f"{node.name}.weight", axis=0)
+
+    def _over_blocks(self, name: str, codes: str, joined: JoinedPixels) -> str:
+        """Write the codes of a weight over pixels in the shape of the one over blocks of them."""
+        (top, left), (bottom, right) = joined.front, joined.back
+        if any((top, left, bottom, right)):
+            zeros = self._constant(f"{name}.around", np.array([0, 0, top, left, 0, 0, bottom, right], np.int64))
+            codes = self._add("Pad", [codes, zeros], f"{name}.padded")
+        split = self._constant(f"{name}.split.shape", np.array(joined.split, np.int64))
+        divided = self._add("Reshape", [codes, split], f"{name}.split")
+        turned = self._add("Transpose", [divided], f"{name}.turned", perm=SPLIT_ORDER)
+        shape = self._constant(f"{name}.joined.shape", np.array(joined.shape, np.int64))
+        return self._add("Reshape", [turned, shape], f"{name}.joined")
 
     def _codes(self, name: str, quantized: QuantizedWeight) -> str:
         """Write codes less their zero points as int8, unpacked from 4 bits by nodes that engines run once."""

@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from edged.errors import ArtifactError
 from edged.execution.graph import Conv
-from edged.execution.onnx_writer import write_onnx
+from edged.execution.onnx_writer import OPENVINO_DIALECT, write_onnx
 from edged.execution.placement import place_nothing
 from edged.execution.simulator import run_float
 from edged.spec import Scheme
@@ -104,7 +104,8 @@ def test_operations_of_a_resnet18(tmp_path: Path, bits: int) -> None:
     assert (found["QLinearConv"], found["QLinearAdd"], found["QGemm"]) == (20, 8, 1)
     assert found["QuantizeLinear"] == 1
     assert found["DequantizeLinear"] <= 1
-    assert not {"Conv", "Gemm", "Add", "Relu", "Cast", "Sub", "Mul"} & found.keys()
+    assert (found["SpaceToDepth"], found["Transpose"]) == (1, 2)  # to channels last, and back before the pooling
+    assert not {"Conv", "Gemm", "Add", "Relu", "Cast", "Sub", "Mul", "Pad"} & found.keys()
 
 
 @pytest.mark.parametrize("name", ["option A", "option B"])
@@ -117,11 +118,23 @@ def test_operations_of_a_resnet20(tmp_path: Path, name: str) -> None:
 
 
 def test_operations_of_a_detector(tmp_path: Path) -> None:
-    """Its output layers compute in float."""
+    """Its output layers have float outputs: one reads codes, the other a value that nothing else reads as codes."""
     found = operations(executed("yolov5").onnx(), tmp_path)
-    assert (found["QLinearConv"], found["Conv"]) == (16, 2)
+    assert (found["QLinearConv"], found["QGemm"], found["Conv"]) == (16, 1, 1)
     assert (found["QLinearSigmoid"], found["QLinearMul"] + found["Mul"]) == (16, 16)
     assert found["QuantizeLinear"] == 1
+
+
+@pytest.mark.parametrize("bits", [4, 7])
+@pytest.mark.parametrize("name", ["resnet18", "yolov5", "focus"])
+def test_rearranged_layers_compute_the_same(name: str, bits: int) -> None:
+    done = executed(name, bits)
+    written = done.onnx()
+    assert "SpaceToDepth" in {node.op_type for node in written.graph.node}
+    plain = done.onnx(dialect=OPENVINO_DIALECT)
+    assert "SpaceToDepth" not in {node.op_type for node in plain.graph.node}
+    found, wanted = run(checked(written), done.images), run(checked(plain), done.images)
+    assert relative_error(found, wanted) < 1e-6  # the biases of a detector's output layers are rounded
 
 
 def test_grids_of_activations_are_scalars() -> None:

@@ -27,7 +27,17 @@ def codes_of_onnx_runtime(done: Execution) -> dict[str, torch.Tensor]:
     names = [name for name in done.placement.owners if f"{name}.codes" in kinds]
     model.graph.output.extend(kinds[f"{name}.codes"] for name in names)
     found = session(model).run([f"{name}.codes" for name in names], {"input": done.images.numpy()})
-    return {name: torch.from_numpy(codes.astype(np.float32)) for name, codes in zip(names, found, strict=True)}
+    codes = {name: torch.from_numpy(codes.astype(np.float32)) for name, codes in zip(names, found, strict=True)}
+    image = done.placement.graph.input
+    return codes | {image: as_pixels(codes[image], done.images.shape)}
+
+
+def as_pixels(codes: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Undo the joining of blocks of pixels to channels."""
+    batch, channels, height, width = shape
+    block = height // codes.shape[2]
+    blocks = codes.reshape(batch, block, block, channels, height // block, width // block)
+    return blocks.permute(0, 3, 4, 1, 5, 2).reshape(shape)
 
 
 @pytest.mark.parametrize("name", RUN)
