@@ -11,10 +11,10 @@ from __future__ import annotations
 import platform
 import tempfile
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +267,7 @@ def _manifest(
         classes=classes if architecture.plan is None else architecture.plan.names,
         versions={
             "python": platform.python_version(),
-            **{name: version(name) for name in ("edged", "torch", "torchvision", "numpy")},
+            **_versions("edged", "torch", "torchvision", "numpy", "onnxruntime", "openvino"),
         },
         started_at=provenance.started_at,
         finished_at=provenance.finished_at,
@@ -276,3 +276,12 @@ def _manifest(
         activations=None if compressed.activations is None else compressed.activations.to_dict(),
         serve=served.serve,
     )
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

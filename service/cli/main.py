@@ -8,10 +8,15 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from edged.errors import EdgedError, MemoryLimitError
+from edged.errors import EdgedError, MemoryLimitError, UnavailableError
 from service.cli.parser import parse
 from service.system.pillow_warnings import ignore_warnings_of_pillow
 
+# How packages are installed whose name does not say it all.
+_INSTALL = {
+    "torch": "`pip install torch`, on a Jetson the wheel of its JetPack",
+    "openvino": "`pip install 'edged[openvino]'`",
+}
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 
 
@@ -48,6 +53,8 @@ def execute(options: argparse.Namespace) -> int:
     except Exception as error:
         if os.environ.get("EDGED_DEBUG"):
             raise
+        if (lack := _what_is_missing(options.name, error)) is not None:
+            return _fail(options, lack, UnavailableError.code, UnavailableError.exit_code)
         message = f"unexpected {type(error).__name__}: {error}; please report it, with the output under EDGED_DEBUG=1"
         return _fail(options, message, EdgedError.code, EdgedError.exit_code)
     return code
@@ -65,6 +72,20 @@ def become_computing(arguments: Sequence[str], options: argparse.Namespace) -> N
     environment = child_environment(threads if threads and threads > 0 else None, kernels=FEW_KERNELS)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "service.cli", *arguments], environment)  # noqa: S606 - no shell
+
+
+def _what_is_missing(command: str, error: Exception) -> str | None:
+    """Return which package a command cannot import, and the remedy; None for any other error."""
+    if not isinstance(error, ImportError) or error.name is None:
+        return None
+    package = error.name.partition(".")[0]
+    if package in ("edged", "service"):
+        return None
+    if isinstance(error, ModuleNotFoundError):
+        fix = _INSTALL.get(package, f"`pip install {package}`")
+        return f"`edged {command}` needs {package}, which is not installed here; {fix}"
+    reason = " ".join(str(error).split())[:200]
+    return f"`edged {command}` needs a package that cannot be imported: {reason}; `edged doctor` says more"
 
 
 def _fail(options: argparse.Namespace, message: str, code: str, exit_code: int) -> int:

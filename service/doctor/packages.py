@@ -1,4 +1,4 @@
-"""Checks of Python, torch, torchvision and other runtimes."""
+"""Checks of Python and of torch."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from typing import Any
 
 from edged.errors import DeviceError
 from service.config.load import Config
-from service.doctor.check import FAIL, OK, WARN, Check, Machine
+from service.doctor.check import FAIL, OK, Check, Machine
 
 _PROBE_S = 120.0
 _LEAST_PYTHON, _LEAST_TORCH = (3, 10), (2, 6)
-_TORCHVISION_AHEAD = 15  # torch 2.6 goes with torchvision 0.21, 2.13 with 0.28
 
 
 def check_python(_: Machine, __: Config | None) -> Iterator[Check]:
@@ -31,19 +30,19 @@ def check_python(_: Machine, __: Config | None) -> Iterator[Check]:
 
 
 def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
-    """Check that torch and torchvision can be imported and match, and report other runtimes for models."""
-    if missing := [package for package in ("torch", "torchvision") if version_of(package) is None]:
-        fix = "install the builds of your device: JetPack's wheels, or `pip install torch torchvision`"
-        yield Check("torch", FAIL, f"{' and '.join(missing)} not installed", fix)
+    """Check that torch can be imported, which the worker quantizes with."""
+    if version_of("torch") is None:
+        fix = "install the build of your device: JetPack's wheel, or `pip install torch`"
+        yield Check("torch", FAIL, "not installed; models are served without it, but none can be quantized", fix)
         return
     found = probe("service.doctor.torch_probe")
     if isinstance(found, str):
-        fix = "`pip install --force-reinstall torch torchvision`, on a Jetson JetPack's wheels"
+        fix = "`pip install --force-reinstall torch`, on a Jetson JetPack's wheel"
         yield Check("torch", FAIL, f"torch {version_of('torch')} cannot be imported: {found}", fix)
         return
     yield _torch(found, cuda_settings(config))
-    yield _torchvision(found)
-    yield _onnxruntime(found)
+    vision = version_of("torchvision")  # whether its operators load does not matter: edged uses none of them
+    yield Check("torchvision", OK, "not installed, and not needed" if vision is None else vision)
 
 
 def cuda_settings(config: Config | None) -> str:
@@ -54,14 +53,14 @@ def cuda_settings(config: Config | None) -> str:
     return " and ".join(f"{name} is cuda" for name, device in devices.items() if device == "cuda")
 
 
-def probe(module: str) -> dict[str, Any] | str:
-    """Run `python -m MODULE` and return the JSON object that it prints, or the reason why there is none.
+def probe(module: str, *arguments: str) -> dict[str, Any] | str:
+    """Run `python -m MODULE ARGUMENTS` and return the JSON object that it prints, or the reason why there is none.
 
     The probe runs in a process of its own, because a broken build may crash it.
     """
     try:
         done = subprocess.run(  # noqa: S603 - fixed arguments
-            [sys.executable, "-m", module], capture_output=True, text=True, timeout=_PROBE_S, check=False
+            [sys.executable, "-m", module, *arguments], capture_output=True, text=True, timeout=_PROBE_S, check=False
         )
     except subprocess.TimeoutExpired:
         return "it takes too long"
@@ -86,40 +85,13 @@ def _torch(found: dict[str, Any], cuda_wanted: str) -> Check:
     release, built_for = found["torch"], found.get("built_for_cuda")
     build = f"{release} {'with CUDA' if found['cuda'] else 'on the CPU'}"
     if _release(release) < _LEAST_TORCH:
-        fix = "`pip install 'torch>=2.6' torchvision`, or a newer JetPack"
+        fix = "`pip install 'torch>=2.6'`, or a newer JetPack"
         return Check("torch", FAIL, f"{build}; before 2.6 reading a checkpoint can run its code (CVE-2025-32434)", fix)
     if cuda_wanted and not found["cuda"]:
         why = "it was built without CUDA" if built_for is None else f"it finds no device for its CUDA {built_for}"
         fix = "install the torch of your device (JetPack's wheels), or choose cpu"
         return Check("torch", FAIL, f"{build}: {why}, and {cuda_wanted}", fix, exit_code=DeviceError.exit_code)
     return Check("torch", OK, build)
-
-
-def _torchvision(found: dict[str, Any]) -> Check:
-    if found["operators"]:
-        return Check("torchvision", OK, str(found["torchvision"]))
-    detail = (
-        f"{found['torchvision']}: its compiled operators (torchvision::nms) do not load, as it was built for another"
-        " torch; edged uses none of them"
-    )
-    major, minor = _release(found["torch"])
-    pair = f"==0.{minor + _TORCHVISION_AHEAD}.*" if major == 2 else ""
-    fix = (
-        f"nothing, or `pip install --no-deps --force-reinstall 'torchvision{pair}'` from where torch"
-        f" {found['torch']} came from"
-    )
-    return Check("torchvision", WARN, detail, fix)
-
-
-def _onnxruntime(found: dict[str, Any]) -> Check:
-    runtime = found.get("onnxruntime")
-    if runtime is None:
-        detail = "torch; onnxruntime is not installed, so requests take more memory and time"
-        return Check("runtimes", WARN, detail, "`pip install onnxruntime`")
-    if "error" in runtime:
-        fix = "`pip install --force-reinstall onnxruntime`, or `pip uninstall onnxruntime`"
-        return Check("runtimes", WARN, f"torch; onnxruntime cannot be imported: {runtime['error']}", fix)
-    return Check("runtimes", OK, f"torch; onnxruntime {runtime['version']} with {', '.join(runtime['providers'])}")
 
 
 def _release(version: str) -> tuple[int, int]:

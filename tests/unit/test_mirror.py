@@ -37,6 +37,7 @@ TESTED_BY = {
     "service/daemon/supervisor": "end_to_end/test_startup.py",
     "service/daemon/update_actions": "end_to_end/test_superseding.py",
     "service/doctor/cuda_probe": "unit/service/doctor/test_accelerator.py",
+    "service/doctor/engine_probe": "unit/service/doctor/test_engines.py",
     "service/doctor/torch_probe": "unit/service/doctor/test_packages.py",
     "service/http/log_routes": "end_to_end/test_commands.py",
     "service/http/model_panel": "unit/service/http/test_status_page.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,42 @@ print(*(name for name in sys.modules if name.split(".")[0] in ("edged", "service
     asking |= {"service.system.pillow_warnings"}
     printing = {"service.cli.output", "service.cli.render", "service.units"}
     assert modules <= asking | printing | {f"service.cli.{name}" for name in ("main", "parser", "commands")}
+
+
+@pytest.fixture
+def without(tmp_path, monkeypatch):
+    """Make packages impossible to import in processes that are started."""
+
+    def hide(*packages):
+        lines = [f"sys.modules[{name!r}] = None" for name in packages]
+        (tmp_path / "sitecustomize.py").write_text("\n".join(["import sys", *lines]))
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["inspect a.pth", "quantize a.pth --calib images --out out", "evaluate a.pth --data images", "calib images"],
+)
+def test_a_machine_without_torch_is_told_what_to_install(command, without, tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.pth").write_bytes(b"")
+    without("torch")
+    done = subprocess.run([EDGED, *command.split(), "--json"], cwd=tmp_path, capture_output=True, text=True)
+    message = f"`edged {command.split()[0]}` needs torch, which is not installed here; `pip install torch`, on a Jetson"
+    assert done.stderr.startswith(f"edged: {message}")
+    assert done.stderr.count("\n") == 1
+    assert json.loads(done.stdout)["code"] == "unavailable"
+    assert done.returncode == 69
+
+
+def test_a_torch_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("from torch import _C")
+    (tmp_path / "torch" / "_C.abi3.so").write_text("no library")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = subprocess.run([EDGED, "inspect", "a.pth"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr.startswith("edged: `edged inspect` needs a package that cannot be imported: ")
+    assert "torch/_C.abi3.so: " in done.stderr
+    assert done.returncode == 69

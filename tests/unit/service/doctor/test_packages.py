@@ -5,8 +5,7 @@ from service.doctor import packages
 from service.doctor.packages import check_packages, check_python, probe
 from tests.support.machines import levels, machine, only
 
-FOUND = {"torch": "2.13.0", "cuda": False, "built_for_cuda": None, "torchvision": "0.28.0", "operators": True,
-         "onnxruntime": None}  # fmt: skip
+FOUND = {"torch": "2.13.0", "cuda": False, "built_for_cuda": None}
 
 
 @pytest.fixture
@@ -26,12 +25,11 @@ def with_probe(monkeypatch, **found):
     monkeypatch.setattr(packages, "probe", lambda module: FOUND | found)
 
 
-def test_torch_and_torchvision_are_tried(here):
+def test_torch_is_tried(here):
     found = {check.name: check for check in check_packages(here, None)}
-    assert list(found) == ["torch", "torchvision", "runtimes"]
+    assert list(found) == ["torch", "torchvision"]
     assert found["torch"].level == "ok"
     assert found["torch"].detail.split()[0].startswith("2.")
-    assert found["runtimes"].detail.startswith("torch")
 
 
 def test_a_torch_that_cannot_be_imported_is_told_without_a_traceback(here, tmp_path, monkeypatch):
@@ -53,7 +51,7 @@ def test_a_torch_that_takes_its_process_down_is_told(here, tmp_path, monkeypatch
 def test_packages_that_are_not_there_are_named(here, monkeypatch):
     monkeypatch.setattr(packages, "version_of", lambda package: None)
     check = only(check_packages(here, None))
-    assert (check.level, check.detail) == ("fail", "torch and torchvision not installed")
+    assert (check.level, check.detail.partition(";")[0]) == ("fail", "not installed")
 
 
 def test_a_probe_that_prints_nonsense_is_a_reason(monkeypatch, tmp_path):
@@ -64,20 +62,18 @@ def test_a_probe_that_prints_nonsense_is_a_reason(monkeypatch, tmp_path):
 
 def test_all_is_well(here, monkeypatch):
     with_probe(monkeypatch)
-    assert levels(check_packages(here, None)) == {
-        "torch": ("ok", "2.13.0 on the CPU"),
-        "torchvision": ("ok", "0.28.0"),
-        "runtimes": ("warn", "torch; onnxruntime is not installed, so requests take more memory and time"),
-    }
+    monkeypatch.setattr(packages, "version_of", lambda package: "0.28.0")
+    found = levels(check_packages(here, None))
+    assert found == {"torch": ("ok", "2.13.0 on the CPU"), "torchvision": ("ok", "0.28.0")}
 
 
-def test_operators_that_do_not_load_are_a_warning_that_says_what_that_means(here, monkeypatch):
-    with_probe(monkeypatch, operators=False)
-    check = next(check for check in check_packages(here, None) if check.name == "torchvision")
-    assert check.level == "warn"
-    assert "torchvision::nms" in check.detail
-    assert "edged uses none of them" in check.detail
-    assert "'torchvision==0.28.*'" in check.fix
+def test_a_torchvision_that_is_not_there_or_does_not_load_is_no_problem(here, tmp_path, monkeypatch):
+    with_probe(monkeypatch)
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert levels(check_packages(here, None))["torchvision"][0] == "ok"
+    monkeypatch.setattr(packages, "version_of", lambda package: "2.13.0" if package == "torch" else None)
+    assert levels(check_packages(here, None))["torchvision"] == ("ok", "not installed, and not needed")
 
 
 def test_a_torch_that_would_run_code_of_a_checkpoint_fails(here, monkeypatch):
@@ -95,14 +91,6 @@ def test_cuda_that_is_asked_for_must_be_there(here, wants_cuda, monkeypatch, bui
     assert why in check.detail
     with_probe(monkeypatch, cuda=True)
     assert next(iter(check_packages(here, wants_cuda))).level == "ok"
-
-
-def test_onnxruntime(here, monkeypatch):
-    with_probe(monkeypatch, onnxruntime={"version": "1.20", "providers": ["CPUExecutionProvider"]})
-    assert levels(check_packages(here, None))["runtimes"] == ("ok", "torch; onnxruntime 1.20 with CPUExecutionProvider")
-    with_probe(monkeypatch, onnxruntime={"error": "ImportError: no"})
-    level, detail = levels(check_packages(here, None))["runtimes"]
-    assert (level, detail.endswith("ImportError: no")) == ("warn", True)
 
 
 def test_python(here, monkeypatch):

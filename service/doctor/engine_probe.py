@@ -1,0 +1,26 @@
+"""`python -m service.doctor.engine_probe ENGINE`: import an engine and print its version and devices as JSON.
+
+The probe is a process of its own, because a broken build may crash it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from typing import Any
+
+from edged.execution.openvino_executor import import_openvino
+
+
+def probe(engine: str) -> dict[str, Any]:
+    """Return an engine's version and what it computes on: ONNX Runtime's providers, or OpenVINO's devices."""
+    if engine == "openvino":
+        openvino = import_openvino()
+        return {"version": openvino.__version__.split("-")[0], "computes_on": list(openvino.Core().available_devices)}
+    runtime = importlib.import_module(engine)
+    return {"version": runtime.__version__, "computes_on": list(runtime.get_available_providers())}
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(probe(sys.argv[1])) + "\n")

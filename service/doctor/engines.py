@@ -1,0 +1,96 @@
+"""Checks of the engines that compute requests: which are there, and how well the processor computes on integers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from edged.errors import UnavailableError
+from service.config.load import Config
+from service.doctor.check import FAIL, OK, WARN, Check, Machine
+from service.doctor.packages import probe, version_of
+
+_INSTALL = {
+    "onnxruntime": "`pip install onnxruntime`",
+    "openvino": "`pip install 'edged[openvino]'`",
+    "torch": "`pip install torch`",
+}
+_INSTALL_ON_JETSON = _INSTALL | {
+    "onnxruntime": (
+        "`pip install onnxruntime`; for the GPU `pip uninstall onnxruntime`, then the onnxruntime-gpu wheel of your"
+        " JetPack from NVIDIA's index for Jetson"
+    ),
+    "torch": "the torch wheel of your JetPack, not `pip install torch`",
+}
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "openvino": ("openvino",),
+    "torch": ("torch",),
+}
+_VNNI = {"avx512_vnni", "avx_vnni"}
+
+
+class _Broken(NamedTuple):
+    """An engine that cannot be imported.
+
+    Attributes:
+        reason: What its import said.
+    """
+
+    reason: str
+
+
+def check_engines(machine: Machine, config: Config | None) -> Iterator[Check]:
+    """Check that engines can be imported, and that the ones that the config names are there."""
+    install = _INSTALL if machine.read("/etc/nv_tegra_release") is None else _INSTALL_ON_JETSON
+    found = {engine: _find(engine) for engine in _INSTALL}
+    there = [f"{engine} {found[engine]}".rstrip() for engine in found if isinstance(found[engine], str)]
+    missing = [engine for engine in found if found[engine] is None]
+    detail = "; ".join([*there, *(f"{engine} is not installed" for engine in missing)])
+    hint = ", ".join(f"{engine}: {install[engine]}" for engine in missing)
+    if isinstance(found["onnxruntime"], str):
+        yield Check("runtimes", OK, detail, hint)
+    else:
+        hint = hint or install["onnxruntime"]
+        yield Check("runtimes", WARN, f"{detail}, so requests take more memory and time", hint)
+    for engine, state in found.items():
+        if isinstance(state, _Broken):
+            fix = f"`pip install --force-reinstall {engine}`, or `pip uninstall {engine}`"
+            yield Check(engine, WARN, f"it cannot be imported: {state.reason}", fix)
+    for model in () if config is None else config.models:
+        engine = model.runtime
+        if engine in found and not isinstance(found[engine], str):
+            fix = f"{install[engine]}, or set models[].runtime: auto"
+            detail = f"it is {engine}, which cannot be used here, so no generation of the model can start"
+            yield Check(f"runtime of {model.name}", FAIL, detail, fix, UnavailableError.exit_code)
+
+
+def check_processor(machine: Machine, _: Config | None) -> Iterator[Check]:
+    """Check whether the processor sums products of 8-bit integers exactly."""
+    text = machine.read("/proc/cpuinfo") or ""
+    flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)).split())
+    if flags & _VNNI:
+        yield Check("integers", OK, f"the processor has VNNI ({', '.join(sorted(flags & _VNNI))})")
+    elif "asimddp" in flags:
+        yield Check("integers", OK, "the processor has the dot product of 8-bit integers (asimddp)")
+    elif "avx2" in flags:
+        detail = (
+            "the processor has no VNNI: integers take about twice the time, and sums of products with weights of 8 bits"
+            " may saturate, which costs accuracy"
+        )
+        yield Check("integers", OK, detail, "nothing: `quantization: {bits: 7}` or fewer cannot saturate")
+    else:
+        yield Check("integers", OK, "the processor names no instructions for products of 8-bit integers")
+
+
+def _find(engine: str) -> str | _Broken | None:
+    """Return the version of an engine and what it computes on; None if it is not installed."""
+    if not any(map(version_of, _DISTRIBUTIONS[engine])):
+        return None
+    if engine == "torch":  # another check imports it
+        return ""
+    answer = probe("service.doctor.engine_probe", engine)
+    if isinstance(answer, str):
+        return _Broken(answer)
+    return f"{answer['version']} with {', '.join(answer['computes_on'])}"

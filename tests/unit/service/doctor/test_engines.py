@@ -1,0 +1,103 @@
+import pytest
+
+from service.config.load import load_config
+from service.doctor import engines
+from service.doctor.engines import check_engines, check_processor
+from tests.support.machines import levels, machine, only
+
+ONNX_RUNTIME = {"version": "1.20", "computes_on": ["CPUExecutionProvider"]}
+
+
+@pytest.fixture
+def here(tmp_path):
+    return machine(tmp_path)
+
+
+@pytest.fixture
+def config(tmp_path):
+    def write(runtime):
+        (tmp_path / "images").mkdir(exist_ok=True)
+        path = tmp_path / "edged.yaml"
+        path.write_text(f"models: [{{name: m, runtime: {runtime}, calibration: {{dir: images}}}}]\n")
+        return load_config(path)
+
+    return write
+
+
+def installed(monkeypatch, **found):
+    """Have these engines, with what their probes say."""
+    distributions = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "gpu": "onnxruntime-gpu"}
+    there = {distributions[name] for name in found}
+    monkeypatch.setattr(engines, "version_of", lambda package: "1" if package in there else None)
+    monkeypatch.setattr(engines, "probe", lambda module, engine: found.get(engine) or found["gpu"])
+
+
+def test_engines_are_tried(here):
+    found = only(check_engines(here, None))
+    assert (found.name, found.level) == ("runtimes", "ok")
+    assert "CPUExecutionProvider" in found.detail
+    assert found.detail.split("; ")[-1] in ("torch", "openvino is not installed")
+
+
+def test_what_is_missing_is_named_with_its_remedy(here, monkeypatch):
+    installed(monkeypatch, onnxruntime=ONNX_RUNTIME, torch={})
+    found = only(check_engines(here, None))
+    detail = "onnxruntime 1.20 with CPUExecutionProvider; torch; openvino is not installed"
+    assert (found.level, found.detail, found.fix) == ("ok", detail, "openvino: `pip install 'edged[openvino]'`")
+    installed(monkeypatch, torch={})
+    found = only(check_engines(here, None))
+    assert found.level == "warn"
+    assert found.detail == (
+        "torch; onnxruntime is not installed; openvino is not installed, so requests take more memory and time"
+    )
+    assert found.fix.startswith("onnxruntime: `pip install onnxruntime`, openvino: ")
+
+
+def test_on_a_jetson_the_wheels_are_those_of_its_jetpack(tmp_path, monkeypatch):
+    jetson = machine(tmp_path, {"/etc/nv_tegra_release": "# R36 (release), REVISION: 4.0"})
+    installed(monkeypatch)
+    found = only(check_engines(jetson, None))
+    assert "onnxruntime-gpu wheel of your JetPack" in found.fix
+    assert "torch wheel of your JetPack" in found.fix
+    installed(monkeypatch, gpu={"version": "1.23", "computes_on": ["CUDAExecutionProvider", "CPUExecutionProvider"]})
+    assert only(check_engines(jetson, None)).detail.startswith("onnxruntime 1.23 with CUDAExecutionProvider, CPU")
+
+
+def test_an_engine_that_cannot_be_imported_is_a_warning(here, monkeypatch):
+    installed(monkeypatch, onnxruntime=ONNX_RUNTIME, openvino="ImportError: no", torch={})
+    found = levels(check_engines(here, None))
+    assert found["openvino"] == ("warn", "it cannot be imported: ImportError: no")
+    assert found["runtimes"] == ("ok", "onnxruntime 1.20 with CPUExecutionProvider; torch")
+    installed(monkeypatch, onnxruntime="ImportError: no", torch={})
+    assert {name: level for name, (level, _) in levels(check_engines(here, None)).items()} == {
+        "runtimes": "warn",
+        "onnxruntime": "warn",
+    }
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_an_engine_of_the_config_that_cannot_be_used_is_a_failure(here, config, monkeypatch, broken):
+    installed(monkeypatch, onnxruntime=ONNX_RUNTIME, torch={}, **({"openvino": "ImportError: no"} if broken else {}))
+    found = [check for check in check_engines(here, config("openvino")) if check.name == "runtime of m"]
+    (check,) = found
+    assert (check.level, check.exit_code) == ("fail", 69)
+    assert check.fix == "`pip install 'edged[openvino]'`, or set models[].runtime: auto"
+    for runtime in ("auto", "onnxruntime", "torch"):
+        assert "runtime of m" not in levels(check_engines(here, config(runtime)))
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "words"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni\n", "the processor has VNNI (avx512_vnni)"),
+        ("flags\t\t: fpu avx2\nflags\t\t: fpu avx2\n", "no VNNI: integers take about twice the time"),
+        ("Features\t: fp asimd asimddp\n", "(asimddp)"),
+        ("Features\t: fp asimd\n", "no instructions for products of 8-bit integers"),
+        ("", "no instructions for products of 8-bit integers"),
+    ],
+)
+def test_the_processor_is_said_to_have_instructions_for_integers_or_not(tmp_path, cpuinfo, words):
+    found = only(check_processor(machine(tmp_path, {"/proc/cpuinfo": cpuinfo}), None))
+    assert found.level == "ok"
+    assert words in found.detail
+    assert ("bits: 7" in found.fix) == ("saturate" in found.detail)
