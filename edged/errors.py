@@ -110,6 +110,13 @@ class DeviceError(EdgedError):
     exit_code = 69
 
 
+class EngineError(EdgedError):
+    """An engine cannot be built or loaded on this device; another one can compute the model."""
+
+    code = "engine"
+    exit_code = 69
+
+
 class StateError(EdgedError):
     """State cannot be written: a full disk, a read-only folder."""
 

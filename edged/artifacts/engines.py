@@ -13,6 +13,9 @@ from edged.errors import ArtifactError, DeviceError, UnavailableError
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.openvino_executor import OpenVinoExecutor
 
+if TYPE_CHECKING:
+    import torch
+
 # Engines, named as the packages that they are imported from, and how each is installed.
 ENGINES = {
     "onnxruntime": "`pip install onnxruntime`",
@@ -36,10 +39,6 @@ def require_engine(engine: str) -> None:
         raise UnavailableError(
             f"runtime is {engine}, which is not installed here; install {ENGINES[engine]}, or set runtime: auto"
         )
-
-
-if TYPE_CHECKING:
-    import torch
 
 
 def engine_of(artifact: Artifact, runtime: str) -> str:
