@@ -27,6 +27,7 @@ class Candidate:
         refused: Why it cannot serve; None if nothing speaks against it.
         error: The exception behind `refused`, where there is one.
         lacks_room: Whether it was refused for lack of memory only.
+        in_float: Names of the layers that it keeps in float because rounding their inputs costs too much.
     """
 
     engine: str
@@ -38,11 +39,17 @@ class Candidate:
     refused: str | None = None
     error: Exception | None = None
     lacks_room: bool = False
+    in_float: tuple[str, ...] = ()
 
     @property
     def passes(self) -> bool:
         """Whether it was compared with full precision and passes the gates."""
         return self.evaluation is not None and self.refused is None
+
+    @property
+    def fails_gates(self) -> bool:
+        """Whether it was compared with full precision and fails a gate."""
+        return self.evaluation is not None and self.refused is not None
 
     def refuse(self, reason: str, error: Exception | None = None) -> None:
         """Record why it cannot serve, and let go of its engine."""
@@ -55,7 +62,7 @@ class Candidate:
         return {
             "engine": self.engine,
             "precision": self.precision,
-            "in_float": [],
+            "in_float": list(self.in_float),
             "ms": None if self.ms is None else round(self.ms, 3),
             "agreement": totals.get("agreement"),
             "accuracy": totals.get("quantized", {}).get(metric),

@@ -30,8 +30,9 @@ from edged.models.registry import Architecture
 from edged.pipeline.candidates import Candidate, candidates_of
 from edged.pipeline.engine import Engines, executor_of
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
+from edged.pipeline.keeping import keep_layers_float
 from edged.pipeline.timing import Clock, median_seconds
-from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, DetectionSpec, QuantSpec
+from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, QuantSpec
 
 log = logging.getLogger(__name__)
 
@@ -150,7 +151,8 @@ def choose_served(
         serving: How the network is going to be served.
 
     Returns:
-        The fastest candidate that passes the gates; if none does, the one that comes closest to full precision.
+        The fastest candidate that passes the gates; if none does, the one that comes closest to full precision. Where
+        integers fail them, a candidate with layers in float is one, too.
 
     Raises:
         UnavailableError: The engine that is asked for is not installed.
@@ -166,11 +168,63 @@ def choose_served(
         ready = _ready(candidates, engines)
         if serving.clock is not None:
             _time(ready, engines, serving.clock)
-        chosen = _judge(_ranked(ready), network.architecture, judging)
+        ranked = _ranked(ready)
+        chosen = _judge(ranked, network.architecture, judging)
+        failed = next((each for each in ranked if each.precision == INTEGER and each.fails_gates), None)
+        if failed is not None and (not chosen.passes or _is_slower(chosen, failed)):
+            kept = _with_layers_in_float(compressed, failed, network, judging, threads, room)
+            if kept is not None:
+                candidates.append(kept)
+                chosen = _faster(kept, chosen, engines, serving.clock)
         assert chosen.network is not None  # noqa: S101 - it was evaluated
         assert chosen.evaluation is not None  # noqa: S101
         listed = [candidate.to_dict(chosen=candidate is chosen and candidate.passes) for candidate in candidates]
         return Served(chosen.network, chosen.evaluation, chosen.engine, listed)
+
+
+def _is_slower(candidate: Candidate, other: Candidate) -> bool:
+    return candidate.ms is not None and other.ms is not None and candidate.ms > other.ms
+
+
+def _with_layers_in_float(
+    compressed: Compressed,
+    failed: Candidate,
+    network: LoadedNetwork,
+    judging: Judging,
+    threads: int,
+    lack: Callable[[Candidate], str | None],
+) -> Candidate | None:
+    """Return the candidate that keeps as few layers in float as the gates need; None if none passes them.
+
+    Args:
+        compressed: The quantized network.
+        failed: The candidate without such layers, in the same engine.
+        network: The network in full precision.
+        judging: What the candidates are compared by.
+        threads: Threads of the engine.
+        lack: Says why there is no room for a candidate.
+    """
+    log.info("%s: %s; keeping layers in float", failed.engine, failed.refused)
+    passing: list[Candidate] = []
+
+    def holds(tried: Compressed) -> bool:
+        in_float = () if tried.activations is None else tried.activations.in_float
+        candidate = Candidate(failed.engine, INTEGER, in_float=in_float)
+        _load(candidate, Engines(tried, network, threads), lack)
+        if candidate.network is None:
+            return False
+        _compare([candidate], network.architecture, judging)
+        passing[:] = [candidate] if candidate.passes else passing
+        return candidate.passes
+
+    return passing[0] if keep_layers_float(compressed, holds) is not None else None
+
+
+def _faster(kept: Candidate, chosen: Candidate, engines: Engines, clock: Clock | None) -> Candidate:
+    """Return the faster one of two candidates of which the first passes the gates, and measure the time of that one."""
+    if clock is not None:
+        _time([kept, chosen] if chosen.passes else [kept], engines, clock)
+    return kept if not chosen.passes or _is_slower(chosen, kept) else chosen
 
 
 @contextmanager

@@ -217,6 +217,7 @@ def _report(
         "first_bits": spec.first_bits or spec.bits,
         "last_bits": spec.last_bits or spec.bits,
         "activation_bits": None if compressed.served_activations is None else compressed.served_activations.bits,
+        "in_float": [] if compressed.served_activations is None else list(compressed.served_activations.in_float),
         "serve": served.serve,
         "candidates": served.candidates,
         "checkpoint_bytes": network.source.bytes,

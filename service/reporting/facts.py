@@ -204,7 +204,9 @@ def bits_text(settings: JSON) -> str | None:
     others = ((which, settings.get(f"{which}_bits")) for which in ("first", "last"))
     layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits)]
     activations = settings.get("activation_bits")
-    return ", ".join([str(bits), *layers, *([] if activations is None else [f"activations {activations}"])])
+    kept = settings.get("in_float")
+    of_activations = f"activations {activations}" + (f" but in {', '.join(kept)}" if kept else "")
+    return ", ".join([str(bits), *layers, *([] if activations is None else [of_activations])])
 
 
 def _weights(totals: JSON) -> str | None:

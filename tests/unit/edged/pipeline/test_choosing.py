@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from edged.artifacts.engines import open_executor
+from edged.artifacts.reader import read_artifact
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError, ArtifactError
@@ -18,8 +21,9 @@ from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat, choose_served
 from edged.pipeline.engine import Engines, executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels
+from edged.pipeline.quantize import write_quantized
 from edged.spec import DetectionSpec, Method, QuantSpec
-from tests.support.outliers import write_outlier
+from tests.support.outliers import with_clipped_inputs, write_outlier
 from tests.support.tasks import DetectionTask, Task
 
 BOTH = QuantSpec(method=Method.RTN, bits=8, activation_bits="auto")
@@ -142,6 +146,54 @@ def test_integers_only(outlier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     served = outlier.choose(Gates(min_agreement=90), ORT, INTEGERS)
     assert [each["chosen"] for each in served.candidates] == [False]
     assert served.evaluation.totals["agreement"] < 90
+
+
+def test_layers_are_kept_in_float_until_the_gates_hold(model: Model, tmp_path: Path) -> None:
+    damaged = copy.copy(model)
+    damaged.compressed = with_clipped_inputs(model.compressed, "layer1.1.conv1", "layer2.0.conv1")
+    served = damaged.choose(Gates(min_agreement=95), ORT, INTEGERS)
+    failed, kept = served.candidates
+    assert (failed["precision"], failed["in_float"], failed["chosen"]) == ("integer", [], False)
+    assert failed["agreement"] < 95 <= kept["agreement"]
+    assert "gates.min_agreement is 95 %" in failed["refused"]
+    assert (kept["precision"], kept["chosen"], kept["refused"]) == ("integer", True, None)
+    assert 0 < len(kept["in_float"]) <= 2
+    assert {*kept["in_float"]} <= {"layer1.1.conv1", "layer2.0.conv1"}
+    assert kept["ms"] > 0
+    assert kept["memory_bytes"] >= 0
+    assert served.serve == {"engine": "onnxruntime", "precision": "integer"}
+    write_quantized(tmp_path / "out", model.network, served, INTEGERS, model.labels, DetectionSpec())
+    artifact = read_artifact(tmp_path / "out")
+    assert artifact.activations is not None
+    assert list(artifact.activations.in_float) == kept["in_float"]
+    images = next(model.cache.batches(model.cache.held_out, 8)).numpy()
+    outputs = open_executor(artifact, "onnxruntime", 1).run(images)
+    assert (outputs == executor_of(served.network).run(images)).all()
+    error = abs(open_executor(artifact, "torch", 1).run(images) - outputs)
+    assert float(error.max()) < 0.05 * float(abs(outputs).max())
+
+
+@pytest.mark.parametrize(("milliseconds", "precision"), [((1, 5), "integer"), ((2, 1), "float")])
+def test_layers_kept_in_float_compete_with_floats(
+    model: Model, monkeypatch: pytest.MonkeyPatch, milliseconds: tuple[float, float], precision: str
+) -> None:
+    """Without a need, no layers are kept: floats are faster than all integers are."""
+    rounds = iter([list(milliseconds), [3, 5]])
+    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _: [ms / 1000 for ms in next(rounds)])
+    damaged = copy.copy(model)
+    damaged.compressed = with_clipped_inputs(model.compressed, "layer1.1.conv1", "layer2.0.conv1")
+    served = damaged.choose(Gates(min_agreement=95), ORT)
+    assert served.serve["precision"] == precision
+    kept = [each for each in served.candidates if each["in_float"]]
+    assert len(kept) == (precision == "integer")
+    assert [each["chosen"] for each in served.candidates].count(True) == 1
+
+
+def test_no_layers_are_kept_where_half_of_them_do_not_do(outlier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _: [0.001] * len(runs))
+    served = outlier.choose(Gates(min_agreement=100.1), ORT, INTEGERS)
+    assert [(each["in_float"], each["chosen"]) for each in served.candidates] == [([], False)]
+    assert not served.passes
 
 
 def test_a_slower_engine_is_compared_only_where_the_faster_one_fails(

@@ -1,6 +1,6 @@
 import pytest
 
-from service.reporting.facts import facts, figures, layers, memory, outcome, reading, stages, worst_first
+from service.reporting.facts import bits_text, facts, figures, layers, memory, outcome, reading, stages, worst_first
 from tests.support.reports import data_of
 
 
@@ -97,3 +97,16 @@ def test_layers_are_in_the_order_of_the_network_or_of_their_loss():
     assert layers(data_of(report=None)) == []
     with pytest.raises(KeyError, match="relative_loss"):
         layers(data_of(report={"layers": [{"name": "incomplete"}]}))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"bits": 4, "activation_bits": None, "in_float": []}, "4"),
+        ({"bits": 4, "first_bits": 8, "activation_bits": 8}, "4, first layer 8, activations 8"),
+        ({"bits": 7, "activation_bits": 8, "in_float": ["conv1", "fc"]}, "7, activations 8 but in conv1, fc"),
+        ({}, None),
+    ],
+)
+def test_bits_name_the_layers_kept_in_float(settings: dict[str, object], text: str | None):
+    assert bits_text(settings) == text
