@@ -10,6 +10,7 @@ from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
 from edged.errors import ArtifactError, DeviceError, UnavailableError
+from edged.execution.engine_cache import EngineCache
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.openvino_executor import OpenVinoExecutor
 
@@ -47,17 +48,19 @@ def engine_of(artifact: Artifact, runtime: str) -> str:
     Args:
         artifact: The artifact.
         runtime: One of `edged.spec.RUNTIMES`; "auto" takes the engine that the artifact was judged with. Where that is
-            not installed or not known, it takes ONNX Runtime, or torch where the artifact has no ONNX model.
+            not installed or not known, it takes ONNX Runtime, and torch where the artifact has no ONNX model.
     """
     if runtime != "auto":
         return runtime
-    installed = installed_engines()
-    if (judged := (artifact.manifest.serve or {}).get("engine")) in installed:
-        return str(judged)
-    return "onnxruntime" if artifact.manifest.onnx is not None and "onnxruntime" in installed else "torch"
+    if artifact.manifest.onnx is None:
+        return "torch"
+    judged, installed = (artifact.manifest.serve or {}).get("engine"), installed_engines()
+    return next((engine for engine in (judged, "onnxruntime") if engine in installed), "torch")
 
 
-def open_executor(artifact: Artifact, engine: str, threads: int, device: str = "cpu") -> Executor:
+def open_executor(
+    artifact: Artifact, engine: str, threads: int, device: str = "cpu", cache: Path | None = None
+) -> Executor:
     """Load the network of an artifact into an engine.
 
     Threads that the engine computes with are started here, with the priority of the calling thread.
@@ -68,6 +71,7 @@ def open_executor(artifact: Artifact, engine: str, threads: int, device: str = "
         threads: Threads to compute with.
         device: Device that torch computes on: "cpu", "cuda", or "auto" for a GPU if torch finds one and computes in
             float. The other engines take no device.
+        cache: Folder for the compiled model, where that saves time; None for no cache.
 
     Raises:
         UnavailableError: The engine is not installed.
@@ -79,21 +83,32 @@ def open_executor(artifact: Artifact, engine: str, threads: int, device: str = "
     if engine == "torch":
         use_torch_threads(threads)
         return TorchExecutor(artifact.load_model(), _torch_device(artifact, device))
-    return open_onnx(_checked_model(artifact, engine), engine, threads)
+    return open_onnx(_checked_model(artifact, engine), engine, threads, _cache_of(artifact, cache))
 
 
-def open_onnx(model: bytes | Path, engine: str, threads: int) -> Executor:
+def open_onnx(model: bytes | Path, engine: str, threads: int, cache: EngineCache | None = None) -> Executor:
     """Load an ONNX model into an engine.
 
     Args:
         model: The model, or the path of its file.
         engine: The engine, one that reads ONNX models.
         threads: Threads to compute with.
+        cache: Where the compiled model is kept, if the engine compiles it; None for no cache.
 
     Raises:
         ArtifactError: The model cannot be loaded.
     """
-    return OpenVinoExecutor(model, threads) if engine == "openvino" else OnnxExecutor(model, threads)
+    return OpenVinoExecutor(model, threads, cache) if engine == "openvino" else OnnxExecutor(model, threads)
+
+
+def _cache_of(artifact: Artifact, folder: Path | None) -> EngineCache | None:
+    """Return the cache of an artifact's compiled models.
+
+    There is none for a model in float: it would be as large as the network, and save a tenth of a second.
+    """
+    if folder is None or artifact.manifest.onnx is None or artifact.activations is None:
+        return None
+    return EngineCache(folder, artifact.manifest.onnx["sha256"])
 
 
 def _checked_model(artifact: Artifact, engine: str) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.errors import ArtifactError
+from edged.execution.engine_cache import EngineCache, load_engine, store_engine
 from edged.execution.executors import TOLERANCE
 
 Floats = npt.NDArray[np.float32]
+
+log = logging.getLogger(__name__)
 
 _CONVERTER = "openvino.tools.ovc"
 
@@ -27,6 +33,7 @@ class OpenVinoExecutor:
     Args:
         model: The model, or the path of its file.
         threads: Threads to compute with.
+        cache: Where the compiled model is kept; None to compile it each time.
 
     Raises:
         ArtifactError: The model cannot be loaded.
@@ -35,9 +42,8 @@ class OpenVinoExecutor:
     name = "openvino"
     tolerance = TOLERANCE
 
-    def __init__(self, model: bytes | Path, threads: int) -> None:
+    def __init__(self, model: bytes | Path, threads: int, cache: EngineCache | None = None) -> None:
         openvino = import_openvino()
-        core = openvino.Core()
         options = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -48,9 +54,8 @@ class OpenVinoExecutor:
             "ENABLE_CPU_PINNING": False,
         }
         try:
-            read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(str(model))
-            read.reshape([1, *(list(read.input().partial_shape)[1:])])
-            self._request = core.compile_model(read, "CPU", options).create_infer_request()
+            compiled = _compiled(openvino, model, options, cache)
+            self._request = compiled.create_infer_request()
         except Exception as error:  # whatever its C++ code throws
             where = "the model" if isinstance(model, bytes) else str(model)
             reason = " ".join(str(error).split())[:200]
@@ -65,6 +70,25 @@ class OpenVinoExecutor:
     def _run(self, image: Floats) -> Floats:
         outputs: Floats = self._request.infer({0: image}, share_inputs=True)[0]
         return outputs
+
+
+def _compiled(openvino: Any, model: bytes | Path, options: Mapping[str, Any], cache: EngineCache | None) -> Any:
+    """Return the compiled model, from the cache if it is there."""
+    core = openvino.Core()
+    path = None if cache is None else cache.path("openvino", {"version": openvino.__version__, "options": options})
+    if path is not None and (engine := load_engine(path)) is not None:
+        try:
+            return core.import_model(engine, "CPU", options)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            log.warning("OpenVINO cannot load %s: %s; the model is compiled again", path, reason)
+    read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(str(model))
+    read.reshape([1, *(list(read.input().partial_shape)[1:])])
+    compiled = core.compile_model(read, "CPU", options)
+    if path is not None:
+        exported = compiled.export_model()
+        store_engine(path, exported.getvalue() if isinstance(exported, io.BytesIO) else exported)
+    return compiled
 
 
 def import_openvino() -> Any:

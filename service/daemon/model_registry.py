@@ -142,7 +142,12 @@ class ModelRegistry:
         batching = Batching() if model is None else model.batching.to_batching()
         runtime = "auto" if model is None else model.runtime
         return ServingLimits(
-            threads=serve.threads, queue=serve.queue, batching=batching, runtime=runtime, device=serve.device
+            threads=serve.threads,
+            queue=serve.queue,
+            batching=batching,
+            runtime=runtime,
+            device=serve.device,
+            engine_cache=self._folder.paths.engine_cache(name),
         )
 
     def _set_sampling(self, name: str) -> None:

@@ -40,6 +40,7 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--max-delay-s", type=float, default=0.0)
+    parser.add_argument("--engine-cache", type=Path)
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     batching = Batching(options.max_batch, options.max_delay_s)
@@ -68,7 +69,7 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
     engine = engine_of(artifact, options.runtime)
 
     def load() -> ServedModel:
-        executor = open_executor(artifact, engine, options.threads, options.device)
+        executor = open_executor(artifact, engine, options.threads, options.device, options.engine_cache)
         return ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
 
     # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.

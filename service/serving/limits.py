@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from service.ipc.options import Batching
@@ -20,6 +21,7 @@ class GenerationOptions:
         background: Whether the process loads at background priority, because another generation serves meanwhile.
         runtime: Engine that computes, one of `edged.spec.RUNTIMES`.
         device: Device that torch computes on, "auto", "cpu" or "cuda".
+        engine_cache: Folder for compiled models; None for no cache.
     """
 
     threads: int | None = None
@@ -28,6 +30,7 @@ class GenerationOptions:
     background: bool = False
     runtime: str = "auto"
     device: str = "cpu"
+    engine_cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class ServingLimits:
         batching: How a generation batches requests.
         runtime: Engine of a generation, one of `edged.spec.RUNTIMES`.
         device: Device that torch computes on in a generation, "auto", "cpu" or "cuda".
+        engine_cache: Folder for compiled models; None for no cache.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds without a reply after which a generation counts as hung.
@@ -51,6 +55,7 @@ class ServingLimits:
     batching: Batching = field(default_factory=Batching)
     runtime: str = "auto"
     device: str = "cpu"
+    engine_cache: Path | None = None
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -58,7 +63,9 @@ class ServingLimits:
 
     def of_generation(self, *, background: bool) -> GenerationOptions:
         """Return the options of one generation of the model."""
-        return GenerationOptions(self.threads, self.queue, self.batching, background, self.runtime, self.device)
+        return GenerationOptions(
+            self.threads, self.queue, self.batching, background, self.runtime, self.device, self.engine_cache
+        )
 
 
 @dataclass(frozen=True)

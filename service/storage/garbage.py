@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from edged.artifacts.store import ModelStore
 from edged.atomic import as_state_error
 from edged.errors import ArtifactError, UsageError
+from edged.execution.engine_cache import model_digits
 from service.config.load import Config
 from service.journal.store import Journal
 from service.storage.paths import Paths
@@ -33,7 +34,7 @@ class Garbage:
     """A folder or file that can be removed.
 
     Attributes:
-        kind: "generation", "calibration", "staging", "claimed", "rejected" or "superseded".
+        kind: "generation", "calibration", "engine", "staging", "claimed", "rejected" or "superseded".
         model: Name of the model; "" if the entry belongs to no model.
         path: Path of the folder or file.
         bytes: Disk space in bytes.
@@ -100,6 +101,8 @@ def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, c
         caches: Whether to search calibration images; only while no worker runs.
     """
     found = [*_generations(config, store, journal), *_leftovers(paths, journal), *kept_files(config, paths, journal)]
+    removed = {(entry.model, int(entry.path.name)) for entry in found if entry.kind == "generation"}
+    found += unused_engines(paths, store, removed)
     if caches:
         found += _caches(config, paths, store)
     return found
@@ -182,6 +185,35 @@ def kept_files(config: Config, paths: Paths, journal: Journal) -> Iterator[Garba
         for rank, path in enumerate(newest_first):
             if path.name not in needed and (rank >= config.rejected.keep or path.lstat().st_mtime < oldest):
                 yield _garbage(kind, "", path)
+
+
+def unused_engines(paths: Paths, store: ModelStore, removed: Collection[tuple[str, int]] = ()) -> Iterator[Garbage]:
+    """Yield compiled models that no generation needs: of models that are gone, and all but the newest of an engine.
+
+    Args:
+        paths: Locations in the state folder.
+        store: Published generations.
+        removed: Model and number of generations that count as removed already.
+    """
+    for folder in _entries(paths.engines):
+        needed = _models_of(store, folder.name, {number for model, number in removed if model == folder.name})
+        seen: set[str] = set()
+        for path in sorted(_entries(folder), key=lambda path: path.lstat().st_mtime, reverse=True):
+            model_and_engine, _, _ = path.name.rpartition("-")
+            being_written = path.name.startswith(".") and time.time() - path.lstat().st_mtime < _ABANDONED_S
+            if model_and_engine.partition("-")[0] in needed and model_and_engine not in seen:
+                seen.add(model_and_engine)
+            elif not being_written:
+                yield _garbage("engine", folder.name, path)
+
+
+def _models_of(store: ModelStore, model: str, removed: Collection[int]) -> set[str]:
+    """Return how the compiled models of a model's generations begin."""
+    found = set()
+    for generation in set(store.generations(model)) - set(removed):
+        with contextlib.suppress(ArtifactError, KeyError, TypeError):
+            found.add(model_digits(store.manifest(model, generation)["onnx"]["sha256"]))
+    return found
 
 
 def _caches(config: Config, paths: Paths, store: ModelStore) -> Iterator[Garbage]:

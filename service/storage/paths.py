@@ -65,6 +65,15 @@ class Paths:
         return self.calibrations / model
 
     @property
+    def engines(self) -> Path:
+        """Compiled models, which are caches: <model>/, see edged.execution.engine_cache."""
+        return self.root / "engines"
+
+    def engine_cache(self, model: str) -> Path:
+        """Return the folder of the compiled models of a model."""
+        return self.engines / model
+
+    @property
     def captures(self) -> Path:
         """Images of sampled requests, if capture is configured: <model>/<time>-<random>.<suffix>."""
         return self.root / "capture"

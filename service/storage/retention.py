@@ -1,4 +1,4 @@
-"""Deletes expired content of the state folder: captured images, rejected and superseded files beyond their limits."""
+"""Deletes expired content of the state folder: captured images, compiled models, and files beyond their limits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import logging
 import time
 from pathlib import Path
 
+from edged.artifacts.store import ModelStore
 from edged.errors import StateError
 from service.config.load import Config, ModelConfig
 from service.journal.store import Journal
 from service.storage.capture_ring import Ring
-from service.storage.garbage import kept_files, remove_folder
+from service.storage.garbage import kept_files, remove_folder, unused_engines
 from service.storage.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 def trim(config: Config, paths: Paths, journal: Journal) -> None:
     """Delete everything that has expired; failures are logged and tried again next time."""
     _trim_captures(config, paths)
+    _trim_engines(paths)
     try:
         for entry in kept_files(config, paths, journal):
             remove_folder(entry.path)
@@ -38,6 +40,15 @@ def _trim_captures(config: Config, paths: Paths) -> None:
                 log.warning("removed the captured images of %s: the model is not configured any more", folder.name)
         except (OSError, StateError) as error:
             log.error("cannot remove captured images of %s: %s; remove %s", folder.name, error, folder)
+
+
+def _trim_engines(paths: Paths) -> None:
+    try:
+        for entry in unused_engines(paths, ModelStore(paths.models)):
+            remove_folder(entry.path)
+            log.info("removed %s, %d bytes: no generation needs it", entry.path, entry.bytes)
+    except (OSError, StateError) as error:
+        log.error("cannot remove compiled models: %s; make %s writable", error, paths.engines)
 
 
 def ring_of(model: ModelConfig, folder: Path) -> Ring:

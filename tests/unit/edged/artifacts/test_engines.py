@@ -71,6 +71,32 @@ def test_auto_takes_onnx_runtime_where_there_is_a_model(folder: Path) -> None:
         open_executor(old, engine_of(old, "onnxruntime"), 1)
 
 
+def test_auto_takes_the_engine_that_judged_if_it_can_compute(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def auto(judged: str) -> str:
+        change(folder, lambda manifest: manifest.update(serve={"engine": judged, "precision": "float"}))
+        return engine_of(read_artifact(folder), "auto")
+
+    monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("onnxruntime", "openvino", "torch"))
+    assert [auto(name) for name in ("openvino", "torch", "none")] == ["openvino", "torch", "onnxruntime"]
+    monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("openvino", "torch"))
+    assert [auto(name) for name in ("openvino", "onnxruntime")] == ["openvino", "torch"]
+    change(folder, lambda manifest: manifest.pop("onnx"))
+    assert auto("openvino") == "torch"
+
+
+@pytest.mark.parametrize("precision", ["integer", "float"])
+def test_only_models_on_integers_have_a_cache(folder: Path, tmp_path: Path, precision: str) -> None:
+    pytest.importorskip("openvino")
+    ranges = {"bits": 8, "ranges": {}, "float_layers": []}
+    change(folder, lambda manifest: manifest.update(activations=ranges))
+    change(folder, lambda manifest: manifest.update(serve={"engine": "openvino", "precision": precision}))
+    open_executor(read_artifact(folder), "openvino", 1, cache=tmp_path / "engines")
+    kept = [path.name for path in tmp_path.glob("engines/*")]
+    sha256 = json.loads((folder / "manifest.json").read_text())["onnx"]["sha256"]
+    assert len(kept) == (1 if precision == "integer" else 0)
+    assert all(name.startswith(f"{sha256[:16]}-openvino-") for name in kept)
+
+
 def test_a_damaged_or_missing_model_is_named(folder: Path) -> None:
     artifact = read_artifact(folder)
     model = folder / "model.onnx"

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from edged.errors import ArtifactError
+from edged.execution.engine_cache import EngineCache, store_engine
 from edged.execution.executors import OnnxExecutor
 from edged.execution.onnx_model import onnx_model
-from edged.execution.openvino_executor import OpenVinoExecutor
+from edged.execution.openvino_executor import OpenVinoExecutor, import_openvino
 from edged.models.registry import Architecture
 from edged.spec import InputSpec
 from tests.support import executions
@@ -92,6 +94,61 @@ def test_an_image_has_the_same_outputs_in_any_batch() -> None:
         assert np.array_equal(engine.run(image[None])[0], outputs)
 
 
+class Compiling:
+    """Counts how often OpenVINO compiles a model."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.times = 0
+        core = import_openvino().Core
+        compile_model = core.compile_model
+
+        def counted(*arguments: Any) -> Any:
+            self.times += 1
+            return compile_model(*arguments)
+
+        monkeypatch.setattr(core, "compile_model", counted)
+
+
+def test_a_compiled_model_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = on_integers("focus", 7)
+    compiling, cache = Compiling(monkeypatch), EngineCache(tmp_path, "ab" * 32)
+    expected = OpenVinoExecutor(model, 1, cache).run(images)
+    (kept,) = tmp_path.iterdir()
+    assert np.array_equal(OpenVinoExecutor(model, 1, cache).run(images), expected)
+    assert compiling.times == 1
+    OpenVinoExecutor(model, 2, cache)  # with other options
+    OpenVinoExecutor(model, 1, EngineCache(tmp_path, "cd" * 32))  # of another model
+    OpenVinoExecutor(model, 1)
+    assert compiling.times == 4
+    assert len(list(tmp_path.iterdir())) == 3
+    monkeypatch.setattr(import_openvino(), "__version__", "another")
+    OpenVinoExecutor(model, 1, cache)
+    assert compiling.times == 5
+    assert kept.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut off", "not OpenVINO's", "unreadable"])
+def test_a_damaged_compiled_model_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    model, images = on_integers("focus", 7)
+    compiling, cache = Compiling(monkeypatch), EngineCache(tmp_path, "ab" * 32)
+    expected = OpenVinoExecutor(model, 1, cache).run(images)
+    (kept,) = tmp_path.iterdir()
+    if damage == "cut off":
+        kept.write_bytes(kept.read_bytes()[:1000])
+    elif damage == "not OpenVINO's":
+        store_engine(kept, b"no compiled model")
+    else:
+        kept.unlink()
+        kept.mkdir()
+    assert np.array_equal(OpenVinoExecutor(model, 1, cache).run(images), expected)
+    assert compiling.times == 2
+    assert "the model is compiled again" in caplog.text
+    OpenVinoExecutor(model, 1, cache)
+    assert compiling.times == (3 if damage == "unreadable" else 2)
+
+
 def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"no model")
@@ -107,6 +164,7 @@ def test_it_needs_neither_torch_nor_onnx_runtime_and_reports_to_no_server(tmp_pa
     code = """
 import sys
 from pathlib import Path
+from typing import Any
 import numpy as np
 from edged.execution.openvino_executor import OpenVinoExecutor
 assert OpenVinoExecutor(Path(sys.argv[1]), 1).run(np.zeros((2, 3, 32, 32), np.float32)).shape == (2, 7)

@@ -37,10 +37,11 @@ class Device:
         self.store = ModelStore(self.paths.models)
         self.journal = Journal(self.paths.journal)
 
-    def publish(self, digest: str, model: str = "m") -> None:
+    def publish(self, digest: str, model: str = "m", onnx: str | None = None) -> None:
         staged = self.paths.staging / "made"
         staged.mkdir()
-        (staged / "manifest.json").write_text(json.dumps({"calibration": {"digest": digest}}))
+        manifest = {"calibration": {"digest": digest}} | ({} if onnx is None else {"onnx": {"sha256": onnx}})
+        (staged / "manifest.json").write_text(json.dumps(manifest))
         self.store.switch(model, self.store.publish(model, staged))
 
     def cache(self, name: str, model: str = "m", age_s: float = 0.0, size: int = 10) -> Path:
@@ -177,3 +178,34 @@ def test_not_beside_a_daemon_and_not_where_there_never_was_one(device):
     with pytest.raises(UsageError, match="holds no journal of edged"):
         collect_without_daemon(device.config, dry_run=True)
     assert not device.paths.journal.exists()
+
+
+def test_compiled_models_that_no_generation_needs(device):
+    def compiled(name, model="m", age_s=0.0):
+        path = device.paths.engine_cache(model) / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"engine")
+        return aged(path, age_s)
+
+    a, b, c, d = (digest[:16] for digest in DIGESTS)
+    for digest in DIGESTS[:3]:
+        device.publish(digest, onnx=digest)  # two of them are kept
+    device.publish(DIGESTS[0], "gone", onnx=DIGESTS[0])
+    kept = [compiled(f"{b}-openvino-1"), compiled(f"{c}-openvino-2"), compiled(f"{c}-other-1")]
+    kept.append(compiled(f".{c}-openvino-9.0a1b.tmp"))  # which is being written
+    compiled(f"{a}-openvino-1")
+    compiled(f"{c}-openvino-1", age_s=10)  # of another version
+    compiled(f"{d}-openvino-1")
+    compiled(f".{c}-openvino-9.0a1c.tmp", age_s=7200)
+    compiled(f"{a}-openvino-1", "gone")  # its generation is removed as well
+    found = {path for kind, path, _ in device.find() if kind == "engine"}
+    assert found == {
+        f"engines/m/{a}-openvino-1",
+        f"engines/m/{c}-openvino-1",
+        f"engines/m/{d}-openvino-1",
+        f"engines/m/.{c}-openvino-9.0a1c.tmp",
+        f"engines/gone/{a}-openvino-1",
+    }
+    device.remove()
+    assert sorted(path for path in device.paths.engine_cache("m").iterdir()) == sorted(kept)
+    assert [entry for entry in device.find() if entry[0] == "engine"] == []

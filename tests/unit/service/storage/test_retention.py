@@ -99,3 +99,12 @@ def test_what_cannot_be_removed_is_told_and_keeps_nothing_else(
     shutil.rmtree(captured.parent)
     device.trim()
     assert not rejected.exists()
+
+
+def test_compiled_models_of_no_generation_go(device: Device) -> None:
+    path = device.paths.engine_cache("m") / f"{'a' * 16}-openvino-{'b' * 16}"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"engine")
+    device.trim()
+    assert not path.exists()
+    device.trim()
