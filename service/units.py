@@ -70,6 +70,11 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
+def three_digits(value: float) -> str:
+    """Return a number with three digits, never with an exponent where it is large."""
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
 def iso_time(epoch_s: float) -> str:
     """Format seconds since 1970 as ISO 8601 in UTC, to the millisecond."""
     moment = datetime.datetime.fromtimestamp(epoch_s, tz=datetime.timezone.utc)

@@ -127,6 +127,7 @@ def garbage(answer: JSON) -> str:
 
 def outcome(update: JSON) -> str:
     """Return how one update ended, with its measurements and the seconds of its stages."""
+    from service.reporting.candidates import served_by
     from service.reporting.facts import figures  # 4 ms, for this one answer
 
     lines = [f"update {update.get('id')} of {update.get('model')}: {update.get('state')}"]
@@ -138,6 +139,7 @@ def outcome(update: JSON) -> str:
         lines.append(f"  tried or checked again at {update['retry_at']}")
     report: JSON = update.get("report") or {}
     lines += [f"  {name:10} {value}" for name, value in figures(report)]
+    lines += [f"  {'served by':10} {served}" for served in filter(None, [served_by(report)])]
     lines += [f"  {key:10} {_swap(report[key])}" for key in ("swap", "rollback") if report.get(key)]
     stages: JSON = update.get("stages") or {}
     lines += [f"  {stage:10} {format_seconds(seconds)}" for stage, seconds in stages.items()]

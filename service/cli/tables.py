@@ -7,6 +7,7 @@ from typing import Any
 
 from edged.calibration.folder import passed_over
 from edged.spec import InputSpec
+from service.reporting.candidates import candidates, kept_in_float, served_by
 from service.reporting.facts import NAMES, bits_text, figures, reading
 from service.units import format_bytes, format_seconds
 
@@ -21,6 +22,13 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     if (read := reading(totals)) is not None:
         rows.append(("reading", read))
     rows += figures(totals)
+    if (served := served_by(totals)) is not None:
+        rows.append(("served by", served))
+    if layers := kept_in_float(totals):
+        rows.append(("layers in float", ", ".join(layers)))
+    if listed := candidates(totals):
+        rows.append(("candidates to serve", ""))
+        rows += [(f"  {each.name}", each.description) for each in listed]
     rows += [
         ("size", f"{format_bytes(totals['artifact_bytes'])}, {totals['compression']:.1f} times smaller"),
         (

@@ -12,6 +12,7 @@ from service.daemon.samples import Samples
 from service.intake.claim_queue import ClaimQueue
 from service.journal.states import State
 from service.journal.update import Update
+from service.reporting.candidates import candidates, kept_in_float
 from service.reporting.facts import figures
 from service.rollout.records import UpdateRecords
 from service.rollout.swap import Swapper
@@ -161,6 +162,9 @@ class Queries:
                 "sha256": manifest["source"]["sha256"],
                 "made_at": manifest["finished_at"],
                 "figures": list(figures(report["totals"])),
+                "precision": (report["totals"].get("serve") or {}).get("precision"),
+                "layers_in_float": kept_in_float(report["totals"]),
+                "candidates": [each._asdict() for each in candidates(report["totals"])],
                 "agreement": report["totals"].get("agreement"),
                 "artifact_bytes": report["totals"].get("artifact_bytes"),
                 "layers": [

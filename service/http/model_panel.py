@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from service.daemon.samples import EVERY_S, KEEP_S, Sample
+from service.reporting.candidates import HEAD
 from service.reporting.charts import bars, lines
 from service.reporting.html import Html, definitions, fill, join, moment
-from service.units import format_bytes
+from service.units import format_bytes, three_digits
 
 JSON = Mapping[str, Any]
 
@@ -32,6 +33,7 @@ _LIVE = """<dl class="stats">{stats}</dl>
 <figure><figcaption>Memory of the serving process</figcaption>{memory}</figure>
 {layers}
 </div>
+{candidates}
 {attempt}
 <details class="curl"><summary>With curl</summary><code>{curl}</code></details>
 <dl class="facts">{facts}</dl>"""
@@ -44,6 +46,9 @@ _LAYERS = """<figure class="wide">
 {chart}</div>
 <details><summary>As a table</summary><table><thead><tr><th scope="col">Layer</th><th scope="col">Bits</th>
 <th scope="col">Loss</th></tr></thead><tbody>{rows}</tbody></table></details></figure>"""
+_CANDIDATES = """<details data-key="candidates-{model}"><summary>Candidates to serve, as they were measured</summary>
+<div class="scroll" tabindex="0" role="region" aria-label="Candidates to serve {model}">
+<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
 _ACTIONS = """<div class="actions scripted">{rollback}
 <form class="drop" data-target="/edged/v1/models/{model}/drop"><label>New checkpoint
 <input type="file" required></label> <button aria-label="Drop for {model}">Drop</button></form>
@@ -147,10 +152,21 @@ def _live(model: JSON) -> Html:
         rates=_rates(samples),
         memory=_memory(samples),
         layers=_layers(model["name"], model["layers"]) if model["layers"] else _NO_MARKUP,
+        candidates=_candidates(model["name"], (model["live"] or {}).get("candidates") or []),
         attempt=fill(_TRY, model=model["name"]),
         curl=_curl(model),
         facts=definitions(_facts(model)),
     )
+
+
+def _candidates(model: str, candidates: Sequence[JSON]) -> Html:
+    if not candidates:
+        return _NO_MARKUP
+    head = join(fill('<th scope="col">{name}</th>', name=name) for name in HEAD)
+    row = '<tr><th scope="row">{first}</th>{rest}</tr>'
+    cells = [[str(cell) for cell in candidate.values()] for candidate in candidates]
+    rows = (fill(row, first=c[0], rest=join(fill("<td>{cell}</td>", cell=cell) for cell in c[1:])) for c in cells)
+    return fill(_CANDIDATES, model=model, head=head, rows=join(rows))
 
 
 def _curl(model: JSON) -> str:
@@ -199,7 +215,8 @@ def _facts(model: JSON) -> list[tuple[str, object]]:
         ("Made at", moment(_utc(made_at)) if made_at else None),
         ("Architecture", live.get("architecture")),
         ("Bits", live.get("bits")),
-        ("Runtime", live.get("runtime")),
+        ("Runtime", ", ".join(filter(None, (live.get("runtime"), live.get("precision")))) or None),
+        ("Layers in float", ", ".join(live.get("layers_in_float") or []) or None),
         ("Artifact", None if live.get("artifact_bytes") is None else format_bytes(live["artifact_bytes"])),
         ("Restarts", model["restarts"] or None),
         ("Waiting in the drop folder", model["held"] or None),
@@ -238,16 +255,11 @@ def _memory(samples: Sequence[Sample]) -> Html:
 
 
 def _milliseconds(seconds: float) -> str:
-    return f"{_three_digits(1000 * seconds)} ms"
+    return f"{three_digits(1000 * seconds)} ms"
 
 
 def _per_second(rate: float) -> str:
-    return f"{_three_digits(rate)} /s"
-
-
-def _three_digits(value: float) -> str:
-    """Return a number with three digits, never with an exponent where it is large."""
-    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+    return f"{three_digits(rate)} /s"
 
 
 def _span(samples: Sequence[Sample]) -> tuple[float, float]:

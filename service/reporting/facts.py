@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from service.reporting.candidates import kept_in_float, served_by
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -178,6 +179,8 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Reading", reading(totals)),
         ("Bits", bits_text(totals) or bits_text(settings)),
         ("Method", settings.get("method")),
+        ("Served by", served_by(totals)),
+        ("Layers in float", ", ".join(kept_in_float(totals)) or None),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
         ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
         ("Images", "; ".join(report.get("image_notes") or ()) or None),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from service.journal.states import WORKER_STAGES
+from service.reporting.candidates import HEAD, Candidate, candidates
 from service.reporting.charts import bars, lines, spans
 from service.reporting.facts import Layer, Memory, Outcome, Stage, facts, layers, memory, outcome, stages, worst_first
 from service.reporting.html import MOODS, Html, fill, join, moment
@@ -42,6 +43,7 @@ _PAGE = """<!doctype html>
 <main>
 <section aria-labelledby="outcome"><h2 id="outcome">Outcome</h2><dl class="facts">{facts}</dl></section>
 <section aria-labelledby="course"><h2 id="course">Course</h2>{course}</section>
+{candidates}
 {layers}
 {predictions}
 </main>
@@ -53,6 +55,9 @@ _WIDE = """<figure class="wide"><figcaption>{caption}</figcaption>
 _FIGURE = "<figure><figcaption>{caption}</figcaption>{chart}</figure>"
 _TABLE = """<details><summary>{label}</summary><div class="scroll" tabindex="0" role="region" aria-label="{label}">
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
+_CANDIDATES = """<section aria-labelledby="candidates"><h2 id="candidates">Candidates to serve</h2>
+<div class="scroll" tabindex="0" role="region" aria-label="Candidates to serve"><table><thead><tr>{head}</tr></thead>
+<tbody>{rows}</tbody></table></div></section>"""
 _LAYERS = """<section aria-labelledby="layers"><h2 id="layers">Layers</h2>
 <div class="charts">{charts}</div>{table}</section>"""
 
@@ -78,6 +83,7 @@ def render(data: JSON) -> str:
         reused=_reused(ended),
         facts=join(fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=n, value=v) for n, v in facts(data)),
         course=_course(data),
+        candidates=_candidates(candidates((data.get("report") or {}).get("totals") or {})),
         layers=_layers(layers(data)),
         predictions=predictions(data.get("predictions") or {}),
     )
@@ -138,6 +144,12 @@ def _bands(used: Memory, placed: Sequence[Stage], dropped_at: str) -> list[tuple
     return bands
 
 
+def _candidates(listed: Sequence[Candidate]) -> Html:
+    if not listed:
+        return _NOTHING
+    return fill(_CANDIDATES, head=_head(HEAD), rows=join(_row(candidate) for candidate in listed))
+
+
 def _layers(quantized: Sequence[Layer]) -> Html:
     if not quantized:
         return _NOTHING
@@ -165,9 +177,13 @@ def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[object]]) ->
     return fill(
         _TABLE,
         label=label,
-        head=join(fill('<th scope="col">{name}</th>', name=name) for name in head),
+        head=_head(head),
         rows=join(_row(row) for row in rows),
     )
+
+
+def _head(names: Sequence[str]) -> Html:
+    return join(fill('<th scope="col">{name}</th>', name=name) for name in names)
 
 
 def _row(cells: Sequence[object]) -> Html:

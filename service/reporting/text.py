@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from service.reporting.candidates import candidates
 from service.reporting.facts import (
     class_name,
     count_text,
@@ -41,6 +42,7 @@ def summary(data: JSON, page: str | None) -> str:
     width = max((len(name) for name, _ in known), default=0)
     lines += [f"  {name:<{width}}  {value}" for name, value in known]
     for title, rows in (
+        ("candidates to serve", _candidates(data)),
         ("stages", _stages(data)),
         ("memory of the worker", _memory(data)),
         ("largest relative loss", _layers(data)),
@@ -50,6 +52,13 @@ def summary(data: JSON, page: str | None) -> str:
         if listed:
             lines += ["", title, *(f"  {row}".rstrip() for row in listed)]
     return "\n".join([*lines, *(["", f"page: {page}"] if page else [])])
+
+
+def _candidates(data: JSON) -> Iterator[str]:
+    listed = candidates((data.get("report") or {}).get("totals") or {})
+    width = max((len(candidate.name) for candidate in listed), default=0)
+    for candidate in listed:
+        yield f"{candidate.name:<{width}}  {candidate.description}"
 
 
 def _stages(data: JSON) -> Iterator[str]:

@@ -39,7 +39,8 @@ def data_of(text: str = "plain", **changes: Any) -> dict[str, Any]:
         ],
         "report": {
             "totals": {"agreement": 95.0, "held_out_images": 20, "bits": 4, "artifact_bytes": 1000, "compression": 6.5,
-                       "device": text, "peak_memory_bytes": 300 << 20},
+                       "device": text, "peak_memory_bytes": 300 << 20, "candidates": candidates(text),
+                       "serve": {"engine": "onnxruntime", "precision": "integer"}},
             "layers": [layer, {**layer, "name": "fc", "bits": 8, "relative_loss": 0.001}],
             "plan": {"peak_bytes": 310 << 20},
         },
@@ -60,6 +61,17 @@ def data_of(text: str = "plain", **changes: Any) -> dict[str, Any]:
         "path": "/state/models/m/gen/3/report.html",
         **changes,
     }  # fmt: skip
+
+
+def candidates(text: str = "plain") -> list[dict[str, Any]]:
+    """Return the candidates of a report: the first serves with a layer in float, the second is refused."""
+    first = {"engine": "onnxruntime", "precision": "integer", "in_float": [text], "ms": 4.526, "agreement": 95.0,
+             "accuracy": 86.25, "drop": 0.75, "memory_bytes": 12 << 20, "chosen": True, "refused": None}  # fmt: skip
+    nothing = dict.fromkeys(("ms", "agreement", "accuracy", "drop", "memory_bytes"))
+    return [
+        first,
+        {**nothing, "engine": "torch", "precision": "float", "in_float": [], "chosen": False, "refused": text},
+    ]
 
 
 def detections(text: str = "plain") -> dict[str, Any]:

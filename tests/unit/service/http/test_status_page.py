@@ -4,6 +4,8 @@ import pytest
 
 from service.daemon.samples import Sample
 from service.http.status_page import DOCUMENTATION, Rights, render
+from service.reporting.candidates import candidates
+from tests.support import reports
 from tests.support.html_text import Text
 from tests.support.repository import ROOT
 
@@ -17,7 +19,9 @@ def overview(name="m", text="plain", live=True):
     layers = [{"name": text, "bits": 4, "relative_loss": 0.002}, {"name": "fc", "bits": 8, "relative_loss": 0.001}]
     facts = {"bits": 4, "runtime": "torch", "architecture": text, "file_name": text, "agreement": 95.0,
              "figures": [("top-1", "86.25 % (full precision 87.00 %, drop +0.75)"), ("agreement", f"95.0 % of {text}")],
-             "sha256": "ab" * 32, "made_at": "2026-01-01T00:00:00+00:00", "artifact_bytes": 5 << 20}  # fmt: skip
+             "sha256": "ab" * 32, "made_at": "2026-01-01T00:00:00+00:00", "artifact_bytes": 5 << 20,
+             "precision": "integer", "layers_in_float": [text],
+             "candidates": [each._asdict() for each in candidates({"candidates": reports.candidates(text)})]}  # fmt: skip
     model = {
         "name": name,
         "ready": live,
@@ -83,7 +87,9 @@ def test_everything_at_a_glance():
         "serving",
         "paused",
         "on probation",
-        "torch",
+        "Runtime torch, integer",
+        "Layers in float plain",
+        "onnxruntime integer, 1 in float 4.53 ms 95.00 % 86.25 % (drop +0.75) 12.0 MiB serves",
         "Top-1 86.25 % full precision 87.00 %, drop +0.75",
         "Agreement 95.0 % of plain",
         "5.2 /s",

@@ -45,6 +45,15 @@ def test_a_page_without_pictures_says_how_to_see_them():
     assert hint in Text(render(without_pictures(data_of()))).text
 
 
+def test_the_candidates_are_a_table():
+    shown = Text(render(data_of())).spaced
+    assert "Candidates to serve Engine Numbers Time of an image Agreement Accuracy Memory Verdict" in shown
+    assert "onnxruntime integer, 1 in float 4.53 ms 95.00 % 86.25 % (drop +0.75) 12.0 MiB serves" in shown
+    bare = data_of()
+    del bare["report"]["totals"]["candidates"]
+    assert "Candidates to serve" not in Text(render(bare)).text
+
+
 def test_the_policy_allows_only_the_style_of_the_page():
     page = render(data_of())
     style = re.search(r"<style>(.*)</style>", page, re.DOTALL)[1]
@@ -90,6 +99,8 @@ def test_every_known_fact_is_listed():
         "Architecture": "plain",
         "Bits": "4",
         "Method": "fastobq",
+        "Served by": "onnxruntime, integer",
+        "Layers in float": "plain",
         "Agreement": "95.00 % of 20 held-out images",
         "Calibration": "64 images",
         "Checkpoint": "1.0 MiB",

@@ -6,6 +6,11 @@ def test_the_report_of_a_classifier():
     lines = summary(data_of(), "/x/report.html").splitlines()
     assert lines[:2] == ["update 7 of m: COMMITTED", "  plain"]
     assert "  Agreement                  95.00 % of 20 held-out images" in lines
+    assert "  Served by                  onnxruntime, integer" in lines
+    assert "  Layers in float            plain" in lines
+    start = lines.index("candidates to serve")
+    assert lines[start + 1].startswith("  onnxruntime, integer, 1 in float  4.53 ms, agreement 95.00 %,")
+    assert lines[start + 2].split() == ["torch,", "float", "plain"]
     assert f"  quantize   {' ' * 17}{'#' * 23} 4.00 s" in lines
     assert "  plain                    2.00e-03 at 4 bits" in lines
     assert "  plain (labeled plain): plain 75.0 % -> class 1 75.0 %" in lines

@@ -1,0 +1,97 @@
+"""The ways to serve a model that its worker compared, as text for pages and terminals. Pure.
+
+`edged.pipeline.candidates` measures them. Any key may be missing, because another version may have written the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from service.units import format_bytes, three_digits
+
+JSON = Mapping[str, Any]
+
+HEAD = ("Engine", "Numbers", "Time of an image", "Agreement", "Accuracy", "Memory", "Verdict")
+
+
+class Candidate(NamedTuple):
+    """One way to serve a model, a field for each column of HEAD; empty where something was not measured."""
+
+    engine: str
+    numbers: str
+    time: str
+    agreement: str
+    accuracy: str
+    memory: str
+    verdict: str
+
+    @property
+    def name(self) -> str:
+        """Engine and numbers, for example "onnxruntime, integer"."""
+        return f"{self.engine}, {self.numbers}"
+
+    @property
+    def description(self) -> str:
+        """What was measured, in a line, for example "4.53 ms, agreement 99.00 %, 12.0 MiB: serves"."""
+        agreement = self.agreement and f"agreement {self.agreement}"
+        accuracy = self.accuracy and f"accuracy {self.accuracy}"
+        measured = ", ".join(filter(None, (self.time, agreement, accuracy, self.memory)))
+        return ": ".join(filter(None, (measured, self.verdict)))
+
+
+def candidates(totals: JSON) -> list[Candidate]:
+    """Return the candidates in the order in which they were listed; none for reports of before there were any.
+
+    Args:
+        totals: Totals of a report.
+    """
+    return [_candidate(entry) for entry in totals.get("candidates") or []]
+
+
+def _candidate(entry: JSON) -> Candidate:
+    ms, agreement, memory = (entry.get(key) for key in ("ms", "agreement", "memory_bytes"))
+    in_float = len(entry.get("in_float") or ())
+    layers = f", {in_float} in float" if in_float else ""
+    return Candidate(
+        engine=str(entry.get("engine")),
+        numbers=f"{entry.get('precision')}{layers}",
+        time="" if ms is None else f"{three_digits(ms)} ms",
+        agreement="" if agreement is None else f"{agreement:.2f} %",
+        accuracy=_accuracy(entry),
+        memory="" if memory is None else format_bytes(memory),
+        verdict=_verdict(entry),
+    )
+
+
+def _accuracy(entry: JSON) -> str:
+    accuracy, drop = entry.get("accuracy"), entry.get("drop")
+    if accuracy is None:
+        return ""
+    return f"{accuracy:.2f} %" if drop is None else f"{accuracy:.2f} % (drop {drop:+.2f})"
+
+
+def _verdict(entry: JSON) -> str:
+    if entry.get("chosen"):
+        return "serves" if entry.get("ms") is not None else "serves, not timed"
+    return str(entry.get("refused") or "not faster")
+
+
+def kept_in_float(totals: JSON) -> list[str]:
+    """Return the names of the layers that compute in float although the model serves on integers.
+
+    Args:
+        totals: Totals of a report.
+    """
+    chosen = [entry for entry in totals.get("candidates") or [] if entry.get("chosen")]
+    return [str(name) for entry in chosen for name in entry.get("in_float") or []]
+
+
+def served_by(totals: JSON) -> str | None:
+    """Return engine and numbers of a model in service, for example "onnxruntime, integer"; None if they are unknown.
+
+    Args:
+        totals: Totals of a report.
+    """
+    serve: JSON = totals.get("serve") or {}
+    return f"{serve['engine']}, {serve['precision']}" if {"engine", "precision"} <= serve.keys() else None
