@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edged.artifacts.engines import engine_of, open_executor
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import read_labels
@@ -22,10 +23,11 @@ from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import average_precision, detect_all
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.models.registry import Architecture
+from edged.pipeline.engine import EngineNetwork
 from edged.pipeline.evaluation import labels_fit
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
-from edged.spec import Choice, Fit, InputSpec
+from edged.spec import AUTO, FLOAT, INTEGER, Choice, Fit, InputSpec
 
 log = logging.getLogger(__name__)
 
@@ -35,13 +37,15 @@ class Scorable:
     """A network to measure.
 
     Attributes:
-        model: The network in eval mode, on the CPU.
+        model: The network in eval mode, on the CPU; of an artifact as its engine computes it.
         architecture: Architecture of the network.
         input: Preparation of its images.
         loaded: The network as it was loaded from a checkpoint; None for an artifact.
         input_from: Where the preparation is from, such as "the artifact".
         names: Class names of the network, or of the artifact whose preparation is used; None if they are unknown.
         warnings: What the user should know before comparing the result with another one, a line each.
+        engine: Engine that computes it; "torch" for a checkpoint.
+        precision: Numbers that it computes with, one of `edged.spec.PRECISIONS`.
     """
 
     model: nn.Module
@@ -51,6 +55,8 @@ class Scorable:
     input_from: str = ""
     names: tuple[str, ...] | None = None
     warnings: tuple[str, ...] = ()
+    engine: str = "torch"
+    precision: str = FLOAT
 
 
 def open_scorable(
@@ -59,6 +65,7 @@ def open_scorable(
     input_settings: Mapping[str, Any],
     choice: Choice | None = None,
     preprocessing_of: Path | None = None,
+    runtime: str = AUTO,
 ) -> Scorable:
     """Load the network of a checkpoint file or an artifact folder.
 
@@ -69,11 +76,16 @@ def open_scorable(
             artifact's own.
         choice: Which network of a checkpoint to take, and what its tensors do not tell; not used for an artifact.
         preprocessing_of: An artifact folder whose preparation of images is used instead of the default, or None.
+        runtime: Engine that computes an artifact, one of `edged.spec.RUNTIMES`; "auto" for the one that would serve it.
+            A checkpoint is computed by torch.
 
     Raises:
         RejectedError: The checkpoint or the artifact cannot be used.
-        UsageError: The artifact holds another architecture, or a setting is impossible.
+        UsageError: The artifact holds another architecture, or a setting is impossible, or a runtime for a checkpoint.
+        UnavailableError: The engine is not installed.
     """
+    if runtime not in (AUTO, "torch") and not path.is_dir():
+        raise UsageError(f"--runtime has value {runtime!r}, and {path} is no artifact; torch computes checkpoints")
     like = None if preprocessing_of is None else read_artifact(preprocessing_of)
     settings = {**({} if like is None else _settings_of(like.input)), **input_settings}
     if not path.is_dir():
@@ -88,7 +100,23 @@ def open_scorable(
     warnings = _warnings_of_artifact(artifact, spec, path)
     origin = _with_options("the artifact" if like is None else f"the artifact {like.directory}", input_settings)
     names = artifact.manifest.classes
-    return Scorable(artifact.load_model(), artifact.architecture, spec, None, origin, names, tuple(warnings))
+    engine = _engine(artifact, spec, runtime)
+    executor = open_executor(artifact, engine, torch.get_num_threads())
+    precision = FLOAT if artifact.activations is None else INTEGER
+    return Scorable(
+        EngineNetwork(executor), artifact.architecture, spec, None, origin, names, tuple(warnings), engine, precision
+    )
+
+
+def _engine(artifact: Artifact, spec: InputSpec, runtime: str) -> str:
+    if spec.size == artifact.input.size:
+        return engine_of(artifact, runtime)
+    if runtime not in (AUTO, "torch"):
+        raise UsageError(
+            f"--runtime has value {runtime!r}, and an ONNX model computes images of {artifact.input.size} pixels only;"
+            " leave out --input-size or the runtime"
+        )
+    return "torch"
 
 
 def _open_checkpoint(network: LoadedNetwork, options: Mapping[str, Any], like: Artifact | None) -> Scorable:
@@ -157,9 +185,10 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
 
     Returns:
         "top1" and "top5", or "map50", "map50_95" and "boxes" (labeled boxes), in percent; and "images" (measured),
-        "skipped", "skipped_images", "task", "architecture", "classes", "input", "input_from", "split" (of a data.yaml),
-        "warnings" and "comparison_key": two results can be compared if it is the same, because images, labels and
-        preparation are equal then. For a checkpoint also "checkpoint", see `edged.models.loading.Selection`.
+        "skipped", "skipped_images", "task", "architecture", "classes", "input", "input_from", "engine", "precision",
+        "split" (of a data.yaml), "warnings" and "comparison_key": two results can be compared if it is the same, as
+        images, labels and preparation are equal then. For a checkpoint also "checkpoint", see
+        `edged.models.loading.Selection`.
 
     Raises:
         ArchitectureError: The tensors of a checkpoint leave a question open, and no answer is better than chance.
@@ -169,7 +198,7 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
     loaded = None if network.loaded is None else choose_reading(network.loaded, cache)
     full = network.model if loaded is None else loaded.model
     architecture = network.architecture if loaded is None else loaded.architecture
-    # Convolutions of a CPU run faster on this layout.
+    # Convolutions of a CPU run faster on this layout. An engine has its own.
     model = full.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     measure = _accuracy if architecture.plan is None else _precision
     measured, labels = measure(model, architecture, cache, data, listener)
@@ -183,6 +212,8 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
         "classes": architecture.num_classes,
         "input": network.input.to_dict(),
         "input_from": network.input_from,
+        "engine": network.engine,
+        "precision": network.precision,
         "split": cache.split,
         "comparison_key": _comparison_key(cache, network.input, labels),
         "warnings": [*network.warnings, *_named_differently(network, cache, data)],

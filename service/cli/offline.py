@@ -86,7 +86,8 @@ def evaluate(options: Namespace) -> int:
     set_up_torch(options.threads, "cpu")
     with listener.stage("load"):
         network = open_scorable(
-            options.model, options.arch, _overrides(options), _choice(options), options.preprocessing_of
+            *(options.model, options.arch, _overrides(options), _choice(options), options.preprocessing_of),
+            options.runtime,
         )
     with listener.stage("decode"):
         cache = decode_images(options.data, options.cache, network.input, None, listener, EVALUATE)

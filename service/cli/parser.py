@@ -264,11 +264,15 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
+    from edged.spec import RUNTIMES
+
     parser.add_argument("model", type=Path, metavar="CHECKPOINT_OR_ARTIFACT", help="file or artifact folder to measure")
     text = "a folder of images for each class; for a detector images with YOLO labels, or a data.yaml (its val)"
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=text)
     text = "prepare the images as this artifact does, to compare a checkpoint with it"
     parser.add_argument("--preprocessing-of", type=Path, metavar="ARTIFACT", help=text)
+    text = "engine that computes an artifact; auto (the default) for the one that would serve it"
+    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help=text)
     _add_arch(parser)
     _add_choice(parser)
     _add_computing(parser)

@@ -78,6 +78,7 @@ def evaluation_table(result: Mapping[str, Any]) -> str:
         [
             ("architecture", f"{result['architecture']}, {result['classes']} classes"),
             *([("reading", read)] if (read := reading(result)) is not None else []),
+            ("computed by", f"{result['engine']}, {result['precision']}"),
             *measured,
             ("images", f"{result['images']} ({result['skipped']} skipped){boxes}{split}"),
             ("prepared", f"{InputSpec.from_dict(result['input']).describe()}; from {result['input_from']}"),

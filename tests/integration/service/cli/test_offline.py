@@ -114,6 +114,7 @@ def test_a_model_in_integers_is_exported_and_run(task: Task, tmp_path: Path) -> 
         None, {"input": images.numpy()}
     )
     served = json.loads(edged(tmp_path, "evaluate", out, "--data", task.test, "--json").stdout)
+    assert (served["engine"], served["precision"]) == ("onnxruntime", "integer")
     assert abs(float((logits.argmax(1) == labels.numpy()).mean()) * 100 - served["top1"]) < 1
     assert served["top1"] > 95
 
@@ -134,11 +135,14 @@ def test_tables_for_people(task: Task, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     for expected in ("artifact", "8, last layer 6", "top-1", "agreement", "peak memory", "largest relative loss"):
         assert expected in done.stdout
+    for expected in ("served by", "candidates to serve\n  onnxruntime, integer  ", ": serves\n"):
+        assert expected in done.stdout
     assert re.fullmatch(r"plan: 56 images .* MiB in all\n", done.stderr)  # and no bar without a terminal
     done = edged(tmp_path, "calib", task.calibration, *SIZE)
     assert "200: 180 calibrate, 20 are held out\n" in done.stdout
     done = edged(tmp_path, "evaluate", out, "--data", task.test)
     assert "top-5" in done.stdout
+    assert re.search(r"computed by +[a-z]+, (integer|float)\n", done.stdout)
     assert re.search(
         r"prepared +shorter side to 8, then the central 8 pixels; mean .*; from the artifact\n", done.stdout
     )

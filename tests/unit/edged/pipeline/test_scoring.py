@@ -11,12 +11,12 @@ import yaml
 
 from edged.calibration.dataset import build_cache
 from edged.calibration.places import EVALUATE
-from edged.errors import UsageError
+from edged.errors import ArtifactError, UnavailableError, UsageError
 from edged.models.loading import load_checkpoint
 from edged.pipeline.quantize import quantize
 from edged.pipeline.scoring import Scorable, open_scorable, score
 from edged.progress import SilentListener
-from edged.spec import InputSpec, QuantSpec
+from edged.spec import InputSpec, Method, QuantSpec
 from tests.support import scenes
 from tests.support.tasks import DetectionTask, Task
 
@@ -34,6 +34,39 @@ def test_a_detector_is_scored_by_map(detection_task: DetectionTask, tmp_path: Pa
     result = score(network, cache, detection_task.test, SilentListener())
     assert result["map50"] > 50
     assert (result["task"], result["images"]) == ("detection", 40)
+
+
+def test_an_artifact_is_scored_in_the_engine_that_serves_it(task: Task, tmp_path: Path) -> None:
+    spec = QuantSpec(method=Method.RTN, bits=6, activation_bits=8)
+    network = load_checkpoint(task.first, input_settings={"size": 8, "resize": 8})
+    quantize(network, task.calibration, tmp_path / "out", spec, images=64)
+    cache = build_cache(task.test, tmp_path / "cache", network.input)
+    found = {}
+    for runtime in ("auto", "onnxruntime", "torch"):
+        scorable = open_scorable(tmp_path / "out", None, {}, runtime=runtime)
+        found[runtime] = score(scorable, cache, task.test, SilentListener())
+    assert [each["engine"] for each in found.values()] == ["onnxruntime", "onnxruntime", "torch"]
+    assert {each["precision"] for each in found.values()} == {"integer"}
+    assert found["auto"]["top1"] == found["onnxruntime"]["top1"] > 95
+    assert abs(found["auto"]["top1"] - found["torch"]["top1"]) < 1
+    # model.onnx is what is computed, not the codes.
+    (tmp_path / "out" / "model.onnx").write_bytes(b"damaged")
+    with pytest.raises(ArtifactError, match=r"model\.onnx has sha256"):
+        open_scorable(tmp_path / "out", None, {})
+    assert open_scorable(tmp_path / "out", None, {"size": 12, "resize": 12}).engine == "torch"
+    with pytest.raises(UsageError, match="computes images of 8 pixels only"):
+        open_scorable(tmp_path / "out", None, {"size": 12, "resize": 12}, runtime="onnxruntime")
+
+
+def test_an_engine_that_is_missing_cannot_score(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = load_checkpoint(task.first, input_settings={"size": 8, "resize": 8})
+    quantize(network, task.calibration, tmp_path / "out", QuantSpec(method=Method.RTN), images=64)
+    monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("onnxruntime", "torch"))
+    with pytest.raises(UnavailableError, match="runtime is openvino, which is not installed here; install") as missing:
+        open_scorable(tmp_path / "out", None, {}, runtime="openvino")
+    assert missing.value.exit_code == 69
+    with pytest.raises(UsageError, match="is no artifact; torch computes checkpoints"):
+        open_scorable(task.first, None, {}, runtime="onnxruntime")
 
 
 def test_images_without_labels_cannot_score_a_detector(detection_task: DetectionTask, tmp_path: Path) -> None:

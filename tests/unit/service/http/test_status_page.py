@@ -16,12 +16,13 @@ EVIL = "\"'><script>alert(1)</script>&{x}"
 
 
 def overview(name="m", text="plain", live=True):
+    listed = candidates({"candidates": reports.candidates(text)})
     layers = [{"name": text, "bits": 4, "relative_loss": 0.002}, {"name": "fc", "bits": 8, "relative_loss": 0.001}]
     facts = {"bits": 4, "runtime": "torch", "architecture": text, "file_name": text, "agreement": 95.0,
              "figures": [("top-1", "86.25 % (full precision 87.00 %, drop +0.75)"), ("agreement", f"95.0 % of {text}")],
              "sha256": "ab" * 32, "made_at": "2026-01-01T00:00:00+00:00", "artifact_bytes": 5 << 20,
              "precision": "integer", "layers_in_float": [text],
-             "candidates": [each._asdict() for each in candidates({"candidates": reports.candidates(text)})]}  # fmt: skip
+             "candidates": [each._asdict() for each in listed]}  # fmt: skip
     model = {
         "name": name,
         "ready": live,
