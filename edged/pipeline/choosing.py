@@ -37,6 +37,7 @@ from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, Qua
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 64 << 20  # less than a plan's accuracy
+LIBRARY_BYTES = {"openvino": 96 << 20}  # that an engine takes for itself in this process, measured
 TIE = 1.05  # times whose ratio is below count as equal
 
 
@@ -49,12 +50,14 @@ class Serving:
         threads: Threads of the engine; None for as many as torch has.
         memory_limit: Bytes of resident memory that this process may take; None for what the quantization was planned to
             take.
+        device: Device that torch computes on in service: "cpu", "cuda", or "auto" for a GPU if torch finds one.
         clock: Clock that candidates are timed with; None to take the first one in order that passes the gates.
     """
 
     runtime: str = "auto"
     threads: int | None = None
     memory_limit: int | None = None
+    device: str = "cpu"
     clock: Clock | None = None
 
 
@@ -161,7 +164,7 @@ def choose_served(
     """
     with _torch_threads(serving.threads) as threads:
         candidates = candidates_of(compressed, spec, serving.runtime)
-        engines = Engines(compressed, network, threads)
+        engines = Engines(compressed, network, threads, serving.device)
         room = _room(compressed, spec, serving.memory_limit)
         for candidate in candidates:
             _load(candidate, engines, room)
@@ -242,6 +245,7 @@ def _torch_threads(threads: int | None) -> Iterator[int]:
 def _room(compressed: Compressed, spec: QuantSpec, memory_limit: int | None) -> Callable[[Candidate], str | None]:
     """Return a function that says why there is no room for a candidate's engine; None if there is."""
     weights = sum(weight.codes.numel() for weight in compressed.quantized.values())
+    libraries = {} if memory_limit is None else LIBRARY_BYTES  # a plan does not know them
     if memory_limit is None and device_of(compressed.full) == CPU:  # a plan for a GPU is of the GPU's memory
         memory_limit = compressed.plan.peak_bytes
 
@@ -249,6 +253,7 @@ def _room(compressed: Compressed, spec: QuantSpec, memory_limit: int | None) -> 
         if candidate.engine == "torch" or spec.activation_bits == ACTIVATION_BITS:  # nothing else can take its place
             return None
         needed = ENGINE_LOADING * weights * (4 if candidate.precision == FLOAT else 1)
+        needed += libraries.get(candidate.engine, 0)
         present = resident_bytes()
         if memory_limit is None or needed < SMALL_BYTES or present + needed <= memory_limit:
             return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
 from edged.artifacts.engines import open_onnx
 from edged.compress import Compressed
-from edged.device import CPU, on_cpu
+from edged.device import CPU, choose_device, on_cpu
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
@@ -38,13 +40,14 @@ class Engines:
         compressed: The quantized network.
         network: The network in full precision.
         threads: Threads of the engines.
+        device: Device that torch computes floats on: "cpu", "cuda", or "auto" for a GPU if torch finds one.
 
     Attributes:
         image: A held-out image as the engines take it [1, channels, size, size].
     """
 
-    def __init__(self, compressed: Compressed, network: LoadedNetwork, threads: int) -> None:
-        self._compressed, self._network, self._threads = compressed, network, threads
+    def __init__(self, compressed: Compressed, network: LoadedNetwork, threads: int, device: str = "cpu") -> None:
+        self._compressed, self._network, self._threads, self._device = compressed, network, threads, device
         self._models: dict[str, bytes | ArchitectureError] = {}  # by precision
         cache = compressed.cache
         self.image = cache.batch(cache.held_out[:1]).numpy()
@@ -62,7 +65,7 @@ class Engines:
         """
         plain, model = self.without(precision), self._model(precision)
         if engine == "torch":
-            return plain.varied(engine=EngineNetwork(TorchExecutor(on_cpu(plain.served))))
+            return plain.varied(engine=EngineNetwork(self._torch(plain)))
         if isinstance(model, ArchitectureError):
             raise model
         return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads)))
@@ -76,6 +79,11 @@ class Engines:
         model = self._model(precision)
         onnx = None if isinstance(model, ArchitectureError) else model
         return self._compressed.varied(onnx=onnx, serves_floats=precision == FLOAT)
+
+    def _torch(self, plain: Compressed) -> TorchExecutor:
+        device = choose_device(self._device) if plain.precision == FLOAT else CPU
+        network = on_cpu(plain.served)
+        return TorchExecutor(network if device == CPU else copy.deepcopy(network), device)
 
     def shared_bytes(self, engine: str) -> int:
         """Return the memory of the network that an engine shares with this process, in bytes."""

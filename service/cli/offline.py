@@ -47,6 +47,7 @@ def quantize(options: Namespace) -> int:
         threads=options.threads,
         device=options.device,
         memory_limit=options.memory_limit,
+        runtime=options.runtime,
     )
     result = run_job(job, _listener(options))
     print_result(options, {"out": str(result.artifact), **result.report}, quantization_table)

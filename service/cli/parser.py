@@ -333,7 +333,18 @@ def _add_arch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_quantization(parser: argparse.ArgumentParser) -> None:
-    from edged.spec import AUTO, DEFAULT_RECIPE, RECIPES, Method, Order, QuantSpec, Scheme, Statistics, bounds_of
+    from edged.spec import (
+        AUTO,
+        DEFAULT_RECIPE,
+        RECIPES,
+        RUNTIMES,
+        Method,
+        Order,
+        QuantSpec,
+        Scheme,
+        Statistics,
+        bounds_of,
+    )
 
     bounds = bounds_of(QuantSpec)
     text = f"sets every quantization option that is not given ({DEFAULT_RECIPE})"
@@ -367,6 +378,8 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     ):
         allowed = _range(bounds[name.lstrip("-").replace("-", "_")])
         parser.add_argument(name, type=number, metavar=allowed, help=text)
+    text = "engine that is going to serve the model; auto (the default) for the fastest one here"
+    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0], help=text)
     text = "memory of the device to work in, for example 1GiB"
     parser.add_argument("--memory-limit", type=_bytes, metavar="SIZE", help=text)
     text = "device that computes; auto takes a GPU if there is one"

@@ -102,6 +102,7 @@ class Workers:
             max_bytes=config.watch.max_bytes,
             report_images=model.report_images,
             runtime=model.runtime,
+            serving_device=config.serve.device,
             serving_threads=config.serve.threads or cores(),
             keep_rejected=True,
         )

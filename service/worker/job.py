@@ -42,6 +42,7 @@ class Job:
         report_images: Number of held-out images in predictions.json; 0 for no such file.
         runtime: Engine that is going to serve the model, one of `edged.spec.RUNTIMES`; "auto" for the fastest.
         serving_threads: Number of threads of that engine; None for those that compute here.
+        serving_device: Device that torch computes on in service: "auto", "cpu" or "cuda".
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
     """
 
@@ -67,6 +68,7 @@ class Job:
     report_images: int = 0
     runtime: str = "auto"
     serving_threads: int | None = None
+    serving_device: str = "cpu"
     keep_rejected: bool = False
 
     def to_json(self) -> str:

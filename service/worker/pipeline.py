@@ -77,7 +77,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         quantized = [quantize(job.spec)]
     with timer.stage("evaluate"), memory_errors_of(device):
         judging = Judging(labels, job.detection, job.gates)
-        serving = Serving(job.runtime, job.serving_threads, job.memory_limit, time.perf_counter)
+        serving = Serving(job.runtime, job.serving_threads, job.memory_limit, job.serving_device, time.perf_counter)
         served = choose_or_repeat(quantized, quantize, network, job.spec, judging, serving)
         attachments = _sample_predictions(job, network, served, labels)
         with kept_if_rejected(job, network.source, served, attachments):

@@ -41,6 +41,7 @@ def daemon(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.T
         "input": {"size": 8, "resize": 8},
         "quantization": {"bits": 8, "activation_bits": "auto", "method": "rtn"},
         "gates": {"min_agreement": 90},
+        "runtime": "auto",
     }
     folder = tmp_path_factory.mktemp("integers")
     with running(folder, task.calibration, models=[digits, shapes, either], serve={"threads": 2}) as daemon:
@@ -61,7 +62,9 @@ def assert_the_chosen_one_serves(daemon: Daemon, task: Task) -> dict[str, Any]:
     served = torch.tensor(output["data"]).reshape(output["shape"])
     inputs = trained.normalize(task.digits.images[[int(path.stem) for path in images]], artifact.input)
     (computed,) = session((folder / "model.onnx").read_bytes()).run(None, {"input": inputs})
-    assert relative_error(served, torch.from_numpy(computed)) < 1e-6
+    same = chosen["engine"] == "onnxruntime" or chosen["precision"] == "float"
+    tolerance = 1e-5 if same else 0.05  # engines round codes otherwise
+    assert relative_error(served, torch.from_numpy(computed)) < tolerance
     return chosen
 
 

@@ -37,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def daemon(folder: Path) -> Iterator[Daemon]:
     models = before.config(folder / "state", folder / "images")["models"]
+    for model in models:
+        model["runtime"] = "auto"  # that version wrote no ONNX models
     with running(folder, folder / "images", models=models) as daemon:
         yield daemon
 

@@ -98,6 +98,7 @@ def test_the_ends_of_a_genuine_resnet20_can_have_their_own_bits(real_data: Path,
 def test_a_model_in_integers_is_exported_and_run(task: Task, tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "digits.onnx"
     options = ["--activation-bits", "8", "--method", "rtn", "--bits", "7", "--images", "64"]
+    options += ["--runtime", "onnxruntime"]
     done = edged(tmp_path, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"bits +7, activations 8\n", done.stdout)
