@@ -81,6 +81,9 @@ def _check_bounds(spec: object) -> None:
             raise UsageError(f"{name} has value {value!r:.80}; choose {bounds}")
 
 
+SMALL_BITS = 7  # 8 bits saturate on some processors
+
+
 class Method(str, enum.Enum):
     """The method that chooses the codes."""
 
@@ -144,6 +147,9 @@ class QuantSpec:
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
+        small_bits: Bits of each layer with at most a two-hundredth of the weights and of a detector's output layers,
+            unless `first_bits` or `last_bits` says otherwise. None for `bits`, or for 7 if `bits` is less and
+            activations are quantized: these layers lose the most, and integer engines compute them as fast.
         activation_bits: Bits per code of activations, None to compute with activations in float. AUTO quantizes them,
             and a measurement chooses between integers and floats.
         damp_ratio: Share of mean(diag H) that is added to diag H. H is positive semi-definite, so any ratio above 0
@@ -170,6 +176,7 @@ class QuantSpec:
     descent_passes: int = _whole(0, 0)
     first_bits: int | None = _whole(None, 2, 8)
     last_bits: int | None = _whole(None, 2, 8)
+    small_bits: int | None = _whole(None, 2, 8)
     activation_bits: int | str | None = _bounded(
         None, Bounds(ACTIVATION_BITS, ACTIVATION_BITS, whole=True, optional=True, word=AUTO)
     )
@@ -189,6 +196,13 @@ class QuantSpec:
     def quantizes_activations(self) -> bool:
         """Whether activations are quantized, for certain or to be compared with floats."""
         return self.activation_bits is not None
+
+    @property
+    def bits_of_small_layers(self) -> int:
+        """Bits of layers with few weights, and of a detector's output layers."""
+        if self.small_bits is not None:
+            return self.small_bits
+        return max(self.bits, SMALL_BITS) if self.quantizes_activations else self.bits
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, enums as their values."""

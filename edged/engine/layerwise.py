@@ -40,7 +40,10 @@ from edged.quant.layer import LayerResult, quantize_layer
 from edged.spec import QuantSpec, Scheme
 
 FULL, QUANTIZED = "full", "quantized"
-ENGINE_BITS = 8  # of an integer engine's weights
+# Codes of 8 bits, less their zero points, fit an engine's 8 bits only around the middle. Sums of two products of 7-bit
+# codes and activations fit 16 bits, to which some processors clip them, only around the middle.
+AROUND_THE_MIDDLE = 7
+SMALL_SHARE = 1 / 200  # of the weights
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,7 @@ class _Work:
         self._quantized_modules = dict(self.quantized.named_modules())
         self._images = images
         self._store = store
-        self._bits = _bits_by_layer(program, spec)
+        self._bits = _bits_by_layer(program, self._layers, spec)
         self._ranges = ranges
         self._observe = None if ranges is None else ranges.observe
         self._round = None if ranges is None else ranges.rounded
@@ -271,19 +274,21 @@ class _CutSums:
         return moments.cross(position) * (2 / moments.positions)
 
 
-def _bits_by_layer(program: Program, spec: QuantSpec) -> dict[str, int]:
+def _bits_by_layer(program: Program, layers: Mapping[str, QuantizableLayer], spec: QuantSpec) -> dict[str, int]:
     names = [name for cut in program.cuts for name in cut.layers]
-    bits = dict.fromkeys(names, spec.bits)
+    small, heads = spec.bits_of_small_layers, program.last_layers if len(program.last_layers) > 1 else ()
+    most = SMALL_SHARE * sum(layers[name].weight.numel() for name in names)
+    bits = {name: small if name in heads or layers[name].weight.numel() <= most else spec.bits for name in names}
     # A single layer is both the first and the last one: `last_bits` applies, or else `first_bits`.
-    bits[names[0]] = spec.first_bits or spec.bits
+    bits[names[0]] = spec.first_bits or bits[names[0]]
     for name in program.last_layers:
         bits[name] = spec.last_bits or bits[name]
     return bits
 
 
 def _spec_of_layer(spec: QuantSpec, bits: int, rows_at_once: int) -> QuantSpec:
-    # Engines hold codes less their zero points in 8 bits: 8-bit codes fit only around the middle.
-    scheme = Scheme.SYMMETRIC if spec.quantizes_activations and bits == ENGINE_BITS else spec.scheme
+    centered = spec.quantizes_activations and bits >= AROUND_THE_MIDDLE
+    scheme = Scheme.SYMMETRIC if centered else spec.scheme
     return dataclasses.replace(spec, bits=bits, scheme=scheme, rows_at_once=rows_at_once)
 
 

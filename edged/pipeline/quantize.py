@@ -214,8 +214,9 @@ def _report(
     split = [f"from {cache.split} of the data.yaml"] if cache.split else []
     totals = served.evaluation.totals | {
         "bits": spec.bits,
-        "first_bits": spec.first_bits or spec.bits,
-        "last_bits": spec.last_bits or spec.bits,
+        "first_bits": compressed.layers[0].bits,
+        "last_bits": compressed.layers[-1].bits,
+        "small_bits": spec.bits_of_small_layers,
         "activation_bits": None if compressed.served_activations is None else compressed.served_activations.bits,
         "in_float": [] if compressed.served_activations is None else list(compressed.served_activations.in_float),
         "serve": served.serve,

@@ -18,7 +18,8 @@ from service.cli.tables import calibration_table, evaluation_table, export_table
 from service.worker.job import Job
 
 SETTINGS = (
-    *("method", "bits", "first_bits", "last_bits", "activation_bits", "scheme", "order"),
+    *("method", "bits", "first_bits", "last_bits", "small_bits", "activation_bits"),
+    *("scheme", "order"),
     *("beam", "damp_ratio", "propagation", "statistics", "seed"),
 )
 THRESHOLDS = ("confidence", "iou", "max_detections")

@@ -352,11 +352,17 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     bits = range(int(bounds["bits"].least), int(bounds["bits"].most) + 1)
     text = "bits of each weight"
     parser.add_argument("--bits", type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
-    for name, which in (
-        ("--first-bits", "the first layer"),
-        ("--last-bits", "the last layer, for a detector all heads"),
+    same = "those of --bits"
+    for name, which, default in (
+        ("--first-bits", "the first layer", same),
+        ("--last-bits", "the last layer, for a detector all heads", same),
+        (
+            "--small-bits",
+            "layers with few weights and of a detector's heads",
+            f"{same}, at least 7 with --activation-bits",
+        ),
     ):
-        text = f"bits of each weight of {which}; default: those of --bits"
+        text = f"bits of each weight of {which}; default: {default}"
         parser.add_argument(name, type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
     text = (
         "bits of each activation: 8 to compute on integers, none for floats, auto (the default) for whichever is faster"

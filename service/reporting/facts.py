@@ -204,8 +204,10 @@ def bits_text(settings: JSON) -> str | None:
     bits = settings.get("bits")
     if bits is None:
         return None
+    small = settings.get("small_bits") or bits
     others = ((which, settings.get(f"{which}_bits")) for which in ("first", "last"))
-    layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits)]
+    layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits, small)]
+    layers += [f"small layers {small}"] if small != bits else []
     activations = settings.get("activation_bits")
     kept = settings.get("in_float")
     of_activations = f"activations {activations}" + (f" but in {', '.join(kept)}" if kept else "")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError
 from edged.models.architecture import Architecture
+from edged.models.layers import quantizable_layers
 from edged.models.registry import load_model
 from edged.progress import SilentListener
 from edged.spec import RECIPES, Fit, InputSpec, Method, Order, QuantSpec, Statistics, recipe
@@ -187,6 +189,48 @@ def test_all_heads_of_a_detector_are_last(letterboxes: ImageCache):
     assert bits.pop("model.0.conv") == 8
     assert (bits.pop("model.9.m.0"), bits.pop("model.9.m.1")) == (6, 6)
     assert set(bits.values()) == {4}
+
+
+SMALL = [
+    (QuantSpec(bits=4), 4),
+    (QuantSpec(bits=4, activation_bits=8), 7),
+    (QuantSpec(bits=8, activation_bits=8), 8),
+    (QuantSpec(bits=4, activation_bits=8, small_bits=4), 4),
+    (QuantSpec(bits=4, small_bits=6), 6),
+]
+
+
+@pytest.mark.parametrize(("spec", "wanted"), SMALL)
+def test_small_layers_and_heads_have_their_own_bits(letterboxes: ImageCache, spec: QuantSpec, wanted: int):
+    model = tiny_model()
+    done = compress(model, letterboxes, dataclasses.replace(spec, method=Method.RTN, last_bits=None))
+    sizes = {name: layer.weight.numel() for name, layer in quantizable_layers(model).items()}
+    small = {name for name, size in sizes.items() if size * 200 <= sum(sizes.values())}
+    assert 0 < len(small) < len(sizes) / 2
+    for layer in done.layers:
+        assert layer.bits == (wanted if layer.name in small or layer.name.startswith("model.9.m.") else spec.bits)
+
+
+@pytest.mark.parametrize(("bits", "reach"), [(7, 64), (8, 128)])
+def test_wide_codes_are_around_the_middle(model: nn.Module, cache: ImageCache, bits: int, reach: int):
+    """Sums of two products with 8-bit activations then fit 16 bits, for 7 bits, or each code fits 8 bits."""
+    done = compress(model, cache, QuantSpec(bits=bits, activation_bits=8, method=Method.RTN))
+    for weight in done.quantized.values():
+        whole = weight.codes.int() - weight.zero_point.int()[:, None]
+        assert -reach <= int(whole.min()) <= int(whole.max()) < reach
+    assert 2 * 255 * 64 < 1 << 15
+
+
+def test_bits_of_the_ends_count_more_than_those_of_small_layers(letterboxes: ImageCache):
+    spec = QuantSpec(bits=4, activation_bits=8, method=Method.RTN, first_bits=3, last_bits=5)
+    bits = {layer.name: layer.bits for layer in compress(tiny_model(), letterboxes, spec).layers}
+    assert (bits["model.0.conv"], bits["model.9.m.0"], bits["model.9.m.1"]) == (3, 5, 5)
+
+
+def test_the_last_layer_of_a_classifier_is_no_head_of_a_detector(model: nn.Module, cache: ImageCache):
+    done = compress(model, cache, QuantSpec(bits=4, activation_bits=8, method=Method.RTN))
+    sizes = [layer.weight.numel() for layer in quantizable_layers(model).values()]
+    assert [layer.bits for layer in done.layers] == [7 if size * 200 <= sum(sizes) else 4 for size in sizes]
 
 
 def test_a_quantized_detector_is_rebuilt_from_its_artifact_data(letterboxes: ImageCache):

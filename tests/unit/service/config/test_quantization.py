@@ -56,7 +56,7 @@ def accepted_by_command(name: str, value: float, folder: Path) -> bool:
 
 def test_every_number_of_a_spec_has_bounds() -> None:
     numbers = {name for name, value in QuantSpec().to_dict().items() if type(value) in (int, float)}
-    assert set(BOUNDS) == numbers | {"first_bits", "last_bits", "activation_bits"}
+    assert set(BOUNDS) == numbers | {"first_bits", "last_bits", "small_bits", "activation_bits"}
 
 
 @pytest.mark.parametrize("name", BOUNDS)
