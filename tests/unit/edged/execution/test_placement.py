@@ -2,11 +2,26 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edged.errors import ArtifactError
 from edged.execution.build import build_graph
-from edged.execution.graph import Add, Affine, Concat, Conv, Graph, Linear, MaxPool, Relu, Silu, Weight
-from edged.execution.placement import head_parameters, layers_to_keep, place, place_nothing
+from edged.execution.graph import (
+    Add,
+    Affine,
+    Concat,
+    Conv,
+    Graph,
+    Linear,
+    MaxPool,
+    Node,
+    Relu,
+    Resize,
+    Silu,
+    Weight,
+)
+from edged.execution.placement import PASSING, head_parameters, layers_to_keep, place, place_nothing
 from tests.support.executions import network
 
 WEIGHT = Weight("first.weight", torch.zeros(3, 3, 1, 1))
@@ -158,3 +173,74 @@ def test_each_value_is_freed_by_its_layers_and_by_no_fewer(kind: str) -> None:
             assert value in place(built, head_parameters(built), layers - {layer}).values
     everything = frozenset[str]().union(*needed.values())
     assert place(built, head_parameters(built), everything).values == []
+
+
+LAYERS = st.sampled_from(["conv", "relu", "silu", "add", "concat", "pool", "resize"])
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Graph:
+    """A network of up to twelve operations, each of which reads any earlier values."""
+    nodes: list[Node] = []
+    names = ["x"]
+    for index in range(draw(st.integers(1, 12))):
+        kind, name = draw(LAYERS), f"v{index}"
+        one, other = draw(st.sampled_from(names)), draw(st.sampled_from(names))
+        made: dict[str, Node] = {
+            "conv": conv(name, one, Weight(f"{name}.weight", torch.zeros(3, 3, 1, 1))),
+            "relu": Relu(name, (one,)),
+            "silu": Silu(name, (one,)),
+            "add": Add(name, (one, other)),
+            "concat": Concat(name, (one, other)),
+            "pool": MaxPool(name, (one,), 3, 1, 1),
+            "resize": Resize(name, (one,), 2),
+        }
+        nodes.append(made[kind])
+        names.append(name)
+    return Graph("x", 3, tuple(nodes), names[-1])
+
+
+@given(graphs())
+def test_every_operation_on_integers_has_codes_to_read(built: Graph) -> None:
+    placed = place(built)
+    absorbed = {node.inputs[0] for node in built.nodes if isinstance(node, Relu)}
+    for node in built.nodes:
+        if not isinstance(node, Relu):
+            assert set(node.inputs) - {built.output} <= placed.owners.keys()
+        assert set(node.inputs) <= placed.owners.keys() | absorbed | {built.output}
+
+
+@given(graphs())
+def test_only_what_is_read_is_carried_and_never_the_output(built: Graph) -> None:
+    placed = place(built)
+    readers = built.readers()
+    assert built.output not in placed.owners
+    assert all(readers[name] for name in placed.owners)
+
+
+@given(graphs())
+def test_a_value_has_its_own_grid_or_that_of_the_value_that_it_repeats(built: Graph) -> None:
+    placed, producers = place(built), built.producers()
+    order = [built.input, *producers]
+    assert list(placed.owners) == sorted(placed.owners, key=order.index)
+    for name, owner in placed.owners.items():
+        while name != owner:
+            node = producers[name]
+            assert isinstance(node, PASSING)
+            name = node.inputs[0]
+            assert placed.owners[name] == owner
+
+
+@given(graphs(), st.data())
+def test_more_layers_in_float_need_no_more_codes(built: Graph, data: st.DataObject) -> None:
+    names = [node.weight.parameter for node in built.weighted()]
+    some = data.draw(st.sets(st.sampled_from(names))) if names else set()
+    more = data.draw(st.sets(st.sampled_from(names))) | some if names else set()
+    few, many = place(built, some), place(built, more)
+    assert many.owners.keys() <= few.owners.keys()
+    assert few.float_layers <= many.float_layers == {name.removesuffix(".weight") for name in more}
+
+
+@given(graphs())
+def test_activations_in_float_need_no_more_codes(built: Graph) -> None:
+    assert place(built, float_activations=True).owners.keys() <= place(built).owners.keys()
