@@ -69,7 +69,7 @@ def same(one: QuantizedWeight, other: QuantizedWeight) -> bool:
 
 def check_bits_of_the_ends(checkpoint: Path, images: Path, folder: Path, *options: str) -> None:
     """Other bits change the codes of their own layer and of the layers after it, and none before it."""
-    widths = ((), ("--bits", "8"), ("--first-bits", "8"), ("--last-bits", "6"))
+    widths = ((), ("--bits", "8", "--small-bits", "8"), ("--first-bits", "8"), ("--last-bits", "6"))
     options = (*options, "--small-bits", "4")
     plain, wide, first, last = (
         codes(folder, checkpoint, images, folder / str(index), *options, *width) for index, width in enumerate(widths)
