@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ from edged.errors import ArtifactError, DeviceError, UnavailableError
 from edged.execution.engine_cache import EngineCache
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.openvino_executor import OpenVinoExecutor
+from edged.execution.saturation import engine_saturates, processor_saturates, settings_may_saturate
+from edged.spec import FLOAT
 
 if TYPE_CHECKING:
     import torch
@@ -83,22 +86,63 @@ def open_executor(
     if engine == "torch":
         use_torch_threads(threads)
         return TorchExecutor(artifact.load_model(), _torch_device(artifact, device))
-    return open_onnx(_checked_model(artifact, engine), engine, threads, _cache_of(artifact, cache))
+    wide, kept = _may_saturate(artifact), _cache_of(artifact, cache)
+    return open_onnx(_checked_model(artifact, engine), engine, threads, kept, wide_codes=wide)
 
 
-def open_onnx(model: bytes | Path, engine: str, threads: int, cache: EngineCache | None = None) -> Executor:
-    """Load an ONNX model into an engine.
+def open_onnx(
+    model: bytes | Path, engine: str, threads: int, cache: EngineCache | None = None, *, wide_codes: bool = True
+) -> Executor:
+    """Load an ONNX model into an engine that computes it without saturation.
 
     Args:
         model: The model, or the path of its file.
         engine: The engine, one that reads ONNX models.
         threads: Threads to compute with.
         cache: Where the compiled model is kept, if the engine compiles it; None for no cache.
+        wide_codes: Whether the model computes on integers with codes that saturate on some processors.
 
     Raises:
-        ArtifactError: The model cannot be loaded.
+        ArtifactError: The model cannot be loaded, or the engine saturates on this processor.
     """
-    return OpenVinoExecutor(model, threads, cache) if engine == "openvino" else OnnxExecutor(model, threads)
+    if engine != "openvino":
+        return OnnxExecutor(model, threads, exact=wide_codes and needs_exact_kernels())
+    if wide_codes and openvino_saturates():
+        raise ArtifactError(f"OpenVINO clips sums of 8-bit products on this processor, which has no VNNI; {_REMEDY}")
+    return OpenVinoExecutor(model, threads, cache)
+
+
+_REMEDY = "quantize with 7 bits, or set runtime: onnxruntime"
+
+
+@functools.cache
+def needs_exact_kernels() -> bool:
+    """Return whether ONNX Runtime saturates on this processor unless it is asked for exact kernels.
+
+    Raises:
+        ArtifactError: It saturates in these, too.
+    """
+    if not processor_saturates() and not engine_saturates(lambda model: OnnxExecutor(model, 1)):
+        return False
+    if engine_saturates(lambda model: OnnxExecutor(model, 1, exact=True)):
+        raise ArtifactError(
+            "ONNX Runtime clips sums of 8-bit products on this processor, also in its exact kernels; quantize with 7"
+            " bits, or set runtime: torch"
+        )
+    return True
+
+
+@functools.cache
+def openvino_saturates() -> bool:
+    """Return whether OpenVINO, which has no exact kernels for integers, saturates on this processor."""
+    return engine_saturates(lambda model: OpenVinoExecutor(model, 1))
+
+
+def _may_saturate(artifact: Artifact) -> bool:
+    manifest = artifact.manifest
+    if manifest.activations is None or (manifest.serve or {}).get("precision") == FLOAT:
+        return False
+    return bool(manifest.weights.get("wide_codes", settings_may_saturate(manifest.quantization)))
 
 
 def _cache_of(artifact: Artifact, folder: Path | None) -> EngineCache | None:

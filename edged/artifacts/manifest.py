@@ -55,7 +55,8 @@ class Manifest:
         versions: Versions of edged, torch and python, by name.
         started_at: Time at which the quantization started, ISO 8601 UTC.
         finished_at: Time at which the quantization finished, ISO 8601 UTC.
-        weights: File weights.safetensors: sha256 (hex) and bytes; filled in by the writer.
+        weights: File weights.safetensors: sha256 (hex), bytes, and whether integers may saturate with its codes
+            (wide_codes), which older manifests lack; filled in by the writer.
         task: Task of the network, one of TASKS.
         detection: Thresholds of a detector, as `DetectionSpec.to_dict()` returns them. None for a classifier.
         warmup: File warmup.safetensors: sha256 (hex), bytes, images, outputs_sha256 (hex), threads; filled in by the

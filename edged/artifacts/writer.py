@@ -19,6 +19,7 @@ from edged.artifacts.warmup import Warmup, save_warmup
 from edged.artifacts.weights import save_weights
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
 from edged.errors import StateError
+from edged.execution.saturation import codes_may_saturate
 from edged.quant.grid import QuantizedWeight
 
 
@@ -65,7 +66,11 @@ def write_artifact(
             size = weights.stat().st_size
             completed = dataclasses.replace(
                 manifest,
-                weights={"sha256": sha256_file(weights), "bytes": size},
+                weights={
+                    "sha256": sha256_file(weights),
+                    "bytes": size,
+                    "wide_codes": codes_may_saturate(quantized),
+                },
                 warmup=None if warmup is None else _save_warmup(temporary / "warmup.safetensors", warmup),
                 onnx=None if onnx is None else _save_onnx(temporary / ONNX, onnx),
             )

@@ -13,6 +13,7 @@ from edged.device import CPU, choose_device, on_cpu
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
+from edged.execution.saturation import codes_may_saturate
 from edged.models.loading import LoadedNetwork
 from edged.spec import FLOAT
 
@@ -68,7 +69,8 @@ class Engines:
             return plain.varied(engine=EngineNetwork(self._torch(plain)))
         if isinstance(model, ArchitectureError):
             raise model
-        return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads)))
+        wide = precision != FLOAT and codes_may_saturate(self._compressed.quantized)
+        return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads, wide_codes=wide)))
 
     def without(self, precision: str) -> Compressed:
         """Return the network as torch computes it, with the ONNX model that an engine would load.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from edged.artifacts.engines import ENGINES, engine_of, installed_engines, open_executor
+from edged.artifacts.engines import (
+    ENGINES,
+    engine_of,
+    installed_engines,
+    needs_exact_kernels,
+    open_executor,
+    open_onnx,
+    openvino_saturates,
+)
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.errors import ArtifactError, DeviceError, UnavailableError
+from edged.execution.executors import EXACT, Executor, OnnxExecutor
 from edged.execution.quantization import ActivationQuantization
+from edged.execution.saturation import probe_model, processor_saturates
 from edged.spec import RUNTIMES
 from tests.support.artifacts import write_untrained
 from tests.support.pretended import DEVICE, PretendedDevice
@@ -136,3 +146,94 @@ def test_codes_of_activations_are_computed_on_the_cpu(folder: Path, monkeypatch:
     assert open_executor(artifact, "torch", 1, "auto").name == "torch"
     with pytest.raises(DeviceError, match=r"serve\.device is cuda, and .* quantized activations, .*; set quant"):
         open_executor(artifact, "torch", 1, "cuda")
+
+
+@pytest.fixture
+def without_vnni(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("edged.artifacts.engines.processor_saturates", lambda: True)
+    for found in (needs_exact_kernels, openvino_saturates):
+        found.cache_clear()
+    yield
+    for found in (needs_exact_kernels, openvino_saturates):
+        found.cache_clear()
+
+
+def of_integers(folder: Path, *, wide: bool | None = True, bits: int = 8, precision: str = "integer") -> Artifact:
+    """Return an artifact whose manifest says that activations are quantized."""
+
+    def edit(manifest: dict[str, Any]) -> None:
+        manifest["activations"] = {"bits": 8, "ranges": {}, "float_layers": []}
+        manifest["quantization"] |= {"bits": bits, "scheme": "symmetric"}
+        manifest["serve"] = {"engine": "onnxruntime", "precision": precision}
+        assert manifest["weights"].pop("wide_codes") is False  # nothing is quantized
+        if wide is not None:
+            manifest["weights"]["wide_codes"] = wide
+
+    change(folder, edit)
+    return read_artifact(folder)
+
+
+def is_exact(executor: Executor) -> bool:
+    """Return whether ONNX Runtime was asked for exact kernels."""
+    assert isinstance(executor, OnnxExecutor)
+    try:
+        return bool(executor._session.get_session_options().get_session_config_entry(EXACT) == "1")
+    except RuntimeError:  # it has no such entry
+        return False
+
+
+@pytest.mark.usefixtures("without_vnni")
+@pytest.mark.parametrize(
+    ("wide", "bits", "precision", "expected"),
+    [
+        (True, 8, "integer", True),
+        (False, 8, "integer", False),
+        (True, 8, "float", False),
+        (None, 8, "integer", True),  # an older artifact, which does not say
+        (None, 7, "integer", False),
+    ],
+)
+def test_codes_that_saturate_are_computed_exactly(
+    folder: Path, wide: bool | None, bits: int, precision: str, expected: bool
+) -> None:
+    artifact = of_integers(folder, wide=wide, bits=bits, precision=precision)
+    assert is_exact(open_executor(artifact, "onnxruntime", 1)) is expected
+
+
+@pytest.mark.usefixtures("without_vnni")
+def test_a_network_in_float_is_not_computed_exactly(folder: Path) -> None:
+    assert not is_exact(open_executor(read_artifact(folder), "onnxruntime", 1))
+
+
+@pytest.mark.usefixtures("without_vnni")
+def test_a_processor_with_vnni_computes_as_fast_as_it_can(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.artifacts.engines.processor_saturates", lambda: False)
+    monkeypatch.setattr("edged.artifacts.engines.engine_saturates", lambda load: load(probe_model()).exact)
+    assert not is_exact(open_executor(of_integers(folder), "onnxruntime", 1))
+
+
+@pytest.mark.usefixtures("without_vnni")
+def test_what_the_probe_finds_counts_more_than_the_processor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.artifacts.engines.processor_saturates", lambda: False)
+    monkeypatch.setattr("edged.artifacts.engines.engine_saturates", lambda load: not load(probe_model()).exact)
+    assert is_exact(open_executor(of_integers(folder), "onnxruntime", 1))
+
+
+@pytest.mark.usefixtures("without_vnni")
+def test_an_engine_that_saturates_in_any_case_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.artifacts.engines.engine_saturates", lambda load: True)
+    artifact = of_integers(folder)
+    with pytest.raises(ArtifactError, match="also in its exact kernels; quantize with 7 bits"):
+        open_executor(artifact, "onnxruntime", 1)
+    model = (folder / "model.onnx").read_bytes()
+    with pytest.raises(ArtifactError, match=r"OpenVINO clips sums of 8-bit products .*, or set runtime: onnxruntime"):
+        open_onnx(model, "openvino", 1)
+
+
+@pytest.mark.skipif("openvino" not in installed_engines(), reason="needs OpenVINO")
+@pytest.mark.usefixtures("without_vnni")
+def test_openvino_computes_what_does_not_saturate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert openvino_saturates() is processor_saturates()
+    monkeypatch.setattr("edged.artifacts.engines.engine_saturates", lambda load: True)
+    openvino_saturates.cache_clear()
+    assert open_executor(of_integers(folder, wide=False), "openvino", 1).name == "openvino"
