@@ -7,7 +7,6 @@ passes the gates serves.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import logging
 import math
@@ -28,7 +27,7 @@ from edged.memory import give_back_free_memory, resident_bytes
 from edged.models.loading import LoadedNetwork
 from edged.models.registry import Architecture
 from edged.pipeline.candidates import Candidate, candidates_of
-from edged.pipeline.engine import Engines, executor_of
+from edged.pipeline.engine import Engines, executor_of, start_engine
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
 from edged.pipeline.keeping import keep_layers_float
 from edged.pipeline.timing import Clock, median_seconds
@@ -273,7 +272,7 @@ def _load(candidate: Candidate, engines: Engines, lack: Callable[[Candidate], st
         return
     give_back_free_memory()
     try:
-        importlib.import_module(candidate.engine)  # or its memory would count as that of the first network
+        start_engine(candidate.engine)
         before = resident_bytes()
         candidate.network = engines.load(candidate.engine, candidate.precision)
         for _ in range(2):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 
+import numpy as np
 import torch
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from edged.artifacts.engines import open_onnx
@@ -108,6 +111,24 @@ class Engines:
             return error
         data: bytes = model.SerializeToString()
         return data
+
+
+@functools.cache
+def start_engine(engine: str) -> None:
+    """Compute a tiny model once, so that the engine has taken the memory that it takes for itself.
+
+    Args:
+        engine: The engine, one of `edged.spec.RUNTIMES` but "auto".
+
+    Raises:
+        ArtifactError: The engine does not work.
+    """
+    if engine == "torch":
+        return
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 1]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "start", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    open_onnx(model.SerializeToString(), engine, 1).run(np.zeros((1, 1, 1, 1), np.float32))
 
 
 def executor_of(compressed: Compressed) -> Executor:

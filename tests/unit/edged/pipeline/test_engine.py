@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from edged.artifacts.engines import open_executor
+from edged.artifacts.engines import installed_engines, open_executor
 from edged.artifacts.reader import read_artifact
 from edged.calibration.dataset import build_cache
 from edged.compress import compress
@@ -75,3 +77,24 @@ def test_a_head_that_only_torch_computes(task: Task, network: LoadedNetwork, tmp
     assert served.onnx is None
     assert executor_of(served).name == "torch"
     assert np.isfinite(served.logits.numpy()).all()
+
+
+def test_what_an_engine_takes_for_itself_is_taken_once() -> None:
+    """And OpenVINO is imported without its converter, whose import sends an event to a server."""
+    script = """
+import sys
+from edged.artifacts.engines import installed_engines
+from edged.memory import resident_bytes
+from edged.pipeline.engine import start_engine
+
+for engine in installed_engines():
+    before = resident_bytes()
+    start_engine(engine)
+    print(engine, resident_bytes() - before > 1 << 20)
+    start_engine(engine)
+assert not {"openvino_telemetry", "openvino.tools.ovc"} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = dict(line.split() for line in done.stdout.splitlines())
+    assert found == {engine: str(engine != "torch") for engine in installed_engines()}
