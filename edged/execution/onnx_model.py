@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import onnx
@@ -13,7 +14,7 @@ from edged.execution.build import build_graph
 from edged.execution.graph import Graph
 from edged.execution.grids import Grids
 from edged.execution.onnx_writer import CPU_DIALECT, OPENVINO_DIALECT, TENSORRT_DIALECT, write_onnx
-from edged.execution.placement import Placement, place, place_nothing
+from edged.execution.placement import Placement, place, place_nothing, place_quantized
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.tensorrt import place_for_tensorrt
 from edged.execution.tensorrt_rules import check_tensorrt
@@ -87,9 +88,19 @@ def _placed(graph: Graph, activations: ActivationQuantization | None, target: st
     if activations is None:
         return place_nothing(graph), {}
     grids: Grids = activations.grids()
-    placement = place(graph, activations.float_layers, activations.in_float)
+    placement = place_quantized(graph, activations)
     if different := sorted(grids.keys() ^ set(placement.values)):
         raise ArtifactError(f"the range of {different[0]!r} does not fit the network; quantize the checkpoint again")
     if target == "tensorrt":
         placement, grids = place_for_tensorrt(placement, activations)
+    if target == "openvino":
+        placement, grids = _with_float_activations(placement, activations)
     return with_representable_biases(placement, grids), grids
+
+
+def _with_float_activations(placement: Placement, activations: ActivationQuantization) -> tuple[Placement, Grids]:
+    """Return a placement whose activations compute in float: OpenVINO takes them into the layer before."""
+    wanted = place(placement.graph, activations.float_layers, activations.in_float, float_activations=True)
+    owners = {name: owner for name, owner in wanted.owners.items() if name in placement.owners}
+    grids = activations.grids()
+    return dataclasses.replace(wanted, owners=owners), {name: grids[placement.owners[name]] for name in owners.values()}

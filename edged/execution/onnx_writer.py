@@ -30,6 +30,7 @@ PACKED_BITS = 4
 SIGNED_MAX = 127
 
 INPUT = "input"
+MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Dialect:
         packed: Whether codes of 4 bits and fewer are packed.
         integer_bias: Whether biases of integer layers are whole numbers of the accumulator's steps.
         rearranged: Whether layers are written as equal ones that ONNX Runtime computes faster.
+        quick_gelu: Whether a SiLU in float from codes is written as an operation of ONNX Runtime's own.
     """
 
     opset: int
@@ -49,9 +51,11 @@ class Dialect:
     packed: bool
     integer_bias: bool
     rearranged: bool = False
+    quick_gelu: bool = False
 
 
-CPU_DIALECT = Dialect(21, 10, packed=True, integer_bias=True, rearranged=True)  # the first opset with 4-bit integers
+# The first opset with 4-bit integers.
+CPU_DIALECT = Dialect(21, 10, packed=True, integer_bias=True, rearranged=True, quick_gelu=True)
 OPENVINO_DIALECT = Dialect(21, 10, packed=True, integer_bias=True)
 TENSORRT_DIALECT = Dialect(20, 9, packed=False, integer_bias=False)  # JetPack 6 reads no later opset
 
@@ -106,6 +110,8 @@ def write_onnx(
         list(writer.initializers.values()),
     )
     opsets = [helper.make_opsetid("", dialect.opset)]
+    if any(node.domain == MICROSOFT for node in writer.nodes):
+        opsets.append(helper.make_opsetid(MICROSOFT, 1))
     model = helper.make_model(body, opset_imports=opsets, ir_version=dialect.ir_version, producer_name="edged")
     helper.set_model_props(model, dict(metadata or {}))
     return model
@@ -183,8 +189,7 @@ class _Writer:
             modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
             return self._add("Resize", [*inputs, "", scales], name, **modes)
         if isinstance(node, ops.Silu):
-            gate = self._rounded_sigmoid(name, inputs)
-            return self._add("Mul", [*inputs, gate], name)
+            return self._silu(node, inputs)
         if isinstance(node, ops.LeakyRelu):
             return self._add("LeakyRelu", inputs, name, alpha=node.slope)
         if isinstance(node, ops.Predictions):
@@ -200,16 +205,18 @@ class _Writer:
             pooled = self._add("DequantizeLinear", [pooled, *grid], f"{name}.pooled.dequantized")
         return self._add("Flatten", [pooled], name)
 
-    def _rounded_sigmoid(self, name: str, inputs: list[str]) -> str:
-        """Write a sigmoid, on codes of 1/255 between 0 and 1 where the SiLU computes on codes."""
+    def _silu(self, node: ops.Silu, inputs: list[str]) -> str:
+        """Write a SiLU, with a sigmoid on codes of 1/255 between 0 and 1 where that is rounded."""
+        name, owner = node.name, self._placement.owners.get(node.inputs[0])
+        if owner is not None and self._dialect.quick_gelu and not self._placement.rounds_gate(node):
+            # ONNX Runtime fuses no sigmoid and product that read codes.
+            return self._add("QuickGelu", inputs, name, domain=MICROSOFT, alpha=1.0)
         gate = self._add("Sigmoid", inputs, f"{name}.gate")
-        node = self._placement.graph.producers()[name]
-        owner = self._placement.owners.get(node.inputs[0])
-        if owner is None:
-            return gate
-        grid = self._grid_of(f"{name}.gate", self._grids[owner].of_gate())
-        codes = self._add("QuantizeLinear", [gate, *grid], f"{name}.gate.codes")
-        return self._add("DequantizeLinear", [codes, *grid], f"{name}.gate.dequantized")
+        if owner is not None and self._placement.rounds_gate(node):
+            grid = self._grid_of(f"{name}.gate", self._grids[owner].of_gate())
+            codes = self._add("QuantizeLinear", [gate, *grid], f"{name}.gate.codes")
+            gate = self._add("DequantizeLinear", [codes, *grid], f"{name}.gate.dequantized")
+        return self._add("Mul", [*inputs, gate], name)
 
     def _predictions(self, node: ops.Predictions, maps: list[str]) -> str:
         shape = self._constant(f"{node.name}.shape", np.array([0, -1, node.outputs], np.int64))

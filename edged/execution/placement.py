@@ -1,7 +1,7 @@
 """Placement of quantization: the values of a graph that integer engines carry as codes.
 
     conv -> relu -> [codes]          one integer kernel: the value between the two never exists
-    conv -> [codes] -> silu -> [codes]
+    conv -> [codes] -> silu -> [codes]    silu on codes, its sigmoid rounded, too, or in float
     [codes] -> max-pool, resize      the same codes, so the same grid
 
 A value is carried as codes if an operation that computes on integers reads it.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edged.errors import ArtifactError
 from edged.execution.graph import (
@@ -33,6 +34,10 @@ from edged.execution.graph import (
     Resize,
     Weighted,
 )
+from edged.spec import FLOAT
+
+if TYPE_CHECKING:
+    from edged.execution.quantization import ActivationQuantization
 
 PASSING = (MaxPool, GlobalMaxPool, Resize)  # operations whose outputs are some of their inputs' values
 
@@ -46,11 +51,17 @@ class Placement:
         owners: For each value that is carried as codes, the value whose grid it has: itself, or the value that it
             repeats.
         float_layers: Convolutions and linear layers that compute in float.
+        float_silu: Whether SiLU computes in float from codes; its sigmoid is not rounded then.
     """
 
     graph: Graph
     owners: Mapping[str, str]
     float_layers: frozenset[str]
+    float_silu: bool = False
+
+    def rounds_gate(self, node: Node) -> bool:
+        """Return whether the sigmoid of a SiLU is rounded to codes."""
+        return not self.float_silu and node.inputs[0] in self.owners
 
     @property
     def values(self) -> list[str]:
@@ -78,6 +89,7 @@ def place(
     in_float: Collection[str] = (),
     *,
     float_activations: bool = False,
+    float_silu: bool = False,
 ) -> Placement:
     """Choose the values that are carried as codes.
 
@@ -89,6 +101,7 @@ def place(
             rounded.
         float_activations: Whether activations other than ReLU (SiLU, ...) compute in float, from the layer's float
             outputs.
+        float_silu: Whether SiLU computes in float from codes.
 
     Raises:
         ArtifactError: The network has no layer of a name in `in_float`.
@@ -101,7 +114,16 @@ def place(
     kept = frozenset(in_float)
     owners = {name: owner for name, owner in owners.items() if not needs.met(owner, kept)}
     computed_in_float |= {node.name for node in graph.weighted() if layer_name(node) in kept}
-    return Placement(graph, owners, frozenset(computed_in_float))
+    return Placement(graph, owners, frozenset(computed_in_float), float_silu)
+
+
+def place_quantized(graph: Graph, activations: ActivationQuantization) -> Placement:
+    """Return the values that are carried as codes by a quantization of the activations.
+
+    Raises:
+        ArtifactError: The network has no layer of a name in `activations.in_float`.
+    """
+    return place(graph, activations.float_layers, activations.in_float, float_silu=activations.silu == FLOAT)
 
 
 def layer_name(node: Weighted) -> str:

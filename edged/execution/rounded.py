@@ -10,7 +10,7 @@ from edged.device import CPU
 from edged.errors import ArtifactError
 from edged.execution.biases import with_representable_biases
 from edged.execution.build import build_graph
-from edged.execution.placement import place
+from edged.execution.placement import place_quantized
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.simulator import Simulator
 from edged.quant.grid import QuantizedWeight
@@ -38,14 +38,14 @@ class RoundedNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
-        self.placement = place(build_graph(network, quantized), activations.float_layers, activations.in_float)
+        self.placement = place_quantized(build_graph(network, quantized), activations)
         self.use(activations)
 
     def use(self, activations: ActivationQuantization) -> None:
         """Compute with these ranges from now on.
 
         Args:
-            activations: Ranges for the same layers in float.
+            activations: Ranges for the same placement.
 
         Raises:
             ArtifactError: The ranges are not those of the values that are carried as codes.

@@ -81,7 +81,7 @@ class Simulator:
 
 def _of_codes(node: Node, values: Values, placement: Placement, grids: Grids) -> Tensor:
     owner = placement.owners.get(node.inputs[0])
-    if isinstance(node, ops.Silu) and owner is not None:  # engines round its sigmoid, too
+    if isinstance(node, ops.Silu) and owner is not None and placement.rounds_gate(node):
         x = values[node.inputs[0]]
         return x * grids[owner].of_gate().nearest(x.sigmoid())
     return _compute(node, values)

@@ -15,7 +15,7 @@ from edged.compress import Compressed
 from edged.device import CPU, choose_device, on_cpu
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, TorchExecutor
-from edged.execution.onnx_model import onnx_model
+from edged.execution.onnx_model import TARGETS, onnx_model
 from edged.execution.saturation import codes_may_saturate
 from edged.models.loading import LoadedNetwork
 from edged.spec import FLOAT
@@ -52,7 +52,7 @@ class Engines:
 
     def __init__(self, compressed: Compressed, network: LoadedNetwork, threads: int, device: str = "cpu") -> None:
         self._compressed, self._network, self._threads, self._device = compressed, network, threads, device
-        self._models: dict[str, bytes | ArchitectureError] = {}  # by precision
+        self._models: dict[tuple[str, str], bytes | ArchitectureError] = {}  # by target and precision
         cache = compressed.cache
         self.image = cache.batch(cache.held_out[:1]).numpy()
 
@@ -67,7 +67,8 @@ class Engines:
             ArchitectureError: It has an operation that the engine does not have.
             ArtifactError: The engine cannot load it.
         """
-        plain, model = self.without(precision), self._model(precision)
+        target = engine if engine in TARGETS else TARGETS[0]
+        plain, model = self.without(precision, target), self._model(precision, target)
         if engine == "torch":
             return plain.varied(engine=EngineNetwork(self._torch(plain)))
         if isinstance(model, ArchitectureError):
@@ -75,13 +76,14 @@ class Engines:
         wide = precision != FLOAT and codes_may_saturate(self._compressed.quantized)
         return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads, wide_codes=wide)))
 
-    def without(self, precision: str) -> Compressed:
+    def without(self, precision: str, target: str = TARGETS[0]) -> Compressed:
         """Return the network as torch computes it, with the ONNX model that an engine would load.
 
         Args:
             precision: One of `edged.spec.PRECISIONS`.
+            target: Engine that the model is written for, one of `TARGETS`.
         """
-        model = self._model(precision)
+        model = self._model(precision, target)
         onnx = None if isinstance(model, ArchitectureError) else model
         return self._compressed.varied(onnx=onnx, serves_floats=precision == FLOAT)
 
@@ -95,18 +97,20 @@ class Engines:
         values = self._compressed.model.state_dict().values()
         return sum(value.nbytes for value in values) if engine == "torch" else 0
 
-    def _model(self, precision: str) -> bytes | ArchitectureError:
-        """Return the ONNX model of a precision, or why there is none."""
-        if precision not in self._models:
-            self._models[precision] = self._written(precision)
-        return self._models[precision]
+    def _model(self, precision: str, target: str) -> bytes | ArchitectureError:
+        """Return the ONNX model of a precision for an engine, or why there is none."""
+        if (target, precision) not in self._models:
+            self._models[target, precision] = self._written(precision, target)
+        return self._models[target, precision]
 
-    def _written(self, precision: str) -> bytes | ArchitectureError:
+    def _written(self, precision: str, target: str) -> bytes | ArchitectureError:
         compressed, network = self._compressed, self._network
         quantized = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
         ranges = None if precision == FLOAT else compressed.activations
         try:
-            model = onnx_model(on_cpu(compressed.model), quantized, ranges, network.architecture, network.input)
+            model = onnx_model(
+                on_cpu(compressed.model), quantized, ranges, network.architecture, network.input, target=target
+            )
         except ArchitectureError as error:
             return error
         data: bytes = model.SerializeToString()

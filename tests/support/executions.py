@@ -30,7 +30,7 @@ from edged.models.registry import build
 from edged.models.yolov5.network import YoloV5
 from edged.models.yolov5.plan import Plan, parse_anchors, parse_rows
 from edged.quant.grid import QuantizedWeight, minmax_grid
-from edged.spec import Scheme
+from edged.spec import FLOAT, Scheme
 from tests.support.yolov5_samples import ANCHORS, BACKBONE, HEAD
 
 CLASSES = ("cat", "dog", "cow")
@@ -74,6 +74,12 @@ class Execution:
         grids = activations.grids()
         placement = with_representable_biases(placement, grids)
         return dataclasses.replace(self, activations=activations, placement=placement, grids=grids)
+
+    def with_float_silu(self) -> Execution:
+        """Return the network with SiLU in float from codes."""
+        activations = dataclasses.replace(self.activations, silu=FLOAT)
+        placement = dataclasses.replace(self.placement, float_silu=True)
+        return dataclasses.replace(self, activations=activations, placement=placement)
 
     def for_tensorrt(self) -> Execution:
         """Return the network with the values that TensorRT carries as codes."""

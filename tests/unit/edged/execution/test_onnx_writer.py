@@ -125,6 +125,29 @@ def test_operations_of_a_detector(tmp_path: Path) -> None:
     assert found["QuantizeLinear"] == 1
 
 
+def test_operations_of_a_detector_with_silu_in_float(tmp_path: Path) -> None:
+    """Its convolutions stay on integers, and no transposition is left around a SiLU."""
+    done = executed("yolov5").with_float_silu()
+    found = operations(checked(done.onnx()), tmp_path)
+    assert (found["QLinearConv"], found["QuickGelu"]) == (16, 16)
+    assert found["DequantizeLinear"] == 16
+    assert found["QuantizeLinear"] == 1 + 16 - 1  # of the input, and of all but the last one, which is read as floats
+    assert found["Transpose"] == executed_transposes(tmp_path)
+    assert not {"Sigmoid", "Mul", "QLinearSigmoid", "QLinearMul"} & found.keys()
+
+
+def executed_transposes(folder: Path) -> int:
+    return operations(executed("yolov5").onnx(), folder)["Transpose"]
+
+
+def test_silu_in_float_without_operations_of_one_engine() -> None:
+    done = executed("yolov5").with_float_silu()
+    plain = checked(done.onnx(dialect=OPENVINO_DIALECT))
+    assert {entry.domain for entry in plain.opset_import} == {""}
+    assert {entry.domain for entry in done.onnx().opset_import} == {"", "com.microsoft"}
+    assert relative_error(run(plain, done.images), run(done.onnx(), done.images)) < 1e-6
+
+
 @pytest.mark.parametrize("bits", [4, 7])
 @pytest.mark.parametrize("name", ["resnet18", "yolov5", "focus"])
 def test_rearranged_layers_compute_the_same(name: str, bits: int) -> None:

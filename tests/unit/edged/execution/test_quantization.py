@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from edged.errors import ArtifactError
 from edged.execution.grids import ActivationGrid, ActivationScheme
 from edged.execution.quantization import ActivationQuantization
+from edged.spec import PRECISIONS
 
 ENDS = st.tuples(st.floats(-1e6, 0), st.floats(0, 1e6))
 GOOD = {"bits": 8, "ranges": {"x": [-1.5, 2.0]}, "float_layers": ["fc.weight"]}
@@ -17,8 +18,9 @@ GOOD = {"bits": 8, "ranges": {"x": [-1.5, 2.0]}, "float_layers": ["fc.weight"]}
 
 @given(st.dictionaries(st.text(max_size=8), ENDS, max_size=5), st.lists(st.text(max_size=8), max_size=3))
 def test_what_is_written_is_read_back(ranges: dict[str, tuple[float, float]], layers: list[str]) -> None:
-    written = ActivationQuantization(8, ranges, tuple(layers), tuple(layers[:1]))
-    assert ActivationQuantization.from_dict(json.loads(json.dumps(written.to_dict()))) == written
+    for silu in PRECISIONS:
+        written = ActivationQuantization(8, ranges, tuple(layers), tuple(layers[:1]), silu)
+        assert ActivationQuantization.from_dict(json.loads(json.dumps(written.to_dict()))) == written
 
 
 @pytest.mark.parametrize("scheme", ActivationScheme)
@@ -38,6 +40,8 @@ def test_grids_span_the_ranges_in_the_codes_of_the_scheme(scheme: ActivationSche
         ({"ranges": []}, "this edged reads 8, with ranges"),
         ({"float_layers": None}, "a list of layers"),
         ({"float_layers": [3]}, r"float_layers has value \[3\]; need names"),
+        ({"silu": "half"}, "silu has value 'half'; need integer or float"),
+        ({"silu": None}, "silu has value None"),
         ({"more": 1}, "need bits, ranges and float_layers"),
         *(
             ({"ranges": {"x": ends}}, "the range of activation 'x' has value")
@@ -57,7 +61,8 @@ def test_a_missing_key_is_refused(key: str) -> None:
 
 
 def test_artifacts_from_before_layers_were_kept_in_float_keep_none() -> None:
-    assert ActivationQuantization.from_dict(GOOD).in_float == ()
+    read = ActivationQuantization.from_dict(GOOD)
+    assert (read.in_float, read.silu) == ((), "integer")
 
 
 @pytest.mark.parametrize("layers", [None, "fc", [3]])

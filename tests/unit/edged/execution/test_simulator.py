@@ -111,6 +111,17 @@ def test_float_sums_are_integer_sums_where_float32_holds_them(seed: int) -> None
     assert torch.equal(run_rounded(placement, grids, x), Simulator(placement, grids).run(x))
 
 
+def test_silu_in_float_is_that_of_onnx_runtime_and_nearer_to_full_precision() -> None:
+    done = executed("yolov5")
+    gentle = done.with_float_silu()
+    simulated = Simulator(gentle.placement, gentle.grids).run(gentle.images)
+    (found,) = session(gentle.onnx()).run(None, {"input": gentle.images.numpy()})
+    exact = run_float(done.placement.graph, done.images)
+    rounded = Simulator(done.placement, done.grids).run(done.images)
+    assert relative_error(torch.from_numpy(found), simulated) < 1e-3
+    assert relative_error(simulated, exact) < relative_error(rounded, exact)
+
+
 @pytest.mark.parametrize("name", ["option A", "resnet18", "relu"])
 def test_outputs_are_the_same_with_any_number_of_threads_and_in_any_batch(name: str) -> None:
     """A warm-up compares outputs that another process has computed with its own number of threads."""

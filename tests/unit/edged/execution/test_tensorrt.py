@@ -120,3 +120,11 @@ def test_models_with_any_layers_kept_in_float_keep_the_rules(name: str, seed: in
     assert check_tensorrt(model) == []
     simulated = Simulator(done.placement, done.grids).run(done.images)
     assert relative_error(run(model, done.images), simulated) < 0.05
+
+
+def test_silu_computes_in_float_for_tensorrt_whatever_cpus_do() -> None:
+    """The model is the same for both: TensorRT rounds neither a sigmoid nor the value before it."""
+    done = executed("yolov5", 4, Scheme.SYMMETRIC)
+    models = [each.for_tensorrt().onnx(dialect=TENSORRT_DIALECT) for each in (done, done.with_float_silu())]
+    assert models[0] == models[1]
+    assert check_tensorrt(models[0]) == []

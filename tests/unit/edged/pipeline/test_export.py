@@ -133,6 +133,21 @@ def test_a_file_says_what_it_holds(artifacts: Mapping[str, Artifact], tmp_path: 
     assert metadata["names"] == str(dict(enumerate(names)))
 
 
+@pytest.mark.parametrize("name", ["classifier", "detector", "float"])
+def test_a_model_for_openvino_computes_activations_in_float(artifacts: Mapping[str, Artifact], name: str) -> None:
+    """OpenVINO takes a SiLU into the layer before, unless the value between the two is rounded."""
+    artifact = artifacts[name]
+    model = to_onnx(artifact, "openvino", dynamic_batch=True)
+    producers = {value: node.op_type for node in model.graph.node for value in node.output}
+    gates = [node for node in model.graph.node if node.op_type == "Sigmoid"]
+    assert {producers[node.input[0]] for node in gates} == ({"Conv"} if name == "detector" else set())
+    assert {entry.domain for entry in model.opset_import} == {""}
+    x = images_of(artifact)
+    with torch.inference_mode():
+        wanted = artifact.load_model()(x)
+    assert relative_error(run(model, x), wanted) < (1e-8 if name == "float" else 0.01)
+
+
 @pytest.mark.parametrize("name", ["symmetric", "eight", "float"])
 def test_a_model_for_tensorrt_keeps_its_rules_and_computes_the_same(
     artifacts: Mapping[str, Artifact], tmp_path: Path, name: str
