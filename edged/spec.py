@@ -147,9 +147,10 @@ class QuantSpec:
         descent_passes: Passes of coordinate descent over the codes.
         first_bits: Bits of the first layer, None for `bits`.
         last_bits: Bits of the last layer, None for `bits`.
-        small_bits: Bits of each layer with at most a two-hundredth of the weights and of a detector's output layers,
-            unless `first_bits` or `last_bits` says otherwise. None for `bits`, or for 7 if `bits` is less and
-            activations are quantized: these layers lose the most, and integer engines compute them as fast.
+        small_bits: Bits of each layer with at most a two-hundredth of the weights (a hundredth in a detector) and of a
+            detector's output layers, unless `first_bits` or `last_bits` says otherwise. None for `bits`, or for 7 if
+            `bits` is less and activations are quantized: these layers lose the most, and integer engines compute them
+            as fast.
         activation_bits: Bits per code of activations, None to compute with activations in float. AUTO quantizes them,
             and a measurement chooses between integers and floats.
         damp_ratio: Share of mean(diag H) that is added to diag H. H is positive semi-definite, so any ratio above 0

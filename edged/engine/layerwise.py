@@ -43,7 +43,8 @@ FULL, QUANTIZED = "full", "quantized"
 # Codes of 8 bits, less their zero points, fit an engine's 8 bits only around the middle. Sums of two products of 7-bit
 # codes and activations fit 16 bits, to which some processors clip them, only around the middle.
 AROUND_THE_MIDDLE = 7
-SMALL_SHARE = 1 / 200  # of the weights
+# Most weights of a small layer, as a share of all. Boxes show errors that classes hide.
+SMALL_SHARE, SMALL_SHARE_OF_DETECTOR = 1 / 200, 1 / 100
 
 
 @dataclass(frozen=True)
@@ -277,7 +278,8 @@ class _CutSums:
 def _bits_by_layer(program: Program, layers: Mapping[str, QuantizableLayer], spec: QuantSpec) -> dict[str, int]:
     names = [name for cut in program.cuts for name in cut.layers]
     small, heads = spec.bits_of_small_layers, program.last_layers if len(program.last_layers) > 1 else ()
-    most = SMALL_SHARE * sum(layers[name].weight.numel() for name in names)
+    share = SMALL_SHARE_OF_DETECTOR if heads else SMALL_SHARE
+    most = share * sum(layers[name].weight.numel() for name in names)
     bits = {name: small if name in heads or layers[name].weight.numel() <= most else spec.bits for name in names}
     # A single layer is both the first and the last one: `last_bits` applies, or else `first_bits`.
     bits[names[0]] = spec.first_bits or bits[names[0]]
