@@ -267,8 +267,9 @@ class ModelConfig:
             )
             if getattr(self, key) == usual
         ]
-        if data["quantization"]["activation_bits"] == AUTO:
-            del data["quantization"]["activation_bits"]
+        for key, usual in (("activation_bits", AUTO), ("small_bits", None)):
+            if data["quantization"][key] == usual:
+                del data["quantization"][key]
         served = ("batching", "swap", "runtime", "keep", "probation_s", "report_images", "capture", "drift")
         for key in (*served, "priority", *irrelevant):
             del data[key]
