@@ -89,6 +89,8 @@ def written(value: Any, kind: str) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, tuple):
+        return f"`[{', '.join(map(str, value))}]`"
     if kind == "size":
         return f"`{format_bytes(value).replace(' ', '').replace('.0', '')}`"
     return f"`{value}`"

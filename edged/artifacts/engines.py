@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +13,9 @@ from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
 from edged.errors import ArtifactError, DeviceError, UnavailableError
-from edged.execution.engine_cache import EngineCache
+from edged.execution.engine_cache import EngineCache, this_gpu
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
+from edged.execution.onnx_providers import Providers
 from edged.execution.openvino_executor import OpenVinoExecutor
 from edged.execution.saturation import engine_saturates, processor_saturates, settings_may_saturate
 from edged.spec import FLOAT
@@ -62,7 +65,12 @@ def engine_of(artifact: Artifact, runtime: str) -> str:
 
 
 def open_executor(
-    artifact: Artifact, engine: str, threads: int, device: str = "cpu", cache: Path | None = None
+    artifact: Artifact,
+    engine: str,
+    threads: int,
+    device: str = "cpu",
+    cache: Path | None = None,
+    providers: Sequence[str] = ("cpu",),
 ) -> Executor:
     """Load the network of an artifact into an engine.
 
@@ -75,6 +83,7 @@ def open_executor(
         device: Device that torch computes on: "cpu", "cuda", or "auto" for a GPU if torch finds one and computes in
             float. The other engines take no device.
         cache: Folder for the compiled model, where that saves time; None for no cache.
+        providers: Where ONNX Runtime computes, names of `edged.spec.PROVIDERS` in the order of preference.
 
     Raises:
         UnavailableError: The engine is not installed.
@@ -86,12 +95,23 @@ def open_executor(
     if engine == "torch":
         use_torch_threads(threads)
         return TorchExecutor(artifact.load_model(), _torch_device(artifact, device))
-    wide, kept = _may_saturate(artifact), _cache_of(artifact, cache)
-    return open_onnx(_checked_model(artifact, engine), engine, threads, kept, wide_codes=wide)
+    model, integers = _checked_model(artifact, engine), artifact.activations is not None
+    kept = EngineCache(cache, artifact.manifest.onnx["sha256"]) if cache and artifact.manifest.onnx else None
+    tensorrt = None if kept is None or "tensorrt" not in providers else _tensorrt_engines(kept)
+    where = Providers(providers, integers, tensorrt)
+    if not integers:  # a compiled model in float is as large as the network, and saves a tenth of a second
+        kept = None
+    return open_onnx(model, engine, threads, kept, wide_codes=_may_saturate(artifact), providers=where)
 
 
 def open_onnx(
-    model: bytes | Path, engine: str, threads: int, cache: EngineCache | None = None, *, wide_codes: bool = True
+    model: bytes | Path,
+    engine: str,
+    threads: int,
+    cache: EngineCache | None = None,
+    *,
+    wide_codes: bool = True,
+    providers: Providers | None = None,
 ) -> Executor:
     """Load an ONNX model into an engine that computes it without saturation.
 
@@ -101,12 +121,13 @@ def open_onnx(
         threads: Threads to compute with.
         cache: Where the compiled model is kept, if the engine compiles it; None for no cache.
         wide_codes: Whether the model computes on integers with codes that saturate on some processors.
+        providers: Where ONNX Runtime computes; None for the CPU.
 
     Raises:
         ArtifactError: The model cannot be loaded, or the engine saturates on this processor.
     """
     if engine != "openvino":
-        return OnnxExecutor(model, threads, exact=wide_codes and needs_exact_kernels())
+        return OnnxExecutor(model, threads, exact=wide_codes and needs_exact_kernels(), providers=providers)
     if wide_codes and openvino_saturates():
         raise ArtifactError(f"OpenVINO clips sums of 8-bit products on this processor, which has no VNNI; {_REMEDY}")
     return OpenVinoExecutor(model, threads, cache)
@@ -145,14 +166,10 @@ def _may_saturate(artifact: Artifact) -> bool:
     return bool(manifest.weights.get("wide_codes", settings_may_saturate(manifest.quantization)))
 
 
-def _cache_of(artifact: Artifact, folder: Path | None) -> EngineCache | None:
-    """Return the cache of an artifact's compiled models.
-
-    There is none for a model in float: it would be as large as the network, and save a tenth of a second.
-    """
-    if folder is None or artifact.manifest.onnx is None or artifact.activations is None:
-        return None
-    return EngineCache(folder, artifact.manifest.onnx["sha256"])
+def _tensorrt_engines(cache: EngineCache) -> Path:
+    """Return the folder of the engines that the TensorRT provider builds; their names have the type of the GPU."""
+    version = importlib.import_module("onnxruntime").__version__
+    return cache.path("tensorrt", {"version": version, "driver": this_gpu()})
 
 
 def _checked_model(artifact: Artifact, engine: str) -> Path:

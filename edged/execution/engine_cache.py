@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 _LAYOUT = 1  # of the files
 _DIGITS = 16
 _DIGEST_BYTES = 32
+_DRIVERS = ("/proc/driver/nvidia/version", "/etc/nv_tegra_release")
 _PROCESSOR = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features", "CPU implementer")
 _PROCESSOR_OF_ARM = ("CPU architecture", "CPU variant", "CPU part", "CPU revision")
 
@@ -102,3 +103,12 @@ def this_processor() -> str:
     values = {name.strip(): value.strip() for name, value in known.items()}
     named = [f"{name}: {values[name]}" for name in (*_PROCESSOR, *_PROCESSOR_OF_ARM) if name in values]
     return "; ".join([platform.machine(), *named])
+
+
+def this_gpu() -> str:
+    """Return what identifies NVIDIA's driver; on a Jetson that is the release of the whole system."""
+    found = []
+    for path in _DRIVERS:
+        with contextlib.suppress(OSError):
+            found.append(Path(path).read_text().strip())
+    return "; ".join(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,12 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.errors import ArtifactError, MemoryLimitError
+from edged.execution.onnx_providers import CPU, Providers, name_of
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 Floats = npt.NDArray[np.float32]
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # relative: 200 times the effect of threads on a ResNet-50, and less than any error that matters
 HALF_TOLERANCE = 0.02  # relative: 20 times the effect of float16 on a CIFAR ResNet-20
@@ -114,24 +118,25 @@ class TorchExecutor:
 
 
 class OnnxExecutor:
-    """Computes an ONNX model with ONNX Runtime on the CPU.
+    """Computes an ONNX model with ONNX Runtime.
 
     Args:
         model: The model, or the path of its file.
         threads: Threads to compute with.
         exact: Whether to compute on integers with kernels that do not saturate, which take more time, also on a
             processor with VNNI.
+        providers: Where to compute; None for the CPU. Providers that this ONNX Runtime does not have are left out.
 
     Raises:
         ArtifactError: The model cannot be loaded.
     """
 
-    name = "onnxruntime"
-    tolerance = TOLERANCE
-
-    def __init__(self, model: bytes | Path, threads: int, *, exact: bool = False) -> None:
+    def __init__(
+        self, model: bytes | Path, threads: int, *, exact: bool = False, providers: Providers | None = None
+    ) -> None:
         import onnxruntime
 
+        providers = providers or Providers()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -143,11 +148,18 @@ class OnnxExecutor:
             options.add_session_config_entry(EXACT, "1")
         source = model if isinstance(model, bytes) else str(model)
         try:
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            usable = providers.of_session(onnxruntime.get_available_providers())
+            self._session = onnxruntime.InferenceSession(source, options, providers=usable)
         except Exception as error:  # ONNX Runtime raises classes of its own, which share no base
             where = "the model" if isinstance(model, bytes) else str(model)
             reason = " ".join(str(error).split())[:200]
             raise ArtifactError(f"ONNX Runtime cannot load {where}: {reason}; quantize the checkpoint again") from error
+        used = self._session.get_providers()
+        if missing := providers.missing(used):
+            log.warning("ONNX Runtime has no provider %s here; see `edged doctor`", " and ".join(missing))
+        first = name_of(used[0])
+        self.name = "onnxruntime" if first == CPU else f"onnxruntime_{first}"
+        self.tolerance = TOLERANCE if first == CPU else HALF_TOLERANCE  # GPUs round factors of float32 to 10 bits
         self._input = self._session.get_inputs()[0].name
         self.threads, self.exact = threads, exact
 

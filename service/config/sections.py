@@ -24,6 +24,7 @@ from edged.spec import (
     AUTO,
     HEAD_LAYERS,
     MAX_DETECTIONS,
+    PROVIDERS,
     RUNTIMES,
     STEM_POOLING,
     STRIDES_IN,
@@ -79,6 +80,13 @@ described(_stem_pooling, ", ".join(f"`{word}`" for word in STEM_POOLING))
 def _power_mode(value: Any, reader: Reader, location: Location) -> str:
     """Read the ID or the name of a power mode; `15` and `"15"` are the same."""
     return str(value) if type(value) is int else text(value, reader, location)
+
+
+def _runtime(value: Any, reader: Reader, location: Location) -> RuntimeConfig:
+    """Read the name of an engine, or a section of the name and more."""
+    if value is None or isinstance(value, dict):
+        return reader.section(RuntimeConfig, value, location)
+    return RuntimeConfig(name=choice(*RUNTIMES)(value, reader, location))
 
 
 described(_model_name, "name: letters, digits, `.`, `_`, `-`; at most 128")
@@ -175,6 +183,23 @@ class DetectionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """The engine that computes requests, and where."""
+
+    name: str = setting(choice(*RUNTIMES), "auto")
+    providers: tuple[str, ...] = setting(list_of(choice(*PROVIDERS)), ("cpu",))
+
+    def __post_init__(self) -> None:
+        for provider in self.providers:
+            if self.providers.count(provider) > 1:
+                raise ValueError(f"providers names {provider} twice; remove one")
+        if self.providers != ("cpu",) and self.name != "onnxruntime":
+            raise ValueError(
+                f"providers are ONNX Runtime's, and name is {self.name}; set name: onnxruntime or remove them"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaptureConfig:
     """A random sample of live requests, stored as images; off by default."""
 
@@ -214,7 +239,7 @@ class ModelConfig:
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
     batching: BatchingConfig = setting(subsection(BatchingConfig), BatchingConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
-    runtime: str = setting(choice(*RUNTIMES), "auto")
+    runtime: RuntimeConfig = setting(described(_runtime, "name or section", RuntimeConfig), RuntimeConfig())
     keep: int = setting(whole(2), 3)
     probation_s: float = setting(number(0), 10.0)
     report_images: int = setting(whole(0, 64), 8)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from service.config.current import CurrentConfig
+from service.config.load import RuntimeConfig
 from service.ipc.options import Batching
 from service.journal.states import State
 from service.journal.update import Update
@@ -24,6 +25,8 @@ from service.updates.queue import UpdateQueue
 from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
+
+_TENSORRT_START_S = 1800.0  # it builds an engine, which takes minutes
 
 
 class ModelRegistry:
@@ -140,14 +143,16 @@ class ModelRegistry:
     def _limits(self, name: str) -> ServingLimits:
         model, serve = self._config.model(name), self._config.current.serve
         batching = Batching() if model is None else model.batching.to_batching()
-        runtime = "auto" if model is None else model.runtime
+        runtime = RuntimeConfig() if model is None else model.runtime
         return ServingLimits(
             threads=serve.threads,
             queue=serve.queue,
             batching=batching,
-            runtime=runtime,
+            runtime=runtime.name,
             device=serve.device,
+            providers=runtime.providers,
             engine_cache=self._folder.paths.engine_cache(name),
+            start_s=_TENSORRT_START_S if "tensorrt" in runtime.providers else ServingLimits.start_s,
         )
 
     def _set_sampling(self, name: str) -> None:

@@ -84,7 +84,7 @@ def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Chec
 def _uses(config: Config) -> str:
     """Describe what computes on the GPU if torch can use it."""
     on_gpu = {"auto": "on the GPU if torch finds it", "cuda": "on the GPU", "cpu": "on the CPU"}
-    served = [model.name for model in config.models if model.runtime == "torch"]
+    served = [model.name for model in config.models if model.runtime.name == "torch"]
     requests = f", requests of {', '.join(served)} {on_gpu[config.serve.device]} (serve.device)" if served else ""
     return f"quantizing {on_gpu[config.worker.device]} (worker.device){requests}"
 

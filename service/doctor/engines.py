@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from edged.errors import UnavailableError
-from service.config.load import Config
+from edged.execution.onnx_providers import NAMES
+from service.config.load import Config, ModelConfig
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.packages import probe, version_of
 
@@ -31,6 +32,18 @@ _DISTRIBUTIONS = {
 _VNNI = {"avx512_vnni", "avx_vnni"}
 
 
+class _Found(NamedTuple):
+    """An engine that can be imported.
+
+    Attributes:
+        version: Its version; "" if another check shows it.
+        computes_on: ONNX Runtime's providers, or OpenVINO's devices.
+    """
+
+    version: str
+    computes_on: tuple[str, ...]
+
+
 class _Broken(NamedTuple):
     """An engine that cannot be imported.
 
@@ -45,11 +58,11 @@ def check_engines(machine: Machine, config: Config | None) -> Iterator[Check]:
     """Check that engines can be imported, and that the ones that the config names are there."""
     install = _INSTALL if machine.read("/etc/nv_tegra_release") is None else _INSTALL_ON_JETSON
     found = {engine: _find(engine) for engine in _INSTALL}
-    there = [f"{engine} {found[engine]}".rstrip() for engine in found if isinstance(found[engine], str)]
+    there = [_described(engine, state) for engine, state in found.items() if isinstance(state, _Found)]
     missing = [engine for engine in found if found[engine] is None]
     detail = "; ".join([*there, *(f"{engine} is not installed" for engine in missing)])
     hint = ", ".join(f"{engine}: {install[engine]}" for engine in missing)
-    if isinstance(found["onnxruntime"], str):
+    if isinstance(found["onnxruntime"], _Found):
         yield Check("runtimes", OK, detail, hint)
     else:
         hint = hint or install["onnxruntime"]
@@ -59,11 +72,29 @@ def check_engines(machine: Machine, config: Config | None) -> Iterator[Check]:
             fix = f"`pip install --force-reinstall {engine}`, or `pip uninstall {engine}`"
             yield Check(engine, WARN, f"it cannot be imported: {state.reason}", fix)
     for model in () if config is None else config.models:
-        engine = model.runtime
-        if engine in found and not isinstance(found[engine], str):
-            fix = f"{install[engine]}, or set models[].runtime: auto"
-            detail = f"it is {engine}, which cannot be used here, so no generation of the model can start"
-            yield Check(f"runtime of {model.name}", FAIL, detail, fix, UnavailableError.exit_code)
+        yield from _configured(model, found, install)
+
+
+def _configured(
+    model: ModelConfig, found: Mapping[str, _Found | _Broken | None], install: Mapping[str, str]
+) -> Iterator[Check]:
+    """Check that a model's engine is there, with the providers that the model names."""
+    engine = model.runtime.name
+    if engine == "auto" or engine not in found:
+        return
+    state = found[engine]
+    if not isinstance(state, _Found):
+        fix = f"{install[engine]}, or set models[].runtime.name: auto"
+        detail = f"it is {engine}, which cannot be used here, so no generation of the model can start"
+        yield Check(f"runtime of {model.name}", FAIL, detail, fix, UnavailableError.exit_code)
+    elif engine == "onnxruntime" and (
+        missing := [name for name in model.runtime.providers if NAMES[name] not in state.computes_on]
+    ):
+        fix = (
+            f"`pip uninstall {engine}`, then the {engine}-gpu of your device, or set models[].runtime.providers: [cpu]"
+        )
+        detail = f"this {engine} has no provider {' and '.join(missing)}: what is left of the list computes"
+        yield Check(f"runtime of {model.name}", WARN, detail, fix)
 
 
 def check_processor(machine: Machine, _: Config | None) -> Iterator[Check]:
@@ -84,13 +115,17 @@ def check_processor(machine: Machine, _: Config | None) -> Iterator[Check]:
         yield Check("integers", OK, "the processor names no instructions for products of 8-bit integers")
 
 
-def _find(engine: str) -> str | _Broken | None:
-    """Return the version of an engine and what it computes on; None if it is not installed."""
+def _find(engine: str) -> _Found | _Broken | None:
+    """Import an engine in a process of its own; None if it is not installed."""
     if not any(map(version_of, _DISTRIBUTIONS[engine])):
         return None
     if engine == "torch":  # another check imports it
-        return ""
+        return _Found("", ())
     answer = probe("service.doctor.engine_probe", engine)
     if isinstance(answer, str):
         return _Broken(answer)
-    return f"{answer['version']} with {', '.join(answer['computes_on'])}"
+    return _Found(answer["version"], tuple(answer["computes_on"]))
+
+
+def _described(engine: str, found: _Found) -> str:
+    return f"{engine} {found.version} with {', '.join(found.computes_on)}" if found.version else engine

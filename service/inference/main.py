@@ -15,7 +15,7 @@ from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
 from edged.execution.executors import use_torch_threads
 from edged.heap import trim_heap
-from edged.spec import RUNTIMES
+from edged.spec import PROVIDERS, RUNTIMES
 from service.inference.model import ServedModel
 from service.inference.server import Server
 from service.ipc import frames
@@ -34,6 +34,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--generation", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--runtime", choices=RUNTIMES, default="auto")
+    parser.add_argument("--providers", nargs="+", choices=PROVIDERS, default=["cpu"])
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--beside", action="store_true", help="load at background priority, because another generation serves meanwhile"
@@ -69,7 +70,9 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
     engine = engine_of(artifact, options.runtime)
 
     def load() -> ServedModel:
-        executor = open_executor(artifact, engine, options.threads, options.device, options.engine_cache)
+        executor = open_executor(
+            artifact, engine, options.threads, options.device, options.engine_cache, options.providers
+        )
         return ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
 
     # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.

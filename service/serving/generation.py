@@ -238,7 +238,7 @@ class Generation:
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
             *("--parent", str(os.getpid()), "--threads", str(options.threads or cores()), "--runtime", options.runtime),
-            *("--device", options.device),
+            *("--device", options.device, "--providers", *options.providers),
             *(() if options.engine_cache is None else ("--engine-cache", str(options.engine_cache))),
             *(("--beside",) if options.background else ()),
             *("--max-batch", str(batching.max_batch), "--max-delay-s", str(batching.max_delay_s)),

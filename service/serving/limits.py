@@ -22,6 +22,7 @@ class GenerationOptions:
         runtime: Engine that computes, one of `edged.spec.RUNTIMES`.
         device: Device that torch computes on, "auto", "cpu" or "cuda".
         engine_cache: Folder for compiled models; None for no cache.
+        providers: Where ONNX Runtime computes, names of `edged.spec.PROVIDERS`.
     """
 
     threads: int | None = None
@@ -31,6 +32,7 @@ class GenerationOptions:
     runtime: str = "auto"
     device: str = "cpu"
     engine_cache: Path | None = None
+    providers: tuple[str, ...] = ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class ServingLimits:
         runtime: Engine of a generation, one of `edged.spec.RUNTIMES`.
         device: Device that torch computes on in a generation, "auto", "cpu" or "cuda".
         engine_cache: Folder for compiled models; None for no cache.
+        providers: Where ONNX Runtime computes, names of `edged.spec.PROVIDERS`.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds without a reply after which a generation counts as hung.
@@ -56,6 +59,7 @@ class ServingLimits:
     runtime: str = "auto"
     device: str = "cpu"
     engine_cache: Path | None = None
+    providers: tuple[str, ...] = ("cpu",)
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -64,7 +68,14 @@ class ServingLimits:
     def of_generation(self, *, background: bool) -> GenerationOptions:
         """Return the options of one generation of the model."""
         return GenerationOptions(
-            self.threads, self.queue, self.batching, background, self.runtime, self.device, self.engine_cache
+            self.threads,
+            self.queue,
+            self.batching,
+            background,
+            self.runtime,
+            self.device,
+            self.engine_cache,
+            self.providers,
         )
 
 

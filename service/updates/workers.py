@@ -101,7 +101,7 @@ class Workers:
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
             report_images=model.report_images,
-            runtime=model.runtime,
+            runtime=model.runtime.name,
             serving_device=config.serve.device,
             serving_threads=config.serve.threads or cores(),
             keep_rejected=True,

@@ -72,7 +72,7 @@ def test_the_annotated_config_shows_the_values_of_the_usual_recipe() -> None:
     lines = (ROOT / "configs" / "edged.yaml").read_text().split("    quantization:\n")[1].split("\n\n")[0].splitlines()
     shown = yaml.safe_load("\n".join(line.split("# ", 1)[1] for line in lines if _is_key(line)))
     usual = recipe("balanced").to_dict()
-    assert shown.keys() == usual.keys()
+    assert shown.keys() == usual.keys() - {"activation_bits"}  # whose default in a config is not that of a recipe
     assert {key: value for key, value in shown.items() if usual[key] is not None} == {
         key: value for key, value in usual.items() if value is not None
     }

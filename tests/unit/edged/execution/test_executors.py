@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from edged.errors import ArtifactError, MemoryLimitError
 from edged.execution.executors import HALF_TOLERANCE, TOLERANCE, OnnxExecutor, TorchExecutor
 from edged.execution.onnx_model import onnx_model
+from edged.execution.onnx_providers import Providers
 from edged.models.registry import Architecture, build
 from edged.spec import InputSpec
 from tests.support.pretended import DEVICE, PretendedDevice
@@ -166,3 +168,17 @@ def test_a_gpu_gives_the_outputs_of_the_network(network: torch.nn.Module) -> Non
     engine = TorchExecutor(copy.deepcopy(network), torch.device("cuda"))
     assert engine.name == "torch_cuda"
     assert np.linalg.norm(engine.run(x) - expected) / np.linalg.norm(expected) < HALF_TOLERANCE
+
+
+def test_a_provider_that_is_not_there_is_left_out_with_a_warning(
+    model: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = np.zeros((1, 3, 16, 16), np.float32)
+    engine = OnnxExecutor(model, 1, providers=Providers(["tensorrt", "cpu"]))
+    if "TensorrtExecutionProvider" not in onnxruntime.get_available_providers():
+        assert engine.name == "onnxruntime"
+        assert np.array_equal(engine.run(x), OnnxExecutor(model, 1).run(x))
+        assert caplog.messages == ["ONNX Runtime has no provider tensorrt here; see `edged doctor`"]
+    caplog.clear()
+    assert OnnxExecutor(model, 1, providers=Providers(["tensorrt", "cuda"], integers=True)).name == "onnxruntime"
+    assert caplog.messages == []

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from edged.errors import ConfigError
 from edged.spec import RECIPES, Choice, DetectionSpec, QuantSpec, recipe
 from service.config.load import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
-from service.config.sections import CalibrationConfig
+from service.config.sections import CalibrationConfig, RuntimeConfig
 from service.ipc.options import Batching
 from tests.support.repository import ROOT
 
@@ -214,6 +214,41 @@ def test_contradictory_settings_of_a_model_are_reported(folder, text, message):
     [(line, key, found)] = problems(folder, f"models:\n  - {{name: m, calibration: {{dir: images}}, {text}}}\n")
     assert (line, key) == (2, "models[0]")
     assert found.startswith(f"is impossible: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "providers"),
+    [
+        ("runtime: openvino", "openvino", ("cpu",)),
+        ("runtime: {name: torch}", "torch", ("cpu",)),
+        ("runtime: {}", "auto", ("cpu",)),
+        ("runtime:", "auto", ("cpu",)),
+        ("runtime: {name: onnxruntime, providers: [tensorrt, cuda, cpu]}", "onnxruntime", ("tensorrt", "cuda", "cpu")),
+    ],
+)
+def test_an_engine_can_be_a_name_or_a_section(folder, text, name, providers):
+    found = load(folder, model(text)).models[0]
+    assert found.runtime == RuntimeConfig(name=name, providers=providers)
+    assert found.key("ab") == load(folder, model("keep: 3")).models[0].key("ab")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "message"),
+    [
+        ("runtime: onnx", "", "has value 'onnx'; choose one of auto, onnxruntime, openvino, torch"),
+        ("runtime: [torch]", "", "has a list as value; did you mean 'torch'? choose"),
+        ("runtime: {name: tensorflow}", ".name", "has value 'tensorflow'; "),
+        ("runtime: {provider: cpu}", ".provider", "is unknown; did you mean 'providers'?"),
+        ("runtime: {name: onnxruntime, providers: [gpu]}", ".providers[0]", "has value 'gpu'; "),
+        ("runtime: {name: onnxruntime, providers: []}", ".providers", "has a list as value; it must be a list of at"),
+        ("runtime: {name: onnxruntime, providers: [cuda, cuda]}", "", "is impossible: providers names cuda twice; "),
+        ("runtime: {providers: [cuda]}", "", "is impossible: providers are ONNX Runtime's, and name is auto; set name"),
+    ],
+)
+def test_mistakes_in_an_engine_are_reported(folder, text, key, message):
+    [(line, found_key, found)] = problems(folder, model(text))
+    assert (line, found_key) == (4, f"models[0].runtime{key}")
+    assert found.startswith(message)
 
 
 def test_a_detector_can_be_configured(folder):

@@ -81,9 +81,20 @@ def test_an_engine_of_the_config_that_cannot_be_used_is_a_failure(here, config, 
     found = [check for check in check_engines(here, config("openvino")) if check.name == "runtime of m"]
     (check,) = found
     assert (check.level, check.exit_code) == ("fail", 69)
-    assert check.fix == "`pip install 'edged[openvino]'`, or set models[].runtime: auto"
+    assert check.fix == "`pip install 'edged[openvino]'`, or set models[].runtime.name: auto"
     for runtime in ("auto", "onnxruntime", "torch"):
         assert "runtime of m" not in levels(check_engines(here, config(runtime)))
+
+
+def test_a_provider_of_the_config_that_is_missing_is_a_warning(here, config, monkeypatch):
+    installed(monkeypatch, onnxruntime=ONNX_RUNTIME, torch={})
+    wanted = config("{name: onnxruntime, providers: [tensorrt, cuda, cpu]}")
+    level, detail = levels(check_engines(here, wanted))["runtime of m"]
+    assert (level, detail.partition(":")[0]) == ("warn", "this onnxruntime has no provider tensorrt and cuda")
+    assert "runtime of m" not in levels(check_engines(here, config("{name: onnxruntime, providers: [cpu]}")))
+    gpu = {"version": "1.23", "computes_on": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    installed(monkeypatch, gpu=gpu, torch={})
+    assert "no provider tensorrt:" in levels(check_engines(here, wanted))["runtime of m"][1]
 
 
 @pytest.mark.parametrize(
