@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from edged.artifacts.engines import installed_engines, require_engine
 from edged.compress import Compressed
 from edged.evaluation.gates import METRICS
@@ -28,6 +30,7 @@ class Candidate:
         error: The exception behind `refused`, where there is one.
         lacks_room: Whether it was refused for lack of memory only.
         in_float: Names of the layers that it keeps in float because rounding their inputs costs too much.
+        silu: Numbers that SiLU computes with where the precision is integer, one of `edged.spec.PRECISIONS`.
     """
 
     engine: str
@@ -40,6 +43,7 @@ class Candidate:
     error: Exception | None = None
     lacks_room: bool = False
     in_float: tuple[str, ...] = ()
+    silu: str = INTEGER
 
     @property
     def passes(self) -> bool:
@@ -63,6 +67,7 @@ class Candidate:
             "engine": self.engine,
             "precision": self.precision,
             "in_float": list(self.in_float),
+            "silu": self.silu,
             "ms": None if self.ms is None else round(self.ms, 3),
             "agreement": totals.get("agreement"),
             "accuracy": totals.get("quantized", {}).get(metric),
@@ -98,7 +103,19 @@ def candidates_of(compressed: Compressed, spec: QuantSpec, runtime: str) -> list
         torch = (FLOAT,)
     else:
         torch = () if graphs else (INTEGER,)
-    return [Candidate(*pair) for pair in [*graphs, *(("torch", precision) for precision in torch)]]
+    pairs = [*graphs, *(("torch", precision) for precision in torch)]
+    return [Candidate(*pair, silu=silu) for pair in pairs for silu in _silus(compressed, *pair)]
+
+
+def _silus(compressed: Compressed, engine: str, precision: str) -> Sequence[str]:
+    """Return the numbers that SiLU may compute with.
+
+    It costs less accuracy in float. Which one is faster in ONNX Runtime depends on the processor; other engines take it
+    into the layer before, or simulate it.
+    """
+    if precision == FLOAT or not any(isinstance(module, nn.SiLU) for module in compressed.model.modules()):
+        return (INTEGER,)
+    return (FLOAT, INTEGER) if engine == "onnxruntime" else (FLOAT,)
 
 
 def _precisions(compressed: Compressed, spec: QuantSpec) -> Sequence[str]:

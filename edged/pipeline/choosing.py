@@ -211,7 +211,7 @@ def _with_layers_in_float(
 
     def holds(tried: Compressed) -> bool:
         in_float = () if tried.activations is None else tried.activations.in_float
-        candidate = Candidate(failed.engine, INTEGER, in_float=in_float)
+        candidate = Candidate(failed.engine, INTEGER, in_float=in_float, silu=failed.silu)
         _load(candidate, Engines(tried, network, threads), lack)
         if candidate.network is None:
             return False
@@ -274,7 +274,7 @@ def _load(candidate: Candidate, engines: Engines, lack: Callable[[Candidate], st
     try:
         start_engine(candidate.engine)
         before = resident_bytes()
-        candidate.network = engines.load(candidate.engine, candidate.precision)
+        candidate.network = engines.load(candidate.engine, candidate.precision, candidate.silu)
         for _ in range(2):
             executor_of(candidate.network).run(engines.image)
     except Exception as error:  # engines raise classes of their own, which share no base

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,9 +18,10 @@ from edged.device import CPU, choose_device, on_cpu
 from edged.errors import ArchitectureError
 from edged.execution.executors import Executor, TorchExecutor
 from edged.execution.onnx_model import TARGETS, onnx_model
+from edged.execution.quantization import ActivationQuantization
 from edged.execution.saturation import codes_may_saturate
 from edged.models.loading import LoadedNetwork
-from edged.spec import FLOAT
+from edged.spec import FLOAT, INTEGER
 
 
 class EngineNetwork(nn.Module):
@@ -37,6 +40,20 @@ class EngineNetwork(nn.Module):
         return torch.from_numpy(self.executor.run(images.contiguous().numpy()))
 
 
+class _Numbers(NamedTuple):
+    """What an ONNX model of a network depends on.
+
+    Attributes:
+        target: Engine that it is written for, one of `TARGETS`.
+        precision: One of `edged.spec.PRECISIONS`.
+        silu: Numbers that SiLU computes with where the precision is integer.
+    """
+
+    target: str
+    precision: str
+    silu: str
+
+
 class Engines:
     """Loads a quantized network into engines.
 
@@ -52,23 +69,24 @@ class Engines:
 
     def __init__(self, compressed: Compressed, network: LoadedNetwork, threads: int, device: str = "cpu") -> None:
         self._compressed, self._network, self._threads, self._device = compressed, network, threads, device
-        self._models: dict[tuple[str, str], bytes | ArchitectureError] = {}  # by target and precision
+        self._models: dict[_Numbers, bytes | ArchitectureError] = {}
         cache = compressed.cache
         self.image = cache.batch(cache.held_out[:1]).numpy()
 
-    def load(self, engine: str, precision: str) -> Compressed:
+    def load(self, engine: str, precision: str, silu: str = INTEGER) -> Compressed:
         """Return the network in an engine.
 
         Args:
             engine: The engine, one of `edged.spec.RUNTIMES` but "auto".
             precision: One of `edged.spec.PRECISIONS`.
+            silu: Numbers that SiLU computes with where the precision is integer, another one of them.
 
         Raises:
             ArchitectureError: It has an operation that the engine does not have.
             ArtifactError: The engine cannot load it.
         """
-        target = engine if engine in TARGETS else TARGETS[0]
-        plain, model = self.without(precision, target), self._model(precision, target)
+        numbers = _Numbers(engine if engine in TARGETS else TARGETS[0], precision, silu)
+        plain, model = self._without(numbers), self._model(numbers)
         if engine == "torch":
             return plain.varied(engine=EngineNetwork(self._torch(plain)))
         if isinstance(model, ArchitectureError):
@@ -76,16 +94,23 @@ class Engines:
         wide = precision != FLOAT and codes_may_saturate(self._compressed.quantized)
         return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads, wide_codes=wide)))
 
-    def without(self, precision: str, target: str = TARGETS[0]) -> Compressed:
+    def without(self, precision: str) -> Compressed:
         """Return the network as torch computes it, with the ONNX model that an engine would load.
 
         Args:
             precision: One of `edged.spec.PRECISIONS`.
-            target: Engine that the model is written for, one of `TARGETS`.
         """
-        model = self._model(precision, target)
+        return self._without(_Numbers(TARGETS[0], precision, INTEGER))
+
+    def _without(self, numbers: _Numbers) -> Compressed:
+        model = self._model(numbers)
         onnx = None if isinstance(model, ArchitectureError) else model
-        return self._compressed.varied(onnx=onnx, serves_floats=precision == FLOAT)
+        activations = self._activations(numbers.silu)
+        return self._compressed.varied(onnx=onnx, activations=activations, serves_floats=numbers.precision == FLOAT)
+
+    def _activations(self, silu: str) -> ActivationQuantization | None:
+        activations = self._compressed.activations
+        return None if activations is None else dataclasses.replace(activations, silu=silu)
 
     def _torch(self, plain: Compressed) -> TorchExecutor:
         device = choose_device(self._device) if plain.precision == FLOAT else CPU
@@ -97,19 +122,19 @@ class Engines:
         values = self._compressed.model.state_dict().values()
         return sum(value.nbytes for value in values) if engine == "torch" else 0
 
-    def _model(self, precision: str, target: str) -> bytes | ArchitectureError:
-        """Return the ONNX model of a precision for an engine, or why there is none."""
-        if (target, precision) not in self._models:
-            self._models[target, precision] = self._written(precision, target)
-        return self._models[target, precision]
+    def _model(self, numbers: _Numbers) -> bytes | ArchitectureError:
+        """Return the ONNX model, or why there is none."""
+        if numbers not in self._models:
+            self._models[numbers] = self._written(numbers)
+        return self._models[numbers]
 
-    def _written(self, precision: str, target: str) -> bytes | ArchitectureError:
+    def _written(self, numbers: _Numbers) -> bytes | ArchitectureError:
         compressed, network = self._compressed, self._network
         quantized = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
-        ranges = None if precision == FLOAT else compressed.activations
+        ranges = None if numbers.precision == FLOAT else self._activations(numbers.silu)
         try:
             model = onnx_model(
-                on_cpu(compressed.model), quantized, ranges, network.architecture, network.input, target=target
+                on_cpu(compressed.model), quantized, ranges, network.architecture, network.input, target=numbers.target
             )
         except ArchitectureError as error:
             return error

@@ -52,10 +52,11 @@ def candidates(totals: JSON) -> list[Candidate]:
 def _candidate(entry: JSON) -> Candidate:
     ms, agreement, memory = (entry.get(key) for key in ("ms", "agreement", "memory_bytes"))
     in_float = len(entry.get("in_float") or ())
+    silu = ", SiLU in float" if entry.get("silu") == "float" else ""
     layers = f", {in_float} in float" if in_float else ""
     return Candidate(
         engine=str(entry.get("engine")),
-        numbers=f"{entry.get('precision')}{layers}",
+        numbers=f"{entry.get('precision')}{silu}{layers}",
         time="" if ms is None else f"{three_digits(ms)} ms",
         agreement="" if agreement is None else f"{agreement:.2f} %",
         accuracy=_accuracy(entry),

@@ -70,7 +70,7 @@ def test_what_the_report_says_of_a_candidate() -> None:
     candidate.evaluation = Evaluation(totals)
     assert candidate.passes
     expected = {"engine": "onnxruntime", "precision": "float", "in_float": [], "ms": 1.235, "agreement": 90.0}
-    expected |= {"accuracy": 30.0, "drop": 0.5, "memory_bytes": 7, "chosen": True, "refused": None}
+    expected |= {"silu": "integer", "accuracy": 30.0, "drop": 0.5, "memory_bytes": 7, "chosen": True, "refused": None}
     assert candidate.to_dict(chosen=True) == expected
     candidate.refuse("too slow")
     assert not candidate.passes

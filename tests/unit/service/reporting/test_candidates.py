@@ -18,6 +18,8 @@ def test_a_candidate_in_a_line():
     assert serving.name == "onnxruntime, integer, 1 in float"
     assert serving.description == ("4.53 ms, agreement 95.00 %, accuracy 86.25 % (drop +0.75), 12.0 MiB: serves")
     assert refused.description == "conv1"
+    (gentle,) = candidates({"candidates": [{"engine": "onnxruntime", "precision": "integer", "silu": "float"}]})
+    assert gentle.name == "onnxruntime, integer, SiLU in float"
 
 
 def test_verdicts():
