@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,17 @@ class Candidate:
             "chosen": chosen,
             "refused": self.refused,
         }
+
+
+def settled_spec(spec: QuantSpec, runtime: str) -> QuantSpec:
+    """Return a spec with activations in float where AUTO leaves no choice: torch alone may serve, and only in float.
+
+    Args:
+        spec: How to quantize.
+        runtime: One of `edged.spec.RUNTIMES`.
+    """
+    torch_alone = runtime == "torch" or (runtime == "auto" and installed_engines() == ("torch",))
+    return dataclasses.replace(spec, activation_bits=None) if spec.activation_bits == AUTO and torch_alone else spec
 
 
 def candidates_of(compressed: Compressed, spec: QuantSpec, runtime: str) -> list[Candidate]:

@@ -29,6 +29,7 @@ from edged.engine.memory_plan import Resources
 from edged.evaluation.gates import Gates, check_gates
 from edged.memory import device_peak_bytes, memory_errors_of, peak_bytes
 from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.candidates import settled_spec
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
@@ -128,7 +129,7 @@ def quantize(
         DeviceError: CUDA is asked for, and torch finds no GPU.
         StateError: `out` exists or cannot be written.
     """
-    calibration, out, spec = Path(calibration), Path(out), spec or QuantSpec()
+    calibration, out, spec = Path(calibration), Path(out), settled_spec(spec or QuantSpec(), runtime)
     detection, listener = detection or DetectionSpec(), listener or SilentListener()
     require_absent(out)
     chosen = choose_device(device)

@@ -5,6 +5,7 @@ Runs in the worker and in `edged quantize`; imports torch.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import json
 import time
@@ -23,6 +24,7 @@ from edged.evaluation.gates import check_gates
 from edged.memory import memory_errors_of
 from edged.models.checkpoint import MAX_FILE_BYTES
 from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.candidates import settled_spec
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
@@ -50,6 +52,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         EdgedError: The job cannot be done; nothing is left in `job.out`, except for what `job.keep_rejected` asks for.
     """
     started_at = _now()
+    job = dataclasses.replace(job, spec=settled_spec(job.spec, job.runtime))
     device = set_up_torch(job.threads, job.device)
     timer = TimingListener(listener, job.memory_limit, device)
     network = load_checkpoint(

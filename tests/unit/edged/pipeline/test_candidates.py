@@ -11,7 +11,7 @@ from edged.calibration.dataset import build_cache
 from edged.compress import Compressed, compress
 from edged.errors import UnavailableError
 from edged.models.loading import load_checkpoint
-from edged.pipeline.candidates import Candidate, candidates_of
+from edged.pipeline.candidates import Candidate, candidates_of, settled_spec
 from edged.pipeline.evaluation import Evaluation
 from edged.spec import Method, QuantSpec
 from tests.support.tasks import Task
@@ -53,6 +53,14 @@ def test_auto_takes_all_engines_that_are_installed(compressed: Compressed) -> No
     assert ("torch", "integer") not in found  # torch only stands for integers
     integers = [(each.engine, each.precision) for each in candidates_of(compressed, INTEGERS, "auto")]
     assert integers == [pair for pair in found if pair[1] == "integer"]
+
+
+@pytest.mark.parametrize("spec", [BOTH, INTEGERS, FLOATS])
+def test_auto_is_float_where_only_torch_serves(spec: QuantSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settled_spec(spec, "onnxruntime") == settled_spec(spec, "auto") == spec
+    assert settled_spec(spec, "torch") == (FLOATS if spec == BOTH else spec)
+    monkeypatch.setattr("edged.pipeline.candidates.installed_engines", lambda: ("torch",))
+    assert settled_spec(spec, "auto") == settled_spec(spec, "torch")
 
 
 def test_an_engine_that_is_missing_is_named(compressed: Compressed, monkeypatch: pytest.MonkeyPatch) -> None:
