@@ -17,7 +17,8 @@ from edged.execution.engine_cache import EngineCache, this_gpu
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.onnx_providers import Providers
 from edged.execution.openvino_executor import OpenVinoExecutor
-from edged.execution.saturation import engine_saturates, processor_saturates, settings_may_saturate
+from edged.execution.processor import processor_saturates
+from edged.execution.saturation import engine_saturates, settings_may_saturate
 from edged.spec import FLOAT
 
 if TYPE_CHECKING:

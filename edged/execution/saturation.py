@@ -1,4 +1,4 @@
-"""Saturation of products of 8 bits: which processors have it, which codes can cause it, and a probe for it.
+"""Saturation of products of 8 bits: which codes can cause it, and a probe for it.
 
 x86 processors without VNNI multiply 8-bit codes with an instruction (VPMADDUBSW) that adds two products in 16 bits and
 clips the sum. Products of activations up to 255 fit if the codes of two weights add up to no more than 128. Processors
@@ -8,10 +8,8 @@ with VNNI add in 32 bits, and so do those of Arm.
 from __future__ import annotations
 
 import base64
-import platform
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,31 +19,7 @@ if TYPE_CHECKING:
     from edged.quant.grid import QuantizedWeight
 
 MOST = 128  # of the sum of two codes: 255 * 128 < 2**15 <= 255 * 129
-VNNI = frozenset({"avx512_vnni", "avx_vnni"})
-_X86 = ("x86_64", "amd64", "i386", "i686")
 _EXACT_CODE, _STEP = 200, 64 * 255 * 127 / 200  # of the probe's outputs
-
-
-def processor_saturates(root: Path = Path("/"), machine: str | None = None) -> bool:
-    """Return whether this processor adds products of 8-bit codes in 16 bits; True where an x86 does not say.
-
-    Args:
-        root: Parent folder of /proc.
-        machine: Architecture as `platform.machine` names it; None for this one.
-    """
-    if (machine or platform.machine()).lower() not in _X86:
-        return False
-    return not VNNI & processor_flags(root)
-
-
-def processor_flags(root: Path = Path("/")) -> frozenset[str]:
-    """Return the instruction sets of an x86 processor, as /proc/cpuinfo names them; empty if it cannot be read."""
-    try:
-        lines = (root / "proc/cpuinfo").read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return frozenset()
-    named = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
-    return frozenset(next(named, ()))
 
 
 def codes_may_saturate(quantized: Mapping[str, QuantizedWeight]) -> bool:
@@ -92,7 +66,7 @@ def probe_model() -> bytes:
 
 def is_exact(outputs: Floats) -> bool:
     """Return whether the probe's outputs are those of exact sums."""
-    return bool((np.rint(outputs / _STEP) == _EXACT_CODE).all())
+    return bool((abs(outputs / _STEP - _EXACT_CODE) < 0.5).all())
 
 
 _PROBE = (

@@ -219,7 +219,7 @@ def _report(
         "last_bits": compressed.layers[-1].bits,
         "small_bits": spec.bits_of_small_layers,
         "activation_bits": None if compressed.served_activations is None else compressed.served_activations.bits,
-        "in_float": [] if compressed.served_activations is None else list(compressed.served_activations.in_float),
+        "exact_kernels": getattr(executor_of(compressed), "exact", False),
         "serve": served.serve,
         "candidates": served.candidates,
         "checkpoint_bytes": network.source.bytes,

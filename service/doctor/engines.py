@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from edged.errors import UnavailableError
 from edged.execution.onnx_providers import NAMES
+from edged.execution.processor import VNNI, processor_saturates
 from service.config.load import Config, ModelConfig
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.packages import probe, version_of
@@ -29,7 +30,6 @@ _DISTRIBUTIONS = {
     "openvino": ("openvino",),
     "torch": ("torch",),
 }
-_VNNI = {"avx512_vnni", "avx_vnni"}
 
 
 class _Found(NamedTuple):
@@ -101,14 +101,14 @@ def check_processor(machine: Machine, _: Config | None) -> Iterator[Check]:
     """Check whether the processor sums products of 8-bit integers exactly."""
     text = machine.read("/proc/cpuinfo") or ""
     flags = set(" ".join(re.findall(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)).split())
-    if flags & _VNNI:
-        yield Check("integers", OK, f"the processor has VNNI ({', '.join(sorted(flags & _VNNI))})")
+    if flags & VNNI:
+        yield Check("integers", OK, f"the processor has VNNI ({', '.join(sorted(flags & VNNI))})")
     elif "asimddp" in flags:
         yield Check("integers", OK, "the processor has the dot product of 8-bit integers (asimddp)")
-    elif "avx2" in flags:
+    elif processor_saturates(machine.root, "x86_64" if "avx2" in flags else "other"):
         detail = (
-            "the processor has no VNNI: integers take about twice the time, and sums of products with weights of 8 bits"
-            " may saturate, which costs accuracy"
+            "the processor has no VNNI: integers take about twice the time, and with weights of 8 bits, which would"
+            " saturate, a third more in exact kernels"
         )
         yield Check("integers", OK, detail, "nothing: `quantization: {bits: 7}` or fewer cannot saturate")
     else:

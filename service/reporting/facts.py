@@ -181,6 +181,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Method", settings.get("method")),
         ("Served by", served_by(totals)),
         ("Layers in float", ", ".join(kept_in_float(totals)) or None),
+        ("Integer kernels", kernels(totals)),
         *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
         ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
         ("Images", "; ".join(report.get("image_notes") or ()) or None),
@@ -209,9 +210,21 @@ def bits_text(settings: JSON) -> str | None:
     layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits, small)]
     layers += [f"small layers {small}"] if small != bits else []
     activations = settings.get("activation_bits")
-    kept = settings.get("in_float")
-    of_activations = f"activations {activations}" + (f" but in {', '.join(kept)}" if kept else "")
-    return ", ".join([str(bits), *layers, *([] if activations is None else [of_activations])])
+    return ", ".join([str(bits), *layers, *([] if activations is None else [f"activations {activations}"])])
+
+
+def kernels(totals: JSON) -> str | None:
+    """Return why integers take more time than they could on this device; None if they do not.
+
+    Args:
+        totals: Totals of a report.
+    """
+    if not totals.get("exact_kernels"):
+        return None
+    return (
+        "exact ones, because the processor has no VNNI and codes of 8 bits would saturate; those of 7 bits (--bits 7,"
+        " quantization.bits) take about a quarter less time"
+    )
 
 
 def _weights(totals: JSON) -> str | None:

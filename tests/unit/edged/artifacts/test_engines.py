@@ -25,8 +25,9 @@ from edged.artifacts.engines import (
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.errors import ArtifactError, DeviceError, UnavailableError
 from edged.execution.executors import EXACT, Executor, OnnxExecutor
+from edged.execution.processor import processor_saturates
 from edged.execution.quantization import ActivationQuantization
-from edged.execution.saturation import probe_model, processor_saturates
+from edged.execution.saturation import probe_model
 from edged.spec import RUNTIMES
 from tests.support.artifacts import write_untrained
 from tests.support.pretended import DEVICE, PretendedDevice

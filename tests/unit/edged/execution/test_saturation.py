@@ -1,4 +1,4 @@
-"""Saturation of 8-bit products: which processors and codes have it, and whether an engine does on this machine."""
+"""Saturation of 8-bit products: which codes have it, and whether an engine does on this machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -18,13 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.execution.executors import OnnxExecutor
+from edged.execution.processor import processor_saturates
 from edged.execution.saturation import (
     codes_may_saturate,
     engine_saturates,
     is_exact,
     probe_model,
-    processor_flags,
-    processor_saturates,
     settings_may_saturate,
 )
 from edged.execution.simulator import Simulator
@@ -36,28 +34,6 @@ from tests.support.saturation import probe_model as built_probe
 
 EMULATOR = shutil.which("qemu-x86_64") or shutil.which("qemu-x86_64-static")
 STEP = CHANNELS * 255 * 127 / CODE
-
-
-@pytest.mark.parametrize(
-    ("flags", "machine", "saturates"),
-    [
-        ("fpu sse4_1 avx avx2 fma", "x86_64", True),
-        ("fpu avx2 avx512f avx512bw avx512vl", "x86_64", True),
-        ("fpu avx2 avx512f avx512_vnni", "x86_64", False),
-        ("fpu avx2 avx_vnni", "AMD64", False),
-        ("fpu avx2 avx512_vnni_like", "x86_64", True),
-        (None, "x86_64", True),
-        (None, "aarch64", False),
-        ("fp asimd asimddp", "aarch64", False),
-    ],
-)
-def test_processors_without_vnni_saturate(tmp_path: Path, flags: str | None, machine: str, saturates: bool) -> None:
-    if flags is not None:
-        (tmp_path / "proc").mkdir()
-        text = "".join(f"processor\t: {core}\nflags\t\t: {flags}\nbogomips\t: 1\n\n" for core in range(2))
-        (tmp_path / "proc/cpuinfo").write_text(text)
-        assert processor_flags(tmp_path) == set(flags.split())
-    assert processor_saturates(tmp_path, machine) is saturates
 
 
 def weight(codes: list[list[int]], zero_points: list[int], bits: int = 8) -> QuantizedWeight:

@@ -98,3 +98,23 @@ assert not {"openvino_telemetry", "openvino.tools.ovc"} & sys.modules.keys()
     assert done.returncode == 0, done.stderr
     found = dict(line.split() for line in done.stdout.splitlines())
     assert found == {engine: str(engine != "torch") for engine in installed_engines()}
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_the_report_says_where_kernels_are_exact(
+    task: Task, network: LoadedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    """As on a processor without VNNI: OpenVINO does not serve codes that saturate, and ONNX Runtime takes its time."""
+    monkeypatch.setattr("edged.artifacts.engines.needs_exact_kernels", lambda: True)
+    monkeypatch.setattr("edged.artifacts.engines.openvino_saturates", lambda: True)
+    spec = QuantSpec(method=Method.RTN, bits=bits, activation_bits=8)
+    report = quantize(network, task.calibration, tmp_path / "out", spec, images=64, device="cpu").report
+    artifact = read_artifact(tmp_path / "out")
+    assert artifact.manifest.weights["wide_codes"] is (bits == 8)
+    assert report["totals"]["exact_kernels"] is (bits == 8)
+    refused = {each["engine"]: each["refused"] for each in report["totals"]["candidates"]}
+    if "openvino" in refused:
+        assert ("OpenVINO clips sums" in str(refused["openvino"])) is (bits == 8)
+    executor = open_executor(artifact, "onnxruntime", 1)
+    assert isinstance(executor, OnnxExecutor)
+    assert executor.exact is (bits == 8)

@@ -1,6 +1,6 @@
 import pytest
 
-from service.reporting.facts import bits_text, facts, figures, layers, memory, outcome, reading, stages, worst_first
+from service.reporting.facts import facts, figures, kernels, layers, memory, outcome, reading, stages, worst_first
 from tests.support.reports import data_of
 
 
@@ -99,14 +99,11 @@ def test_layers_are_in_the_order_of_the_network_or_of_their_loss():
         layers(data_of(report={"layers": [{"name": "incomplete"}]}))
 
 
-@pytest.mark.parametrize(
-    ("settings", "text"),
-    [
-        ({"bits": 4, "activation_bits": None, "in_float": []}, "4"),
-        ({"bits": 4, "first_bits": 8, "activation_bits": 8}, "4, first layer 8, activations 8"),
-        ({"bits": 7, "activation_bits": 8, "in_float": ["conv1", "fc"]}, "7, activations 8 but in conv1, fc"),
-        ({}, None),
-    ],
-)
-def test_bits_name_the_layers_kept_in_float(settings: dict[str, object], text: str | None):
-    assert bits_text(settings) == text
+def test_exact_kernels_are_named_with_what_avoids_them():
+    assert kernels({"exact_kernels": False}) is None
+    assert kernels({}) is None
+    text = kernels({"exact_kernels": True})
+    assert text is not None
+    assert "--bits 7" in text
+    report = {**data_of()["report"], "totals": {"bits": 8, "exact_kernels": True}}
+    assert ("Integer kernels", text) in facts(data_of(report=report))
