@@ -83,3 +83,14 @@ def test_memory_does_not_grow_with_values() -> None:
         histogram.update(torch.randn(10_000, generator=torch.Generator().manual_seed(0)) * scale)
     assert len(histogram.bins()[0]) <= BINS
     assert histogram.count == 30_000
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3))
+def test_counts_do_not_depend_on_the_layout_of_maps(seed: int, step: int) -> None:
+    maps = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(seed)) * 10
+    one, other = Histogram(), Histogram()
+    one.update(maps[:, :, ::step, ::step])
+    other.update(maps.to(memory_format=torch.channels_last)[:, :, ::step, ::step])
+    assert (one.low, one.high, one.count) == (other.low, other.high, other.count)
+    for found, wanted in zip(one.bins(), other.bins(), strict=True):
+        assert torch.equal(found, wanted)

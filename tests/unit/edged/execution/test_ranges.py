@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -95,3 +96,26 @@ def test_ranges_include_zero_and_stay_within_the_values(policy: RangePolicy, val
 @pytest.mark.parametrize("policy", RangePolicy)
 def test_only_zeros(policy: RangePolicy) -> None:
     assert choose_range(histogram_of(torch.zeros(9)), policy) == (0.0, 0.0)
+
+
+MIXTURES = st.lists(
+    st.tuples(st.floats(-50, 50), st.floats(0.01, 20), st.integers(1, 200)), min_size=1, max_size=4
+)  # mean, deviation and number of values
+
+
+@settings(max_examples=40)
+@given(MIXTURES, st.integers(0, 2**32 - 1))
+def test_a_search_is_never_worse_than_the_whole_range(mixture: list[tuple[float, float, int]], seed: int) -> None:
+    """Values around several means have errors with several minima; the search may end at a worse one."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = [torch.randn(count, generator=generator) * width + mean for mean, width, count in mixture]
+    histogram = histogram_of(torch.cat(parts))
+    middles, counts = histogram.bins()
+
+    def after(function: Callable[[Tensor], Tensor], ends: tuple[float, float]) -> float:
+        rounded = ActivationGrid.spanning(*ends).nearest(middles.clone())
+        return float((counts * (function(middles) - function(rounded)).square()).sum())
+
+    whole = histogram.low, histogram.high
+    assert after(lambda x: x, choose_range(histogram, RangePolicy.MSE)) <= after(lambda x: x, whole)
+    assert after(functional.silu, choose_range(histogram, RangePolicy.SILU)) <= after(functional.silu, whole)
