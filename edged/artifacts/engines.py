@@ -32,6 +32,10 @@ ENGINES = {
 }
 
 
+class DamagedModelError(ArtifactError):
+    """An artifact's ONNX model is missing, or is not what its manifest says. The codes may still be there."""
+
+
 def installed_engines() -> tuple[str, ...]:
     """Return the engines that are installed here, the one that takes the least memory first."""
     return tuple(name for name in ENGINES if importlib.util.find_spec(name) is not None)
@@ -184,9 +188,9 @@ def _checked_model(artifact: Artifact, engine: str) -> Path:
     try:
         found = sha256_file(path)
     except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror}; quantize the checkpoint again") from error
+        raise DamagedModelError(f"cannot read {path}: {error.strerror}; quantize the checkpoint again") from error
     if found != artifact.manifest.onnx["sha256"]:
-        raise ArtifactError(
+        raise DamagedModelError(
             f"{path} has sha256 {found[:16]}..., its manifest says {str(artifact.manifest.onnx['sha256'])[:16]}...;"
             " quantize the checkpoint again"
         )

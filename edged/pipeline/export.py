@@ -101,18 +101,29 @@ def to_onnx(artifact: Artifact, target: str = TARGETS[0], *, dynamic_batch: bool
     Raises:
         ArtifactError: The weights cannot be read, or their codes do not suit the target.
     """
+    return _written(artifact, target=target, batch=None if dynamic_batch else 1, metadata=_metadata(artifact))
+
+
+def to_served_onnx(artifact: Artifact) -> bytes:
+    """Return the ONNX model that serves an artifact, made from its codes.
+
+    The same versions of edged and onnx make the same bytes as when the artifact was written.
+
+    Args:
+        artifact: The artifact.
+
+    Raises:
+        ArtifactError: The weights cannot be read.
+    """
+    data: bytes = _written(artifact).SerializeToString()
+    return data
+
+
+def _written(artifact: Artifact, **options: Any) -> onnx.ModelProto:
     path = artifact.directory / "weights.safetensors"
     quantized, _ = load_weights(path)
-    return onnx_model(
-        load_model(decoded_state(path), artifact.architecture),
-        quantized,
-        artifact.activations,
-        artifact.architecture,
-        artifact.input,
-        target=target,
-        batch=None if dynamic_batch else 1,
-        metadata=_metadata(artifact),
-    )
+    network = load_model(decoded_state(path), artifact.architecture)
+    return onnx_model(network, quantized, artifact.activations, artifact.architecture, artifact.input, **options)
 
 
 def _metadata(artifact: Artifact) -> dict[str, str]:

@@ -17,6 +17,7 @@ from edged.execution.executors import use_torch_threads
 from edged.heap import trim_heap
 from edged.spec import PROVIDERS, RUNTIMES
 from service.inference.model import ServedModel
+from service.inference.repair import with_repair
 from service.inference.server import Server
 from service.ipc import frames
 from service.ipc.options import Batching
@@ -76,7 +77,7 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
         return ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
 
     # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.
-    served: ServedModel = run(load) if engine == "torch" else load()
+    served: ServedModel = run(load) if engine == "torch" else with_repair(artifact.directory, load)
     if engine == "torch":
         use_torch_threads(options.threads)  # of this thread, which will compute
     loaded = time.monotonic()

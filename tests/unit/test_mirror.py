@@ -39,6 +39,7 @@ TESTED_BY = {
     "service/doctor/cuda_probe": "unit/service/doctor/test_accelerator.py",
     "service/doctor/engine_probe": "unit/service/doctor/test_engines.py",
     "service/doctor/torch_probe": "unit/service/doctor/test_packages.py",
+    "service/inference/repair": "integration/service/serving/test_generation.py",
     "service/http/log_routes": "end_to_end/test_commands.py",
     "service/http/model_panel": "unit/service/http/test_status_page.py",
     "service/http/page_routes": "end_to_end/test_status_page.py",

@@ -102,6 +102,7 @@ def test_a_damaged_model_is_refused_before_it_computes(published: Path, tmp_path
     model = bytearray(path.read_bytes())
     model[len(model) // 2] ^= 1
     path.write_bytes(model)
+    change_manifest(artifact, lambda said: said["onnx"].update(sha256="ab" * 32))  # which cannot be made again
     with pytest.raises(StartError, match=r"model\.onnx has sha256 .*, its manifest says .*; quantize the checkpoint"):
         started(artifact)
     path.write_bytes(b"no model")
@@ -109,8 +110,19 @@ def test_a_damaged_model_is_refused_before_it_computes(published: Path, tmp_path
     with pytest.raises(StartError, match=r"ONNX Runtime cannot load .*model\.onnx: .*; quantize the checkpoint"):
         started(artifact)
     path.unlink()
-    with pytest.raises(StartError, match=r"cannot read .*model\.onnx: No such file"):
+    with pytest.raises(StartError, match=r"cannot read .*: No such file .* from the codes: its codes give other bytes"):
         started(artifact)
+
+
+def test_a_damaged_model_is_written_again_from_its_codes(published: Path, tmp_path: Path) -> None:
+    artifact = copied(published / "digits", tmp_path, without=())
+    judged = (artifact / "model.onnx").read_bytes()
+    (artifact / "model.onnx").write_bytes(judged[:-1])
+    generation = started(artifact, threads=1)
+    assert generation.engine == "onnxruntime"
+    assert generation.warmup is not None
+    assert generation.warmup["relative_error"] < 1e-5
+    assert (artifact / "model.onnx").read_bytes() == judged
 
 
 def test_artifacts_without_images_still_come_up(published: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from edged.calibration.dataset import build_cache
 from edged.errors import ArtifactError, StateError, UsageError
 from edged.execution.tensorrt_rules import check_tensorrt
 from edged.models.loading import load_checkpoint
-from edged.pipeline.export import TARGETS, export, to_onnx
+from edged.pipeline.export import TARGETS, export, to_onnx, to_served_onnx
 from edged.pipeline.quantize import quantize
 from edged.spec import InputSpec, Method, QuantSpec, Scheme
 from tests.support.executions import relative_error, run, session
@@ -62,6 +62,11 @@ def test_an_artifact_read_back_computes_what_was_evaluated(artifacts: Mapping[st
     assert artifact.manifest.activations is not None
     engine = open_executor(artifact, "onnxruntime", warmup.threads)
     assert warmup.compare([engine.run(image[None]) for image in warmup.images(artifact.input)]).identical
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_model_that_serves_follows_from_the_codes(artifacts: Mapping[str, Artifact], name: str) -> None:
+    assert to_served_onnx(artifacts[name]) == (artifacts[name].directory / "model.onnx").read_bytes()
 
 
 @pytest.mark.parametrize("name", SPECS)
