@@ -422,7 +422,7 @@ class DetectionSpec:
 
 
 INTEGER, FLOAT = PRECISIONS = ("integer", "float")  # of the activations, and so of the computation
-RUNTIMES = ("auto", "onnxruntime", "openvino", "torch")  # engines that compute a model in service
+RUNTIMES = ("auto", "onnxruntime", "openvino", "torch", "tensorrt")  # engines that compute a model in service
 PROVIDERS = ("tensorrt", "cuda", "cpu")  # where ONNX Runtime computes
 WEIGHTS = ("auto", "averaged", "last")
 STEM_POOLING = ("auto", "true", "false")

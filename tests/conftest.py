@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 # use the other cores. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from tests.support.fake_gpu import FakeTensorRt
 from tests.support.tasks import DetectionTask, Task
 from tests.support.workers import made_once
 
@@ -31,3 +33,11 @@ def real_data() -> Path:
     if not os.environ.get("EDGED_DATA"):
         pytest.skip("EDGED_DATA is not set: no real checkpoints and images here")
     return Path(os.environ["EDGED_DATA"])
+
+
+@pytest.fixture
+def fake_tensorrt(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorRt]:
+    """TensorRT and cuda-python that are not there, in this process and in its children."""
+    fake = FakeTensorRt(monkeypatch)
+    yield fake
+    fake.forget()

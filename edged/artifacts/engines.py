@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,23 +13,30 @@ from typing import TYPE_CHECKING
 from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.artifacts.reader import Artifact
-from edged.errors import ArtifactError, DeviceError, UnavailableError
+from edged.errors import ArtifactError, DeviceError, EngineError, MemoryLimitError, StateError, UnavailableError
 from edged.execution.engine_cache import EngineCache, this_gpu
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.onnx_providers import Providers
 from edged.execution.openvino_executor import OpenVinoExecutor
 from edged.execution.processor import processor_saturates
 from edged.execution.saturation import engine_saturates, settings_may_saturate
+from edged.execution.tensorrt_engine import BuildLimits
+from edged.execution.tensorrt_executor import open_engine
 from edged.spec import FLOAT
 
 if TYPE_CHECKING:
     import torch
+
+log = logging.getLogger(__name__)
+
+REBUILD_S = 120.0  # less than the time that a generation has to start
 
 # Engines, named as the packages that they are imported from, and how each is installed.
 ENGINES = {
     "onnxruntime": "`pip install onnxruntime`",
     "openvino": "`pip install 'edged[openvino]'`",
     "torch": "the torch of your device",
+    "tensorrt": "python3-libnvinfer on a Jetson, else `pip install tensorrt`",
 }
 
 
@@ -59,9 +67,10 @@ def engine_of(artifact: Artifact, runtime: str) -> str:
     Args:
         artifact: The artifact.
         runtime: One of `edged.spec.RUNTIMES`; "auto" takes the engine that the artifact was judged with. Where that is
-            not installed or not known, it takes ONNX Runtime, and torch where the artifact has no ONNX model.
+            not installed or not known, it takes ONNX Runtime, and torch where the artifact has no ONNX model. So does
+            "tensorrt" where the artifact was judged with another engine, because its model is not written for TensorRT.
     """
-    if runtime != "auto":
+    if runtime not in ("auto", "tensorrt"):
         return runtime
     if artifact.manifest.onnx is None:
         return "torch"
@@ -76,6 +85,8 @@ def open_executor(
     device: str = "cpu",
     cache: Path | None = None,
     providers: Sequence[str] = ("cpu",),
+    *,
+    max_batch: int = 1,
 ) -> Executor:
     """Load the network of an artifact into an engine.
 
@@ -87,8 +98,9 @@ def open_executor(
         threads: Threads to compute with.
         device: Device that torch computes on: "cpu", "cuda", or "auto" for a GPU if torch finds one and computes in
             float. The other engines take no device.
-        cache: Folder for the compiled model, where that saves time; None for no cache.
+        cache: Folder for the compiled model, where that saves time; None for no cache. TensorRT needs it.
         providers: Where ONNX Runtime computes, names of `edged.spec.PROVIDERS` in the order of preference.
+        max_batch: Largest number of images that are computed together.
 
     Raises:
         UnavailableError: The engine is not installed.
@@ -101,6 +113,9 @@ def open_executor(
         use_torch_threads(threads)
         return TorchExecutor(artifact.load_model(), _torch_device(artifact, device))
     model, integers = _checked_model(artifact, engine), artifact.activations is not None
+    if engine == "tensorrt":
+        limits = BuildLimits(deadline_s=REBUILD_S, max_batch=max_batch)
+        return _open_tensorrt(model, threads, cache, limits, wide_codes=_may_saturate(artifact))
     kept = EngineCache(cache, artifact.manifest.onnx["sha256"]) if cache and artifact.manifest.onnx else None
     tensorrt = None if kept is None or "tensorrt" not in providers else _tensorrt_engines(kept)
     where = Providers(providers, integers, tensorrt)
@@ -175,6 +190,19 @@ def _tensorrt_engines(cache: EngineCache) -> Path:
     """Return the folder of the engines that the TensorRT provider builds; their names have the type of the GPU."""
     version = importlib.import_module("onnxruntime").__version__
     return cache.path("tensorrt", {"version": version, "driver": this_gpu()})
+
+
+def _open_tensorrt(
+    model: Path, threads: int, folder: Path | None, limits: BuildLimits, *, wide_codes: bool
+) -> Executor:
+    """Load an engine of TensorRT, which is built now if none fits; where there cannot be one, ONNX Runtime computes."""
+    try:
+        if folder is None:
+            raise EngineError("there is no folder for TensorRT's engines")
+        return open_engine(model.read_bytes(), folder, threads, limits)
+    except (DeviceError, EngineError, MemoryLimitError, StateError) as error:
+        log.warning("%s; ONNX Runtime computes %s for now, and the next start tries again", error, model)
+        return open_onnx(model, "onnxruntime", threads, wide_codes=wide_codes)
 
 
 def _checked_model(artifact: Artifact, engine: str) -> Path:

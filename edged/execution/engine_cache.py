@@ -21,6 +21,7 @@ from edged.atomic import temporary_sibling
 
 log = logging.getLogger(__name__)
 
+TIMINGS = "timing.cache"  # what TensorRT has measured, see edged.execution.tensorrt_engine
 _LAYOUT = 1  # of the files
 _DIGITS = 16
 _DIGEST_BYTES = 32

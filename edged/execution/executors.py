@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float32]
 log = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4  # relative: 200 times the effect of threads on a ResNet-50, and less than any error that matters
+HALF_ENGINES = ("torch_cuda", "tensorrt")  # names of executors that compute floats in float16
 HALF_TOLERANCE = 0.02  # relative: 20 times the effect of float16 on a CIFAR ResNet-20
 
 

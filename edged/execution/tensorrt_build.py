@@ -18,11 +18,12 @@ from typing import Any
 
 from edged.errors import EdgedError
 from edged.execution.cuda_memory import gpu_name
+from edged.execution.engine_cache import TIMINGS
 
 LEAST_VERSION = 10  # the first one whose networks always have an explicit batch size
 STRONGLY_TYPED = 11  # from this version on types follow from the model, and there are no flags of precision
 
-MODEL, REQUEST, PLAN, TIMINGS, RESULT = "model.onnx", "request.json", "engine.plan", "timing.cache", "result.json"
+MODEL, REQUEST, PLAN, RESULT = "model.onnx", "request.json", "engine.plan", "result.json"
 MEMORY, FAILED = "memory", "failed"  # why there is no engine
 
 _PR_SET_PDEATHSIG = 1
@@ -78,10 +79,11 @@ def run(folder: Path) -> dict[str, Any]:
         raise NotBuiltError(FAILED, f"TensorRT cannot read the model: {_one_line('; '.join(errors))}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, request["workspace_bytes"])
-    integer = any(network.get_layer(number).type == trt.LayerType.QUANTIZE for number in range(network.num_layers))
+    kinds = {network.get_layer(number).type for number in range(network.num_layers)}
     if release_of(trt) < STRONGLY_TYPED:
         config.set_flag(trt.BuilderFlag.FP16)
-        if integer:  # without codes in the model, TensorRT would look for a calibrator
+        # Weights alone may be codes. Without any codes in the model, TensorRT would look for a calibrator.
+        if kinds & {trt.LayerType.QUANTIZE, trt.LayerType.DEQUANTIZE}:
             config.set_flag(trt.BuilderFlag.INT8)
     _allow_batches(builder, network, config, request["max_batch"])
     timings = _load_timings(config, folder / TIMINGS)
@@ -92,7 +94,7 @@ def run(folder: Path) -> dict[str, Any]:
         raise NotBuiltError(kind, f"TensorRT cannot build the engine: {reason}")
     (folder / PLAN).write_bytes(memoryview(plan))
     (folder / TIMINGS).write_bytes(memoryview(timings.serialize()))
-    return {"tensorrt": str(trt.__version__), "gpu": gpu_name(), "integer": integer}
+    return {"tensorrt": str(trt.__version__), "gpu": gpu_name(), "integer": trt.LayerType.QUANTIZE in kinds}
 
 
 def import_tensorrt() -> Any:

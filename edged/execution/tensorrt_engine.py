@@ -1,8 +1,10 @@
 """TensorRT engines as files: built in a child process, found again while they fit, and rebuilt once they do not.
 
-    KEY.plan      the engine, as trtexec and other programs read it
-    KEY.json      what it was built from and for, see `Sidecar`; written last, so that it vouches for a complete plan
-    timing.cache  times that TensorRT has measured, so that later builds take less time
+    MODEL-tensorrt_plan-KEY/engine.plan    the engine, as trtexec and other programs read it
+    MODEL-tensorrt_plan-KEY/engine.json    what it was built from and for, see `Sidecar`
+    timing.cache                      times that TensorRT has measured, so that later builds take less time
+
+MODEL is the start of the model's digest; KEY covers all that an engine fits.
 
 An engine is a cache: it can be deleted at any time. It fits one model, one version of TensorRT and one type of GPU.
 """
@@ -23,9 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edged.atomic import as_state_error, write_atomic
+from edged.atomic import as_state_error, fsync_tree, rename_into_place
 from edged.errors import EngineError, MemoryLimitError
 from edged.execution.cuda_memory import gpu_name
+from edged.execution.engine_cache import TIMINGS, model_digits
 from edged.execution.tensorrt_build import (
     FAILED,
     MEMORY,
@@ -33,7 +36,6 @@ from edged.execution.tensorrt_build import (
     PLAN,
     REQUEST,
     RESULT,
-    TIMINGS,
     NotBuiltError,
     import_tensorrt,
 )
@@ -41,7 +43,8 @@ from edged.version import __version__
 
 _WORKSPACE_BYTES = 1 << 30
 _LEAST_WORKSPACE_BYTES = 64 << 20
-_KEY_DIGITS = 32
+_DIGITS = 16
+SIDECAR = "engine.json"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class Sidecar:
     """What an engine was built from, and for.
 
     Attributes:
-        key: Name of the files, without their suffix.
+        key: Name of the folder.
         model_sha256: Digest of the ONNX model.
         plan_sha256: Digest of the plan.
         tensorrt: Version of TensorRT.
@@ -171,12 +174,13 @@ def find_engine(model_sha256: str, folder: Path, max_batch: int = 1) -> BuiltEng
     Raises:
         EngineError: TensorRT is missing.
     """
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob(f"{model_digits(model_sha256)}-tensorrt_plan-*/{SIDECAR}")):
         with contextlib.suppress(EngineError):
             sidecar = Sidecar.read(path)
             if sidecar.model_sha256 == model_sha256 and sidecar.max_batch >= max_batch:
-                check_engine(path.with_suffix(".plan"), sidecar)
-                return BuiltEngine(path.with_suffix(".plan"), sidecar, reused=True)
+                plan = path.with_name(PLAN)
+                check_engine(plan, sidecar)
+                return BuiltEngine(plan, sidecar, reused=True)
     return None
 
 
@@ -186,7 +190,10 @@ def check_engine(plan: Path, sidecar: Sidecar) -> bytes:
     Raises:
         EngineError: It was built for another version of TensorRT or another GPU, is damaged or missing.
     """
-    for what, built, here in (("TensorRT", sidecar.tensorrt, _version()), ("the GPU", sidecar.gpu, gpu_name())):
+    for what, built, here in (
+        ("TensorRT", sidecar.tensorrt, str(require_tensorrt().__version__)),
+        ("the GPU", sidecar.gpu, gpu_name()),
+    ):
         if built != here:
             raise EngineError(f"{plan} was built for {what} {built}, and here is {here}; the engine is built anew")
     try:
@@ -198,9 +205,14 @@ def check_engine(plan: Path, sidecar: Sidecar) -> bytes:
     return data
 
 
-def _version() -> str:
+def require_tensorrt() -> Any:
+    """Import TensorRT.
+
+    Raises:
+        EngineError: It is missing or too old.
+    """
     try:
-        return str(import_tensorrt().__version__)
+        return import_tensorrt()
     except NotBuiltError as error:
         raise EngineError(str(error)) from error
 
@@ -248,10 +260,10 @@ def _died(code: int) -> dict[str, Any]:
 
 
 def _kept(work: Path, folder: Path, digest: str, limits: BuildLimits, result: dict[str, Any]) -> BuiltEngine:
-    """Move the plan to its place, and vouch for it."""
+    """Move the plan and its sidecar to their place, both at once."""
     facts = (digest, result["tensorrt"], result["gpu"], str(limits.max_batch), str(limits.workspace_bytes))
-    key = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:_KEY_DIGITS]
-    plan, data = folder / f"{key}.plan", (work / PLAN).read_bytes()
+    key = f"{model_digits(digest)}-tensorrt_plan-{hashlib.sha256(chr(10).join(facts).encode()).hexdigest()[:_DIGITS]}"
+    data = (work / PLAN).read_bytes()
     sidecar = Sidecar(
         key,
         digest,
@@ -263,8 +275,11 @@ def _kept(work: Path, folder: Path, digest: str, limits: BuildLimits, result: di
         limits.workspace_bytes,
         __version__,
     )
-    plan.with_suffix(".json").unlink(missing_ok=True)  # it would vouch for another plan
-    write_atomic(plan, data)
-    write_atomic(plan.with_suffix(".json"), json.dumps(dataclasses.asdict(sidecar), indent=1).encode())
+    (work / SIDECAR).write_text(json.dumps(dataclasses.asdict(sidecar), indent=1))
     (work / TIMINGS).replace(folder / TIMINGS)
-    return BuiltEngine(plan, sidecar)
+    for name in (MODEL, REQUEST, RESULT):
+        (work / name).unlink()
+    fsync_tree(work)
+    shutil.rmtree(folder / key, ignore_errors=True)  # an engine that is damaged
+    rename_into_place(work, folder / key)
+    return BuiltEngine(folder / key / PLAN, sidecar)

@@ -11,8 +11,14 @@ import numpy.typing as npt
 from edged.errors import EngineError
 from edged.execution.cuda_memory import DeviceMemory, device_memory
 from edged.execution.executors import HALF_TOLERANCE
-from edged.execution.tensorrt_build import NotBuiltError, import_tensorrt
-from edged.execution.tensorrt_engine import BuildLimits, BuiltEngine, Sidecar, build_engine, check_engine
+from edged.execution.tensorrt_engine import (
+    BuildLimits,
+    BuiltEngine,
+    Sidecar,
+    build_engine,
+    check_engine,
+    require_tensorrt,
+)
 
 Floats = npt.NDArray[np.float32]
 
@@ -38,10 +44,7 @@ class TensorRtExecutor:
     def __init__(self, plan: Path, threads: int, memory: DeviceMemory | None = None) -> None:
         sidecar = Sidecar.read(plan.with_suffix(".json"))
         data = check_engine(plan, sidecar)
-        try:
-            self._trt = import_tensorrt()
-        except NotBuiltError as error:
-            raise EngineError(str(error)) from error
+        self._trt = require_tensorrt()
         self._runtime = self._trt.Runtime(self._trt.Logger(self._trt.Logger.ERROR))
         self._engine = self._runtime.deserialize_cuda_engine(data)
         context = None if self._engine is None else self._engine.create_execution_context()

@@ -32,6 +32,7 @@ class Candidate:
         lacks_room: Whether it was refused for lack of memory only.
         in_float: Names of the layers that it keeps in float because rounding their inputs costs too much.
         silu: Numbers that SiLU computes with where the precision is integer, one of `edged.spec.PRECISIONS`.
+        last_resort: Whether it is tried only where no other candidate can be loaded.
     """
 
     engine: str
@@ -45,6 +46,7 @@ class Candidate:
     lacks_room: bool = False
     in_float: tuple[str, ...] = ()
     silu: str = INTEGER
+    last_resort: bool = False
 
     @property
     def passes(self) -> bool:
@@ -99,7 +101,8 @@ def candidates_of(compressed: Compressed, spec: QuantSpec, runtime: str) -> list
     Args:
         compressed: The quantized network.
         spec: How it was quantized.
-        runtime: One of `edged.spec.RUNTIMES`; only this engine, or any that is installed with "auto".
+        runtime: One of `edged.spec.RUNTIMES`; only this engine, or any that is installed with "auto". TensorRT may be
+            unable to build a network, or take too long. Then ONNX Runtime serves in its place.
 
     Raises:
         UnavailableError: The engine is not installed.
@@ -115,8 +118,14 @@ def candidates_of(compressed: Compressed, spec: QuantSpec, runtime: str) -> list
         torch = (FLOAT,)
     else:
         torch = () if graphs else (INTEGER,)
-    pairs = [*graphs, *(("torch", precision) for precision in torch)]
-    return [Candidate(*pair, silu=silu) for pair in pairs for silu in _silus(compressed, *pair)]
+    pairs = [(*pair, False) for pair in [*graphs, *(("torch", precision) for precision in torch)]]
+    if runtime == "tensorrt":
+        pairs += [("onnxruntime", precision, True) for precision in precisions]
+    return [
+        Candidate(engine, precision, silu=silu, last_resort=last_resort)
+        for engine, precision, last_resort in pairs
+        for silu in _silus(compressed, engine, precision)
+    ]
 
 
 def _silus(compressed: Compressed, engine: str, precision: str) -> Sequence[str]:

@@ -12,7 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,7 @@ from edged.memory import give_back_free_memory, resident_bytes
 from edged.models.loading import LoadedNetwork
 from edged.models.registry import Architecture
 from edged.pipeline.candidates import Candidate, candidates_of
-from edged.pipeline.engine import Engines, executor_of, start_engine
+from edged.pipeline.engine import Building, Engines, executor_of, start_engine
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
 from edged.pipeline.keeping import keep_layers_float
 from edged.pipeline.timing import Clock, median_seconds
@@ -51,6 +51,7 @@ class Serving:
             take.
         device: Device that torch computes on in service: "cpu", "cuda", or "auto" for a GPU if torch finds one.
         clock: Clock that candidates are timed with; None to take the first one in order that passes the gates.
+        building: How engines of TensorRT are built.
     """
 
     runtime: str = "auto"
@@ -58,6 +59,7 @@ class Serving:
     memory_limit: int | None = None
     device: str = "cpu"
     clock: Clock | None = None
+    building: Building = field(default_factory=Building)
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,9 @@ def choose_served(
     """
     with _torch_threads(serving.threads) as threads:
         candidates = candidates_of(compressed, spec, serving.runtime)
-        engines = Engines(compressed, network, threads, serving.device)
+        engines = Engines(compressed, network, threads, serving.device, serving.building)
         room = _room(compressed, spec, serving.memory_limit)
-        for candidate in candidates:
-            _load(candidate, engines, room)
+        candidates = _loaded(candidates, engines, room)
         ready = _ready(candidates, engines)
         if serving.clock is not None:
             _time(ready, engines, serving.clock)
@@ -174,7 +175,7 @@ def choose_served(
         chosen = _judge(ranked, network.architecture, judging)
         failed = next((each for each in ranked if each.precision == INTEGER and each.fails_gates), None)
         if failed is not None and (not chosen.passes or _is_slower(chosen, failed)):
-            kept = _with_layers_in_float(compressed, failed, network, judging, threads, room)
+            kept = _with_layers_in_float(compressed, failed, network, judging, engines, room)
             if kept is not None:
                 candidates.append(kept)
                 chosen = _faster(kept, chosen, engines, serving.clock)
@@ -193,7 +194,7 @@ def _with_layers_in_float(
     failed: Candidate,
     network: LoadedNetwork,
     judging: Judging,
-    threads: int,
+    engines: Engines,
     lack: Callable[[Candidate], str | None],
 ) -> Candidate | None:
     """Return the candidate that keeps as few layers in float as the gates need; None if none passes them.
@@ -203,7 +204,7 @@ def _with_layers_in_float(
         failed: The candidate without such layers, in the same engine.
         network: The network in full precision.
         judging: What the candidates are compared by.
-        threads: Threads of the engine.
+        engines: Engines with the network.
         lack: Says why there is no room for a candidate.
     """
     log.info("%s: %s; keeping layers in float", failed.engine, failed.refused)
@@ -212,7 +213,7 @@ def _with_layers_in_float(
     def holds(tried: Compressed) -> bool:
         in_float = () if tried.activations is None else tried.activations.in_float
         candidate = Candidate(failed.engine, INTEGER, in_float=in_float, silu=failed.silu)
-        _load(candidate, Engines(tried, network, threads), lack)
+        _load(candidate, engines.of(tried), lack)
         if candidate.network is None:
             return False
         _compare([candidate], network.architecture, judging)
@@ -262,6 +263,21 @@ def _room(compressed: Compressed, spec: QuantSpec, memory_limit: int | None) -> 
         )
 
     return lack
+
+
+def _loaded(
+    candidates: Sequence[Candidate], engines: Engines, lack: Callable[[Candidate], str | None]
+) -> list[Candidate]:
+    """Load candidates into their engines; return those that were tried."""
+    tried = []
+    for last_resort in (False, True):
+        for candidate in candidates:
+            if candidate.last_resort is last_resort:
+                _load(candidate, engines, lack)
+                tried.append(candidate)
+        if any(candidate.network is not None for candidate in tried):
+            break
+    return tried
 
 
 def _load(candidate: Candidate, engines: Engines, lack: Callable[[Candidate], str | None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +17,13 @@ from torch import Tensor, nn
 from edged.artifacts.engines import open_onnx
 from edged.compress import Compressed
 from edged.device import CPU, choose_device, on_cpu
-from edged.errors import ArchitectureError
+from edged.errors import ArchitectureError, EngineError
 from edged.execution.executors import Executor, TorchExecutor
 from edged.execution.onnx_model import TARGETS, onnx_model
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.saturation import codes_may_saturate
+from edged.execution.tensorrt_engine import BuildLimits, require_tensorrt
+from edged.execution.tensorrt_executor import open_engine
 from edged.models.loading import LoadedNetwork
 from edged.spec import FLOAT, INTEGER
 
@@ -54,6 +58,19 @@ class _Numbers(NamedTuple):
     silu: str
 
 
+@dataclass(frozen=True)
+class Building:
+    """How engines of TensorRT are built.
+
+    Attributes:
+        folder: Folder of the engines, see `edged.execution.tensorrt_engine`; None where there are none.
+        limits: Limits of building one.
+    """
+
+    folder: Path | None = None
+    limits: BuildLimits = field(default_factory=BuildLimits)
+
+
 class Engines:
     """Loads a quantized network into engines.
 
@@ -62,16 +79,29 @@ class Engines:
         network: The network in full precision.
         threads: Threads of the engines.
         device: Device that torch computes floats on: "cpu", "cuda", or "auto" for a GPU if torch finds one.
+        building: How engines of TensorRT are built.
 
     Attributes:
         image: A held-out image as the engines take it [1, channels, size, size].
     """
 
-    def __init__(self, compressed: Compressed, network: LoadedNetwork, threads: int, device: str = "cpu") -> None:
-        self._compressed, self._network, self._threads, self._device = compressed, network, threads, device
+    def __init__(
+        self,
+        compressed: Compressed,
+        network: LoadedNetwork,
+        threads: int,
+        device: str = "cpu",
+        building: Building = Building(),
+    ) -> None:
+        self._compressed, self._network, self._threads = compressed, network, threads
+        self._device, self._building = device, building
         self._models: dict[_Numbers, bytes | ArchitectureError] = {}
         cache = compressed.cache
         self.image = cache.batch(cache.held_out[:1]).numpy()
+
+    def of(self, compressed: Compressed) -> Engines:
+        """Return the same engines for the network with other layers in float."""
+        return Engines(compressed, self._network, self._threads, self._device, self._building)
 
     def load(self, engine: str, precision: str, silu: str = INTEGER) -> Compressed:
         """Return the network in an engine.
@@ -84,6 +114,9 @@ class Engines:
         Raises:
             ArchitectureError: It has an operation that the engine does not have.
             ArtifactError: The engine cannot load it.
+            EngineError: TensorRT cannot build it.
+            MemoryLimitError: It does not fit into the GPU's memory, or building it takes more memory than there is.
+            DeviceError: The GPU cannot be used.
         """
         numbers = _Numbers(engine if engine in TARGETS else TARGETS[0], precision, silu)
         plain, model = self._without(numbers), self._model(numbers)
@@ -91,6 +124,8 @@ class Engines:
             return plain.varied(engine=EngineNetwork(self._torch(plain)))
         if isinstance(model, ArchitectureError):
             raise model
+        if engine == "tensorrt":
+            return plain.varied(engine=EngineNetwork(self._tensorrt(model)))
         wide = precision != FLOAT and codes_may_saturate(self._compressed.quantized)
         return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads, wide_codes=wide)))
 
@@ -116,6 +151,11 @@ class Engines:
         device = choose_device(self._device) if plain.precision == FLOAT else CPU
         network = on_cpu(plain.served)
         return TorchExecutor(network if device == CPU else copy.deepcopy(network), device)
+
+    def _tensorrt(self, model: bytes) -> Executor:
+        if self._building.folder is None:
+            raise EngineError("there is no folder for TensorRT's engines; another engine serves")
+        return open_engine(model, self._building.folder, self._threads, self._building.limits)
 
     def shared_bytes(self, engine: str) -> int:
         """Return the memory of the network that an engine shares with this process, in bytes."""
@@ -150,9 +190,12 @@ def start_engine(engine: str) -> None:
         engine: The engine, one of `edged.spec.RUNTIMES` but "auto".
 
     Raises:
-        ArtifactError: The engine does not work.
+        ArtifactError, EngineError: The engine does not work.
     """
     if engine == "torch":
+        return
+    if engine == "tensorrt":  # even a tiny model takes long to build
+        require_tensorrt()
         return
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 1, 1, 1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "start", ends[:1], ends[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +102,20 @@ def open_scorable(
     origin = _with_options("the artifact" if like is None else f"the artifact {like.directory}", input_settings)
     names = artifact.manifest.classes
     engine = _engine(artifact, spec, runtime)
-    executor = open_executor(artifact, engine, torch.get_num_threads())
+    with tempfile.TemporaryDirectory(prefix="edged-") as folder:  # for an engine that has to be built
+        cache = Path(folder) if engine == "tensorrt" else None
+        executor = open_executor(artifact, engine, torch.get_num_threads(), cache=cache)
     precision = FLOAT if artifact.activations is None else INTEGER
     return Scorable(
-        EngineNetwork(executor), artifact.architecture, spec, None, origin, names, tuple(warnings), engine, precision
+        EngineNetwork(executor),
+        artifact.architecture,
+        spec,
+        None,
+        origin,
+        names,
+        tuple(warnings),
+        executor.name,
+        precision,
     )
 
 

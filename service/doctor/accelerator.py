@@ -81,6 +81,11 @@ def check_device_nodes(machine: Machine, config: Config | None) -> Iterator[Chec
     )
 
 
+def has_gpu(machine: Machine) -> bool:
+    """Return whether there is a device node of NVIDIA."""
+    return bool(_nodes(machine))
+
+
 def _uses(config: Config) -> str:
     """Describe what computes on the GPU if torch can use it."""
     on_gpu = {"auto": "on the GPU if torch finds it", "cuda": "on the GPU", "cpu": "on the CPU"}

@@ -10,15 +10,18 @@ import json
 import sys
 from typing import Any
 
+from edged.execution.cuda_memory import gpu_name
 from edged.execution.openvino_executor import import_openvino
 
 
 def probe(engine: str) -> dict[str, Any]:
-    """Return an engine's version and what it computes on: ONNX Runtime's providers, or OpenVINO's devices."""
+    """Return an engine's version and what it computes on: ONNX Runtime's providers, OpenVINO's devices, or the GPU."""
     if engine == "openvino":
         openvino = import_openvino()
         return {"version": openvino.__version__.split("-")[0], "computes_on": list(openvino.Core().available_devices)}
     runtime = importlib.import_module(engine)
+    if engine == "tensorrt":
+        return {"version": runtime.__version__, "computes_on": [gpu_name()]}
     return {"version": runtime.__version__, "computes_on": list(runtime.get_available_providers())}
 
 

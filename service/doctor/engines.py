@@ -10,6 +10,7 @@ from edged.errors import UnavailableError
 from edged.execution.onnx_providers import NAMES
 from edged.execution.processor import VNNI, processor_saturates
 from service.config.load import Config, ModelConfig
+from service.doctor.accelerator import has_gpu
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.packages import probe, version_of
 
@@ -17,6 +18,7 @@ _INSTALL = {
     "onnxruntime": "`pip install onnxruntime`",
     "openvino": "`pip install 'edged[openvino]'`",
     "torch": "`pip install torch`",
+    "tensorrt": "`pip install tensorrt`",
 }
 _INSTALL_ON_JETSON = _INSTALL | {
     "onnxruntime": (
@@ -24,11 +26,13 @@ _INSTALL_ON_JETSON = _INSTALL | {
         " JetPack from NVIDIA's index for Jetson"
     ),
     "torch": "the torch wheel of your JetPack, not `pip install torch`",
+    "tensorrt": "`sudo apt install python3-libnvinfer`",
 }
 _DISTRIBUTIONS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     "openvino": ("openvino",),
     "torch": ("torch",),
+    "tensorrt": ("tensorrt",),
 }
 
 
@@ -59,7 +63,7 @@ def check_engines(machine: Machine, config: Config | None) -> Iterator[Check]:
     install = _INSTALL if machine.read("/etc/nv_tegra_release") is None else _INSTALL_ON_JETSON
     found = {engine: _find(engine) for engine in _INSTALL}
     there = [_described(engine, state) for engine, state in found.items() if isinstance(state, _Found)]
-    missing = [engine for engine in found if found[engine] is None]
+    missing = [engine for engine in found if found[engine] is None and (engine != "tensorrt" or has_gpu(machine))]
     detail = "; ".join([*there, *(f"{engine} is not installed" for engine in missing)])
     hint = ", ".join(f"{engine}: {install[engine]}" for engine in missing)
     if isinstance(found["onnxruntime"], _Found):

@@ -72,7 +72,13 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
 
     def load() -> ServedModel:
         executor = open_executor(
-            artifact, engine, options.threads, options.device, options.engine_cache, options.providers
+            artifact,
+            engine,
+            options.threads,
+            options.device,
+            options.engine_cache,
+            options.providers,
+            max_batch=options.max_batch,
         )
         return ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
 

@@ -15,7 +15,7 @@ from edged.artifacts.reader import Artifact
 from edged.artifacts.warmup import OTHER_ENGINE_TOLERANCE, Comparison, Warmup
 from edged.calibration.color_histograms import BINS, Histograms
 from edged.errors import GateError, MemoryLimitError
-from edged.execution.executors import Executor
+from edged.execution.executors import HALF_ENGINES, HALF_TOLERANCE, Executor
 from service.inference.batch_queue import warm_sizes
 from service.inference.requests import Request, error_body, metadata, parse_request
 from service.inference.responses import OutputTensor, format_response, read_outputs
@@ -160,8 +160,11 @@ class ServedModel:
 
     def _compare(self, warmup: Warmup, outputs: list[Floats]) -> Comparison:
         compared = warmup.compare(outputs)
-        same = warmup.engine in (None, self._executor.name) or self._in_float
-        tolerance = self._executor.tolerance if same else OTHER_ENGINE_TOLERANCE
+        tolerance = self._executor.tolerance
+        if warmup.engine not in (None, self._executor.name) and not self._in_float:
+            tolerance = OTHER_ENGINE_TOLERANCE
+        elif warmup.engine in HALF_ENGINES:
+            tolerance = max(tolerance, HALF_TOLERANCE)
         if not compared.within(tolerance):
             raise GateError(
                 f"generation {self._version} of {self._name} gives other outputs for its warm-up images than the"

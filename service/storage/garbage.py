@@ -17,7 +17,7 @@ from typing import Any
 from edged.artifacts.store import ModelStore
 from edged.atomic import as_state_error
 from edged.errors import ArtifactError, UsageError
-from edged.execution.engine_cache import model_digits
+from edged.execution.engine_cache import TIMINGS, model_digits
 from service.config.load import Config
 from service.journal.store import Journal
 from service.storage.paths import Paths
@@ -199,8 +199,12 @@ def unused_engines(paths: Paths, store: ModelStore, removed: Collection[tuple[st
         needed = _models_of(store, folder.name, {number for model, number in removed if model == folder.name})
         seen: set[str] = set()
         for path in sorted(_entries(folder), key=lambda path: path.lstat().st_mtime, reverse=True):
+            if path.name == TIMINGS and needed:  # it saves time in later builds, whatever the model
+                continue
             model_and_engine, _, _ = path.name.rpartition("-")
-            being_written = path.name.startswith(".") and time.time() - path.lstat().st_mtime < _ABANDONED_S
+            # An engine of TensorRT is built before the generation that needs it is published.
+            early = path.name.startswith(".") or model_and_engine.endswith("-tensorrt_plan")
+            being_written = early and time.time() - path.lstat().st_mtime < _ABANDONED_S
             if model_and_engine.partition("-")[0] in needed and model_and_engine not in seen:
                 seen.add(model_and_engine)
             elif not being_written:

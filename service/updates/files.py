@@ -47,6 +47,10 @@ class UpdateFiles:
         """Return the folder of a model's calibration caches."""
         return self._folder.paths.calibration(model)
 
+    def engines(self, model: str) -> Path:
+        """Return the folder of a model's compiled engines."""
+        return self._folder.paths.engine_cache(model)
+
     async def clear_staging(self, update: Update) -> None:
         """Remove the staging folder of an update."""
         await self._disk(shutil.rmtree, self.staged(update), ignore_errors=True)

@@ -104,5 +104,7 @@ class Workers:
             runtime=model.runtime.name,
             serving_device=config.serve.device,
             serving_threads=config.serve.threads or cores(),
+            serving_batch=model.batching.max_batch,
+            engine_folder=self._files.engines(model.name),
             keep_rejected=True,
         )

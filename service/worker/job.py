@@ -43,6 +43,8 @@ class Job:
         runtime: Engine that is going to serve the model, one of `edged.spec.RUNTIMES`; "auto" for the fastest.
         serving_threads: Number of threads of that engine; None for those that compute here.
         serving_device: Device that torch computes on in service: "auto", "cpu" or "cuda".
+        serving_batch: Largest number of images that the engine computes together.
+        engine_folder: Folder of TensorRT's engines; None for none.
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
     """
 
@@ -69,6 +71,8 @@ class Job:
     runtime: str = "auto"
     serving_threads: int | None = None
     serving_device: str = "cpu"
+    serving_batch: int = 1
+    engine_folder: Path | None = None
     keep_rejected: bool = False
 
     def to_json(self) -> str:
@@ -78,6 +82,7 @@ class Job:
         data |= {"spec": self.spec.to_dict(), "gates": vars(self.gates), "input": dict(self.input)}
         data |= {"detection": self.detection.to_dict(), "choice": self.choice.to_dict()}
         data |= {"incumbent": None if self.incumbent is None else self.incumbent.to_dict()}
+        data |= {"engine_folder": None if self.engine_folder is None else str(self.engine_folder)}
         return json.dumps(data)
 
     @classmethod
@@ -85,6 +90,8 @@ class Job:
         """Read what `to_json` returns."""
         data = json.loads(text)
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
+        folder = data["engine_folder"]
+        data |= {"engine_folder": None if folder is None else Path(folder)}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
         data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice.from_dict(data["choice"])}
         data |= {"incumbent": None if data["incumbent"] is None else Incumbent.from_dict(data["incumbent"])}

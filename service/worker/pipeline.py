@@ -21,11 +21,13 @@ from edged.compress import compress
 from edged.device import CPU, choose_device
 from edged.engine.memory_plan import Resources, check_memory
 from edged.evaluation.gates import check_gates
+from edged.execution.tensorrt_engine import BuildLimits
 from edged.memory import memory_errors_of
 from edged.models.checkpoint import MAX_FILE_BYTES
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.candidates import settled_spec
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
+from edged.pipeline.engine import Building
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.readings import choose_reading
@@ -80,7 +82,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         quantized = [quantize(job.spec)]
     with timer.stage("evaluate"), memory_errors_of(device):
         judging = Judging(labels, job.detection, job.gates)
-        serving = Serving(job.runtime, job.serving_threads, job.memory_limit, job.serving_device, time.perf_counter)
+        serving = _serving(job)
         served = choose_or_repeat(quantized, quantize, network, job.spec, judging, serving)
         attachments = _sample_predictions(job, network, served, labels)
         with kept_if_rejected(job, network.source, served, attachments):
@@ -98,6 +100,18 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
             extra_totals={"stage_seconds": seconds},
             attachments=attachments,
         )
+
+
+def _serving(job: Job) -> Serving:
+    limits = BuildLimits(job.memory_limit, max_batch=job.serving_batch)
+    return Serving(
+        job.runtime,
+        job.serving_threads,
+        job.memory_limit,
+        job.serving_device,
+        time.perf_counter,
+        Building(job.engine_folder, limits),
+    )
 
 
 def set_up_torch(threads: int | None, device: str) -> torch.device:

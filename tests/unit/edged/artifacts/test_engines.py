@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -30,7 +31,9 @@ from edged.execution.quantization import ActivationQuantization
 from edged.execution.saturation import probe_model
 from edged.spec import RUNTIMES
 from tests.support.artifacts import write_untrained
+from tests.support.fake_gpu import FakeTensorRt
 from tests.support.pretended import DEVICE, PretendedDevice
+from tests.support.tensorrt import header_of, integer_model
 
 
 @pytest.fixture
@@ -238,3 +241,58 @@ def test_openvino_computes_what_does_not_saturate(folder: Path, monkeypatch: pyt
     monkeypatch.setattr("edged.artifacts.engines.engine_saturates", lambda load: True)
     openvino_saturates.cache_clear()
     assert open_executor(of_integers(folder, wide=False), "openvino", 1).name == "openvino"
+
+
+@pytest.fixture
+def for_tensorrt(folder: Path) -> Artifact:
+    """Return an artifact that was judged with TensorRT."""
+    path = folder / "model.onnx"
+    path.write_bytes(integer_model())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    change(folder, lambda manifest: manifest["onnx"].update(sha256=digest, bytes=path.stat().st_size))
+    change(folder, lambda manifest: manifest.update(serve={"engine": "tensorrt", "precision": "integer"}))
+    return read_artifact(folder)
+
+
+@pytest.mark.skipif("tensorrt" in installed_engines(), reason="TensorRT is here")
+def test_without_tensorrt_onnx_runtime_computes_what_was_judged_with_it(for_tensorrt: Artifact) -> None:
+    assert engine_of(for_tensorrt, "tensorrt") == engine_of(for_tensorrt, "auto") == "onnxruntime"
+
+
+def test_tensorrt_computes_only_what_was_judged_with_it(
+    folder: Path, for_tensorrt: Artifact, fake_tensorrt: FakeTensorRt
+) -> None:
+    assert engine_of(for_tensorrt, "tensorrt") == engine_of(for_tensorrt, "auto") == "tensorrt"
+    assert engine_of(for_tensorrt, "onnxruntime") == "onnxruntime"
+    change(folder, lambda manifest: manifest.update(serve={"engine": "onnxruntime", "precision": "integer"}))
+    assert engine_of(read_artifact(folder), "tensorrt") == "onnxruntime"
+
+
+def test_a_stale_engine_is_built_anew_before_the_first_request(
+    for_tensorrt: Artifact, tmp_path: Path, fake_tensorrt: FakeTensorRt
+) -> None:
+    cache = tmp_path / "engines"
+    images = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
+    expected = OnnxExecutor(integer_model(), 1).run(images)
+    for version in ("10.3.0", "10.3.0", "10.7.0"):
+        fake_tensorrt.use(tensorrt=version)
+        engine = open_executor(for_tensorrt, "tensorrt", 1, cache=cache, max_batch=2)
+        assert engine.name == "tensorrt"
+        np.testing.assert_allclose(engine.run(images), expected, rtol=1e-4, atol=1e-4)
+    assert sorted(header_of(plan)["version"] for plan in cache.glob("*/engine.plan")) == ["10.3.0", "10.7.0"]
+
+
+@pytest.mark.parametrize("fails", ["memory", "kill", "crash", "no folder", "no GPU"])
+def test_onnx_runtime_computes_where_the_engine_cannot_be_built(
+    for_tensorrt: Artifact,
+    tmp_path: Path,
+    fake_tensorrt: FakeTensorRt,
+    caplog: pytest.LogCaptureFixture,
+    fails: str,
+) -> None:
+    fake_tensorrt.use(**({"gpu": ""} if fails == "no GPU" else {"tensorrt_fails": fails}))
+    cache = None if fails == "no folder" else tmp_path / "engines"
+    engine = open_executor(for_tensorrt, "tensorrt", 1, cache=cache)
+    assert engine.name == "onnxruntime"
+    assert engine.run(np.zeros((1, 3, 32, 32), np.float32)).shape == (1, 7)
+    assert "ONNX Runtime computes" in caplog.text

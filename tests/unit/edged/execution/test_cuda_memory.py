@@ -15,7 +15,7 @@ import torch
 
 from edged.errors import DeviceError, MemoryLimitError
 from edged.execution.cuda_memory import CudaPythonMemory, DeviceMemory, TorchMemory, device_memory, gpu_name
-from tests.support.tensorrt import FakeTensorRt
+from tests.support.fake_gpu import FakeTensorRt
 
 MEMORIES: dict[str, Callable[[], DeviceMemory]] = {
     "cuda-python": CudaPythonMemory,
@@ -31,13 +31,8 @@ int cuDeviceGetAttribute(int *value, int attribute, int device) { *value = attri
 """
 
 
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    return FakeTensorRt(monkeypatch)
-
-
 @pytest.mark.parametrize("kind", MEMORIES)
-def test_what_is_copied_there_comes_back(fake: FakeTensorRt, kind: str) -> None:
+def test_what_is_copied_there_comes_back(fake_tensorrt: FakeTensorRt, kind: str) -> None:
     memory = MEMORIES[kind]()
     given = np.arange(12, dtype=np.float32).reshape(3, 4)
     address = memory.allocate(given.nbytes)
@@ -53,8 +48,8 @@ def test_what_is_copied_there_comes_back(fake: FakeTensorRt, kind: str) -> None:
     assert isinstance(memory.stream, int)
 
 
-def test_a_full_device_is_an_error_with_a_remedy(fake: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.use(gpu_memory="100")
+def test_a_full_device_is_an_error_with_a_remedy(fake_tensorrt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tensorrt.use(gpu_memory="100")
     memory = CudaPythonMemory()
     address = memory.allocate(80)
     with pytest.raises(MemoryLimitError, match="the GPU ran out of memory"):
@@ -70,31 +65,31 @@ def test_a_full_device_is_an_error_with_a_remedy(fake: FakeTensorRt, monkeypatch
         TorchMemory("cpu").allocate(8)
 
 
-def test_a_failed_call_names_itself(fake: FakeTensorRt) -> None:
+def test_a_failed_call_names_itself(fake_tensorrt: FakeTensorRt) -> None:
     memory = CudaPythonMemory()
     with pytest.raises(DeviceError, match="cudaFree failed: cudaErrorInvalidValue; `edged doctor` checks the driver"):
         memory.free(1)
-    fake.use(gpu="")
+    fake_tensorrt.use(gpu="")
     with pytest.raises(DeviceError, match="cudaStreamCreate failed: cudaErrorNoDevice"):
         CudaPythonMemory()
 
 
-def test_cuda_python_is_preferred_to_torch(fake: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_python_is_preferred_to_torch(fake_tensorrt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(device_memory(), CudaPythonMemory)
-    fake.hide("cuda")
+    fake_tensorrt.hide("cuda")
     monkeypatch.setattr("edged.execution.cuda_memory.TorchMemory", lambda: "torch's")
     assert device_memory() == "torch's"  # type: ignore[comparison-overlap]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
-def test_without_either_the_error_says_what_to_install(fake: FakeTensorRt) -> None:
-    fake.hide("cuda")
+def test_without_either_the_error_says_what_to_install(fake_tensorrt: FakeTensorRt) -> None:
+    fake_tensorrt.hide("cuda")
     with pytest.raises(DeviceError, match=r"cuda-python is not installed, and torch: .*; install cuda-python"):
         device_memory()
 
 
-def test_the_gpu_is_named_by_cuda_python(fake: FakeTensorRt) -> None:
-    fake.use(gpu="NVIDIA Thor")
+def test_the_gpu_is_named_by_cuda_python(fake_tensorrt: FakeTensorRt) -> None:
+    fake_tensorrt.use(gpu="NVIDIA Thor")
     assert gpu_name() == "NVIDIA Thor (8.7)"
 
 
@@ -113,8 +108,8 @@ def test_the_gpu_is_named_by_the_driver_otherwise(tmp_path: Path, count: int) ->
         assert "DeviceError: the CUDA driver finds no device (code 0)" in done.stderr
 
 
-def test_a_missing_driver_is_named(fake: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake.hide("cuda")
+def test_a_missing_driver_is_named(fake_tensorrt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_tensorrt.hide("cuda")
     monkeypatch.setattr("edged.execution.cuda_memory._DRIVER", "libnone.so.1")
     with pytest.raises(DeviceError, match=r"there is no CUDA driver: libnone\.so\.1: .*; `edged doctor` says"):
         gpu_name()

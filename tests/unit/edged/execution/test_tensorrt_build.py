@@ -12,12 +12,8 @@ from pathlib import Path
 import pytest
 
 from edged.execution.tensorrt_build import FAILED, MODEL, PLAN, REQUEST, NotBuiltError, run
-from tests.support.tensorrt import FakeTensorRt, asymmetric_model, integer_model
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    return FakeTensorRt(monkeypatch)
+from tests.support.fake_gpu import FakeTensorRt
+from tests.support.tensorrt import asymmetric_model, integer_model
 
 
 def prepared(folder: Path, model: bytes) -> Path:
@@ -26,13 +22,13 @@ def prepared(folder: Path, model: bytes) -> Path:
     return folder
 
 
-def test_codes_that_are_not_symmetric_are_refused(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_codes_that_are_not_symmetric_are_refused(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     with pytest.raises(NotBuiltError, match="only symmetric codes are supported") as raised:
         run(prepared(tmp_path, asymmetric_model()))
     assert raised.value.kind == FAILED
 
 
-def test_a_build_imports_no_torch(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_a_build_imports_no_torch(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from edged.execution.tensorrt_build import run;"
         "print(run(Path(sys.argv[1]))['tensorrt']); assert 'torch' not in sys.modules"
@@ -43,8 +39,8 @@ def test_a_build_imports_no_torch(fake: FakeTensorRt, tmp_path: Path) -> None:
     assert (tmp_path / PLAN).is_file()
 
 
-def test_a_build_ends_with_the_process_that_started_it(fake: FakeTensorRt, tmp_path: Path) -> None:
-    fake.use(tensorrt_fails="hang")
+def test_a_build_ends_with_the_process_that_started_it(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
+    fake_tensorrt.use(tensorrt_fails="hang")
     prepared(tmp_path, integer_model())
     code = (
         "import os, subprocess, sys;"

@@ -14,29 +14,25 @@ from edged.errors import EngineError, MemoryLimitError, StateError
 from edged.execution import tensorrt_engine
 from edged.execution.tensorrt_engine import BuildLimits, Sidecar, build_engine, check_engine, find_engine
 from edged.version import __version__
-from tests.support.tensorrt import FakeTensorRt, float_model, header_of, integer_model
-
-FILES = ["plan", "json", "cache"]
-
-
-@pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTensorRt:
-    return FakeTensorRt(monkeypatch)
+from tests.support.fake_gpu import FakeTensorRt
+from tests.support.tensorrt import float_model, header_of, integer_model
 
 
 def left(folder: Path) -> list[str]:
-    return sorted(path.suffix.lstrip(".") or path.name for path in folder.iterdir())
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_engine_is_a_raw_plan_with_a_sidecar(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_an_engine_is_a_raw_plan_with_a_sidecar(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     model = integer_model()
     built = build_engine(model, tmp_path / "engines", BuildLimits(memory_bytes=600 << 20, max_batch=4))
     assert not built.reused
-    assert left(tmp_path / "engines") == sorted(FILES)
+    name = built.plan.parent.name
+    assert left(tmp_path / "engines") == [f"{name}/engine.json", f"{name}/engine.plan", "timing.cache"]
+    assert name.startswith(f"{hashlib.sha256(model).hexdigest()[:16]}-tensorrt_plan-")
     plan = built.plan.read_bytes()
     assert plan.endswith(model)  # nothing of ours is in it
     assert json.loads(built.plan.with_suffix(".json").read_text()) == {
-        "key": built.plan.stem,
+        "key": name,
         "model_sha256": hashlib.sha256(model).hexdigest(),
         "plan_sha256": hashlib.sha256(plan).hexdigest(),
         "tensorrt": "10.3.0",
@@ -63,9 +59,9 @@ def test_an_engine_is_a_raw_plan_with_a_sidecar(fake: FakeTensorRt, tmp_path: Pa
     ("11.0.0", False, []),
 ])  # fmt: skip
 def test_types_follow_from_the_model_where_there_are_no_flags(
-    fake: FakeTensorRt, tmp_path: Path, version: str, integer: bool, flags: list[str]
+    fake_tensorrt: FakeTensorRt, tmp_path: Path, version: str, integer: bool, flags: list[str]
 ) -> None:
-    fake.use(tensorrt=version)
+    fake_tensorrt.use(tensorrt=version)
     built = build_engine(integer_model(1) if integer else float_model(), tmp_path)
     header = header_of(built.plan)
     assert (header["flags"], header["profile"]) == (flags, None)
@@ -80,7 +76,7 @@ def test_the_workspace_follows_from_the_memory_limit(memory: int | None, workspa
 
 
 def test_an_engine_that_fits_is_not_built_again(
-    fake: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake_tensorrt: FakeTensorRt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = integer_model()
     first = build_engine(model, tmp_path, BuildLimits(max_batch=4))
@@ -92,10 +88,10 @@ def test_an_engine_that_fits_is_not_built_again(
     assert find_engine(first.sidecar.model_sha256, tmp_path, 5) is None
 
 
-def test_timings_are_kept_for_the_next_build(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_timings_are_kept_for_the_next_build(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     build_engine(integer_model(), tmp_path)
     assert header_of(build_engine(integer_model(1), tmp_path).plan)["timings"] == "timings 10.3.0 2"
-    fake.use(tensorrt="10.7.0")
+    fake_tensorrt.use(tensorrt="10.7.0")
     assert header_of(build_engine(integer_model(1), tmp_path).plan)["timings"] == "timings 10.7.0 1"
     (tmp_path / "timing.cache").write_bytes(b"damaged")
     assert header_of(build_engine(float_model(), tmp_path).plan)["timings"] == "timings 10.7.0 1"
@@ -109,10 +105,10 @@ def test_timings_are_kept_for_the_next_build(fake: FakeTensorRt, tmp_path: Path)
     ],
 )
 def test_an_engine_of_another_version_or_gpu_is_built_anew(
-    fake: FakeTensorRt, tmp_path: Path, change: dict[str, str], message: str
+    fake_tensorrt: FakeTensorRt, tmp_path: Path, change: dict[str, str], message: str
 ) -> None:
     before = build_engine(integer_model(), tmp_path)
-    fake.use(**change)
+    fake_tensorrt.use(**change)
     with pytest.raises(EngineError, match=message):
         check_engine(before.plan, before.sidecar)
     assert find_engine(before.sidecar.model_sha256, tmp_path) is None
@@ -121,7 +117,7 @@ def test_an_engine_of_another_version_or_gpu_is_built_anew(
     assert find_engine(before.sidecar.model_sha256, tmp_path) is not None
 
 
-def test_a_damaged_or_missing_plan_is_built_anew(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_a_damaged_or_missing_plan_is_built_anew(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     built = build_engine(integer_model(), tmp_path)
     whole = built.plan.read_bytes()
     built.plan.write_bytes(whole[:-1])
@@ -135,7 +131,7 @@ def test_a_damaged_or_missing_plan_is_built_anew(fake: FakeTensorRt, tmp_path: P
     assert not build_engine(integer_model(), tmp_path).reused
 
 
-def test_a_damaged_sidecar_is_no_engine(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_a_damaged_sidecar_is_no_engine(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     built = build_engine(integer_model(), tmp_path)
     path = built.plan.with_suffix(".json")
     whole = path.read_text()
@@ -156,8 +152,8 @@ def test_a_damaged_sidecar_is_no_engine(fake: FakeTensorRt, tmp_path: Path) -> N
         ("kill", "the process that builds was killed, most likely for lack of memory; free memory"),
     ],
 )
-def test_lack_of_memory_defers(fake: FakeTensorRt, tmp_path: Path, fails: str, message: str) -> None:
-    fake.use(tensorrt_fails=fails)
+def test_lack_of_memory_defers(fake_tensorrt: FakeTensorRt, tmp_path: Path, fails: str, message: str) -> None:
+    fake_tensorrt.use(tensorrt_fails=fails)
     with pytest.raises(MemoryLimitError, match=message) as raised:
         build_engine(integer_model(), tmp_path)
     assert raised.value.exit_code == 75
@@ -176,24 +172,24 @@ def test_lack_of_memory_defers(fake: FakeTensorRt, tmp_path: Path, fails: str, m
     ],
 )
 def test_a_failed_build_is_an_error_with_its_reason(
-    fake: FakeTensorRt, tmp_path: Path, fails: str, message: str
+    fake_tensorrt: FakeTensorRt, tmp_path: Path, fails: str, message: str
 ) -> None:
-    fake.use(tensorrt_fails=fails)
+    fake_tensorrt.use(tensorrt_fails=fails)
     with pytest.raises(EngineError, match=message):
         build_engine(integer_model(), tmp_path)
     assert left(tmp_path) == []
 
 
-def test_a_build_ends_at_its_deadline(fake: FakeTensorRt, tmp_path: Path) -> None:
-    fake.use(tensorrt_fails="hang")
+def test_a_build_ends_at_its_deadline(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
+    fake_tensorrt.use(tensorrt_fails="hang")
     with pytest.raises(EngineError, match="did not build the engine within 2 s; another engine serves"):
         build_engine(integer_model(), tmp_path, BuildLimits(deadline_s=2))
     assert left(tmp_path) == []
-    fake.use()
+    fake_tensorrt.use()
     assert not build_engine(integer_model(), tmp_path).reused
 
 
-def test_what_is_no_model_is_named(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_what_is_no_model_is_named(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="TensorRT cannot read the model: failed to parse"):
         build_engine(b"no model", tmp_path)
 
@@ -209,13 +205,13 @@ def test_a_missing_tensorrt_names_what_to_install(monkeypatch: pytest.MonkeyPatc
         build_engine(integer_model(), tmp_path)
 
 
-def test_an_old_tensorrt_is_refused(fake: FakeTensorRt, tmp_path: Path) -> None:
-    fake.use(tensorrt="8.6.1")
+def test_an_old_tensorrt_is_refused(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
+    fake_tensorrt.use(tensorrt="8.6.1")
     with pytest.raises(EngineError, match=r"TensorRT 8\.6\.1 is too old; install 10 or newer"):
         build_engine(integer_model(), tmp_path)
 
 
-def test_a_folder_that_cannot_be_written(fake: FakeTensorRt, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(fake_tensorrt: FakeTensorRt, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match="cannot write"):
         build_engine(integer_model(), tmp_path / "file" / "engines")

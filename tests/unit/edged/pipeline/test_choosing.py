@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 
@@ -17,12 +18,15 @@ from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError, ArtifactError
 from edged.evaluation.gates import Gates
+from edged.execution.tensorrt_engine import BuildLimits
+from edged.execution.tensorrt_rules import check_tensorrt
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat, choose_served
-from edged.pipeline.engine import Engines, executor_of
+from edged.pipeline.engine import Building, Engines, executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels
 from edged.pipeline.quantize import write_quantized
-from edged.spec import DetectionSpec, Method, QuantSpec
+from edged.spec import DetectionSpec, Method, QuantSpec, Scheme
+from tests.support.fake_gpu import FakeTensorRt
 from tests.support.outliers import with_clipped_inputs, write_outlier
 from tests.support.tasks import DetectionTask, Task
 
@@ -276,3 +280,60 @@ def test_a_detector(detection_task: DetectionTask, tmp_path: Path, monkeypatch: 
     assert served.network.activations.silu == "float"
     assert served.network.onnx is not None
     assert b"QuickGelu" in served.network.onnx
+
+
+@pytest.fixture(scope="module")
+def symmetric(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    made = Model(task.first, task.calibration, tmp_path_factory.mktemp("symmetric"), **SIZE)
+    made.compressed = compress(made.network.model, made.cache, replace(BOTH, bits=6, scheme=Scheme.SYMMETRIC))
+    return made
+
+
+def tensorrt(folder: Path, runtime: str = "tensorrt", deadline_s: float = 600.0) -> Serving:
+    building = Building(folder, BuildLimits(deadline_s=deadline_s))
+    return Serving(runtime, 1, clock=time.perf_counter, building=building)
+
+
+def shown(served: Served) -> list[tuple[str, str, bool]]:
+    return [(each["engine"], each["precision"], each["chosen"]) for each in served.candidates]
+
+
+def test_an_engine_of_tensorrt_is_built_and_judged_before_it_serves(
+    symmetric: Model, tmp_path: Path, fake_tensorrt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times(monkeypatch, 1, 2)
+    served = symmetric.choose(Gates(), tensorrt(tmp_path))
+    assert shown(served) == [("tensorrt", "integer", True), ("tensorrt", "float", False)]
+    assert served.serve == {"engine": "tensorrt", "precision": "integer"}
+    assert check_tensorrt(onnx.load_from_string(served.network.onnx or b"")) == []
+    assert len(list(tmp_path.glob("*/engine.plan"))) == 2
+
+
+def test_auto_takes_tensorrt_where_it_is_the_fastest(
+    symmetric: Model, tmp_path: Path, fake_tensorrt: FakeTensorRt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edged.pipeline.candidates.installed_engines", lambda: ("onnxruntime", "tensorrt"))
+    times(monkeypatch, 2, 1, 3, 4)
+    served = symmetric.choose(Gates(), tensorrt(tmp_path, "auto"))
+    assert ("tensorrt", "integer", True) in shown(served)
+    assert ("onnxruntime", "integer", False) in shown(served)
+
+
+@pytest.mark.parametrize(
+    ("fails", "reason"),
+    [
+        ("memory", "OutOfMemory"),
+        ("kill", "the process that builds was killed, most likely for lack of memory"),
+        ("nothing", "Could not find any implementation"),
+        ("hang", "did not build the engine within 2 s; another engine serves"),
+    ],
+)
+def test_onnx_runtime_serves_where_no_engine_can_be_built_and_the_report_says_why(
+    symmetric: Model, tmp_path: Path, fake_tensorrt: FakeTensorRt, fails: str, reason: str
+) -> None:
+    fake_tensorrt.use(tensorrt_fails=fails)
+    served = symmetric.choose(Gates(), tensorrt(tmp_path, deadline_s=2), replace(INTEGERS, bits=6))
+    assert shown(served) == [("tensorrt", "integer", False), ("onnxruntime", "integer", True)]
+    assert reason in served.candidates[0]["refused"]
+    assert served.serve == {"engine": "onnxruntime", "precision": "integer"}
+    assert check_tensorrt(onnx.load_from_string(served.network.onnx or b"")) != []  # the model of CPUs

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -14,12 +15,17 @@ from edged.artifacts.engines import installed_engines, open_executor
 from edged.artifacts.reader import read_artifact
 from edged.calibration.dataset import build_cache
 from edged.compress import compress
-from edged.errors import ArchitectureError
+from edged.device import CPU
+from edged.errors import ArchitectureError, ArtifactError, EngineError
 from edged.execution.executors import OnnxExecutor
+from edged.execution.tensorrt_engine import BuildLimits
+from edged.execution.tensorrt_rules import check_tensorrt
 from edged.models.loading import LoadedNetwork, load_checkpoint
-from edged.pipeline.engine import EngineNetwork, Engines, executor_of
+from edged.pipeline.engine import Building, EngineNetwork, Engines, executor_of
 from edged.pipeline.quantize import quantize
-from edged.spec import Method, QuantSpec
+from edged.spec import Method, QuantSpec, Scheme
+from tests.support.fake_gpu import FakeTensorRt
+from tests.support.pretended import DEVICE, PretendedDevice
 from tests.support.tasks import Task
 
 
@@ -118,3 +124,57 @@ def test_the_report_says_where_kernels_are_exact(
     executor = open_executor(artifact, "onnxruntime", 1)
     assert isinstance(executor, OnnxExecutor)
     assert executor.exact is (bits == 8)
+
+
+def test_torch_on_a_gpu_is_judged_in_half_precision(
+    task: Task, network: LoadedNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
+    plain = compress(network.model, cache, QuantSpec(method=Method.RTN, bits=6, activation_bits=8))
+    before = {name: value.clone() for name, value in plain.model.state_dict().items()}
+    monkeypatch.setattr("edged.pipeline.engine.choose_device", lambda name: DEVICE if name == "cuda" else CPU)
+    engines = Engines(plain, network, 1, "cuda")
+    expected = Engines(plain, network, 1).load("torch", "float").logits
+    with PretendedDevice():
+        served = engines.load("torch", "float")
+        assert executor_of(served).name == f"torch_{DEVICE.type}"
+        torch.testing.assert_close(served.logits, expected, rtol=0.02, atol=0.02)
+    assert not torch.equal(served.logits, expected)
+    after = plain.model.state_dict()
+    assert all(value.dtype == after[name].dtype and torch.equal(value, after[name]) for name, value in before.items())
+    assert executor_of(engines.load("torch", "integer")).name == "torch"
+
+
+@pytest.mark.parametrize("precision", ["float", "integer"])
+def test_tensorrt_computes_a_model_in_its_own_dialect(
+    task: Task, network: LoadedNetwork, tmp_path: Path, fake_tensorrt: FakeTensorRt, precision: str
+) -> None:
+    cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
+    spec = QuantSpec(method=Method.RTN, bits=6, activation_bits=8, scheme=Scheme.SYMMETRIC)
+    plain = compress(network.model, cache, spec)
+    building = Building(tmp_path / "engines", BuildLimits(max_batch=4))
+    served = Engines(plain, network, 1, building=building).load("tensorrt", precision)
+    assert executor_of(served).name == "tensorrt"
+    assert served.precision == precision
+    model = onnx.load_from_string(served.onnx or b"")
+    assert check_tensorrt(model) == []
+    assert any(node.op_type == "QuantizeLinear" for node in model.graph.node) is (precision == "integer")
+    images = next(cache.batches(cache.held_out, len(cache.held_out)))
+    expected = OnnxExecutor(served.onnx or b"", 1).run(images.numpy())
+    torch.testing.assert_close(served.logits, torch.from_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_what_tensorrt_does_not_take_is_named(
+    task: Task, network: LoadedNetwork, tmp_path: Path, fake_tensorrt: FakeTensorRt
+) -> None:
+    cache = build_cache(task.calibration, tmp_path, network.input, limit=64)
+    plain = compress(
+        network.model, cache, QuantSpec(method=Method.RTN, bits=4, scheme=Scheme.ASYMMETRIC, activation_bits=8)
+    )
+    with pytest.raises(ArtifactError, match=r"asymmetric, which TensorRT does not take; .* --scheme symmetric"):
+        Engines(plain, network, 1, building=Building(tmp_path)).load("tensorrt", "integer")
+    plain = compress(
+        network.model, cache, QuantSpec(method=Method.RTN, bits=4, scheme=Scheme.SYMMETRIC, activation_bits=8)
+    )
+    with pytest.raises(EngineError, match="there is no folder for TensorRT's engines; another engine serves"):
+        Engines(plain, network, 1).load("tensorrt", "integer")

@@ -3,6 +3,7 @@ import pytest
 from service.config.load import load_config
 from service.doctor import engines
 from service.doctor.engines import check_engines, check_processor
+from service.doctor.packages import probe
 from tests.support.machines import levels, machine, only
 
 ONNX_RUNTIME = {"version": "1.20", "computes_on": ["CPUExecutionProvider"]}
@@ -26,8 +27,7 @@ def config(tmp_path):
 
 def installed(monkeypatch, **found):
     """Have these engines, with what their probes say."""
-    distributions = {"torch": "torch", "onnxruntime": "onnxruntime", "openvino": "openvino", "gpu": "onnxruntime-gpu"}
-    there = {distributions[name] for name in found}
+    there = {"onnxruntime-gpu" if name == "gpu" else name for name in found}
     monkeypatch.setattr(engines, "version_of", lambda package: "1" if package in there else None)
     monkeypatch.setattr(engines, "probe", lambda module, engine: found.get(engine) or found["gpu"])
 
@@ -73,6 +73,23 @@ def test_an_engine_that_cannot_be_imported_is_a_warning(here, monkeypatch):
         "runtimes": "warn",
         "onnxruntime": "warn",
     }
+
+
+def test_tensorrt_is_missed_only_where_there_is_a_gpu(here, tmp_path, monkeypatch):
+    installed(monkeypatch, onnxruntime=ONNX_RUNTIME, openvino=ONNX_RUNTIME, torch={})
+    assert "tensorrt" not in only(check_engines(here, None)).detail
+    found = only(check_engines(machine(tmp_path, {"/dev/nvidia0": ""}), None))
+    assert found.detail.endswith("; tensorrt is not installed")
+    assert found.fix == "tensorrt: `pip install tensorrt`"
+    jetson = machine(tmp_path, {"/dev/nvmap": "", "/etc/nv_tegra_release": "# R36 (release), REVISION: 4.0"})
+    assert only(check_engines(jetson, None)).fix == "tensorrt: `sudo apt install python3-libnvinfer`"
+
+
+def test_tensorrt_names_its_gpu(here, tmp_path, monkeypatch, fake_tensorrt):
+    found = probe("service.doctor.engine_probe", "tensorrt")
+    assert found == {"version": "10.3.0", "computes_on": ["Orin (8.7)"]}
+    fake_tensorrt.use(gpu="")
+    assert "cudaErrorNoDevice" in probe("service.doctor.engine_probe", "tensorrt")
 
 
 @pytest.mark.parametrize("broken", [False, True])

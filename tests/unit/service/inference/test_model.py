@@ -264,3 +264,5 @@ def test_integers_of_another_engine_than_the_judged_one_may_round_otherwise(tmp_
     assert not passes(0.05, "onnxruntime")
     assert not passes(0.05, None)
     assert not passes(0.5, "openvino")
+    assert passes(0.01, "torch_cuda")  # where floats were computed in float16
+    assert not passes(0.01, None)

@@ -193,6 +193,11 @@ def test_compiled_models_that_no_generation_needs(device):
     device.publish(DIGESTS[0], "gone", onnx=DIGESTS[0])
     kept = [compiled(f"{b}-openvino-1"), compiled(f"{c}-openvino-2"), compiled(f"{c}-other-1")]
     kept.append(compiled(f".{c}-openvino-9.0a1b.tmp"))  # which is being written
+    kept.append(compiled(f"{d}-tensorrt_plan-1/engine.plan").parent)  # its generation is not published yet
+    kept.append(aged(compiled(f"{c}-tensorrt_plan-1/engine.plan").parent, 7200))
+    kept.append(compiled("timing.cache", age_s=7200))
+    aged(compiled(f"{d}-tensorrt_plan-2/engine.plan").parent, 7200)
+    compiled("timing.cache", "gone", age_s=7200)
     compiled(f"{a}-openvino-1")
     compiled(f"{c}-openvino-1", age_s=10)  # of another version
     compiled(f"{d}-openvino-1")
@@ -205,6 +210,8 @@ def test_compiled_models_that_no_generation_needs(device):
         f"engines/m/{d}-openvino-1",
         f"engines/m/.{c}-openvino-9.0a1c.tmp",
         f"engines/gone/{a}-openvino-1",
+        f"engines/m/{d}-tensorrt_plan-2",
+        "engines/gone/timing.cache",
     }
     device.remove()
     assert sorted(path for path in device.paths.engine_cache("m").iterdir()) == sorted(kept)

@@ -27,6 +27,7 @@ def test_a_job_survives_a_round_trip_through_json() -> None:
         threads=2,
         memory_limit=1 << 30,
         max_bytes=5,
+        engine_folder=Path("/engines/digits"),
     )
     text = job.to_json()
     assert "\n" not in text
