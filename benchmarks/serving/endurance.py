@@ -13,7 +13,7 @@ from benchmarks.serving.checks import Swap, answers_of_two, memory_grew, went_ba
 from benchmarks.serving.daemon import MODEL, Edged, swappable
 from benchmarks.serving.effort import RATE, Effort, Rows, figures
 from benchmarks.serving.load import Answer, Load, between
-from benchmarks.serving.processes import eventually, resting_bytes, tree_bytes
+from benchmarks.serving.processes import eventually, own_bytes
 from edged.errors import EdgedError
 
 FEW_SWAPS = 5
@@ -36,7 +36,7 @@ def swaps(effort: Effort) -> Rows:
                 next_s = time.monotonic() + SWAP_PERIOD_S
                 done.append(edged.put_live() if drop else edged.reload())
                 time.sleep(max(0.0, next_s - time.monotonic()))
-                memory[len(done)] = tree_bytes(edged.pid) if len(done) in (FEW_SWAPS, effort.swaps) else 0
+                memory[len(done)] = own_bytes(edged.pid) if len(done) in (FEW_SWAPS, effort.swaps) else 0
             end = time.monotonic()
             eventually(lambda: len(load.answers) >= effort.requests, "enough requests", 3600)
         answers = load.answers
@@ -74,8 +74,8 @@ def _memory(swaps: int, altered: str) -> dict[str, Any]:
         for number in range(1, swaps + 1):
             edged.reload()
             if number == FEW_SWAPS:
-                few = resting_bytes(edged.pid, AT_REST)
-        many = resting_bytes(edged.pid, AT_REST)
+                few = own_bytes(edged.pid, AT_REST)
+        many = own_bytes(edged.pid, AT_REST)
     return {"swaps": swaps, "few": few, "many": many, "grew": memory_grew(few, many)}
 
 

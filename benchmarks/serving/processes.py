@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -36,22 +37,45 @@ def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -
 def tree_bytes(pid: int) -> int:
     """Return the memory of a process and all its descendants in bytes.
 
-    Shared pages count once (PSS), so the sum is the memory that would be freed with their exit. Requires Linux.
+    Shared pages count once (PSS), so the sum is the memory that would be freed with their exit. Pages of files count
+    less while other programs have the same files open. Requires Linux.
     """
-    total = 0
-    parent = psutil.Process(pid)
-    for process in (parent, *parent.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += process.memory_full_info().pss
-    return total
+    return _sum(_tree(pid), ("Pss",))
 
 
-def resting_bytes(pid: int, processes: int | None = None) -> int:
-    """Return `tree_bytes` once the process has this number of descendants, or immediately for None."""
+def own_bytes(pid: int, processes: int | None = None) -> int:
+    """Return the memory of a process and all its descendants that is not that of files, in bytes.
+
+    Pages that they share count once. No other program changes this figure, and the kernel can take none of this memory
+    back, so a leak shows here. Requires Linux.
+
+    Args:
+        pid: Process id.
+        processes: Wait until there are so many descendants; None not to wait.
+    """
     if processes is not None:
         parent = psutil.Process(pid)
         eventually(lambda: len(parent.children(recursive=True)) == processes, f"{processes} children")
-    return tree_bytes(pid)
+    return own_bytes_of(_tree(pid))
+
+
+def own_bytes_of(pids: Iterable[int]) -> int:
+    """Return the memory of processes that is not that of files, in bytes; see `own_bytes`."""
+    return _sum(pids, ("Pss_Anon", "Pss_Shmem"))
+
+
+def _tree(pid: int) -> list[int]:
+    return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
+
+
+def _sum(pids: Iterable[int], fields: tuple[str, ...]) -> int:
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+            kibibytes = {name: int(value.split()[0]) for name, value in (line.split(":") for line in lines)}
+            total += sum(kibibytes[field] for field in fields) << 10
+    return total
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
