@@ -42,7 +42,7 @@ from service.serving.generation import Generation
 from service.serving.model_server import ModelServer
 from service.storage.generations import GenerationRepository
 from service.system.free_memory import available_bytes
-from service.system.processes import resident_bytes
+from service.system.processes import own_bytes
 
 
 @dataclass(frozen=True)
@@ -219,5 +219,5 @@ class Swap:
 
 
 def _may_stay(previous: Generation) -> bool:
-    """Return whether the previous generation can stay: as much memory again as it takes must be free."""
-    return previous.serving and available_bytes() > resident_bytes(previous.pid)
+    """Return whether the previous generation can stay: as much memory again as it alone takes must be free."""
+    return previous.serving and available_bytes() > own_bytes(previous.pid)

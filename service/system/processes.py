@@ -159,3 +159,15 @@ def resident_bytes(pid: int | None) -> int:
         if pid is not None:
             return int(psutil.Process(pid).memory_info().rss)
     return 0
+
+
+def own_bytes(pid: int | None) -> int:
+    """Return the resident memory of a process without the pages of files, in bytes, or 0 if it has exited.
+
+    Processes that have the same libraries open share the pages of these.
+    """
+    with contextlib.suppress(psutil.Error):
+        if pid is not None:
+            memory = psutil.Process(pid).memory_info()
+            return int(memory.rss - memory.shared)
+    return 0
