@@ -166,7 +166,7 @@ def choose_served(
     with _torch_threads(serving.threads) as threads:
         candidates = candidates_of(compressed, spec, serving.runtime)
         engines = Engines(compressed, network, threads, serving.device, serving.building)
-        room = _room(compressed, spec, serving.memory_limit)
+        room = _room(compressed, spec, serving)
         candidates = _loaded(candidates, engines, room)
         ready = _ready(candidates, engines)
         if serving.clock is not None:
@@ -242,20 +242,27 @@ def _torch_threads(threads: int | None) -> Iterator[int]:
         torch.set_num_threads(before)
 
 
-def _room(compressed: Compressed, spec: QuantSpec, memory_limit: int | None) -> Callable[[Candidate], str | None]:
-    """Return a function that says why there is no room for a candidate's engine; None if there is."""
+def _room(compressed: Compressed, spec: QuantSpec, serving: Serving) -> Callable[[Candidate], str | None]:
+    """Return a function that says why there is no room for a candidate's engine; None if there is.
+
+    ONNX Runtime, or the engine that is asked for, may exceed a limit by as much as a plan is inaccurate. Others are
+    there to be compared only, so they must fit.
+    """
     weights = sum(weight.codes.numel() for weight in compressed.quantized.values())
-    libraries = {} if memory_limit is None else LIBRARY_BYTES  # a plan does not know them
+    memory_limit = serving.memory_limit
+    limited = memory_limit is not None
     if memory_limit is None and device_of(compressed.full) == CPU:  # a plan for a GPU is of the GPU's memory
         memory_limit = compressed.plan.peak_bytes
 
     def lack(candidate: Candidate) -> str | None:
-        if candidate.engine == "torch" or spec.activation_bits == ACTIVATION_BITS:  # nothing else can take its place
+        extra = limited and serving.runtime == "auto" and candidate.engine != "onnxruntime"
+        insists = spec.activation_bits == ACTIVATION_BITS  # nothing else can take its place
+        if candidate.engine == "torch" or (insists and not extra):
             return None
         needed = ENGINE_LOADING * weights * (4 if candidate.precision == FLOAT else 1)
-        needed += libraries.get(candidate.engine, 0)
+        needed += LIBRARY_BYTES.get(candidate.engine, 0) if limited else 0  # a plan does not know them
         present = resident_bytes()
-        if memory_limit is None or needed < SMALL_BYTES or present + needed <= memory_limit:
+        if memory_limit is None or present + needed <= memory_limit or (needed < SMALL_BYTES and not extra):
             return None
         return (
             f"no room: loading it takes {needed >> 20} MiB next to the {present >> 20} MiB in use, and"
@@ -312,7 +319,7 @@ def _ready(candidates: Sequence[Candidate], engines: Engines) -> list[Candidate]
     """
     ready = [candidate for candidate in candidates if candidate.network is not None]
     crowded = next((each for each in candidates if each.lacks_room and each.precision == FLOAT), None)
-    if crowded is not None:
+    if crowded is not None and not any(each.precision == FLOAT and each.engine != "torch" for each in ready):
         for candidate in ready:
             if candidate.engine == "torch":
                 candidate.refuse(f"it takes more memory than {crowded.engine}, for which there is no room to measure")

@@ -228,6 +228,20 @@ def test_where_memory_lacks_the_engine_serves_unmeasured(model: Model, monkeypat
     assert only.serve == {"engine": "onnxruntime", "precision": "integer"}
 
 
+@pytest.mark.parametrize("spec", [BOTH, INTEGERS])
+def test_an_engine_that_is_only_compared_must_fit_a_limit(
+    model: Model, monkeypatch: pytest.MonkeyPatch, spec: QuantSpec
+) -> None:
+    monkeypatch.setattr("edged.pipeline.candidates.installed_engines", lambda: ("onnxruntime", "openvino", "torch"))
+    served = model.choose(Gates(), replace(ANY, memory_limit=1 << 20), spec)
+    refused = {each["engine"] for each in served.candidates if (each["refused"] or "").startswith("no room")}
+    assert refused == {"openvino"}
+    assert {each["engine"] for each in served.candidates if each["ms"] is not None} == (
+        {"onnxruntime", "torch"} if spec == BOTH else {"onnxruntime"}
+    )
+    assert served.serve["engine"] != "openvino"
+
+
 def test_an_engine_that_cannot_load_is_passed_over(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ArtifactError("ONNX Runtime cannot load the model: no memory")
