@@ -20,6 +20,9 @@ TRIED: Mapping[str, tuple[RangePolicy, ...]] = {
     "other": (RangePolicy.MINMAX,),
 }
 
+# Few images decide, so a policy must lower the error by a twentieth to take the place of the one before it.
+NEEDED = 0.95
+
 Policies = dict[str, RangePolicy]
 
 
@@ -66,7 +69,7 @@ def choose_policies(placement: Placement, error: Callable[[Policies], float]) ->
             continue
         for policy in policies[1:]:
             tried = {name: policy if kinds[name] == kind else chosen[name] for name in chosen}
-            if (found := error(tried)) < least:
+            if (found := error(tried)) < NEEDED * least:
                 chosen, least = tried, found
     return chosen
 
