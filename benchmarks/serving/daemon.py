@@ -31,6 +31,7 @@ from service.client import DaemonClient
 MODEL, SIDE = "net", 32
 NETWORK = Architecture("cifar_resnet20", 10, stem="cifar", shortcut="pad")
 ALTERED = Path(__file__).parent / "altered"
+PREPARES = {"nice": 0}  # the worker where it only prepares a measurement: other work must not hold that up
 
 
 class Edged:

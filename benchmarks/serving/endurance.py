@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from benchmarks.serving.checks import Swap, answers_of_two, memory_grew, went_back
-from benchmarks.serving.daemon import MODEL, Edged, swappable
+from benchmarks.serving.daemon import MODEL, PREPARES, Edged, swappable
 from benchmarks.serving.effort import RATE, Effort, Rows, figures
 from benchmarks.serving.load import Answer, Load, between
 from benchmarks.serving.processes import eventually, own_bytes
@@ -69,7 +69,7 @@ def memory(effort: Effort) -> Rows:
 
 
 def _memory(swaps: int, altered: str) -> dict[str, Any]:
-    with swappable(altered=altered) as edged:
+    with swappable(altered=altered, worker=PREPARES) as edged:
         few = many = 0
         for number in range(1, swaps + 1):
             edged.reload()
@@ -82,7 +82,7 @@ def _memory(swaps: int, altered: str) -> dict[str, Any]:
 def kill(effort: Effort) -> Rows:
     """Kill the generation under load and measure the recovery."""
     rows: Rows = []
-    with swappable() as edged:
+    with swappable(worker=PREPARES) as edged:
         load_s = edged.reload()
         with Load(edged.address, edged.call, RATE) as load:
             time.sleep(effort.steady_s / 4)

@@ -202,9 +202,9 @@ supports that. Other work on the machine affects the results: compare within a t
 """
 _RELOAD = """
 Reloads at 50 requests a second. edged goes to the previous generation and back (`edged rollback`); Triton (Python
-backend) and MLServer load the same artifacts' networks with torch, through their repository API. Memory is that of all
-processes of the server, shared pages counted once, after a first reload and after the last. Ten reloads of
-edged coincide with some 70 requests, so their p99 is close to the worst: in other runs it was 1.3 to 2.5 times steady.
+backend) and MLServer compute the same artifacts with the same engine, through their repository API. Memory is that of
+all processes of the server, shared pages counted once, after a first reload and after the last. Ten reloads of edged
+coincide with some 70 requests, so their p99 is close to the worst.
 """
 _SWAPS = """
 edged alone, with at most a swap per second. Some swaps are to freshly dropped checkpoints, for which a worker computes
@@ -223,8 +223,8 @@ overhead is measured. Tensors are bytes, except for MLServer and LitServe, which
 JSON. uvicorn alone reads the body and returns 40 bytes. An in-process call of such a network takes microseconds.
 """
 _MEMORY = """
-Memory of all processes at rest, shared pages counted once. The leaking daemon leaks 1 MiB in the supervisor for each
-swap; `benchmarks/serving/altered` makes this change, the daemon has no switch for it.
+Memory of all processes at rest without pages of files, shared pages counted once. The leaking daemon leaks 1 MiB in the
+supervisor for each swap; `benchmarks/serving/altered` makes this change, the daemon has no switch for it.
 """
 _KILL = """
 `kill -9` of the serving process at 50 requests a second. Recovery is the first response to a request sent after it.

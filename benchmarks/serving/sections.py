@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.checks import Swap
-from benchmarks.serving.daemon import SIDE, Edged, checkpoint, swappable
+from benchmarks.serving.daemon import PREPARES, SIDE, Edged, checkpoint, swappable
 from benchmarks.serving.effort import RATE, Effort, Rows, figures
 from benchmarks.serving.endurance import kill, memory, swaps
 from benchmarks.serving.load import Answer, Connection, Load, between
@@ -26,7 +26,7 @@ BIG_SIDE = 160
 
 def reload(effort: Effort) -> Rows:
     """Reload edged, Triton and MLServer under load, one after another, with the same network and weights."""
-    with tempfile.TemporaryDirectory() as scratch, swappable() as edged:
+    with tempfile.TemporaryDirectory() as scratch, swappable(worker=PREPARES) as edged:
         rows = [_reloads(edged, effort)]
         store = edged.artifact().parent
         artifacts = sorted(store.iterdir())
@@ -108,8 +108,9 @@ def overhead(effort: Effort) -> Rows:
         scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
         edged = scratch / "edged"
         edged.mkdir()
-        servers: list[Edged | Peer] = [running.enter_context(Edged(edged, side=side, altered="empty"))]
-        servers[0].put_live()  # type: ignore[union-attr]
+        ours = running.enter_context(Edged(edged, side=side, altered="empty", worker=PREPARES))
+        ours.put_live()
+        servers: list[Edged | Peer] = [ours]
         for name in ("triton", "mlserver", "litserve", "uvicorn"):
             if reason := missing(effort.peers, name):
                 rows.append({"server": name, "missing": reason})

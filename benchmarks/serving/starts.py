@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.options import parser_of
-from benchmarks.serving.daemon import Edged
+from benchmarks.serving.daemon import PREPARES, Edged
 from benchmarks.serving.processes import own_bytes_of
 from service.ipc import frames
 from service.ipc.shared_memory import Arena
@@ -88,7 +88,7 @@ def main() -> None:
 def small_artifact() -> Iterator[Path]:
     """Have a daemon publish a small network and yield its artifact."""
     with tempfile.TemporaryDirectory(prefix="edged-starts-") as folder:
-        with Edged(Path(folder), worker={"nice": 0}) as edged:
+        with Edged(Path(folder), worker=PREPARES) as edged:
             edged.put_live()
             artifact = edged.artifact()
         yield artifact

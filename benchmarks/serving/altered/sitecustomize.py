@@ -19,31 +19,31 @@ CHILDREN = (
 
 
 def empty_network() -> None:
-    """Let a network return zeros once its process is ready; before that its outputs are checked."""
-    import torch
+    """Let an engine return zeros once its process is ready; before that its outputs are checked."""
+    import numpy as np
 
-    from edged.artifacts.reader import Artifact
+    from edged.artifacts import engines
     from service.ipc import frames
 
     ready = False
-    load_model, write = Artifact.load_model, frames.write_blocking
+    open_executor, write = engines.open_executor, frames.write_blocking
 
-    class Empty(torch.nn.Module):
-        def __init__(self, artifact: Artifact) -> None:
-            super().__init__()
-            self.network = load_model(artifact)
-            self.classes = artifact.architecture.num_classes
+    def open_empty(artifact: Any, *arguments: Any) -> Any:
+        executor = open_executor(artifact, *arguments)
+        compute, classes = executor.run, artifact.architecture.num_classes
 
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            outputs: torch.Tensor = images.new_zeros(len(images), self.classes) if ready else self.network(images)
-            return outputs
+        def run(images: Any) -> Any:
+            return np.zeros((len(images), classes), np.float32) if ready else compute(images)
+
+        executor.run = run  # type: ignore[method-assign]
+        return executor
 
     def watched_write(file: Any, header: dict[str, Any], body: bytes = b"") -> None:
         nonlocal ready
         write(file, header, body)
         ready = ready or header.get("kind") == "ready"
 
-    Artifact.load_model = lambda artifact: Empty(artifact)  # type: ignore[method-assign]
+    engines.open_executor = open_empty
     frames.write_blocking = watched_write
 
 

@@ -1,9 +1,8 @@
-"""The network that the other servers serve in benchmarks.serving: that of an artifact of edged, in torch, or none."""
+"""What the other servers compute in benchmarks.serving: an artifact of edged in the engine that edged has for it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,22 +17,17 @@ class Network:
     """
 
     def __init__(self, artifact: str) -> None:
-        self._network: Any = None
+        self._executor = None
         if artifact:
-            import torch
-
+            from edged.artifacts.engines import engine_of, open_executor
             from edged.artifacts.reader import read_artifact
+            from service.system.processes import cores
 
-            network = read_artifact(Path(artifact)).load_model()
-            self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            read = read_artifact(Path(artifact))
+            self._executor = open_executor(read, engine_of(read, "auto"), cores())
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Return logits float32 [n, classes] of images float32 [n, channels, size, size]."""
-        if self._network is None:
+        if self._executor is None:
             return np.zeros((len(images), CLASSES), np.float32)
-        import torch
-
-        with torch.inference_mode():
-            read = torch.from_numpy(np.array(images)).contiguous(memory_format=torch.channels_last)
-            logits: np.ndarray = self._network(read).numpy()
-            return logits
+        return self._executor.run(np.array(images))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 from benchmarks.quantization.quantize import PARTS
-from edged.artifacts.reader import Artifact
+from benchmarks.serving.daemon import ALTERED
+from edged.artifacts import engines
+from service.inference import main as generation_child
 from service.ipc import frames
 from service.serving.model_server import ModelServer
+from tests.support.repository import ROOT
 
 
 def test_parts_that_benchmarks_quantize_times_exist() -> None:
@@ -16,7 +22,7 @@ def test_parts_that_benchmarks_quantize_times_exist() -> None:
 
 
 def test_names_that_altered_daemons_replace_exist() -> None:
-    assert callable(Artifact.load_model)
+    assert generation_child.open_executor is engines.open_executor
     assert callable(frames.write_blocking)
     assert callable(ModelServer.retire)
 
@@ -24,3 +30,11 @@ def test_names_that_altered_daemons_replace_exist() -> None:
 def test_processes_that_benchmarks_recognize_by_module_exist() -> None:
     for name in ("service.inference.main", "service.inference.fork_server", "service.worker.main", "service.cli.main"):
         assert importlib.util.find_spec(name) is not None, name
+
+
+def test_an_empty_daemon_replaces_the_engine_of_its_generations() -> None:
+    code = "from service.inference import main; print(main.open_executor.__name__)"
+    environment = os.environ | {"EDGED_ALTERED": "empty", "PYTHONPATH": os.pathsep.join([str(ALTERED), str(ROOT)])}
+    command = [sys.executable, "-c", code, "service.inference.fork_server"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "open_empty\n"
