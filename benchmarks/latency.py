@@ -3,9 +3,10 @@
     python -m benchmarks.latency [--networks resnet18 yolov5n] [--threads 1] [--rounds 30]
 
 Each network has random weights, which take as long as trained ones. It is quantized to 8 bits, once with activations in
-float and once in 8 bits, and computed by torch, by ONNX Runtime in float and by ONNX Runtime on integers. Each engine
-has a process of its own, as in service. The processes take turns, one image each, so that other work on the machine
-slows all of them; the table has medians and ratios.
+float and once in 8 bits, and computed by torch, by ONNX Runtime in float and by ONNX Runtime on integers: our model and
+the one that its own quantize_static writes for the network, with a scale for each channel and unsigned activations.
+Each engine has a process of its own, as in service. The processes take turns, one image each, so that other work on the
+machine slows all of them; the table has medians and ratios.
 """
 
 from __future__ import annotations
@@ -17,14 +18,21 @@ import tempfile
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from benchmarks.markdown import table
 
+if TYPE_CHECKING:
+    from edged.models.loading import LoadedNetwork
+
 ENGINES = {"torch, float": ("float", "torch"), "ONNX Runtime, float": ("float", "onnxruntime")}
 ENGINES |= {"ONNX Runtime, integers": ("integers", "onnxruntime")}
+ENGINES |= {"ONNX Runtime, quantize_static": ("float", "static")}
+STATIC = "static.onnx"  # in an artifact's folder
 IMAGES = 32
 
 
@@ -88,6 +96,33 @@ def _write_artifacts(network: str, folder: Path) -> None:
         Image.fromarray(pixels).resize((256, 256)).save(images / f"{index}.png")
     for name, bits in (("float", None), ("integers", 8)):
         quantize(loaded, images, folder / name, QuantSpec(method=Method.RTN, bits=8, activation_bits=bits))
+    _write_static(loaded, images, folder / "float" / STATIC)
+
+
+def _write_static(loaded: LoadedNetwork, images: Path, path: Path) -> None:
+    """Write the model that ONNX Runtime's quantize_static makes of a network, by its advice for CPUs."""
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from edged.execution.onnx_model import onnx_model
+
+    spec = loaded.input
+    model = onnx_model(loaded.model, {}, None, loaded.architecture, spec, batch=1)
+    plain, prepared = path.with_suffix(".plain"), path.with_suffix(".prepared")
+    plain.write_bytes(model.SerializeToString())
+    quant_pre_process(plain, prepared, skip_symbolic_shape=True)  # shapes are fixed
+    random = np.random.default_rng(0)
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
+        left = 4
+
+        def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+            self.left -= 1
+            shape = (1, spec.channels, spec.size, spec.size)
+            return {"input": random.random(shape, np.float32)} if self.left >= 0 else None
+
+    kind = quantization.QuantType.QUInt8  # of activations; with the default, QInt8, few convolutions are fused
+    quantization.quantize_static(prepared, path, Reader(), per_channel=True, activation_type=kind)
 
 
 def _measured(folder: Path, threads: int, rounds: int) -> str:
@@ -131,12 +166,16 @@ def _serve(connection: Connection, artifact: Path, runtime: str, threads: int) -
 
     from edged.artifacts.engines import open_executor
     from edged.artifacts.reader import read_artifact
+    from edged.execution.executors import OnnxExecutor
     from edged.heap import trim_heap
     from service.inference.model import ServedModel
 
     opened = read_artifact(artifact)
-    served = ServedModel(opened, open_executor(opened, runtime, threads), "m", "1")
-    served.warm(opened.load_warmup())
+    static = runtime == "static"
+    executor = OnnxExecutor(artifact / STATIC, threads) if static else open_executor(opened, runtime, threads)
+    served = ServedModel(opened, executor, "m", "1")
+    if not static:
+        served.warm(opened.load_warmup())
     trim_heap()
     spec = opened.input
     image = np.random.default_rng(0).standard_normal((1, spec.channels, spec.size, spec.size), np.float32)
