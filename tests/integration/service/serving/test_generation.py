@@ -15,12 +15,13 @@ from safetensors.torch import save_file
 from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
 from edged.progress import SilentListener
-from edged.spec import Method, QuantSpec
+from edged.spec import Method, QuantSpec, Scheme
 from service.serving.generation import Generation, StartError
 from service.serving.limits import GenerationOptions
 from service.worker.job import Job
 from service.worker.pipeline import run_job
 from tests.support import generations, scenes
+from tests.support.fake_gpu import FakeTensorRt
 from tests.support.tasks import DetectionTask, Task
 
 FAST = QuantSpec(method=Method.RTN, bits=8)
@@ -49,12 +50,12 @@ def published(task: Task, detection_task: DetectionTask, tmp_path_factory: pytes
     return folder
 
 
-def started(artifact: Path, threads: int = 1, **options: str) -> Generation:
+def started(artifact: Path, threads: int = 1, **options: object) -> Generation:
     """A generation that has come up, and is gone again."""
 
     async def main() -> Generation:
         async with generations.shared_fork_server() as fork_server:
-            generation = Generation("m", 7, artifact, fork_server, GenerationOptions(threads=threads, **options))  # type: ignore[arg-type]  # texts
+            generation = Generation("m", 7, artifact, fork_server, GenerationOptions(threads=threads, **options))  # type: ignore[arg-type]  # any
             try:
                 await generation.start(120)
             finally:
@@ -136,6 +137,41 @@ def test_the_device_is_that_of_the_options(published: Path) -> None:
     assert started(published / "digits", runtime="torch", device="auto").engine == "torch"
     with pytest.raises(StartError, match="device has value 'cuda', and torch"):
         started(published / "digits", runtime="torch", device="cuda")
+
+
+def test_an_engine_of_tensorrt_serves_and_is_built_anew_after_an_upgrade(
+    task: Task, tmp_path: Path, fake_tensorrt: FakeTensorRt
+) -> None:
+    """The worker builds it, a generation builds it anew before it is ready, and ONNX Runtime is there if that fails."""
+    job = Job(
+        checkpoint=task.first,
+        out=tmp_path / "digits",
+        calibration_dir=task.calibration,
+        cache_root=tmp_path / "cache",
+        spec=QuantSpec(method=Method.RTN, bits=6, activation_bits=8, scheme=Scheme.SYMMETRIC),
+        input={"size": 8, "resize": 8},
+        runtime="tensorrt",
+        engine_folder=tmp_path / "engines",
+    )
+    totals = run_job(job, SilentListener()).report["totals"]
+    assert [(each["engine"], each["chosen"]) for each in totals["candidates"]] == [("tensorrt", True)]
+    built = set((tmp_path / "engines").glob("*/engine.plan"))
+    for settings, engine, new in (
+        ({}, "tensorrt", 0),
+        ({"tensorrt": "10.7.0"}, "tensorrt", 1),
+        ({"tensorrt": "10.9.0", "tensorrt_fails": "kill"}, "onnxruntime", 0),
+    ):
+        fake_tensorrt.use(**settings)
+        generations.close()  # another fork server has the settings
+        try:
+            generation = started(job.out, runtime="tensorrt", engine_cache=tmp_path / "engines")
+        finally:
+            generations.close()
+        assert generation.engine == engine
+        assert generation.warmup is not None
+        assert generation.warmup["relative_error"] < 0.01
+        before, built = built, set((tmp_path / "engines").glob("*/engine.plan"))
+        assert len(built - before) == new
 
 
 def copied(source: Path, folder: Path, without: tuple[str, ...]) -> Path:
