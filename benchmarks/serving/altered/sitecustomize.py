@@ -28,8 +28,8 @@ def empty_network() -> None:
     ready = False
     open_executor, write = engines.open_executor, frames.write_blocking
 
-    def open_empty(artifact: Any, *arguments: Any) -> Any:
-        executor = open_executor(artifact, *arguments)
+    def open_empty(artifact: Any, *arguments: Any, **options: Any) -> Any:
+        executor = open_executor(artifact, *arguments, **options)
         compute, classes = executor.run, artifact.architecture.num_classes
 
         def run(images: Any) -> Any:
