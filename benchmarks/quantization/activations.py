@@ -3,9 +3,11 @@
 Requires EDGED_DATA. Classifiers are calibrated with 1,024 images and scored by top-1 on the test images of
 benchmarks.accuracy, yolov5n is calibrated with the 128 images of coco/calib and scored by mAP@.5:.95 on the 128 of
 coco/val. Each drop is that of the same images in full precision, with its standard error: of the paired differences for
-top-1, by a jackknife over sixteenths of the images for mAP. The file is model.onnx. Usage:
+top-1, by a jackknife over sixteenths of the images for mAP. The file is model.onnx. --peers adds the 8-bit files of
+ONNX Runtime's quantize_static and of NNCF (`pip install 'edged[bench]'`), made from as many of the same images as
+fit in memory, with the same layers in float. Usage:
 
-    python -m benchmarks.activations [--networks resnet20 resnet18 yolov5n] [--bits 8 7 4] [--out docs/activations.md]
+    python -m benchmarks.activations [--networks resnet20 resnet18 yolov5n] [--bits 8 7 4] [--peers]
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +25,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from benchmarks.execution.latency import has_vnni
+from benchmarks.execution.peers import PEERS, is_installed, quantize_with_peer
 from benchmarks.markdown import line, table
 from benchmarks.options import parser_of
 from benchmarks.quantization import detection, networks
@@ -41,8 +46,9 @@ from edged.spec import EVALUATION, DetectionSpec, recipe
 
 DETECTOR = "yolov5n"
 NETWORKS = ("resnet20", "resnet18", DETECTOR)
-HEADER = ("network", "bits", "full precision", "integers", "drop", "agreement %", "file, kB")
+HEADER = ("network", "quantized", "full precision", "integers", "drop", "agreement %", "file, kB")
 BATCH = 16
+MAX_PIXELS = 32 * 640**2  # for the tools of others: quantize_static keeps the activations of all images in memory
 PARTS = 16  # of the images, each of which a jackknife leaves out
 
 INTRODUCTION = """\
@@ -67,7 +73,7 @@ class Row:
 
     Attributes:
         network: Its name.
-        bits: Bits per weight.
+        kind: Bits per weight and activation, or the tool of others.
         score: Top-1 or mAP, percent.
         drop: Points below full precision on the same images.
         error: Standard error of the drop.
@@ -76,7 +82,7 @@ class Row:
     """
 
     network: str
-    bits: int
+    kind: str
     score: float
     drop: float
     error: float
@@ -88,7 +94,7 @@ class Row:
         name = TITLES.get(self.network, f"{self.network} on COCO, mAP@.5:.95")
         return (
             name,
-            f"w{self.bits}a8",
+            self.kind,
             f"{self.score + self.drop:.2f}",
             f"{self.score:.2f}",
             f"{self.drop:+.2f} ± {self.error:.2f}",
@@ -103,6 +109,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--bits", type=int, nargs="+", default=[8, 7, 4])
     parser.add_argument("--recipe", default="balanced")
+    parser.add_argument("--peers", action="store_true", help="also measure the tools of others that are installed")
     parser.add_argument("--cache", type=Path, default=Path("build/accuracy-cache"), help="folder for decoded images")
     parser.add_argument("--machine", default=f"{torch.get_num_threads()} threads", help="description of this machine")
     parser.add_argument("--out", type=Path, help="write a page")
@@ -124,15 +131,32 @@ def measured(options: argparse.Namespace) -> Iterator[Row]:
         if name == DETECTOR:
             detector = detection.load(root, f"{name}.pt", options.cache)
             reference = boxes(detector.model, detector)
-            for bits in options.bits:
-                model = served(detector.model, detector.calibration, detector.architecture, bits, options.recipe)
-                yield detector_row(name, bits, detector, reference, model)
+            for kind, model in files(detector.model, detector.calibration, detector.architecture, options):
+                yield detector_row(name, kind, detector, reference, model)
             continue
         loaded = networks.load(name, options.cache)
         state = read_checkpoint(root / "weights" / networks.NETWORKS[name].file).state
-        for bits in options.bits:
-            model = served(loaded.model, loaded.calibration, recognize(state), bits, options.recipe)
-            yield classifier_row(name, bits, loaded, model)
+        for kind, model in files(loaded.model, loaded.calibration, recognize(state), options):
+            yield classifier_row(name, kind, loaded, model)
+
+
+def files(
+    model: nn.Module, cache: ImageCache, architecture: Architecture, options: argparse.Namespace
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what each row is called, and its ONNX file."""
+    for bits in options.bits:
+        yield f"w{bits}a8", served(model, cache, architecture, bits, options.recipe)
+    if not options.peers:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "float.onnx", Path(folder) / "peer.onnx"
+        # In the dialect of TensorRT, because its opset is one that NNCF writes no invalid QuantizeLinear for.
+        in_float = onnx_model(model, {}, None, architecture, cache.input, target="tensorrt")
+        source.write_bytes(in_float.SerializeToString())
+        for peer in filter(is_installed, PEERS):
+            images = cache.calibration[: MAX_PIXELS // cache.input.size**2]
+            quantize_with_peer(peer, source, target, cache, images, BATCH, reduce_range=not has_vnni())
+            yield peer, target.read_bytes()
 
 
 def served(model: nn.Module, cache: ImageCache, architecture: Architecture, bits: int, name: str) -> bytes:
@@ -143,13 +167,13 @@ def served(model: nn.Module, cache: ImageCache, architecture: Architecture, bits
     return data
 
 
-def classifier_row(name: str, bits: int, loaded: networks.Loaded, model: bytes) -> Row:
+def classifier_row(name: str, kind: str, loaded: networks.Loaded, model: bytes) -> Row:
     """Score a classifier."""
     executor = OnnxExecutor(model, torch.get_num_threads())
     logits = torch.cat([computed(executor, batch) for batch in batches(loaded.test)])
     hits, wanted = (outputs.argmax(1) == loaded.labels for outputs in (logits, loaded.reference))
     score, drop, error = paired(hits.numpy(), wanted.numpy())
-    return Row(name, bits, score, drop, error, fidelity(loaded.reference, logits).agreement, len(model))
+    return Row(name, kind, score, drop, error, fidelity(loaded.reference, logits).agreement, len(model))
 
 
 def paired(hits: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_]) -> Score:
@@ -160,13 +184,13 @@ def paired(hits: npt.NDArray[np.bool_], reference: npt.NDArray[np.bool_]) -> Sco
 
 
 def detector_row(
-    name: str, bits: int, loaded: detection.Loaded, reference: tuple[list[Detections], list[Detections]], model: bytes
+    name: str, kind: str, loaded: detection.Loaded, reference: tuple[list[Detections], list[Detections]], model: bytes
 ) -> Row:
     """Score a detector."""
     executor = OnnxExecutor(model, torch.get_num_threads())
     found, confident = boxes(lambda images: computed(executor, images), loaded)
     score, drop, error = jackknife(found, reference[0], loaded.labels, loaded.test.sizes)
-    return Row(name, bits, score, drop, error, agreement(reference[1], confident), len(model))
+    return Row(name, kind, score, drop, error, agreement(reference[1], confident), len(model))
 
 
 def boxes(compute: Callable[[Tensor], Tensor], loaded: detection.Loaded) -> tuple[list[Detections], list[Detections]]:

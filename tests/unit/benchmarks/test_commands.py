@@ -13,7 +13,18 @@ import pytest
 ROOT = Path(__file__).parents[3]
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md")
 COMMANDS = (
-    *("accuracy", "activations", "batching", "detection", "idle", "orders", "protocol", "quantize", "starts"),
+    *(
+        "accuracy",
+        "activations",
+        "batching",
+        "detection",
+        "idle",
+        "latency",
+        "orders",
+        "protocol",
+        "quantize",
+        "starts",
+    ),
     *(
         "demo.__main__",
         "demo.kept",
