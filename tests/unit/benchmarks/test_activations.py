@@ -40,6 +40,6 @@ def test_the_drop_of_map_is_that_of_the_same_images() -> None:
 
 
 def test_the_page_has_a_line_for_each_row() -> None:
-    text = page([Row("resnet20", 4, 81.14, -0.11, 0.15, 97.0, 185_000)], "a machine")
+    text = page([Row("resnet20", "w4a8", 81.14, -0.11, 0.15, 97.0, 185_000)], "a machine")
     assert "| CIFAR ResNet-20 | w4a8 | 81.03 | 81.14 | -0.11 ± 0.15 | 97.0 | 185 |" in text
     assert "on a machine." in text
