@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # One thread, here and in processes that do not choose for themselves: the layers of tests are small, and other tests
 # use the other cores. Before torch is imported.
@@ -15,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from tests.support.fake_gpu import FakeTensorRt
 from tests.support.tasks import DetectionTask, Task
 from tests.support.workers import made_once
+
+# The time of an example depends on what else the machine does.
+settings.register_profile("edged", deadline=None)
+settings.load_profile("edged")
 
 
 @pytest.fixture(scope="session")
