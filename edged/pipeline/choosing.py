@@ -36,7 +36,8 @@ from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, Qua
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 64 << 20  # less than a plan's accuracy
-LIBRARY_BYTES = {"openvino": 96 << 20}  # that an engine takes for itself in this process, measured
+# Memory that an engine may take for itself in this process: OpenVINO takes 50 MiB for a tiny model, more for a large one.
+LIBRARY_BYTES = {"openvino": 96 << 20}
 TIE = 1.05  # times whose ratio is below count as equal
 
 

@@ -63,7 +63,9 @@ class Daemon:
         }
         for configured in self.config["models"]:
             configured.setdefault("probation_s", 0)  # or every update would wait for its end
-            configured.setdefault("runtime", "onnxruntime")  # or the outcome would depend on what is faster here
+            # Or the outcome would depend on what is faster here.
+            configured.setdefault("runtime", "onnxruntime")
+            configured["quantization"] = {"activation_bits": None} | configured.get("quantization", {})
         self.process: subprocess.Popen[bytes] | None = None
 
     def write_config(self) -> Path:
