@@ -13,6 +13,7 @@ fit in memory, with the same layers in float. Usage:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import statistics
 import tempfile
@@ -42,7 +43,7 @@ from edged.models.architecture import Architecture
 from edged.models.checkpoint import read_checkpoint
 from edged.models.detections import Detections
 from edged.models.registry import recognize
-from edged.spec import EVALUATION, DetectionSpec, recipe
+from edged.spec import EVALUATION, FLOAT, INTEGER, DetectionSpec, recipe
 
 DETECTOR = "yolov5n"
 NETWORKS = ("resnet20", "resnet18", DETECTOR)
@@ -145,7 +146,7 @@ def files(
 ) -> Iterator[tuple[str, bytes]]:
     """Yield what each row is called, and its ONNX file."""
     for bits in options.bits:
-        yield f"w{bits}a8", served(model, cache, architecture, bits, options.recipe)
+        yield from ours(bits, model, cache, architecture, options.recipe)
     if not options.peers:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -159,12 +160,15 @@ def files(
             yield peer, target.read_bytes()
 
 
-def served(model: nn.Module, cache: ImageCache, architecture: Architecture, bits: int, name: str) -> bytes:
-    """Return model.onnx of a network that is quantized to these bits per weight and 8 per activation."""
+def ours(
+    bits: int, model: nn.Module, cache: ImageCache, architecture: Architecture, name: str
+) -> Iterator[tuple[str, bytes]]:
+    """Yield model.onnx of a network with these bits per weight and 8 per activation, for each way to compute SiLU."""
     done = compress(model, cache, recipe(name, bits=bits, activation_bits=8))
-    onnx = onnx_model(done.model, done.quantized, done.activations, architecture, cache.input)
-    data: bytes = onnx.SerializeToString()
-    return data
+    for silu in (INTEGER, FLOAT) if architecture.plan is not None else (INTEGER,):
+        activations = done.activations and dataclasses.replace(done.activations, silu=silu)
+        onnx = onnx_model(done.model, done.quantized, activations, architecture, cache.input)
+        yield f"w{bits}a8{', SiLU in float' * (silu == FLOAT)}", onnx.SerializeToString()
 
 
 def classifier_row(name: str, kind: str, loaded: networks.Loaded, model: bytes) -> Row:
