@@ -11,6 +11,7 @@ machine slows all of them; the tables have medians and ratios. Memory is that of
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import statistics
 import tempfile
@@ -26,7 +27,6 @@ from PIL import Image
 
 from benchmarks.execution.peers import CALIBRATORS, is_installed, quantize_with_peer
 from benchmarks.markdown import Goal, goal, goals_section, table
-from benchmarks.options import parser_of
 
 if TYPE_CHECKING:
     from edged.execution.executors import Executor
@@ -86,7 +86,7 @@ class Measured:
 
 def main() -> None:
     """Print a table for each network and batch, and the goals."""
-    parser = parser_of(__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", default=["resnet18"], help="architectures (resnet18)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images a request (1)")
     parser.add_argument("--threads", type=int, default=1, help="threads of each engine (1)")
