@@ -34,7 +34,7 @@ REBUILD_S = 120.0  # less than the time that a generation has to start
 # Engines, named as the packages that they are imported from, and how each is installed.
 ENGINES = {
     "onnxruntime": "`pip install onnxruntime`",
-    "openvino": "`pip install 'edged[openvino]'`",
+    "openvino": "`pip install openvino`",
     "torch": "the torch of your device",
     "tensorrt": "python3-libnvinfer on a Jetson, else `pip install tensorrt`",
 }

@@ -209,7 +209,8 @@ def _opened(path: Path, max_bytes: int) -> Iterator[int]:
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise CheckpointError("it is not a regular file")
+            folder = stat.S_ISDIR(status.st_mode)
+            raise CheckpointError("it is a folder; give a file" if folder else "it is not a regular file")
         if status.st_size == 0:
             raise CheckpointError("the file is empty; copy it again")
         if status.st_size > max_bytes:

@@ -84,10 +84,17 @@ class Candidate:
 def settled_spec(spec: QuantSpec, runtime: str) -> QuantSpec:
     """Return a spec with activations in float where AUTO leaves no choice: torch alone may serve, and only in float.
 
+    Call it before a quantization, which takes minutes: an engine that is missing is found here.
+
     Args:
         spec: How to quantize.
         runtime: One of `edged.spec.RUNTIMES`.
+
+    Raises:
+        UnavailableError: The engine is not installed.
     """
+    if runtime != AUTO:
+        require_engine(runtime)
     torch_alone = runtime == "torch" or (runtime == "auto" and installed_engines() == ("torch",))
     return dataclasses.replace(spec, activation_bits=None) if spec.activation_bits == AUTO and torch_alone else spec
 

@@ -36,7 +36,7 @@ from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, Qua
 log = logging.getLogger(__name__)
 
 SMALL_BYTES = 64 << 20  # less than a plan's accuracy
-# Memory that an engine may take for itself in this process: OpenVINO takes 50 MiB for a tiny model, more for a large one.
+# Memory that an engine may take for itself in this process: OpenVINO takes 50 MiB for a tiny model, more for others.
 LIBRARY_BYTES = {"openvino": 96 << 20}
 TIE = 1.05  # times whose ratio is below count as equal
 
@@ -297,6 +297,8 @@ def _load(candidate: Candidate, engines: Engines, lack: Callable[[Candidate], st
     give_back_free_memory()
     try:
         start_engine(candidate.engine)
+        engines.write(candidate.engine, candidate.precision, candidate.silu)
+        give_back_free_memory()
         before = resident_bytes()
         candidate.network = engines.load(candidate.engine, candidate.precision, candidate.silu)
         for _ in range(2):

@@ -118,7 +118,7 @@ class Engines:
             MemoryLimitError: It does not fit into the GPU's memory, or building it takes more memory than there is.
             DeviceError: The GPU cannot be used.
         """
-        numbers = _Numbers(engine if engine in TARGETS else TARGETS[0], precision, silu)
+        numbers = self._numbers(engine, precision, silu)
         plain, model = self._without(numbers), self._model(numbers)
         if engine == "torch":
             return plain.varied(engine=EngineNetwork(self._torch(plain)))
@@ -129,6 +129,16 @@ class Engines:
         wide = precision != FLOAT and codes_may_saturate(self._compressed.quantized)
         return plain.varied(engine=EngineNetwork(open_onnx(model, engine, self._threads, wide_codes=wide)))
 
+    def write(self, engine: str, precision: str, silu: str = INTEGER) -> None:
+        """Write the ONNX model that `load` takes with these arguments; memory for that is none that the engine takes.
+
+        Args:
+            engine: The engine, one of `edged.spec.RUNTIMES` but "auto".
+            precision: One of `edged.spec.PRECISIONS`.
+            silu: Numbers that SiLU computes with where the precision is integer, another one of them.
+        """
+        self._model(self._numbers(engine, precision, silu))
+
     def without(self, precision: str) -> Compressed:
         """Return the network as torch computes it, with the ONNX model that an engine would load.
 
@@ -136,6 +146,9 @@ class Engines:
             precision: One of `edged.spec.PRECISIONS`.
         """
         return self._without(_Numbers(TARGETS[0], precision, INTEGER))
+
+    def _numbers(self, engine: str, precision: str, silu: str) -> _Numbers:
+        return _Numbers(engine if engine in TARGETS else TARGETS[0], precision, silu)
 
     def _without(self, numbers: _Numbers) -> Compressed:
         model = self._model(numbers)

@@ -86,7 +86,7 @@ def export(
     if format == "onnx":
         write_atomic(path, data)
     else:
-        write_repository(path, source, data, (output, shape), dynamic_batch=dynamic_batch)
+        write_repository(path, source, data, (output, shape), target=target, dynamic_batch=dynamic_batch)
     return Exported(path, len(data), source.activations is not None, output, shape)
 
 

@@ -17,10 +17,19 @@ from edged.execution.onnx_writer import INPUT
 
 MAX_BATCH = 8
 _LABELS = "labels.txt"
+# Triton takes a GPU where there is one; ONNX Runtime's kernels for CUDA have no integers (microsoft/onnxruntime#24807).
+_ON_CPU = "instance_group [ { kind: KIND_CPU } ]"
+_ON_TENSORRT = 'optimization { execution_accelerators { gpu_execution_accelerator [ { name: "tensorrt" } ] } }'
 
 
 def write_repository(
-    path: Path, artifact: Artifact, model: bytes, output: tuple[str, tuple[int, ...]], *, dynamic_batch: bool
+    path: Path,
+    artifact: Artifact,
+    model: bytes,
+    output: tuple[str, tuple[int, ...]],
+    *,
+    target: str,
+    dynamic_batch: bool,
 ) -> None:
     """Write the folder of a model; it appears when all of it is on the disk.
 
@@ -29,6 +38,7 @@ def write_repository(
         artifact: The artifact that was exported.
         model: The ONNX model.
         output: Name of the output, and its shape for one image.
+        target: Engine that the model is written for, one of `edged.execution.onnx_model.TARGETS`.
         dynamic_batch: Whether the model takes any number of images; Triton then joins requests up to MAX_BATCH images.
 
     Raises:
@@ -40,7 +50,7 @@ def write_repository(
             temporary.mkdir()
             (temporary / "1").mkdir()
             (temporary / "1" / "model.onnx").write_bytes(model)
-            (temporary / "config.pbtxt").write_text(_config(path.name, artifact, output, dynamic_batch))
+            (temporary / "config.pbtxt").write_text(_config(path.name, artifact, output, target, dynamic_batch))
             if (classes := artifact.manifest.classes) is not None:
                 (temporary / _LABELS).write_text("".join(f"{' '.join(name.split())}\n" for name in classes))
             fsync_tree(temporary)
@@ -50,7 +60,9 @@ def write_repository(
             raise
 
 
-def _config(name: str, artifact: Artifact, output: tuple[str, tuple[int, ...]], dynamic_batch: bool) -> str:
+def _config(
+    name: str, artifact: Artifact, output: tuple[str, tuple[int, ...]], target: str, dynamic_batch: bool
+) -> str:
     size, channels = artifact.input.size, artifact.input.channels
     batch = () if dynamic_batch else (1,)
     labels = artifact.manifest.task == "classification" and artifact.manifest.classes is not None
@@ -61,7 +73,13 @@ def _config(name: str, artifact: Artifact, output: tuple[str, tuple[int, ...]], 
         f"input [ {_tensor(INPUT, (*batch, channels, size, size))} ]",
         f"output [ {_tensor(output[0], (*batch, *output[1]), _LABELS if labels else None)} ]",
     ]
-    return "\n".join([*lines, *(["dynamic_batching { }"] if dynamic_batch else [])]) + "\n"
+    if dynamic_batch:
+        lines.append("dynamic_batching { }")
+    if target == "tensorrt":
+        lines.append(_ON_TENSORRT)
+    elif artifact.activations is not None:
+        lines.append(_ON_CPU)
+    return "\n".join(lines) + "\n"
 
 
 def _tensor(name: str, dims: tuple[int, ...], labels: str | None = None) -> str:

@@ -8,13 +8,14 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from edged.artifacts.engines import engine_of, open_executor
+from edged.artifacts.engines import DamagedModelError, engine_of, open_executor, require_engine
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import read_labels
@@ -27,6 +28,7 @@ from edged.models.registry import Architecture
 from edged.pipeline.engine import EngineNetwork
 from edged.pipeline.evaluation import labels_fit
 from edged.pipeline.readings import choose_reading
+from edged.pipeline.rebuild import rebuild
 from edged.progress import ProgressListener
 from edged.spec import AUTO, FLOAT, INTEGER, Choice, Fit, InputSpec
 
@@ -104,7 +106,13 @@ def open_scorable(
     engine = _engine(artifact, spec, runtime)
     with tempfile.TemporaryDirectory(prefix="edged-") as folder:  # for an engine that has to be built
         cache = Path(folder) if engine == "tensorrt" else None
-        executor = open_executor(artifact, engine, torch.get_num_threads(), cache=cache)
+        load = partial(open_executor, artifact, engine, torch.get_num_threads(), cache=cache)
+        try:
+            executor = load()
+        except DamagedModelError as error:
+            rebuild(artifact.directory)
+            log.warning("%s; it was written again from the codes", error)
+            executor = load()
     precision = FLOAT if artifact.activations is None else INTEGER
     return Scorable(
         EngineNetwork(executor),
@@ -121,7 +129,14 @@ def open_scorable(
 
 def _engine(artifact: Artifact, spec: InputSpec, runtime: str) -> str:
     if spec.size == artifact.input.size:
-        return engine_of(artifact, runtime)
+        engine = engine_of(artifact, runtime)
+        if runtime not in (AUTO, engine):  # a service would go on with the engine that is there
+            require_engine(runtime)
+            raise UsageError(
+                f"--runtime has value {runtime!r}, and the model of {artifact.directory} is not written for it; leave"
+                f" it out, or quantize the checkpoint again with --runtime {runtime}"
+            )
+        return engine
     if runtime not in (AUTO, "torch"):
         raise UsageError(
             f"--runtime has value {runtime!r}, and an ONNX model computes images of {artifact.input.size} pixels only;"

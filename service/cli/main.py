@@ -15,7 +15,7 @@ from service.system.pillow_warnings import ignore_warnings_of_pillow
 # How packages are installed whose name does not say it all.
 _INSTALL = {
     "torch": "`pip install torch`, on a Jetson the wheel of its JetPack",
-    "openvino": "`pip install 'edged[openvino]'`",
+    "openvino": "`pip install openvino`",
 }
 _INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 

@@ -16,7 +16,7 @@ from service.doctor.packages import probe, version_of
 
 _INSTALL = {
     "onnxruntime": "`pip install onnxruntime`",
-    "openvino": "`pip install 'edged[openvino]'`",
+    "openvino": "`pip install openvino`",
     "torch": "`pip install torch`",
     "tensorrt": "`pip install tensorrt`",
 }
@@ -89,7 +89,9 @@ def _configured(
     state = found[engine]
     if not isinstance(state, _Found):
         fix = f"{install[engine]}, or set models[].runtime.name: auto"
-        detail = f"it is {engine}, which cannot be used here, so no generation of the model can start"
+        detail = f"it is {engine}, which cannot be used here, so no checkpoint of the model can be quantized"
+        if engine != "tensorrt":  # ONNX Runtime stands in for it
+            detail += ", and no generation of it can start"
         yield Check(f"runtime of {model.name}", FAIL, detail, fix, UnavailableError.exit_code)
     elif engine == "onnxruntime" and (
         missing := [name for name in model.runtime.providers if NAMES[name] not in state.computes_on]

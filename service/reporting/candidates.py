@@ -46,10 +46,12 @@ def candidates(totals: JSON) -> list[Candidate]:
     Args:
         totals: Totals of a report.
     """
-    return [_candidate(entry) for entry in totals.get("candidates") or []]
+    entries = totals.get("candidates") or []
+    serving = next((entry.get("ms") for entry in entries if entry.get("chosen")), None)
+    return [_candidate(entry, serving) for entry in entries]
 
 
-def _candidate(entry: JSON) -> Candidate:
+def _candidate(entry: JSON, serving: float | None) -> Candidate:
     ms, agreement, memory = (entry.get(key) for key in ("ms", "agreement", "memory_bytes"))
     in_float = len(entry.get("in_float") or ())
     silu = ", SiLU in float" if entry.get("silu") == "float" else ""
@@ -61,7 +63,7 @@ def _candidate(entry: JSON) -> Candidate:
         agreement="" if agreement is None else f"{agreement:.2f} %",
         accuracy=_accuracy(entry),
         memory="" if memory is None else format_bytes(memory),
-        verdict=_verdict(entry),
+        verdict=_verdict(entry, serving),
     )
 
 
@@ -72,10 +74,12 @@ def _accuracy(entry: JSON) -> str:
     return f"{accuracy:.2f} %" if drop is None else f"{accuracy:.2f} % (drop {drop:+.2f})"
 
 
-def _verdict(entry: JSON) -> str:
+def _verdict(entry: JSON, serving: float | None) -> str:
     if entry.get("chosen"):
         return "serves" if entry.get("ms") is not None else "serves, not timed"
-    return str(entry.get("refused") or "not faster")
+    ms = entry.get("ms")
+    close = ms is not None and serving is not None and ms < serving  # by less than measurements vary
+    return str(entry.get("refused") or ("about as fast" if close else "not faster"))
 
 
 def kept_in_float(totals: JSON) -> list[str]:

@@ -11,7 +11,7 @@ from edged.artifacts.reader import read_artifact
 from tests.support.daemon import Daemon, edged, running
 from tests.support.tasks import Task
 
-pytest.importorskip("openvino", reason="needs openvino; `pip install 'edged[openvino]'`")
+pytest.importorskip("openvino", reason="needs openvino; `pip install openvino`")
 
 
 def serves(daemon: Daemon, task: Task, generation: int) -> None:

@@ -21,7 +21,7 @@ from edged.models.registry import Architecture
 from edged.spec import InputSpec
 from tests.support import executions
 
-pytest.importorskip("openvino", reason="needs openvino; `pip install 'edged[openvino]'`")
+pytest.importorskip("openvino", reason="needs openvino; `pip install openvino`")
 
 SPEC = InputSpec(32, 32)
 

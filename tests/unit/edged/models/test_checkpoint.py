@@ -219,7 +219,7 @@ def test_torchscript_is_refused_with_advice(tmp_path):
 
 def test_unreadable_paths(tmp_path):
     assert "No such file" in refused(tmp_path / "none.pt")
-    assert "not a regular file" in refused(tmp_path)
+    assert "it is a folder" in refused(tmp_path)
     os.mkfifo(tmp_path / "fifo.pt")
     assert "not a regular file" in refused(tmp_path / "fifo.pt")
     with pytest.raises(CheckpointError, match=r"^'b\\nad.pt': "):

@@ -63,6 +63,12 @@ def test_auto_is_float_where_only_torch_serves(spec: QuantSpec, monkeypatch: pyt
     assert settled_spec(spec, "auto") == settled_spec(spec, "torch")
 
 
+def test_an_engine_that_is_missing_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("onnxruntime", "torch"))
+    with pytest.raises(UnavailableError, match="runtime is openvino, which is not installed here"):
+        settled_spec(BOTH, "openvino")
+
+
 def test_an_engine_that_is_missing_is_named(compressed: Compressed, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edged.pipeline.candidates.installed_engines", lambda: ("torch",))
     monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("torch",))

@@ -104,6 +104,19 @@ def test_times_and_memory_are_measured(model: Model) -> None:
     assert executor_of(served.network).threads == 1
 
 
+def test_memory_for_writing_a_model_is_none_of_its_engine(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    resident, write = [1 << 30], Engines._written
+
+    def written(engines: Engines, numbers: Any) -> Any:
+        resident[0] += 1 << 28
+        return write(engines, numbers)
+
+    monkeypatch.setattr(Engines, "_written", written)
+    monkeypatch.setattr("edged.pipeline.choosing.resident_bytes", lambda: resident[0])
+    served = model.choose(Gates(), replace(ORT, memory_limit=1 << 40))
+    assert [each["memory_bytes"] for each in served.candidates] == [0, 0]
+
+
 def test_floats_serve_where_integers_fail_a_gate(outlier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The codes were chosen for rounded activations, which do not suit floats here, so they are chosen once more."""
     monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _: [0.001] * len(runs))

@@ -11,10 +11,14 @@ import pytest
 from google.protobuf import text_format
 
 from edged.artifacts.reader import read_artifact
-from edged.pipeline.export import export
+from edged.models.loading import load_checkpoint
+from edged.pipeline.export import TARGETS, export
 from edged.pipeline.model_repository import MAX_BATCH
+from edged.pipeline.quantize import quantize
+from edged.spec import Method, QuantSpec, Scheme
 from tests.support.artifacts import write_untrained, write_untrained_detector
 from tests.support.executions import session
+from tests.support.tasks import Task
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +51,26 @@ def test_the_config_fits_the_model(tmp_path: Path, messages: Any, write: Any, dy
     for entry, tensor in ((config.input[0], served.get_inputs()[0]), (config.output[0], served.get_outputs()[0])):
         assert (entry.name, entry.data_type) == (tensor.name, messages.TYPE_FP32)
         assert list(entry.dims) == (tensor.shape[1:] if dynamic else tensor.shape)
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_triton_computes_a_model_where_it_can_be_computed(
+    task: Task, tmp_path: Path, messages: Any, bits: int | None
+) -> None:
+    spec = QuantSpec(method=Method.RTN, scheme=Scheme.SYMMETRIC, activation_bits=bits)
+    network = load_checkpoint(task.first, input_settings={"size": 8, "resize": 8})
+    quantize(network, task.calibration, tmp_path / "artifact", spec, images=48)
+    found = {}
+    for target in TARGETS:
+        export(tmp_path / "artifact", tmp_path / target, format="triton", target=target)
+        found[target] = text_format.Parse((tmp_path / target / "config.pbtxt").read_text(), messages.ModelConfig())
+    for target in ("onnxruntime", "openvino"):  # the kernels for CUDA have no integers
+        kinds = [group.kind for group in found[target].instance_group]
+        assert kinds == ([messages.ModelInstanceGroup.KIND_CPU] if bits else [])
+        assert not found[target].HasField("optimization")
+    (accelerator,) = found["tensorrt"].optimization.execution_accelerators.gpu_execution_accelerator
+    assert accelerator.name == "tensorrt"
+    assert not found["tensorrt"].instance_group
 
 
 def test_classes_are_labels(tmp_path: Path, messages: Any) -> None:

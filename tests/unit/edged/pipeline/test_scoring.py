@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,39 @@ def test_an_artifact_is_scored_in_the_engine_that_serves_it(task: Task, tmp_path
     assert {each["precision"] for each in found.values()} == {"integer"}
     assert found["auto"]["top1"] == found["onnxruntime"]["top1"] > 95
     assert abs(found["auto"]["top1"] - found["torch"]["top1"]) < 1
-    # model.onnx is what is computed, not the codes.
-    (tmp_path / "out" / "model.onnx").write_bytes(b"damaged")
-    with pytest.raises(ArtifactError, match=r"model\.onnx has sha256"):
-        open_scorable(tmp_path / "out", None, {})
     assert open_scorable(tmp_path / "out", None, {"size": 12, "resize": 12}).engine == "torch"
     with pytest.raises(UsageError, match="computes images of 8 pixels only"):
         open_scorable(tmp_path / "out", None, {"size": 12, "resize": 12}, runtime="onnxruntime")
+
+
+def test_a_damaged_or_missing_model_is_written_again_from_the_codes(task: Task, tmp_path: Path) -> None:
+    network = load_checkpoint(task.first, input_settings={"size": 8, "resize": 8})
+    quantize(network, task.calibration, tmp_path / "out", QuantSpec(method=Method.RTN), images=64)
+    model, manifest = tmp_path / "out" / "model.onnx", tmp_path / "out" / "manifest.json"
+    judged = model.read_bytes()
+    for damage in (lambda: model.write_bytes(b"damaged"), model.unlink):
+        damage()
+        assert open_scorable(tmp_path / "out", None, {}, runtime="onnxruntime").engine == "onnxruntime"
+        assert model.read_bytes() == judged
+    # model.onnx is what is computed: one that is not what was judged takes no part.
+    known = json.loads(manifest.read_text())
+    known["onnx"]["sha256"] = "ab" * 32
+    manifest.write_text(json.dumps(known))
+    with pytest.raises(ArtifactError, match=r"its codes give other bytes than .*model\.onnx had.*quantize"):
+        open_scorable(tmp_path / "out", None, {}, runtime="onnxruntime")
+
+
+def test_tensorrt_does_not_score_what_is_not_written_for_it(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = load_checkpoint(task.first, input_settings={"size": 8, "resize": 8})
+    quantize(network, task.calibration, tmp_path / "out", QuantSpec(method=Method.RTN), images=64)
+    monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("onnxruntime", "torch"))
+    with pytest.raises(UnavailableError, match="runtime is tensorrt, which is not installed here"):
+        open_scorable(tmp_path / "out", None, {}, runtime="tensorrt")
+    monkeypatch.setattr("edged.artifacts.engines.installed_engines", lambda: ("onnxruntime", "torch", "tensorrt"))
+    with pytest.raises(UsageError, match="is not written for it; leave it out, or quantize the checkpoint again with"):
+        open_scorable(tmp_path / "out", None, {}, runtime="tensorrt")
 
 
 def test_an_engine_that_is_missing_cannot_score(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ def test_what_is_missing_is_named_with_its_remedy(here, monkeypatch):
     installed(monkeypatch, onnxruntime=ONNX_RUNTIME, torch={})
     found = only(check_engines(here, None))
     detail = "onnxruntime 1.20 with CPUExecutionProvider; torch; openvino is not installed"
-    assert (found.level, found.detail, found.fix) == ("ok", detail, "openvino: `pip install 'edged[openvino]'`")
+    assert (found.level, found.detail, found.fix) == ("ok", detail, "openvino: `pip install openvino`")
     installed(monkeypatch, torch={})
     found = only(check_engines(here, None))
     assert found.level == "warn"
@@ -98,7 +98,9 @@ def test_an_engine_of_the_config_that_cannot_be_used_is_a_failure(here, config, 
     found = [check for check in check_engines(here, config("openvino")) if check.name == "runtime of m"]
     (check,) = found
     assert (check.level, check.exit_code) == ("fail", 69)
-    assert check.fix == "`pip install 'edged[openvino]'`, or set models[].runtime.name: auto"
+    assert check.detail.endswith("no checkpoint of the model can be quantized, and no generation of it can start")
+    assert check.fix == "`pip install openvino`, or set models[].runtime.name: auto"
+    assert levels(check_engines(here, config("tensorrt")))["runtime of m"][1].endswith("can be quantized")
     for runtime in ("auto", "onnxruntime", "torch"):
         assert "runtime of m" not in levels(check_engines(here, config(runtime)))
 

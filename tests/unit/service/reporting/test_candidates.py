@@ -33,6 +33,11 @@ def test_verdicts():
     assert verdict(refused="no room") == "no room"
 
 
+def test_a_candidate_that_takes_hardly_less_time_is_about_as_fast():
+    times = [{"ms": 1.0, "chosen": True}, {"ms": 0.98}, {"ms": 1.02}]
+    assert [each.verdict for each in candidates({"candidates": times})] == ["serves", "about as fast", "not faster"]
+
+
 def test_what_serves():
     assert served_by(TOTALS) == "onnxruntime, integer"
     assert kept_in_float(TOTALS) == ["conv1"]
