@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
 from edged.artifacts.engines import installed_engines, require_engine
 from edged.compress import Compressed
+from edged.errors import MemoryLimitError
 from edged.evaluation.gates import METRICS
+from edged.memory import give_back_free_memory
 from edged.pipeline.evaluation import Evaluation
 from edged.spec import AUTO, FLOAT, INTEGER, PRECISIONS, QuantSpec
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -97,6 +104,32 @@ def settled_spec(spec: QuantSpec, runtime: str) -> QuantSpec:
         require_engine(runtime)
     torch_alone = runtime == "torch" or (runtime == "auto" and installed_engines() == ("torch",))
     return dataclasses.replace(spec, activation_bits=None) if spec.activation_bits == AUTO and torch_alone else spec
+
+
+def within_memory(attempt: Callable[[QuantSpec], T], spec: QuantSpec) -> tuple[T, QuantSpec]:
+    """Call a function with a spec; where memory lacks and AUTO leaves a choice, with activations in float.
+
+    Args:
+        attempt: The function. It raises MemoryLimitError before it does what takes long.
+        spec: How to quantize.
+
+    Returns:
+        What the function returns, and the spec that it was called with at last.
+
+    Raises:
+        MemoryLimitError: Floats do not fit either, or there is no choice.
+    """
+    try:
+        return attempt(spec), spec
+    except MemoryLimitError as error:
+        if spec.activation_bits != AUTO:
+            raise
+        reason = str(error)  # the error itself would keep what the attempt has in memory
+    give_back_free_memory()
+    in_float = dataclasses.replace(spec, activation_bits=None)
+    done = attempt(in_float)
+    log.warning("activations stay in float, because there is no room to quantize them: %s", reason)
+    return done, in_float
 
 
 def candidates_of(compressed: Compressed, spec: QuantSpec, runtime: str) -> list[Candidate]:

@@ -47,6 +47,7 @@ def write_repository(
     temporary = temporary_sibling(path)
     with as_state_error(path):
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)  # the repository, for its first model
             temporary.mkdir()
             (temporary / "1").mkdir()
             (temporary / "1" / "model.onnx").write_bytes(model)

@@ -29,7 +29,7 @@ from edged.engine.memory_plan import Resources
 from edged.evaluation.gates import Gates, check_gates
 from edged.memory import device_peak_bytes, memory_errors_of, peak_bytes
 from edged.models.loading import LoadedNetwork, load_checkpoint
-from edged.pipeline.candidates import settled_spec
+from edged.pipeline.candidates import settled_spec, within_memory
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
@@ -148,7 +148,9 @@ def quantize(
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
             compress_by = partial(compress, model, cache, resources=Resources(memory_limit), listener=listener)
-            quantized = [compress_by(spec)]
+            compressed, spec = within_memory(compress_by, spec)
+            quantized = [compressed]
+            del compressed  # the list has its only reference
         with listener.stage("evaluate"), memory_errors_of(chosen):
             judging = Judging(labels, detection, gates or Gates(min_agreement=0.0))
             serving = Serving(runtime, memory_limit=memory_limit, clock=clock)

@@ -25,14 +25,14 @@ from edged.execution.tensorrt_engine import BuildLimits
 from edged.memory import memory_errors_of
 from edged.models.checkpoint import MAX_FILE_BYTES
 from edged.models.loading import LoadedNetwork, load_checkpoint
-from edged.pipeline.candidates import settled_spec
+from edged.pipeline.candidates import settled_spec, within_memory
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import Building
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.readings import choose_reading
 from edged.progress import ProgressListener
-from edged.spec import InputSpec
+from edged.spec import InputSpec, QuantSpec
 from service.worker.fit import check_fit, check_network
 from service.worker.job import PREDICTIONS, Job
 from service.worker.predictions import sample_predictions
@@ -70,8 +70,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     )
     with timer.stage("calibrate"):
         if job.memory_limit is not None and device == CPU:  # now, because decoding the images may take minutes
-            resources = Resources(job.memory_limit)
-            check_memory(network.model, network.input, job.images or MIN_IMAGES, job.spec, resources)
+            job = dataclasses.replace(job, spec=_spec_within_memory(job, network))
         cache = decode_images(job.calibration_dir, job.cache_root, network.input, job.images, timer)
         labels = held_out_labels(cache, network.architecture)
         require_labels(job.gates, labels, cache, network.architecture, job.calibration_dir)
@@ -79,11 +78,13 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
         quantize = partial(compress, model, cache, resources=Resources(job.memory_limit), listener=timer)
-        quantized = [quantize(job.spec)]
+        compressed, spec = within_memory(quantize, job.spec)
+        quantized = [compressed]
+        del compressed  # the list has its only reference
     with timer.stage("evaluate"), memory_errors_of(device):
         judging = Judging(labels, job.detection, job.gates)
         serving = _serving(job)
-        served = choose_or_repeat(quantized, quantize, network, job.spec, judging, serving)
+        served = choose_or_repeat(quantized, quantize, network, spec, judging, serving)
         attachments = _sample_predictions(job, network, served, labels)
         with kept_if_rejected(job, network.source, served, attachments):
             check_gates(served.evaluation.totals, job.gates)
@@ -93,13 +94,23 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
             job.out,
             network,
             served,
-            job.spec,
+            spec,
             labels,
             job.detection,
             provenance=Provenance(job.name, started_at, _now()),
             extra_totals={"stage_seconds": seconds},
             attachments=attachments,
         )
+
+
+def _spec_within_memory(job: Job, network: LoadedNetwork) -> QuantSpec:
+    """Return the job's spec if a plan with it fits the memory limit, or else with activations in float if that does."""
+
+    def plan(spec: QuantSpec) -> None:
+        resources = Resources(job.memory_limit)
+        check_memory(network.model, network.input, job.images or MIN_IMAGES, spec, resources)
+
+    return within_memory(plan, job.spec)[1]
 
 
 def _serving(job: Job) -> Serving:

@@ -9,9 +9,9 @@ import pytest
 from edged.artifacts.engines import installed_engines
 from edged.calibration.dataset import build_cache
 from edged.compress import Compressed, compress
-from edged.errors import UnavailableError
+from edged.errors import MemoryLimitError, UnavailableError
 from edged.models.loading import load_checkpoint
-from edged.pipeline.candidates import Candidate, candidates_of, settled_spec
+from edged.pipeline.candidates import Candidate, candidates_of, settled_spec, within_memory
 from edged.pipeline.evaluation import Evaluation
 from edged.spec import Method, QuantSpec
 from tests.support.tasks import Task
@@ -61,6 +61,18 @@ def test_auto_is_float_where_only_torch_serves(spec: QuantSpec, monkeypatch: pyt
     assert settled_spec(spec, "torch") == (FLOATS if spec == BOTH else spec)
     monkeypatch.setattr("edged.pipeline.candidates.installed_engines", lambda: ("torch",))
     assert settled_spec(spec, "auto") == settled_spec(spec, "torch")
+
+
+def test_activations_stay_in_float_where_memory_lacks(caplog: pytest.LogCaptureFixture) -> None:
+    def attempt(spec: QuantSpec) -> int | str | None:
+        if spec.quantizes_activations:
+            raise MemoryLimitError("800 MiB is too little")
+        return spec.activation_bits
+
+    assert within_memory(attempt, BOTH) == (None, FLOATS)
+    assert "no room to quantize them: 800 MiB is too little" in caplog.text
+    with pytest.raises(MemoryLimitError):
+        within_memory(attempt, INTEGERS)
 
 
 def test_an_engine_that_is_missing_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
