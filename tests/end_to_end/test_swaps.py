@@ -218,7 +218,7 @@ def confined(task: Task, group: Path, tmp_path: Path) -> Iterator[Confined]:
     daemon.group = group
     daemon.config["models"][0] |= {
         "gates": {"min_agreement": 0.0},
-        "quantization": {"bits": 8, "method": "rtn", "propagation": 0.0, "statistics": "none"},
+        "quantization": {"bits": 8, "method": "rtn", "propagation": 0.0, "statistics": "none", "activation_bits": None},
     }
     try:
         yield daemon.start()
