@@ -35,6 +35,9 @@ OVERHEAD = 1.45
 MARGIN = 0.05  # largest measured excess over that
 SPARING_OVERHEAD = 1.1  # if free blocks are returned to the system; no excess was measured
 KERNEL_BYTES = 32 << 20  # compiled kernels, independent of the network's size
+# Of the weights in float32, at once: the network that rounds, its graph, models of engines and the engines that are
+# compared. An estimate from above, where a limit is set: a YOLOv5x with 87 million weights took more than 19 bytes each.
+COPIES_FOR_RANGES = 6
 SPARED_BLOCK = 1 << 20
 SHRINK_STEPS = 5  # number of sparing plans to try; each halves the batch and the rows of the one before it
 
@@ -168,6 +171,7 @@ def plan_work(program: Program, model: nn.Module, images: Inputs, spec: QuantSpe
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
             room = resources.memory_limit if sparing else int(resources.memory_limit / (1 + MARGIN))
+            work = max(work, KERNEL_BYTES + _weights_bytes(layers) + _rounding_bytes(spec, layers))
             waiting = min(waiting, room - present - work)
         if waiting >= 0:
             return MemoryPlan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
@@ -188,6 +192,13 @@ def _settings(resources: Resources) -> Iterator[tuple[int, bool]]:
 def _weights_bytes(layers: dict[str, QuantizableLayer]) -> int:
     """Return the bytes of all decoded float32 weights and their codes."""
     return sum(5 * layer.weight.numel() for layer in layers.values())
+
+
+def _rounding_bytes(spec: QuantSpec, layers: dict[str, QuantizableLayer]) -> int:
+    """Return the bytes that choosing ranges of activations, and models of engines, takes after all layers."""
+    if not spec.quantizes_activations:
+        return 0
+    return 4 * COPIES_FOR_RANGES * sum(layer.weight.numel() for layer in layers.values())
 
 
 def _waiting_bytes(spec: QuantSpec, steps: list[Step]) -> int:
