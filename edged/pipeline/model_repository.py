@@ -31,7 +31,7 @@ def write_repository(
     target: str,
     dynamic_batch: bool,
 ) -> None:
-    """Write the folder of a model; it appears when all of it is on the disk.
+    """Write the folder of a model; it appears when all of it is on the disk. Its repository is made if it is missing.
 
     Args:
         path: The folder; its name is the model's. It must not exist.

@@ -60,7 +60,7 @@ def test_both_engines_compute_an_artifact(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("engine", "remedy"),
-    [("onnxruntime", "`pip install onnxruntime`"), ("openvino", r"`pip install 'edged\[openvino\]'`")],
+    [("onnxruntime", "`pip install onnxruntime`"), ("openvino", "`pip install openvino`")],
 )
 def test_an_engine_that_is_not_installed_is_named(
     folder: Path, engine: str, remedy: str, monkeypatch: pytest.MonkeyPatch

@@ -196,10 +196,14 @@ def test_what_exists_is_not_replaced(artifacts: Mapping[str, Artifact], tmp_path
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("kind", ["onnx", "triton"])
-def test_a_folder_that_is_missing_is_an_error(artifacts: Mapping[str, Artifact], tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_is_missing_is_an_error(artifacts: Mapping[str, Artifact], tmp_path: Path) -> None:
     with pytest.raises(StateError, match="nowhere"):
-        export(artifacts["float"].directory, tmp_path / "nowhere" / "m", format=kind)
+        export(artifacts["float"].directory, tmp_path / "nowhere" / "m")
+
+
+def test_the_first_model_makes_its_repository(artifacts: Mapping[str, Artifact], tmp_path: Path) -> None:
+    export(artifacts["float"].directory, tmp_path / "repository" / "m", format="triton")
+    assert (tmp_path / "repository" / "m" / "config.pbtxt").is_file()
 
 
 def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
