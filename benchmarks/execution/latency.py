@@ -27,6 +27,7 @@ from PIL import Image
 
 from benchmarks.execution.peers import CALIBRATORS, is_installed, quantize_with_peer
 from benchmarks.markdown import Goal, goal, goals_section, table
+from edged.execution.processor import processor_saturates
 
 if TYPE_CHECKING:
     from edged.execution.executors import Executor
@@ -108,14 +109,7 @@ def processor() -> str:
     """Return the name of this CPU, and whether it has VNNI."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown CPU")
-    return f"{name}, {'with' if has_vnni() else 'without'} VNNI"
-
-
-def has_vnni() -> bool:
-    """Return whether this CPU multiplies 8-bit integers without saturation."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return bool({"avx512_vnni", "avx_vnni"} & set(flags))
+    return f"{name}, {'without' if processor_saturates() else 'with'} VNNI"
 
 
 def _prepare(network: str, folder: Path) -> dict[str, Row]:
@@ -162,7 +156,7 @@ def _write(network: str, folder: Path, peers: list[str]) -> None:
     cache = build_cache(images, folder / "cache", loaded.input)
     for peer in peers:
         some = cache.calibration[:4]
-        quantize_with_peer(peer, plain, folder / f"{peer}.onnx", cache, some, 1, reduce_range=not has_vnni())
+        quantize_with_peer(peer, plain, folder / f"{peer}.onnx", cache, some, 1, reduce_range=processor_saturates())
 
 
 def _architecture(network: str) -> Architecture:
@@ -272,7 +266,7 @@ def _goals(network: str, measured: Mapping[str, Measured]) -> list[Goal]:
     """Compare with the goals; those of time depend on the CPU."""
     integer, reference, torch = measured[INTEGER], measured[FLOAT], measured[TORCH]
     faster = reference.ms / integer.ms
-    vnni = has_vnni()
+    vnni = not processor_saturates()
     goals = []
     if network == "resnet18":
         least, of_torch = (3.5, 6.0) if vnni else (1.9, 3.0)

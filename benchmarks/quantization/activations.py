@@ -26,7 +26,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.execution.latency import has_vnni
 from benchmarks.execution.peers import PEERS, is_installed, quantize_with_peer
 from benchmarks.markdown import line, table
 from benchmarks.options import parser_of
@@ -39,6 +38,7 @@ from edged.evaluation.detection import agreement, average_precision, detections_
 from edged.evaluation.fidelity import fidelity
 from edged.execution.executors import Executor, OnnxExecutor
 from edged.execution.onnx_model import onnx_model
+from edged.execution.processor import processor_saturates
 from edged.models.architecture import Architecture
 from edged.models.checkpoint import read_checkpoint
 from edged.models.detections import Detections
@@ -156,7 +156,7 @@ def files(
         source.write_bytes(in_float.SerializeToString())
         for peer in filter(is_installed, PEERS):
             images = cache.calibration[: MAX_PIXELS // cache.input.size**2]
-            quantize_with_peer(peer, source, target, cache, images, BATCH, reduce_range=not has_vnni())
+            quantize_with_peer(peer, source, target, cache, images, BATCH, reduce_range=processor_saturates())
             yield peer, target.read_bytes()
 
 

@@ -41,7 +41,19 @@ ENGINES = {
 
 
 class DamagedModelError(ArtifactError):
-    """An artifact's ONNX model is missing, or is not what its manifest says. The codes may still be there."""
+    """An artifact's ONNX model is missing, or is not what its manifest says. The codes may still be there.
+
+    Args:
+        damage: What is wrong.
+        remedy: What to do.
+
+    Attributes:
+        damage: What is wrong.
+    """
+
+    def __init__(self, damage: str, remedy: str = "quantize the checkpoint again") -> None:
+        super().__init__(f"{damage}; {remedy}")
+        self.damage = damage
 
 
 def installed_engines() -> tuple[str, ...]:
@@ -216,11 +228,10 @@ def _checked_model(artifact: Artifact, engine: str) -> Path:
     try:
         found = sha256_file(path)
     except OSError as error:
-        raise DamagedModelError(f"cannot read {path}: {error.strerror}; quantize the checkpoint again") from error
+        raise DamagedModelError(f"cannot read {path}: {error.strerror}") from error
     if found != artifact.manifest.onnx["sha256"]:
         raise DamagedModelError(
-            f"{path} has sha256 {found[:16]}..., its manifest says {str(artifact.manifest.onnx['sha256'])[:16]}...;"
-            " quantize the checkpoint again"
+            f"{path} has sha256 {found[:16]}..., its manifest says {str(artifact.manifest.onnx['sha256'])[:16]}..."
         )
     return path
 

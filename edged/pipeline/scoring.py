@@ -111,7 +111,7 @@ def open_scorable(
             executor = load()
         except DamagedModelError as error:
             rebuild(artifact.directory)
-            log.warning("%s; it was written again from the codes", error)
+            log.warning("%s; it was written again from the codes", error.damage)
             executor = load()
     precision = FLOAT if artifact.activations is None else INTEGER
     return Scorable(

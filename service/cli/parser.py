@@ -359,7 +359,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         (
             "--small-bits",
             "layers with few weights and of a detector's heads",
-            f"{same}, at least 7 with --activation-bits",
+            f"{same}, at least 7 without --activation-bits none",
         ),
     ):
         text = f"bits of each weight of {which}; default: {default}"

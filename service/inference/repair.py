@@ -34,8 +34,9 @@ def with_repair(directory: Path, load: Callable[[], T]) -> T:
     except DamagedModelError as error:
         reason = _repair(directory)
         if reason is not None:
-            raise DamagedModelError(f"{error}; it cannot be written again from the codes: {reason}") from error
-        log.warning("%s; it was written again from the codes, and is what was judged", error)
+            remedy = f"quantize the checkpoint again, because it cannot be written again from the codes: {reason}"
+            raise DamagedModelError(error.damage, remedy) from error
+        log.warning("%s; it was written again from the codes, and is what was judged", error.damage)
     return load()
 
 
