@@ -23,7 +23,7 @@ from edged.errors import ArchitectureError
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import relative_errors, squared_error
 from edged.execution.build import build_graph
-from edged.execution.placement import Placement, head_parameters, place
+from edged.execution.placement import head_parameters, place
 from edged.execution.positive_scales import with_positive_scales
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.rounded import RoundedNetwork
@@ -187,13 +187,11 @@ def compress(
     watcher: ProgressListener = listener or SilentListener()
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
     full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    placement = None
+    ranges = None
     if spec.quantizes_activations:
-        full, placement = _placed(full, spec)
-    if placement is None:
-        spec, ranges = dataclasses.replace(spec, activation_bits=None), None
-    else:
-        ranges = ActivationRanges(placement, ACTIVATION_BITS, first_policies(placement))
+        full, ranges = _with_ranges(full, spec)
+    if ranges is None:
+        spec = dataclasses.replace(spec, activation_bits=None)
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
         done = quantize_network(full, cache, spec, resources or Resources(), watcher, ranges)
@@ -206,8 +204,8 @@ def compress(
     return Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
 
 
-def _placed(full: nn.Module, spec: QuantSpec) -> tuple[nn.Module, Placement | None]:
-    """Return a network whose scales engines take, and the values that are carried as codes.
+def _with_ranges(full: nn.Module, spec: QuantSpec) -> tuple[nn.Module, ActivationRanges | None]:
+    """Return a network whose scales engines take, and the ranges of its values that are carried as codes, to measure.
 
     Returns:
         The network itself and None where only torch can compute it and the spec does not insist on integers.
@@ -222,7 +220,8 @@ def _placed(full: nn.Module, spec: QuantSpec) -> tuple[nn.Module, Placement | No
         if spec.activation_bits != AUTO:
             raise
         return full, None
-    return positive, place(graph, tuple(head_parameters(graph)))  # the output layers of a detector compute in float
+    placement = place(graph, tuple(head_parameters(graph)))  # the output layers of a detector compute in float
+    return positive, ActivationRanges(placement, ACTIVATION_BITS, first_policies(placement))
 
 
 def _best_ranges(
@@ -237,8 +236,9 @@ def _best_ranges(
     some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
     batches = list(cache.batches(some, CHOICE_BATCH))
     reference = predict(full, cache, some, batch_size=CHOICE_BATCH)
-    float_layers = tuple(head_parameters(measured.placement.graph))
-    placement = place(build_graph(on_cpu(model), _on_cpu(quantized)), float_layers)
+    graph = build_graph(on_cpu(model), _on_cpu(quantized))
+    float_layers = tuple(head_parameters(graph))
+    placement = place(graph, float_layers)
     ranges = Ranges(measured.histograms, measured.bits)
 
     def quantization(policies: Policies) -> ActivationQuantization:

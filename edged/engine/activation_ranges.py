@@ -34,14 +34,13 @@ class ActivationRanges:
         grids: Grid of each value that was decided, by name.
         bits: Bits per code.
         policies: Policy of each value, by name.
-        placement: The values that are carried as codes.
     """
 
     def __init__(self, placement: Placement, bits: int, policies: Mapping[str, RangePolicy]) -> None:
         self.histograms: dict[str, Histogram] = {}
         self.grids: dict[str, ActivationGrid] = {}
-        self.bits, self.policies, self.placement = bits, dict(policies), placement
-        self._wanted = frozenset(placement.values)
+        self.bits, self.policies = bits, dict(policies)
+        self._wanted = frozenset(placement.values)  # only names: the placement holds a copy of all weights
         self._images: dict[str, int] = {}
 
     def observe(self, name: str, value: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ MARGIN = 0.05  # largest measured excess over that
 SPARING_OVERHEAD = 1.1  # if free blocks are returned to the system; no excess was measured
 KERNEL_BYTES = 32 << 20  # compiled kernels, independent of the network's size
 # Of the weights in float32, at once: the network that rounds, its graph, models of engines and the engines that are
-# compared. An estimate from above, where a limit is set: a YOLOv5x with 87 million weights took over 19 bytes for each.
+# compared. An estimate from above, which counts where a limit is set.
 COPIES_FOR_RANGES = 6
 SPARED_BLOCK = 1 << 20
 SHRINK_STEPS = 5  # number of sparing plans to try; each halves the batch and the rows of the one before it
