@@ -26,6 +26,7 @@ from service.daemon.environment import Environment
 from service.daemon.gauges import Gauges
 from service.daemon.housekeeping import Housekeeping
 from service.daemon.model_registry import ModelRegistry
+from service.daemon.model_repository import ModelRepository
 from service.daemon.queries import Queries
 from service.daemon.status_line import status_line
 from service.daemon.update_actions import UpdateActions
@@ -80,6 +81,7 @@ class Supervisor:
         metrics: Metrics of the daemon.
         servers: Servers of the configured models, by name.
         queries: Reads for the HTTP routes.
+        repository: The models as clients of the protocol see them.
         administration: Actions of an operator on a model.
         update_actions: Actions of an operator on an update.
         garbage: Collector of what is not needed any more.
@@ -108,6 +110,7 @@ class Supervisor:
         )
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
         self.queries = Queries(self._models, self._swapper, self._runner, self._intake, records)
+        self.repository = ModelRepository(self._config, self.servers, self._swapper.generations)
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
         self.update_actions = UpdateActions(self._config, self._models, self._runner, records, self._files)
         self.garbage = GarbageCollector(self._config, folder, disk, self._admission.lock, metrics)

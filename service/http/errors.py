@@ -11,6 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
+from service.daemon.model_repository import LoadError
+from service.http.unsupported import explain
 from service.serving.channel import BusyError, DeadlineError, ServingError
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,7 @@ _STATUS: Mapping[type[EdgedError], int] = {
     DeadlineError: 504,
     ServingError: 503,
     UsageError: 404,
+    LoadError: 400,
     AccessError: 403,
     NotReadyError: 409,
     RejectedError: 422,
@@ -39,7 +42,8 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     what = error.detail
     if what == HTTPStatus(error.status_code).phrase:  # the router's detail, which only repeats the status
-        what = f"{request.method} {request.url.path} is not served: {what}"
+        path = request.url.path
+        what = explain(request.method, path) or f"{request.method} {path} is not served: {what}"
     return JSONResponse({"error": what}, error.status_code, dict(error.headers or {}))
 
 

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edged.spelling import names_to_choose
 from edged.version import __version__
+from service.daemon.model_repository import EXTENSIONS, why_not
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
@@ -23,7 +23,7 @@ from service.http.log_routes import LogRoutes
 from service.http.page_routes import PageRoutes
 from service.http.redirects import RelativeRedirects
 from service.http.report_routes import ReportRoutes
-from service.serving.channel import ServingError
+from service.http.repository_routes import RepositoryRoutes
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
@@ -44,10 +44,12 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 for prefix in (model, f"{model}/versions/{{version}}")
                 for path, handler, method in (
                     ("/infer", routes.infer, "POST"),  # first: routes are matched in this order
-                    ("", routes.model, "GET"),
                     ("/ready", routes.model_ready, "GET"),
                 )
             ),
+            *RepositoryRoutes(supervisor.repository).routes,
+            Route(model, routes.model),
+            Route(f"{model}/versions/{{version}}", routes.model),
             Route("/v2", routes.server),
             Route("/v2/health/live", routes.live),
             Route("/v2/health/ready", routes.ready),
@@ -87,7 +89,7 @@ class Routes:
 
     async def server(self, _: Request) -> Response:
         """GET /v2."""
-        return JSONResponse({"name": "edged", "version": __version__, "extensions": ["binary_tensor_data"]})
+        return JSONResponse({"name": "edged", "version": __version__, "extensions": EXTENSIONS})
 
     async def live(self, _: Request) -> Response:
         """GET /v2/health/live: the daemon answers at all."""
@@ -98,19 +100,17 @@ class Routes:
         if self._supervisor.ready:
             return JSONResponse({"ready": True})
         waiting = [service for service in self._supervisor.servers.values() if not service.ready]
-        return _not_ready("; ".join(map(_why_not, waiting)) or "the daemon is starting or stopping")
+        return _not_ready("; ".join(map(why_not, waiting)) or "the daemon is starting or stopping")
 
     async def model(self, request: Request) -> Response:
         """GET /v2/models/{model}: names, types and shapes of inputs and outputs."""
-        service = self._service(request)
-        if service.live is None:
-            raise ServingError(_why_not(service))
-        return JSONResponse(service.live.metadata)
+        path = request.path_params
+        return JSONResponse(self._supervisor.repository.metadata(path["model"], path.get("version")))
 
     async def model_ready(self, request: Request) -> Response:
         """GET /v2/models/{model}/ready."""
         service = self._service(request)
-        return JSONResponse({"ready": True}) if service.live is not None else _not_ready(_why_not(service))
+        return JSONResponse({"ready": True}) if service.live is not None else _not_ready(why_not(service))
 
     async def infer(self, request: Request) -> Response:
         """POST /v2/models/{model}/infer."""
@@ -182,21 +182,8 @@ class Routes:
         return JSONResponse(await self._supervisor.garbage.collect(given == "true"))
 
     def _service(self, request: Request) -> ModelServer:
-        name = request.path_params["model"]
-        service = self._supervisor.servers.get(name)
-        if service is None:
-            names = names_to_choose(name, self._supervisor.servers, "configured:")
-            raise HTTPException(404, f"no model {name!r}; {names}")
-        wanted = request.path_params.get("version")
-        live = service.wanted if service.live is None else service.live.number  # in a moment, if not now
-        if wanted is not None and wanted != str(live):
-            text = f"model {name!r} has no version {wanted!r} in service; live: {'none' if live is None else live}"
-            raise HTTPException(404, text)
-        return service
-
-
-def _why_not(service: ModelServer) -> str:
-    return f"model {service.name!r} {service.problem or 'has no generation in service yet'}"
+        path = request.path_params
+        return self._supervisor.repository.find(path["model"], path.get("version"))
 
 
 def _not_ready(why: str) -> Response:

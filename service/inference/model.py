@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
@@ -48,6 +49,7 @@ class ServedModel:
         input: Input of the model.
         color_histogram: Color histograms of its calibration images [axes, BINS]; None if its artifact has none.
         metadata: Description of the model, as the protocol has it.
+        passes: Number of images and nanoseconds of each forward pass since somebody emptied the list.
     """
 
     def __init__(self, artifact: Artifact, executor: Executor, model: str, version: str, max_batch: int = 1) -> None:
@@ -60,6 +62,7 @@ class ServedModel:
         self._task = task_of(artifact)
         self._outputs = [output["name"] for output in self._task.described]
         self._executor = executor
+        self.passes: list[tuple[int, int]] = []
         self.metadata = metadata(model, version, executor.name, artifact.input, self._task.described)
 
     def forward(self, images: Floats) -> Floats:
@@ -68,7 +71,7 @@ class ServedModel:
         Raises:
             NotFiniteError: The outputs contain NaN or infinity.
         """
-        return _finite(self._executor.run(images))
+        return _finite(self._run(images))
 
     def warm(self, warmup: Warmup | None = None) -> Comparison | None:
         """Compute calibration images one by one, from the network to the outputs of a reply.
@@ -136,12 +139,19 @@ class ServedModel:
         if len(requests) == 1:
             return [self._answer(requests[0], self.forward)]
         try:
-            outputs = self._executor.run(np.concatenate([request.images for request in requests]))
+            outputs = self._run(np.concatenate([request.images for request in requests]))
         except Exception:  # out of memory, for example: each request alone may still fit
             log.exception("a batch of %d requests failed; computing each of them alone", len(requests))
             return [self._answer(request, self.forward) for request in requests]
         parts = np.split(outputs, np.cumsum([len(request.images) for request in requests])[:-1])
         return [self._answer(*each) for each in zip(requests, map(_Computed, parts), strict=True)]
+
+    def _run(self, images: Floats) -> Floats:
+        """Run the engine, and note how long it took."""
+        start = time.monotonic_ns()
+        outputs = self._executor.run(images)
+        self.passes.append((len(images), time.monotonic_ns() - start))
+        return outputs
 
     def _answer(self, request: Request, forward: Callable[[Floats], Floats]) -> Reply:
         def compute() -> Reply:

@@ -14,7 +14,7 @@ from service.inference.binary import bodies_of
 from service.inference.observation import observing
 from service.ipc import frames
 from service.ipc.frames import Outbox
-from service.ipc.messages import Reply
+from service.ipc.messages import Pass, Reply, Work
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox
 
@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 class _Prepared(NamedTuple):
     header: dict[str, Any]
     request: Request
-    arrived: float  # by time.monotonic()
-    seconds: float  # taken to prepare it
+    arrived_ns: int  # by time.monotonic_ns()
+    prepared_ns: int
+
+    @property
+    def input_ns(self) -> int:
+        """Nanoseconds that were taken to prepare it."""
+        return self.prepared_ns - self.arrived_ns
 
 
 class Server:
@@ -82,7 +87,7 @@ class Server:
                 if (prepared := self._prepare(*frame)) is not None:
                     exclusive = prepared.header.get("alone")
                     images = self._batching.max_batch if exclusive else len(prepared.request.images)
-                    waiting.put(prepared, images, prepared.arrived)
+                    waiting.put(prepared, images, prepared.arrived_ns / 1e9)
         except (OSError, frames.FrameError):
             pass  # the supervisor closed the stream
         finally:
@@ -90,13 +95,13 @@ class Server:
 
     def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> _Prepared | None:
         """Parse and decode a request. If it cannot be computed, reply at once and return None."""
-        start = time.monotonic()
+        arrived_ns = time.monotonic_ns()
         request = self._served.prepare(*bodies_of(header, content))
-        seconds = time.monotonic() - start
+        prepared_ns = time.monotonic_ns()
         if isinstance(request, Reply):
-            self._reply(header["id"], request, seconds)
+            self._reply(header["id"], request, (prepared_ns - arrived_ns) / 1e9)
             return None
-        return _Prepared(header, request, start, seconds)
+        return _Prepared(header, request, arrived_ns, prepared_ns)
 
     def _compute(self, batch: list[_Prepared], images: int) -> None:
         """Compute requests in one forward pass and reply to each.
@@ -105,15 +110,40 @@ class Server:
             batch: The requests.
             images: Number of their images, for the metric of batches; 0 if nothing is batched.
         """
-        start = time.monotonic()
+        start_ns = time.monotonic_ns()
+        self._served.passes.clear()
         answers = self._served.answer_together([prepared.request for prepared in batch])
-        seconds = time.monotonic() - start
-        for prepared, answer in zip(batch, answers, strict=True):
-            self._reply(prepared.header["id"], answer, prepared.seconds + seconds, images)
+        spent_ns = time.monotonic_ns() - start_ns
+        works = _works(batch, self._served.passes, start_ns, spent_ns)
+        for prepared, answer, work in zip(batch, answers, works, strict=True):
+            self._reply(prepared.header["id"], answer, (prepared.input_ns + spent_ns) / 1e9, images, work)
             images = 0  # each forward pass is reported once
             if "observe" in prepared.header and answer.status == HTTPStatus.OK:
                 self._observation.offer(prepared.header["observe"], prepared.request)
 
-    def _reply(self, identity: int, answer: Reply, seconds: float, images: int = 0) -> None:
+    def _reply(self, identity: int, answer: Reply, seconds: float, images: int = 0, work: Work | None = None) -> None:
         header = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
-        self._outbox.send({"id": identity, **header}, answer.body.content)
+        self._outbox.send({"id": identity, **header, "work": work}, answer.body.content)
+
+
+def _works(batch: list[_Prepared], ran: list[tuple[int, int]], start_ns: int, spent_ns: int) -> list[Work]:
+    """Return what was done for each request of a batch.
+
+    Args:
+        batch: The requests.
+        ran: Number of images and nanoseconds of each forward pass.
+        start_ns: When computing began, by time.monotonic_ns().
+        spent_ns: Nanoseconds for all passes and all outputs.
+    """
+    infer_ns = sum(ns for _, ns in ran)
+    output_ns = spent_ns - infer_ns
+    shared = (sum(prepared.input_ns for prepared in batch) // max(1, len(ran)), output_ns // max(1, len(ran)))
+    passes = tuple(Pass(images, shared[0], ns, shared[1]) for images, ns in ran)
+    works = []
+    for prepared in batch:
+        waited_ns = start_ns - prepared.prepared_ns
+        count = len(prepared.request.images)
+        times = (prepared.arrived_ns, waited_ns, prepared.input_ns, infer_ns, output_ns)
+        works.append(Work(count, *times, passes))
+        passes = ()  # each is reported once
+    return works

@@ -33,6 +33,44 @@ class Body(NamedTuple):
         return bytes(self.content[:length]), memoryview(self.content)[length:]
 
 
+class Pass(NamedTuple):
+    """One forward pass of a network, in nanoseconds.
+
+    Attributes:
+        images: Number of images.
+        input_ns: Time to parse the requests and to decode their images.
+        infer_ns: Time of the engine.
+        output_ns: Time to make outputs and to format them.
+    """
+
+    images: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+
+
+class Work(NamedTuple):
+    """What a generation did for one request, in nanoseconds.
+
+    Attributes:
+        images: Number of images of the request.
+        started_ns: When the generation began to read it, by time.monotonic_ns(): one clock for all processes.
+        waited_ns: Time that the prepared request waited for others of its batch, and for the batch before.
+        input_ns: Time to parse it and to decode its images.
+        infer_ns: Time of the engine, for the whole batch.
+        output_ns: Time to make outputs and to format them, for the whole batch.
+        passes: Forward passes of its batch; empty for all but the first request of a batch, so that each counts once.
+    """
+
+    images: int
+    started_ns: int
+    waited_ns: int
+    input_ns: int
+    infer_ns: int
+    output_ns: int
+    passes: tuple[Pass, ...] = ()
+
+
 class Reply(NamedTuple):
     """The reply to one request.
 
@@ -40,8 +78,10 @@ class Reply(NamedTuple):
         status: HTTP status.
         body: HTTP body.
         seconds: Seconds that the generation took; 0 until it is known.
+        work: What the generation did; None until it is known, and for a request that it could not read.
     """
 
     status: int
     body: Body
     seconds: float = 0.0
+    work: Work | None = None

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from edged.errors import EdgedError
 from service.ipc import frames
 from service.ipc.frames import OBSERVED
-from service.ipc.messages import Body, Reply
+from service.ipc.messages import Body, Pass, Reply, Work
 from service.ipc.shared_memory import PLACE, Arena, Place
 from service.system.timeouts import in_time, within
 
@@ -271,4 +271,13 @@ class Channel:
 
 
 def _reply(header: dict[str, Any], body: bytes) -> Reply:
-    return Reply(header["status"], Body(body, header.get("json_bytes")), header["seconds"])
+    return Reply(header["status"], Body(body, header.get("json_bytes")), header["seconds"], _work(header.get("work")))
+
+
+def _work(found: list[Any] | None) -> Work | None:
+    """Return what the child did, from the JSON of a reply's header."""
+    if found is None:
+        return None
+    images, started_ns, waited_ns, input_ns, infer_ns, output_ns, passes = found
+    batch = tuple(Pass(*each) for each in passes)
+    return Work(images, started_ns, waited_ns, input_ns, infer_ns, output_ns, batch)

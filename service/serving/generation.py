@@ -20,6 +20,7 @@ from typing import Any
 from edged.errors import DeferredError, GateError
 from service.ipc.frames import FrameError
 from service.ipc.messages import Reply
+from service.ipc.options import Batching
 from service.ipc.shared_memory import Arena
 from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order
 from service.serving.fork_client import ForkError, ForkServer
@@ -109,6 +110,16 @@ class Generation:
     def engine(self) -> str:
         """Name of the engine that computes the model; "" before it was started."""
         return str(self.metadata.get("platform", "")).removeprefix("edged_")
+
+    @property
+    def batching(self) -> Batching:
+        """How it gathers requests into batches."""
+        return self._options.batching
+
+    @property
+    def threads(self) -> int:
+        """Number of threads that it computes with."""
+        return self._options.threads or cores()
 
     @property
     def inflight(self) -> int:
@@ -237,7 +248,7 @@ class Generation:
         options, batching = self._options, self._options.batching
         return [
             *("--generation", str(self.number), "--model", self.model, "--artifact", str(self._directory)),
-            *("--parent", str(os.getpid()), "--threads", str(options.threads or cores()), "--runtime", options.runtime),
+            *("--parent", str(os.getpid()), "--threads", str(self.threads), "--runtime", options.runtime),
             *("--device", options.device, "--providers", *options.providers),
             *(() if options.engine_cache is None else ("--engine-cache", str(options.engine_cache))),
             *(("--beside",) if options.background else ()),

@@ -128,7 +128,8 @@ class ModelServer:
         if self.live is None:  # no generation is at fault, so none has this in its statistics
             self.counts.recent.note_unanswered(failure=True)
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
-        start, counted, failure = time.monotonic(), (self.stats, self.counts.recent), True
+        start_ns, counted, failure = time.monotonic_ns(), (self.stats, self.counts.recent), True
+        inference = self.counts.inference
         reply: Reply | None = None
         try:
             reply = await self._ask(self.live, body, deadline_s, json_bytes)
@@ -137,11 +138,14 @@ class ModelServer:
             failure = error.is_failure
             raise
         finally:
+            end_ns = time.monotonic_ns()
             for stats in counted:
                 if reply is None:
                     stats.note_unanswered(failure=failure)
                 else:
-                    stats.note(reply.status, time.monotonic() - start)
+                    stats.note(reply.status, (end_ns - start_ns) / 1e9)
+            status, work = (None, None) if reply is None else (reply.status, reply.work)
+            inference.note(status, start_ns, end_ns, work, time.time())
 
     async def wait_until_up(self, timeout_s: float) -> float:
         """Wait for a generation that is on its way: in a swap by "resource", or after the first crashes.

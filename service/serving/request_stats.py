@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from service.serving.inference_stats import InferenceStats
+
 # Buckets on a logarithmic scale: each quantile is right to 5 %, whatever the latency.
 _LEAST_S = 1e-4
 _STEP = 1.05
@@ -82,12 +84,14 @@ class GenerationStats:
         current: Requests of the generation in service.
         previous: Requests of the previous generation.
         recent: Requests of any generation since the last sample was taken; whoever samples replaces it.
+        inference: What the requests of the generation in service took, part by part.
     """
 
     def __init__(self) -> None:
         self.current = RequestStats()
         self.previous = RequestStats()
         self.recent = RequestStats()
+        self.inference = InferenceStats()
         self._number: int | None = None
 
     def begin(self, number: int) -> None:
@@ -95,6 +99,7 @@ class GenerationStats:
         if number != self._number:
             self._number = number
             self.previous, self.current = self.current, RequestStats()
+            self.inference = InferenceStats()
 
 
 def _index(seconds: float) -> int:

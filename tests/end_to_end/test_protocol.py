@@ -91,7 +91,9 @@ def encoded(*files: bytes) -> Any:
 def test_the_client_finds_what_there_is(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
-    assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
+    assert client.get_server_metadata()["extensions"] == [
+        *("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+    ]
     assert client.is_model_ready("digits")
     assert client.is_model_ready("digits", "1")
     assert not client.is_model_ready("empty")
@@ -205,10 +207,106 @@ def test_other_ways_to_be_refused(client: Any) -> None:
         client.infer("digits", [encoded(FILE)], request_compression_algorithm="gzip")
     with pytest.raises(InferenceServerException, match="unknown parameter 'classification'"):
         client.infer("digits", [encoded(FILE)], outputs=[triton.InferRequestedOutput("logits", class_count=3)])
-    with pytest.raises(InferenceServerException, match="/config is not served"):
-        client.get_model_config("digits")
     with pytest.raises(InferenceServerException, match="no model 'nothing'"):
         client.get_model_metadata("nothing")
+
+
+def test_the_client_reads_configurations(client: Any) -> None:
+    config = client.get_model_config("digits", "1")
+    assert (config["name"], config["backend"], config["max_batch_size"]) == ("digits", "onnxruntime", 1)
+    assert config["input"][0] == {"name": "input", "data_type": "TYPE_FP32", "dims": [3, 8, 8], "optional": True}
+    detector = client.get_model_config("shapes")
+    assert (detector["max_batch_size"], detector["output"][0]["dims"]) == (0, [-1, 4])
+    with pytest.raises(InferenceServerException, match="no version '2' in service; live: 1"):
+        client.get_model_config("digits", "2")
+    with pytest.raises(InferenceServerException, match="has no generation in service yet"):
+        client.get_model_config("empty")
+
+
+def test_the_client_reads_statistics(client: Any) -> None:
+    def read(*model: str) -> dict[str, Any]:
+        (found,) = client.get_inference_statistics(*model)["model_stats"]
+        return found
+
+    before = read("digits", "1")
+    client.infer("digits", [encoded(FILE, FILE)])
+    with pytest.raises(InferenceServerException):
+        client.infer("digits", [encoded(b"none")])
+    after = read("digits")
+    assert (after["name"], after["version"]) == ("digits", "1")
+    assert after["last_inference"] > 1e12  # milliseconds since 1970
+    assert after["last_inference"] >= before["last_inference"]
+    assert after["inference_count"] - before["inference_count"] == 2
+    assert after["execution_count"] - before["execution_count"] == 1
+    spent = {}
+    for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+        old, new = before["inference_stats"][name], after["inference_stats"][name]
+        assert new["count"] == old["count"] + 1, name
+        spent[name] = new["ns"] - old["ns"]
+    parts = [spent[name] for name in ("queue", "compute_input", "compute_infer", "compute_output")]
+    assert min(parts) > 0
+    assert sum(parts) < spent["success"]  # the rest is the way from process to process
+    assert after["inference_stats"]["cache_hit"] == {"count": 0, "ns": 0}
+    (pair,) = (batch for batch in after["batch_stats"] if batch["batch_size"] == 2)
+    assert pair["compute_infer"]["ns"] > 0
+    assert after["memory_usage"][0]["byte_size"] > 1 << 20
+    everything = client.get_inference_statistics()["model_stats"]
+    assert [(each["name"], each["version"]) for each in everything] == [("digits", "1"), ("shapes", "1")]
+    with pytest.raises(InferenceServerException, match="model 'empty' has no generation"):
+        client.get_inference_statistics("empty")
+    with pytest.raises(InferenceServerException, match="no model 'nothing'"):
+        client.get_inference_statistics("nothing")
+
+
+def test_the_client_reads_the_index_and_cannot_load(client: Any, daemon: Daemon) -> None:
+    assert daemon.get("/v2/models").json() == {"models": ["digits", "shapes", "empty"]}
+    ready = [{"name": name, "version": "1", "state": "READY", "reason": ""} for name in ("digits", "shapes")]
+    empty = {"name": "empty", "state": "UNAVAILABLE", "reason": "model 'empty' has no generation in service yet"}
+    assert client.get_model_repository_index() == [*ready, empty]
+    assert daemon.post("/v2/repository/index", json={"ready": True}).json() == ready
+    for body in (b"[]", b"{", b'{"ready": 1}'):
+        answer = daemon.post("/v2/repository/index", content=body)
+        assert (answer.status_code, "send" in answer.json()["error"]) == (400, True)
+    for change in (client.load_model, client.unload_model):
+        with pytest.raises(InferenceServerException) as caught:
+            change("digits")
+        assert caught.value.status() == "400"
+        for way in (str(daemon.state / "drop" / "digits"), "edged submit", "edged rollback"):
+            assert way in caught.value.message()
+        with pytest.raises(InferenceServerException, match="no model 'nothing'"):
+            change("nothing")
+
+
+def test_the_index_has_what_a_rollback_can_bring_back(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path)
+    write_untrained(daemon.state / "digits", seed=2)
+    store = ModelStore(daemon.state / "models")
+    store.switch("digits", store.publish("digits", daemon.state / "digits"))
+    try:
+        daemon.start()
+        listed = [each for each in daemon.post("/v2/repository/index").json() if each["name"] == "digits"]
+    finally:
+        daemon.close()
+    kept = {"name": "digits", "version": "1", "state": "UNAVAILABLE"}
+    assert listed == [
+        {**kept, "reason": "`edged rollback digits --to 1` puts it in service"},
+        {"name": "digits", "version": "2", "state": "READY", "reason": ""},
+    ]
+
+
+def test_what_the_client_knows_and_edged_lacks(client: Any, daemon: Daemon) -> None:
+    for call, extension in (
+        (client.get_trace_settings, "trace"),
+        (client.get_log_settings, "logging"),
+        (client.get_system_shared_memory_status, "system_shared_memory"),
+        (client.get_cuda_shared_memory_status, "cuda_shared_memory"),
+    ):
+        with pytest.raises(InferenceServerException, match=f"the extension '{extension}', which edged does not have"):
+            call()
+    answer = daemon.get("/v2/nothing")
+    assert (answer.status_code, answer.json()) == (404, {"error": "GET /v2/nothing is not served: Not Found"})
+    answer = daemon.post("/v2/models")
+    assert (answer.status_code, sorted(answer.headers["allow"].split(", "))) == (405, ["GET", "HEAD"])
 
 
 def test_the_example_of_the_page(daemon: Daemon, tmp_path: Path) -> None:

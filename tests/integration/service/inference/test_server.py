@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,30 @@ def test_a_batch_waits_no_longer_than_its_delay(artifact: Path) -> None:
         assert reply.seconds < 3  # the wait does not count as work
 
     assert run(artifact, test, Batching(8, 3.0)) == [1]
+
+
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_a_reply_comes_with_what_was_done_for_it(artifact: Path, max_batch: int) -> None:
+    async def test(generation: Generation) -> None:
+        before_ns = time.monotonic_ns()
+        replies = await asyncio.gather(*(generation.infer(body_of(0.5, images), TIMEOUT_S) for images in (1, 2, 1, 2)))
+        after_ns = time.monotonic_ns()
+        works = [reply.work for reply in replies if reply.work is not None]
+        assert [work.images for work in works] == [1, 2, 1, 2]
+        for work in works:
+            assert before_ns < work.started_ns < after_ns
+            assert min(work.input_ns, work.infer_ns, work.output_ns) > 0
+            assert work.waited_ns >= 0
+            assert work.input_ns + work.waited_ns + work.infer_ns + work.output_ns < after_ns - before_ns
+        passes = [each for work in works for each in work.passes]
+        assert sum(each.images for each in passes) == 6  # each pass is reported once
+        assert all(each.images <= max(2, max_batch) for each in passes)
+        if max_batch == 1:
+            assert [work.passes[0].infer_ns for work in works] == [work.infer_ns for work in works]
+        wrong = await generation.infer(b"{}", TIMEOUT_S)
+        assert (wrong.status, wrong.work) == (400, None)
+
+    run(artifact, test, Batching(max_batch, 0.05 if max_batch > 1 else 0.0))
 
 
 def test_deadlines_draining_and_a_killed_process(artifact: Path) -> None:
