@@ -42,6 +42,7 @@ def quantize_with_peer(
         batch: Images per calibration step.
         reduce_range: Whether weights get 7 bits, for CPUs on which 8 saturate.
     """
+    images = images[: len(images) // batch * batch]  # histograms of quantize_static take batches of one size only
     batches = (part.numpy() for part in cache.batches(images, batch))
     kept = _head(source)
     if peer == "NNCF":

@@ -33,7 +33,8 @@ ACTIVATION_MEMORY = 32 << 20  # the page cache of the disk is hardly slower
 # Measured bytes per counted byte: fragmentation of the heap and oneDNN's own buffers.
 OVERHEAD = 1.45
 MARGIN = 0.05  # largest measured excess over that
-SPARING_OVERHEAD = 1.1  # if free blocks are returned to the system; no excess was measured
+SPARING_OVERHEAD = 1.1  # if free blocks are returned to the system
+SPARING_MARGIN = 0.02  # the largest measured excess was a hundredth
 KERNEL_BYTES = 32 << 20  # compiled kernels, independent of the network's size
 # Of the weights in float32, at once: the network that rounds, its graph, models of engines and the engines that are
 # compared. An estimate from above, which counts where a limit is set.
@@ -165,17 +166,17 @@ def plan_work(program: Program, model: nn.Module, images: Inputs, spec: QuantSpe
         rows_at_once = max(spec.rows_at_once >> halvings, 1)
         tried = dataclasses.replace(spec, rows_at_once=rows_at_once)
         steps = with_batches(single, resources.batch_bytes >> halvings)
-        overhead = SPARING_OVERHEAD if sparing else OVERHEAD
+        overhead, margin = (SPARING_OVERHEAD, SPARING_MARGIN) if sparing else (OVERHEAD, MARGIN)
         counted = _weights_bytes(layers) + _work_bytes(program, layers, tried, steps)
         work = KERNEL_BYTES + int(overhead * counted)
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
-            room = resources.memory_limit if sparing else int(resources.memory_limit / (1 + MARGIN))
+            room = int(resources.memory_limit / (1 + margin))
             work = max(work, KERNEL_BYTES + _weights_bytes(layers) + _rounding_bytes(spec, layers))
             waiting = min(waiting, room - present - work)
         if waiting >= 0:
             return MemoryPlan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
-        least = present + work
+        least = int((present + work) * (1 + margin))
     raise MemoryLimitError(
         f"a memory limit of {(resources.memory_limit or 0) >> 20} MiB is too little for this model; it takes at least"
         f" {(least >> 20) + 1} MiB"

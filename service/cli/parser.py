@@ -555,7 +555,7 @@ COMMANDS: dict[str, Command] = {
     "pause": _administration("pause", "leave the files for a model in the drop folder"),
     "resume": _administration("resume", "process the files for a model again, those that waited included"),
     "retry": Command(
-        "take the file of a superseded, cancelled, rejected, failed or rolled back update again",
+        "take the file of a superseded, cancelled, rejected or failed update again",
         "edged retry 7",
         _add_update_action,
         "service.cli.commands:act_on_update",

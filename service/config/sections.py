@@ -32,6 +32,7 @@ from edged.spec import (
     Choice,
     DetectionSpec,
     InputSpec,
+    Scheme,
 )
 from service.config.fields import (
     Reader,
@@ -193,6 +194,8 @@ class RuntimeConfig:
         for provider in self.providers:
             if self.providers.count(provider) > 1:
                 raise ValueError(f"providers names {provider} twice; remove one")
+        if "cpu" in self.providers[:-1]:
+            raise ValueError("providers names cpu before others, which would never compute; write cpu last")
         if self.providers != ("cpu",) and self.name != "onnxruntime":
             raise ValueError(
                 f"providers are ONNX Runtime's, and name is {self.name}; set name: onnxruntime or remove them"
@@ -254,6 +257,10 @@ class ModelConfig:
             _ = self.choice
         except UsageError as error:
             raise ValueError(str(error)) from None
+        if self.runtime.name == "tensorrt" and self.quantization.to_spec().scheme is not Scheme.SYMMETRIC:
+            raise ValueError(
+                "runtime is tensorrt, which takes symmetric weights only; set quantization.scheme: symmetric"
+            )
         if self.arch is None or self.arch not in LARGEST_STRIDES:
             return
         if self.input.resize is not None:
@@ -295,7 +302,11 @@ class ModelConfig:
         for key, usual in (("activation_bits", AUTO), ("small_bits", None)):
             if data["quantization"][key] == usual:
                 del data["quantization"][key]
-        served = ("batching", "swap", "runtime", "keep", "probation_s", "report_images", "capture", "drift")
+        # The engine decides whether activations are quantized, and which candidates can pass the gates.
+        data["runtime"] = self.runtime.name
+        if self.runtime.name == "auto":
+            irrelevant.append("runtime")
+        served = ("batching", "swap", "keep", "probation_s", "report_images", "capture", "drift")
         for key in (*served, "priority", *irrelevant):
             del data[key]
         usual_gates = vars(GatesConfig())

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from edged.execution.cuda_memory import gpu_name
+from edged.execution.onnx_providers import NAMES
 from edged.execution.openvino_executor import import_openvino
 
 
@@ -22,7 +23,10 @@ def probe(engine: str) -> dict[str, Any]:
     runtime = importlib.import_module(engine)
     if engine == "tensorrt":
         return {"version": runtime.__version__, "computes_on": [gpu_name()]}
-    return {"version": runtime.__version__, "computes_on": list(runtime.get_available_providers())}
+    return {
+        "version": runtime.__version__,
+        "computes_on": [name for name in runtime.get_available_providers() if name in NAMES.values()],
+    }
 
 
 if __name__ == "__main__":

@@ -93,10 +93,16 @@ def kept_in_float(totals: JSON) -> list[str]:
 
 
 def served_by(totals: JSON) -> str | None:
-    """Return engine and numbers of a model in service, for example "onnxruntime, integer"; None if they are unknown.
+    """Return engine and numbers of a model in service, for example "onnxruntime, integer, SiLU in float".
 
     Args:
         totals: Totals of a report.
+
+    Returns:
+        The text; None if they are unknown.
     """
     serve: JSON = totals.get("serve") or {}
-    return f"{serve['engine']}, {serve['precision']}" if {"engine", "precision"} <= serve.keys() else None
+    if not {"engine", "precision"} <= serve.keys():
+        return None
+    chosen = next((entry for entry in totals.get("candidates") or [] if entry.get("chosen")), serve)
+    return _candidate(chosen, None).name

@@ -229,7 +229,6 @@ def test_contradictory_settings_of_a_model_are_reported(folder, text, message):
 def test_an_engine_can_be_a_name_or_a_section(folder, text, name, providers):
     found = load(folder, model(text)).models[0]
     assert found.runtime == RuntimeConfig(name=name, providers=providers)
-    assert found.key("ab") == load(folder, model("keep: 3")).models[0].key("ab")
 
 
 @pytest.mark.parametrize(
@@ -402,8 +401,27 @@ def test_the_key_depends_only_on_settings_that_affect_the_result(folder):
     assert base.key("ab").startswith("ab:")
     changes = ("arch: resnet18", "quantization: {bits: 3}", "gates: {max_drop: 1}", "input: {size: 32}")
     gates = ("gates: {min_accuracy: 70}", "gates: {min_shadow_agreement: 90}")
-    for change in (*changes, *gates, "detection: {iou: 0.5}"):
+    for change in (*changes, *gates, "detection: {iou: 0.5}", "runtime: onnxruntime"):
         assert load(folder, model(change)).models[0].key("ab") != base.key("ab")
+
+
+def test_the_key_does_not_depend_on_providers(folder):
+    """They compute the same codes; the name of the engine decides which codes there are."""
+    base = load(folder, model("runtime: onnxruntime")).models[0]
+    same = load(folder, model("runtime: {name: onnxruntime, providers: [cuda, cpu]}")).models[0]
+    assert base.key("ab") == same.key("ab")
+
+
+def test_tensorrt_takes_symmetric_weights_only(folder):
+    with pytest.raises(InvalidConfigError, match=r"set quantization\.scheme: symmetric"):
+        load(folder, model("runtime: tensorrt"))
+    given = load(folder, model("runtime: tensorrt\n    quantization: {scheme: symmetric}"))
+    assert given.models[0].runtime.name == "tensorrt"
+
+
+def test_cpu_is_the_last_provider(folder):
+    with pytest.raises(InvalidConfigError, match="write cpu last"):
+        load(folder, model("runtime: {name: onnxruntime, providers: [cpu, cuda]}"))
 
 
 def test_the_key_is_that_of_0_1_0():

@@ -19,7 +19,8 @@ def config(tmp_path):
     def write(runtime):
         (tmp_path / "images").mkdir(exist_ok=True)
         path = tmp_path / "edged.yaml"
-        path.write_text(f"models: [{{name: m, runtime: {runtime}, calibration: {{dir: images}}}}]\n")
+        rest = "quantization: {scheme: symmetric}, calibration: {dir: images}"
+        path.write_text(f"models: [{{name: m, runtime: {runtime}, {rest}}}]\n")
         return load_config(path)
 
     return write

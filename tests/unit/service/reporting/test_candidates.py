@@ -39,7 +39,8 @@ def test_a_candidate_that_takes_hardly_less_time_is_about_as_fast():
 
 
 def test_what_serves():
-    assert served_by(TOTALS) == "onnxruntime, integer"
+    assert served_by(TOTALS) == "onnxruntime, integer, 1 in float"
+    assert served_by({"serve": TOTALS["serve"]}) == "onnxruntime, integer"
     assert kept_in_float(TOTALS) == ["conv1"]
     assert (candidates({}), served_by({}), kept_in_float({})) == ([], None, [])
     assert served_by({"serve": {"engine": "torch"}}) is None

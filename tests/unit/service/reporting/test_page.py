@@ -99,7 +99,7 @@ def test_every_known_fact_is_listed():
         "Architecture": "plain",
         "Bits": "4",
         "Method": "fastobq",
-        "Served by": "onnxruntime, integer",
+        "Served by": "onnxruntime, integer, 1 in float",
         "Layers in float": "plain",
         "Agreement": "95.00 % of 20 held-out images",
         "Calibration": "64 images",

@@ -6,7 +6,7 @@ def test_the_report_of_a_classifier():
     lines = summary(data_of(), "/x/report.html").splitlines()
     assert lines[:2] == ["update 7 of m: COMMITTED", "  plain"]
     assert "  Agreement                  95.00 % of 20 held-out images" in lines
-    assert "  Served by                  onnxruntime, integer" in lines
+    assert "  Served by                  onnxruntime, integer, 1 in float" in lines
     assert "  Layers in float            plain" in lines
     start = lines.index("candidates to serve")
     assert lines[start + 1].startswith("  onnxruntime, integer, 1 in float  4.53 ms, agreement 95.00 %,")
