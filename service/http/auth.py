@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hmac
-from pathlib import Path
-
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edged.errors import AccessError
 from service.config.load import ServeConfig
+from service.daemon.tokens import has_any_token, has_token, require_inference_token
 
 _LOCAL = "edged.local"
 
@@ -35,7 +33,7 @@ def check_admin(request: Request, serve: ServeConfig) -> None:
         return
     if serve.admin_token is None:
         raise AccessError("this needs the UNIX socket; set serve.token_file to allow it over TCP")
-    if not _knows(request, serve.admin_token):
+    if not has_token(_authorization(request), serve.admin_token):
         raise AccessError("wrong or missing token; send 'Authorization: Bearer <contents of serve.token_file>'")
 
 
@@ -45,12 +43,8 @@ def check_inference(request: Request, serve: ServeConfig) -> None:
     Raises:
         AccessError: The token is wrong or missing, or it cannot be read.
     """
-    if serve.inference_token_file is None or is_local(request):
-        return
-    if not _knows_any(request, serve):
-        raise AccessError(
-            "wrong or missing token; send 'Authorization: Bearer <contents of serve.inference_token_file>'"
-        )
+    if not is_local(request):
+        require_inference_token(_authorization(request), serve)
 
 
 def may_see_images(request: Request, serve: ServeConfig) -> bool:
@@ -61,7 +55,7 @@ def may_see_images(request: Request, serve: ServeConfig) -> bool:
     Raises:
         AccessError: A token cannot be read.
     """
-    return is_local(request) or _knows_any(request, serve)
+    return is_local(request) or has_any_token(_authorization(request), serve)
 
 
 def is_local(request: Request) -> bool:
@@ -69,24 +63,5 @@ def is_local(request: Request) -> bool:
     return bool(request.scope.get(_LOCAL))
 
 
-def _knows_any(request: Request, serve: ServeConfig) -> bool:
-    # All tokens are compared, so that the time does not reveal which one nearly matches.
-    files = (serve.inference_token_file, serve.admin_token)
-    known = [_knows(request, file) for file in files if file is not None]
-    return any(known)
-
-
-def _knows(request: Request, file: Path) -> bool:
-    # Read for each request, so that a changed token applies at once.
-    given = request.headers.get("authorization", "").encode()
-    return hmac.compare_digest(given, f"Bearer {_token(file)}".encode())
-
-
-def _token(file: Path) -> str:
-    try:
-        token = file.read_text().strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise AccessError(f"cannot read the token in {file}: {error}; make it a readable file of text") from error
-    if not token:
-        raise AccessError(f"the token file {file} is empty; write a secret into it")
-    return token
+def _authorization(request: Request) -> str:
+    return request.headers.get("authorization", "")

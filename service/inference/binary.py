@@ -3,14 +3,12 @@
     JSON       its length is in the HTTP header Inference-Header-Content-Length
     tensors    in the order of the JSON, without gaps; the length of each is in its parameter binary_data_size
 
-Numbers are little-endian and in row-major order. An element of a BYTES tensor is its length, 4 bytes little-endian,
-followed by that many bytes.
+Numbers are little-endian and in row-major order. Elements of a BYTES tensor are packed as in service.ipc.elements.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,7 +24,6 @@ NUMBERS: Mapping[str, np.dtype[Any]] = {
     "UINT8": np.dtype("u1"),
     "INT64": np.dtype("<i8"),
 }
-_LENGTH = struct.Struct("<I")
 
 
 def bodies_of(header: Mapping[str, Any], content: bytes | memoryview) -> tuple[Body, Body | None]:
@@ -88,37 +85,6 @@ def unpack_numbers(data: memoryview, datatype: str, count: int) -> npt.NDArray[A
     return np.frombuffer(data, dtype)
 
 
-def unpack_elements(data: memoryview, count: int) -> list[memoryview]:
-    """Return the elements of a BYTES tensor as views of its bytes.
-
-    Args:
-        data: Bytes of the tensor.
-        count: Number of elements.
-
-    Raises:
-        RequestError: An element ends after the data, or bytes are left over.
-    """
-    elements, start = [], 0
-    for index in range(count):
-        if start + _LENGTH.size > len(data):
-            raise RequestError(f"binary data ends before the length of element {index}; shape says {count} elements")
-        (length,) = _LENGTH.unpack_from(data, start)
-        start += _LENGTH.size
-        if start + length > len(data):
-            left = len(data) - start
-            raise RequestError(f"element {index} has a length of {length} bytes, but only {left} follow")
-        elements.append(data[start : start + length])
-        start += length
-    if start != len(data):
-        raise RequestError(f"{len(data) - start} bytes follow the last of {count} elements; correct shape or data")
-    return elements
-
-
 def pack_numbers(values: npt.ArrayLike, datatype: str) -> bytes:
     """Return values of any shape as bytes of a datatype of `NUMBERS`."""
     return np.asarray(values, NUMBERS[datatype]).tobytes()
-
-
-def pack_elements(elements: Sequence[bytes]) -> bytes:
-    """Return elements as the bytes of a BYTES tensor."""
-    return b"".join(piece for element in elements for piece in (_LENGTH.pack(len(element)), element))

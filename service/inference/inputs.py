@@ -23,7 +23,8 @@ from edged.calibration.images import Decoded, decode, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.errors import ImageError
 from edged.spec import Fit, InputSpec
-from service.inference.binary import tensor_data, unpack_elements, unpack_numbers
+from service.inference.binary import tensor_data, unpack_numbers
+from service.ipc.elements import unpack_elements
 from service.ipc.messages import RequestError
 
 Images = npt.NDArray[np.float32]

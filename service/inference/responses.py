@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.inference.binary import NUMBERS, pack_elements, pack_numbers
+from service.inference.binary import NUMBERS, pack_numbers
+from service.ipc.elements import pack_elements
 from service.ipc.messages import Body
 
 

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
-from service.inference.binary import pack_elements
 from service.inference.inputs import max_batch, read_images
+from service.ipc.elements import pack_elements
 from service.ipc.messages import RequestError
 from tests.support.pictures import noise_png
 from tests.support.requests import LETTERBOX, SPEC

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.inference.binary import unpack_elements, unpack_numbers
+from service.inference.binary import unpack_numbers
 from service.inference.responses import OutputTensor, float_output, format_response, read_outputs
+from service.ipc.elements import unpack_elements
 
 
 def test_a_response_has_model_version_id_and_outputs() -> None:
