@@ -16,11 +16,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.options import parser_of
-from benchmarks.serving.effort import QUICK, Effort
+from benchmarks.serving.effort import PEERS, QUICK, Effort
 from benchmarks.serving.page import document
 from benchmarks.serving.peers.server import set_up
 from benchmarks.serving.sections import SECTIONS
@@ -33,7 +34,7 @@ def main() -> None:
     if options.setup_peers is not None:
         set_up(options.setup_peers)
         return
-    effort = dataclasses.replace(QUICK if options.quick else Effort(), peers=options.peers)
+    effort = dataclasses.replace(QUICK if options.quick else Effort(), peers=options.peers, compare=options.compare)
     results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
     if options.machine:
         results["machine"] = options.machine
@@ -47,6 +48,7 @@ def main() -> None:
             "when": when,
             "seconds": round(time.time() - start),
             "load_before": round(load, 1),
+            "quick": options.quick,
         }
         options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(json.dumps(results, indent=1))
@@ -62,6 +64,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--setup-peers", type=Path, metavar="DIR", help="install the peers there and exit")
     parser.add_argument("--peers", type=Path, metavar="DIR", default=Path(peers) if peers else None)
     parser.add_argument("--only", type=_sections, default=list(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument(
+        "--compare", type=_peers, default=PEERS, help=f"some of {','.join(PEERS)}, which is the default"
+    )
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
     parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
     parser.add_argument("--machine", default="", help="description of the machine on the page")
@@ -69,10 +74,18 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _sections(text: str) -> list[str]:
-    names = text.split(",")
-    if unknown := [name for name in names if name not in SECTIONS]:
-        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
+def _sections(text: str) -> tuple[str, ...]:
+    return _names(text, "section", SECTIONS)
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    return _names(text, "server", PEERS)
+
+
+def _names(text: str, what: str, known: Iterable[str]) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in known]:
+        raise argparse.ArgumentTypeError(f"unknown {what} {unknown[0]!r}; choose from {', '.join(known)}")
     return names
 
 

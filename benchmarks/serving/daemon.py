@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ from torch import nn
 from benchmarks.demo import digits
 from benchmarks.serving.checks import Swap
 from benchmarks.serving.load import Call
+from benchmarks.serving.payloads import tensor_call
 from benchmarks.serving.processes import end_group, eventually
 from edged.errors import UnavailableError
 from edged.models.registry import Architecture, build
@@ -207,9 +207,4 @@ def image(side: int) -> np.ndarray:
 
 def image_call(model: str, side: int) -> Call:
     """Return a request with one image as binary FP32 that asks for a binary response."""
-    values = image(side)
-    parameters = {"binary_data_size": values.nbytes}
-    tensor = {"name": "input", "datatype": "FP32", "shape": values.shape, "parameters": parameters}
-    text = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(text)), "Content-Type": "application/octet-stream"}
-    return Call(f"/v2/models/{model}/infer", text + values.tobytes(), headers)
+    return tensor_call(model, "input", "FP32", image(side))

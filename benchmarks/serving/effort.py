@@ -12,6 +12,7 @@ from benchmarks.serving.load import Answer, latency
 
 Rows = list[dict[str, Any]]
 RATE = 50.0  # requests per second
+PEERS = ("triton", "uvicorn", "mlserver", "litserve")
 
 
 @dataclass(frozen=True)
@@ -26,9 +27,11 @@ class Effort:
         rate: Requests per second during these swaps.
         requests: Lowest number of requests during and after the swaps.
         quantizing_s: Seconds of load while another model is quantized.
-        rounds: Sequential requests to each server.
+        rounds: Requests to each server, one at a time.
+        together: Requests to each server, several at a time.
         memory_swaps: Swaps without load.
         peers: Folder with the peers' virtual environments.
+        compare: Names of the peers to compare with.
     """
 
     steady_s: float = 20
@@ -38,13 +41,24 @@ class Effort:
     rate: float = 100
     requests: int = 50_000
     quantizing_s: float = 30
-    rounds: int = 400
+    rounds: int = 1000
+    together: int = 3200
     memory_swaps: int = 100
     peers: Path | None = None
+    compare: tuple[str, ...] = PEERS
 
 
 QUICK = Effort(
-    steady_s=8, reloads=5, swaps=20, drops=2, rate=100, requests=3000, quantizing_s=8, rounds=200, memory_swaps=20
+    steady_s=8,
+    reloads=5,
+    swaps=20,
+    drops=2,
+    rate=100,
+    requests=3000,
+    quantizing_s=8,
+    rounds=200,
+    together=640,
+    memory_swaps=20,
 )
 
 

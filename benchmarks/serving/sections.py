@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from benchmarks.serving.checks import Swap
 from benchmarks.serving.daemon import PREPARES, SIDE, Edged, checkpoint, swappable
 from benchmarks.serving.effort import RATE, Effort, Rows, figures
 from benchmarks.serving.endurance import kill, memory, swaps
-from benchmarks.serving.load import Answer, Connection, Load, between
+from benchmarks.serving.load import Load, between
+from benchmarks.serving.overhead import overhead
 from benchmarks.serving.peers.server import Peer, missing
 from benchmarks.serving.processes import tree_bytes
 from edged.models.registry import Architecture
@@ -30,7 +30,7 @@ def reload(effort: Effort) -> Rows:
         rows = [_reloads(edged, effort)]
         store = edged.artifact().parent
         artifacts = sorted(store.iterdir())
-        for name in ("triton", "mlserver"):
+        for name in [name for name in ("triton", "mlserver") if name in effort.compare]:
             if reason := missing(effort.peers, name):
                 rows.append({"server": name, "missing": reason})
                 continue
@@ -98,37 +98,6 @@ def _contention(effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
         "quantizing": figures(between(load.answers, begin, end)),
         "seconds": round(end - begin, 1),
     }
-
-
-def overhead(effort: Effort) -> Rows:
-    """Send 1x3x224x224 FP32 requests one at a time, round robin over the servers, without any computation."""
-    side = 224
-    rows: Rows = []
-    with ExitStack() as running:
-        scratch = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        edged = scratch / "edged"
-        edged.mkdir()
-        ours = running.enter_context(Edged(edged, side=side, altered="empty", worker=PREPARES))
-        ours.put_live()
-        servers: list[Edged | Peer] = [ours]
-        for name in ("triton", "mlserver", "litserve", "uvicorn"):
-            if reason := missing(effort.peers, name):
-                rows.append({"server": name, "missing": reason})
-            else:
-                servers.append(running.enter_context(Peer(name, effort.peers, scratch, [], side)))
-        connections = [Connection(server.address) for server in servers]
-        answers: list[list[Answer]] = [[] for _ in servers]
-        for turn in range(effort.rounds + 20):
-            for server, connection, got in zip(servers, connections, answers, strict=True):
-                answer = connection.ask(server.call)
-                if turn >= 20:  # the first requests warm up
-                    got.append(answer)
-        for server, got in zip(servers, answers, strict=True):
-            failed = sum(answer.failed for answer in got)
-            rows.append({"server": server.name, "requests": len(got), "failed": failed, "closed": figures(got)})
-        for connection in connections:
-            connection.close()
-    return rows
 
 
 SECTIONS: dict[str, Callable[[Effort], Rows]] = {

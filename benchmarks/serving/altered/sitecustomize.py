@@ -2,7 +2,8 @@
 
 Python imports a module of this name at startup if it is on PYTHONPATH. EDGED_ALTERED selects the change:
 
-- "empty": generations serve a network that computes nothing, so that only the overhead of requests remains.
+- "empty": generations serve a network that computes nothing, so that the overhead of requests remains.
+- "bare": likewise, and images are neither decoded nor normalized, so that only the overhead of requests remains.
 - "spinning": children use OpenMP's default waiting and its default number of threads.
 - "leaking": the supervisor leaks some memory for every generation that it retires.
 """
@@ -47,6 +48,22 @@ def empty_network() -> None:
     frames.write_blocking = watched_write
 
 
+def unprepared_images() -> None:
+    """Let files and pixels become zeros at once. Prepared tensors are copied and checked as before."""
+    import numpy as np
+
+    from edged.calibration import images
+
+    def decode(data: bytes, spec: Any, *_: Any) -> Any:
+        pixels = np.zeros((spec.channels, spec.size, spec.size), np.uint8)
+        return images.Decoded(pixels, spec.size, spec.size)
+
+    def normalize(pixels: Any, spec: Any) -> Any:
+        return np.zeros(pixels.shape, np.float32)
+
+    images.decode, images.normalize = decode, normalize
+
+
 def spin() -> None:
     """Undo the settings of service.system.processes. OpenMP is loaded later and reads them then."""
     for name in ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -70,8 +87,10 @@ def leak() -> None:
 
 def alter(wanted: str, command: list[str]) -> None:
     """Make the selected change in the processes that it is meant for."""
-    if wanted == "empty" and CHILDREN[0] in command:
+    if wanted in ("empty", "bare") and CHILDREN[0] in command:
         empty_network()
+        if wanted == "bare":
+            unprepared_images()
     elif wanted == "spinning" and any(child in command for child in CHILDREN):
         spin()
     elif wanted == "leaking" and "run" in command:

@@ -1,4 +1,7 @@
-"""What the other servers compute in benchmarks.serving: an artifact of edged in the engine that edged has for it."""
+"""What the other servers compute in benchmarks.serving: an artifact of edged in the engine that edged has for it.
+
+Images are prepared for it by the functions that edged prepares them with, too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 CLASSES = 10
+SIDE = 224  # of images that are prepared here, pixels
 
 
 class Network:
@@ -31,3 +35,22 @@ class Network:
         if self._executor is None:
             return np.zeros((len(images), CLASSES), np.float32)
         return self._executor.run(np.array(images))
+
+
+def prepare(name: str, values: np.ndarray) -> np.ndarray:
+    """Prepare images as edged does for its inputs of the same names.
+
+    Args:
+        name: "input", "pixels" or "image".
+        values: float32 or uint8 [n, channels, size, size], or the bytes of a file [n].
+
+    Returns:
+        Images float32 [n, channels, size, size].
+    """
+    from edged.calibration.images import decode, normalize
+    from edged.spec import InputSpec
+
+    spec = InputSpec(SIDE, SIDE)
+    if name == "image":
+        return normalize(np.stack([decode(file, spec).pixels for file in values.ravel()]), spec)
+    return normalize(values, spec) if name == "pixels" else values

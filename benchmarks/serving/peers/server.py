@@ -33,7 +33,11 @@ PROGRAMS = {"triton": "pytriton/tritonserver/bin/tritonserver", "mlserver": "mls
 _JSON = {"Content-Type": "application/json"}
 ROOT = Path(__file__).parents[3]
 CODE = Path(__file__).parent
-_TENSOR = '[{{ name: "{name}", data_type: TYPE_FP32, dims: [{dims}] }}]'
+_TENSOR = '[{{ name: "{name}", data_type: TYPE_{datatype}, dims: [{dims}] }}]'
+# Models of Triton that return zeros: the input of each. Those whose names end with PREPARED prepare the image before.
+PREPARED = "-prepared"
+_EMPTY_MODELS = {MODEL: "input", "pixels": "pixels", "image": "image"}
+_INPUTS = {"input": ("FP32", "-1, 3, -1, -1"), "pixels": ("UINT8", "-1, 3, -1, -1"), "image": ("STRING", "1")}
 
 
 def set_up(folder: Path) -> None:
@@ -83,7 +87,7 @@ class Peer:
         self._folder = folder / name
         self._artifacts = [str(path) for path in artifacts] or [""]
         self._at = 0
-        self._port = free_port()
+        self._port, self._grpc_port = free_port(), free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.call = _call(name, side)
 
@@ -117,6 +121,11 @@ class Peer:
         """Return the URL of the server."""
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def grpc_address(self) -> str:
+        """Return host and port of Triton's gRPC."""
+        return f"127.0.0.1:{self._grpc_port}"
+
     def reload(self) -> Swap:
         """Replace the served artifact by the next one."""
         self._at += 1
@@ -146,28 +155,43 @@ class Peer:
     def _triton(self) -> tuple[list[str], dict[str, str]]:
         server = _triton(self._peers)
         self._write_artifact()
-        at = self._folder / "repository" / MODEL
-        # Triton's Python is isolated and ignores PYTHONPATH. It uses packages of the environment in PATH, whose numpy
-        # must be of version 1: with later versions, outputs have no bytes.
-        code = f"import sys\n\nsys.path += {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
-        (at / "1" / "model.py").write_text(code)
-        inputs = _TENSOR.format(name="input", dims="-1, 3, -1, -1")
-        outputs = _TENSOR.format(name="logits", dims="-1, 10")
-        (at / "config.pbtxt").write_text(f'backend: "python"\ninput {inputs}\noutput {outputs}\n')
+        empty = self._artifacts == [""]
+        for model, name in _EMPTY_MODELS.items() if empty else [(MODEL, "input")]:
+            self._write_triton_model(model, name)
+            if name != "input":
+                self._write_triton_model(model + PREPARED, name)
         backends = self._folder / "backends"
         shutil.copytree(server / "backends", backends, dirs_exist_ok=True)
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
         shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backends / "python")
         command = [str(server / "bin" / "tritonserver"), f"--model-repository={self._folder / 'repository'}"]
-        command += [f"--backend-directory={backends}", "--model-control-mode=explicit", f"--load-model={MODEL}"]
+        command += [f"--backend-directory={backends}", "--model-control-mode=explicit"]
+        command += [f"--load-model={folder.name}" for folder in (self._folder / "repository").iterdir()]
         command += ["--http-address=127.0.0.1", f"--http-port={self._port}", "--allow-metrics=false"]
-        command += ["--allow-grpc=false"]
+        grpc = [f"--grpc-port={self._grpc_port}", "--grpc-address=127.0.0.1"]
+        command += grpc if empty else ["--allow-grpc=false"]
         environment = _environment()
         environment["PATH"] = os.pathsep.join([str(self._peers / "triton" / "bin"), environment["PATH"]])
         environment["VIRTUAL_ENV"] = str(self._peers / "triton")
         libraries = [sysconfig.get_config_var("LIBDIR"), str(_packages(self._peers, "triton") / "nvidia_pytriton.libs")]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         return command, environment
+
+    def _write_triton_model(self, model: str, name: str) -> None:
+        at = self._folder / "repository" / model
+        (at / "1").mkdir(parents=True, exist_ok=True)
+        # Triton's Python is isolated and ignores PYTHONPATH. It uses packages of the environment in PATH, whose numpy
+        # must be of version 1: with later versions, outputs have no bytes.
+        code = f"import sys\n\nsys.path += {_shared_packages()}\n" + (CODE / "triton_model.py").read_text()
+        (at / "1" / "model.py").write_text(code)
+        if model != MODEL:
+            (at / "1" / "artifact.txt").write_text("")
+        datatype, dimensions = _INPUTS[name]
+        config = f'backend: "python"\ninput {_TENSOR.format(name=name, datatype=datatype, dims=dimensions)}\n'
+        config += f"output {_TENSOR.format(name='logits', datatype='FP32', dims='-1, 10')}\n"
+        if model.endswith(PREPARED):
+            config += 'parameters { key: "prepares" value: { string_value: "yes" } }\n'
+        (at / "config.pbtxt").write_text(config)
 
     def _mlserver(self) -> tuple[list[str], dict[str, str]]:
         self._write_artifact()
@@ -195,7 +219,8 @@ class Peer:
 
 
 def _shared_packages() -> list[str]:
-    return [str(ROOT), sysconfig.get_path("purelib")]
+    """Return the folders that this process imports packages from, which may be several."""
+    return [str(ROOT), *(path for path in sys.path if path.endswith("site-packages"))]
 
 
 def _environment() -> dict[str, str]:

@@ -50,3 +50,25 @@ def test_an_empty_daemon_replaces_the_engine_of_its_generations() -> None:
     command = [sys.executable, "-c", EMPTY, "service.inference.fork_server"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.startswith("gen/1 has no model.onnx")  # from the function that it replaces
+
+
+BARE = """
+import numpy as np
+from edged.spec import InputSpec
+from service.inference import main, requests
+from service.ipc.messages import Body
+assert main.open_executor.__name__ == "open_empty"
+request = requests.parse_request(Body(b"no image", 0), InputSpec(8, 8))
+assert request.images.shape == (1, 3, 8, 8) and not request.images.any()
+header = b'{"inputs": [{"name": "pixels", "datatype": "UINT8", "shape": [1, 3, 1, 1], "data": [1, 2, 3]}]}'
+request = requests.parse_request(Body(header), InputSpec(1, 1))
+assert request.images.shape == (1, 3, 1, 1) and not request.images.any()
+print("zeros")
+"""
+
+
+def test_a_bare_daemon_does_not_prepare_images() -> None:
+    environment = os.environ | {"EDGED_ALTERED": "bare", "PYTHONPATH": os.pathsep.join([str(ALTERED), str(ROOT)])}
+    command = [sys.executable, "-c", BARE, "service.inference.fork_server"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "zeros\n"
