@@ -26,10 +26,10 @@ from edged.spec import Fit, InputSpec
 from service.inference.binary import tensor_data, unpack_numbers
 from service.ipc.elements import unpack_elements
 from service.ipc.messages import RequestError
+from service.ipc.options import MAX_BATCH
 
 Images = npt.NDArray[np.float32]
 
-MAX_BATCH = 128  # images per request: bounds the memory that a small body of tiny images can take
 _LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # the same bound for detectors, whose images are large: 15 of 640 pixels
 TENSOR_INPUT, PIXEL_INPUT, IMAGE_INPUT = "input", "pixels", "image"
 # Input -> its datatypes; the first is in the metadata.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_BATCH = 128  # per request: bounds the memory that a small body of tiny images can take
+
 
 @dataclass(frozen=True)
 class Batching:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from service.ipc.options import Batching
+from service.ipc.options import MAX_BATCH, Batching
 
 _BYTES = "TYPE_STRING"  # the one type that has another name here
 # Engines that compute on the processor; others are these with a suffix, or need a GPU.
@@ -30,7 +30,7 @@ def model_config(metadata: Mapping[str, Any], batching: Batching, threads: int) 
         "platform": metadata["platform"],
         "backend": engine,
         "version_policy": {"specific": {"versions": [int(version) for version in metadata["versions"]]}},
-        "max_batch_size": batching.max_batch if per_image else 0,
+        "max_batch_size": MAX_BATCH if per_image else 0,
         # A request has one of the inputs.
         "input": [{**_tensor(each, per_image), "optional": True} for each in metadata["inputs"]],
         "output": [_tensor(each, per_image) for each in metadata["outputs"]],

@@ -213,7 +213,7 @@ def test_other_ways_to_be_refused(client: Any) -> None:
 
 def test_the_client_reads_configurations(client: Any) -> None:
     config = client.get_model_config("digits", "1")
-    assert (config["name"], config["backend"], config["max_batch_size"]) == ("digits", "onnxruntime", 1)
+    assert (config["name"], config["backend"], config["max_batch_size"]) == ("digits", "onnxruntime", 128)
     assert config["input"][0] == {"name": "input", "data_type": "TYPE_FP32", "dims": [3, 8, 8], "optional": True}
     detector = client.get_model_config("shapes")
     assert (detector["max_batch_size"], detector["output"][0]["dims"]) == (0, [-1, 4])

@@ -28,7 +28,7 @@ BOXES = [
 
 def test_a_classifier_has_batches_of_images():
     config = model_config(CLASSIFIER, Batching(), 2)
-    assert (config["max_batch_size"], config["version_policy"]) == (1, {"specific": {"versions": [3]}})
+    assert (config["max_batch_size"], config["version_policy"]) == (128, {"specific": {"versions": [3]}})
     assert [(each["name"], each["data_type"], each["dims"]) for each in config["input"]] == [
         ("input", "TYPE_FP32", [3, 8, 8]),
         ("pixels", "TYPE_UINT8", [3, 8, 8]),
