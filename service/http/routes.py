@@ -20,6 +20,7 @@ from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
 from service.http.log_routes import LogRoutes
+from service.http.openapi import OpenApiRoutes
 from service.http.page_routes import PageRoutes
 from service.http.redirects import RelativeRedirects
 from service.http.report_routes import ReportRoutes
@@ -54,6 +55,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             Route("/v2/health/live", routes.live),
             Route("/v2/health/ready", routes.ready),
             Route("/metrics", routes.metrics),
+            *OpenApiRoutes().routes,
             Route("/edged/v1/status", routes.status),
             Route("/edged/v1/updates", routes.updates),
             Route("/edged/v1/updates/{id:int}", routes.update),
