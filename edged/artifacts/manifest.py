@@ -50,8 +50,10 @@ class Manifest:
         input: Preprocessing of images, as `InputSpec.to_dict()` returns it.
         quantization: Quantization settings, as `QuantSpec.to_dict()` returns them.
         source: Checkpoint that was quantized: sha256 (hex), bytes, name, format.
-        calibration: Calibration images: digest (hex), images used, held_out, skipped, folder_labels (bool).
-        classes: Class names in the order of the logits or of a detector's class ids; None if unknown.
+        calibration: Calibration images: digest (hex), images used, held_out, skipped, folder_labels (bool), and whether
+            `classes` are the names of their folders (names_classes), which older manifests lack: there they are.
+        classes: Class names in the order of the logits or of a detector's class ids, from the checkpoint where it has
+            them, otherwise from the folders of the calibration images; None if unknown.
         versions: Versions of edged, torch and python, by name.
         started_at: Time at which the quantization started, ISO 8601 UTC.
         finished_at: Time at which the quantization finished, ISO 8601 UTC.

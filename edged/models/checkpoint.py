@@ -74,6 +74,20 @@ class Checkpoint:
     problem: str | None = None
     class_names: tuple[tuple[str, ...], ...] = ()
 
+    def names_of(self, count: int) -> tuple[str, ...] | None:
+        """Return the names of a detector's classes, or those that are saved next to the weights of a classifier.
+
+        Args:
+            count: Number of classes of the network.
+
+        Returns:
+            Names by class index; None if the file has none for so many classes, or several lists of them.
+        """
+        if self.plan is not None:
+            return self.plan.names
+        fitting = [names for names in self.class_names if len(names) == count]
+        return fitting[0] if len(fitting) == 1 else None
+
 
 # (tensors without values, plan of a detector, reason why they are no known network): raises if it is no known network
 Check = Callable[[Mapping[str, Tensor], "Plan | None", "str | None"], object]

@@ -47,10 +47,8 @@ class Inspection:
     @property
     def class_names(self) -> list[str] | None:
         """Names of the classes that the file holds; None if it holds none, or several that fit."""
-        if self.architecture.plan is not None:
-            return list(self.architecture.plan.names)
-        fitting = [names for names in self.checkpoint.class_names if len(names) == self.architecture.num_classes]
-        return list(fitting[0]) if len(fitting) == 1 else None
+        names = self.checkpoint.names_of(self.architecture.num_classes)
+        return None if names is None else list(names)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON types."""

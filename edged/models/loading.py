@@ -82,6 +82,7 @@ class LoadedNetwork:
         selection: Which tensors of the file it was made of.
         readings: Architectures that the file may mean, `architecture` first.
         choice: What the user said of the file.
+        class_names: Names of the classes that the file holds; None if it holds none, or several that fit.
     """
 
     model: nn.Module
@@ -91,6 +92,11 @@ class LoadedNetwork:
     selection: Selection = Selection()
     readings: tuple[Architecture, ...] = ()
     choice: Choice = field(default_factory=Choice)
+    class_names: tuple[str, ...] | None = None
+
+
+# (architecture, input, names of the classes in the file or None): raises if the network is not the one that is wanted
+NetworkCheck = Callable[[Architecture, InputSpec, "tuple[str, ...] | None"], None]
 
 
 def load_checkpoint(
@@ -102,7 +108,7 @@ def load_checkpoint(
     max_bytes: int = MAX_FILE_BYTES,
     choice: Choice | None = None,
     check_network: Callable[[Architecture], None] = lambda architecture: None,
-    check: Callable[[Architecture, InputSpec], None] = lambda architecture, spec: None,
+    check: NetworkCheck = lambda architecture, spec, names: None,
     listener: ProgressListener | None = None,
 ) -> LoadedNetwork:
     """Load a checkpoint file that may come from anywhere; no code of the file is run.
@@ -119,7 +125,8 @@ def load_checkpoint(
         choice: Which network to take where the file holds several, and what its tensors do not tell; None looks for
             the one that fits, and takes what is usual.
         check_network: Called in the stage "verify", once the architecture is known; its errors end the loading.
-        check: Called in the stage "verify", once the input is known too; its errors end the loading.
+        check: Called in the stage "verify", once the input and the names of the classes are known too; its errors end
+            the loading.
         listener: Receives the stages "verify" (reading, checking and recognizing) and "load" (building the network).
 
     Returns:
@@ -137,7 +144,8 @@ def load_checkpoint(
         checkpoint, architecture = read_network(path, arch, choice, max_bytes)
         check_network(architecture)
         spec = _input(architecture, input_settings or {}, name)
-        check(architecture, spec)
+        names = checkpoint.names_of(architecture.num_classes)
+        check(architecture, spec, names)
     with listener.stage("load"), errors_named(path, name):
         # With memory of its own: the file's pages count as in use for as long as a tensor refers to the mapped file.
         model = own_memory(load_model(checkpoint.state, architecture))
@@ -146,7 +154,7 @@ def load_checkpoint(
     assumed = tuple(assumptions(architecture, choice))
     selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out, assumed)
     others = tuple(readings(architecture, choice))
-    return LoadedNetwork(model, architecture, spec, source, selection, others, choice or Choice())
+    return LoadedNetwork(model, architecture, spec, source, selection, others, choice or Choice(), names)
 
 
 def _input(architecture: Architecture, settings: Mapping[str, Any], name: str) -> InputSpec:

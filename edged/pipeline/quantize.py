@@ -255,7 +255,7 @@ def _manifest(
     compressed = served.network
     architecture, cache = network.architecture, compressed.cache
     folder_labels = labels.classes is not None
-    classes = cache.classes if folder_labels else None
+    classes = network.class_names or (cache.classes if folder_labels else None)
     return Manifest(
         name=provenance.model,
         architecture=architecture.to_dict(),
@@ -268,6 +268,7 @@ def _manifest(
             "held_out": len(cache.held_out),
             "skipped": len(cache.skipped),
             "folder_labels": folder_labels,
+            "names_classes": classes is not None and network.class_names is None,
         },
         classes=classes if architecture.plan is None else architecture.plan.names,
         versions={

@@ -102,7 +102,9 @@ def open_scorable(
     artifact.architecture.check_input(spec)
     warnings = _warnings_of_artifact(artifact, spec, path)
     origin = _with_options("the artifact" if like is None else f"the artifact {like.directory}", input_settings)
-    names = artifact.manifest.classes
+    manifest = artifact.manifest
+    # A checkpoint may name its classes otherwise than folders do, which are often codes.
+    comparable = manifest.task == "detection" or manifest.calibration.get("names_classes", True)
     engine = _engine(artifact, spec, runtime)
     with tempfile.TemporaryDirectory(prefix="edged-") as folder:  # for an engine that has to be built
         cache = Path(folder) if engine == "tensorrt" else None
@@ -120,7 +122,7 @@ def open_scorable(
         spec,
         None,
         origin,
-        names,
+        manifest.classes if comparable else None,
         tuple(warnings),
         executor.name,
         precision,

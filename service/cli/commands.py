@@ -24,12 +24,14 @@ def check_config(options: Namespace) -> int:
     """Check a config file and list every mistake with its line (`edged check-config`)."""
     from service.config.load import InvalidConfigError, load_config
     from service.doctor.images import find_images
+    from service.doctor.labels import problem_of_labels
 
     if options.file is not None and options.config is not None:
         raise UsageError("give the config file once: as FILE or with --config")
     path = find_config(options.file or options.config)
     try:
-        config = load_config(path, None if options.skip_images else lambda folder: find_images(folder).problem)
+        images = None if options.skip_images else lambda folder: find_images(folder).problem
+        config = load_config(path, images, problem_of_labels)
     except InvalidConfigError as error:
         if options.json:
             problems = [problem.to_dict() for problem in error.problems]

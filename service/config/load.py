@@ -108,13 +108,19 @@ class InvalidConfigError(ConfigError):
         super().__init__("\n".join(f"{file}:{p.line}: {p.key}{' ' if p.key else ''}{p.message}" for p in self.problems))
 
 
-def load_config(file: Path, problem_of_images: Callable[[Path], str | None] | None = None) -> Config:
+def load_config(
+    file: Path,
+    problem_of_images: Callable[[Path], str | None] | None = None,
+    problem_of_labels: Callable[[Config, ModelConfig], str | None] | None = None,
+) -> Config:
     """Read and check a config file.
 
     Args:
         file: Path of the file.
         problem_of_images: Returns what is wrong with the images of a calibration folder, or None. Without it only the
             folders themselves are checked, as the daemon does, which needs no images before the first update.
+        problem_of_labels: Returns what is wrong with the labels of a model, or None. Without it only their form is
+            checked, as the daemon does, which serves a generation that they do not fit with the names it has.
 
     Raises:
         InvalidConfigError: The file has mistakes.
@@ -134,6 +140,8 @@ def load_config(file: Path, problem_of_images: Callable[[Path], str | None] | No
     if config is not None:
         _find_impossible_paths(config, reader)
         _find_unprotected_server(config.serve, reader)
+        if problem_of_labels is not None:
+            _find_misfit_labels(config, reader, problem_of_labels)
     if config is None or reader.problems:
         raise InvalidConfigError(file, reader.problems)
     return config
@@ -162,6 +170,14 @@ def _find_unusable_images(source: Source, reader: Reader, problem_of: Callable[[
             continue
         if (problem := problem_of(images)) is not None:
             reader.report((*location, "calibration", "dir"), f"has value {given!r}; {images} {problem}")
+
+
+def _find_misfit_labels(
+    config: Config, reader: Reader, problem_of: Callable[[Config, ModelConfig], str | None]
+) -> None:
+    for index, model in enumerate(config.models):
+        if model.labels is not None and (problem := problem_of(config, model)) is not None:
+            reader.report(("models", index, "labels"), problem)
 
 
 def _find_impossible_paths(config: Config, reader: Reader) -> None:

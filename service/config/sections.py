@@ -50,6 +50,7 @@ from service.config.fields import (
     text,
     whole,
 )
+from service.config.labels import labels
 from service.config.quantization import Quantization, QuantizationConfig
 from service.config.windows import Window, parse_windows
 from service.config.yaml_source import Location
@@ -239,6 +240,7 @@ class ModelConfig:
     input: InputConfig = setting(subsection(InputConfig), InputConfig())
     quantization: Quantization = setting(subsection(QuantizationConfig), QuantizationConfig())
     detection: DetectionConfig = setting(subsection(DetectionConfig), DetectionConfig())
+    labels: tuple[str, ...] | None = setting(labels, None)
     gates: GatesConfig = setting(subsection(GatesConfig), GatesConfig())
     batching: BatchingConfig = setting(subsection(BatchingConfig), BatchingConfig())
     swap: str = setting(choice("auto", "availability", "resource"), "auto")
@@ -306,7 +308,7 @@ class ModelConfig:
         data["runtime"] = self.runtime.name
         if self.runtime.name == "auto":
             irrelevant.append("runtime")
-        served = ("batching", "swap", "keep", "probation_s", "report_images", "capture", "drift")
+        served = ("labels", "batching", "swap", "keep", "probation_s", "report_images", "capture", "drift")
         for key in (*served, "priority", *irrelevant):
             del data[key]
         usual_gates = vars(GatesConfig())

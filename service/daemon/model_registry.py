@@ -151,6 +151,7 @@ class ModelRegistry:
             runtime=runtime.name,
             device=serve.device,
             providers=runtime.providers,
+            labels=None if model is None else model.labels,
             engine_cache=self._folder.paths.engine_cache(name),
             start_s=_TENSORRT_START_S if "tensorrt" in runtime.providers else ServingLimits.start_s,
         )

@@ -12,6 +12,7 @@ from service.config.load import Config, load_config
 from service.config.locate import DEFAULT_CONFIG, find_config
 from service.doctor.check import FAIL, OK, WARN, Check, Machine
 from service.doctor.images import ENOUGH, FEW_IMAGES, find_images
+from service.doctor.labels import problem_of_labels
 from service.units import format_bytes
 
 _DISK_WARN = 2 << 30
@@ -33,7 +34,7 @@ def read_config(given: str | None) -> tuple[list[Check], Config | None]:
         fix = "`sudo make install` in edged's sources writes an example to edit there, or give --config FILE"
         return [Check("config", WARN, f"{path} does not exist", fix)], None
     try:
-        config = load_config(path)
+        config = load_config(path, problem_of_labels=problem_of_labels)
     except ConfigError as error:
         fix = f"correct this line; `edged check-config {path}` checks it again"
         return [Check("config", FAIL, line, fix, error.exit_code) for line in str(error).splitlines()], None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
@@ -43,14 +45,16 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--max-batch", type=int, default=1)
     parser.add_argument("--max-delay-s", type=float, default=0.0)
     parser.add_argument("--engine-cache", type=Path)
+    parser.add_argument("--labels", action="store_true", help="the first frame has the names of the classes")
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     batching = Batching(options.max_batch, options.max_delay_s)
     with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         try:
             memory = receive_memory(connection)
+            labels = _read_labels(stream) if options.labels else None
             with preferred_oom_victim():
-                served, ready = _load(options)
+                served, ready = _load(options, labels)
         except (ConnectionResetError, frames.FrameError):
             return 0  # the supervisor closed the stream
         except EdgedError as error:
@@ -64,7 +68,16 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
+def _read_labels(stream: BufferedIOBase) -> list[str]:
+    """Read the names of the classes, which are too long for the arguments of a process."""
+    frame = frames.read_blocking(stream)
+    if frame is None:
+        raise frames.FrameError("stream ends before the labels")
+    labels: list[str] = json.loads(frame[1])
+    return labels
+
+
+def _load(options: argparse.Namespace, labels: Sequence[str] | None) -> tuple[ServedModel, dict[str, Any]]:
     run: Callable[[Callable[[], Any]], Any] = at_background_priority if options.beside else _at_own_priority
     start = time.monotonic()
     artifact: Artifact = run(lambda: read_artifact(options.artifact))
@@ -80,7 +93,7 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, Any]]:
             options.providers,
             max_batch=options.max_batch,
         )
-        return ServedModel(artifact, executor, options.model, options.generation, options.max_batch)
+        return ServedModel(artifact, executor, options.model, options.generation, options.max_batch, labels)
 
     # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.
     served: ServedModel = run(load) if engine == "torch" else with_repair(artifact.directory, load)

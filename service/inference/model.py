@@ -44,6 +44,7 @@ class ServedModel:
         model: Model name.
         version: Number of its generation.
         max_batch: Largest number of images that are computed together.
+        labels: Names of the classes that the configuration sets; None for those of the artifact.
 
     Attributes:
         input: Input of the model.
@@ -52,14 +53,22 @@ class ServedModel:
         passes: Number of images and nanoseconds of each forward pass since somebody emptied the list.
     """
 
-    def __init__(self, artifact: Artifact, executor: Executor, model: str, version: str, max_batch: int = 1) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        executor: Executor,
+        model: str,
+        version: str,
+        max_batch: int = 1,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         self._name = model
         self._max_batch = max_batch
         self._version = version
         self.input = artifact.input
         self.color_histogram = _color_histogram(artifact)
         self._in_float = artifact.activations is None
-        self._task = task_of(artifact)
+        self._task = task_of(artifact, labels)
         self._outputs = [output["name"] for output in self._task.described]
         self._executor = executor
         self.passes: list[tuple[int, int]] = []

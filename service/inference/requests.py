@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edged.calibration.formats import format_of
 from edged.calibration.letterbox import Letterbox
@@ -27,6 +27,7 @@ from service.ipc.messages import Body, RequestError
 
 LOGITS = "logits"
 _BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: send every output as bytes
+_CLASSIFICATION = "classification"  # parameter of an output: the most probable classes, as text
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Request:
         binary: Names of the outputs that are sent as bytes, whether or not they are requested.
         reference: Reply of another generation that the outputs are compared with; None for a request of a client.
         files: Encoded images as they were sent; empty for tensors.
+        classification: Number of classes by the name of an output that is asked for by Triton's classification
+            extension.
     """
 
     images: Images
@@ -52,6 +55,19 @@ class Request:
     binary: frozenset[str] = frozenset()
     reference: Body | None = None
     files: tuple[bytes | memoryview, ...] = ()
+    classification: Mapping[str, int] = field(default_factory=dict)
+
+
+class _Asked(NamedTuple):
+    """What a request says of its outputs.
+
+    Attributes:
+        binary: Whether each of the requested outputs is sent as bytes, by name; empty if none is named.
+        classification: See `Request.classification`.
+    """
+
+    binary: Mapping[str, bool]
+    classification: Mapping[str, int]
 
 
 def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,)) -> Request:
@@ -76,13 +92,22 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     parameters = parameters_of(data)
     all_binary = _flag(parameters.pop(_BINARY_OUTPUTS, False), _BINARY_OUTPUTS)
     asked = _outputs(data.get("outputs"), outputs, all_binary)
-    binary = frozenset(name for name in outputs if asked.get(name, all_binary))
+    binary = frozenset(name for name in outputs if asked.binary.get(name, all_binary))
     inputs = data.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         names = ", ".join(map(repr, DATATYPES))
         raise RequestError(f"'inputs' must be a list of one object, named one of {names}")
     images, letterboxes, files = read_images(inputs[0], tail, spec)
-    return Request(images, identity, tuple(asked), parameters, letterboxes, binary, files=files)
+    return Request(
+        images,
+        identity,
+        tuple(asked.binary),
+        parameters,
+        letterboxes,
+        binary,
+        files=files,
+        classification=asked.classification,
+    )
 
 
 def metadata(
@@ -138,17 +163,20 @@ def _flag(value: object, key: str) -> bool:
     return value
 
 
-def _outputs(asked: object, known: Sequence[str], all_binary: bool) -> dict[str, bool]:
-    """Return the requested outputs, and whether each of them is sent as bytes."""
+def _outputs(asked: object, known: Sequence[str], all_binary: bool) -> _Asked:
+    """Read the requested outputs."""
     if asked is None:
-        return {}
+        return _Asked({}, {})
     if not isinstance(asked, list) or any(not isinstance(o, dict) or o.get("name") not in known for o in asked):
         names = " or ".join(map(repr, known))
         raise RequestError(f"'outputs' has value {asked!r:.80}; leave it out or request {names}")
-    found = {}
+    binary, classification = {}, {}
     for output in asked:
-        parameters = parameters_of(output)
-        found[output["name"]] = _flag(parameters.pop("binary_data", all_binary), "binary_data")
+        parameters, name = parameters_of(output), output["name"]
+        binary[name] = _flag(parameters.pop("binary_data", all_binary), "binary_data")
+        if _CLASSIFICATION in parameters:
+            classification[name] = parameters.pop(_CLASSIFICATION)
         if parameters:
-            raise RequestError(f"unknown parameter {min(parameters)!r:.80} of an output; known: binary_data")
-    return found
+            known_here = f"binary_data, {_CLASSIFICATION}"
+            raise RequestError(f"unknown parameter {min(parameters)!r:.80} of an output; known: {known_here}")
+    return _Asked(binary, classification)

@@ -1,7 +1,8 @@
-"""Conversion of raw outputs to the logits of a classifier or the boxes of a detector. Runs in the generation."""
+"""What a task makes of a network's raw outputs, and the answers of a detector. Runs in the generation."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -16,9 +17,12 @@ from edged.models.detections import Detections, shared_boxes
 from edged.models.yolov5.decode import decode, detect
 from edged.models.yolov5.plan import Plan
 from edged.spec import DetectionSpec, InputSpec
-from service.inference.requests import LOGITS, Request
+from service.inference.classification import Classification
+from service.inference.requests import Request
 from service.inference.responses import OutputTensor, float_output
 from service.ipc.messages import RequestError
+
+log = logging.getLogger(__name__)
 
 BOXES = ("boxes", "scores", "class_ids", "names", "counts")
 RAW, DECODED = "raw", "decoded"
@@ -75,44 +79,25 @@ class Task(Protocol):
         """
 
 
-def task_of(artifact: Artifact) -> Task:
-    """Return the task of an artifact."""
-    plan = artifact.architecture.plan
-    if plan is None or artifact.detection is None:  # the reader made sure that an artifact has both or neither
-        return Classification(artifact.architecture.num_classes, artifact.manifest.classes)
-    return Detection(plan, artifact.input, artifact.detection)
-
-
-class Classification:
-    """The task of a classifier: the logits, unchanged.
+def task_of(artifact: Artifact, labels: Sequence[str] | None = None) -> Task:
+    """Return the task of an artifact.
 
     Args:
-        count: Number of classes.
-        names: Names of the classes; None if they are not known.
+        artifact: The artifact.
+        labels: Names of the classes that the configuration sets; None for those of the artifact. Those of another
+            number are left out with a warning: they must not keep a model from serving.
     """
-
-    unit = "images"
-
-    def __init__(self, count: int, names: Sequence[str] | None) -> None:
-        logits: dict[str, Any] = {"name": LOGITS, "datatype": "FP32", "shape": [-1, count]}
-        if names is not None:
-            logits["parameters"] = {"classes": list(names)}
-        self.described: Sequence[Mapping[str, Any]] = [logits]
-        self.raw_shape: tuple[int, ...] = (count,)
-
-    def check(self, request: Request) -> None:
-        """Accept every request: its images were checked when it was parsed."""
-
-    def answer(self, request: Request, forward: Forward) -> list[OutputTensor]:
-        """Return the logits."""
-        return [float_output(LOGITS, forward(request.images))]
-
-    def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
-        """Count the images with the same top class."""
-        if LOGITS not in theirs or len(theirs[LOGITS]) != len(ours[LOGITS]):
-            return 0, 0
-        same = ours[LOGITS].argmax(1) == theirs[LOGITS].argmax(1)
-        return int(same.sum()), len(same)
+    classes = artifact.architecture.num_classes
+    if labels is not None and len(labels) != classes:
+        log.warning(
+            "labels of the model has %d names, and this generation has %d classes; the names of its artifact are used",
+            *(len(labels), classes),
+        )
+        labels = None
+    plan, names = artifact.architecture.plan, labels or artifact.manifest.classes
+    if plan is None or artifact.detection is None:  # the reader made sure that an artifact has both or neither
+        return Classification(classes, names)
+    return Detection(plan, artifact.input, artifact.detection, names)
 
 
 class Detection:
@@ -122,12 +107,16 @@ class Detection:
         plan: Plan of the network.
         spec: Input of the network.
         thresholds: Thresholds that select the boxes, unless the parameters of a request replace them.
+        names: Names of the classes; None for those of the plan.
     """
 
     unit = "boxes"
 
-    def __init__(self, plan: Plan, spec: InputSpec, thresholds: DetectionSpec) -> None:
+    def __init__(
+        self, plan: Plan, spec: InputSpec, thresholds: DetectionSpec, names: Sequence[str] | None = None
+    ) -> None:
         self._plan = plan
+        self._names = list(names or plan.names)
         self._side = spec.size
         self._thresholds = thresholds
         cells = [(spec.size // stride) ** 2 for stride in plan.strides(spec.channels)]
@@ -137,6 +126,10 @@ class Detection:
 
     def check(self, request: Request) -> None:
         """Check the thresholds of a request, and that the raw outputs of its images fit into a reply."""
+        for output in request.classification:
+            raise RequestError(
+                f"parameter classification of output {output!r}; it is for classifiers, and this is none"
+            )
         self._asked_thresholds(request.parameters)
         self._check_size(request.outputs or BOXES, len(request.images))
 
@@ -157,7 +150,7 @@ class Detection:
                 kept[DECODED].append(decode(raw, self._plan, self._side, self._side))
         outputs = {name: float_output(name, np.stack(values)) for name, values in kept.items()}
         if found:
-            outputs |= {output.name: output for output in _box_outputs(found, self._plan.names)}
+            outputs |= {output.name: output for output in _box_outputs(found, self._names)}
         return [outputs[name] for name in wanted]
 
     def agree(self, ours: Outputs, theirs: Outputs) -> tuple[int, int]:
@@ -203,7 +196,7 @@ class Detection:
                 "name": "class_ids",
                 "datatype": "INT64",
                 "shape": [-1],
-                "parameters": {"classes": list(self._plan.names)},
+                "parameters": {"classes": self._names},
             },
             {"name": "names", "datatype": "BYTES", "shape": [-1]},
             {"name": "counts", "datatype": "INT64", "shape": [-1], "parameters": {"of": "boxes of each image"}},

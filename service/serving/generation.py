@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import DeferredError, GateError
+from service.ipc import frames
 from service.ipc.frames import FrameError
 from service.ipc.messages import Reply
 from service.ipc.options import Batching
@@ -238,6 +240,9 @@ class Generation:
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
         reader, writer = await asyncio.open_unix_connection(sock=ours)
+        if self._options.labels is not None:
+            names = json.dumps(self._options.labels).encode()
+            writer.write(frames.head({"kind": "labels"}, names) + names)
         options = ChannelOptions(
             self._options.queue, self._options.batching.max_batch, self._events.batched, self._events.observed
         )
@@ -252,6 +257,7 @@ class Generation:
             *("--device", options.device, "--providers", *options.providers),
             *(() if options.engine_cache is None else ("--engine-cache", str(options.engine_cache))),
             *(("--beside",) if options.background else ()),
+            *(("--labels",) if options.labels is not None else ()),
             *("--max-batch", str(batching.max_batch), "--max-delay-s", str(batching.max_delay_s)),
         ]
 

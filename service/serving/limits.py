@@ -23,6 +23,7 @@ class GenerationOptions:
         device: Device that torch computes on, "auto", "cpu" or "cuda".
         engine_cache: Folder for compiled models; None for no cache.
         providers: Where ONNX Runtime computes, names of `edged.spec.PROVIDERS`.
+        labels: Names of the classes; None for those of the artifact.
     """
 
     threads: int | None = None
@@ -33,6 +34,7 @@ class GenerationOptions:
     device: str = "cpu"
     engine_cache: Path | None = None
     providers: tuple[str, ...] = ("cpu",)
+    labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ServingLimits:
         device: Device that torch computes on in a generation, "auto", "cpu" or "cuda".
         engine_cache: Folder for compiled models; None for no cache.
         providers: Where ONNX Runtime computes, names of `edged.spec.PROVIDERS`.
+        labels: Names of the classes; None for those of the artifact.
         start_s: Seconds that a generation may take to load and warm up.
         drain_s: Seconds that requests may take to finish when their generation is replaced.
         hang_s: Seconds without a reply after which a generation counts as hung.
@@ -60,6 +63,7 @@ class ServingLimits:
     device: str = "cpu"
     engine_cache: Path | None = None
     providers: tuple[str, ...] = ("cpu",)
+    labels: tuple[str, ...] | None = None
     start_s: float = 180.0
     drain_s: float = 60.0
     hang_s: float = 120.0
@@ -76,6 +80,7 @@ class ServingLimits:
             self.device,
             self.engine_cache,
             self.providers,
+            self.labels,
         )
 
 

@@ -95,6 +95,7 @@ class Workers:
             gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
             detection=model.detection.to_spec(),
             detection_given=model.detection != DetectionConfig(),
+            class_names=model.labels,
             incumbent=incumbent,
             threads=config.worker.threads,
             device=config.worker.device,

@@ -11,7 +11,7 @@ from edged.errors import ArchitectureError, CalibrationError, GateError
 from edged.models.architecture import Architecture
 from edged.pipeline.evaluation import labels_fit, misnamed, missing_labels
 from edged.spec import InputSpec
-from service.worker.interface import Incumbent, Interface
+from service.worker.interface import FOLDERS, Incumbent, Interface
 from service.worker.job import Job
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,8 @@ def check_network(job: Job, architecture: Architecture) -> None:
         architecture: Architecture that was recognized in the file.
 
     Raises:
-        ArchitectureError: The configuration is for a detector, and the file holds a classifier.
+        ArchitectureError: The configuration is for a detector, and the file holds a classifier; or its labels name
+            another number of classes.
         GateError: The generation in service has another task, or another number of classes or channels.
     """
     if job.incumbent is not None:  # with the same input: whether that fits is the next question
@@ -37,34 +38,44 @@ def check_network(job: Job, architecture: Architecture) -> None:
             f"it is a {architecture.name}, a classifier, and the section detection of the model is for detectors;"
             " drop a detector or remove the section"
         )
+    if job.class_names is not None and len(job.class_names) != architecture.num_classes:
+        raise ArchitectureError(
+            f"it has {architecture.num_classes} classes, and labels of the model has {len(job.class_names)} names; drop"
+            " another checkpoint, or correct labels and use `edged retry`"
+        )
 
 
-def check_fit(job: Job, architecture: Architecture, spec: InputSpec) -> None:
-    """Check what follows from the network, its input and the calibration images.
+def check_fit(job: Job, architecture: Architecture, spec: InputSpec, names: tuple[str, ...] | None) -> None:
+    """Check what follows from the network, its input, its class names and the calibration images.
 
     Args:
         job: The job.
         architecture: Architecture that was recognized in the file.
         spec: Preparation of its images.
+        names: Names of the classes that the file holds; None if it holds none.
 
     Raises:
         GateError: The clients of the generation in service would notice a different interface.
         CalibrationError: The images are missing, or a gate needs labels that they do not have.
     """
     images = find_images(job.calibration_dir)
-    _check_interface(job, architecture, spec, images)
+    _check_interface(job, architecture, spec, names, images)
     _check_labels(job, architecture, images)
 
 
-def _check_interface(job: Job, architecture: Architecture, spec: InputSpec, images: ImageFolder) -> None:
+def _check_interface(
+    job: Job, architecture: Architecture, spec: InputSpec, names: tuple[str, ...] | None, images: ImageFolder
+) -> None:
     if job.incumbent is None:
         return
-    known = images.classes if len(images.classes) == architecture.num_classes else None
-    interface = Interface.of(architecture.to_dict(), spec.size, known)
+    named_by = job.incumbent.interface.named_by
+    if named_by == FOLDERS:
+        names = images.classes if len(images.classes) == architecture.num_classes else None
+    interface = Interface.of(architecture.to_dict(), spec.size, names, named_by)
     _refuse_difference(job.incumbent, interface)
     if (renaming := interface.renaming(job.incumbent.interface, _owner(job.incumbent))) is None:
         return
-    if architecture.task == "detection":
+    if named_by != FOLDERS:
         raise GateError(f"it {renaming}; {_REMEDY}")
     # The names are those of the image folders, which can be mended while the file waits.
     raise CalibrationError(f"the folders in {job.calibration_dir} name the classes: it {renaming}; {_REMEDY}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+CHECKPOINT, FOLDERS = "checkpoint", "folders"  # origins of class names
+
 
 @dataclass(frozen=True)
 class Interface:
@@ -19,6 +21,8 @@ class Interface:
         channels: Color channels of the input.
         size: Side of the square input in pixels.
         predictions: Number of predictions of a detector per image; 0 for a classifier.
+        named_by: What has the names: the "checkpoint", or the "folders" of the calibration images. Names are compared
+            with those of the same origin only: folders may be named by codes.
     """
 
     architecture: str
@@ -28,15 +32,19 @@ class Interface:
     channels: int
     size: int
     predictions: int = 0
+    named_by: str = CHECKPOINT
 
     @classmethod
-    def of(cls, architecture: Mapping[str, Any], size: int, names: tuple[str, ...] | None) -> Interface:
+    def of(
+        cls, architecture: Mapping[str, Any], size: int, names: tuple[str, ...] | None, named_by: str = CHECKPOINT
+    ) -> Interface:
         """Return the interface of a network.
 
         Args:
             architecture: What `Architecture.to_dict` returns.
             size: Side of the square input in pixels.
             names: Names of the classes; those of a detector are in `architecture`.
+            named_by: Origin of `names`.
 
         Raises:
             KeyError, TypeError, ValueError: `architecture` was written by another version of edged.
@@ -44,7 +52,7 @@ class Interface:
         name, classes, channels = architecture["name"], architecture["num_classes"], architecture["in_channels"]
         plan = architecture.get("plan")
         if plan is None:
-            return cls(name, "classification", classes, names, channels, size)
+            return cls(name, "classification", classes, names, channels, size, named_by=named_by)
         levels = zip(plan["strides"], plan["anchors"], strict=True)
         predictions = sum((size // stride) ** 2 * len(anchors) for stride, anchors in levels)
         return cls(name, "detection", classes, tuple(plan["names"]), channels, size, predictions)
@@ -56,8 +64,9 @@ class Interface:
         Args:
             manifest: Contents of its manifest.json.
         """
-        names = manifest["classes"]
-        return cls.of(manifest["architecture"], manifest["input"]["size"], None if names is None else tuple(names))
+        names, size = manifest["classes"], manifest["input"]["size"]
+        named_by = FOLDERS if manifest["calibration"].get("names_classes", True) else CHECKPOINT
+        return cls.of(manifest["architecture"], size, None if names is None else tuple(names), named_by)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types."""
@@ -88,9 +97,11 @@ class Interface:
 
     def renaming(self, other: Interface, owner: str) -> str | None:
         """Return the first class of another name, for interfaces without a `difference`; None if there is none."""
-        if self.names is None or other.names is None or self.names == other.names:
+        if self.names is None or other.names is None or self.named_by != other.named_by:
             return None
         places = [i for i, pair in enumerate(zip(self.names, other.names, strict=True)) if pair[0] != pair[1]]
+        if not places:
+            return None
         first, more = places[0], f" and {len(places) - 1} more differ" if len(places) > 1 else ""
         return f"calls class {first} {self.names[first]!a:.80}, {owner} calls it {other.names[first]!a:.80}{more}"
 

@@ -38,6 +38,7 @@ class Job:
         memory_limit: Limit on resident memory in bytes, or on the GPU's memory on CUDA; None for no limit.
         max_bytes: Limit on the size of the checkpoint in bytes; None for the library's limit.
         detection_given: Whether the user asks for a detector by setting such rules.
+        class_names: Names of the classes that the configuration sets; None for those of the file or of the folders.
         incumbent: Generation in service whose interface must not change; None for none.
         report_images: Number of held-out images in predictions.json; 0 for no such file.
         runtime: Engine that is going to serve the model, one of `edged.spec.RUNTIMES`; "auto" for the fastest.
@@ -66,6 +67,7 @@ class Job:
     memory_limit: int | None = None
     max_bytes: int | None = None
     detection_given: bool = False
+    class_names: tuple[str, ...] | None = None
     incumbent: Incumbent | None = None
     report_images: int = 0
     runtime: str = "auto"
@@ -94,5 +96,6 @@ class Job:
         data |= {"engine_folder": None if folder is None else Path(folder)}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
         data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice.from_dict(data["choice"])}
+        data |= {"class_names": None if data["class_names"] is None else tuple(data["class_names"])}
         data |= {"incumbent": None if data["incumbent"] is None else Incumbent.from_dict(data["incumbent"])}
         return cls(**data)

@@ -172,7 +172,8 @@ def _sample_predictions(job: Job, network: LoadedNetwork, served: Served, labels
     if not job.report_images:
         return {}
     boxes = served.evaluation.boxes
-    sampled = sample_predictions(served.network, network.architecture, labels, boxes, job.report_images)
+    names = job.class_names or network.class_names
+    sampled = sample_predictions(served.network, network.architecture, labels, boxes, job.report_images, names)
     return {PREDICTIONS: json.dumps(sampled).encode()}
 
 

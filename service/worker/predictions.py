@@ -20,7 +20,6 @@ from edged.compress import Compressed
 from edged.evaluation.detection import agreement
 from edged.models.detections import Detections
 from edged.models.registry import Architecture
-from edged.models.yolov5.plan import Plan
 from edged.pipeline.evaluation import Labels
 
 MAX_PICTURE_BYTES = 400 << 10  # total size of all encoded pictures
@@ -37,6 +36,7 @@ def sample_predictions(
     labels: Labels,
     boxes: Mapping[str, list[Detections]] | None,
     count: int,
+    names: Sequence[str] | None = None,
 ) -> JSON:
     """Return predictions of both networks; half of the images are those on which they differ most.
 
@@ -46,6 +46,7 @@ def sample_predictions(
         labels: Labels of the held-out images.
         boxes: Boxes that a detector found, see `edged.pipeline.evaluation.Evaluation`; None for a classifier.
         count: Most images; fewer if their pictures take more than MAX_PICTURE_BYTES.
+        names: Names of the classes; None for those of the folders, where their number fits, or of the detector.
 
     Returns:
         {"task", "images": [{"file", "picture" (a data URI), "width", "height", "fp32", "quantized"}]}. A classifier
@@ -53,9 +54,11 @@ def sample_predictions(
         y2] in pixels of the image, "class", "name", "score"}. Names are null where they are not known.
     """
     if architecture.plan is None or boxes is None:
-        images = _classified(compressed, architecture, labels, count)
+        if names is None and len(compressed.cache.classes) == architecture.num_classes:
+            names = compressed.cache.classes
+        images = _classified(compressed, labels, count, names)
     else:
-        images = _detected(boxes, compressed.cache, architecture.plan, count)
+        images = _detected(boxes, compressed.cache, names or architecture.plan.names, count)
     return {"task": architecture.task, "images": _within_budget(images)}
 
 
@@ -73,10 +76,9 @@ def choose(differences: Tensor, count: int) -> list[int]:
     return sorted([*worst, *(others[i * len(others) // left] for i in range(left))])
 
 
-def _classified(compressed: Compressed, architecture: Architecture, labels: Labels, count: int) -> list[JSON]:
+def _classified(compressed: Compressed, labels: Labels, count: int, names: Sequence[str] | None) -> list[JSON]:
     cache = compressed.cache
     said = {"fp32": compressed.reference_logits.softmax(1), "quantized": compressed.logits.softmax(1)}
-    names = cache.classes if len(cache.classes) == architecture.num_classes else None
     differ = said["fp32"].argmax(1) != said["quantized"].argmax(1)
     # A different class counts more than a different probability of the same class.
     differences = (said["fp32"] - said["quantized"]).abs().sum(1) + 2.0 * differ
@@ -90,13 +92,13 @@ def _classified(compressed: Compressed, architecture: Architecture, labels: Labe
     ]
 
 
-def _detected(boxes: Mapping[str, list[Detections]], cache: ImageCache, plan: Plan, count: int) -> list[JSON]:
+def _detected(boxes: Mapping[str, list[Detections]], cache: ImageCache, names: Sequence[str], count: int) -> list[JSON]:
     pairs = list(zip(boxes["fp32"], boxes["quantized"], strict=True))
     differences = torch.tensor([100.0 - agreement([before], [after]) for before, after in pairs])
     return [
         {
             **_picture(cache, int(cache.held_out[place]), _DETECTED_SIDE),
-            **{key: _listed(found[place], plan.names) for key, found in boxes.items()},
+            **{key: _listed(found[place], names) for key, found in boxes.items()},
         }
         for place in choose(differences, count)
     ]

@@ -205,8 +205,8 @@ def test_the_client_is_told_what_is_wrong(
 def test_other_ways_to_be_refused(client: Any) -> None:
     with pytest.raises(InferenceServerException, match="Content-Encoding has value 'gzip'; send the body uncompress"):
         client.infer("digits", [encoded(FILE)], request_compression_algorithm="gzip")
-    with pytest.raises(InferenceServerException, match="unknown parameter 'classification'"):
-        client.infer("digits", [encoded(FILE)], outputs=[triton.InferRequestedOutput("logits", class_count=3)])
+    with pytest.raises(InferenceServerException, match="parameter classification of output 'boxes'; it is for classif"):
+        client.infer("shapes", [encoded(FILE)], outputs=[triton.InferRequestedOutput("boxes", class_count=3)])
     with pytest.raises(InferenceServerException, match="no model 'nothing'"):
         client.get_model_metadata("nothing")
 

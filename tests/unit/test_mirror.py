@@ -25,6 +25,7 @@ TESTED_BY = {
     "service/cli/progress_bar": "integration/service/cli/test_offline.py",
     "service/cli/tables": "integration/service/cli/test_offline.py",
     "service/config/current": "unit/service/updates/test_runner.py",
+    "service/config/labels": "unit/service/config/test_load.py",
     "service/config/fields": "unit/service/config/test_load.py",
     "service/config/sections": "unit/service/config/test_load.py",
     "service/config/yaml_source": "unit/service/config/test_load.py",

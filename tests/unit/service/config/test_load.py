@@ -291,6 +291,48 @@ def test_an_impossible_reading_is_reported(folder, text, message):
     assert found.startswith(message)
 
 
+@pytest.mark.parametrize("text", ["cat\nsea dog\n", "\ufeffcat\r\nsea dog\r\n\r\n", "cat\nsea dog"])
+def test_labels_are_a_list_or_a_file(folder, text):
+    (folder / "labels.txt").write_text(text)
+    for labels in ("[cat, sea dog]", "labels.txt"):
+        found = load(folder, model(f"labels: {labels}")).models[0]
+        assert found.labels == ("cat", "sea dog")
+        assert found.key("ab") == load(folder, MINIMAL).models[0].key("ab")  # nothing is quantized again for them
+    assert load(folder, MINIMAL).models[0].labels is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("labels: []", "has a list as value; there are no names; give one for each class"),
+        ("labels: [cat, no]", "has a list as value; name 1 is False, no text; put it in quotes"),
+        ("labels: [cat, '']", "has a list as value; name 1 is ''; give 1 to 200 characters"),
+        ('labels: ["a\\nb"]', "has a list as value; name 0 is 'a\\nb'; give"),
+        (f"labels: [{'x' * 201}]", "has a list as value; name 0 is 'xxxx"),
+        ("labels: none.txt", "has value 'none.txt'; there is no such file"),
+        ("labels: {a: cat}", "has a mapping as value; it must be a list of names, or the path of a text file"),
+        ("labels: empty.txt", "has value 'empty.txt'; FOLDER/empty.txt: there are no names"),
+        ("labels: gap.txt", "has value 'gap.txt'; FOLDER/gap.txt: name 1 is ''; give"),
+        ("labels: latin.txt", "has value 'latin.txt'; FOLDER/latin.txt is not UTF-8 text: byte 0; save"),
+    ],
+)
+def test_mistakes_in_labels_are_reported(folder, text, message):
+    (folder / "empty.txt").touch()
+    (folder / "gap.txt").write_text("a\n\nb\n")
+    (folder / "latin.txt").write_bytes("ä".encode("latin-1"))
+    [(line, key, found)] = problems(folder, model(text))
+    assert (line, key) == (4, "models[0].labels")
+    assert found.startswith(message.replace("FOLDER", str(folder)))
+
+
+def test_labels_can_be_compared_with_a_generation(folder):
+    path = folder / "edged.yaml"
+    path.write_text(model("labels: [cat]"))
+    assert load_config(path, problem_of_labels=lambda config, model: None).models[0].labels == ("cat",)
+    with pytest.raises(InvalidConfigError, match=r"edged\.yaml:4: models\[0\]\.labels m does not fit"):
+        load_config(path, problem_of_labels=lambda config, model: f"{model.name} does not fit")
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "-a", ".a", "a b", "ä", "a\n", "x" * 129])
 def test_an_invalid_model_name_is_rejected(folder, name):
     text = yaml.safe_dump({"models": [{"name": name, "calibration": {"dir": "images"}}]})

@@ -244,8 +244,8 @@ def test_each_output_is_sent_as_requested(changes: dict[str, Any], names: set[st
         (behind(bytes(192), FLOATS | {"parameters": {"shared_memory_region": "x"}}), "shared_memory_region"),
         (behind(bytes(192), FLOATS, parameters={"binary_data_output": 1}), "binary_data_output has value 1; choose"),
         (
-            behind(bytes(192), FLOATS, outputs=[{"name": "logits", "parameters": {"classification": 3}}]),
-            "unknown parameter 'classification' of an output; known: binary_data",
+            behind(bytes(192), FLOATS, outputs=[{"name": "logits", "parameters": {"classify": 3}}]),
+            "unknown parameter 'classify' of an output; known: binary_data, classification",
         ),
         (behind(b"", FLOATS), "binary data of 0 bytes"),
     ],

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from edged.artifacts.reader import read_artifact
 from edged.calibration.letterbox import Letterbox
 from edged.models.nms import pairwise_iou
 from edged.models.yolov5.decode import decode
 from edged.spec import DetectionSpec, Fit, InputSpec
 from service.inference.requests import Request
 from service.inference.responses import OutputTensor
-from service.inference.tasks import BOXES, Classification, Detection
+from service.inference.tasks import BOXES, Detection, task_of
 from service.ipc.messages import RequestError
+from tests.support.artifacts import write_untrained, write_untrained_detector
 from tests.support.yolov5_samples import tiny_plan
 
 Floats = npt.NDArray[np.float32]
@@ -46,17 +50,6 @@ def answer(request: Request, *raw: Floats, task: Detection = TASK) -> dict[str, 
     waiting = iter(raw)
     outputs = task.answer(request, lambda images: next(waiting)[None])
     return {output.name: output for output in outputs}
-
-
-def test_logits_are_returned_unchanged() -> None:
-    logits = np.random.default_rng(0).standard_normal((3, 4), np.float32)
-    task = Classification(4, ["a", "b", "c", "d"])
-    (output,) = task.answer(Request(IMAGES), lambda images: logits)
-    assert (output.name, output.datatype, output.shape) == ("logits", "FP32", [3, 4])
-    assert output.data == logits.flatten().tolist()
-    described = {"name": "logits", "datatype": "FP32", "shape": [-1, 4]}
-    assert task.described == [described | {"parameters": {"classes": ["a", "b", "c", "d"]}}]
-    assert Classification(4, None).described == [described]
 
 
 def test_boxes_are_in_pixels_of_the_original_image() -> None:
@@ -175,16 +168,6 @@ def told(*boxes: tuple[int, int, float, float], raw: Floats | None = None) -> di
     }
 
 
-def test_two_classifiers_agree_on_images_by_their_top_class() -> None:
-    task = Classification(3, None)
-    ours = {"logits": np.array([[1.0, 2, 0], [5, 1, 1], [0, 0, 1]])}
-    theirs = {"logits": np.array([[0.0, 9, 0], [1, 5, 1], [0, 1, 2]])}
-    assert task.unit == "images"
-    assert task.agree(ours, theirs) == (2, 3)
-    assert task.agree(ours, {}) == (0, 0)
-    assert task.agree(ours, {"logits": theirs["logits"][:1]}) == (0, 0)  # of fewer images: no answer to this request
-
-
 def test_two_detectors_agree_on_boxes_by_class_and_overlap() -> None:
     both, dog, cat = ((0, 0, 0.9, 0.9), (126, 1, 0.95, 0.9)), (0, 0, 0.9, 0.9), (0, 1, 0.9, 0.9)
     assert TASK.unit == "boxes"
@@ -194,3 +177,30 @@ def test_two_detectors_agree_on_boxes_by_class_and_overlap() -> None:
     assert TASK.agree(told(dog), told()) == (0, 1)
     assert TASK.agree(told(), told()) == (0, 0)  # nothing to tell by
     assert TASK.agree(told(dog), {"scores": np.ones(1)}) == (0, 0)
+
+
+def test_names_of_the_config_replace_those_of_a_detector() -> None:
+    task = Detection(PLAN, SPEC, DetectionSpec(0.5, 0.4, 10), ["Katze", "Hund", "Kuh"])
+    found = answer(Request(IMAGES[:1]), planted((128 + 18, 2, 0.9, 0.8)), task=task)
+    assert found["names"].data == ["Kuh"]
+    assert task.described[2]["parameters"] == {"classes": ["Katze", "Hund", "Kuh"]}
+
+
+def test_classification_is_not_for_a_detector() -> None:
+    with pytest.raises(RequestError, match="classification of output 'boxes'; it is for classifiers"):
+        TASK.check(Request(IMAGES[:1], classification={"boxes": 3}))
+
+
+@pytest.mark.parametrize("write", [write_untrained, write_untrained_detector])
+def test_labels_of_another_number_leave_the_names_of_the_artifact(
+    write: Callable[[Path], object], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "artifact")
+    artifact = read_artifact(tmp_path / "artifact")
+    count = artifact.architecture.num_classes
+    assert task_of(artifact, ["x"] * (count + 1)).described == task_of(artifact).described
+    assert caplog.messages == [
+        f"labels of the model has {count + 1} names, and this generation has {count} classes; the names of its artifact"
+        " are used"
+    ]
+    assert "x" in str(task_of(artifact, ["x"] * count).described)

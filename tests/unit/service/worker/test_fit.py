@@ -10,18 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from edged.errors import ArchitectureError, CalibrationError, EdgedError, GateError, MemoryLimitError, UsageError
 from edged.evaluation.gates import Gates
 from edged.progress import SilentListener
 from edged.spec import QuantSpec
-from service.worker.interface import Incumbent, Interface
+from service.worker.interface import CHECKPOINT, FOLDERS, Incumbent, Interface
 from service.worker.job import Job
 from service.worker.pipeline import run_job
 from tests.support import scenes
 from tests.support.tasks import DetectionTask, Task
 
-DIGITS = Interface("cifar_resnet20", "classification", 10, tuple("0123456789"), 3, 8)
+DIGITS = Interface("cifar_resnet20", "classification", 10, tuple("0123456789"), 3, 8, named_by=FOLDERS)
 SHAPES = Interface("yolov5", "detection", 3, scenes.NAMES, 3, scenes.SIDE, 0)
 
 
@@ -106,6 +107,24 @@ def test_renamed_class_folders_wait_to_be_mended(task: Task, tmp_path: Path) -> 
     assert isinstance(error, CalibrationError)  # which does not blame the file
     assert "calls class 8 '8', generation 4 in service calls it '9' and 1 more differ" in str(error)
     assert verify(digits(task, tmp_path, incumbent=live(replace(DIGITS, names=None)))) is None
+
+
+def test_names_in_the_file_are_compared_with_those_of_a_file(task: Task, tmp_path: Path) -> None:
+    named = tmp_path / "named.pt"
+    torch.save({"model": torch.load(task.first), "classes": [*"abcdefghij"]}, named)
+    job = digits(task, tmp_path, checkpoint=named)
+    for names, fits in (("abcdefghij", True), ("abcdefghji", False), ("0123456789", False)):
+        error = verify(replace(job, incumbent=live(replace(DIGITS, names=tuple(names), named_by=CHECKPOINT))))
+        assert fits == (error is None)
+        assert fits or isinstance(error, GateError)
+    assert verify(replace(job, incumbent=live(DIGITS))) is None  # whose names are those of the folders
+
+
+def test_labels_of_another_number_reject_the_file(task: Task, tmp_path: Path) -> None:
+    assert verify(digits(task, tmp_path, class_names=tuple("abcdefghij"))) is None
+    error = verify(digits(task, tmp_path, class_names=tuple("abcdefghi")))
+    assert isinstance(error, ArchitectureError)
+    assert "mine.pt: it has 10 classes, and labels of the model has 9 names; drop another" in str(error)
 
 
 def test_a_detectors_own_names_are_compared(detection_task: DetectionTask, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from edged.artifacts.store import ModelStore
 from edged.models.architecture import Architecture
-from service.worker.interface import Incumbent, Interface
+from service.worker.interface import CHECKPOINT, FOLDERS, Incumbent, Interface
 from tests.support import scenes
 from tests.support.artifacts import write_untrained
 
@@ -25,7 +25,7 @@ def test_a_manifest_gives_the_interface_that_its_checkpoint_has(tmp_path):
     store = ModelStore(tmp_path / "models")
     manifest = store.manifest("digits", store.publish("digits", tmp_path / "artifact"))
     assert Interface.of_manifest(manifest) == Interface.of(
-        Architecture("cifar_resnet20", 10, "cifar", 3, "pad").to_dict(), 8, None
+        Architecture("cifar_resnet20", 10, "cifar", 3, "pad").to_dict(), 8, None, FOLDERS
     )
 
 
@@ -62,6 +62,26 @@ def test_renamed_classes_are_named(names, message):
     renamed = replace(CATS, names=names)
     assert renamed.difference(CATS, "generation 2") is None
     assert renamed.renaming(CATS, "generation 2") == message
+
+
+def test_names_of_another_origin_are_not_compared():
+    coded = replace(CATS, names=("n01", "n02", "n03"), named_by=FOLDERS)
+    assert coded.renaming(CATS, "generation 2") is None
+    assert replace(coded, named_by=CHECKPOINT).renaming(CATS, "generation 2") is not None
+
+
+@pytest.mark.parametrize(
+    ("calibration", "named_by"),
+    [({}, FOLDERS), ({"names_classes": True}, FOLDERS), ({"names_classes": False}, CHECKPOINT)],
+)
+def test_a_manifest_says_where_its_names_are_from(calibration, named_by):
+    manifest = {
+        "classes": ["a"] * 10,
+        "architecture": Architecture("cifar_resnet20", 10, "cifar", 3, "pad").to_dict(),
+        "input": {"size": 8},
+        "calibration": calibration,
+    }
+    assert Interface.of_manifest(manifest).named_by == named_by
 
 
 @pytest.mark.parametrize("interface", [CATS, BOXES, replace(CATS, names=None)])

@@ -87,6 +87,7 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     assert artifact.manifest.source["sha256"] == read_checkpoint(task.first).sha256
     assert artifact.manifest.calibration["folder_labels"]
     assert artifact.manifest.classes == tuple("0123456789")
+    assert artifact.manifest.calibration["names_classes"]
     totals = artifact.report["totals"]
     assert set(totals["stage_seconds"]) >= set(STAGES)
     assert totals["peak_memory_bytes"] > 50e6
@@ -95,6 +96,19 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     assert totals["held_out_images"] == 20
     inputs, labels = task.digits.tensors(slice(1500, None))
     assert (artifact.load_model()(inputs).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_names_in_the_file_are_those_of_the_classes(task: Task, tmp_path: Path) -> None:
+    named = tmp_path / "named.pt"
+    torch.save({"model": torch.load(task.first), "classes": [*"abcdefghij"]}, named)
+    job = replace(job_of(task, tmp_path), checkpoint=named, spec=QuantSpec(method=Method.RTN), report_images=1)
+    run_job(job, SilentListener())
+    manifest = read_artifact(job.out).manifest
+    assert manifest.classes == tuple("abcdefghij")
+    assert manifest.calibration["folder_labels"]  # accuracy is measured, too
+    assert not manifest.calibration["names_classes"]
+    (image,) = json.loads((job.out / "predictions.json").read_bytes())["images"]
+    assert image["truth"]["name"] == "abcdefghij"[image["truth"]["class"]]
 
 
 def test_the_same_job_gives_the_same_weights(task: Task, tmp_path: Path) -> None:
