@@ -16,7 +16,7 @@ from service.storage.generations import GenerationRepository
 from service.system.processes import resident_bytes
 
 # What GET /v2 lists: the extensions of Triton that are answered.
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"  # Triton's states of a version
 
 
