@@ -160,8 +160,13 @@ def _pixels(values: npt.NDArray[Any], spec: InputSpec) -> Images:
 def _encoded(
     tensor: Mapping[str, Any], parameters: Mapping[str, Any], raw: memoryview | None, spec: InputSpec
 ) -> Sequence[bytes | memoryview]:
-    """Return the encoded image files. After the JSON they are raw by default, in the JSON they are base64."""
-    (count,) = _shape(tensor, 1, max_batch(spec))
+    """Return the encoded image files. After the JSON they are raw by default, in the JSON they are base64.
+
+    The shape is [n, 1], as in the metadata, or [n].
+    """
+    shape = tensor.get("shape")
+    column = isinstance(shape, list) and len(shape) == 2 and shape[1] == 1
+    count = _shape(tensor, 2 if column else 1, max_batch(spec))[0]
     known = ("base64",) if raw is None else ("raw", "base64")
     encoding = parameters.get("content_type", known[0])
     if encoding not in known:
@@ -171,6 +176,8 @@ def _encoded(
         elements = unpack_elements(raw, count)
         return elements if encoding == "raw" else [_decoded_base64(*each) for each in enumerate(elements)]
     data = tensor.get("data")
+    if column and isinstance(data, list) and all(isinstance(row, list) and len(row) == 1 for row in data):
+        data = [row[0] for row in data]
     if not isinstance(data, list) or len(data) != count or any(not isinstance(text, str) for text in data):
         raise RequestError(f"data must be a list of {count} base64 strings, one per image")
     return [_decoded_base64(index, text) for index, text in enumerate(data)]

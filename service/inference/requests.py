@@ -123,6 +123,7 @@ def metadata(
         outputs: Name, datatype, shape and optional parameters of each output.
     """
     shape = [-1, spec.channels, spec.size, spec.size]
+    # A second dimension for files, too: perf_analyzer takes the first as the batch and rejects a tensor without others.
     return {
         "name": model,
         "versions": [version],
@@ -130,7 +131,7 @@ def metadata(
         "inputs": [
             {"name": TENSOR_INPUT, "datatype": "FP32", "shape": shape},
             {"name": PIXEL_INPUT, "datatype": "UINT8", "shape": shape},
-            {"name": IMAGE_INPUT, "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "base64"}},
+            {"name": IMAGE_INPUT, "datatype": "BYTES", "shape": [-1, 1], "parameters": {"content_type": "base64"}},
         ],
         "outputs": [dict(output) for output in outputs],
     }

@@ -103,7 +103,7 @@ def test_the_client_finds_what_there_is(client: Any) -> None:
     assert [(i["name"], i["datatype"], i["shape"]) for i in described["inputs"]] == [
         ("input", "FP32", [-1, 3, 8, 8]),
         ("pixels", "UINT8", [-1, 3, 8, 8]),
-        ("image", "BYTES", [-1]),
+        ("image", "BYTES", [-1, 1]),
     ]
 
 

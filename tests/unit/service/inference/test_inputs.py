@@ -76,6 +76,9 @@ def test_encoded_files_are_sent_raw_or_as_base64() -> None:
         read("image", "BYTES", pack_elements(files), [2]),
         read("image", "BYTES", pack_elements(texts), [2], content_type="base64"),
         read("image", "BYTES", [text.decode() for text in texts], [2]),
+        read("image", "BYTES", pack_elements(files), [2, 1]),  # as in the metadata
+        read("image", "BYTES", [text.decode() for text in texts], [2, 1]),
+        read("image", "BYTES", [[text.decode()] for text in texts], [2, 1]),
     ):
         assert np.array_equal(images, expected)
         assert letterboxes == ()
@@ -100,6 +103,8 @@ def test_encoded_files_are_sent_raw_or_as_base64() -> None:
         (("image", "BYTES", b"\xff\xff\xff\xff", [1]), "element 0 has a length of 4294967295 bytes, but only 0"),
         (("image", "BYTES", pack_elements([b"", b""]), [1]), "4 bytes follow the last of 1 elements"),
         (("image", "BYTES", pack_elements([b"x"]), [1]), "image 0 is not a JPEG"),
+        (("image", "BYTES", pack_elements([b"x", b"y"]), [1, 2]), r"shape has value \[1, 2\]; send 1 whole numbers"),
+        (("image", "BYTES", ["eA==", ["eA=="]], [2, 1]), "list of 2 base64 strings"),
     ],
 )
 def test_the_error_of_an_invalid_input_names_the_reason(arguments: tuple[Any, ...], reason: str) -> None:

@@ -16,7 +16,7 @@ CLASSIFIER: dict[str, Any] = {
     "inputs": [
         {"name": "input", "datatype": "FP32", "shape": [-1, 3, 8, 8]},
         {"name": "pixels", "datatype": "UINT8", "shape": [-1, 3, 8, 8]},
-        {"name": "image", "datatype": "BYTES", "shape": [-1], "parameters": {"content_type": "base64"}},
+        {"name": "image", "datatype": "BYTES", "shape": [-1, 1], "parameters": {"content_type": "base64"}},
     ],
     "outputs": [{"name": "logits", "datatype": "FP32", "shape": [-1, 10], "parameters": {"classes": ["a"]}}],
 }
@@ -32,7 +32,7 @@ def test_a_classifier_has_batches_of_images():
     assert [(each["name"], each["data_type"], each["dims"]) for each in config["input"]] == [
         ("input", "TYPE_FP32", [3, 8, 8]),
         ("pixels", "TYPE_UINT8", [3, 8, 8]),
-        ("image", "TYPE_STRING", []),
+        ("image", "TYPE_STRING", [1]),
     ]
     assert config["output"] == [{"name": "logits", "data_type": "TYPE_FP32", "dims": [10]}]
     assert "dynamic_batching" not in config
@@ -41,7 +41,7 @@ def test_a_classifier_has_batches_of_images():
 def test_a_detector_has_whole_shapes_because_its_boxes_are_those_of_all_images():
     config = model_config({**CLASSIFIER, "outputs": BOXES}, Batching(8, 0.002), 2)
     assert config["max_batch_size"] == 0
-    assert [each["dims"] for each in config["input"]] == [[-1, 3, 8, 8], [-1, 3, 8, 8], [-1]]
+    assert [each["dims"] for each in config["input"]] == [[-1, 3, 8, 8], [-1, 3, 8, 8], [-1, 1]]
     assert [each["dims"] for each in config["output"]] == [[-1, 4], [-1]]
     assert config["dynamic_batching"] == {"preferred_batch_size": [8], "max_queue_delay_microseconds": 2000}
 
