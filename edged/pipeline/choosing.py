@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ from edged.pipeline.candidates import Candidate, candidates_of
 from edged.pipeline.engine import Building, Engines, executor_of, start_engine
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
 from edged.pipeline.keeping import keep_layers_float
-from edged.pipeline.timing import Clock, median_seconds
+from edged.pipeline.timing import Clock, Measuring, median_seconds
 from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, QuantSpec
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Serving:
         device: Device that torch computes on in service: "cpu", "cuda", or "auto" for a GPU if torch finds one.
         clock: Clock that candidates are timed with; None to take the first one in order that passes the gates.
         building: How engines of TensorRT are built.
+        measuring: Returns the context in which candidates are timed.
     """
 
     runtime: str = "auto"
@@ -61,6 +62,7 @@ class Serving:
     device: str = "cpu"
     clock: Clock | None = None
     building: Building = field(default_factory=Building)
+    measuring: Measuring = nullcontext
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,7 @@ def choose_served(
         room = _room(compressed, spec, serving)
         candidates = _loaded(candidates, engines, room)
         ready = _ready(candidates, engines)
-        if serving.clock is not None:
-            _time(ready, engines, serving.clock)
+        _time(ready, engines, serving)
         ranked = _ranked(ready)
         chosen = _judge(ranked, network.architecture, judging)
         failed = next((each for each in ranked if each.precision == INTEGER and each.fails_gates), None)
@@ -179,7 +180,7 @@ def choose_served(
             kept = _with_layers_in_float(compressed, failed, network, judging, engines, room)
             if kept is not None:
                 candidates.append(kept)
-                chosen = _faster(kept, chosen, engines, serving.clock)
+                chosen = _faster(kept, chosen, engines, serving)
         assert chosen.network is not None  # noqa: S101 - it was evaluated
         assert chosen.evaluation is not None  # noqa: S101
         listed = [candidate.to_dict(chosen=candidate is chosen and candidate.passes) for candidate in candidates]
@@ -224,10 +225,9 @@ def _with_layers_in_float(
     return passing[0] if keep_layers_float(compressed, holds) is not None else None
 
 
-def _faster(kept: Candidate, chosen: Candidate, engines: Engines, clock: Clock | None) -> Candidate:
+def _faster(kept: Candidate, chosen: Candidate, engines: Engines, serving: Serving) -> Candidate:
     """Return the faster one of two candidates of which the first passes the gates, and measure the time of that one."""
-    if clock is not None:
-        _time([kept, chosen] if chosen.passes else [kept], engines, clock)
+    _time([kept, chosen] if chosen.passes else [kept], engines, serving)
     return kept if not chosen.passes or _is_slower(chosen, kept) else chosen
 
 
@@ -334,10 +334,13 @@ def _ready(candidates: Sequence[Candidate], engines: Engines) -> list[Candidate]
     raise error if isinstance(error, EdgedError) else EdgedError(f"no engine computes the network: {error}") from error
 
 
-def _time(ready: Sequence[Candidate], engines: Engines, clock: Clock) -> None:
-    """Measure the time of one image in each candidate."""
+def _time(ready: Sequence[Candidate], engines: Engines, serving: Serving) -> None:
+    """Measure the time of one image in each candidate, if there is a clock."""
+    if serving.clock is None:
+        return
     timed = [(each, executor_of(each.network)) for each in ready if each.network is not None and not each.lacks_room]
-    seconds = median_seconds([partial(executor.run, engines.image) for _, executor in timed], clock)
+    with serving.measuring():
+        seconds = median_seconds([partial(executor.run, engines.image) for _, executor in timed], serving.clock)
     for (candidate, _), taken in zip(timed, seconds, strict=True):
         candidate.ms = 1000 * taken
 

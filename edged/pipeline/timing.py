@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 40
 BUDGET_S = 2.0  # after which no round begins, once there were MIN_ROUNDS
 
 
 Clock = Callable[[], float]  # returns a time in seconds, as time.perf_counter does
+# Returns a context in which times are measured: whoever shares the cores with others frees them for that.
+Measuring = Callable[[], AbstractContextManager[None]]
 
 
 def median_seconds(runs: Sequence[Callable[[], object]], clock: Clock, budget_s: float = BUDGET_S) -> list[float]:

@@ -91,6 +91,20 @@ def _runtime(value: Any, reader: Reader, location: Location) -> RuntimeConfig:
     return RuntimeConfig(name=choice(*RUNTIMES)(value, reader, location))
 
 
+_AUTO_THREADS: int | str = "auto"
+
+
+def _threads(value: Any, reader: Reader, location: Location) -> int | str:
+    """Read a number of threads, or auto, which an empty value means, too."""
+    if value in (None, "auto"):
+        return _AUTO_THREADS
+    try:
+        return whole(1)(value, reader, location)
+    except ValueError as error:
+        raise ValueError(f"{error}, or auto") from None
+
+
+described(_threads, "`auto`, or a whole number, at least 1")
 described(_model_name, "name: letters, digits, `.`, `_`, `-`; at most 128")
 described(_windows, "times of day as `HH:MM-HH:MM`")
 described(_power_mode, "name or number")
@@ -347,7 +361,7 @@ class WorkerConfig:
     """Limits and scheduling conditions of the worker, the child process that quantizes."""
 
     memory_max: int | None = setting(size, None)
-    threads: int | None = setting(whole(1), None)
+    threads: int | str = setting(_threads, _AUTO_THREADS)
     device: str = setting(choice("auto", "cpu", "cuda"), "cpu")
     nice: int = setting(whole(0, 19), 19)
     deadline_s: float = setting(number(above=0), 3600.0)
@@ -359,6 +373,11 @@ class WorkerConfig:
     defer_on_battery: bool = setting(boolean, False)
     power_modes: tuple[str, ...] | None = setting(list_of(_power_mode), None)
     recheck_s: float = setting(number(above=0), 60.0)
+
+    @property
+    def fixed_threads(self) -> int | None:
+        """Number of threads that the worker always computes with; None if it gives way to requests."""
+        return self.threads if isinstance(self.threads, int) else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -39,6 +39,7 @@ class ModelRegistry:
         records: Journal and metrics.
         runner: Drives the updates of the models.
         liveness: Registers the loops of servers and queues.
+        requested: Called with each request for inference.
 
     Attributes:
         servers: Servers by model name.
@@ -53,6 +54,7 @@ class ModelRegistry:
         records: UpdateRecords,
         runner: UpdateRunner,
         liveness: Liveness,
+        requested: Callable[[], None],
     ) -> None:
         self.servers = servers
         self.queues: dict[str, UpdateQueue] = {}
@@ -62,6 +64,7 @@ class ModelRegistry:
         self._metrics = records.metrics
         self._runner = runner
         self._liveness = liveness
+        self._requested = requested
         self._fork_server = ForkServer()
         runner.found_fit = self._found_fit
 
@@ -74,6 +77,7 @@ class ModelRegistry:
             crashes.not_started,
             metrics.batch_size.labels(name).observe,
             partial(self._note_observed, name),
+            self._requested,
         )
         directory_of = partial(self._folder.store.path, name)
         self.servers[name] = ModelServer(

@@ -57,6 +57,7 @@ from service.updates.files import UpdateFiles
 from service.updates.runner import UpdateRunner
 from service.updates.steps import UpdateSteps
 from service.updates.workers import Workers
+from service.worker.hold_back import HoldBack
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +102,8 @@ class Supervisor:
         self._environment = environment
         self._wire_updates()
         liveness, records = environment.liveness, self._records
-        self._models = ModelRegistry(self._config, self.servers, folder, records, self._runner, liveness)
+        requested = self._workers.hold_back.note_request
+        self._models = ModelRegistry(self._config, self.servers, folder, records, self._runner, liveness, requested)
         listener = ClaimListener(
             claimed=self._models.offer,
             not_settled=lambda drop: self._watcher.release(drop.path),
@@ -135,7 +137,8 @@ class Supervisor:
         self._rollbacks = Rollbacks(self._swapper, self._records, config)
         self._files = files = UpdateFiles(folder, disk)
         self._admission = Admission(config, folder, disk, DeviceState())
-        self._workers = Workers(config, files, self._environment.liveness)
+        hold_back = HoldBack(self.metrics.note_held_back)
+        self._workers = Workers(config, files, self._environment.liveness, hold_back)
         steps = UpdateSteps(
             admission=self._admission,
             workers=self._workers,

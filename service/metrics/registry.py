@@ -93,7 +93,7 @@ class Metrics:
             self.stage_duration.labels(model, stage)
         for policy in ("availability", "resource"):
             self.swaps.labels(model, policy)
-        for counter in (self.generation_restarts, self.generation_failed_starts):
+        for counter in (self.generation_restarts, self.generation_failed_starts, self.worker_held_back):
             counter.labels(model)
         for histogram in (self.update_duration, self.swap_duration, self.request_duration):
             histogram.labels(model)
@@ -130,6 +130,10 @@ class Metrics:
         known = code in HTTPStatus._value2member_map_
         self.requests.labels(model, str(code) if known else OTHER).inc()
         self.request_duration.labels(model).observe(seconds)
+
+    def note_held_back(self, model: str, seconds: float) -> None:
+        """Count the time for which the worker of a model was held back because requests arrived."""
+        self.worker_held_back.labels(model).inc(seconds)
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Show the live generation; the labels of the previous generation disappear.
@@ -246,6 +250,11 @@ class Metrics:
         self.worker_peak_device_memory = self._gauge(
             "worker_peak_device_memory_bytes",
             "Highest memory of the last worker on the device that it computes on.",
+            "model",
+        )
+        self.worker_held_back = self._counter(
+            "worker_held_back_seconds_total",
+            "Time for which workers were kept off one core because requests arrived.",
             "model",
         )
         self.worker_memory_limit = self._gauge(

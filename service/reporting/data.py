@@ -38,12 +38,14 @@ class ResourceTrace:
         started_at: Start of the worker in seconds since 1970.
         memory: Samples of seconds since the start and bytes of resident memory.
         memory_max: Memory limit in bytes; None without one.
+        held_back_s: Seconds for which it was held back because requests arrived.
     """
 
     update: int
     started_at: float
     memory: list[tuple[float, int]]
     memory_max: int | None
+    held_back_s: float = 0.0
 
     def to_json(self) -> bytes:
         """Return the contents of course.json."""

@@ -189,11 +189,18 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Artifact", _artifact(totals)),
         ("Device", totals.get("device")),
         ("Peak memory of the worker", _peak(data, totals)),
+        ("Worker held back for requests", _held_back(data)),
         ("Time of all stages", format_seconds(sum(update["stages"].values())) if update["stages"] else None),
         ("Tries", update["attempt"] if update["attempt"] > 1 else None),
         ("SHA-256", update.get("sha256")),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
+
+
+def _held_back(data: JSON) -> str | None:
+    """Return how long the worker was kept off a core for requests; None if it was not, or if that is unknown."""
+    seconds = (data.get("course") or {}).get("held_back_s")
+    return format_seconds(seconds) if seconds else None
 
 
 def bits_text(settings: JSON) -> str | None:

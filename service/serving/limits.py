@@ -93,9 +93,11 @@ class Listener:
         not_started: Called whenever a start failed.
         batched: Called with the number of images of each batch.
         observed: Called with the observation of a sampled request, see service.inference.observation.
+        requested: Called when a request arrives.
     """
 
     restarted: Callable[[int, str], None] = lambda *_: None
     not_started: Callable[[], None] = lambda: None
     batched: Callable[[int], None] = lambda _: None
     observed: Callable[[dict[str, Any]], None] = lambda _: None
+    requested: Callable[[], None] = lambda: None

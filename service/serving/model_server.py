@@ -125,6 +125,7 @@ class ModelServer:
         Raises:
             ServingError: No generation is live; or it is too busy or too slow, or it crashed.
         """
+        self._listener.requested()
         if self.live is None:  # no generation is at fault, so none has this in its statistics
             self.counts.recent.note_unanswered(failure=True)
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")

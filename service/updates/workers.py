@@ -12,8 +12,8 @@ from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.system.liveness import Liveness
-from service.system.processes import cores
 from service.updates.files import UpdateFiles
+from service.worker.hold_back import HoldBack
 from service.worker.interface import Incumbent
 from service.worker.job import Job
 from service.worker.process import Done, EventHandler, WorkerLimits, WorkerProcess
@@ -41,12 +41,17 @@ class Workers:
         config: Configuration in force.
         files: Files of the updates.
         liveness: Registers the loop that watches the limits of a worker.
+        hold_back: Leaves a core to requests while a worker runs.
 
     Attributes:
+        hold_back: The same.
         running: Workers that run now, by model name.
     """
 
-    def __init__(self, config: CurrentConfig, files: UpdateFiles, liveness: Liveness) -> None:
+    def __init__(
+        self, config: CurrentConfig, files: UpdateFiles, liveness: Liveness, hold_back: HoldBack | None = None
+    ) -> None:
+        self.hold_back = hold_back or HoldBack()
         self.running: dict[str, WorkerProcess] = {}
         self._config = config
         self._files = files
@@ -63,7 +68,9 @@ class Workers:
             incumbent: Generation in service whose interface must not change; None for none.
             on_event: Handler of the worker's events, see service.worker.main.
         """
-        worker = WorkerProcess(self._job(update, model, incumbent), self._limits(), on_event, self._liveness)
+        hold_back = self.hold_back if self._config.current.worker.fixed_threads is None else None
+        job = self._job(update, model, incumbent, len(self.hold_back.cores))
+        worker = WorkerProcess(job, self._limits(), on_event, self._liveness, hold_back)
         started_at = time.time()
         self.running[model.name] = worker
         try:
@@ -71,15 +78,16 @@ class Workers:
         finally:
             del self.running[model.name]
         memory_max = self._config.current.worker.memory_max
-        trace = ResourceTrace(update.id, started_at, worker.memory.points, memory_max)
+        trace = ResourceTrace(update.id, started_at, worker.memory.points, memory_max, worker.held_back_s)
         return WorkerResult(outcome, worker.peak_bytes, trace)
 
     def _limits(self) -> WorkerLimits:
         worker = self._config.current.worker
         return WorkerLimits(worker.memory_max, worker.deadline_s, worker.nice)
 
-    def _job(self, update: Update, model: ModelConfig, incumbent: Incumbent | None) -> Job:
+    def _job(self, update: Update, model: ModelConfig, incumbent: Incumbent | None, cores: int) -> Job:
         config = self._config.current
+        fixed = config.worker.fixed_threads
         return Job(
             checkpoint=self._files.claimed(update),
             out=self._files.staged(update),
@@ -97,14 +105,15 @@ class Workers:
             detection_given=model.detection != DetectionConfig(),
             class_names=model.labels,
             incumbent=incumbent,
-            threads=config.worker.threads,
+            threads=fixed or cores,  # what the process itself may use says nothing, since it may be held back
+            held_back=fixed is None,
             device=config.worker.device,
             memory_limit=config.worker.memory_max,
             max_bytes=config.watch.max_bytes,
             report_images=model.report_images,
             runtime=model.runtime.name,
             serving_device=config.serve.device,
-            serving_threads=config.serve.threads or cores(),
+            serving_threads=config.serve.threads or cores,
             serving_batch=model.batching.max_batch,
             engine_folder=self._files.engines(model.name),
             keep_rejected=True,

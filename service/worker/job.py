@@ -34,6 +34,7 @@ class Job:
         gates: Gates that the result must pass.
         detection: Rules for the predictions of a detector that become boxes; not used for a classifier.
         threads: Number of threads for computing; None for one per core.
+        held_back: Whether the supervisor keeps the process off a core while requests arrive, except while it measures.
         device: "auto", "cpu" or "cuda".
         memory_limit: Limit on resident memory in bytes, or on the GPU's memory on CUDA; None for no limit.
         max_bytes: Limit on the size of the checkpoint in bytes; None for the library's limit.
@@ -63,6 +64,7 @@ class Job:
     gates: Gates = field(default_factory=Gates)
     detection: DetectionSpec = field(default_factory=DetectionSpec)
     threads: int | None = None
+    held_back: bool = False
     device: str = "auto"
     memory_limit: int | None = None
     max_bytes: int | None = None

@@ -5,6 +5,7 @@ Reports on stdout, one JSON object per line:
     {"event": "stage", "stage": "load", "state": "end", "seconds": 0.2}
     {"event": "progress", "stage": "load", "done": 3, "total": 21}
     {"event": "plan", "peak_bytes": 900000000, ...}
+    {"event": "measure", "state": "begin"}                  times of engines; "end" when that is done
     {"event": "result", "totals": {...}, "out": "..."}
     {"event": "error", "code": "checkpoint", "message": "...", "exit_code": 3}
 """
@@ -17,7 +18,8 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
 from edged.errors import EdgedError, MemoryLimitError, StateError
@@ -29,6 +31,7 @@ if TYPE_CHECKING:  # torch, which is imported only when the job runs
     from edged.pipeline.quantize import QuantizationResult
 
 _PROGRESS_INTERVAL_S = 0.2  # faster than a person can read is wasted
+_ALL_CORES_S, _LOOK_S = 2.0, 0.002  # longest wait for the supervisor to give all cores, and between two looks
 
 
 class LineListener:
@@ -63,6 +66,22 @@ class LineListener:
             self._next_progress = now + _PROGRESS_INTERVAL_S
             self.send("progress", stage=self._stages[-1] if self._stages else "", done=done, total=total)
 
+    @contextmanager
+    def measuring(self, cores: int) -> Iterator[None]:
+        """Report that times are measured inside the block, and wait until this process may use all its cores.
+
+        Args:
+            cores: Number of the cores.
+        """
+        self.send("measure", state="begin")
+        end = time.monotonic() + _ALL_CORES_S
+        while len(os.sched_getaffinity(0)) < cores and time.monotonic() < end:
+            time.sleep(_LOOK_S)
+        try:
+            yield
+        finally:
+            self.send("measure", state="end")
+
     def planned(self, plan: Mapping[str, Any]) -> None:
         """Report the memory plan."""
         self.send("plan", **plan)
@@ -93,7 +112,8 @@ def _run(job: Job, listener: LineListener) -> QuantizationResult:
     from service.worker.pipeline import run_job
 
     try:
-        return run_job(job, listener)
+        measuring = partial(listener.measuring, job.threads) if job.held_back and job.threads else nullcontext
+        return run_job(job, listener, measuring)
     except EdgedError:
         raise
     except MemoryError as error:

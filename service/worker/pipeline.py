@@ -10,6 +10,7 @@ import datetime
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from edged.pipeline.engine import Building
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.readings import choose_reading
+from edged.pipeline.timing import Measuring
 from edged.progress import ProgressListener
 from edged.spec import InputSpec, QuantSpec
 from service.worker.fit import check_fit, check_network
@@ -40,12 +42,13 @@ from service.worker.rejected import kept_if_rejected
 from service.worker.timing import TimingListener
 
 
-def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
+def run_job(job: Job, listener: ProgressListener, measuring: Measuring = nullcontext) -> QuantizationResult:
     """Quantize one checkpoint into an artifact folder.
 
     Args:
         job: The job.
         listener: Receives the stages, their progress and the memory plan.
+        measuring: Context in which engines are timed.
 
     Returns:
         The artifact folder and its report.
@@ -83,7 +86,7 @@ def run_job(job: Job, listener: ProgressListener) -> QuantizationResult:
         del compressed  # the list has its only reference
     with timer.stage("evaluate"), memory_errors_of(device):
         judging = Judging(labels, job.detection, job.gates)
-        serving = _serving(job)
+        serving = _serving(job, measuring)
         served = choose_or_repeat(quantized, quantize, network, spec, judging, serving)
         attachments = _sample_predictions(job, network, served, labels)
         with kept_if_rejected(job, network.source, served, attachments):
@@ -113,7 +116,7 @@ def _spec_within_memory(job: Job, network: LoadedNetwork) -> QuantSpec:
     return within_memory(plan, job.spec)[1]
 
 
-def _serving(job: Job) -> Serving:
+def _serving(job: Job, measuring: Measuring) -> Serving:
     limits = BuildLimits(job.memory_limit, max_batch=job.serving_batch)
     return Serving(
         job.runtime,
@@ -122,6 +125,7 @@ def _serving(job: Job) -> Serving:
         job.serving_device,
         time.perf_counter,
         Building(job.engine_folder, limits),
+        measuring,
     )
 
 

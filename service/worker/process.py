@@ -12,6 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,7 @@ from service.system.log_flood import OUTPUT
 from service.system.oom_kills import OomKills
 from service.system.processes import FEW_KERNELS, child_environment
 from service.units import format_bytes
+from service.worker.hold_back import HeldWorker, HoldBack
 from service.worker.job import Job
 from service.worker.memory_trace import MemoryTrace
 
@@ -69,6 +71,7 @@ class WorkerProcess:
         limits: Limits of the process.
         on_event: Called with every event of the worker, see service.worker.main.
         liveness: Registers the loop that enforces the limits.
+        hold_back: Keeps the process off a core while requests arrive; None to leave it all cores.
 
     Attributes:
         pid: Process ID; None before the process runs.
@@ -77,12 +80,19 @@ class WorkerProcess:
     """
 
     def __init__(
-        self, job: Job, limits: WorkerLimits, on_event: EventHandler, liveness: Liveness | None = None
+        self,
+        job: Job,
+        limits: WorkerLimits,
+        on_event: EventHandler,
+        liveness: Liveness | None = None,
+        hold_back: HoldBack | None = None,
     ) -> None:
         self._liveness = liveness or Liveness()
         self._job = job
         self._limits = limits
         self._on_event = on_event
+        self._hold_back = hold_back
+        self._held: HeldWorker | None = None
         self._last: dict[str, Any] = {}
         self._doing = "start"
         self._stderr: deque[str] = deque(maxlen=20)
@@ -90,6 +100,11 @@ class WorkerProcess:
         self.pid: int | None = None
         self.peak_bytes = 0
         self.memory = MemoryTrace()
+
+    @property
+    def held_back_s(self) -> float:
+        """Seconds for which the process was kept off a core."""
+        return 0.0 if self._held is None else self._held.seconds
 
     async def run(self) -> Done | Failure:
         """Run the process until it exits. Cancellation kills it."""
@@ -105,15 +120,19 @@ class WorkerProcess:
         )
         self.pid = process.pid
         kills = OomKills.read()
-        guard = asyncio.create_task(self._guard_while_it_runs(process))
-        try:
-            await asyncio.gather(self._send_job(process), self._read_events(process), self._read_log(process))
-            code = await process.wait()
-        finally:
-            guard.cancel()
-            _kill(process)
-            await asyncio.shield(process.wait())
+        with self._held_back(process.pid) as self._held:
+            guard = asyncio.create_task(self._guard_while_it_runs(process))
+            try:
+                await asyncio.gather(self._send_job(process), self._read_events(process), self._read_log(process))
+                code = await process.wait()
+            finally:
+                guard.cancel()
+                _kill(process)
+                await asyncio.shield(process.wait())
         return self._outcome(code, OomKills.read().since(kills))
+
+    def _held_back(self, pid: int) -> AbstractContextManager[HeldWorker | None]:
+        return nullcontext() if self._hold_back is None else self._hold_back.of(pid, self._job.name)
 
     async def _send_job(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None  # noqa: S101 - a pipe was asked for
@@ -130,6 +149,8 @@ class WorkerProcess:
                 if event["event"] in ("result", "error"):
                     self._last = event
                 self._doing = _stage_of(event) or self._doing
+                if event["event"] == "measure" and self._held is not None:
+                    self._held.measures(event["state"] == "begin")
             except (ValueError, KeyError, TypeError):
                 log.warning("worker wrote a line that is not an event: %.200r", line)
                 continue
@@ -152,6 +173,8 @@ class WorkerProcess:
         while self._ended_for is None:
             loop.expect_within(_MEMORY_POLL_S)
             await asyncio.sleep(_MEMORY_POLL_S)
+            if self._hold_back is not None:
+                self._hold_back.check()
             with contextlib.suppress(psutil.NoSuchProcess):
                 used = psutil.Process(process.pid).memory_info().rss
                 if used:  # a process that has exited and is not yet reaped has no memory

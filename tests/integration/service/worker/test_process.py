@@ -19,6 +19,7 @@ from edged.artifacts.reader import read_artifact
 from service.journal.states import STAGES
 from service.outcomes import Failure
 from service.system.oom_kills import OomKills
+from service.worker.hold_back import QUIET_S, HoldBack
 from service.worker.job import Job
 from service.worker.process import Done, WorkerLimits, WorkerProcess, cause_of_kill
 from tests.support.tasks import Task
@@ -159,3 +160,36 @@ def test_cancelling_ends_the_process(job: Job) -> None:
         return worker.pid
 
     assert not psutil.pid_exists(asyncio.run(main()))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="on one core there is none to leave to requests")
+def test_requests_change_nothing_of_the_result(job: Job, tmp_path: Path) -> None:
+    """The worker loses a core and gets it back at each of its events, and measures with all cores."""
+    cores = os.sched_getaffinity(0)
+    job = replace(job, threads=len(cores), held_back=True)
+    now = 0.0
+    hold_back = HoldBack(clock=lambda: now)
+    counts: list[int] = []
+
+    async def flip(event: dict[str, Any]) -> None:
+        nonlocal now
+        assert worker.pid is not None
+        if event["event"] == "measure":  # whether requests arrive or not
+            counts.append(len(os.sched_getaffinity(worker.pid)) if event["state"] == "begin" else 0)
+        now += QUIET_S
+        if len(seen) % 2:
+            hold_back.check()
+        else:
+            hold_back.note_request()
+        seen.append(len(os.sched_getaffinity(worker.pid)))
+
+    seen: list[int] = []
+    worker = WorkerProcess(replace(job, out=tmp_path / "flipped"), LIMITS, flip, hold_back=hold_back)
+    assert isinstance(asyncio.run(worker.run()), Done)
+    assert {len(cores), len(cores) - 1} <= set(seen)
+    assert counts[:2] == [len(cores), 0]
+    assert worker.held_back_s > 0
+    calm, _, _ = run(job)
+    assert isinstance(calm, Done)
+    flipped, calmly = (read_artifact(out).directory / "weights.safetensors" for out in (tmp_path / "flipped", job.out))
+    assert flipped.read_bytes() == calmly.read_bytes()
