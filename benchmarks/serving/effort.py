@@ -27,6 +27,8 @@ class Effort:
         rate: Requests per second during these swaps.
         requests: Lowest number of requests during and after the swaps.
         quantizing_s: Seconds of load while another model is quantized.
+        durations: Quantizations whose time is measured, for each variant with and without load.
+        duration_images: Number of their images.
         rounds: Requests to each server, one at a time.
         together: Requests to each server, several at a time.
         memory_swaps: Swaps without load.
@@ -41,6 +43,8 @@ class Effort:
     rate: float = 100
     requests: int = 50_000
     quantizing_s: float = 30
+    durations: int = 3
+    duration_images: int = 128
     rounds: int = 1000
     together: int = 3200
     memory_swaps: int = 100
@@ -56,6 +60,8 @@ QUICK = Effort(
     rate=100,
     requests=3000,
     quantizing_s=8,
+    durations=1,
+    duration_images=32,
     rounds=200,
     together=640,
     memory_swaps=20,

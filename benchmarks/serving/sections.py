@@ -11,17 +11,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.serving.checks import Swap
-from benchmarks.serving.daemon import PREPARES, SIDE, Edged, checkpoint, swappable
+from benchmarks.serving.contention import contention
+from benchmarks.serving.daemon import PREPARES, SIDE, Edged, swappable
 from benchmarks.serving.effort import RATE, Effort, Rows, figures
 from benchmarks.serving.endurance import kill, memory, swaps
 from benchmarks.serving.load import Load, between
 from benchmarks.serving.overhead import overhead
 from benchmarks.serving.peers.server import Peer, missing
 from benchmarks.serving.processes import tree_bytes
-from edged.models.registry import Architecture
-
-BIG = Architecture("resnet50", 10)  # takes at least half a minute to quantize at BIG_SIDE pixels
-BIG_SIDE = 160
 
 
 def reload(effort: Effort) -> Rows:
@@ -61,42 +58,6 @@ def _reloads(server: Edged | Peer, effort: Effort) -> dict[str, Any]:
         "swapping": figures(swapping),
         "memory_before": before,
         "memory_after": tree_bytes(server.pid),
-    }
-
-
-def contention(effort: Effort) -> Rows:
-    """Measure latency while the worker quantizes another model, with and without edged's scheduling."""
-    variants: dict[str, dict[str, Any]] = {
-        "default": {},
-        "one thread for the worker": {"worker": {"threads": 1}},
-        "one thread for the model": {"serve": {"port": 0, "threads": 1}},
-        "worker not niced": {"worker": {"nice": 0}},
-        "OpenMP's default waiting": {"altered": "spinning"},
-        "not niced, default waiting": {"worker": {"nice": 0}, "altered": "spinning"},
-    }
-    return [{"variant": name, **_contention(effort, options)} for name, options in variants.items()]
-
-
-def _contention(effort: Effort, options: dict[str, Any]) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        big = {"name": "big", "calibration": {"dir": str(folder / "digits")}, "probation_s": 0}
-        big |= {"input": {"size": BIG_SIDE, "resize": BIG_SIDE}}
-        with Edged(folder, others=[big], **options) as edged:
-            edged.put_live()
-            with Load(edged.address, edged.call, RATE) as load:
-                time.sleep(effort.steady_s)
-                idle = time.monotonic()
-                edged.drop(checkpoint(BIG, 1, folder / "big.pt"), "big")
-                edged.update_of("big.pt", "CALIBRATED")
-                begin = time.monotonic()
-                edged.stays("big.pt", "CALIBRATED", effort.quantizing_s)  # later stages do not quantize
-                end = time.monotonic()
-    return {
-        "failed": sum(answer.failed for answer in load.answers),
-        "idle": figures([answer for answer in load.answers if answer.done < idle]),
-        "quantizing": figures(between(load.answers, begin, end)),
-        "seconds": round(end - begin, 1),
     }
 
 
