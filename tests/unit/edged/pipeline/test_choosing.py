@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,23 @@ def test_the_fastest_one_serves(
     assert served.evaluation.totals["agreement"] == next(e["agreement"] for e in served.candidates if e["chosen"])
     engine = Engines(model.compressed, model.network, 1).load("onnxruntime", expected)
     assert torch.equal(served.network.logits, engine.logits)
+
+
+def test_times_are_measured_in_the_context_of_the_caller(model: Model) -> None:
+    seen: list[str] = []
+
+    @contextmanager
+    def measuring() -> Iterator[None]:
+        seen.append("begin")
+        yield
+        seen.append("end")
+
+    def clock() -> float:
+        seen.append("time")
+        return time.perf_counter()
+
+    model.choose(Gates(), replace(ANY, clock=clock, measuring=measuring))
+    assert (seen[0], set(seen[1:-1]), seen[-1]) == ("begin", {"time"}, "end")
 
 
 def test_without_a_clock_the_first_one_serves(model: Model) -> None:

@@ -159,6 +159,8 @@ def test_the_message_has_one_line_per_mistake(folder):
         ("worker: {tries: true}", "has value True; it must be a whole number"),
         ("worker: {tries: 1.5}", "has value 1.5; it must be a whole number"),
         ("worker: {tries:}", "has no value; it must be a whole number"),
+        ("worker: {threads: 0}", "has value 0; it must be at least 1, or auto"),
+        ("worker: {threads: all}", "has value 'all'; it must be a whole number, or auto"),
         ("worker: {nice: 20}", "has value 20; it must be at most 19"),
         ("worker: {nice: -1}", "has value -1; it must be at least 0"),
         ("worker: {device: tpu}", "has value 'tpu'; did you mean 'cpu'? choose one of auto, cpu, cuda"),
@@ -575,3 +577,12 @@ def test_the_demo_config_is_valid(folder):
     (folder / "digits").mkdir()
     config = load(folder, (CONFIGS / "demo.yaml").read_text())
     assert (config.models[0].name, config.serve.port, config.state_dir) == ("digits", 0, folder / "state")
+
+
+@pytest.mark.parametrize(
+    ("written", "fixed"), [("", None), ("threads: auto", None), ("threads:", None), ("threads: 2", 2)]
+)
+def test_threads_of_the_worker(folder, written, fixed):
+    config = load(folder, f"{MINIMAL}worker: {{{written}}}")
+    assert config.worker.fixed_threads == fixed
+    assert config.worker.threads == ("auto" if fixed is None else fixed)

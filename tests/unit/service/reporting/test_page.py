@@ -112,6 +112,12 @@ def test_every_known_fact_is_listed():
     }
 
 
+def test_how_long_the_worker_was_held_back():
+    course = {**data_of()["course"], "held_back_s": 12.34}
+    assert dict(facts(data_of(course=course)))["Worker held back for requests"] == "12.3 s"
+    assert "Worker held back for requests" not in dict(facts(data_of(course={**course, "held_back_s": 0.0})))
+
+
 def test_a_killed_worker_has_the_peak_of_its_trace():
     known = dict(facts(data_of(report=None)))
     assert known["Peak memory of the worker"] == "300.0 MiB, 1.0 GiB allowed"
