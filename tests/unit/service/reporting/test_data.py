@@ -68,7 +68,8 @@ def test_everything_about_a_published_update_is_gathered(state):
     found = look(state, update)
     assert found["report"] == {"layers": []}
     assert found["predictions"] == {"images": []}
-    assert found["course"] == {"update": update.id, "started_at": 5.0, "memory": [[0.2, 7]], "memory_max": None}
+    measured = {"memory": [[0.2, 7]], "memory_max": None, "held_back_s": 0.0}
+    assert found["course"] == {"update": update.id, "started_at": 5.0, **measured}
     assert (found["update"]["id"], found["update"]["state"], found["path"]) == (update.id, "PUBLISHED", None)
     assert [event["state"] for event in found["update"]["events"]][:2] == ["DROPPED", "SETTLED"]
     assert {span["stage"] for span in found["timeline"]} == {"settle", "verify"}
