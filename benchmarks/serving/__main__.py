@@ -35,6 +35,8 @@ def main() -> None:
         set_up(options.setup_peers)
         return
     effort = dataclasses.replace(QUICK if options.quick else Effort(), peers=options.peers, compare=options.compare)
+    if options.minutes is not None:
+        effort = dataclasses.replace(effort, minutes=options.minutes)
     results: dict[str, Any] = json.loads(options.results.read_text()) if options.results.exists() else {}
     if options.machine:
         results["machine"] = options.machine
@@ -70,6 +72,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
     parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
     parser.add_argument("--machine", default="", help="description of the machine on the page")
+    parser.add_argument("--minutes", type=float, help=f"minutes of the section endurance ({Effort().minutes})")
     parser.add_argument("--quick", action="store_true", help="measure a tenth: minutes instead of half an hour")
     return parser.parse_args()
 

@@ -32,6 +32,7 @@ class Effort:
         rounds: Requests to each server, one at a time.
         together: Requests to each server, several at a time.
         memory_swaps: Swaps without load.
+        minutes: Minutes of load from another client.
         peers: Folder with the peers' virtual environments.
         compare: Names of the peers to compare with.
     """
@@ -48,6 +49,7 @@ class Effort:
     rounds: int = 1000
     together: int = 3200
     memory_swaps: int = 100
+    minutes: float = 10
     peers: Path | None = None
     compare: tuple[str, ...] = PEERS
 
@@ -65,6 +67,7 @@ QUICK = Effort(
     rounds=200,
     together=640,
     memory_swaps=20,
+    minutes=2,
 )
 
 

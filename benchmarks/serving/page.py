@@ -15,6 +15,8 @@ MIB = 1 << 20
 _OVERHEAD_RATIOS = {"triton": 1.0, "uvicorn": 1.1}
 _PAYLOADS = {"fp32": "FP32 tensor", "uint8": "UINT8 pixels", "jpeg": "JPEG file"}
 
+_TRANSPORTS = {"http": "HTTP", "grpc": "gRPC"}
+
 Rows = list[dict[str, Any]]
 Way = tuple[str, str, bool]  # server, transport, and whether it prepares images
 
@@ -176,6 +178,24 @@ def _kill(rows: Rows) -> str:
     return _KILL.strip() + "\n\n" + table(header, lines)
 
 
+def _endurance(rows: Rows) -> str:
+    header = (
+        *("", "minutes", "highest rate, 1/s", "rate: wanted, sent, 1/s", "responses", "failed", "p50 / p99, ms"),
+        "memory early, late, most, MiB",
+    )
+    lines = [
+        (
+            *(_TRANSPORTS[row["transport"]], row["minutes"], f"{row['highest']:.0f}"),
+            f"{row['wanted']:.0f}, {row['rate']:.0f}",
+            *(row["answered"], row["failed"]),
+            f"{row['p50']:.1f} / {row['p99']:.1f}",
+            ", ".join(f"{row[key] / MIB:.1f}" for key in ("early", "late", "most")),
+        )
+        for row in rows
+    ]
+    return _ENDURANCE.strip() + "\n\n" + table(header, lines)
+
+
 def _reload_goals(rows: Rows) -> list[Goal]:
     row = next(row for row in rows if row["server"] == "edged")
     worst, ratio = row["swapping"]["worst"], row["memory_after"] / row["memory_before"]
@@ -263,6 +283,16 @@ def _kill_goals(rows: Rows) -> list[Goal]:
     ]
 
 
+def _endurance_goals(rows: Rows) -> list[Goal]:
+    goals = []
+    for row in rows:
+        what = f"{row['minutes']} minutes of perf_analyzer over {_TRANSPORTS[row['transport']]}"
+        growth = f"{100 * (row['late'] / row['early'] - 1):+.1f} %"
+        goals.append(goal(f"{what}: nothing fails", f"{row['failed']} of {row['answered']}", row["failed"] == 0))
+        goals.append(goal(f"{what}: memory grows by at most 5 %", growth, not row["grew"]))
+    return goals
+
+
 def _verdict(passed: bool) -> str:
     return "passes" if passed else "fails"
 
@@ -318,6 +348,12 @@ supervisor for each swap; `benchmarks/serving/altered` makes this change, the da
 _KILL = """
 `kill -9` of the serving process at 50 requests a second. Recovery is the first response to a request sent after it.
 """
+_ENDURANCE = """
+NVIDIA's perf_analyzer as client: 16 connections, a prepared FP32 tensor, UINT8 pixels and a JPEG file in turns. First
+it finds the highest rate with 16 requests in flight, then it sends 80 % of that. Its latencies count from when a
+request was sent. Memory is that of all processes without pages of files, sampled every 2 s: the median between 10 and
+30 % of the time, that of the last fifth, and the highest value. Status codes are counted by the daemon's metrics.
+"""
 _PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "reload": ("Reloads compared with other servers", _reload),
     "swaps": ("Swaps under load", _swaps),
@@ -325,6 +361,7 @@ _PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "overhead": ("Overhead of a request", _overhead),
     "memory": ("Memory", _memory),
     "kill": ("A killed generation", _kill),
+    "endurance": ("Minutes of load from another client", _endurance),
 }
 _GOALS: dict[str, Callable[[Rows], list[Goal]]] = {
     "reload": _reload_goals,
@@ -333,4 +370,5 @@ _GOALS: dict[str, Callable[[Rows], list[Goal]]] = {
     "overhead": _overhead_goals,
     "memory": _memory_goals,
     "kill": _kill_goals,
+    "endurance": _endurance_goals,
 }

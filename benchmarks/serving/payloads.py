@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.serving.load import Call
 
 SIDE = 224  # pixels
-JPEG_SIZE = (500, 375)  # pixels; the usual size of a photo in ImageNet
+PHOTO_SIZE = (500, 375)  # pixels; the usual size of a photo in ImageNet
 JPEG_BYTES = 50_000
 
 
@@ -47,7 +47,7 @@ def payloads() -> dict[str, Payload]:
     pixels = photo(SIDE, SIDE).transpose(2, 0, 1)[None]
     file = np.empty(1, object)
     file[0] = jpeg(JPEG_BYTES)
-    size = f"{JPEG_SIZE[0]}x{JPEG_SIZE[1]}"
+    size = f"{PHOTO_SIZE[0]}x{PHOTO_SIZE[1]}"
     return {
         "fp32": Payload(f"1x3x{SIDE}x{SIDE} FP32", "input", "FP32", (pixels / 255 - 0.5).astype(np.float32)),
         "uint8": Payload(f"1x3x{SIDE}x{SIDE} UINT8", "pixels", "UINT8", np.ascontiguousarray(pixels)),
@@ -74,12 +74,13 @@ def photo(width: int, height: int) -> np.ndarray:
 
 
 def jpeg(wanted_bytes: int) -> bytes:
-    """Return the JPEG file of a photo of JPEG_SIZE whose length is nearest to the wanted one."""
-    image = Image.fromarray(photo(*JPEG_SIZE))
-    return min((_saved(image, quality) for quality in range(50, 96)), key=lambda file: abs(len(file) - wanted_bytes))
+    """Return the JPEG file of a photo of PHOTO_SIZE whose length is nearest to the wanted one."""
+    pixels = photo(*PHOTO_SIZE)
+    return min((file_of(pixels, quality) for quality in range(50, 96)), key=lambda file: abs(len(file) - wanted_bytes))
 
 
-def _saved(image: Image.Image, quality: int) -> bytes:
+def file_of(pixels: np.ndarray, quality: int) -> bytes:
+    """Return pixels uint8 [height, width, 3] as a JPEG file."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
     return file.getvalue()

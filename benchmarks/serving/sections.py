@@ -16,6 +16,7 @@ from benchmarks.serving.daemon import PREPARES, SIDE, Edged, swappable
 from benchmarks.serving.effort import RATE, Effort, Rows, figures
 from benchmarks.serving.endurance import kill, memory, swaps
 from benchmarks.serving.load import Load, between
+from benchmarks.serving.long_load import long_load
 from benchmarks.serving.overhead import overhead
 from benchmarks.serving.peers.server import Peer, missing
 from benchmarks.serving.processes import tree_bytes
@@ -68,4 +69,5 @@ SECTIONS: dict[str, Callable[[Effort], Rows]] = {
     "overhead": overhead,
     "memory": memory,
     "kill": kill,
+    "endurance": long_load,
 }

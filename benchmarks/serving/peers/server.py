@@ -24,12 +24,20 @@ from benchmarks.serving.load import Call, Connection
 from benchmarks.serving.processes import end_group, eventually, free_port
 from service.system.processes import child_environment
 
+PERF_ANALYZER = "perf_analyzer"
 PACKAGES = {
     "triton": ("nvidia-pytriton==0.7.0",),  # the wheel contains the whole server
     "mlserver": ("mlserver==1.7.1", "uvloop<0.22"),  # its workers do not start with newer versions of uvloop
     "litserve": ("litserve==0.2.19",),
+    # A client. Later wheels do not contain perf_analyzer, or one that needs a later glibc than Debian 12 has.
+    PERF_ANALYZER: ("tritonclient==2.50.0",),
 }
-PROGRAMS = {"triton": "pytriton/tritonserver/bin/tritonserver", "mlserver": "mlserver", "litserve": "litserve"}
+PROGRAMS = {
+    "triton": "pytriton/tritonserver/bin/tritonserver",
+    "mlserver": "mlserver",
+    "litserve": "litserve",
+    PERF_ANALYZER: "tritonclient",
+}
 _JSON = {"Content-Type": "application/json"}
 ROOT = Path(__file__).parents[3]
 CODE = Path(__file__).parent
@@ -56,18 +64,19 @@ def missing(folder: Path | None, name: str) -> str | None:
         return None
     if folder is None:
         return f"{name} was not measured: there is no folder of peers; {how}"
-    if (_packages(folder, name) / PROGRAMS[name]).exists():
+    if (packages_of(folder, name) / PROGRAMS[name]).exists():
         return None
     return f"{name} was not measured: it is not installed in {folder / name}; {how}"
 
 
-def _packages(folder: Path, name: str) -> Path:
+def packages_of(folder: Path, name: str) -> Path:
+    """Return the folder of the packages of a peer."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     return folder / name / "lib" / version / "site-packages"
 
 
 def _triton(folder: Path) -> Path:
-    return _packages(folder, "triton") / "pytriton" / "tritonserver"
+    return packages_of(folder, "triton") / "pytriton" / "tritonserver"
 
 
 class Peer:
@@ -173,7 +182,10 @@ class Peer:
         environment = _environment()
         environment["PATH"] = os.pathsep.join([str(self._peers / "triton" / "bin"), environment["PATH"]])
         environment["VIRTUAL_ENV"] = str(self._peers / "triton")
-        libraries = [sysconfig.get_config_var("LIBDIR"), str(_packages(self._peers, "triton") / "nvidia_pytriton.libs")]
+        libraries = [
+            sysconfig.get_config_var("LIBDIR"),
+            str(packages_of(self._peers, "triton") / "nvidia_pytriton.libs"),
+        ]
         environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
         return command, environment
 
@@ -215,7 +227,7 @@ class Peer:
 
     def _share_packages(self, name: str) -> None:
         """Let a peer's Python find missing packages in ours, after its own."""
-        (_packages(self._peers, name) / "edged-benchmark.pth").write_text("\n".join(_shared_packages()) + "\n")
+        (packages_of(self._peers, name) / "edged-benchmark.pth").write_text("\n".join(_shared_packages()) + "\n")
 
 
 def _shared_packages() -> list[str]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.serving.payloads import JPEG_BYTES, JPEG_SIZE, SIDE, payloads
+from benchmarks.serving.payloads import JPEG_BYTES, PHOTO_SIZE, SIDE, payloads
 from edged.calibration.images import decode
 from edged.spec import InputSpec
 from service.inference.requests import parse_request
@@ -29,5 +29,5 @@ def test_the_file_is_the_whole_body_and_of_the_stated_size() -> None:
     assert body("jpeg").content == file
     assert abs(len(file) - JPEG_BYTES) < JPEG_BYTES / 50
     decoded = decode(file, SPEC)
-    assert (decoded.width, decoded.height) == JPEG_SIZE
+    assert (decoded.width, decoded.height) == PHOTO_SIZE
     assert decoded.pixels.std() > 20  # not a plain surface, which would be decoded in less time
