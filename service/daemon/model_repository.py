@@ -58,10 +58,10 @@ class ModelRepository:
         """
         server = self._servers.get(name)
         if server is None:
-            raise UsageError(f"no model {name!r}; {names_to_choose(name, self._servers, 'configured:')}")
+            raise UsageError(f"no model {name!r:.80}; {names_to_choose(name, self._servers, 'configured:')}")
         live = server.wanted if server.live is None else server.live.number  # in a moment, if not now
         if version is not None and version != str(live):
-            text = f"model {name!r} has no version {version!r} in service; live: {'none' if live is None else live}"
+            text = f"model {name!r} has no version {version!r:.80} in service; live: {'none' if live is None else live}"
             raise UsageError(text)
         return server
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from edged.errors import ArtifactError, UsageError
+from edged.errors import ArtifactError
 from service.daemon.model_registry import ModelRegistry
 from service.daemon.queue_rows import Turn, queue_rows
 from service.daemon.samples import Samples
@@ -73,18 +73,9 @@ class Queries:
         updates = await self._updates.open_updates()
         return queue_rows(updates, {update.id: self._turn(update) for update in updates})
 
-    async def updates(self, model: str | None, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """Return the updates that match, the newest first; None stands for any.
-
-        Raises:
-            UsageError: There is no such state.
-        """
-        try:
-            wanted = None if state is None else State(state.upper())
-        except ValueError:
-            known = ", ".join(member.value for member in State)
-            raise UsageError(f"state has value {state!r:.80}; choose one of {known}") from None
-        return [self._update(update) for update in await self._updates.find(model, wanted, limit)]
+    async def updates(self, model: str | None, state: State | None, limit: int) -> list[dict[str, Any]]:
+        """Return the updates that match, the newest first; None stands for any."""
+        return [self._update(update) for update in await self._updates.find(model, state, limit)]
 
     async def update(self, identity: int) -> dict[str, Any]:
         """Return an update and its events.

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 
 from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
 from service.daemon.model_repository import LoadError
+from service.http.parameters import ParameterError
 from service.http.unsupported import explain
 from service.serving.channel import BusyError, DeadlineError, ServingError
 
@@ -22,6 +23,7 @@ _STATUS: Mapping[type[EdgedError], int] = {
     BusyError: 429,
     DeadlineError: 504,
     ServingError: 503,
+    ParameterError: 400,
     UsageError: 404,
     LoadError: 400,
     AccessError: 403,
@@ -43,7 +45,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     what = error.detail
     if what == HTTPStatus(error.status_code).phrase:  # the router's detail, which only repeats the status
         path = request.url.path
-        what = explain(request.method, path) or f"{request.method} {path} is not served: {what}"
+        what = explain(request.method, path) or f"{request.method} {path:.200} is not served: {what}"
     return JSONResponse({"error": what}, error.status_code, dict(error.headers or {}))
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from service.http.auth import check_admin
+from service.http.parameters import whole_number
 from service.system.log_ring import MAX_LINES, about
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
-
-_MAX_DIGITS = 15
 
 
 class LogRoutes:
@@ -42,11 +40,12 @@ class LogRoutes:
         is the number to ask for next as `after`, as long as `run` stays the same: a new process counts anew.
         """
         check_admin(request, self._supervisor.config.serve)
-        model, update = request.query_params.get("model"), _number(request, "update", None)
+        model = request.query_params.get("model")
+        update = whole_number(request, "update", 0) if "update" in request.query_params else None
         if model is not None:
             self._supervisor.require_model(model)
-        after, since = _number(request, "after", 0) or 0, _number(request, "since", 0) or 0
-        limit = _number(request, "limit", MAX_LINES) or 0
+        after, since = whole_number(request, "after", 0), whole_number(request, "since", 0)
+        limit = whole_number(request, "limit", MAX_LINES)
         kept = self._supervisor.log_ring.lines()
         found = [kept[index] for index in about([line.message for line in kept], model, update)]
         lines = [line for line in found if line.number > after and line.at >= since]
@@ -59,13 +58,3 @@ class LogRoutes:
             },
             headers={"Cache-Control": "no-store"},
         )
-
-
-def _number(request: Request, key: str, default: int | None) -> int | None:
-    """Return a whole number of the query."""
-    text = request.query_params.get(key)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS:
-        raise HTTPException(400, f"{key} has value {text!r:.80}; give a whole number")
-    return int(text)

@@ -36,8 +36,8 @@ class ReportRoutes:
     def routes(self) -> list[Route]:
         """Routes for the application."""
         return [
-            Route("/edged/v1/updates/{id:int}/report", self.page),
-            Route("/edged/v1/updates/{id:int}/report.json", self.json),
+            Route("/edged/v1/updates/{id:whole}/report", self.page),
+            Route("/edged/v1/updates/{id:whole}/report.json", self.json),
         ]
 
     async def page(self, request: Request) -> Response:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from service.http.bodies import read_body
+from service.http.arguments import read_arguments
 
 if TYPE_CHECKING:
     from service.daemon.model_repository import ModelRepository
 
-_MAX_BYTES = 1 << 16
+_INDEX = '{"ready": true}'
 _ACTIONS = ("load", "unload")
 
 
@@ -64,7 +64,7 @@ class RepositoryRoutes:
 
     async def index(self, request: Request) -> Response:
         """POST /v2/repository/index, with {"ready": true} as body for what answers requests now."""
-        ready = _ready(await read_body(request, _MAX_BYTES))
+        ready = _ready(await read_arguments(request, _INDEX))
         return JSONResponse(self._repository.index(ready=ready))
 
     async def refuse_load(self, request: Request) -> Response:
@@ -72,15 +72,9 @@ class RepositoryRoutes:
         raise self._repository.why_not_loaded(request.path_params["model"])
 
 
-def _ready(body: bytes) -> bool:
-    """Return whether only models that answer requests are asked for; the body may be empty."""
-    try:
-        arguments = json.loads(body) if body.strip() else {}
-    except (ValueError, RecursionError):
-        arguments = None
-    ready = arguments.get("ready", False) if isinstance(arguments, dict) else None
+def _ready(arguments: Mapping[str, Any]) -> bool:
+    """Return whether only models that answer requests are asked for; other arguments are ignored, as by Triton."""
+    ready = arguments.get("ready", False)
     if not isinstance(ready, bool):
-        raise HTTPException(
-            400, f'the body has value {body!r:.80}; send {{"ready": true}}, {{"ready": false}} or nothing'
-        )
+        raise HTTPException(400, f"ready has value {ready!r:.80}; send for example {_INDEX}")
     return ready

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,22 +16,25 @@ from starlette.routing import Route
 
 from edged.version import __version__
 from service.daemon.model_repository import EXTENSIONS, why_not
+from service.http.arguments import read_arguments
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
 from service.http.log_routes import LogRoutes
 from service.http.openapi import OpenApiRoutes
 from service.http.page_routes import PageRoutes
+from service.http.parameters import MAX_NUMBER, ParameterError, flag, whole_number
 from service.http.redirects import RelativeRedirects
 from service.http.report_routes import ReportRoutes
 from service.http.repository_routes import RepositoryRoutes
+from service.journal.states import State
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
     from service.serving.model_server import ModelServer
 
-_MAX_LISTED = 1000
-_MAX_ARGUMENTS_BYTES = 1 << 16
+_LISTED, _MAX_LISTED = 100, 1000
+_ROLLBACK = '{"to": 3}'
 
 
 def create_app(supervisor: Supervisor) -> Starlette:
@@ -58,7 +61,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
             *OpenApiRoutes().routes,
             Route("/edged/v1/status", routes.status),
             Route("/edged/v1/updates", routes.updates),
-            Route("/edged/v1/updates/{id:int}", routes.update),
+            Route("/edged/v1/updates/{id:whole}", routes.update),
             Route("/edged/v1/models/{model}/history", routes.history),
             Route("/edged/v1/models/{model}/rollback", routes.rollback, methods=["POST"]),  # before the other actions
             *(
@@ -66,7 +69,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 for action in supervisor.administration.actions
             ),
             *(
-                Route(f"/edged/v1/updates/{{id:int}}/{action}", routes.act_on_update, methods=["POST"])
+                Route(f"/edged/v1/updates/{{id:whole}}/{action}", routes.act_on_update, methods=["POST"])
                 for action in supervisor.update_actions.actions
             ),
             *PageRoutes(supervisor).routes,
@@ -145,8 +148,8 @@ class Routes:
     async def updates(self, request: Request) -> Response:
         """GET /edged/v1/updates?model=&state=&limit=: the newest first."""
         query = request.query_params
-        limit = _limit(query.get("limit"))
-        listed = await self._supervisor.queries.updates(query.get("model"), query.get("state"), limit)
+        limit = whole_number(request, "limit", _LISTED, 1, _MAX_LISTED)
+        listed = await self._supervisor.queries.updates(query.get("model"), _state(query.get("state")), limit)
         return JSONResponse({"updates": listed})
 
     async def update(self, request: Request) -> Response:
@@ -160,7 +163,7 @@ class Routes:
     async def rollback(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/rollback, with {"to": N} as body for another generation than the previous."""
         check_admin(request, self._supervisor.config.serve)
-        to = _generation(await read_body(request, _MAX_ARGUMENTS_BYTES))
+        to = _generation(await read_arguments(request, _ROLLBACK))
         return JSONResponse(await self._supervisor.administration.rollback(request.path_params["model"], to))
 
     async def administer(self, request: Request) -> Response:
@@ -178,10 +181,7 @@ class Routes:
     async def collect_garbage(self, request: Request) -> Response:
         """POST /edged/v1/gc?dry_run=true|false."""
         check_admin(request, self._supervisor.config.serve)
-        given = request.query_params.get("dry_run", "false")
-        if given not in ("true", "false"):
-            raise HTTPException(400, f"dry_run has value {given!r:.80}; choose true or false")
-        return JSONResponse(await self._supervisor.garbage.collect(given == "true"))
+        return JSONResponse(await self._supervisor.garbage.collect(flag(request, "dry_run")))
 
     def _service(self, request: Request) -> ModelServer:
         path = request.path_params
@@ -192,25 +192,19 @@ def _not_ready(why: str) -> Response:
     return JSONResponse({"ready": False, "error": why}, 503, RETRY)
 
 
-def _limit(text: str | None) -> int:
-    if text is None:
-        return 100
-    if not text.isdecimal() or not 1 <= int(text) <= _MAX_LISTED:
-        raise HTTPException(400, f"limit has value {text!r}; choose 1 to {_MAX_LISTED}")
-    return int(text)
-
-
-def _generation(body: bytes) -> int | None:
-    """Return the generation that the body of a rollback names; None for an empty body."""
-    if not body.strip():
-        return None
+def _state(text: str | None) -> State | None:
     try:
-        arguments = json.loads(body)
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict) or not arguments.keys() <= {"to"}:
-        raise HTTPException(400, 'the body is no JSON object with the key "to" alone; send for example {"to": 3}')
+        return None if text is None else State(text.upper())
+    except ValueError:
+        known = ", ".join(member.value for member in State)
+        raise ParameterError(f"state has value {text!r:.80}; choose one of {known}") from None
+
+
+def _generation(arguments: Mapping[str, Any]) -> int | None:
+    """Return the generation that the arguments of a rollback name; None for the previous one."""
+    if not arguments.keys() <= {"to"}:
+        raise HTTPException(400, f"unknown key {min(arguments.keys() - {'to'})!r:.80}; send for example {_ROLLBACK}")
     to = arguments.get("to")
-    if to is not None and (type(to) is not int or to < 1):
+    if to is not None and (type(to) is not int or not 1 <= to <= MAX_NUMBER):
         raise HTTPException(400, f"to has value {to!r:.80}; give the number of a generation")
     return to

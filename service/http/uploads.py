@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from edged.atomic import as_state_error
-from edged.errors import CheckpointError, UsageError
+from edged.errors import CheckpointError
+from service.http.parameters import ParameterError
 from service.intake.content import is_checkpoint, named
 from service.intake.drop_folder import is_ignored, write_sidecar
 from service.units import format_bytes, printable
@@ -40,14 +41,14 @@ async def receive(
         {"file_name", "sha256", "bytes"}.
 
     Raises:
-        UsageError: The name is not a valid file name, or the daemon ignores such files.
+        ParameterError: The name is not a valid file name, or the daemon ignores such files.
         UploadError: The file is empty, larger than `max_bytes`, or no checkpoint by its name and its first bytes.
         StateError: The folder cannot be written.
     """
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _MAX_NAME:
-        raise UsageError(f"name has value {printable(name)!r:.80}; give the name of a file, without a folder")
+        raise ParameterError(f"name has value {printable(name)!r:.80}; give the name of a file, without a folder")
     if is_ignored(name):
-        raise UsageError(f"{printable(name)} looks like an unfinished file, which the daemon ignores; rename it")
+        raise ParameterError(f"{printable(name)} looks like an unfinished file, which the daemon ignores; rename it")
     temporary = folder / f".{secrets.token_hex(8)}.tmp"  # hidden, so that the daemon ignores it
     with as_state_error(folder):
         try:

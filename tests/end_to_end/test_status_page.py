@@ -350,7 +350,7 @@ def test_the_drop_route_needs_the_token_and_a_name(daemon: Daemon) -> None:
     assert post("digits/drop?name=a.pt", headers={}).status_code == 403
     assert post("cats/drop?name=a.pt").status_code == 404
     for name in ("", "..%2Fa.pt", ".hidden"):
-        assert post(f"digits/drop?name={name}").status_code == 404
+        assert post(f"digits/drop?name={name}").status_code == 400
     answer = post("digits/drop?name=empty.pt", content=b"")
     assert (answer.status_code, answer.json()["code"]) == (422, "checkpoint")
     assert post("digits/drop?name=bad.pt", content=b"no checkpoint").status_code == 202

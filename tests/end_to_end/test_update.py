@@ -92,7 +92,7 @@ def test_wrong_requests_are_answered_with_a_reason(daemon: Daemon, first: dict[s
             ("/v2/models/cats", 404, "no model 'cats'; configured: digits"),
             ("/v2/models/digits/versions/9", 404, "no version '9' in service; live: 1"),
             ("/edged/v1/updates/999", 404, "no update 999"),
-            ("/edged/v1/updates?state=odd", 404, "choose one of DROPPED"),
+            ("/edged/v1/updates?state=odd", 400, "choose one of DROPPED"),
             ("/edged/v1/updates?limit=0", 400, "limit has value '0'"),
             ("/edged/v1/models/cats/history", 404, "no model 'cats'"),
             ("/nothing", 404, "Not Found"),
