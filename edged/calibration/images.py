@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,16 +87,32 @@ def decode(data: bytes, spec: InputSpec, max_pixels: int = MAX_PIXELS) -> Decode
         LargeImageError: The image has too many pixels.
         ImageError: `data` is in no supported format, or is damaged.
     """
-    try:
-        with _open(data) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS and not _reduce_while_decoding(image, data, spec):
-                _check_pixels(width, height, max_pixels)
-            return _fitted(image, (width, height), spec)
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's parsers raise errors of any type for damaged files
-        raise ImageError(f"is damaged: {_one_line(error)}") from error
+    with _opened(data, spec, max_pixels) as (image, size):
+        return _fitted(image, size, spec)
+
+
+def decode_upright(data: bytes) -> tuple[Image.Image, int]:
+    """Decode one encoded image and turn it upright (EXIF), as `decode` does before it scales it.
+
+    Args:
+        data: Contents of a JPEG, PNG, WebP or BMP file.
+
+    Returns:
+        The image as RGB, and the width of the upright image in pixels. The former is smaller if the decoder of a large
+        JPEG reduced it to MAX_PIXELS.
+
+    Raises:
+        LargeImageError: The image has too many pixels.
+        ImageError: `data` is in no supported format, or is damaged.
+    """
+    with _opened(data, None, MAX_PIXELS) as (image, (width, height)):
+        image.load()
+        turned = image.getexif().get(_ORIENTATION, _UPRIGHT) in _TURNED
+        upright = ImageOps.exif_transpose(image) or image
+        rgb = _to_mode(upright, "RGB")
+        rgb = rgb.copy() if rgb is image else rgb  # which is closed
+        rgb.info = {}
+        return rgb, height if turned else width
 
 
 def decode_image(path: Path, spec: InputSpec) -> npt.NDArray[np.uint8]:
@@ -168,7 +185,33 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     return _OPENERS[_format_of(data)](io.BytesIO(data))
 
 
-def _reduce_while_decoding(image: ImageFile.ImageFile, data: bytes, spec: InputSpec) -> bool:
+@contextmanager
+def _opened(
+    data: bytes, spec: InputSpec | None, max_pixels: int
+) -> Iterator[tuple[ImageFile.ImageFile, tuple[int, int]]]:
+    """Open an encoded image within its bounds; yields it, reduced if it is large, and its size before that.
+
+    Args:
+        data: Contents of the file.
+        spec: Input that the image is for; None to reduce it no more than its bounds need.
+        max_pixels: Most pixels of an image that has to be decoded whole.
+
+    Raises:
+        ImageError: It cannot be decoded, here or in the body of the `with` statement.
+    """
+    try:
+        with _open(data) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS and not _reduce_while_decoding(image, data, spec):
+                _check_pixels(width, height, max_pixels)
+            yield image, (width, height)
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's parsers raise errors of any type for damaged files
+        raise ImageError(f"is damaged: {_one_line(error)}") from error
+
+
+def _reduce_while_decoding(image: ImageFile.ImageFile, data: bytes, spec: InputSpec | None) -> bool:
     """Have the decoder of a large JPEG reduce it by 2, 4 or 8; return False if the image has to be decoded whole.
 
     Raises:
@@ -178,9 +221,11 @@ def _reduce_while_decoding(image: ImageFile.ImageFile, data: bytes, spec: InputS
         return False
     width, height = image.size
     _check_pixels(width, height, MAX_JPEG_PIXELS)
-    side, needed = (max, spec.size) if spec.fit is Fit.LETTERBOX else (min, spec.resize)
     fitting = [by for by in _REDUCTIONS if width * height <= MAX_PIXELS * by**2]
-    by = next((by for by in fitting if side(width, height) >= by * needed * _OVERSAMPLING), fitting[-1])
+    by = fitting[-1]
+    if spec is not None:
+        side, needed = (max, spec.size) if spec.fit is Fit.LETTERBOX else (min, spec.resize)
+        by = next((by for by in fitting if side(width, height) >= by * needed * _OVERSAMPLING), by)
     image.draft(None, (max(1, width // by), max(1, height // by)))
     return image.width * image.height <= MAX_PIXELS
 

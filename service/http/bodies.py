@@ -6,9 +6,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from service.http.forms import JSON_BYTES, has_files
 from service.ipc.messages import Reply
 
-JSON_BYTES = "Inference-Header-Content-Length"  # header of the binary tensor data extension
 _MAX_DIGITS = 18
 
 
@@ -38,14 +38,14 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def json_bytes_of(request: Request) -> int | None:
-    """Return the length of the JSON in the body in bytes; None if the body is all JSON.
+    """Return the length of the JSON in the body in bytes: 0 for image files; None if the body is all JSON.
 
     Raises:
         HTTPException: 400, the header is not a number of bytes.
     """
     text = request.headers.get(JSON_BYTES)
     if text is None:
-        return None
+        return 0 if has_files(request) else None
     if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS:
         raise HTTPException(400, f"{JSON_BYTES} has value {text!r:.80}; give the length of the JSON in bytes")
     return int(text)
@@ -53,6 +53,8 @@ def json_bytes_of(request: Request) -> int | None:
 
 def response_of(reply: Reply) -> Response:
     """Return the reply of a generation as an HTTP response."""
+    if reply.body.media_type is not None:
+        return Response(reply.body.content, reply.status, media_type=reply.body.media_type)
     if reply.body.json_bytes is None:
         return Response(reply.body.content, reply.status, media_type="application/json")
     headers = {JSON_BYTES: str(reply.body.json_bytes)}

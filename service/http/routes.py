@@ -20,6 +20,7 @@ from service.http.arguments import read_arguments
 from service.http.auth import check_admin, check_inference
 from service.http.bodies import json_bytes_of, read_body, response_of
 from service.http.errors import HANDLERS, RETRY, status_of
+from service.http.forms import form_of
 from service.http.log_routes import LogRoutes
 from service.http.openapi import OpenApiRoutes
 from service.http.page_routes import PageRoutes
@@ -124,10 +125,11 @@ class Routes:
         start = time.monotonic()
         try:
             check_inference(request, serve)
+            form = form_of(request)
             body = await read_body(request, serve.max_body_bytes)
             left_s = await service.wait_until_up(serve.deadline_ms / 1000)
             service = self._service(request)  # again: its version may have been replaced meanwhile
-            reply = await service.infer(body, left_s, json_bytes_of(request))
+            reply = await service.infer(body, left_s, json_bytes_of(request), form)
         except BaseException as error:
             metrics.count_request(service.name, status_of(error), time.monotonic() - start)
             raise

@@ -5,6 +5,7 @@ Which outputs a request gets by default depends on what it asks for, so that cli
     a request of the protocol        logits
     the same with `top_k`            logits, labels, scores, class_ids
     the same with `classification`   logits, as Triton's classification extension formats them
+    image files alone                labels, scores, class_ids
 
 Names in `outputs` always decide.
 """
@@ -37,6 +38,8 @@ class Classification:
     """
 
     unit = "images"
+    parameters: Mapping[str, type] = {TOP_K: int, CLASSIFICATION: int}
+    draws = False
 
     def __init__(self, count: int, names: Sequence[str] | None) -> None:
         self._count = count
@@ -59,8 +62,8 @@ class Classification:
         wanted = request.outputs or self._default(request)
         if wanted == (LOGITS,) and not request.classification and CLASSIFICATION not in request.parameters:
             return [float_output(LOGITS, logits)]
-        found = {LOGITS: self._logits(logits, request)}
-        if found.keys() != set(wanted):
+        found = {LOGITS: self._logits(logits, request)} if LOGITS in wanted else {}
+        if not found.keys() >= set(wanted):
             found |= {output.name: output for output in self._best(logits, request.parameters.get(TOP_K, USUAL_K))}
         return [found[name] for name in wanted]
 
@@ -72,9 +75,11 @@ class Classification:
         return int((one == other).sum()), len(one)
 
     def _default(self, request: Request) -> tuple[str, ...]:
-        if request.reference is None and CLASSIFICATION not in request.parameters and TOP_K in request.parameters:
-            return LOGITS, LABELS, SCORES, CLASS_IDS
-        return (LOGITS,)
+        if request.reference is not None or CLASSIFICATION in request.parameters:
+            return (LOGITS,)
+        if request.is_form:
+            return LABELS, SCORES, CLASS_IDS
+        return (LOGITS, LABELS, SCORES, CLASS_IDS) if TOP_K in request.parameters else (LOGITS,)
 
     def _logits(self, logits: Floats, request: Request) -> OutputTensor:
         count = request.classification.get(LOGITS, request.parameters.get(CLASSIFICATION))

@@ -17,11 +17,13 @@ from edged.artifacts.warmup import OTHER_ENGINE_TOLERANCE, Comparison, Warmup
 from edged.calibration.color_histograms import BINS, Histograms
 from edged.errors import GateError, MemoryLimitError
 from edged.execution.executors import HALF_ENGINES, HALF_TOLERANCE, Executor
+from service.inference.accept import PICTURES
 from service.inference.batch_queue import warm_sizes
+from service.inference.forms import Known, read_form
 from service.inference.requests import Request, error_body, metadata, parse_request
 from service.inference.responses import OutputTensor, format_response, read_outputs
 from service.inference.tasks import task_of
-from service.ipc.messages import Body, Reply, RequestError
+from service.ipc.messages import Body, Form, Reply, RequestError
 
 T = TypeVar("T")
 Floats = npt.NDArray[np.float32]
@@ -69,7 +71,8 @@ class ServedModel:
         self.color_histogram = _color_histogram(artifact)
         self._in_float = artifact.activations is None
         self._task = task_of(artifact, labels)
-        self._outputs = [output["name"] for output in self._task.described]
+        outputs = [output["name"] for output in self._task.described]
+        self._known = Known(outputs, self._task.parameters, self._task.draws)
         self._executor = executor
         self.passes: list[tuple[int, int]] = []
         self.metadata = metadata(model, version, executor.name, artifact.input, self._task.described)
@@ -124,17 +127,21 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
 
-    def prepare(self, body: Body, reference: Body | None = None) -> Request | Reply:
+    def prepare(self, body: Body, reference: Body | None = None, form: Form | None = None) -> Request | Reply:
         """Parse a request; return the error reply if it cannot be computed.
 
         Args:
             body: Body of the HTTP request.
             reference: Reply of another generation: the reply then states how far the two agree, and has no outputs.
                 None for a reply with the outputs.
+            form: What the HTTP request says next to its body; None for nothing.
         """
 
         def read() -> Request:
-            request = parse_request(body, self.input, self._outputs)
+            if form is None:
+                request = parse_request(body, self.input, self._known.outputs)
+            else:
+                request = read_form(body, form, self.input, self._known)
             self._task.check(request)
             return request if reference is None else replace(request, outputs=(), reference=reference)
 
@@ -167,6 +174,8 @@ class ServedModel:
             outputs = self._task.answer(request, forward)
             if request.reference is not None:
                 return Reply(200, self._agreement(outputs, request.reference))
+            if request.picture is not None:
+                return Reply(200, _picture(request.files[0], outputs, request.picture))
             body = format_response(outputs, self._name, self._version, request.id, request.binary)
             return Reply(200, body)
 
@@ -213,6 +222,12 @@ def _color_histogram(artifact: Artifact) -> Histograms | None:
     return histogram if histogram.shape in ((1, BINS), (3, BINS)) else None
 
 
+def _picture(file: bytes | memoryview, outputs: Sequence[OutputTensor], format_: str) -> Body:
+    from service.inference.pictures import draw_boxes  # fonts, for the few generations that draw
+
+    return Body(draw_boxes(bytes(file), outputs, format_), media_type=PICTURES[format_])
+
+
 class _Computed:
     """Replaces the network where its outputs are computed already: returns them in order.
 
@@ -244,7 +259,7 @@ def _guarded(produce: Callable[[], T]) -> T | Reply:
     try:
         return produce()
     except RequestError as error:
-        return Reply(400, Body(error_body(str(error))))
+        return Reply(error.status, Body(error_body(str(error))))
     except NotFiniteError as error:
         return Reply(500, Body(error_body(str(error))))
     except MemoryLimitError as error:

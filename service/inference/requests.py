@@ -26,7 +26,7 @@ from service.inference.inputs import (
 from service.ipc.messages import Body, RequestError
 
 LOGITS = "logits"
-_BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: send every output as bytes
+BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: send every output as bytes
 _CLASSIFICATION = "classification"  # parameter of an output: the most probable classes, as text
 
 
@@ -45,6 +45,8 @@ class Request:
         files: Encoded images as they were sent; empty for tensors.
         classification: Number of classes by the name of an output that is asked for by Triton's classification
             extension.
+        is_form: Whether it is image files as a person sends them, see `service.inference.forms`.
+        picture: Format of the picture that it asks for as the answer, as Pillow names it; None for outputs.
     """
 
     images: Images
@@ -56,6 +58,8 @@ class Request:
     reference: Body | None = None
     files: tuple[bytes | memoryview, ...] = ()
     classification: Mapping[str, int] = field(default_factory=dict)
+    is_form: bool = False
+    picture: str | None = None
 
 
 class _Asked(NamedTuple):
@@ -90,7 +94,7 @@ def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,
     if identity is not None and not isinstance(identity, str):
         raise RequestError(f"id has value {identity!r:.80}; send a string")
     parameters = parameters_of(data)
-    all_binary = _flag(parameters.pop(_BINARY_OUTPUTS, False), _BINARY_OUTPUTS)
+    all_binary = _flag(parameters.pop(BINARY_OUTPUTS, False), BINARY_OUTPUTS)
     asked = _outputs(data.get("outputs"), outputs, all_binary)
     binary = frozenset(name for name in outputs if asked.binary.get(name, all_binary))
     inputs = data.get("inputs")
@@ -148,7 +152,7 @@ def _object(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if (kind := format_of(text)) is not None:
             raise RequestError(
-                f"body is a {kind} image and not JSON; send the header Inference-Header-Content-Length: 0 with it"
+                f"body is a {kind} image and not JSON; send the header Content-Type: image/{kind.lower()} with it"
             ) from None
         raise RequestError(
             f"body is not JSON: {error}; if a tensor follows it, give its length in Inference-Header-Content-Length"

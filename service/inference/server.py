@@ -14,7 +14,7 @@ from service.inference.binary import bodies_of
 from service.inference.observation import observing
 from service.ipc import frames
 from service.ipc.frames import Outbox
-from service.ipc.messages import Pass, Reply, Work
+from service.ipc.messages import Form, Pass, Reply, Work
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox
 
@@ -96,7 +96,8 @@ class Server:
     def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> _Prepared | None:
         """Parse and decode a request. If it cannot be computed, reply at once and return None."""
         arrived_ns = time.monotonic_ns()
-        request = self._served.prepare(*bodies_of(header, content))
+        form = None if "form" not in header else Form(*header["form"])
+        request = self._served.prepare(*bodies_of(header, content), form)
         prepared_ns = time.monotonic_ns()
         if isinstance(request, Reply):
             self._reply(header["id"], request, (prepared_ns - arrived_ns) / 1e9)
@@ -122,7 +123,14 @@ class Server:
                 self._observation.offer(prepared.header["observe"], prepared.request)
 
     def _reply(self, identity: int, answer: Reply, seconds: float, images: int = 0, work: Work | None = None) -> None:
-        header = {"status": answer.status, "seconds": seconds, "json_bytes": answer.body.json_bytes, "images": images}
+        header: dict[str, Any] = {
+            "status": answer.status,
+            "seconds": seconds,
+            "json_bytes": answer.body.json_bytes,
+            "images": images,
+        }
+        if answer.body.media_type is not None:
+            header["media_type"] = answer.body.media_type
         self._outbox.send({"id": identity, **header, "work": work}, answer.body.content)
 
 

@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 BOXES = ("boxes", "scores", "class_ids", "names", "counts")
 RAW, DECODED = "raw", "decoded"
-THRESHOLDS = ("confidence", "iou", "max_detections")
 # Most numbers of raw or decoded outputs in a response: formatting one as JSON takes a hundred bytes of memory.
 _MAX_VALUES = 1 << 22
 
@@ -42,9 +41,13 @@ class Task(Protocol):
         unit: What the agreement of two models counts.
         described: Descriptions of the outputs, for the metadata.
         raw_shape: Shape of the network's outputs for one image.
+        parameters: Type of each parameter of a request, int or float.
+        draws: Whether an answer has boxes that can be drawn on the image.
     """
 
     unit: str
+    parameters: Mapping[str, type]
+    draws: bool
     described: Sequence[Mapping[str, Any]]
     raw_shape: tuple[int, ...]
 
@@ -111,6 +114,8 @@ class Detection:
     """
 
     unit = "boxes"
+    parameters: Mapping[str, type] = {"confidence": float, "iou": float, "max_detections": int}
+    draws = True
 
     def __init__(
         self, plan: Plan, spec: InputSpec, thresholds: DetectionSpec, names: Sequence[str] | None = None
@@ -172,7 +177,7 @@ class Detection:
 
     def _asked_thresholds(self, parameters: Mapping[str, Any]) -> DetectionSpec:
         # Clients of Triton send priority, timeout and the like: other parameters are ignored, as by a classifier.
-        asked = {name: parameters[name] for name in THRESHOLDS if name in parameters}
+        asked = {name: parameters[name] for name in self.parameters if name in parameters}
         try:
             return DetectionSpec.from_dict(self._thresholds.to_dict() | asked)
         except UsageError as error:

@@ -6,7 +6,30 @@ from typing import NamedTuple
 
 
 class RequestError(Exception):
-    """The request is invalid; the message becomes the body of a 400 response."""
+    """The request is invalid; the message becomes the body of the response.
+
+    Args:
+        message: What is wrong with it.
+        status: HTTP status of the response.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Form(NamedTuple):
+    """What an HTTP request says next to its body, where that is more than the protocol has.
+
+    Attributes:
+        content_type: Type of a body of image files; "" for a body of the protocol.
+        query: Query string of the address, percent-encoded.
+        accept: Header Accept; "" if there is none.
+    """
+
+    content_type: str = ""
+    query: str = ""
+    accept: str = ""
 
 
 class Body(NamedTuple):
@@ -15,10 +38,12 @@ class Body(NamedTuple):
     Attributes:
         content: JSON, optionally followed by tensors.
         json_bytes: Length of the JSON in bytes, for Inference-Header-Content-Length; None if it is the whole content.
+        media_type: Type of a content without JSON, a picture; None for all others.
     """
 
     content: bytes | memoryview
     json_bytes: int | None = None
+    media_type: str | None = None
 
     def split(self) -> tuple[bytes, memoryview]:
         """Return the JSON, and a view of the bytes after it.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from edged.errors import EdgedError
 from service.ipc import frames
 from service.ipc.frames import OBSERVED
-from service.ipc.messages import Body, Pass, Reply, Work
+from service.ipc.messages import Body, Form, Pass, Reply, Work
 from service.ipc.shared_memory import PLACE, Arena, Place
 from service.system.timeouts import in_time, within
 
@@ -143,6 +143,7 @@ class Channel:
         rival: Reply | None = None,
         observe: Order | None = None,
         alone: bool = False,
+        form: Form | None = None,
     ) -> Reply:
         """Have the child answer one request.
 
@@ -154,6 +155,7 @@ class Channel:
                 `service.inference.model`. None for a reply with the outputs.
             observe: Sampling directive; None if the request is not sampled.
             alone: Whether the request is exclusive: computed with no other one, and not counted against the queue.
+            form: What the HTTP request says next to its body; None for nothing.
 
         Raises:
             BusyError: The queue is full.
@@ -173,6 +175,8 @@ class Channel:
             options["observe"] = observe
         if alone:
             options["alone"] = True
+        if form is not None:
+            options["form"] = form
         pending = _Pending(next(self._ids), body, options, asyncio.get_running_loop().create_future())
         self._waiting.append(pending)
         self.inflight += 1
@@ -271,7 +275,12 @@ class Channel:
 
 
 def _reply(header: dict[str, Any], body: bytes) -> Reply:
-    return Reply(header["status"], Body(body, header.get("json_bytes")), header["seconds"], _work(header.get("work")))
+    return Reply(
+        header["status"],
+        Body(body, header.get("json_bytes"), header.get("media_type")),
+        header["seconds"],
+        _work(header.get("work")),
+    )
 
 
 def _work(found: list[Any] | None) -> Work | None:

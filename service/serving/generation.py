@@ -21,7 +21,7 @@ from typing import Any
 from edged.errors import DeferredError, GateError
 from service.ipc import frames
 from service.ipc.frames import FrameError
-from service.ipc.messages import Reply
+from service.ipc.messages import Form, Reply
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Arena
 from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order
@@ -172,6 +172,7 @@ class Generation:
         rival: Reply | None = None,
         observe: Order | None = None,
         alone: bool = False,
+        form: Form | None = None,
     ) -> Reply:
         """Have the child answer one request; the arguments are those of `Channel.request`.
 
@@ -181,7 +182,9 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise NotStartedError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone)
+        return await self._channel.request(
+            body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone, form=form
+        )
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from service.ipc.messages import Reply
+from service.ipc.messages import Form, Reply
 from service.serving.channel import NotStartedError, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, GenerationEvents
@@ -119,7 +119,9 @@ class ModelServer:
 
     # Requests
 
-    async def infer(self, body: bytes, deadline_s: float, json_bytes: int | None = None) -> Reply:
+    async def infer(
+        self, body: bytes, deadline_s: float, json_bytes: int | None = None, form: Form | None = None
+    ) -> Reply:
         """Have the live generation answer; the arguments are those of `Channel.request`.
 
         Raises:
@@ -133,7 +135,7 @@ class ModelServer:
         inference = self.counts.inference
         reply: Reply | None = None
         try:
-            reply = await self._ask(self.live, body, deadline_s, json_bytes)
+            reply = await self._ask(self.live, body, deadline_s, json_bytes, form)
             return reply
         except ServingError as error:
             failure = error.is_failure
@@ -159,17 +161,19 @@ class ModelServer:
         """
         return await self._waiting_room.wait(timeout_s, self.limits.queue)
 
-    async def _ask(self, generation: Generation, body: bytes, deadline_s: float, json_bytes: int | None) -> Reply:
+    async def _ask(
+        self, generation: Generation, body: bytes, deadline_s: float, json_bytes: int | None, form: Form | None
+    ) -> Reply:
         """Have a generation answer, or its next process where the first one exited before it started the request."""
         start, observe = time.monotonic(), self.sampling.choose()
         try:
-            reply = await generation.infer(body, deadline_s, json_bytes, observe=observe)
+            reply = await generation.infer(body, deadline_s, json_bytes, observe=observe, form=form)
         except NotStartedError:
             left_s = deadline_s - (time.monotonic() - start)
             generation, left_s = await self._restarted(generation.number, left_s)
-            reply = await generation.infer(body, left_s, json_bytes, observe=observe)
+            reply = await generation.infer(body, left_s, json_bytes, observe=observe, form=form)
         if self.shadow is not None:
-            self.shadow.offer(generation.number, body, json_bytes, reply)
+            self.shadow.offer(generation.number, body, json_bytes, reply, form)
         return reply
 
     async def _restarted(self, number: int, timeout_s: float) -> tuple[Generation, float]:

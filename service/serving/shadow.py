@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from service.ipc.messages import Reply
+from service.ipc.messages import Form, Reply
 from service.serving.channel import ServingError
 from service.serving.generation import Generation
 from service.system.processes import leave_to_idle_time
@@ -71,7 +71,7 @@ class Shadow:
             "with_generation": self._before.number,
         }
 
-    def offer(self, number: int, body: bytes, json_bytes: int | None, reply: Reply) -> None:
+    def offer(self, number: int, body: bytes, json_bytes: int | None, reply: Reply, form: Form | None = None) -> None:
         """Compare a request that was just answered, if it is sampled. Returns at once.
 
         Args:
@@ -79,12 +79,15 @@ class Shadow:
             body: Body of the request.
             json_bytes: Length of its JSON in bytes; None if it is all JSON.
             reply: Reply of that generation.
+            form: What the request says next to its body; None for nothing.
         """
+        if reply.body.media_type is not None:  # a picture has no outputs to compare
+            return
         if number != self._proving or reply.status != 200 or not self._before.serving:
             return
         if len(self._asking) >= _AT_ONCE or random.random() >= self._share:  # noqa: S311 - a sample, no secret
             return
-        task = asyncio.create_task(self._compare(body, json_bytes, reply))
+        task = asyncio.create_task(self._compare(body, json_bytes, reply, form))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
 
@@ -113,9 +116,9 @@ class Shadow:
         self._before.kill()  # it has nothing to finish, and might exit slowly at idle priority
         await self._before.stop()
 
-    async def _compare(self, body: bytes, json_bytes: int | None, reply: Reply) -> None:
+    async def _compare(self, body: bytes, json_bytes: int | None, reply: Reply, form: Form | None) -> None:
         try:
-            answer = await self._before.infer(body, _DEADLINE_S, json_bytes, rival=reply)
+            answer = await self._before.infer(body, _DEADLINE_S, json_bytes, rival=reply, form=form)
         except ServingError as error:
             log.debug("model %s: a live request was not compared: %s", self._before.model, error)
             return

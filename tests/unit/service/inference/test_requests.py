@@ -188,7 +188,7 @@ def test_a_binary_tensor_is_read_wherever_it_begins(values: Any, identity: str) 
 
 
 def test_a_photo_without_its_header_is_recognized() -> None:
-    reason = "body is a PNG image and not JSON; send the header Inference-Header-Content-Length: 0 with it"
+    reason = "body is a PNG image and not JSON; send the header Content-Type: image/png with it"
     with pytest.raises(RequestError, match=reason):
         protocol.parse_request(Body(noise_png()), SPEC)
 

@@ -1,0 +1,64 @@
+"""Choice between JSON and a picture as the answer, by the header Accept (RFC 9110). Runs in the generation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from service.ipc.messages import RequestError
+
+PICTURES: Mapping[str, str] = {"JPEG": "image/jpeg", "PNG": "image/png"}  # by the names of Pillow
+_JSON = "application/json"
+_NOT_ACCEPTABLE = 406
+
+
+def picture_format(accept: str, *, draws: bool) -> str | None:
+    """Return the format of the picture that a client prefers to JSON, one of PICTURES; None for JSON.
+
+    What names no type that is known here is answered with JSON, as it always was, unless it asks for images.
+
+    Args:
+        accept: Value of the header; "" if there is none.
+        draws: Whether the model's answers can be drawn.
+
+    Raises:
+        RequestError: Status 406: only images are accepted, of other types or of a model that draws none.
+    """
+    ranges = [_range(text) for text in accept.split(",") if text.strip()]
+    json = _quality(_JSON, ranges) if ranges else 1.0
+    best = max(PICTURES, key=lambda name: _quality(PICTURES[name], ranges))  # the first one of equals
+    if draws and _quality(PICTURES[best], ranges) > json:
+        return best
+    if json > 0 or not any(kind.startswith("image/") and quality > 0 for kind, quality in ranges):
+        return None
+    if not draws:
+        text = "a classifier's answer has no boxes to draw; accept application/json"
+    else:
+        text = f"choose {', '.join(PICTURES.values())} or {_JSON}"
+    raise RequestError(f"Accept has value {accept!r:.80}; {text}", _NOT_ACCEPTABLE)
+
+
+def _range(text: str) -> tuple[str, float]:
+    """Read one entry of the header: a media range and its quality, 0 if that is no number from 0 to 1."""
+    kind, *parameters = (part.strip().lower() for part in text.split(";"))
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            return kind, _weight(value.strip())
+    return kind, 1.0
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        return 0.0
+    return weight if 0 <= weight <= 1 else 0.0
+
+
+def _quality(kind: str, ranges: list[tuple[str, float]]) -> float:
+    """Return the quality of a type, by the most specific range that matches it; 0 if none does."""
+    for wanted in (kind, f"{kind.partition('/')[0]}/*", "*/*"):
+        found = [quality for given, quality in ranges if given == wanted]
+        if found:
+            return max(found)
+    return 0.0
