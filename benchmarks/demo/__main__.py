@@ -122,8 +122,7 @@ def show_next(address: str, config: Path, stop: str = "") -> None:
         {
             "status page": f"{address}/",
             "metrics": f"{address}/metrics",
-            "ask it": f"curl -s {address}/v2/models/digits/infer -H 'Inference-Header-Content-Length: 0' "
-            f"--data-binary @{image}",
+            "ask it": f"curl -s {address}/v2/models/digits/infer -F image=@{image}",
             "its commands": f"{EDGED} status --config {config}",
             "stop it": stop or ending,
         },

@@ -172,7 +172,7 @@ def _candidates(model: str, candidates: Sequence[JSON]) -> Html:
 def _curl(model: JSON) -> str:
     token = " -H 'Authorization: Bearer TOKEN'" if model.get("inference_token") else ""
     infer = f"{model['address']}/v2/models/{model['name']}/infer"
-    return f"curl --data-binary @photo.jpg -H 'Inference-Header-Content-Length: 0'{token} {infer}"
+    return f"curl -F image=@photo.jpg{token} {infer}"
 
 
 def _stats(model: JSON) -> list[tuple[str, object]]:

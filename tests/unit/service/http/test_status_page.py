@@ -122,7 +122,7 @@ def test_a_file_that_was_kept_can_be_retried():
 
 
 def test_curl_is_an_alternative_to_the_script():
-    line = "curl --data-binary @photo.jpg -H 'Inference-Header-Content-Length: 0'{} plain/v2/models/m/infer"
+    line = "curl -F image=@photo.jpg{} plain/v2/models/m/infer"
     assert line.format("") in Text(render(overview(), LOCAL)).text
     needs_token = Rights(actions=False, local=False, inference_token=True)
     assert line.format(" -H 'Authorization: Bearer TOKEN'") in Text(render(overview(), needs_token)).text
