@@ -15,6 +15,7 @@ import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
 from starlette.types import ASGIApp
@@ -44,6 +45,9 @@ from service.system.sockets import (
 )
 from service.system.systemd import StatusLine, reloading, sd_notify, watchdog_interval_s
 from service.system.watchdog import beat
+
+if TYPE_CHECKING:
+    from service.grpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
@@ -158,6 +162,7 @@ class _Daemon:
         self._reloading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._serving: list[tuple[Server, asyncio.Task[None]]] = []
+        self._grpc: GrpcServer | None = None
 
     async def run(self, listeners: _Listeners) -> None:
         """Serve until SIGTERM or SIGINT."""
@@ -168,7 +173,8 @@ class _Daemon:
         self._handle_signals()
         self._supervisor.metrics.config_reload_success.set(1)
         try:
-            log.info("listening on %s", self._supervisor.address)
+            await self._serve_grpc()
+            log.info("listening on %s%s", self._supervisor.address, self._grpc_note)
             async with self._reloading:  # a SIGHUP waits until then: it would reload a half-started daemon
                 if not await self._start():
                     return
@@ -187,7 +193,8 @@ class _Daemon:
             self._status.report(self._supervisor.status_line())
             for server, _ in self._serving:
                 server.should_exit = True
-            await asyncio.gather(*(serving for _, serving in self._serving))
+            ends = [serving for _, serving in self._serving]
+            await asyncio.gather(*ends, *([] if self._grpc is None else [self._grpc.stop()]))
             await self._supervisor.stop()
 
     async def _start(self) -> bool:
@@ -211,6 +218,20 @@ class _Daemon:
     def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> None:
         server = make_server(app)
         self._serving.append((server, asyncio.create_task(server.serve(sockets=listeners))))
+
+    async def _serve_grpc(self) -> None:
+        """Serve gRPC if it is configured; its library is imported only then."""
+        if self._supervisor.config.serve.grpc_port is None:
+            return
+        from service.grpc.server import GrpcServer
+
+        server = GrpcServer(self._supervisor)
+        await server.start()
+        self._grpc, self._supervisor.grpc_address = server, server.address
+
+    @property
+    def _grpc_note(self) -> str:
+        return "" if self._grpc is None else f", gRPC on {self._grpc.address}"
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

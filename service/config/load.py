@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from edged.errors import ConfigError
@@ -140,6 +141,7 @@ def load_config(
     if config is not None:
         _find_impossible_paths(config, reader)
         _find_unprotected_server(config.serve, reader)
+        _find_missing_grpc(config.serve, reader)
         if problem_of_labels is not None:
             _find_misfit_labels(config, reader, problem_of_labels)
     if config is None or reader.problems:
@@ -200,6 +202,13 @@ def _find_unprotected_server(serve: ServeConfig, reader: Reader) -> None:
             " serve.inference_token_file or serve.token_file, or set serve.allow_public: true"
         )
         reader.report(("serve", "host"), message)
+
+
+def _find_missing_grpc(serve: ServeConfig, reader: Reader) -> None:
+    """Report a port for gRPC where its package is not installed."""
+    if serve.grpc_port is not None and find_spec("grpc") is None:
+        message = f"has value {serve.grpc_port}, but grpcio is not installed; `pip install 'edged[grpc]'`, or remove it"
+        reader.report(("serve", "grpc_port"), message)
 
 
 def _read(file: Path) -> str:

@@ -394,6 +394,7 @@ class ServeConfig:
 
     host: str = setting(text, "127.0.0.1")
     port: int = setting(whole(0, 65535), 8080)
+    grpc_port: int | None = setting(whole(0, 65535), None)
     socket: Path | None = setting(path, None)
     threads: int | None = setting(whole(1), None)
     device: str = setting(choice("auto", "cpu", "cuda"), "cpu")

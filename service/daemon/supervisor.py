@@ -78,6 +78,7 @@ class Supervisor:
 
     Attributes:
         address: URL under which the daemon answers.
+        grpc_address: HOST:PORT under which it answers gRPC; None without it.
         log_ring: The last lines of the log.
         metrics: Metrics of the daemon.
         servers: Servers of the configured models, by name.
@@ -93,6 +94,7 @@ class Supervisor:
         self, config: Config, folder: StateFolder, disk: Disk, metrics: Metrics, environment: Environment
     ) -> None:
         self.address = environment.address
+        self.grpc_address: str | None = None
         self.log_ring = environment.log_ring
         self.metrics = metrics
         self.servers: dict[str, ModelServer] = {}
@@ -252,6 +254,8 @@ class Supervisor:
             "state_dir": lambda c: c.state_dir,
             "serve.host": lambda c: c.serve.host,
             "serve.port": lambda c: c.serve.port,
+            "serve.grpc_port": lambda c: c.serve.grpc_port,
+            "serve.max_body_bytes for gRPC": lambda c: c.serve.grpc_port and c.serve.max_body_bytes,
             "serve.socket": lambda c: c.serve.socket,
         }
         return [key for key, value in fixed.items() if value(before) != value(config)]
@@ -267,6 +271,7 @@ class Supervisor:
             "drop_dir": str(self.config.drop_folder),
             "require_checksum": self.config.drop.require_checksum,
             "address": self.address,
+            "grpc_address": self.grpc_address,
             "rss_bytes": resident_bytes(os.getpid()),
             "watching": self._watcher.up,
             "unclaimed": self._watcher.unclaimed,

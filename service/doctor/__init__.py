@@ -17,7 +17,7 @@ from service.doctor.configured import check_calibration, check_folders, check_to
 from service.doctor.daemon import check_daemon
 from service.doctor.drop_folder import check_drop_folder
 from service.doctor.engines import check_engines, check_processor
-from service.doctor.packages import check_packages, check_python
+from service.doctor.packages import check_grpc, check_packages, check_python
 from service.doctor.resources import check_clock, check_inotify, check_memory
 from service.doctor.system import check_systemd
 
@@ -29,6 +29,7 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_packages,
     check_engines,
     check_processor,
+    check_grpc,
     check_cuda,
     check_device_nodes,
     check_memory,

@@ -45,6 +45,18 @@ def check_packages(_: Machine, config: Config | None) -> Iterator[Check]:
     yield Check("torchvision", OK, "not installed, and not needed" if vision is None else vision)
 
 
+def check_grpc(_: Machine, config: Config | None) -> Iterator[Check]:
+    """Check that the packages of gRPC can be imported, if it is configured."""
+    if config is None or config.serve.grpc_port is None:
+        return
+    found = probe("service.doctor.grpc_probe")
+    if isinstance(found, str):
+        fix = "`pip install --force-reinstall grpcio protobuf`, or remove serve.grpc_port"
+        yield Check("grpc", FAIL, f"grpcio {version_of('grpcio')} cannot be imported: {found}", fix)
+    else:
+        yield Check("grpc", OK, ", ".join(f"{package} {version}" for package, version in found.items()))
+
+
 def cuda_settings(config: Config | None) -> str:
     """Return the settings that need a GPU, such as "worker.device is cuda"; "" if none does."""
     if config is None:

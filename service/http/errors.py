@@ -10,26 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
-from service.daemon.model_repository import LoadError
+from edged.errors import EdgedError
+from service.daemon.statuses import status_of_error
 from service.http.parameters import ParameterError
 from service.http.unsupported import explain
-from service.serving.channel import BusyError, DeadlineError, ServingError
+from service.serving.channel import ServingError
 
 log = logging.getLogger(__name__)
 
-# The first class that matches applies, so subclasses precede their base.
-_STATUS: Mapping[type[EdgedError], int] = {
-    BusyError: 429,
-    DeadlineError: 504,
-    ServingError: 503,
-    ParameterError: 400,
-    UsageError: 404,
-    LoadError: 400,
-    AccessError: 403,
-    NotReadyError: 409,
-    RejectedError: 422,
-}
 RETRY = {"Retry-After": "1"}  # seconds: a queue empties and a process is restarted within a few
 
 
@@ -37,7 +25,9 @@ def status_of(error: BaseException) -> int:
     """Return the HTTP status of the response to an error."""
     if isinstance(error, HTTPException):
         return error.status_code
-    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+    if isinstance(error, ParameterError):
+        return 400
+    return status_of_error(error)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -64,8 +64,13 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
-def listen_tcp(host: str, port: int) -> socket.socket:
+def listen_tcp(host: str, port: int, key: str = "serve.port") -> socket.socket:
     """Open a listening TCP socket.
+
+    Args:
+        host: Address, or name of an address of this machine.
+        port: Port; 0 takes any free one.
+        key: Key of the port in the config, for messages.
 
     Raises:
         UnavailableError: The port is in use, or the address does not belong to this machine.
@@ -76,7 +81,7 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UnavailableError(
-            f"cannot listen on {host}:{port}: {reason}; stop the program that uses the port or change serve.port"
+            f"cannot listen on {host}:{port}: {reason}; stop the program that uses the port or change {key}"
         ) from error
     # Connections inherit the option. asyncio sets it only for sockets that it creates itself, and without it the second
     # part of a response waits up to 40 ms until the client has acknowledged the first.

@@ -25,10 +25,10 @@ from PIL import Image
 
 from edged.artifacts.store import ModelStore
 from edged.calibration.images import decode_bytes, normalize
-from edged.models.registry import Architecture, load_model
 from tests.support import scenes
-from tests.support.artifacts import ARCHITECTURE, write_untrained, write_untrained_detector
+from tests.support.artifacts import write_untrained
 from tests.support.daemon import Daemon, children, eventually
+from tests.support.published import prepared
 from tests.support.repository import ROOT
 from tests.support.trained import INPUT
 
@@ -41,22 +41,6 @@ PNG = io.BytesIO()
 PIXELS = np.random.default_rng(5).integers(0, 256, (40, 50, 3), dtype=np.uint8)
 Image.fromarray(PIXELS).save(PNG, "PNG")
 FILE = PNG.getvalue()
-
-
-def prepared(folder: Path, **serve: Any) -> tuple[Daemon, dict[str, Any]]:
-    """A daemon that finds published models, as after a restart; and the networks that they hold."""
-    (folder / "images").mkdir()
-    models = [{"name": name, "calibration": {"dir": str(folder / "images")}} for name in ("digits", "shapes", "empty")]
-    daemon = Daemon(folder, folder / "images", models=models, serve={"port": 0, **serve})
-    store = ModelStore(daemon.state / "models")
-    networks = {}
-    for name, write, architecture in (
-        ("digits", write_untrained, ARCHITECTURE),
-        ("shapes", write_untrained_detector, Architecture.detector(scenes.plan())),
-    ):
-        networks[name] = load_model(write(daemon.state / name), architecture)
-        store.switch(name, store.publish(name, daemon.state / name))
-    return daemon, networks
 
 
 @pytest.fixture(scope="module")

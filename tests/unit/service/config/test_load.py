@@ -1,5 +1,6 @@
 import dataclasses
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -421,6 +422,16 @@ def test_a_public_address_needs_a_token_or_permission(folder, monkeypatch, host,
         [(line, key, message)] = problems(folder, text)
         assert (line, key) == (3, "serve.host")
         assert message.startswith(f"has value '{host}', which other machines can reach, and there is no token;")
+
+
+def test_grpc_needs_its_package(folder, monkeypatch):
+    text = f"{MINIMAL}serve:\n  grpc_port: 8001\n"
+    assert load(folder, text).serve.grpc_port == 8001
+    assert load(folder, MINIMAL).serve.grpc_port is None
+    monkeypatch.setitem(sys.modules, "grpc", None)  # as if it were not installed
+    [(line, key, message)] = problems(folder, text)
+    assert (line, key) == (3, "serve.grpc_port")
+    assert message == "has value 8001, but grpcio is not installed; `pip install 'edged[grpc]'`, or remove it"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])

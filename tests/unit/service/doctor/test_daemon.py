@@ -56,6 +56,14 @@ def test_none_and_another_program_has_its_port(tmp_path, config):
     assert f"`ss -ltnp 'sport = :{port}'`" in check.fix
 
 
+def test_none_and_another_program_has_its_port_for_grpc(tmp_path, config):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        daemon, grpc = check_daemon(machine(tmp_path), config(f"port: 0, grpc_port: {port}"))
+    assert (daemon.level, grpc.level, grpc.exit_code) == ("ok", "fail", 69)
+    assert grpc.fix.endswith("stop it, or set serve.grpc_port")
+
+
 @pytest.mark.parametrize(("active", "level"), [("active\n", "ok"), (None, "fail")])
 def test_none_and_systemd_holds_its_port(tmp_path, config, active, level):
     """`systemctl is-active` fails unless it is."""

@@ -37,7 +37,9 @@ def test_all_checks_together_on_a_machine_that_has_nothing(tmp_path, monkeypatch
     monkeypatch.setattr("service.doctor.accelerator.probe", lambda module: {"missing": "libcuda.so.1"})
     (tmp_path / "images").mkdir()
     config = tmp_path / "edged.yaml"
-    config.write_text("state_dir: state\nserve: {port: 0}\nmodels: [{name: m, calibration: {dir: images}}]\n")
+    config.write_text(
+        "state_dir: state\nserve: {port: 0, grpc_port: 0}\nmodels: [{name: m, calibration: {dir: images}}]\n"
+    )
     found = diagnose(str(config), machine(tmp_path, uid=7))
     names = [check.name for check in found]
     assert len(names) == len(set(names))

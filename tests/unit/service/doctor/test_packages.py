@@ -2,7 +2,7 @@ import pytest
 
 from service.config.load import load_config
 from service.doctor import packages
-from service.doctor.packages import check_packages, check_python, probe
+from service.doctor.packages import check_grpc, check_packages, check_python, probe
 from tests.support.machines import levels, machine, only
 
 FOUND = {"torch": "2.13.0", "cuda": False, "built_for_cuda": None}
@@ -52,6 +52,25 @@ def test_packages_that_are_not_there_are_named(here, monkeypatch):
     monkeypatch.setattr(packages, "version_of", lambda package: None)
     check = only(check_packages(here, None))
     assert (check.level, check.detail.partition(";")[0]) == ("fail", "not installed")
+
+
+@pytest.fixture
+def wants_grpc(tmp_path):
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "edged.yaml"
+    path.write_text("models: [{name: m, calibration: {dir: images}}]\nserve: {grpc_port: 0}\n")
+    return load_config(path)
+
+
+def test_grpc_is_tried_if_it_is_configured(here, wants_grpc, tmp_path, monkeypatch):
+    assert not list(check_grpc(here, None))
+    check = only(check_grpc(here, wants_grpc))
+    assert (check.name, check.level) == ("grpc", "ok")
+    assert check.detail.startswith("grpcio 1.")
+    (tmp_path / "grpc.py").write_text("raise ImportError('libstdc++.so.6: version not found')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    check = only(check_grpc(here, wants_grpc))
+    assert (check.level, check.detail.endswith("ImportError: libstdc++.so.6: version not found")) == ("fail", True)
 
 
 def test_a_probe_that_prints_nonsense_is_a_reason(monkeypatch, tmp_path):

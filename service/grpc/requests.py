@@ -1,0 +1,94 @@
+"""Translation of a ModelInferRequest to what a generation reads: JSON, and the bytes of its tensors unchanged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from service.grpc.contents import pack_contents
+from service.ipc.messages import RequestError
+
+# Parameters of the binary tensor data extension, which gRPC has no use for: its tensors are bytes or typed contents.
+_BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
+_SHARED_MEMORY = "shared_memory_region"
+
+
+class Parts(NamedTuple):
+    """A request as a generation reads it.
+
+    Attributes:
+        header: JSON.
+        tensors: Bytes that follow it.
+        typed: Whether the values came in typed contents, so those of the response go there, too.
+    """
+
+    header: bytes
+    tensors: list[bytes]
+    typed: bool
+
+    @property
+    def size(self) -> int:
+        """Length of the whole in bytes."""
+        return len(self.header) + sum(map(len, self.tensors))
+
+
+def parts_of(message: Any) -> Parts:
+    """Translate a request; its outputs are requested as bytes.
+
+    Args:
+        message: A ModelInferRequest. Not modified.
+
+    Raises:
+        RequestError: The values of an input are missing, given twice, or not of its datatype.
+    """
+    raw = message.raw_input_contents
+    if raw and len(raw) != len(message.inputs):
+        raise RequestError(
+            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs; send one for each input"
+        )
+    inputs, tensors = [], []
+    for index, given in enumerate(message.inputs):
+        parameters = _values(given.parameters)
+        data = _data(given, raw[index] if raw else None, parameters)
+        if data is not None:
+            parameters[_BINARY_SIZE] = len(data)
+            tensors.append(data)
+        shape = list(given.shape)
+        inputs.append({"name": given.name, "datatype": given.datatype, "shape": shape, "parameters": parameters})
+    header = {"inputs": inputs, "parameters": {**_values(message.parameters), _ALL_BINARY: True}}
+    if message.id:
+        header["id"] = message.id
+    if message.outputs:
+        header["outputs"] = [_requested(output) for output in message.outputs]
+    return Parts(json.dumps(header).encode(), tensors, typed=not raw)
+
+
+def _data(given: Any, raw: bytes | None, parameters: Mapping[str, Any]) -> bytes | None:
+    """Return the bytes of an input's values; None for one that refers to shared memory, which generations reject."""
+    name, contents = given.name, given.contents
+    filled = given.HasField("contents") and contents.ByteSize() > 0
+    if raw is not None and filled:
+        raise RequestError(f"input {name!r:.80} has contents as well as raw_input_contents; send one of them")
+    if raw is not None:
+        return raw
+    if filled:
+        return pack_contents(name, given.datatype, contents)
+    if _SHARED_MEMORY in parameters:
+        return None
+    raise RequestError(f"input {name!r:.80} has no values; send them in raw_input_contents or in its contents")
+
+
+def _requested(output: Any) -> dict[str, Any]:
+    parameters = _values(output.parameters)
+    parameters.pop(_BINARY, None)
+    return {"name": output.name, "parameters": parameters}
+
+
+def _values(parameters: Any) -> dict[str, Any]:
+    """Return a map of InferParameter as JSON types; an empty parameter is null."""
+    found = {}
+    for name, parameter in parameters.items():
+        choice = parameter.WhichOneof("parameter_choice")
+        found[name] = None if choice is None else getattr(parameter, choice)
+    return found

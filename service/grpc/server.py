@@ -1,0 +1,84 @@
+"""The gRPC server: its port, its limits, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import socket
+from typing import TYPE_CHECKING
+
+from grpc import aio
+
+from edged.errors import UnavailableError
+from service.grpc.service import InferenceService
+from service.system.sockets import listen_tcp
+
+if TYPE_CHECKING:
+    from service.daemon.supervisor import Supervisor
+
+_LAST_REQUESTS_S = 30.0  # after SIGTERM, as over HTTP
+_RPCS = 1024  # at once; further ones are refused
+_IDLE_MS = 300_000  # a connection without calls is closed; clients open a new one when they need it
+_PING_MS, _PONG_MS = 60_000, 20_000  # a client that has vanished is noticed within both together
+_IDENTITY_ONLY = 1  # no compression, as over HTTP: bit set of algorithms
+# glibc maps each message of 600 kB anew and unmaps it, which takes longer than to parse it: 0.5 ms, then 0.05.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+_KEPT_BYTES, _MAPPED_BYTES = 16 << 20, 8 << 20
+
+
+class GrpcServer:
+    """The gRPC server of a daemon.
+
+    Args:
+        supervisor: The daemon; `serve.grpc_port` is set in its configuration.
+
+    Attributes:
+        address: HOST:PORT, as clients want it.
+
+    Raises:
+        UnavailableError: The port is in use, or the address does not belong to this machine.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        serve = supervisor.config.serve
+        self._server = aio.server(
+            options=(
+                ("grpc.so_reuseport", 0),  # or two daemons would share a port
+                ("grpc.max_receive_message_length", serve.max_body_bytes),
+                ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+                ("grpc.max_connection_idle_ms", _IDLE_MS),
+                ("grpc.keepalive_time_ms", _PING_MS),
+                ("grpc.keepalive_timeout_ms", _PONG_MS),
+            ),
+            maximum_concurrent_rpcs=_RPCS,
+        )
+        self._server.add_generic_rpc_handlers((InferenceService(supervisor),))
+        self.address = self._listen(serve.host, serve.grpc_port or 0)
+
+    async def start(self) -> None:
+        """Accept calls from now on."""
+        _keep_freed_memory()
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Accept no further calls, and wait for those that have begun."""
+        await self._server.stop(_LAST_REQUESTS_S)
+
+    def _listen(self, host: str, port: int) -> str:
+        # gRPC does not say why it cannot listen, and would look up names in its own way.
+        with listen_tcp(host, port, "serve.grpc_port") as probe:
+            found = probe.getsockname()[0]
+            family = probe.family
+        shown = f"[{found}]" if family == socket.AF_INET6 else found
+        try:
+            return f"{shown}:{self._server.add_insecure_port(f'{shown}:{port}')}"
+        except RuntimeError as error:
+            raise UnavailableError(f"cannot listen on {shown}:{port}: {error}; change serve.grpc_port") from error
+
+
+def _keep_freed_memory() -> None:
+    """Keep freed memory of this process for the next message."""
+    with contextlib.suppress(AttributeError):  # a C library without mallopt
+        library = ctypes.CDLL(None)
+        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+        library.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
