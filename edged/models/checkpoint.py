@@ -98,7 +98,12 @@ def _accept(*_: object) -> None:
 
 
 def read_checkpoint(
-    path: Path, *, max_bytes: int = MAX_FILE_BYTES, choice: Choice | None = None, check: Check = _accept
+    path: Path,
+    *,
+    max_bytes: int = MAX_FILE_BYTES,
+    choice: Choice | None = None,
+    check: Check = _accept,
+    copied: bool = False,
 ) -> Checkpoint:
     """Read a .pt, .pth, .th or .safetensors file that may come from anywhere.
 
@@ -112,6 +117,7 @@ def read_checkpoint(
         choice: Which network to take where the file holds several; None looks for the one that fits.
         check: Called before any value is read with names, shapes and types of the tensors, which are on the meta device
             and have the types of `Checkpoint.state`, with the plan and with the problem. Its errors end the reading.
+        copied: Whether each tensor is copied to memory of its own, one after the other, instead of staying mapped.
 
     Raises:
         CheckpointError: The file is missing, not a checkpoint, damaged, or holds no state dict.
@@ -127,12 +133,12 @@ def read_checkpoint(
             contents = read_contents(data, f"/proc/self/fd/{descriptor}")
             model = pickled_model(contents.tree, choice)
             if model is None:
-                return _classifier(contents, data, choice, check)
+                return _classifier(contents, data, choice, check, copied)
             state, plan, averaged = read_model(model, contents)
             dtypes = _float_types(state)
             checked = _checked_tensors(state, len(data))
             check(_without_values(checked), plan, None)
-            tensors = _as_float32(checked)
+            tensors = _as_float32(checked, contents, copied)
             return Checkpoint(
                 tensors, _sha256(data), len(data), contents.format, plan, model.key, "", averaged, (), dtypes
             )
@@ -140,7 +146,7 @@ def read_checkpoint(
         raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
 
 
-def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, check: Check) -> Checkpoint:
+def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, check: Check, copied: bool) -> Checkpoint:
     found = find_state(contents.tree, choice)
     _refuse_quantized(found.entries)
     network = found.network
@@ -155,7 +161,7 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, chec
     checked = _checked_tensors(state, len(data))
     check(_without_values(checked), None, problem)
     return Checkpoint(
-        state=_as_float32(checked),
+        state=_as_float32(checked, contents, copied),
         sha256=_sha256(data),
         file_bytes=len(data),
         format=contents.format,
@@ -242,7 +248,7 @@ def _read(contents: Contents, name: Any, value: Any) -> Tensor:
             f"tensor {quoted(name)} is of a kind that edged does not know ({quoted(value.kind)}); save the network"
             " unquantized and whole, as float32"
         )
-    if not isinstance(value, StoredTensor | Tensor):
+    if not isinstance(value, StoredTensor):
         raise CheckpointError(f"entry {quoted(name)} of the state dict is a {kind_of(value)}, not a tensor; remove it")
     try:
         return contents.tensor(value)
@@ -313,7 +319,7 @@ def _check_tensor(name: str, tensor: Tensor) -> None:
         )
 
 
-def _as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _as_float32(tensors: Mapping[str, Tensor], contents: Contents, copied: bool) -> dict[str, Tensor]:
     users = Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
     state = {}
     for name, stored in tensors.items():
@@ -326,5 +332,7 @@ def _as_float32(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 raise NonFiniteError(f"tensor {quoted(name)} holds NaN or infinity; its training diverged")
         # Tensors of one storage get memory of their own: changing one must not change another.
         shared = users[stored.untyped_storage().data_ptr()] > 1
-        state[name] = tensor.clone() if shared else tensor
+        mapped = tensor.untyped_storage().data_ptr() == stored.untyped_storage().data_ptr()
+        state[name] = tensor.clone() if mapped and (shared or copied) else tensor
+        contents.forget_pages()
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,14 +142,15 @@ def load_checkpoint(
     path, listener = Path(path), listener or SilentListener()
     name = name or path.name
     with listener.stage("verify"), errors_named(path, name):
-        checkpoint, architecture = read_network(path, arch, choice, max_bytes)
+        checkpoint, architecture = read_network(path, arch, choice, max_bytes, copied=True)
         check_network(architecture)
         spec = _input(architecture, input_settings or {}, name)
         names = checkpoint.names_of(architecture.num_classes)
         check(architecture, spec, names)
     with listener.stage("load"), errors_named(path, name):
-        # With memory of its own: the file's pages count as in use for as long as a tensor refers to the mapped file.
-        model = own_memory(load_model(checkpoint.state, architecture))
+        model = load_model(checkpoint.state, architecture)
+        checkpoint = dataclasses.replace(checkpoint, state={})  # each tensor is freed once the network has its own
+        model = own_memory(model)
     source = Source(checkpoint.sha256, checkpoint.file_bytes, name, checkpoint.format)
     weights = "averaged" if checkpoint.averaged else "last"
     assumed = tuple(assumptions(architecture, choice))
@@ -172,7 +174,7 @@ def _input(architecture: Architecture, settings: Mapping[str, Any], name: str) -
 
 
 def read_network(
-    path: Path, arch: str | None, choice: Choice | None, max_bytes: int = MAX_FILE_BYTES
+    path: Path, arch: str | None, choice: Choice | None, max_bytes: int = MAX_FILE_BYTES, *, copied: bool = False
 ) -> tuple[Checkpoint, Architecture]:
     """Read a checkpoint file and recognize its network, by names and shapes before any value is read.
 
@@ -181,6 +183,7 @@ def read_network(
         arch: Expected architecture, or None.
         choice: Which network to take, and what its tensors do not tell.
         max_bytes: Limit on the size of the file, in bytes.
+        copied: Whether tensors get memory of their own; by default they stay mapped from the file.
 
     Raises:
         CheckpointError: The file is no checkpoint that edged reads.
@@ -192,7 +195,7 @@ def read_network(
     def check(state: Mapping[str, Tensor], plan: Plan | None, problem: str | None) -> None:
         found.append(recognize(state, arch, plan, problem, choice))
 
-    checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice, check=check)
+    checkpoint = read_checkpoint(path, max_bytes=max_bytes, choice=choice, check=check, copied=copied)
     return checkpoint, found[0]
 
 

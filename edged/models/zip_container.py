@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import mmap
 import struct
 import zipfile
@@ -18,14 +20,27 @@ from safetensors import SafetensorError, safe_open
 
 from edged.errors import CheckpointError, TooLargeError, UnsafeCheckpointError
 from edged.models.file_signs import HEAD_BYTES, foreign_format, foreign_zip
-from edged.models.inert_pickle import StoredTensor, read_pickle
+from edged.models.inert_pickle import Storage, StoredTensor, read_pickle
 from edged.models.pickle_scan import MAX_PICKLE_BYTES, quoted, scan_pickle
 
 MAX_DIRECTORY_BYTES = 4 << 20  # of a zip: room for 40,000 entries
 MAX_HEADER_BYTES = 4 << 20  # of a safetensors file
 MAX_SAFETENSORS = 20_000
+MAX_SAFETENSORS_DIMENSIONS = 64  # torch has no tensors of more
 PIECE_BYTES = 8 << 20  # of a file that is read as a whole
 
+_SAFETENSORS_TYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _COUNT_BYTES = 8  # before the values of each storage
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, then the lengths of the name and of the extra field
@@ -38,7 +53,7 @@ class Contents:
 
     Attributes:
         format: "torch-zip", "torch-legacy" or "safetensors".
-        tree: The saved object: plain data with `StoredTensor`s (of safetensors, tensors) and `Inert` objects.
+        tree: The saved object: plain data with `StoredTensor`s and `Inert` objects.
         places: First byte and size in bytes of each storage, by key.
         path: Path of the file, for mapping it.
     """
@@ -49,15 +64,26 @@ class Contents:
     path: str = ""
 
     @cached_property
+    def _map(self) -> mmap.mmap:
+        with Path(self.path).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    @cached_property
     def _mapped(self) -> torch.UntypedStorage:
-        size = Path(self.path).stat().st_size
-        return torch.UntypedStorage.from_file(self.path, False, size)  # type: ignore[return-value]  # copy-on-write
+        return torch.frombuffer(self._map, dtype=torch.uint8).untyped_storage()
 
     @cached_property
     def _storages(self) -> dict[str, torch.UntypedStorage]:
         return {}
 
-    def tensor(self, stored: StoredTensor | torch.Tensor) -> torch.Tensor:
+    def forget_pages(self) -> None:
+        """Give the mapped pages that were read back to the system; they are read from the file again when needed.
+
+        No tensor of the file may have been written to before.
+        """
+        self._map.madvise(mmap.MADV_DONTNEED)  # what stays mapped counts as this process's memory
+
+    def tensor(self, stored: StoredTensor) -> torch.Tensor:
         """Return the tensor that `stored` describes, mapped from the file copy-on-write.
 
         Tensors that share a storage in the file share it here, too.
@@ -65,8 +91,6 @@ class Contents:
         Raises:
             CheckpointError: Its values are of a type that edged does not read.
         """
-        if isinstance(stored, torch.Tensor):
-            return stored
         storage = stored.storage
         if storage.dtype is None:
             raise CheckpointError(f"its values are of type {quoted(storage.kind)}; save them as float32")
@@ -92,7 +116,7 @@ def read_contents(data: mmap.mmap, path: str) -> Contents:
     """
     head = data[:HEAD_BYTES]
     if head[8:9] == b"{":  # after a length, whose first byte may be that of a pickle
-        return Contents("safetensors", _read_safetensors(data, path))
+        return _read_safetensors(data, path)
     if head.startswith(b"PK\x03\x04"):
         return _read_zip(data, path)
     if head.startswith(b"\x80"):
@@ -251,17 +275,38 @@ def _read_legacy(data: mmap.mmap, path: str) -> Contents:
     return Contents("torch-legacy", tree, places, path)
 
 
-def _read_safetensors(data: mmap.mmap, path: str) -> dict[str, torch.Tensor]:
+def _read_safetensors(data: mmap.mmap, path: str) -> Contents:
+    """Read the header, which the library has checked; it says the type, the shape and the place of each tensor."""
     length = int.from_bytes(data[:8], "little")
     if length > MAX_HEADER_BYTES:
         raise TooLargeError(f"its safetensors header claims {length} bytes, the limit is {MAX_HEADER_BYTES}")
     if 8 + length > len(data):
         raise CheckpointError(f"its safetensors header has {length} bytes, the file {len(data)}: {_CLOSED_WRONGLY}")
     try:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if len(names) <= MAX_SAFETENSORS:
-                return {name: file.get_tensor(name) for name in names}
+        with safe_open(path, framework="np"):  # raises if tensors overlap, leave gaps or do not fill the file
+            header = json.loads(data[8 : 8 + length], object_pairs_hook=_without_repetition)
+            header.pop("__metadata__", None)
+            if len(header) > MAX_SAFETENSORS:
+                raise TooLargeError(f"the state dict has {len(header)} entries, the limit is {MAX_SAFETENSORS}")
+            described = {name: _described(name, entry) for name, entry in header.items()}
+            places = {name: (8 + length + begin, end - begin) for name, (_, begin, end) in described.items()}
     except (SafetensorError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"its safetensors header is damaged ({quoted(error)}): {_CLOSED_WRONGLY}") from None
-    raise TooLargeError(f"the state dict has {len(names)} entries, the limit is {MAX_SAFETENSORS}")
+    return Contents("safetensors", {name: tensor for name, (tensor, _, _) in described.items()}, places, path)
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _described(name: str, entry: Mapping[str, Any]) -> tuple[StoredTensor, int, int]:
+    """Return a tensor as the header describes it, and the first byte and the end of its values."""
+    shape, (begin, end), kind = entry["shape"], entry["data_offsets"], entry["dtype"]
+    if len(shape) > MAX_SAFETENSORS_DIMENSIONS:
+        raise CheckpointError(f"tensor {quoted(name)} has {len(shape)} dimensions; save the network as float32")
+    strides = tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    storage = Storage(name, _SAFETENSORS_TYPES.get(kind), math.prod(shape), kind)
+    return StoredTensor(storage, 0, tuple(shape), strides), begin, end

@@ -10,7 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from edged.models.architecture import Architecture
+from edged.models.registry import build
 from edged.models.resnet import CifarResNet
 
 LARGE = 1 << 30
@@ -20,12 +24,13 @@ import sys
 from pathlib import Path
 from edged.errors import EdgedError
 from edged.models.inspection import inspect_checkpoint
+from edged.models.loading import load_checkpoint
 def peak():
     line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 before = peak()
 try:
-    inspect_checkpoint(Path(sys.argv[1]))
+    {"inspect": inspect_checkpoint, "load": load_checkpoint}[sys.argv[2]](Path(sys.argv[1]))
     print("accepted", peak() - before)
 except EdgedError as error:
     print(str(error)[-300:].replace(" ", "_"), peak() - before)
@@ -44,6 +49,20 @@ def write_sparse(path: Path, tensors: dict[str, tuple[str, list[int], int]]) -> 
         file.truncate(8 + len(text) + end)
 
 
+def read_in_child(path: Path, how: str) -> tuple[str, int]:
+    """Return what a process of its own says of a file, and by how many bytes its peak of memory grew."""
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path), how],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
+    assert done.returncode == 0, done.stderr
+    reason, grown = done.stdout.split()
+    return reason, int(grown)
+
+
 @pytest.mark.parametrize("dtype", ["F32", "F16"])
 def test_an_unknown_network_of_a_gigabyte_is_rejected_by_its_names(dtype: str, tmp_path: Path) -> None:
     size = {"F32": 4, "F16": 2}[dtype]
@@ -54,13 +73,28 @@ def test_an_unknown_network_of_a_gigabyte_is_rejected_by_its_names(dtype: str, t
     }
     path = tmp_path / "m.safetensors"
     write_sparse(path, known | {"decoder.weight": (dtype, [LARGE // size // 1024, 1024], LARGE)})
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    reason, grown = done.stdout.split()
-    assert "decoder.weight" in reason, done.stderr
-    assert int(grown) < LARGE // 8
+    reason, grown = read_in_child(path, "inspect")
+    assert "decoder.weight" in reason
+    assert grown < LARGE // 8
+
+
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [("safetensors", torch.float32), ("safetensors", torch.float16), ("zip", torch.float32), ("zip", torch.float64)],
+)
+def test_loading_takes_the_memory_of_the_network_once(form: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """Neither the file's pages nor a second copy of the tensors are in memory next to the network."""
+    state = {
+        name: torch.full_like(tensor, 1, dtype=dtype)
+        for name, tensor in build(Architecture("resnet34", 10)).state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    path = tmp_path / "m"
+    if form == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    size = sum(4 * tensor.numel() for tensor in state.values())
+    reason, grown = read_in_child(path, "load")
+    assert reason == "accepted"
+    assert grown < 1.5 * size
