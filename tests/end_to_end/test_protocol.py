@@ -261,21 +261,34 @@ def test_the_client_reads_the_index_and_cannot_load(client: Any, daemon: Daemon)
             change("nothing")
 
 
-def test_the_index_has_what_a_rollback_can_bring_back(tmp_path: Path) -> None:
+def test_the_index_has_what_a_rollback_can_bring_back_and_what_does_not_start(tmp_path: Path) -> None:
     daemon, _ = prepared(tmp_path)
     write_untrained(daemon.state / "digits", seed=2)
     store = ModelStore(daemon.state / "models")
     store.switch("digits", store.publish("digits", daemon.state / "digits"))
+    (store.path("shapes", 1) / "manifest.json").write_text("{}")
+
+    def index() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = daemon.post("/v2/repository/index").json()
+        states = {each["state"] for each in found if each["name"] == "digits"}
+        return found if "READY" in states and any("cannot start" in each["reason"] for each in found) else []
+
     try:
-        daemon.start()
-        listed = [each for each in daemon.post("/v2/repository/index").json() if each["name"] == "digits"]
+        daemon.spawn()
+        first, second, broken, empty = eventually(index, "one model serves, and one cannot be started")
+        assert daemon.post("/v2/repository/index", json={"ready": True}).json() == [second]
+        statistics = daemon.get("/v2/models/shapes/stats").json()["model_stats"][0]
+        config = daemon.get("/v2/models/shapes/config")
     finally:
         daemon.close()
     kept = {"name": "digits", "version": "1", "state": "UNAVAILABLE"}
-    assert listed == [
-        {**kept, "reason": "`edged rollback digits --to 1` puts it in service"},
-        {"name": "digits", "version": "2", "state": "READY", "reason": ""},
-    ]
+    assert first == {**kept, "reason": "`edged rollback digits --to 1` puts it in service"}
+    assert second == {"name": "digits", "version": "2", "state": "READY", "reason": ""}
+    assert (broken["version"], broken["state"]) == ("1", "LOADING")
+    assert "cannot start generation 1" in broken["reason"]
+    assert empty["state"] == "UNAVAILABLE"
+    assert (statistics["version"], statistics["inference_count"], statistics["memory_usage"]) == ("1", 0, [])
+    assert (config.status_code, "cannot start generation 1" in config.json()["error"]) == (503, True)
 
 
 def test_what_the_client_knows_and_edged_lacks(client: Any, daemon: Daemon) -> None:
