@@ -154,25 +154,40 @@ def test_each_operation_does_what_it_is_there_for(
     assert str(response.status_code) == expected, response.text
 
 
-def request_of(task: Task, **parameters: Any) -> dict[str, Any]:
-    """An inference request with a digit."""
+def photo(task: Task) -> bytes:
     file = io.BytesIO()
     Image.fromarray(task.digits.images[0].transpose(1, 2, 0)).save(file, "PNG")
-    data = [base64.b64encode(file.getvalue()).decode()]
+    return file.getvalue()
+
+
+def request_of(task: Task, **parameters: Any) -> dict[str, Any]:
+    """An inference request with a digit."""
+    data = [base64.b64encode(photo(task)).decode()]
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [1], "data": data}]
     return {"id": "7", "inputs": inputs, "parameters": parameters}
 
 
 @pytest.mark.parametrize("model", ["trained", "shapes"])
-@pytest.mark.parametrize("binary", [False, True])
-def test_answers_of_models_are_as_documented(daemon: Daemon, schema: Any, task: Task, model: str, binary: bool) -> None:
+@pytest.mark.parametrize("asked", ["json", "binary", "all outputs", "file", "form", "picture"])
+def test_answers_of_models_are_as_documented(daemon: Daemon, schema: Any, task: Task, model: str, asked: str) -> None:
     address, given = daemon.status()["address"], {"model": model}
-    case = schema["/v2/models/{model}/infer"]["post"].Case(
-        path_parameters=given, body=request_of(task, binary_data_output=binary), media_type="application/json"
-    )
-    response = case.call_and_validate(base_url=address, headers=ADMIN, checks=CHECKS)
-    kind = "application/octet-stream" if binary else "application/json"
-    assert (response.status_code, response.headers["content-type"]) == (200, [kind])
+    body: Any = request_of(task, **({"binary_data_output": True} if asked == "binary" else {}))
+    media_type, kind, status, headers = "application/json", "application/json", 200, {}
+    if asked == "binary":
+        kind = "application/octet-stream"
+    elif asked == "all outputs":
+        described = daemon.get(f"/v2/models/{model}").json()["outputs"]
+        body["outputs"] = [{"name": output["name"]} for output in described]
+    elif asked == "file":
+        body, media_type = photo(task), "image/png"
+    elif asked == "form":
+        body, media_type = {"image": [photo(task)]}, "multipart/form-data"
+    elif asked == "picture":
+        headers = {"Accept": "image/png"}
+        status, kind = (200, "image/png") if model == "shapes" else (406, "application/json")
+    case = schema["/v2/models/{model}/infer"]["post"].Case(path_parameters=given, body=body, media_type=media_type)
+    response = case.call_and_validate(base_url=address, headers=ADMIN | headers, checks=CHECKS)
+    assert (response.status_code, response.headers["content-type"]) == (status, [kind]), response.text
     case = schema["/v2/models/{model}/stats"]["get"].Case(path_parameters=given)
     response = case.call_and_validate(base_url=address, headers=ADMIN, checks=CHECKS)
     assert response.json()["model_stats"][0]["inference_count"] > 0
