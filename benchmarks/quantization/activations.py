@@ -55,13 +55,14 @@ PARTS = 16  # of the images, each of which a jackknife leaves out
 INTRODUCTION = """\
 # Accuracy on integers
 
-`python -m benchmarks.activations --out docs/activations.md` on {machine}.
+`python -m benchmarks.activations --peers --out docs/activations.md` on {machine}.
 
 Weights and activations are codes, and ONNX Runtime computes on them. Classifiers are calibrated with 1,024 images and
 scored by top-1 on 10,000 (CIFAR) and 1,966 (imagenette) others; yolov5n is calibrated with 128 images of COCO and
 scored on 128 others. A drop is in points below full precision on the same images, with its standard error: of paired
 differences for top-1, by a jackknife over sixteenths of the images for mAP. With w4a8, layers with few weights and a
-detector's output layers have 7 bits (`small_bits`).
+detector's output layers have 7 bits (`small_bits`). `--peers` adds the rows of ONNX Runtime's `quantize_static` and of
+NNCF, which get as many of the same images as fit in memory, and keep the same layers in float.
 
 """
 
