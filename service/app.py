@@ -14,11 +14,11 @@ import socket
 import sys
 from collections.abc import Coroutine
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, disable_created_metrics
-from starlette.types import ASGIApp
 
 from edged.errors import ConfigError, EdgedError
 from edged.version import __version__
@@ -27,12 +27,16 @@ from service.config.sections import ServeConfig
 from service.daemon.environment import Environment
 from service.daemon.supervisor import Supervisor
 from service.http.auth import LocalOnly
+from service.http.connections import SPARES, Connections
+from service.http.inference_route import InferenceRoute
+from service.http.refusals import Refusals
 from service.http.routes import create_app
 from service.http.server import Server, make_server
 from service.metrics.registry import Metrics
 from service.storage.paths import Paths
 from service.storage.state_lock import lock_state
 from service.system import logs
+from service.system.descriptors import allow_descriptors
 from service.system.liveness import Liveness
 from service.system.log_ring import LogRing
 from service.system.sockets import (
@@ -51,6 +55,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LOCAL_CONNECTIONS = 64  # of the UNIX socket, whatever comes by TCP
+_LEAST_CONNECTIONS = 8
+# File descriptors that are not for connections: journal, files, watches, uploads, child processes.
+_OTHER_DESCRIPTORS, _MODEL_DESCRIPTORS = 128, 16
 _M_ARENA_MAX = -8  # of <malloc.h>
 _PROBES_PER_BEAT = 2  # a late answer to a probe must leave time for the beat
 _UMASK = (
@@ -166,10 +174,10 @@ class _Daemon:
 
     async def run(self, listeners: _Listeners) -> None:
         """Serve until SIGTERM or SIGINT."""
-        app = create_app(self._supervisor)
-        self._serve(LocalOnly(app), listeners.unix)
+        local_server, tcp_server = self._make_servers()
+        self._serve(local_server, listeners.unix)
         if not listeners.tcp_is_held:
-            self._serve(app, listeners.tcp)
+            self._serve(tcp_server, listeners.tcp)
         self._handle_signals()
         self._supervisor.metrics.config_reload_success.set(1)
         try:
@@ -179,7 +187,7 @@ class _Daemon:
                 if not await self._start():
                     return
             if listeners.tcp_is_held:  # early requests are answered by a model, not with 503
-                self._serve(app, listeners.tcp)
+                self._serve(tcp_server, listeners.tcp)
             sd_notify("READY=1")
             self._status.report(self._supervisor.status_line())
             log.info("ready")
@@ -215,8 +223,24 @@ class _Daemon:
         self._tasks.add(task)  # the event loop itself holds tasks only weakly
         task.add_done_callback(self._tasks.discard)
 
-    def _serve(self, app: ASGIApp, listeners: list[socket.socket]) -> None:
-        server = make_server(app)
+    def _make_servers(self) -> tuple[Server, Server]:
+        """Create the HTTP servers for the UNIX socket and for TCP."""
+        supervisor = self._supervisor
+        refusals = Refusals(supervisor.metrics.count_http_refusal)
+        inference = InferenceRoute(supervisor, refusals)
+        app = create_app(supervisor, inference)
+
+        def connections(limit: int) -> Connections:
+            return Connections(limit, lambda: supervisor.config.serve, refusals)
+
+        local, tcp = connections(_LOCAL_CONNECTIONS), connections(self._most_connections())
+        supervisor.metrics.show_http({"tcp": tcp.__len__, "unix": local.__len__}, lambda: supervisor.body_memory.used)
+        return (
+            make_server(LocalOnly(app), local, partial(inference.admit, local=True)),
+            make_server(app, tcp, partial(inference.admit, local=False)),
+        )
+
+    def _serve(self, server: Server, listeners: list[socket.socket]) -> None:
         self._serving.append((server, asyncio.create_task(server.serve(sockets=listeners))))
 
     async def _serve_grpc(self) -> None:
@@ -232,6 +256,20 @@ class _Daemon:
     @property
     def _grpc_note(self) -> str:
         return "" if self._grpc is None else f", gRPC on {self._grpc.address}"
+
+    def _most_connections(self) -> int:
+        """Return how many TCP connections may be open: as configured, or as many as the descriptors suffice for."""
+        config = self._supervisor.config
+        wanted = config.serve.max_connections
+        others = _OTHER_DESCRIPTORS + _MODEL_DESCRIPTORS * len(config.models) + _LOCAL_CONNECTIONS + 2 * SPARES
+        allowed = allow_descriptors(wanted + others)
+        most = max(_LEAST_CONNECTIONS, min(wanted, allowed - others))
+        if most < wanted:
+            log.warning(
+                "serve.max_connections is %d, but %d files may be open: at most %d connections; raise LimitNOFILE=",
+                *(wanted, allowed, most),
+            )
+        return most
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()

@@ -28,7 +28,7 @@ from benchmarks.options import parser_of
 from benchmarks.serving.daemon import PREPARES, Edged
 from benchmarks.serving.processes import own_bytes_of
 from service.ipc import frames
-from service.ipc.shared_memory import Arena
+from service.ipc.shared_memory import BodyMemory
 from service.system.processes import child_environment
 
 READY_S = 60
@@ -134,7 +134,7 @@ def start(artifact: Path, fork: tuple[int, socket.socket] | None) -> Started:
     began = time.monotonic()
     ours, theirs = socket.socketpair()
     arguments = ["--artifact", str(artifact), "--model", "net", "--generation", "1", "--threads", "1"]
-    Arena(ours)
+    BodyMemory().send_to(ours)
     with theirs:
         if fork is not None:
             socket.send_fds(fork[1], [json.dumps(arguments).encode()], [theirs.fileno()])

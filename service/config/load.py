@@ -142,6 +142,7 @@ def load_config(
         _find_impossible_paths(config, reader)
         _find_unprotected_server(config.serve, reader)
         _find_missing_grpc(config.serve, reader)
+        _find_too_small_memory(config.serve, reader)
         if problem_of_labels is not None:
             _find_misfit_labels(config, reader, problem_of_labels)
     if config is None or reader.problems:
@@ -209,6 +210,16 @@ def _find_missing_grpc(serve: ServeConfig, reader: Reader) -> None:
     if serve.grpc_port is not None and find_spec("grpc") is None:
         message = f"has value {serve.grpc_port}, but grpcio is not installed; `pip install 'edged[grpc]'`, or remove it"
         reader.report(("serve", "grpc_port"), message)
+
+
+def _find_too_small_memory(serve: ServeConfig, reader: Reader) -> None:
+    """Report less memory for bodies than the largest one needs."""
+    if serve.arriving_bytes < serve.max_body_bytes:
+        message = (
+            f"has value {serve.max_arriving_bytes}, but a body may have serve.max_body_bytes = {serve.max_body_bytes};"
+            " set it to at least that, or lower serve.max_body_bytes"
+        )
+        reader.report(("serve", "max_arriving_bytes"), message)
 
 
 def _read(file: Path) -> str:

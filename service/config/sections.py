@@ -401,9 +401,20 @@ class ServeConfig:
     queue: int = setting(whole(1), 64)
     deadline_ms: int = setting(whole(1), 10_000)
     max_body_bytes: int = setting(size, 64 << 20)
+    max_json_bytes: int = setting(size, 16 << 20)
+    max_arriving_bytes: int | None = setting(size, None)
+    max_connections: int = setting(whole(1), 1024)
+    head_timeout_s: float = setting(number(above=0), 20.0)
+    body_timeout_s: float = setting(number(above=0), 30.0)
+    min_body_rate: int = setting(size, 16 << 10)
     token_file: Path | None = setting(file, None)
     inference_token_file: Path | None = setting(file, None)
     allow_public: bool = setting(boolean, False)
+
+    @property
+    def arriving_bytes(self) -> int:
+        """Bytes that the bodies of all requests may take together."""
+        return self.max_body_bytes if self.max_arriving_bytes is None else self.max_arriving_bytes
 
     @property
     def admin_token(self) -> Path | None:

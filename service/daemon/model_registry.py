@@ -11,6 +11,7 @@ from typing import Any
 from service.config.current import CurrentConfig
 from service.config.load import RuntimeConfig
 from service.ipc.options import Batching
+from service.ipc.shared_memory import BodyMemory
 from service.journal.states import State
 from service.journal.update import Update
 from service.rollout.crash_log import CrashLog
@@ -65,8 +66,13 @@ class ModelRegistry:
         self._runner = runner
         self._liveness = liveness
         self._requested = requested
-        self._fork_server = ForkServer()
+        self._fork_server = ForkServer(config.current.serve.arriving_bytes)
         runner.found_fit = self._found_fit
+
+    @property
+    def body_memory(self) -> BodyMemory:
+        """Memory for the bodies of requests, which all generations can read."""
+        return self._fork_server.memory
 
     def add(self, name: str) -> None:
         """Serve the current generation of a model, and accept updates of it."""

@@ -35,6 +35,7 @@ from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
 from service.intake.unclaimed import KINDS
 from service.intake.watcher import Watcher, WatchOptions
+from service.ipc.shared_memory import BodyMemory
 from service.journal.holds import Holds
 from service.journal.repository import UpdateRepository
 from service.metrics.registry import Metrics
@@ -169,6 +170,11 @@ class Supervisor:
         return self._config.current
 
     @property
+    def body_memory(self) -> BodyMemory:
+        """Memory for the bodies of requests, which all generations can read."""
+        return self._models.body_memory
+
+    @property
     def ready(self) -> bool:
         """Whether every model that has a generation answers; false from the moment a stop is requested."""
         return self._booted and not self._stopping and all(server.ready for server in self.servers.values())
@@ -257,6 +263,8 @@ class Supervisor:
             "serve.grpc_port": lambda c: c.serve.grpc_port,
             "serve.max_body_bytes for gRPC": lambda c: c.serve.grpc_port and c.serve.max_body_bytes,
             "serve.socket": lambda c: c.serve.socket,
+            "serve.max_connections": lambda c: c.serve.max_connections,
+            "serve.max_arriving_bytes": lambda c: c.serve.arriving_bytes,
         }
         return [key for key, value in fixed.items() if value(before) != value(config)]
 

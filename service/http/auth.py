@@ -9,7 +9,7 @@ from edged.errors import AccessError
 from service.config.load import ServeConfig
 from service.daemon.tokens import has_any_token, has_token, require_inference_token
 
-_LOCAL = "edged.local"
+LOCAL = "edged.local"
 
 
 class LocalOnly:
@@ -20,7 +20,7 @@ class LocalOnly:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Mark a request and pass it on."""
-        await self._app({**scope, _LOCAL: True}, receive, send)
+        await self._app({**scope, LOCAL: True}, receive, send)
 
 
 def check_admin(request: Request, serve: ServeConfig) -> None:
@@ -60,7 +60,7 @@ def may_see_images(request: Request, serve: ServeConfig) -> bool:
 
 def is_local(request: Request) -> bool:
     """Return whether a request came through the UNIX socket."""
-    return bool(request.scope.get(_LOCAL))
+    return bool(request.scope.get(LOCAL))
 
 
 def _authorization(request: Request) -> str:

@@ -2,39 +2,153 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from service.http.errors import RETRY
 from service.http.forms import JSON_BYTES, has_files
+from service.http.protocol import LARGE_READS, TOO_SLOW
 from service.ipc.messages import Reply
+from service.ipc.shared_memory import BodyMemory, NoRoomError, StoredBody
 
 _MAX_DIGITS = 18
+_FIRST_BYTES = 64 << 10  # for a body whose length is not announced; doubled as needed
+
+
+class BodyLimits(NamedTuple):
+    """Limits of the bodies of inference requests.
+
+    Attributes:
+        body_bytes: Largest body.
+        json_bytes: Largest JSON.
+        wait_s: Seconds that a body may wait for memory.
+    """
+
+    body_bytes: int
+    json_bytes: int
+    wait_s: float
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """Read the whole body of a request.
 
     Raises:
-        HTTPException: 413, it is larger than `max_bytes`; 415, it is compressed; 400, the client disconnected.
+        HTTPException: 413, it is larger than `max_bytes`; 415, it is compressed; 400, the client disconnected; 408, it
+            was too slow.
     """
+    _check_encoding(request)
+    if int(request.headers.get("content-length") or 0) > max_bytes:
+        raise _too_large(max_bytes)
+    pieces, size = [], 0
+    async for piece in _pieces(request):
+        size += len(piece)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+async def store_body(request: Request, memory: BodyMemory, limits: BodyLimits) -> StoredBody:
+    """Read the whole body of an inference request into the memory that is shared with its generation.
+
+    Returns:
+        The body, which the caller releases.
+
+    Raises:
+        HTTPException: See `check_body` and `read_body`; 503, there is no room in the memory.
+    """
+    size, json_bytes = check_body(request, limits)
+    if (large_reads := request.scope.get(LARGE_READS)) is not None:
+        large_reads()
+    try:
+        body = await memory.reserve(_FIRST_BYTES if size is None else size, json_bytes, limits.wait_s)
+        try:
+            await _fill(body, request, limits, json_bytes, announced=size is not None)
+        except BaseException:
+            body.release()
+            raise
+    except NoRoomError:
+        raise HTTPException(
+            503, f"the bodies of other requests take serve.max_arriving_bytes = {memory.size}; try again later", RETRY
+        ) from None
+    return body
+
+
+async def _fill(
+    body: StoredBody, request: Request, limits: BodyLimits, json_bytes: int | None, *, announced: bool
+) -> None:
+    """Write the pieces of a body to its place, which grows with them if the length was not announced."""
+    size = 0
+    async for piece in _pieces(request):
+        end = size + len(piece)
+        if not announced:
+            check_size(end, limits, json_bytes)
+        if end > len(body):
+            body.resize(min(2 * end, limits.body_bytes))
+        body.view[size:end] = piece
+        size = end
+    if size < len(body):
+        body.resize(size)
+
+
+def check_body(request: Request, limits: BodyLimits) -> tuple[int | None, int | None]:
+    """Check what the head of an inference request says of its body.
+
+    Returns:
+        Length of the body, None if it is not announced; and length of its JSON, None if it is all JSON.
+
+    Raises:
+        HTTPException: 415, the body is compressed; 413, it is too large; 400, the length of the JSON is no number.
+    """
+    _check_encoding(request)
+    announced = request.headers.get("content-length")
+    size, json_bytes = None if announced is None else int(announced), json_bytes_of(request)
+    if size is not None:
+        check_size(size, limits, json_bytes)
+    return size, json_bytes
+
+
+def check_size(size: int, limits: BodyLimits, json_bytes: int | None) -> None:
+    """Check the size of a body, and of its JSON.
+
+    Raises:
+        HTTPException: 413, one of them is too large.
+    """
+    if size > limits.body_bytes:
+        raise _too_large(limits.body_bytes)
+    json_size = size if json_bytes is None else min(size, json_bytes)
+    if json_size > limits.json_bytes:
+        raise HTTPException(
+            413,
+            f"{json_size} bytes of JSON are over serve.max_json_bytes = {limits.json_bytes}; send tensors and images as"
+            f" bytes, with the binary tensor data extension (header {JSON_BYTES})",
+        )
+
+
+def _check_encoding(request: Request) -> None:
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise HTTPException(415, f"Content-Encoding has value {encoding!r:.80}; send the body uncompressed")
-    too_large = HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images per request")
-    if int(request.headers.get("content-length") or 0) > max_bytes:
-        raise too_large
-    pieces, size = [], 0
+
+
+def _too_large(max_bytes: int) -> HTTPException:
+    return HTTPException(413, f"body is over serve.max_body_bytes = {max_bytes}; send fewer images per request")
+
+
+async def _pieces(request: Request) -> AsyncIterator[bytes]:
+    """Yield the pieces of a body that are not empty."""
     try:
         async for piece in request.stream():
-            size += len(piece)
-            if size > max_bytes:
-                raise too_large
-            if piece:  # the last one is empty: a single piece is not copied
-                pieces.append(piece)
+            if piece:
+                yield piece
     except ClientDisconnect:
+        if TOO_SLOW in request.scope:
+            raise HTTPException(408, "the body was too slow") from None
         raise HTTPException(400, "the client disconnected") from None
-    return b"".join(pieces)
 
 
 def json_bytes_of(request: Request) -> int | None:

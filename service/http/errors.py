@@ -30,6 +30,11 @@ def status_of(error: BaseException) -> int:
     return status_of_error(error)
 
 
+async def response_to(request: Request, error: Exception) -> Response:
+    """Return the response to an error, as Starlette would."""
+    return await next(HANDLERS[kind] for kind in type(error).__mro__ if kind in HANDLERS)(request, error)
+
+
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for nothing else
     what = error.detail

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +15,9 @@ from starlette.routing import Route
 from edged.version import __version__
 from service.daemon.model_repository import EXTENSIONS, why_not
 from service.http.arguments import read_arguments
-from service.http.auth import check_admin, check_inference
-from service.http.bodies import json_bytes_of, read_body, response_of
-from service.http.errors import HANDLERS, RETRY, status_of
-from service.http.forms import form_of
+from service.http.auth import check_admin
+from service.http.errors import HANDLERS, RETRY
+from service.http.inference_route import InferenceRoute
 from service.http.log_routes import LogRoutes
 from service.http.openapi import OpenApiRoutes
 from service.http.page_routes import PageRoutes
@@ -38,7 +35,7 @@ _LISTED, _MAX_LISTED = 100, 1000
 _ROLLBACK = '{"to": 3}'
 
 
-def create_app(supervisor: Supervisor) -> Starlette:
+def create_app(supervisor: Supervisor, inference: InferenceRoute) -> Starlette:
     """Create the application with all routes of the daemon."""
     routes = Routes(supervisor)
     model = "/v2/models/{model}"
@@ -48,7 +45,7 @@ def create_app(supervisor: Supervisor) -> Starlette:
                 Route(prefix + path, handler, methods=[method])
                 for prefix in (model, f"{model}/versions/{{version}}")
                 for path, handler, method in (
-                    ("/infer", routes.infer, "POST"),  # first: routes are matched in this order
+                    ("/infer", inference.infer, "POST"),  # first: routes are matched in this order
                     ("/ready", routes.model_ready, "GET"),
                 )
             ),
@@ -117,26 +114,6 @@ class Routes:
         """GET /v2/models/{model}/ready."""
         service = self._service(request)
         return JSONResponse({"ready": True}) if service.live is not None else _not_ready(why_not(service))
-
-    async def infer(self, request: Request) -> Response:
-        """POST /v2/models/{model}/infer."""
-        service = self._service(request)
-        metrics, serve = self._supervisor.metrics, self._supervisor.config.serve
-        start = time.monotonic()
-        try:
-            check_inference(request, serve)
-            form = form_of(request)
-            body = await read_body(request, serve.max_body_bytes)
-            left_s = await service.wait_until_up(serve.deadline_ms / 1000)
-            service = self._service(request)  # again: its version may have been replaced meanwhile
-            reply = await service.infer(body, left_s, json_bytes_of(request), form)
-        except BaseException as error:
-            metrics.count_request(service.name, status_of(error), time.monotonic() - start)
-            raise
-        # Counting takes a twentieth of a request's time, so the reply is sent first, before the loop turns.
-        counted = (service.name, reply.status, time.monotonic() - start)
-        asyncio.get_running_loop().call_soon(metrics.count_request, *counted)
-        return response_of(reply)
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""

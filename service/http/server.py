@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
-from collections.abc import Iterator
-from email.utils import formatdate
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_KEEP_ALIVE_S = 75
+from service.http.acceptor import Acceptor
+from service.http.connections import Connections
+from service.http.protocol import DirectRoute, Protocol, http_date
+
 _LAST_REQUESTS_S = 30  # after SIGTERM
-_READ_BYTES = 1 << 20  # at once
 _ON_THE_WAY_S = 0.2  # between the accepting of a connection and its request
 
 
 class Server(uvicorn.Server):
     """uvicorn without its signal handlers, because the daemon shuts down in its own order, and without its tick.
 
+    It accepts connections by itself, within a limit.
+
     uvicorn checks ten times a second whether it should exit, and renews the Date header: for two servers that took more
     time than everything else in an idle daemon. Here the exit is awaited, and `Dated` adds the header to each response.
     """
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections, direct: DirectRoute | None) -> None:
         self._exit = asyncio.Event()
+        self._connections = connections
+        self._direct = direct
         super().__init__(config)
 
     @property
@@ -42,6 +44,16 @@ class Server(uvicorn.Server):
             self._exit.set()
         else:
             self._exit.clear()
+
+    async def startup(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        """Accept connections from now on."""
+
+        def make_protocol() -> Protocol:
+            return Protocol(self.config, self.server_state, self._connections, self._direct)
+
+        # uvicorn calls what is in this list `close` and `wait_closed`.
+        self.servers = [Acceptor(listener, make_protocol, self._connections) for listener in sockets or ()]  # type: ignore[misc]
+        self.started = True
 
     async def main_loop(self) -> None:
         """Sleep until the server should exit."""
@@ -76,52 +88,22 @@ class Dated:
 
         async def dated(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [(b"date", _date(int(time.time()))), *message.get("headers", ())]
+                message["headers"] = [(b"date", http_date()), *message.get("headers", ())]
             await send(message)
 
         await self._app(scope, receive, dated)
 
 
-class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
-    """uvicorn's protocol, tuned for bodies of some 100 kB: fewer reads, each with a turn of the loop, and fewer copies.
+def make_server(app: ASGIApp, connections: Connections, direct: DirectRoute | None = None) -> Server:
+    """Create a server for one kind of listening sockets.
 
-    asyncio would read 256 KiB at a time, each into new memory. As before, uvicorn stops reading after each piece until
-    the application has taken it.
+    Args:
+        app: Application that answers the requests.
+        connections: Connections of the server.
+        direct: Admits requests that are answered without the application.
     """
-
-    _buffer = memoryview(bytearray(_READ_BYTES))  # shared: a piece is parsed and copied before the next one is read
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        """Return the buffer that the transport reads into."""
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        """Parse what was read."""
-        self.data_received(self._buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
-
-    def on_body(self, body: bytes) -> None:
-        """Pass the first piece on unchanged: uvicorn would copy it twice, to a bytearray and back."""
-        cycle = self.cycle
-        if not cycle.response_complete:
-            found: object = cycle.body
-            if not found:
-                cycle.body, body = body, b""  # type: ignore[assignment]
-            elif isinstance(found, bytes):
-                cycle.body = bytearray(found)  # can be extended: tiny pieces may follow
-        super().on_body(body)
-
-
-@lru_cache(maxsize=1)
-def _date(second: int) -> bytes:
-    """Return the value of the Date header for a second of time.time()."""
-    return formatdate(second, usegmt=True).encode()
-
-
-def make_server(app: ASGIApp) -> Server:
-    """Create a server for one kind of listening sockets."""
     config = uvicorn.Config(
         Dated(app),
-        http=Protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -129,7 +111,6 @@ def make_server(app: ASGIApp) -> Server:
         proxy_headers=False,
         server_header=False,
         date_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=_LAST_REQUESTS_S,
     )
-    return Server(config)
+    return Server(config, connections, direct)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from http import HTTPStatus
@@ -16,7 +15,7 @@ from service.ipc import frames
 from service.ipc.frames import Outbox
 from service.ipc.messages import Form, Pass, Reply, Work
 from service.ipc.options import Batching
-from service.ipc.shared_memory import Inbox
+from service.ipc.shared_memory import Inbox, ReceivedMemory
 
 if TYPE_CHECKING:
     from service.inference.model import ServedModel
@@ -50,7 +49,7 @@ class Server:
     """
 
     def __init__(
-        self, stream: BufferedIOBase, served: ServedModel, batching: Batching, memory: mmap.mmap | None = None
+        self, stream: BufferedIOBase, served: ServedModel, batching: Batching, memory: ReceivedMemory | None = None
     ) -> None:
         self._inbox = Inbox(stream, memory)
         self._outbox = Outbox(stream)

@@ -64,6 +64,54 @@ async def read(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes] | N
         raise FrameError("stream ends within a frame") from error
 
 
+class Decoder:
+    """Splits what arrives on a stream into frames."""
+
+    def __init__(self) -> None:
+        self._pending = bytearray()
+        self._header: dict[str, Any] | None = None  # of the frame whose body is arriving
+        self._missing = 4  # bytes that `_pending` needs before it is worth looking at
+
+    @property
+    def is_within_frame(self) -> bool:
+        """Whether a part of a frame has arrived."""
+        return bool(self._pending) or self._header is not None
+
+    def feed(self, data: bytes) -> list[tuple[dict[str, Any], bytes]]:
+        """Return the frames that are complete with this data.
+
+        Raises:
+            FrameError: A frame is damaged.
+        """
+        if self._pending or self._header is not None:
+            self._pending += data
+            if len(self._pending) < self._missing:
+                return []
+            data = bytes(self._pending)
+            self._pending.clear()
+        found, at, size = [], 0, len(data)
+        while True:
+            if self._header is None:
+                if size - at < 4:
+                    self._missing = 4
+                    break
+                length = _length(data[at : at + 4])
+                if size - at < 4 + length:
+                    self._missing = 4 + length
+                    break
+                self._header = _parse(data[at + 4 : at + 4 + length])
+                at += 4 + length
+            wanted = self._header["body_bytes"]
+            if size - at < wanted:
+                self._missing = wanted
+                break
+            found.append((self._header, data[at : at + wanted]))
+            at += wanted
+            self._header = None
+        self._pending += data[at:]
+        return found
+
+
 def read_blocking(file: BufferedIOBase) -> tuple[dict[str, Any], bytes] | None:
     """Read the next frame from a file object; return None at the end of the stream.
 

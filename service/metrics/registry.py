@@ -7,7 +7,7 @@ or a full digest.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ _USUAL_OUTCOMES = {
     "cancelled": ("cancelled",),
     "rolled_back": ("probation", "rollback"),
 }
+# The keys of service.http.refusals.REASONS.
+_REFUSALS = ("connections", "idle", "descriptors", "slow_head", "large_head", "slow_body", "slow_reader", "body_memory")
 _USUAL_CODES = (200, 400, 429, 500, 503, 504)
 
 _STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -134,6 +136,21 @@ class Metrics:
     def note_held_back(self, model: str, seconds: float) -> None:
         """Count the time for which the worker of a model was held back because requests arrived."""
         self.worker_held_back.labels(model).inc(seconds)
+
+    def count_http_refusal(self, reason: str) -> None:
+        """Count what the HTTP server refused to stay within its bounds."""
+        self.http_refused.labels(reason).inc()
+
+    def show_http(self, connections: Mapping[str, Callable[[], float]], body_bytes: Callable[[], float]) -> None:
+        """Show the state of the HTTP server whenever the metrics are scraped.
+
+        Args:
+            connections: Returns the number of open connections, by listener.
+            body_bytes: Returns the bytes that the bodies of requests take.
+        """
+        for listener, count in connections.items():
+            self.http_connections.labels(listener).set_function(count)
+        self.http_body_bytes.set_function(body_bytes)
 
     def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
         """Show the live generation; the labels of the previous generation disappear.
@@ -300,6 +317,13 @@ class Metrics:
         )
 
     def _declare_serving(self) -> None:
+        self.http_refused = self._counter(
+            "http_refused_total", "What the HTTP server refused or closed to stay within its bounds.", "reason"
+        )
+        for reason in _REFUSALS:
+            self.http_refused.labels(reason)
+        self.http_connections = self._gauge("http_connections", "Open connections to the HTTP server.", "listener")
+        self.http_body_bytes = self._gauge("http_body_bytes", "Memory that the bodies of requests take.")
         self.model_ready = self._gauge("model_ready", "1 while a generation serves the model.", "model")
         self.request_duration = self._histogram(
             "inference_request_duration_seconds",

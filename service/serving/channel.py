@@ -15,7 +15,7 @@ from edged.errors import EdgedError
 from service.ipc import frames
 from service.ipc.frames import OBSERVED
 from service.ipc.messages import Body, Form, Pass, Reply, Work
-from service.ipc.shared_memory import PLACE, Arena, Place
+from service.ipc.shared_memory import PLACE, BodyMemory, RequestBody, StartedRecord, StoredBody
 from service.system.timeouts import in_time, within
 
 # Batches sent to the child at once: while it computes the first, the second is already in its socket.
@@ -54,11 +54,17 @@ Order = Mapping[str, Any]
 @dataclass(eq=False, repr=False)
 class _Pending:
     id: int
-    body: bytes
+    body: RequestBody
     options: dict[str, Any]  # entries of the frame's header
     reply: asyncio.Future[Reply]
     sent_at: float = field(default=0.0)
-    place: Place | None = field(default=None)  # in the memory shared with the child
+    stored: StoredBody | None = field(default=None)  # in the memory shared with the child; held until it replies
+
+    def release(self) -> None:
+        """Release the body, which the child does not read any more."""
+        if self.stored is not None:
+            self.stored.release()
+            self.stored = None
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,16 @@ class ChannelOptions:
     on_observed: Callable[[dict[str, Any]], None] = lambda _: None
 
 
-class Channel:
+class Channel(asyncio.Protocol):
     """One socket to one child.
+
+    It is the protocol of its own connection: a reply reaches its request in the turn of the event loop that reads it.
 
     Args:
         model: Model name, for messages.
-        reader: Stream from the child.
-        writer: Stream to the child.
         options: Sizes of the queue and of batches, and who receives events.
-        arena: Memory shared with the child, for large bodies; None to send all of them through the socket.
+        memory: Memory shared with all children, for the bodies of requests; None to send them through the socket.
+        started: What the child started last; None if that is not known.
 
     Attributes:
         inflight: Number of requests without a reply.
@@ -95,17 +102,19 @@ class Channel:
     def __init__(
         self,
         model: str,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
         options: ChannelOptions,
-        arena: Arena | None = None,
+        memory: BodyMemory | None = None,
+        started: StartedRecord | None = None,
     ) -> None:
         self._model = model
-        self._reader = reader
-        self._writer = writer
         self._options = options
         self._at_the_child = _AT_THE_CHILD * options.max_batch
-        self._arena = arena
+        self._memory = memory
+        self._started = started
+        self._transport: asyncio.Transport | None = None
+        self._decoder = frames.Decoder()
+        self._greeting: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
@@ -114,6 +123,29 @@ class Channel:
         self._closed = False
         self._replied_at = 0.0
         self.inflight = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection to the child."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is one of a stream
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Dispatch what the child sent."""
+        try:
+            for header, body in self._decoder.feed(data):
+                self._dispatch(header, body)
+        except frames.FrameError as error:
+            self._fail(error)
+        except Exception as error:  # a header without its keys
+            self._fail(frames.FrameError(f"a frame cannot be dispatched: {error!r}"))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Note that the child has exited, or that its end of the connection was closed."""
+        if error is None and self._decoder.is_within_frame and not self._closed:
+            error = frames.FrameError("stream ends within a frame")
+        if isinstance(error, ConnectionResetError) and not self._greeting.done():
+            error = None  # the child exited with unread data
+        self._fail(error)
 
     @property
     def stalled_s(self) -> float:
@@ -128,15 +160,11 @@ class Channel:
         Raises:
             FrameError: The frame is damaged.
         """
-        try:
-            frame = await frames.read(self._reader)
-        except ConnectionResetError:  # the child exited with unread data
-            return None
-        return None if frame is None else frame[0]
+        return await self._greeting
 
     async def request(
         self,
-        body: bytes,
+        body: RequestBody,
         deadline_s: float,
         json_bytes: int | None = None,
         *,
@@ -170,7 +198,7 @@ class Channel:
         options: dict[str, Any] = {"json_bytes": json_bytes}
         if rival is not None:
             options["rival"] = {"request_bytes": len(body), "json_bytes": rival.body.json_bytes}
-            body += bytes(rival.body.content)
+            body = bytes(body if isinstance(body, bytes) else body.view) + bytes(rival.body.content)
         if observe is not None:
             options["observe"] = observe
         if alone:
@@ -195,29 +223,12 @@ class Channel:
                 self._idle.set()
 
     async def pump(self) -> None:
-        """Dispatch replies until the child exits.
+        """Wait until the child exits.
 
         Raises:
             FrameError, OSError: The stream broke.
         """
-        try:
-            while (frame := await frames.read(self._reader)) is not None:
-                header, body = frame
-                if header.get("kind") == OBSERVED:
-                    self._options.on_observed(header)
-                    continue
-                self._replied_at = time.monotonic()
-                pending = self._sent.pop(header["id"], None)
-                if pending is None:  # the channel was closed meanwhile, so its caller got an error
-                    continue
-                self._release(pending)
-                if images := header.get("images"):
-                    self._options.on_batch(images)
-                if not pending.reply.done():
-                    pending.reply.set_result(_reply(header, body))
-                self._send_more()
-        finally:
-            self.close(ended=True)
+        await self._end
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -232,15 +243,53 @@ class Channel:
             ended: Whether the child has exited, so it starts no more requests.
         """
         self._closed = True
-        self._writer.close()
+        if self._transport is not None:
+            self._transport.close()
         for pending in (*self._sent.values(), *self._waiting):
             if not pending.reply.done():
                 kind = NotStartedError if self._not_started(pending, ended) else ServingError
                 pending.reply.set_exception(kind(self._gone))
+        for pending in self._sent.values():
+            pending.release()
         self._sent.clear()
         self._waiting.clear()
-        if self._arena is not None:
-            self._arena.close()
+        if self._started is not None:
+            self._started.close()
+            self._started = None
+
+    def _dispatch(self, header: dict[str, Any], body: bytes) -> None:
+        kind = header.get("kind")
+        if kind is not None:
+            if kind == OBSERVED:
+                self._options.on_observed(header)
+            elif not self._greeting.done():
+                self._greeting.set_result(header)
+            return
+        self._replied_at = time.monotonic()
+        pending = self._sent.pop(header["id"], None)
+        if pending is None:  # the channel was closed meanwhile, so its caller got an error
+            return
+        pending.release()
+        if images := header.get("images"):
+            self._options.on_batch(images)
+        if not pending.reply.done():
+            pending.reply.set_result(_reply(header, body))
+        self._send_more()
+
+    def _fail(self, error: Exception | None) -> None:
+        """End the channel because the child has exited, or because of an error.
+
+        Whoever waits in `pump` learns of it before the requests do, which may be sent to another process.
+        """
+        for waiting in (self._end, self._greeting):
+            if not waiting.done():
+                if error is None:
+                    waiting.set_result(None)
+                else:
+                    waiting.set_exception(error)
+                    waiting.exception()  # nobody may be waiting
+        if not self._closed:
+            self.close(ended=True)
 
     def _send_more(self) -> None:
         while self._waiting and len(self._sent) < self._at_the_child:
@@ -250,24 +299,24 @@ class Channel:
             self._send(pending)
 
     def _send(self, pending: _Pending) -> None:
-        header = {"id": pending.id, **pending.options}
-        if self._arena is not None:
-            pending.place = self._arena.put(pending.body, pending.options["json_bytes"])
-        if pending.place is not None:
-            self._writer.write(frames.head({**header, PLACE: pending.place}, b""))
+        assert self._transport is not None  # noqa: S101 - see `connection_made`
+        header, body = {"id": pending.id, **pending.options}, pending.body
+        if isinstance(body, StoredBody):
+            pending.stored = body.hold()
+        elif self._memory is not None:
+            pending.stored = self._memory.put(body, pending.options["json_bytes"])
+        if pending.stored is not None:
+            self._transport.write(frames.head({**header, PLACE: pending.stored.place}, b""))
         else:
-            self._writer.write(frames.head(header, pending.body))
-            self._writer.write(pending.body)
-
-    def _release(self, pending: _Pending) -> None:
-        if self._arena is not None and pending.place is not None:
-            self._arena.free(pending.place)
+            assert isinstance(body, bytes)  # noqa: S101 - the others are stored
+            self._transport.write(frames.head(header, body))
+            self._transport.write(body)
 
     def _not_started(self, pending: _Pending, ended: bool) -> bool:
         """Return whether the child never started a request, so that cannot be the cause of its exit."""
         if pending.id not in self._sent:
             return True
-        return ended and self._arena is not None and pending.id > self._arena.last_started
+        return ended and self._started is not None and pending.id > self._started.last_started
 
     @property
     def _gone(self) -> str:

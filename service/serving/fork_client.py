@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from service.ipc.shared_memory import DEFAULT_BYTES, BodyMemory
 from service.serving.forked_process import Forked
 from service.system.log_flood import OUTPUT
 from service.system.processes import adopt_orphans, child_environment
@@ -39,11 +40,27 @@ class ForkServer:
 
     Its process is started with the first generation, as there may be none, and again with the next one if it has
     exited. Generations outlive it.
+
+    Args:
+        body_bytes: Bytes that the bodies of all requests may take together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, body_bytes: int = DEFAULT_BYTES) -> None:
+        self._body_bytes = body_bytes
+        self._memory: BodyMemory | None = None
         self._process: _Process | None = None
         self._starting = asyncio.Lock()
+
+    @property
+    def memory(self) -> BodyMemory:
+        """Memory for the bodies of requests, which all generations can read.
+
+        Raises:
+            OSError: The system is out of memory or of file descriptors.
+        """
+        if self._memory is None:
+            self._memory = BodyMemory(self._body_bytes)
+        return self._memory
 
     @property
     def pid(self) -> int | None:
@@ -87,11 +104,14 @@ class ForkServer:
         await self.close()
 
     async def close(self) -> None:
-        """Kill its process."""
+        """Kill its process, and free the memory."""
         async with self._starting:
             if self._process is not None:
                 await self._process.close()
                 self._process = None
+            if self._memory is not None:
+                self._memory.close()
+                self._memory = None
 
 
 class _Process:

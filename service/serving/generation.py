@@ -23,7 +23,7 @@ from service.ipc import frames
 from service.ipc.frames import FrameError
 from service.ipc.messages import Form, Reply
 from service.ipc.options import Batching
-from service.ipc.shared_memory import Arena
+from service.ipc.shared_memory import RequestBody
 from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
@@ -165,7 +165,7 @@ class Generation:
 
     async def infer(
         self,
-        body: bytes,
+        body: RequestBody,
         deadline_s: float,
         json_bytes: int | None = None,
         *,
@@ -236,20 +236,21 @@ class Generation:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                arena = Arena(ours)
+                started = self._fork_server.memory.send_to(ours)
                 self._process = await self._fork_server.fork(self._arguments(), theirs, timeout_s)
             except BaseException:
                 ours.close()
                 raise
         self._tasks.append(asyncio.create_task(self._read_log(self._process)))
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        if self._options.labels is not None:
-            names = json.dumps(self._options.labels).encode()
-            writer.write(frames.head({"kind": "labels"}, names) + names)
         options = ChannelOptions(
             self._options.queue, self._options.batching.max_batch, self._events.batched, self._events.observed
         )
-        return Channel(self.model, reader, writer, options, arena)
+        channel = Channel(self.model, options, self._fork_server.memory, started)
+        transport, _ = await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+        if self._options.labels is not None:
+            names = json.dumps(self._options.labels).encode()
+            transport.write(frames.head({"kind": "labels"}, names) + names)
+        return channel
 
     def _arguments(self) -> list[str]:
         """Return the arguments of service.inference.main; what identifies it comes first, as `ps` may cut the rest."""

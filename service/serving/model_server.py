@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.ipc.messages import Form, Reply
+from service.ipc.shared_memory import RequestBody
 from service.serving.channel import NotStartedError, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, GenerationEvents
@@ -120,7 +121,7 @@ class ModelServer:
     # Requests
 
     async def infer(
-        self, body: bytes, deadline_s: float, json_bytes: int | None = None, form: Form | None = None
+        self, body: RequestBody, deadline_s: float, json_bytes: int | None = None, form: Form | None = None
     ) -> Reply:
         """Have the live generation answer; the arguments are those of `Channel.request`.
 
@@ -162,7 +163,7 @@ class ModelServer:
         return await self._waiting_room.wait(timeout_s, self.limits.queue)
 
     async def _ask(
-        self, generation: Generation, body: bytes, deadline_s: float, json_bytes: int | None, form: Form | None
+        self, generation: Generation, body: RequestBody, deadline_s: float, json_bytes: int | None, form: Form | None
     ) -> Reply:
         """Have a generation answer, or its next process where the first one exited before it started the request."""
         start, observe = time.monotonic(), self.sampling.choose()

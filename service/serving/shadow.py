@@ -13,9 +13,11 @@ import logging
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from service.ipc.messages import Form, Reply
+from service.ipc.shared_memory import RequestBody, StoredBody
 from service.serving.channel import ServingError
 from service.serving.generation import Generation
 from service.system.processes import leave_to_idle_time
@@ -71,7 +73,9 @@ class Shadow:
             "with_generation": self._before.number,
         }
 
-    def offer(self, number: int, body: bytes, json_bytes: int | None, reply: Reply, form: Form | None = None) -> None:
+    def offer(
+        self, number: int, body: RequestBody, json_bytes: int | None, reply: Reply, form: Form | None = None
+    ) -> None:
         """Compare a request that was just answered, if it is sampled. Returns at once.
 
         Args:
@@ -87,9 +91,11 @@ class Shadow:
             return
         if len(self._asking) >= _AT_ONCE or random.random() >= self._share:  # noqa: S311 - a sample, no secret
             return
+        if isinstance(body, StoredBody):
+            body.hold()
         task = asyncio.create_task(self._compare(body, json_bytes, reply, form))
         self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        task.add_done_callback(partial(self._asked, body))
 
     def shortfall(self, least: float, *, ended: bool) -> str | None:
         """Return why the agreement is too low; None if it is not, or if there are too few requests.
@@ -116,7 +122,12 @@ class Shadow:
         self._before.kill()  # it has nothing to finish, and might exit slowly at idle priority
         await self._before.stop()
 
-    async def _compare(self, body: bytes, json_bytes: int | None, reply: Reply, form: Form | None) -> None:
+    def _asked(self, body: RequestBody, task: asyncio.Task[None]) -> None:
+        self._asking.discard(task)
+        if isinstance(body, StoredBody):
+            body.release()
+
+    async def _compare(self, body: RequestBody, json_bytes: int | None, reply: Reply, form: Form | None) -> None:
         try:
             answer = await self._before.infer(body, _DEADLINE_S, json_bytes, rival=reply, form=form)
         except ServingError as error:

@@ -41,8 +41,9 @@ def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -
 class Daemon:
     """A state folder with its config, on which the process can be started and ended repeatedly."""
 
-    def __init__(self, folder: Path, calibration: Path, **settings: Any) -> None:
+    def __init__(self, folder: Path, calibration: Path, most_files: int | None = None, **settings: Any) -> None:
         self.folder = folder
+        self._most_files = most_files  # the limit on open files, soft and hard; None for that of the tests
         self.state = folder / "state"
         self.log = folder / "log"
         model = {
@@ -82,6 +83,8 @@ class Daemon:
 
     def spawn(self) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "service.cli.main", "run", "--config", str(self.write_config())]
+        if self._most_files is not None:
+            command = ["prlimit", f"--nofile={self._most_files}:{self._most_files}", *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
         return self.process

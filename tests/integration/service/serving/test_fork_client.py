@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from service.ipc.shared_memory import Arena
+from service.ipc.shared_memory import BodyMemory
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
 from service.serving.generation import Generation
@@ -74,11 +74,18 @@ def arguments(artifact: Path) -> list[str]:
     return [*named, "--parent", str(os.getpid()), "--threads", "1"]
 
 
+def send_memory(connection: socket.socket) -> None:
+    """Send what a generation waits for before it loads."""
+    memory = BodyMemory()
+    memory.send_to(connection).close()
+    memory.close()
+
+
 async def forked(fork_server: ForkServer, artifact: Path, *more: str, timeout_s: float = TIMEOUT_S) -> Forked:
     """A generation that nobody asks anything: its socket is closed here, which it sees once it has loaded."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        Arena(ours).close()  # which it waits for
+        send_memory(ours)
         return await fork_server.fork([*arguments(artifact), *more], theirs, timeout_s)
 
 
@@ -133,7 +140,7 @@ def test_how_it_ends_and_what_it_says_are_told(tmp_path: Path) -> None:
         assert await unknown.wait() == 1
         ours, theirs = socket.socketpair()
         with ours:
-            Arena(ours).close()
+            send_memory(ours)
             with theirs:
                 missing = await fork_server.fork(arguments(tmp_path / "none"), theirs, TIMEOUT_S)
             assert await missing.wait() == 3  # of an artifact that cannot be read

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from edged.version import __version__
 from service.daemon.admin import Administration
 from service.daemon.update_actions import UpdateActions
+from service.http.inference_route import InferenceRoute
 from service.http.openapi import document
 from service.http.routes import create_app
 from service.journal.states import State
@@ -31,7 +32,7 @@ def application() -> Any:
         update_actions=UpdateActions(nothing, nothing, nothing, records, nothing),
         repository=nothing,
     )
-    return create_app(supervisor)
+    return create_app(supervisor, InferenceRoute(supervisor, nothing))
 
 
 def operations(found: dict[str, Any]) -> set[tuple[str, str]]:

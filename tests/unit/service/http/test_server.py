@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import socket
@@ -11,32 +12,22 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from service.config.sections import ServeConfig
+from service.http.connections import Connections
+from service.http.refusals import Refusals
 from service.http.server import make_server
+from tests.support.http_server import serving
 
 
 async def hello(_):
     return JSONResponse({"hello": 1}, headers={"X-Other": "kept"})
 
 
-@contextlib.asynccontextmanager
-async def serving(*routes):
-    """A running server's port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = make_server(Starlette(routes=list(routes)))
-        task = asyncio.create_task(server.serve(sockets=[listener]))
-        try:
-            yield listener.getsockname()[1]
-            assert not task.done()
-        finally:
-            server.should_exit = True
-            await asyncio.wait_for(task, 30)
-
-
 def test_responses_have_a_date_and_the_server_leaves_when_it_is_told():
     async def main():
         async with (
-            serving(Route("/", hello)) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client,
+            serving(Route("/", hello)) as served,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}") as client,
         ):
             return [await client.get(target) for target in ("/", "/nowhere")]
 
@@ -53,7 +44,7 @@ def test_responses_have_a_date_and_the_server_leaves_when_it_is_told():
 def test_a_server_that_is_told_before_it_began_leaves_at_once():
     async def main():
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = make_server(Starlette())
+            server = make_server(Starlette(), Connections(1, ServeConfig, Refusals(lambda _: None)))
             server.should_exit = True
             await asyncio.wait_for(server.serve(sockets=[listener]), 30)
             assert server.should_exit
@@ -85,8 +76,8 @@ def test_bodies_of_many_connections_at_once_are_not_mixed_up():
 
     async def main():
         async with (
-            serving(Route("/digest", digest, methods=["POST"])) as port,
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+            serving(Route("/digest", digest, methods=["POST"])) as served,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=30) as client,
         ):
             sizes = [0, 1, 65_536, 65_537, 602_278, 1 << 20, (1 << 20) + 1, 3_000_000]
             await asyncio.gather(*(send(client, size, piece) for size in sizes for piece in (70_001, 1 << 20)))
@@ -100,8 +91,8 @@ def test_a_body_in_tiny_pieces_is_whole():
     chunks = b"6\r\nsixsix\r\n" * count + b"0\r\n\r\n"
 
     async def main():
-        async with serving(Route("/digest", digest, methods=["POST"])) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with serving(Route("/digest", digest, methods=["POST"])) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(b"POST /digest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks)
             answer = await asyncio.wait_for(reader.readuntil(b"}"), 60)
             writer.close()
@@ -126,8 +117,8 @@ def test_what_the_application_does_not_take_is_not_read():
                 total += len(piece)
             return Response(str(total))
 
-        async with serving(Route("/", slow, methods=["POST"])) as port:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with serving(Route("/", slow, methods=["POST"])) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
             writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size)
             await told.wait()
             writer.write(bytes(size))
@@ -139,5 +130,41 @@ def test_what_the_application_does_not_take_is_not_read():
             writer.close()
         assert left > size // 2  # the rest is in the buffers of both sockets, and one piece in the server
         assert answer.startswith(b"HTTP/1.1 200")
+
+    asyncio.run(main())
+
+
+def test_a_server_without_descriptors_accepts_again_once_there_are_some(monkeypatch):
+    """The listener stays readable meanwhile, which must not keep the event loop busy."""
+    accept, missing = socket.socket.accept, 3
+
+    def fail(listener):
+        nonlocal missing
+        if missing:
+            missing -= 1
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    async def main():
+        monkeypatch.setattr(socket.socket, "accept", fail)
+        async with serving(Route("/", hello)) as served:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{served.port}", timeout=30) as client:
+                assert (await client.get("/")).status_code == 200
+            assert served.refused == {"descriptors": 3}
+
+    asyncio.run(main())
+
+
+def test_an_acceptor_that_closes_while_it_waits_for_descriptors(monkeypatch):
+    def fail(listener):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main():
+        monkeypatch.setattr(socket.socket, "accept", fail)
+        async with serving(Route("/", hello)) as served:
+            _, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            while not served.refused:
+                await asyncio.sleep(0.005)
+        writer.close()
 
     asyncio.run(main())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -64,3 +65,28 @@ def test_an_invalid_header_is_an_error(read: Any, text: bytes) -> None:
 def test_a_header_that_is_too_large_is_an_error(read: Any) -> None:
     with pytest.raises(frames.FrameError, match="at most"):
         read(b"\xff\xff\xff\xff")
+
+
+@given(st.lists(st.tuples(HEADERS, st.binary(max_size=40)), max_size=5), st.data())
+def test_frames_are_decoded_however_they_arrive(sent: list[tuple[dict[str, Any], bytes]], data: st.DataObject) -> None:
+    stream = b"".join(frames.head(header, body) + body for header, body in sent)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=20)))
+    decoder, found = frames.Decoder(), []
+    for start, end in pairwise([0, *cuts, len(stream)]):
+        found += decoder.feed(stream[start:end])
+    assert found == [({**header, "body_bytes": len(body)}, body) for header, body in sent]
+    assert not decoder.is_within_frame
+
+
+def test_a_decoder_knows_whether_a_frame_has_begun() -> None:
+    whole = frames.head({"id": 1}, b"12345") + b"12345"
+    for length in range(1, len(whole)):
+        decoder = frames.Decoder()
+        assert decoder.feed(whole[:length]) == []
+        assert decoder.is_within_frame
+
+
+def test_a_decoder_refuses_damaged_frames() -> None:
+    for damaged in (b"\0\0\0\2{}", b"\xff\xff\xff\xff"):
+        with pytest.raises(frames.FrameError):
+            frames.Decoder().feed(damaged)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import mmap
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -13,14 +12,22 @@ import pytest
 
 from service.ipc import frames
 from service.ipc.messages import Body, Reply
-from service.ipc.shared_memory import LEAST_BYTES, PLACE, Arena, receive_memory, record_started
+from service.ipc.shared_memory import (
+    DEFAULT_BYTES,
+    LEAST_BYTES,
+    PLACE,
+    BodyMemory,
+    ReceivedMemory,
+    receive_memory,
+    record_started,
+)
 from service.serving.channel import BusyError, Channel, ChannelOptions, DeadlineError, NotStartedError, ServingError
 
 
 class Child:
     """The other end of the socket: answers when the test says so."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: mmap.mmap) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, memory: ReceivedMemory) -> None:
         self.reader = reader
         self.writer = writer
         self.memory = memory
@@ -34,20 +41,23 @@ class Child:
             assert not body
             start, size = header[PLACE]
             self.shared.append(start)
-            body = self.memory[start : start + size]
-        record_started(self.memory, header["id"])
+            body = self.memory.bodies[start : start + size]
+        record_started(self.memory.started, header["id"])
         return header["id"], body
 
     def answer(self, identity: int, body: bytes, status: int = 200) -> None:
         self.writer.write(frames.head({"id": identity, "status": status, "seconds": 0.5}, body) + body)
 
 
-def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8, **options: Any) -> None:
+def run(
+    test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8, body_bytes: int = DEFAULT_BYTES, **options: Any
+) -> None:
     async def main() -> None:
         ours, theirs = socket.socketpair()
-        arena, memory = Arena(ours), receive_memory(theirs)
-        streams = await asyncio.open_unix_connection(sock=ours)
-        channel = Channel("digits", *streams, ChannelOptions(queue, **options), arena)
+        bodies = BodyMemory(body_bytes)
+        started, memory = bodies.send_to(ours), receive_memory(theirs)
+        channel = Channel("digits", ChannelOptions(queue, **options), bodies, started)
+        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
         child = Child(*(await asyncio.open_unix_connection(sock=theirs)), memory)
         pump = asyncio.create_task(channel.pump())
         try:
@@ -56,6 +66,9 @@ def run(test: Callable[[Channel, Child], Awaitable[None]], queue: int = 8, **opt
             channel.close()
             child.writer.close()
             await asyncio.wait_for(asyncio.gather(pump, return_exceptions=True), 5)
+            assert bodies.used == 0
+            bodies.close()
+            memory.close()
 
     asyncio.run(main())
 
@@ -211,7 +224,8 @@ def test_a_child_that_ends() -> None:
 def test_a_child_that_talks_nonsense(junk: bytes) -> None:
     async def test() -> Any:
         ours, theirs = socket.socketpair()
-        channel = Channel("digits", *(await asyncio.open_unix_connection(sock=ours)), ChannelOptions(8))
+        channel = Channel("digits", ChannelOptions(8))
+        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
         task = ask(channel, b"x")
         with theirs:
             theirs.sendall(junk)
@@ -275,8 +289,8 @@ def test_large_bodies_lie_in_shared_memory_until_they_are_answered() -> None:
         child.answer(id_1, b"one")
         id_2, body_2 = await child.next()
         assert body_2 == bodies[2]
-        assert child.memory[child.shared[0] :][:LEAST_BYTES] == bodies[0]  # still there: it is not answered
-        assert child.shared == [64, 64 + LEAST_BYTES, 64 + LEAST_BYTES]
+        assert child.memory.bodies[child.shared[0] :][:LEAST_BYTES] == bodies[0]  # still there: it is not answered
+        assert child.shared == [0, LEAST_BYTES, LEAST_BYTES]
         child.answer(id_0, b"zero")
         child.answer(id_2, b"two")
         assert [reply.body.content for reply in await asyncio.gather(*tasks)] == [b"zero", b"one", b"two"]
@@ -298,12 +312,10 @@ def test_a_body_keeps_its_place_beyond_its_deadline_as_long_as_the_child_may_rea
     run(test)
 
 
-def test_small_bodies_and_those_that_find_no_room_go_through_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.ipc.shared_memory.ARENA_BYTES", 64 + LEAST_BYTES)
-
+def test_small_bodies_and_those_that_find_no_room_go_through_the_socket() -> None:
     async def test(channel: Channel, child: Child) -> None:
         bodies = [b"small", b"1" * LEAST_BYTES, b"2" * LEAST_BYTES]
-        for body, places in zip(bodies, ([], [64], [64]), strict=True):
+        for body, places in zip(bodies, ([], [0], [0]), strict=True):
             tasks = [ask(channel, body)]
             if body[:1] == b"1":
                 tasks.append(ask(channel, body))
@@ -311,14 +323,14 @@ def test_small_bodies_and_those_that_find_no_room_go_through_the_socket(monkeypa
                 identity, seen = await child.next()
                 assert seen == body
             if body[:1] == b"1":
-                assert child.shared == [64]
+                assert child.shared == [0]
             for number in range(identity - len(tasks) + 1, identity + 1):
                 child.answer(number, b"")
             await asyncio.gather(*tasks)
             assert child.shared[:1] == places
-        assert child.shared == [64, 64]
+        assert child.shared == [0, 0]
 
-    run(test)
+    run(test, body_bytes=LEAST_BYTES)
 
 
 def test_a_child_that_ends_with_a_large_body() -> None:

@@ -1,0 +1,205 @@
+"""Clients that hold up connections, heads and bodies: the daemon stays small and goes on answering."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.daemon import Daemon, eventually, running
+from tests.support.requests import image_request
+from tests.support.tasks import Task
+
+MIB = 1 << 20
+HALF_A_HEAD = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: x\r\n"
+
+
+class Crowd:
+    """Connections to one daemon that send what they are told and read nothing by themselves."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        parts = urlsplit(daemon.status()["address"])
+        self._address = (parts.hostname, parts.port)
+        self.sockets: list[socket.socket] = []
+
+    def open(self, count: int, data: bytes = b"") -> list[socket.socket]:
+        """Open connections, and send some bytes over each."""
+        made = []
+        for _ in range(count):
+            made.append(socket.create_connection(self._address, timeout=60))
+            self.sockets.append(made[-1])
+            made[-1].sendall(data)
+        return made
+
+    def push(self, data: bytes) -> None:
+        """Send bytes over all connections at once, as far as the daemon takes them within a second."""
+        left = {connection: memoryview(data) for connection in self.sockets}
+        end = time.monotonic() + 1.0
+        with selectors.DefaultSelector() as selector:
+            for connection in self.sockets:
+                connection.setblocking(False)
+                selector.register(connection, selectors.EVENT_WRITE)
+            while left and time.monotonic() < end:
+                for key, _ in selector.select(0.1):
+                    connection = key.fileobj
+                    assert isinstance(connection, socket.socket)
+                    try:
+                        left[connection] = left[connection][connection.send(left[connection]) :]
+                    except OSError:  # it was refused
+                        left[connection] = memoryview(b"")
+                    if not left[connection]:
+                        selector.unregister(connection)
+                        del left[connection]
+        for connection in self.sockets:
+            connection.settimeout(60)
+
+    def close(self) -> None:
+        for connection in self.sockets:
+            connection.close()
+
+
+@contextlib.contextmanager
+def crowd(daemon: Daemon) -> Iterator[Crowd]:
+    made = Crowd(daemon)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def status_of(connection: socket.socket) -> int:
+    """Return the status of the response to what was sent, 0 if the connection was closed without one."""
+    with contextlib.suppress(ConnectionError):
+        head = connection.recv(100)
+        return int(head.split()[1]) if head else 0
+    return 0
+
+
+def refused(daemon: Daemon, reason: str) -> float:
+    return daemon.metric(f'edged_http_refused_total{{reason="{reason}"}}') or 0.0
+
+
+def answers(daemon: Daemon, task: Task) -> None:
+    """Check that the daemon answers over both sockets."""
+    assert daemon.get("/edged/v1/status").json()["ready"]
+    assert daemon.get("/v2/health/ready").status_code == 200
+    with daemon.tcp() as client:
+        assert client.get("/v2/health/live").status_code == 200
+        assert client.post("/v2/models/digits/infer", content=image_request(task)).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    serve = {"head_timeout_s": 3, "max_body_bytes": 7 * MIB, "max_json_bytes": 16_384, "deadline_ms": 2000}
+    with running(tmp_path_factory.mktemp("small"), task.calibration, most_files=330, serve=serve) as daemon:
+        daemon.put_live(task.first)
+        yield daemon
+
+
+def heads_that_do_not_end(daemon: Daemon, task: Task, count: int) -> None:
+    before = refused(daemon, "slow_head")
+    with crowd(daemon) as slow:
+        made = slow.open(count, HALF_A_HEAD)
+        answers(daemon, task)
+        assert {status_of(connection) for connection in made} == {408}
+        eventually(lambda: refused(daemon, "slow_head") == before + count, "all are counted")
+        answers(daemon, task)
+
+
+def connections_without_requests(daemon: Daemon, task: Task, count: int, files: int) -> None:
+    assert "at most" in daemon.log.read_text()  # it says how many connections the descriptors suffice for
+    with crowd(daemon) as idle:
+        idle.open(count)
+        eventually(lambda: refused(daemon, "idle") > 0, "some were closed")
+        answers(daemon, task)
+        opened = daemon.metric('edged_http_connections{listener="tcp"}')
+        assert opened is not None
+        assert 8 <= opened < files
+        assert refused(daemon, "descriptors") == 0
+
+
+def bodies_that_do_not_end(daemon: Daemon, task: Task, count: int, size: int, most: int) -> None:
+    """Let clients send all but the last byte of large bodies."""
+    before = refused(daemon, "body_memory")
+    with crowd(daemon) as slow:
+        fields = b"Inference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % size
+        slow.open(count, HALF_A_HEAD + fields)
+        slow.push(bytes(size - 1))
+        assert daemon.rss_bytes() < most
+        arriving = daemon.metric("edged_http_body_bytes")
+        assert arriving is not None
+        assert size <= arriving < 2 * size
+        answers(daemon, task)  # there is room for a small body
+        eventually(lambda: refused(daemon, "body_memory") >= before + count - 1, "all but one are refused")
+        assert daemon.rss_bytes() < most
+    eventually(lambda: daemon.metric("edged_http_body_bytes") == 0, "the memory is free again")
+    answers(daemon, task)
+
+
+def test_heads_that_do_not_end(daemon: Daemon, task: Task) -> None:
+    heads_that_do_not_end(daemon, task, 40)
+
+
+def test_connections_without_requests(daemon: Daemon, task: Task) -> None:
+    connections_without_requests(daemon, task, 120, 330)
+
+
+def test_bodies_that_do_not_end(daemon: Daemon, task: Task) -> None:
+    bodies_that_do_not_end(daemon, task, 20, 6 * MIB, 80 * MIB)
+
+
+def test_json_that_is_too_large(daemon: Daemon) -> None:
+    for content in (b"1" * 20_000, (b"1" * 1000 for _ in range(20))):
+        answer = daemon.post("/v2/models/digits/infer", content=content)
+        assert answer.status_code == 413
+        reason = json.loads(answer.text)["error"]
+        assert "serve.max_json_bytes = 16384" in reason
+        assert "binary tensor data extension" in reason
+    fields = {"Inference-Header-Content-Length": "0"}
+    answer = daemon.post("/v2/models/digits/infer", content=b"1" * 20_000, headers=fields)
+    assert (answer.status_code, "image" in answer.text) == (400, True)  # bytes may be more
+
+
+def test_a_body_that_is_too_slow(daemon: Daemon) -> None:
+    daemon.config["serve"]["body_timeout_s"] = 0.5
+    daemon.reload()
+    with crowd(daemon) as slow:
+        (connection,) = slow.open(1, HALF_A_HEAD + b"Content-Length: 100\r\n\r\n{")
+        assert status_of(connection) == 408
+    assert refused(daemon, "slow_body") == 1
+    assert daemon.metric('edged_inference_requests_total{code="408",model="digits"}') == 1
+
+
+def test_the_log_stays_short(daemon: Daemon) -> None:
+    """After all of the above."""
+    log = daemon.log.read_text()
+    assert 1 <= log.count("the HTTP server is at its bounds") <= 5  # one a minute
+    assert "Traceback" not in log
+
+
+@pytest.mark.slow
+def test_500_heads_that_do_not_end(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration, serve={"head_timeout_s": 3}) as daemon:
+        daemon.put_live(task.first)
+        heads_that_do_not_end(daemon, task, 500)
+
+
+@pytest.mark.slow
+def test_1500_connections_without_requests(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration, most_files=1024) as daemon:
+        daemon.put_live(task.first)
+        connections_without_requests(daemon, task, 1500, 1024)
+
+
+@pytest.mark.slow
+def test_300_bodies_of_60_mb_that_do_not_end(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration, serve={"deadline_ms": 2000}) as daemon:
+        daemon.put_live(task.first)
+        bodies_that_do_not_end(daemon, task, 300, 60_000_000, 128 * MIB)

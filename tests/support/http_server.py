@@ -1,0 +1,56 @@
+"""The HTTP server of the daemon around an application of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from service.config.sections import ServeConfig
+from service.http.connections import Connections
+from service.http.protocol import DirectRoute
+from service.http.refusals import Refusals
+from service.http.server import make_server
+
+
+@dataclass
+class Served:
+    """A running server.
+
+    Attributes:
+        port: Its port.
+        connections: Its connections.
+        refused: What it refused so far, by reason.
+    """
+
+    port: int
+    connections: Connections
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    *routes: Route, limit: int = 1000, direct: DirectRoute | None = None, **settings: Any
+) -> AsyncIterator[Served]:
+    """Run a server with settings of the section `serve`."""
+    config = ServeConfig(**settings)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        refused: Counter[str] = Counter()
+        connections = Connections(limit, lambda: config, Refusals(lambda reason: refused.update([reason])))
+        server = make_server(Starlette(routes=list(routes)), connections, direct)
+        port = listener.getsockname()[1]
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield Served(port, connections, refused)
+            assert not task.done()
+        finally:
+            server.should_exit = True
+            await asyncio.wait_for(task, 30)
+            assert len(connections) == 0
