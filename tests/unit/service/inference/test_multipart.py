@@ -57,6 +57,8 @@ def test_contents_that_look_like_a_boundary_stay_whole(data: str) -> None:
             TYPE,
             "Content-Transfer-Encoding has value 'base64'; send the bytes unencoded",
         ),
+        (form("Content-Disposition: form-data; name=a\r\n\r\n" + "--XyZA" * 99), TYPE, "has more than 3 parts"),
+        (form("Content-Disposition: form-data; name=a\r\n\r\n--XyZ" + " " * 99), TYPE, "by 64 spaces or more"),
         (form("a\xff: b\r\n\r\nb"), TYPE, "the form cannot be read: "),
         (form(f"a: {'b' * 100_000}\r\n\r\nb"), TYPE, "the form cannot be read: "),
         (b"--XyZ--", f"multipart/form-data; boundary={'x' * 1000}", "the form cannot be read: "),
