@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from typing import Any
 from benchmarks.options import parser_of
 from benchmarks.serving.effort import PEERS, QUICK, Effort
 from benchmarks.serving.page import document
-from benchmarks.serving.peers.server import set_up
+from benchmarks.serving.peers.server import ROOT, set_up
 from benchmarks.serving.sections import SECTIONS
 
 
@@ -42,7 +43,7 @@ def main() -> None:
         results["machine"] = options.machine
     for name in options.only:
         print(f"{name} ...", flush=True)
-        start, load = time.time(), os.getloadavg()[0]
+        start, load, state = time.time(), os.getloadavg()[0], commit()
         rows = SECTIONS[name](effort)
         when = time.strftime("%Y-%m-%d", time.gmtime(start))
         results[name] = {
@@ -50,6 +51,8 @@ def main() -> None:
             "when": when,
             "seconds": round(time.time() - start),
             "load_before": round(load, 1),
+            "load_after": round(os.getloadavg()[0], 1),
+            "commit": state,
             "quick": options.quick,
         }
         options.results.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +61,16 @@ def main() -> None:
             print("   ", row.get("missing") or json.dumps(row), flush=True)
     options.page.write_text(document(results))
     print(f"results in {options.results}, page in {options.page}")
+
+
+def commit() -> str:
+    """Return the short name of the checked out commit; "" outside a repository."""
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return ""
+    return done.stdout.strip()
 
 
 def _options() -> argparse.Namespace:

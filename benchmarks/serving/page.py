@@ -28,21 +28,30 @@ def document(results: dict[str, Any]) -> str:
         results: Rows by section, as benchmarks.serving stores them.
     """
     machine = results.get("machine")
-    parts = [f"# Serving\n\n`{COMMAND}`" + (f" on {machine}." if machine else "."), _INTRODUCTION.strip()]
     present = [name for name in _PARTS if name in results]
     measured = {name: [row for row in results[name]["rows"] if "missing" not in row] for name in present}
     goals = [entry for name in present for entry in _GOALS[name](measured[name])]
+    parts = [f"# Serving\n\n`{COMMAND}`" + (f" on {machine}." if machine else "."), _INTRODUCTION.strip()]
     if goals:
-        parts.append(goals_section(goals))
+        missed = sum(verdict != "met" for *_, verdict in goals)
+        parts += [goals_section(goals), f"{len(goals) - missed} of {len(goals)} goals are met."]
     for name in present:
         title, describe = _PARTS[name]
         section = results[name]
-        quick = " --quick" if section.get("quick") else ""
-        busy = f"load average before it: {section['load_before']:.1f}"
-        command = f"`{COMMAND}{quick} --only {name}`, {section['when']}, {section['seconds']} s; {busy}."
         missing = [f"- {row['missing']}" for row in section["rows"] if "missing" in row]
-        parts += [f"## {title}\n\n{command}", describe(measured[name]), *filter(None, ["\n".join(missing)])]
+        described = [describe(measured[name])] if measured[name] else []
+        parts += [f"## {title}\n\n{_origin(name, section)}", *described, *filter(None, ["\n".join(missing)])]
     return "\n\n".join(parts) + "\n"
+
+
+def _origin(name: str, section: dict[str, Any]) -> str:
+    """Return when and how a section was measured."""
+    command = f"`{COMMAND}{' --quick' if section.get('quick') else ''} --only {name}`"
+    state = f" at {section['commit']}" if section.get("commit") else ""
+    load = f"load average {section['load_before']:.1f} before it"
+    if "load_after" in section:
+        load += f" and {section['load_after']:.1f} after it"
+    return f"{command}, {section['when']}{state}, {section['seconds']} s, {load}."
 
 
 def _reload(rows: Rows) -> str:
@@ -78,6 +87,7 @@ def _swaps(rows: Rows) -> str:
         ("responses of mixed or retired generations", len(row["of_two"]) + len(row["went_back"])),
         ("p50 / p99 steady, ms", f"{row['steady']['p50']:.1f} / {row['steady']['p99']:.1f}"),
         ("p50 / p99 / worst during swaps, ms", " / ".join(f"{row['swapping'][key]:.1f}" for key in _KEYS)),
+        ("memory after 5 swaps, after all, MiB", f"{row['memory_few'] / MIB:.1f}, {row['memory_many'] / MIB:.1f}"),
     ]
     return _SWAPS.strip() + "\n\n" + table(("", ""), lines)
 
@@ -299,60 +309,67 @@ def _verdict(passed: bool) -> str:
 
 _KEYS = ("p50", "p99", "worst")
 _INTRODUCTION = """
-Load is open: requests are due at a steady rate over 16 keep-alive connections, and latency counts from when a request
-was due, so a stall delays all requests that are due meanwhile. Client, servers and worker share the machine's cores.
-The network is a CIFAR ResNet-20 at 32 pixels, with FP32 tensors as bytes in requests and responses if the server
-supports that. Other work on the machine affects the results: compare within a table.
+How edged serves under load, swaps and other work, compared with other servers. One program runs the servers, sends the
+requests and checks the responses.
+
+Unless a section says otherwise, requests are sent at a fixed rate over 16 keep-alive connections, and the latency of a
+request counts from the time at which it was due: if a server stalls, all requests that become due in the meantime are
+late. The model is a ResNet-20 for CIFAR images of 32x32 pixels, and tensors are sent as bytes. Client, servers and
+worker share the cores of the machine, as does whatever else runs on it, which the load averages show. So compare
+figures within a table, not between tables.
 """
 _RELOAD = """
-Reloads at 50 requests a second. edged goes to the previous generation and back (`edged rollback`); Triton (Python
-backend) and MLServer compute the same artifacts with the same engine, through their repository API. Memory is that of
-all processes of the server, shared pages counted once, after a first reload and after the last. Ten reloads of edged
-coincide with some 70 requests, so their p99 is close to the worst.
+Each server reloads its model several times at 50 requests a second. edged changes to the previous generation and back
+(`edged rollback`). Triton, with its Python backend, and MLServer load the same artifacts through their repository APIs
+and compute them with the same engine. Memory is that of all processes of a server, with shared pages counted once,
+after the first reload and after the last. Only some 70 requests coincide with the reloads of edged, so its p99 is close
+to the worst latency.
 """
 _SWAPS = """
-edged alone, with at most a swap per second. Some swaps are to freshly dropped checkpoints, for which a worker computes
-while requests are served. All requests are equal and all generations differ, so the check finds outputs that do not
-belong to the generation that a response names, and responses of a generation after its successor has responded, over
-any connection (`benchmarks/serving/checks.py`).
+edged alone, with at most one swap a second. For some of the swaps a new checkpoint is dropped, so a worker quantizes it
+while requests are served. All requests are equal and the generations have different weights. So the program finds
+responses whose outputs are not those of the generation that they name, and responses of a generation after its
+successor has responded, over any connection (`benchmarks/serving/checks.py`).
 """
 _CONTENTION = """
-A ResNet-50 is quantized by the daemon's worker at 160 pixels while another model serves 50 requests a second.
-By default the worker is kept off one core from the first request until some seconds of silence. A number as
-`worker.threads` fixes its cores: "all cores" was the default before. The last rows undo more of edged's scheduling, by
-`worker.nice: 0` and by OpenMP's default settings in all children.
+The worker quantizes a ResNet-50 at 160 pixels while another model serves 50 requests a second. By default the worker
+leaves one core free from the first request until no request has come for some seconds. A number as `worker.threads`
+fixes how many cores it uses; "all cores" was the default before. The last rows also undo edged's scheduling:
+`worker.nice: 0`, and OpenMP's default settings in all children.
 """
 _DURATIONS = """
-The time of the same worker in all its stages, with fewer images: median of runs in turn. `times` compares it with the
-same settings without requests, and the p99 is that of all the stages.
+How long the same worker takes for all its stages, with fewer images: the median of runs that alternate. `times` is
+relative to the same settings without requests, and the p99 covers all stages.
 """
 _OVERHEAD = """
 What a server adds to a request: the networks return zeros without computing. An image of 224x224 pixels is sent as a
 prepared FP32 tensor (602 kB), as UINT8 pixels (151 kB) and as a JPEG file of 500x375 pixels (50 kB). All servers run at
 once and take turns. "edged's, times" is edged's p50 and p99 divided by those of the row.
 
-By default no server prepares images, so that rows compare how bodies are received, passed on and answered: edged is
-altered to return zeros where it would decode or normalize, Triton's Python backend returns zeros at once, and uvicorn
-reads the body and returns 40 bytes. edged still copies FP32 tensors and checks them for NaN. Where a row says so, the
-server prepares the image: edged as it is, and Triton's Python backend with the same functions, which decode, scale and
-normalize.
+In most rows no server prepares images, so that these rows compare how servers receive a body, pass it on and answer:
+edged is altered to return zeros where it would decode or normalize, Triton's Python backend returns zeros at once, and
+uvicorn reads the body and returns 40 bytes. edged still copies FP32 tensors and checks them for NaN. Where a row says
+so, the server prepares the image: edged as it is, and Triton's Python backend with the same functions, which decode,
+scale and normalize.
 
-MLServer and LitServe do not read bytes and get base64 in JSON. HTTP requests come from one thread of a client that
-prepares its bytes beforehand, gRPC requests from tritonclient. The last column is the CPU time of the client for one
-request when one is sent at a time; it is part of all latencies.
+MLServer and LitServe do not read tensors as bytes, so they get base64 in JSON. HTTP requests come from one thread that
+sends bytes prepared beforehand, gRPC requests from tritonclient. The last column is the CPU time of the client for one
+request when one is sent at a time. It is part of all latencies.
 """
 _MEMORY = """
-Memory of all processes at rest without pages of files, shared pages counted once. The leaking daemon leaks 1 MiB in the
-supervisor for each swap; `benchmarks/serving/altered` makes this change, the daemon has no switch for it.
+Memory of all processes at rest, without pages of files and with shared pages counted once. The second daemon is altered
+to leak 1 MiB in the supervisor with each swap, to show that the check finds a leak (`benchmarks/serving/altered`).
 """
 _KILL = """
-`kill -9` of the serving process at 50 requests a second. Recovery is the first response to a request sent after it.
+The serving process is killed with `kill -9` at 50 requests a second. Recovery is the time until the first response to a
+request that was sent after the kill.
 """
 _ENDURANCE = """
-NVIDIA's perf_analyzer as client: 16 connections, a prepared FP32 tensor, UINT8 pixels and a JPEG file in turns. First
-it finds the highest rate with 16 requests in flight, then it sends 80 % of that. Its latencies count from when a
-request was sent. Memory is that of all processes without pages of files, sampled every 2 s: the median between 10 and
-30 % of the time, that of the last fifth, and the highest value. Status codes are counted by the daemon's metrics.
+The client is NVIDIA's perf_analyzer with 16 connections. It sends a prepared FP32 tensor, UINT8 pixels and a JPEG file
+in turns. First it finds the highest rate with 16 requests in flight, then it sends 80 % of that. Its latencies count
+from when a request was sent. Memory is that of all processes without pages of files, sampled every 2 s: the median
+between 10 and 30 % of the time, the median of the last fifth, and the highest value. Failures are counted by the
+daemon's own metrics; perf_analyzer stops at the first one.
 """
 _PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "reload": ("Reloads compared with other servers", _reload),
