@@ -88,7 +88,7 @@ def overhead(effort: Effort) -> Rows:
         for name, payload in payloads().items():
             ways = list(_ways(servers, name, payload))
             for at_once, requests in ((1, effort.rounds), (AT_ONCE, effort.together)):
-                rows += _measure(ways, at_once, requests)
+                rows += measure(ways, at_once, requests)
             for client in (client for way in ways for client in way.client.values()):
                 client.close()
     return rows
@@ -154,7 +154,14 @@ def _ways(servers: Servers, name: str, payload: Payload) -> Iterator[Way]:
             yield grpc("triton", triton.grpc_address, model)
 
 
-def _measure(ways: list[Way], at_once: int, requests: int) -> Rows:
+def measure(ways: list[Way], at_once: int, requests: int) -> Rows:
+    """Send requests to each server in turns and return a row for each.
+
+    Args:
+        ways: The servers and how they are asked.
+        at_once: Number of requests in flight.
+        requests: Number of requests to each server, besides those that warm it up.
+    """
     size, warm_up = (1, _WARM_UP) if at_once == 1 else (_BLOCK, 1)
     found = [Found() for _ in ways]
     turns = list(zip(ways, found, strict=True))
