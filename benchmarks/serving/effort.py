@@ -27,6 +27,7 @@ class Effort:
         rate: Requests per second during these swaps.
         requests: Lowest number of requests during and after the swaps.
         quantizing_s: Seconds of load while another model is quantized.
+        variants: Number of settings that the latency is measured with meanwhile.
         durations: Quantizations whose time is measured, for each variant with and without load.
         duration_images: Number of their images.
         rounds: Requests to each server, one at a time.
@@ -44,6 +45,7 @@ class Effort:
     rate: float = 100
     requests: int = 50_000
     quantizing_s: float = 30
+    variants: int = 7
     durations: int = 3
     duration_images: int = 128
     rounds: int = 1000
@@ -62,6 +64,7 @@ QUICK = Effort(
     rate=100,
     requests=3000,
     quantizing_s=8,
+    variants=3,
     durations=1,
     duration_images=32,
     rounds=200,

@@ -334,8 +334,8 @@ successor has responded, over any connection (`benchmarks/serving/checks.py`).
 _CONTENTION = """
 The worker quantizes a ResNet-50 at 160 pixels while another model serves 50 requests a second. By default the worker
 leaves one core free from the first request until no request has come for some seconds. A number as `worker.threads`
-fixes how many cores it uses; "all cores" was the default before. The last rows also undo edged's scheduling:
-`worker.nice: 0`, and OpenMP's default settings in all children.
+fixes how many cores it uses; "all cores" was the default before. "not niced" and "default waiting" also undo edged's
+scheduling: `worker.nice: 0`, and OpenMP's default settings in all children.
 """
 _DURATIONS = """
 How long the same worker takes for all its stages, with fewer images: the median of runs that alternate. `times` is
