@@ -218,7 +218,9 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self.headers is not None and len(self.headers) >= _MAX_FIELDS:
             self._refuse_large_head()
         elif not self.transport.is_closing():
-            super().send_400_response(msg)
+            text = "this is no valid HTTP/1.1 request; check its method, and its scheme: edged speaks no TLS"
+            self.transport.write(_last_response(HTTPStatus.BAD_REQUEST, text))
+            self.transport.close()
 
     # What `Connections` calls
 
@@ -431,7 +433,7 @@ def _head_of(response: Response, *, keep_alive: bool) -> bytes:
 def _last_response(status: int, message: str) -> bytes:
     """Return a whole response with an error, after which the connection is closed."""
     body = json.dumps({"error": message}).encode()
-    retry = b"retry-after: %d\r\n" % RETRY_S if status != HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE else b""
+    retry = b"retry-after: %d\r\n" % RETRY_S if status == HTTPStatus.REQUEST_TIMEOUT else b""
     return b"%bdate: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b" % (
         *(STATUS_LINE[status], http_date(), len(body), retry, body),
     )
