@@ -113,7 +113,12 @@ class ModelRegistry:
     def reconfigure(self) -> None:
         """Apply the configuration in force to all models."""
         for name, server in self.servers.items():
-            server.limits = self._limits(name)  # for the next process; the serving one keeps its own
+            limits = self._limits(name)
+            if limits.labels != server.limits.labels:
+                log.info(
+                    "model %s: its new labels count from its next generation, or a restart of the daemon, on", name
+                )
+            server.limits = limits  # for the next process; the serving one keeps its own
             self._set_sampling(name)
 
     async def resume(self, name: str) -> None:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +17,8 @@ from PIL import Image
 
 from edged.artifacts.store import ModelStore
 from tests.support.artifacts import write_untrained, write_untrained_detector
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, children, eventually
+from tests.support.repository import ROOT
 
 triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http], of the extra 'test', is not installed")
 
@@ -216,3 +218,45 @@ def test_what_cannot_be_a_picture_is_refused(daemon: Daemon) -> None:
         assert response.json()["error"].startswith(message)
     headers = {"Content-Type": "image/png", "Accept": "image/jpeg, application/json;q=0.5"}
     assert outputs(daemon.post("/v2/models/digits/infer", content=FILE, headers=headers))["labels"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_curl_lines_of_the_page_work(daemon: Daemon, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "http.md").read_text().split("## Asking with a photo\n")[1].split("In Python, with")[0]
+    lines = [line for line in text.splitlines() if line.startswith("    ")]
+    commands = "\n".join(lines).replace("localhost:8080", daemon.status()["address"])
+    commands = commands.replace("models/NAME/", "models/digits/").replace("models/shelf/", "models/shapes/")
+    for name in ("photo", "one", "two"):
+        (tmp_path / f"{name}.jpg").write_bytes(FILE)
+    done = subprocess.run(
+        ["bash", "-euc", commands.replace("curl -s ", "curl -sS --fail-with-body ")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, rest = [], done.stdout
+    while rest:
+        answer, end = json.JSONDecoder().raw_decode(rest)
+        found, rest = [*found, [output["name"] for output in answer["outputs"]]], rest[end:]
+    assert len(found) == commands.count("curl -s ") - 1  # one answer is a picture
+    assert found.count(["logits"]) == 2  # to what the protocol has
+    with Image.open(tmp_path / "boxes.jpg") as picture:
+        assert picture.format == "JPEG"
+
+
+def test_new_labels_count_from_the_next_process_on(daemon: Daemon) -> None:
+    """Last, because it changes the config of the daemon."""
+    model = next(each for each in daemon.config["models"] if each["name"] == "misnamed")
+    model["labels"] = NAMES
+    daemon.reload()
+    assert "model misnamed: its new labels count from its next generation" in daemon.log.read_text()
+    (child,) = (each for each in children(daemon, "service.inference.main") if "misnamed" in each.cmdline())
+
+    def classes() -> Any:
+        response = daemon.get("/v2/models/misnamed")
+        return response.status_code == 200 and response.json()["outputs"][0].get("parameters", {}).get("classes")
+
+    assert not classes()
+    child.kill()
+    assert eventually(classes, "it is up again") == NAMES
