@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from edged.calibration.dataset import ImageCache
@@ -20,7 +21,8 @@ from edged.evaluation.class_names import name_difference
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.detection import agreement, average_precision, detections_of
 from edged.evaluation.fidelity import fidelity, squared_error
-from edged.evaluation.gates import Gates
+from edged.evaluation.gates import ROUNDING, Gates
+from edged.evaluation.variation import Variation
 from edged.memory import give_back_free_memory
 from edged.models.detections import Detections
 from edged.models.registry import Architecture
@@ -149,9 +151,11 @@ def evaluate(compressed: Compressed, architecture: Architecture, labels: Labels,
         spec: Rules for the predictions of a detector that become boxes when it is served; not used for a classifier.
 
     Returns:
-        Totals "held_out_images", "agreement" (percent) and "relative_error" (|q - fp|^2 / |fp|^2 of the outputs); for a
-        detector also "boxes". With labels "fp32", "quantized" and "drop", each with "top1" and "top5", or "map50" and
-        "map50_95", in percent.
+        Totals "held_out_images", "agreement" (percent), "relative_error" (|q - fp|^2 / |fp|^2 of the outputs) and
+        "variation" (largest difference of an output between images, relative to the largest one, of "fp32" and
+        "quantized"; empty if all images are equal); for a classifier with labels "chance" (percent of the most frequent
+        class), for a detector "boxes". With labels "fp32", "quantized" and "drop", each with "top1" and "top5", or
+        "map50" and "map50_95", in percent.
 
     Raises:
         GateError: The quantized model's output is not finite.
@@ -201,8 +205,10 @@ def _evaluate_classifier(compressed: Compressed, labels: Labels) -> Evaluation |
     totals: dict[str, Any] = {
         "agreement": closeness.agreement,
         "relative_error": closeness.relative_error if math.isfinite(closeness.relative_error) else None,
+        "variation": _variation(Variation().add(reference), Variation().add(logits), compressed.cache),
     }
     if labels.classes is not None:
+        totals["chance"] = 100.0 * int(labels.classes.bincount().max()) / len(labels.classes)
         for key, outputs in (("fp32", reference), ("quantized", logits)):
             score = accuracy(outputs, labels.classes)
             totals[key] = {"top1": score.top1, "top5": score.top5}
@@ -217,6 +223,7 @@ class _Boxes:
         scored: Boxes of each image that mAP counts.
         error: Squared difference of the raw outputs from full precision.
         finite: Whether all outputs were finite; the images after a batch that was not are left out.
+        variation: How far the raw outputs move from image to image.
     """
 
     def __init__(self) -> None:
@@ -224,6 +231,7 @@ class _Boxes:
         self.scored: list[Detections] = []
         self.error = 0.0
         self.finite = True
+        self.variation = Variation()
 
 
 def _evaluate_detector(
@@ -234,6 +242,7 @@ def _evaluate_detector(
     full, quantized = _Boxes(), [_Boxes() for _ in variants]
 
     def find(found: _Boxes, outputs: Tensor, part: Tensor) -> None:
+        found.variation.add(outputs)
         found.served += detections_of(outputs, plan, cache, part, spec)
         if labels.boxes is not None:
             found.scored += detections_of(outputs, plan, cache, part, EVALUATION)
@@ -264,11 +273,16 @@ def _evaluate_detector(
         precision = average_precision(found.scored, labels.boxes, sizes)
         return {"map50": precision.map50, "map50_95": precision.map50_95}
 
-    return [_compared(full, found, power, score if labels.boxes is not None else None) for found in quantized]
+    scored = score if labels.boxes is not None else None
+    return [_compared(full, found, power, cache, scored) for found in quantized]
 
 
 def _compared(
-    full: _Boxes, quantized: _Boxes, power: float, score: Callable[[_Boxes], dict[str, float]] | None
+    full: _Boxes,
+    quantized: _Boxes,
+    power: float,
+    cache: ImageCache,
+    score: Callable[[_Boxes], dict[str, float]] | None,
 ) -> Evaluation | GateError:
     if not quantized.finite:
         return _not_finite()
@@ -276,11 +290,31 @@ def _compared(
     totals: dict[str, Any] = {
         "agreement": agreement(full.served, quantized.served),
         "relative_error": quantized.error / power if power else None,
+        "variation": _variation(full.variation, quantized.variation, cache),
         "boxes": {key: sum(map(len, found.served)) for key, found in each.items()},
     }
     if score is not None:
         totals |= {key: score(found) for key, found in each.items()}
     return Evaluation(totals, {key: found.served for key, found in each.items()})
+
+
+def _variation(full: Variation, quantized: Variation, cache: ImageCache) -> dict[str, float]:
+    """Return the relative variation of both networks; {} where it says nothing, because all images are equal."""
+    found = {"fp32": full.relative, "quantized": quantized.relative}
+    known = {key: value for key, value in found.items() if value is not None}
+    constant = any(value <= ROUNDING for value in known.values())
+    return {} if constant and not images_differ(cache, cache.held_out) else known
+
+
+def images_differ(cache: ImageCache, indices: Tensor) -> bool:
+    """Return whether some images are not equal to the first one.
+
+    Args:
+        cache: Cache of the images.
+        indices: Indices of the images, int64 [n].
+    """
+    first = cache.batch(indices[:1])
+    return any(not torch.equal(cache.batch(index[None]), first) for index in indices[1:])
 
 
 def _is_finite(outputs: Tensor) -> bool:

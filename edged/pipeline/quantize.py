@@ -33,7 +33,7 @@ from edged.pipeline.candidates import settled_spec, within_memory
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
-from edged.pipeline.readings import choose_reading
+from edged.pipeline.soundness import sound_network
 from edged.pipeline.timing import Clock
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import DetectionSpec, QuantSpec
@@ -143,8 +143,8 @@ def quantize(
                 calibration, Path(folder), network.input, limit=images, map_fn=map_fn, listener=listener
             )
             labels = held_out_labels(cache, network.architecture)
-            require_labels(gates or Gates(), labels, cache, network.architecture, calibration)
-            network = choose_reading(network, cache, chosen)
+            require_labels(gates or Gates.none(), labels, cache, network.architecture, calibration)
+            network = sound_network(network, cache, gates or Gates.none(), chosen)
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
             compress_by = partial(compress, model, cache, resources=Resources(memory_limit), listener=listener)
@@ -152,7 +152,7 @@ def quantize(
             quantized = [compressed]
             del compressed  # the list has its only reference
         with listener.stage("evaluate"), memory_errors_of(chosen):
-            judging = Judging(labels, detection, gates or Gates(min_agreement=0.0))
+            judging = Judging(labels, detection, gates or Gates.none())
             serving = Serving(runtime, memory_limit=memory_limit, clock=clock)
             served = choose_or_repeat(quantized, compress_by, network, spec, judging, serving)
             if gates is not None:

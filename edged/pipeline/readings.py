@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +14,16 @@ from edged.calibration.dataset import ImageCache
 from edged.calibration.folder import deal
 from edged.device import CPU, exact_float32
 from edged.errors import ArchitectureError
+from edged.evaluation.chance import is_chance, is_lucky, tail
 from edged.evaluation.classification import predict
+from edged.evaluation.gates import at_chance
 from edged.models.loading import LoadedNetwork
 from edged.models.readings import open_questions, reading_text
 from edged.models.registry import load_model
 
 ROUNDS = (64, 256, 1024)  # labeled images of the first try, and of the next ones while they do not decide
 _BATCH_PIXELS = 8 * 224**2
-_SURE = 0.001  # share of wrong decisions that is accepted: for another reading than the usual one, and for a refusal
-_ABOVE_CHANCE = 0.01
-_LEAST_SKILL = 0.2  # share of the way from chance to perfect that a usable network has come at least
+_SURE = 0.001  # share of wrong decisions for another reading than the usual one that is accepted
 
 
 @dataclass(frozen=True)
@@ -59,8 +58,7 @@ def choose_reading(network: LoadedNetwork, cache: ImageCache, device: torch.devi
     Raises:
         ArchitectureError: The best reading is right as often as chance.
     """
-    fits = cache.labels is not None and len(cache.classes) == network.architecture.num_classes
-    if len(network.readings) < 2 or not fits:
+    if len(network.readings) < 2 or not _labels_fit(network, cache):
         return network
     models = [load_model(network.model.state_dict(), reading) for reading in network.readings]
     trial = _tried([model.to(device) for model in models], cache)
@@ -92,6 +90,30 @@ def choose_reading(network: LoadedNetwork, cache: ImageCache, device: torch.devi
     )
 
 
+def check_chance(network: LoadedNetwork, cache: ImageCache, device: torch.device = CPU) -> None:
+    """Check with labeled images that a classifier is better than chance; without labels that fit nothing is checked.
+
+    Args:
+        network: Network that `choose_reading` returned. Its numbers are not modified.
+        cache: Decoded images.
+        device: Device to compute on.
+
+    Raises:
+        GateError: It is right as often as chance.
+    """
+    if len(network.readings) > 1 or not _labels_fit(network, cache):  # several readings were tried already
+        return
+    trial = _tried([network.model.to(device)], cache)
+    network.model.to(CPU)
+    if _is_chance(trial):
+        raise at_chance("full-precision", trial.correct[0], trial.images, trial.chance)
+
+
+def _labels_fit(network: LoadedNetwork, cache: ImageCache) -> bool:
+    classes = network.architecture.num_classes
+    return network.architecture.plan is None and cache.labels is not None and len(cache.classes) == classes
+
+
 def _tried(models: Sequence[torch.nn.Module], cache: ImageCache) -> Trial:
     """Try each model on more and more images until they decide, or there are no more."""
     labels = cache.labels_of(cache.calibration)
@@ -108,7 +130,9 @@ def _tried(models: Sequence[torch.nn.Module], cache: ImageCache) -> Trial:
         hits = torch.cat([hits, torch.stack(new)], 1)
         seen = labels[order[: hits.shape[1]]]
         trial = decide(hits, int(seen.bincount().max()) / len(seen))
-        if trial.decided or _is_chance(trial):
+        # A single reading is decided in any case; images are added until it has shown skill, or that it has none.
+        shows_skill = len(models) > 1 or not is_lucky(max(trial.correct), trial.images, trial.chance)
+        if (trial.decided and shows_skill) or _is_chance(trial):
             break
     return trial
 
@@ -125,19 +149,11 @@ def decide(hits: Tensor, chance: float) -> Trial:
     correct = hits.sum(1).tolist()
     best = max(range(len(correct)), key=lambda index: correct[index])
     better = [
-        _tail(int((hits[best] & ~hits[o]).sum()), int((hits[best] != hits[o]).sum()), 0.5) for o in range(len(hits))
+        tail(int((hits[best] & ~hits[o]).sum()), int((hits[best] != hits[o]).sum()), 0.5) for o in range(len(hits))
     ]
     decided = all(luck <= _SURE for other, luck in enumerate(better) if other != best)
     return Trial(tuple(correct), hits.shape[1], chance, best if better[0] <= _SURE else 0, decided)
 
 
 def _is_chance(trial: Trial) -> bool:
-    """Return whether the best reading is no better than chance, and the images are enough to say so."""
-    best, images = max(trial.correct), trial.images
-    skilled = trial.chance + _LEAST_SKILL * (1 - trial.chance)
-    return _tail(best, images, trial.chance) > _ABOVE_CHANCE and _tail(images - best, images, 1 - skilled) <= _SURE
-
-
-def _tail(least: int, tries: int, share: float) -> float:
-    """Return the probability of at least `least` hits in `tries`, each with probability `share`."""
-    return math.fsum(math.comb(tries, k) * share**k * (1 - share) ** (tries - k) for k in range(least, tries + 1))
+    return is_chance(max(trial.correct), trial.images, trial.chance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -43,7 +44,12 @@ def quantize(options: Namespace) -> int:
         choice=_choice(options),
         input=_overrides(options),
         images=options.images,
-        gates=Gates(options.min_agreement, options.max_drop, options.min_accuracy),
+        gates=dataclasses.replace(
+            Gates() if options.default_gates else Gates.none(),
+            min_agreement=options.min_agreement,
+            max_drop=options.max_drop,
+            min_accuracy=options.min_accuracy,
+        ),
         detection=DetectionSpec.from_dict({name: getattr(options, name) for name in THRESHOLDS}),
         threads=options.threads,
         device=options.device,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import UsageError
+from edged.evaluation.gates import Gates
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
 from edged.spec import (
     AUTO,
@@ -152,6 +153,9 @@ class GatesConfig:
     min_agreement: float = setting(number(0, 100), 50.0)
     max_drop: float | None = setting(number(0, 100), None)
     min_accuracy: float | None = setting(number(0, 100), None)
+    varied_outputs: bool = setting(boolean, True)
+    above_chance: bool = setting(boolean, True)
+    plausible_weights: bool = setting(boolean, True)
     same_interface: bool = setting(boolean, True)
     max_latency_ratio: float | None = setting(number(above=0), None)
     max_memory: int | None = setting(size, None)
@@ -159,6 +163,10 @@ class GatesConfig:
     max_p99_ratio: float | None = setting(number(above=0), None)
     min_shadow_agreement: float | None = setting(number(0, 100), None)
     shadow_percent: float = setting(number(0, 100, above=0), 10.0)
+
+    def to_gates(self) -> Gates:
+        """Return the gates that the worker checks."""
+        return Gates(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Gates)})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from edged.evaluation.gates import Gates
 from service.config.current import CurrentConfig
 from service.config.load import DetectionConfig, ModelConfig
 from service.journal.update import Update
@@ -100,7 +99,7 @@ class Workers:
             choice=model.choice,
             input=model.input.overrides(),
             images=model.calibration.images,
-            gates=Gates(model.gates.min_agreement, model.gates.max_drop, model.gates.min_accuracy),
+            gates=model.gates.to_gates(),
             detection=model.detection.to_spec(),
             detection_given=model.detection != DetectionConfig(),
             class_names=model.labels,

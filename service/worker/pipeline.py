@@ -31,7 +31,7 @@ from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import Building
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
-from edged.pipeline.readings import choose_reading
+from edged.pipeline.soundness import sound_network
 from edged.pipeline.timing import Measuring
 from edged.progress import ProgressListener
 from edged.spec import InputSpec, QuantSpec
@@ -77,7 +77,7 @@ def run_job(job: Job, listener: ProgressListener, measuring: Measuring = nullcon
         cache = decode_images(job.calibration_dir, job.cache_root, network.input, job.images, timer)
         labels = held_out_labels(cache, network.architecture)
         require_labels(job.gates, labels, cache, network.architecture, job.calibration_dir)
-        network = choose_reading(network, cache, device)
+        network = sound_network(network, cache, job.gates, device)
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
         quantize = partial(compress, model, cache, resources=Resources(job.memory_limit), listener=timer)

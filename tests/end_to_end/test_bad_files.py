@@ -151,6 +151,45 @@ def test_a_bad_file(daemon: Daemon, task: Task, name: str) -> None:
     check_rejected(daemon, name, make(task.first.read_bytes()), code, reason)
 
 
+def zeros(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    return saved({name: torch.zeros_like(tensor) for name, tensor in state.items()})
+
+
+def with_flipped_bit(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    state["layer2.0.conv1.weight"].view(torch.int32)[3, 2, 1, 0] ^= 1 << 30  # of the exponent
+    return saved(state)
+
+
+def with_moved_classes(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    return saved(state | {name: state[name].roll(1, 0) for name in ("linear.weight", "linear.bias")})
+
+
+NONSENSE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "zeros.pt": (zeros, "outputs of the full-precision network are the same for all of 8 .* varied_outputs: false"),
+    "flipped.pt": (with_flipped_bit, r"'layer2\.0\.conv1\.weight' holds the value -?\d\.\d+e\+3\d.*plausible_weights"),
+    "moved.pt": (
+        with_moved_classes,
+        r"right on \d+ of \d+ labeled images .* order of its classes.*above_chance: false",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NONSENSE)
+def test_a_network_that_computes_nonsense(daemon: Daemon, task: Task, name: str) -> None:
+    make, reason = NONSENSE[name]
+    source = daemon.folder / name
+    source.write_bytes(make(task.first.read_bytes()))
+    daemon.drop(source)
+    update = daemon.update_of(name)
+    assert (update["state"], update["code"]) == ("REJECTED", "gate"), update
+    assert re.search(reason, update["reason"])
+    assert "quantize" not in update["stages"]  # before the long work
+    assert daemon.generation() == 1
+
+
 @pytest.mark.parametrize(
     "protocol", ["zip", *(pytest.param(name, marks=pytest.mark.slow) for name in ("legacy", "plain"))]
 )

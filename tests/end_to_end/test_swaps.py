@@ -217,7 +217,7 @@ def confined(task: Task, group: Path, tmp_path: Path) -> Iterator[Confined]:
     daemon = Confined(tmp_path, task.calibration)
     daemon.group = group
     daemon.config["models"][0] |= {
-        "gates": {"min_agreement": 0.0},
+        "gates": {"min_agreement": 0.0, "above_chance": False},
         "quantization": {"bits": 8, "method": "rtn", "propagation": 0.0, "statistics": "none", "activation_bits": None},
     }
     try:

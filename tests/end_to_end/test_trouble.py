@@ -65,7 +65,7 @@ def test_a_gate_that_is_not_passed(task: Task, tmp_path: Path) -> None:
         daemon.put_live(task.first)
         daemon.config["models"][0] |= {
             "quantization": {"bits": 2, "method": "rtn", "propagation": 0.0, "statistics": "none"},
-            "gates": {"min_agreement": 100.0},
+            "gates": {"min_agreement": 100.0, "above_chance": False},
         }
         daemon.reload()
         daemon.drop(untrained)

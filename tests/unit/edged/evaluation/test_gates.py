@@ -59,3 +59,40 @@ def test_an_absolute_accuracy_of_a_detector() -> None:
     check_gates(totals, Gates(min_accuracy=33.0))
     with pytest.raises(GateError, match=r"mAP50-95 is 33\.00 % .* gates\.min_accuracy is 33\.5 %"):
         check_gates(totals, Gates(min_accuracy=33.5))
+
+
+@pytest.mark.parametrize(
+    ("variation", "reason"),
+    [
+        ({"fp32": 0.3, "quantized": 0.2}, None),
+        ({"fp32": 1e-5, "quantized": 1e-5}, None),  # as random weights may have
+        ({}, None),
+        ({"fp32": 0.0, "quantized": 0.0}, r"full-precision network are the same .* drop an earlier checkpoint"),
+        (
+            {"fp32": 0.3, "quantized": 1e-7},
+            r"quantized network .* all of 20 .* by 1e-07 .* use more bits, or set gates",
+        ),
+    ],
+)
+def test_outputs_must_vary(variation: dict[str, float], reason: str | None) -> None:
+    totals = {"agreement": 100.0, "held_out_images": 20, "variation": variation}
+    expected = contextlib.nullcontext() if reason is None else pytest.raises(GateError, match=reason)
+    with expected:
+        check_gates(totals, Gates())
+    check_gates(totals, Gates(varied_outputs=False))
+
+
+def test_top1_must_be_above_chance() -> None:
+    def totals(full: float, quantized: float, images: int = 100) -> dict[str, object]:
+        found = {"fp32": {"top1": full}, "quantized": {"top1": quantized}}
+        return {"agreement": 100.0, "held_out_images": images, "chance": 10.0, **found}
+
+    check_gates(totals(90, 88), Gates())
+    check_gates(totals(10, 10, 20), Gates())
+    with pytest.raises(
+        GateError, match=r"full-precision network is right on 10 of 100 .* \(10\.0 %\), and chance is 10"
+    ):
+        check_gates(totals(10, 10), Gates())
+    with pytest.raises(GateError, match="quantized network is right on 8 of 100"):
+        check_gates(totals(90, 8), Gates())
+    check_gates(totals(10, 10), Gates(above_chance=False))

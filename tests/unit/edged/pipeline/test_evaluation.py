@@ -62,7 +62,9 @@ def test_a_detector_is_compared_by_its_boxes_and_by_map(
 
 def test_without_labels_only_agreement_is_told(compressed: Compressed, cache: ImageCache) -> None:
     totals = evaluate(compressed, DETECTOR, Labels(), SERVED).totals
-    assert totals.keys() == {"task", "held_out_images", "agreement", "relative_error", "boxes"}
+    assert totals.keys() == {"task", "held_out_images", "agreement", "relative_error", "variation", "boxes"}
+    assert all(value > 0.01 for value in totals["variation"].values())
+    assert totals["variation"].keys() == {"fp32", "quantized"}
 
 
 def test_a_detector_whose_outputs_are_not_finite_is_refused(compressed: Compressed, cache: ImageCache) -> None:
