@@ -168,7 +168,7 @@ def with_moved_classes(good: bytes) -> bytes:
 
 
 NONSENSE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "zeros.pt": (zeros, "outputs of the full-precision network are the same for all of 8 .* varied_outputs: false"),
+    "zeros.pt": (zeros, "outputs of the full-precision network are the same for all of 8 .*varied_outputs: false"),
     "flipped.pt": (with_flipped_bit, r"'layer2\.0\.conv1\.weight' holds the value -?\d\.\d+e\+3\d.*plausible_weights"),
     "moved.pt": (
         with_moved_classes,

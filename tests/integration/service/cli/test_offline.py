@@ -191,3 +191,16 @@ def test_calib_prepares_images_as_for_a_detector(detection_task: DetectionTask, 
     result = json.loads(done.stdout)
     assert result["input"] == scenes.INPUT.to_dict()
     assert (Path(result["cache"]) / "images.u8").stat().st_size == 80 * 3 * 64 * 64
+
+
+def test_nonsense_is_written_only_without_the_default_gates(task: Task, tmp_path: Path) -> None:
+    state = torch.load(task.first, weights_only=True)
+    zeros = tmp_path / "zeros.pt"
+    torch.save({name: torch.zeros_like(tensor) for name, tensor in state.items()}, zeros)
+    quick = ["--method", "rtn", "--images", "40", *SIZE]
+    command = ["quantize", zeros, "--calib", task.calibration, "--out", tmp_path / "out", *quick]
+    done = edged(tmp_path, *command)
+    assert (done.returncode, (tmp_path / "out").exists()) == (3, False)
+    assert "are the same for all of" in done.stderr
+    done = edged(tmp_path, *command, "--no-default-gates")
+    assert (done.returncode, (tmp_path / "out").exists()) == (0, True), done.stderr
