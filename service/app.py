@@ -60,6 +60,9 @@ _LEAST_CONNECTIONS = 8
 # File descriptors that are not for connections: journal, files, watches, uploads, child processes.
 _OTHER_DESCRIPTORS, _MODEL_DESCRIPTORS = 128, 16
 _M_ARENA_MAX = -8  # of <malloc.h>
+# Longest time for which a thread that computes keeps the interpreter from the event loop, each time that the loop has
+# read or written. Python's 5 ms let a report that is rendered in the disk thread hold up a request for 30 ms.
+_SWITCH_S = 2e-4
 _PROBES_PER_BEAT = 2  # a late answer to a probe must leave time for the beat
 _UMASK = (
     0o027  # of this process and its children: caches, warm-up images and reports may contain images that clients sent
@@ -70,6 +73,7 @@ def run(config_path: Path) -> int:
     """Run the daemon; returns its exit code."""
     os.umask(os.umask(_UMASK) | _UMASK)
     _share_one_heap()
+    sys.setswitchinterval(_SWITCH_S)
     faulthandler.enable()  # logs where every thread is when the watchdog ends the process
     try:
         config, ring = load_config(config_path), LogRing(logs.MessageFormatter())

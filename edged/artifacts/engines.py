@@ -17,7 +17,7 @@ from edged.errors import ArtifactError, DeviceError, EngineError, MemoryLimitErr
 from edged.execution.engine_cache import EngineCache, this_gpu
 from edged.execution.executors import Executor, OnnxExecutor, TorchExecutor, use_torch_threads
 from edged.execution.onnx_providers import Providers
-from edged.execution.openvino_executor import OpenVinoExecutor
+from edged.execution.openvino_executor import OpenVinoExecutor, import_openvino
 from edged.execution.processor import processor_saturates
 from edged.execution.saturation import engine_saturates, settings_may_saturate
 from edged.execution.tensorrt_engine import BuildLimits
@@ -71,6 +71,14 @@ def require_engine(engine: str) -> None:
         raise UnavailableError(
             f"runtime is {engine}, which is not installed here; install {ENGINES[engine]}, or set runtime: auto"
         )
+
+
+def import_engine(engine: str) -> None:
+    """Import an engine ahead of the model that it loads: ONNX Runtime takes longer for that than for a small model."""
+    if engine == "onnxruntime":
+        importlib.import_module(engine)
+    elif engine == "openvino":
+        import_openvino()
 
 
 def engine_of(artifact: Artifact, runtime: str) -> str:

@@ -7,11 +7,12 @@ import json
 import socket
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from edged.artifacts.engines import engine_of, open_executor
+from edged.artifacts.engines import engine_of, import_engine, open_executor
 from edged.artifacts.reader import Artifact, read_artifact
 from edged.artifacts.warmup import Comparison
 from edged.errors import EdgedError
@@ -24,7 +25,15 @@ from service.inference.server import Server
 from service.ipc import frames
 from service.ipc.options import Batching
 from service.ipc.shared_memory import receive_memory
-from service.system.processes import at_background_priority, die_with_parent, preferred_oom_victim
+from service.system.processes import (
+    at_background_priority,
+    die_with_parent,
+    may_raise_priority,
+    preferred_oom_victim,
+    raise_threads,
+)
+
+_IDLE_S = 1.0  # for which each step of loading runs only on idle cores; small models need no more
 
 
 def main(arguments: list[str]) -> int:
@@ -78,10 +87,13 @@ def _read_labels(stream: BufferedIOBase) -> list[str]:
 
 
 def _load(options: argparse.Namespace, labels: Sequence[str] | None) -> tuple[ServedModel, dict[str, Any]]:
-    run: Callable[[Callable[[], Any]], Any] = at_background_priority if options.beside else _at_own_priority
+    raised = options.beside and may_raise_priority()
+    background = partial(at_background_priority, idle_s=_IDLE_S if raised else 0.0)
+    run: Callable[[Callable[[], Any]], Any] = background if options.beside else _at_own_priority
     start = time.monotonic()
     artifact: Artifact = run(lambda: read_artifact(options.artifact))
     engine = engine_of(artifact, options.runtime)
+    run(lambda: import_engine(engine))
 
     def load() -> ServedModel:
         executor = open_executor(
@@ -95,13 +107,16 @@ def _load(options: argparse.Namespace, labels: Sequence[str] | None) -> tuple[Se
         )
         return ServedModel(artifact, executor, options.model, options.generation, options.max_batch, labels)
 
-    # ONNX Runtime's threads keep the priority of the thread that loads the model, and cannot raise it later.
-    served: ServedModel = run(load) if engine == "torch" else with_repair(artifact.directory, load)
+    # ONNX Runtime's threads inherit the priority of the thread that loads the model, which few systems let them raise.
+    load_at = run if raised or engine == "torch" else _at_own_priority
+    served: ServedModel = load_at(load if engine == "torch" else lambda: with_repair(artifact.directory, load))
     if engine == "torch":
         use_torch_threads(options.threads)  # of this thread, which will compute
     loaded = time.monotonic()
     compared: Comparison | None = run(lambda: served.warm(artifact.load_warmup()))
     run(served.warm_batches)
+    if raised:
+        raise_threads()
     trim_heap()  # what loading took, which is more than the model
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, "warmup": _warmup_of(compared), **seconds}

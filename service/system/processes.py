@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -102,20 +102,59 @@ def preferred_oom_victim() -> Iterator[None]:
                 _OOM_SCORE.write_text(str(before))
 
 
-def at_background_priority(work: Callable[[], T]) -> T:
+def at_background_priority(work: Callable[[], T], idle_s: float = 0.0) -> T:
     """Run `work` in a thread of low priority and return its result.
 
     A separate thread is needed because without privileges a thread cannot raise its priority again. Unlike with idle
     scheduling, the work progresses even if all cores are busy.
+
+    Args:
+        work: The work.
+        idle_s: Seconds for which it runs only on idle cores. With more than 0, `may_raise_priority` must hold.
     """
 
     def lower_thread_priority() -> None:
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _BACKGROUND_NICE)
+        if idle_s:
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+        started.append(thread)
 
+    started: list[int] = []
     with ThreadPoolExecutor(1, initializer=lower_thread_priority) as executor:
-        return executor.submit(work).result()
+        future = executor.submit(work)
+        if idle_s and not wait([future], idle_s).done:
+            os.sched_setscheduler(started[0] if started else 0, os.SCHED_OTHER, os.sched_param(0))
+        return future.result()
+
+
+def may_raise_priority() -> bool:
+    """Return whether threads of this process may undo a lower priority: as root, or with LimitNICE of systemd."""
+
+    def lower_and_raise() -> bool:
+        thread = threading.get_native_id()
+        before = os.getpriority(os.PRIO_PROCESS, thread)
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, before + 1)
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, thread, before)
+        except OSError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(1) as executor:  # its thread ends, whatever its priority is then
+        return executor.submit(lower_and_raise).result()
+
+
+def raise_threads() -> None:
+    """Give all threads of this process the priority of the calling thread, see `may_raise_priority`."""
+    nice = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            os.sched_setscheduler(int(thread.name), os.sched_getscheduler(0), os.sched_param(0))
+            os.setpriority(os.PRIO_PROCESS, int(thread.name), nice)
 
 
 def leave_to_idle_time(pid: int | None) -> None:
