@@ -35,6 +35,7 @@ from service.system.processes import die_with_parent
 MAX_MESSAGE = 1 << 16
 _DESCRIPTORS = 2  # that come with a request
 _GO, _ANNOUNCED = b"go", b"announced"
+_END_NICE = 10
 
 
 def main(arguments: list[str]) -> int:
@@ -139,6 +140,8 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
         traceback.print_exc()
     finally:
         sys.stderr.flush()
+        with contextlib.suppress(OSError):
+            os.nice(_END_NICE)  # giving the memory back takes milliseconds, in which another generation serves
         os._exit(code)  # finalizing torch takes half a second of a core, which the generation in service needs
 
 

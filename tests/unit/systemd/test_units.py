@@ -31,7 +31,7 @@ SINCE = {
 }  # fmt: skip
 OLD = {
     "After", "Backlog", "CapabilityBoundingSet", "Description", "DeviceAllow", "DevicePolicy", "Documentation",
-    "Environment", "ExecReload", "ExecStart", "Group", "KillMode", "LimitCORE", "ListenStream", "NoDelay",
+    "Environment", "ExecReload", "ExecStart", "Group", "KillMode", "LimitCORE", "LimitNICE", "ListenStream", "NoDelay",
     "NotifyAccess", "PrivateDevices", "PrivateTmp", "Restart", "RestartSec", "SupplementaryGroups",
     "TimeoutStartSec", "TimeoutStopSec", "Type", "UMask", "User", "WantedBy",
 }  # fmt: skip

@@ -79,6 +79,38 @@ def test_work_at_background_priority_leaves_the_process_unchanged() -> None:
         at_background_priority(lambda: 1 // 0)
 
 
+RAISES = """
+import os, threading, time
+from service.system.processes import at_background_priority, may_raise_priority, raise_threads
+def look(thread=0):
+    return os.sched_getscheduler(thread), os.getpriority(os.PRIO_PROCESS, thread)
+own, seen = look(), []
+def work():
+    seen.append(look())
+    helper = threading.Thread(target=threading.Event().wait, daemon=True)  # as an engine starts some
+    helper.start()
+    seen.append(look(helper.native_id))
+    while IDLE_S < 1 and look()[0] != os.SCHED_OTHER:
+        time.sleep(0.01)
+    return helper.native_id
+if may_raise_priority():
+    helper = at_background_priority(work, IDLE_S)
+    low = own[1] + 10
+    assert seen == [(os.SCHED_IDLE, low)] * 2, seen
+    raise_threads()
+    assert look(helper) == own == look(), look(helper)
+print("done")
+"""
+
+
+@pytest.mark.parametrize("idle_s", [0.01, 60.0])
+def test_threads_that_idle_work_starts_get_the_priority_of_the_process(idle_s: float) -> None:
+    """The work with few seconds on idle cores ends only once it has others, too."""
+    code = RAISES.replace("IDLE_S", str(idle_s))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
 def test_the_oom_killer_prefers_the_process_that_loads() -> None:
     code = "from service.system.processes import preferred_oom_victim\n"
     code += "def score(): return open('/proc/self/oom_score_adj').read().strip()\n"
