@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import socket
 import time
@@ -118,6 +119,7 @@ def _load(options: argparse.Namespace, labels: Sequence[str] | None) -> tuple[Se
     if raised:
         raise_threads()
     trim_heap()  # what loading took, which is more than the model
+    gc.freeze()  # a collection that looks at all modules would hold up requests
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
     return served, {"metadata": served.metadata, "warmup": _warmup_of(compared), **seconds}
 

@@ -33,6 +33,7 @@ output = logging.getLogger(f"{__name__}.{OUTPUT}")
 
 _MEMORY_POLL_S = 0.2
 _LINE_LIMIT = 1 << 20
+_STARVED = 0.1  # of its time, on all cores together, below which a worker that is not done got too few of them
 
 EventHandler = Callable[[dict[str, Any]], Awaitable[None]]
 
@@ -185,9 +186,20 @@ class WorkerProcess:
                 reason = f"the worker used {used} MiB, worker.memory_max is {allowed} MiB; raise it"
                 self._ended_for = Failure("memory", reason)
             elif time.monotonic() > start + self._limits.deadline_s:
-                reason = f"not done after worker.deadline_s = {self._limits.deadline_s:g} s; raise it"
-                self._ended_for = Failure("timeout", reason)
+                self._ended_for = Failure("timeout", self._too_slow(process.pid))
         _kill(process)
+
+    def _too_slow(self, pid: int) -> str:
+        """Return why the worker was not done in time: a worker at idle priority may have got hardly any time."""
+        computed_s = 0.0
+        with contextlib.suppress(psutil.Error):
+            times = psutil.Process(pid).cpu_times()
+            computed_s = times.user + times.system
+        deadline_s, nice = self._limits.deadline_s, self._limits.nice
+        starved = nice and computed_s < _STARVED * deadline_s
+        remedy = f"other programs take the cores: lower worker.nice = {nice} or raise it" if starved else "raise it"
+        text = f"not done after worker.deadline_s = {deadline_s:g} s, in which it computed for {computed_s:.1f} s"
+        return f"{text}; {remedy}"
 
     def _outcome(self, code: int, kills: OomKills) -> Done | Failure:
         if self._ended_for is not None:

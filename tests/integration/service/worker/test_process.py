@@ -34,6 +34,10 @@ def job(task: Task, tmp_path: Path) -> Job:
     return Job(task.first, tmp_path / "out", task.calibration, tmp_path / "cache", input=size, threads=1)
 
 
+async def ignore(_: dict[str, Any]) -> None:
+    """Take an event of the worker."""
+
+
 def run(
     job: Job, limits: WorkerLimits = LIMITS, at: Callable[[WorkerProcess, dict[str, Any]], None] = lambda w, e: None
 ) -> tuple[Done | Failure, list[dict[str, Any]], WorkerProcess]:
@@ -125,8 +129,27 @@ def test_a_worker_that_hangs(job: Job) -> None:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGSTOP)
 
-    outcome, _, _ = run(job, WorkerLimits(deadline_s=4), at=freeze)
-    assert outcome == Failure("timeout", "not done after worker.deadline_s = 4 s; raise it")
+    outcome, _, _ = run(job, replace(AT_ONCE, deadline_s=4), at=freeze)
+    assert isinstance(outcome, Failure)
+    assert (outcome.code, outcome.permanent) == ("timeout", False)
+    text = r"not done after worker\.deadline_s = 4 s, in which it computed for \d+\.\d s; raise it"
+    assert re.fullmatch(text, outcome.reason)
+
+
+def test_a_worker_that_gets_no_core(job: Job) -> None:
+    """One that stands still from its start, at the lowest priority."""
+    worker = WorkerProcess(job, WorkerLimits(deadline_s=1, nice=19), ignore)
+
+    async def stopped() -> Done | Failure:
+        running = asyncio.create_task(worker.run())
+        while worker.pid is None:
+            await asyncio.sleep(0)
+        os.kill(worker.pid, signal.SIGSTOP)
+        return await running
+
+    outcome = asyncio.run(stopped())
+    assert isinstance(outcome, Failure)
+    assert outcome.reason.endswith(" s; other programs take the cores: lower worker.nice = 19 or raise it")
 
 
 def test_a_worker_that_takes_too_much(job: Job) -> None:
