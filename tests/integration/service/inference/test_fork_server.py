@@ -29,7 +29,7 @@ before = set(sys.modules)
 options = {"artifact": Path(sys.argv[1]), "model": "m", "generation": "1", "max_batch": 1}
 options |= {"engine_cache": None, "providers": ["cpu"]}
 options |= {"engine_cache": None, "providers": ["cpu"]}
-served, _ = _load(argparse.Namespace(**options, threads=1, runtime="auto", device="cpu", beside=False))
+served, _ = _load(argparse.Namespace(**options, threads=1, runtime="auto", device="cpu", beside=False), None)
 assert "torch" not in sys.modules
 for kind in ("JPEG", "PNG", "WEBP", "BMP"):
     file = io.BytesIO()
