@@ -30,12 +30,11 @@ from PIL import Image
 from service.inference import main as generation_child
 from service.system.pillow_warnings import ignore_warnings_of_pillow
 from service.system.process_title import set_name, set_title
-from service.system.processes import die_with_parent
+from service.system.processes import die_with_parent, leave_to_idle_time
 
 MAX_MESSAGE = 1 << 16
 _DESCRIPTORS = 2  # that come with a request
 _GO, _ANNOUNCED = b"go", b"announced"
-_END_NICE = 10
 
 
 def main(arguments: list[str]) -> int:
@@ -140,8 +139,9 @@ def _fork_again(birth: _Birth, arguments: Sequence[str], descriptors: Sequence[i
         traceback.print_exc()
     finally:
         sys.stderr.flush()
-        with contextlib.suppress(OSError):
-            os.nice(_END_NICE)  # giving the memory back takes milliseconds, in which another generation serves
+        # The kernel takes milliseconds to take the memory back, while another generation serves, on the very core that
+        # closed the socket: the supervisor's.
+        leave_to_idle_time(os.getpid())
         os._exit(code)  # finalizing torch takes half a second of a core, which the generation in service needs
 
 
