@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged.artifacts.digest import sha256_file
+from edged.artifacts.integrity import DamageError, check_manifest_digest
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import Warmup, load_warmup
 from edged.errors import ArtifactError, EdgedError
@@ -26,7 +27,7 @@ class Artifact:
     Attributes:
         directory: Folder of the artifact with links resolved, so that a switch of `current` does not change it.
         manifest: Parsed manifest.json.
-        report: Parsed report.json.
+        report: Parsed report.json; empty if it is missing or damaged, because nothing that is computed needs it.
         architecture: Architecture of the network.
         input: Preprocessing of images for the network.
         detection: Thresholds of a detector; None for a classifier.
@@ -88,7 +89,6 @@ def read_artifact(directory: str | Path) -> Artifact:
     manifest = _manifest(directory / "manifest.json")
     weights = directory / "weights.safetensors"
     try:
-        report = json.loads((directory / "report.json").read_bytes())
         found = sha256_file(weights)
         # A newer version of edged may have written an architecture or a setting that this one does not support.
         architecture = Architecture.from_dict(dict(manifest.architecture))
@@ -110,9 +110,7 @@ def read_artifact(directory: str | Path) -> Artifact:
             f"{weights} has sha256 {found[:16]}..., its manifest says {str(manifest.weights['sha256'])[:16]}...;"
             " quantize the checkpoint again"
         )
-    if not isinstance(report, dict):
-        raise ArtifactError(f"{directory / 'report.json'} is not a JSON object; quantize the checkpoint again")
-    return Artifact(directory, manifest, report, architecture, spec, detection, activations)
+    return Artifact(directory, manifest, _report(directory / "report.json"), architecture, spec, detection, activations)
 
 
 def _check_task(manifest: Manifest, architecture: Architecture) -> None:
@@ -123,10 +121,21 @@ def _check_task(manifest: Manifest, architecture: Architecture) -> None:
         raise ArtifactError("the manifest's classes are not those of its detector")
 
 
+def _report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
 def _manifest(path: Path) -> Manifest:
     try:
+        check_manifest_digest(path.parent)
         return Manifest.from_json(path.read_bytes())
     except OSError as error:
         raise ArtifactError(f"{path.parent} is not an artifact: {path.name}: {error.strerror}") from error
+    except DamageError as error:
+        raise ArtifactError(f"{error}; quantize the checkpoint again") from error
     except ArtifactError as error:
         raise ArtifactError(f"{path}: {error}") from error

@@ -3,6 +3,7 @@
     <root>/<model>/gen/<n>/{weights,warmup}.safetensors, manifest.json, report.json
     <root>/<model>/current  -> gen/<n>      the commit point: one rename over this link
     <root>/<model>/previous -> gen/<m>      the target of a rollback
+    <root>/<model>/damaged/<n>/{artifact,damage.json}    quarantined generation and the reason
     <root>/<model>/last                     highest number ever assigned, so that no number is reused
 
 One process writes; any number of processes may read.
@@ -11,12 +12,14 @@ One process writes; any number of processes may read.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edged.artifacts.integrity import MANIFEST_DIGEST, DamageError, expected_files, find_damage, manifest_digest_line
 from edged.atomic import (
     as_state_error,
     fsync_directory,
@@ -29,6 +32,7 @@ from edged.atomic import (
 from edged.errors import ArtifactError, UsageError
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+DAMAGE = "damage.json"
 _GENERATION = re.compile(r"[1-9][0-9]{0,17}")
 
 
@@ -61,6 +65,8 @@ class ModelStore:
         folder = self._model(model)
         with as_state_error(folder):
             self._make_folders(folder)
+            line = manifest_digest_line((staged / "manifest.json").read_bytes())
+            (staged / MANIFEST_DIGEST).write_bytes(line)
             fsync_tree(staged)
         generation = self._last(model) + 1
         # The counter comes first: a crash in between leaves a gap, but a number is never used twice.
@@ -89,18 +95,103 @@ class ModelStore:
         replace_symlink(folder / "current", f"gen/{generation}")
 
     def current(self, model: str) -> int | None:
-        """Return the live generation, or None before the first switch."""
-        return self._target(self._model(model) / "current")
+        """Return the live generation; None before the first switch, or if `current` does not name one."""
+        return _target(self._model(model) / "current")
+
+    def link_problem(self, model: str) -> str | None:
+        """Return why `current` leads to no generation; None if it does, or if the model has none and never had one."""
+        link = self._model(model) / "current"
+        target = _target(link)
+        if target is not None:
+            return (
+                None if self.path(model, target).is_dir() else f"{link} points to generation {target}, which is missing"
+            )
+        if link.is_symlink():
+            return f"{link} points to {str(link.readlink())!r:.200}, not to gen/<number>"
+        if os.path.lexists(link):
+            return f"{link} is not a link"
+        if self.generations(model) or self.quarantined(model):
+            return f"{link} is missing"
+        return None
+
+    def restore(self, model: str, generation: int) -> None:
+        """Make `generation` the current one, whatever `current` is now; a `previous` that leads nowhere is removed.
+
+        Raises:
+            StateError: The link cannot be written.
+        """
+        folder = self._model(model)
+        with as_state_error(folder):
+            for name in ("current", "previous"):
+                link = folder / name
+                if os.path.lexists(link) and not link.is_symlink():
+                    aside = self.quarantine_folder(model)
+                    aside.mkdir(exist_ok=True)
+                    link.rename(temporary_sibling(aside / name).with_suffix(".found"))
+            replace_symlink(folder / "current", f"gen/{generation}")
+            previous = _target(folder / "previous")
+            if previous is None or previous == generation or not self.path(model, previous).is_dir():
+                (folder / "previous").unlink(missing_ok=True)
+                fsync_directory(folder)
+
+    def damage(self, model: str, generation: int, *, derived: bool = False) -> str | None:
+        """Return what is damaged in a generation, all its files read once, see `find_damage`; None if it is whole."""
+        return find_damage(self.path(model, generation), derived=derived)
+
+    def quarantine(self, model: str, generation: int, record: Mapping[str, Any]) -> None:
+        """Move a damaged generation to damaged/<number>/artifact, and write `record` next to it.
+
+        The record alone is written if the generation is missing. One that was written before stays.
+
+        Args:
+            model: Name of the model.
+            generation: Number of the generation.
+            record: Contents of damage.json, JSON types.
+
+        Raises:
+            StateError: The folder cannot be moved or written.
+        """
+        source, target = self.path(model, generation), self.quarantine_folder(model) / str(generation)
+        with as_state_error(target):
+            target.mkdir(parents=True, exist_ok=True)
+            if not (target / DAMAGE).exists():
+                write_atomic(target / DAMAGE, (json.dumps(record, indent=2) + "\n").encode())
+            if os.path.lexists(source):
+                place = target / "artifact"
+                source.rename(temporary_sibling(place) if os.path.lexists(place) else place)
+                fsync_directory(source.parent)
+            fsync_directory(target)
+            fsync_directory(target.parent)
+
+    def quarantined(self, model: str) -> dict[int, dict[str, Any]]:
+        """Return the records of all quarantined generations by number, ascending; {} for one that cannot be read."""
+        try:
+            names = [entry.name for entry in self.quarantine_folder(model).iterdir()]
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        numbers = sorted(int(name) for name in names if _GENERATION.fullmatch(name))
+        return {number: self._record(model, number) for number in numbers}
+
+    def _record(self, model: str, generation: int) -> dict[str, Any]:
+        try:
+            record = json.loads((self.quarantine_folder(model) / str(generation) / DAMAGE).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return {}
+        return record if isinstance(record, dict) else {}
 
     def previous(self, model: str) -> int | None:
         """Return the generation that was live before the current one, or None if there was none."""
-        generation = self._target(self._model(model) / "previous")
+        generation = _target(self._model(model) / "previous")
         # The two are equal only after a crash between the two links of a switch.
         return None if generation == self.current(model) else generation
 
     def path(self, model: str, generation: int) -> Path:
         """Return the folder of a generation, whether it exists or not."""
         return self._model(model) / "gen" / str(generation)
+
+    def quarantine_folder(self, model: str) -> Path:
+        """Return the folder of the damaged generations of a model, whether it exists or not."""
+        return self._model(model) / "damaged"
 
     def models(self) -> list[str]:
         """Return all models that were ever published, sorted by name."""
@@ -148,7 +239,7 @@ class ModelStore:
         folder = self._model(model) / "gen"
         with as_state_error(folder):
             for name in ("current", "previous"):
-                if self._target(link := self._model(model) / name) in generations:
+                if _target(link := self._model(model) / name) in generations:
                     link.unlink()
                     fsync_directory(link.parent)
             for generation in generations:
@@ -176,25 +267,17 @@ class ModelStore:
         return data
 
     def require_whole(self, model: str, generation: int) -> None:
-        """Check that a generation has its files, and its weights their size. Their digest is checked when they load.
+        """Check that a generation has the files that serving needs, in their sizes. Digests are checked when they load.
 
         Raises:
             ArtifactError: A file is missing or has another size.
         """
-        weights = self.path(model, generation) / "weights.safetensors"
         try:
-            found = weights.stat().st_size
-            (weights.parent / "report.json").stat()
-            expected = self.manifest(model, generation)["weights"]["bytes"]
-        except OSError as error:
-            path = error.filename
-            raise ArtifactError(f"cannot read {path}: {error.strerror}; choose another generation") from error
-        except (KeyError, TypeError) as error:
-            raise ArtifactError(
-                f"{weights.parent} has no valid manifest: {error!r}; choose another generation"
-            ) from error
-        if found != expected:
-            raise ArtifactError(f"{weights} has {found} bytes, its manifest says {expected}; choose another generation")
+            for file in expected_files(self.path(model, generation)):
+                if not file.derived:  # it is written again from the codes
+                    file.check_size()
+        except DamageError as error:
+            raise ArtifactError(f"{error}; choose another generation") from error
 
     def _model(self, model: str) -> Path:
         if not _MODEL_NAME.fullmatch(model):
@@ -215,16 +298,15 @@ class ModelStore:
         except FileNotFoundError:
             text = ""
         recorded = int(text) if _GENERATION.fullmatch(text) else 0
-        return max([recorded, *self.generations(model), self.current(model) or 0])
+        known = (*self.generations(model), *self.quarantined(model), self.current(model) or 0)
+        return max(recorded, *known)
 
-    def _target(self, link: Path) -> int | None:
-        """Return the generation that a link points to, whether its folder exists or not; None without link."""
-        try:
-            target = link.readlink()
-        except FileNotFoundError:
-            return None
-        except OSError as error:  # not a link
-            raise ArtifactError(f"cannot read the link {link}: {error.strerror}; remove it and submit again") from error
-        if target.parent.name != "gen" or not _GENERATION.fullmatch(target.name):
-            raise ArtifactError(f"the link {link} points to {str(target)!r}, not to gen/<number>; remove it")
-        return int(target.name)
+
+def _target(link: Path) -> int | None:
+    """Return the generation that a link names, whether its folder exists or not; None if it names none."""
+    try:
+        target = link.readlink()
+    except OSError:  # there is none, or it is a file or a folder
+        return None
+    inside = os.path.normpath(link.parent / target.parent) == os.path.normpath(link.parent / "gen")
+    return int(target.name) if inside and _GENERATION.fullmatch(target.name) else None

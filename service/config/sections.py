@@ -444,9 +444,10 @@ class ServeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageConfig:
-    """Disk space for generations and caches."""
+    """Disk space for generations and caches, and how often generations are checked for damage."""
 
     max_bytes: int | None = setting(size, None)
+    scrub_hours: float = setting(number(0), 24.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from service.config.current import CurrentConfig
@@ -24,16 +25,24 @@ class GarbageCollector:
         disk: Thread for disk work.
         worker_lock: Held while calibration caches are removed, which a worker may use.
         metrics: Metrics of the daemon.
+        removed: Called once something was removed.
     """
 
     def __init__(
-        self, config: CurrentConfig, folder: StateFolder, disk: Disk, worker_lock: WorkerLock, metrics: Metrics
+        self,
+        config: CurrentConfig,
+        folder: StateFolder,
+        disk: Disk,
+        worker_lock: WorkerLock,
+        metrics: Metrics,
+        removed: Callable[[], Awaitable[None]],
     ) -> None:
         self._config = config
         self._folder = folder
         self._disk = disk
         self._worker_lock = worker_lock
         self._metrics = metrics
+        self._removed = removed
 
     async def collect(self, dry_run: bool) -> dict[str, Any]:
         """Remove everything that is not needed any more. Calibration caches are skipped while a worker runs.
@@ -55,6 +64,7 @@ class GarbageCollector:
                 removed, skipped = await self._disk(self._collect, dry_run, caches=True), None
         summary = garbage.summary(removed, self._folder.paths, dry_run=dry_run, skipped=skipped)
         if not dry_run:
+            await self._removed()
             self._metrics.garbage_removed.inc(summary["bytes"])
             log.info("removed %d folders or files of %d bytes that are not needed", len(removed), summary["bytes"])
         return summary

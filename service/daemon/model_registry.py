@@ -15,8 +15,11 @@ from service.ipc.shared_memory import BodyMemory
 from service.journal.states import State
 from service.journal.update import Update
 from service.rollout.crash_log import CrashLog
+from service.rollout.live_metrics import show_live
 from service.rollout.records import UpdateRecords
+from service.rollout.recovery import Recovery
 from service.serving.fork_client import ForkServer
+from service.serving.generation import Generation
 from service.serving.limits import Listener, ServingLimits
 from service.serving.model_server import ModelServer
 from service.serving.sampling import sampling_of
@@ -39,6 +42,7 @@ class ModelRegistry:
         folder: State folder with the published generations.
         records: Journal and metrics.
         runner: Drives the updates of the models.
+        recovery: Finds the generation to serve.
         liveness: Registers the loops of servers and queues.
         requested: Called with each request for inference.
 
@@ -54,6 +58,7 @@ class ModelRegistry:
         folder: StateFolder,
         records: UpdateRecords,
         runner: UpdateRunner,
+        recovery: Recovery,
         liveness: Liveness,
         requested: Callable[[], None],
     ) -> None:
@@ -64,6 +69,9 @@ class ModelRegistry:
         self._updates = records.updates
         self._metrics = records.metrics
         self._runner = runner
+        self._recovery = recovery
+        self._generations = recovery.generations
+        self._shown: set[asyncio.Task[None]] = set()
         self._liveness = liveness
         self._requested = requested
         self._fork_server = ForkServer(config.current.serve.arriving_bytes)
@@ -74,8 +82,8 @@ class ModelRegistry:
         """Memory for the bodies of requests, which all generations can read."""
         return self._fork_server.memory
 
-    def add(self, name: str) -> None:
-        """Serve the current generation of a model, and accept updates of it."""
+    async def add(self, name: str) -> None:
+        """Serve the current generation of a model, or the newest whole one, and accept updates of it."""
         metrics, crashes = self._metrics, CrashLog(self._updates, self._metrics, name)
         metrics.expect_model(name)
         listener = Listener(
@@ -84,6 +92,8 @@ class ModelRegistry:
             metrics.batch_size.labels(name).observe,
             partial(self._note_observed, name),
             self._requested,
+            self._show_live,
+            partial(self._recovery.replacement, name),
         )
         directory_of = partial(self._folder.store.path, name)
         self.servers[name] = ModelServer(
@@ -91,9 +101,20 @@ class ModelRegistry:
         )
         self._set_sampling(name)
         self.queues[name] = UpdateQueue(self._runner, name, self._liveness)
-        current = self._folder.store.current(name)
-        if current is not None:
-            self.servers[name].keep(current)
+        if (number := await self._recovery.entry(name)) is not None:
+            self.servers[name].keep(number)
+
+    async def first_tries(self) -> None:
+        """Wait until the generation of each model answers, or its first start has failed."""
+        for server in list(self.servers.values()):
+            await server.first_try()
+        if self._shown:
+            await asyncio.wait(self._shown)
+
+    def _show_live(self, live: Generation) -> None:
+        task = asyncio.create_task(show_live(self._metrics, self._generations, live))
+        self._shown.add(task)  # the event loop itself holds tasks only weakly
+        task.add_done_callback(self._shown.discard)
 
     async def remove(self, name: str) -> None:
         """Stop the updates of a model, answer its open requests, and forget it."""
@@ -126,6 +147,8 @@ class ModelRegistry:
         for update in await self._updates.open_updates():
             if update.model != name or update.state in (State.DROPPED, State.SETTLED):
                 continue  # the latter are still in the drop folder
+            if self._is_queued(update):
+                continue
             resumed = await self._updates.resume(update.id)
             log.info("update %d of %s (%s) goes on from %s", update.id, name, update.file_name, resumed.state.value)
             waited = update.state is State.CLAIMED
@@ -142,6 +165,10 @@ class ModelRegistry:
         if queue is not None:
             self._runner.turns.wait(update.id, since)
             queue.offer(update)
+
+    def _is_queued(self, update: Update) -> bool:
+        queue = self.queues.get(update.model)
+        return queue is not None and update.id in [queued.id for queued in queue.updates]
 
     def place(self, update: Update) -> tuple[int, int]:
         """Return the place of an update in the queue of its model, 0 for the first, and the priority of the model."""

@@ -15,6 +15,7 @@ from service.journal.update import Update
 from service.reporting.candidates import candidates, kept_in_float
 from service.reporting.facts import figures
 from service.rollout.records import UpdateRecords
+from service.rollout.recovery import Recovery
 from service.rollout.swap import Swapper
 from service.serving.model_server import ModelServer
 from service.system.processes import resident_bytes
@@ -30,16 +31,24 @@ class Queries:
     Args:
         models: Configured models with their servers and queues.
         swapper: Knows what is in service and what is held.
+        recovery: Knows what is damaged.
         runner: Drives the updates.
         intake: Knows the parked files.
         records: Journal and reports of the updates.
     """
 
     def __init__(
-        self, models: ModelRegistry, swapper: Swapper, runner: UpdateRunner, intake: ClaimQueue, records: UpdateRecords
+        self,
+        models: ModelRegistry,
+        swapper: Swapper,
+        recovery: Recovery,
+        runner: UpdateRunner,
+        intake: ClaimQueue,
+        records: UpdateRecords,
     ) -> None:
         self._models = models
         self._swapper = swapper
+        self._recovery = recovery
         self._runner = runner
         self._intake = intake
         self._updates = records.updates
@@ -109,6 +118,7 @@ class Queries:
             "current": generations.current(model),
             "previous": generations.previous(model),
             "generations": generations.numbers(model),
+            "damaged": self._damaged(model),
             "updates": [update.to_dict() for update in published],
             "unpublished": [self._update(update) for update in others],
         }
@@ -133,7 +143,8 @@ class Queries:
             "ready": live is not None and live.serving,
             "generation": None if live is None else live.number,
             "current": self._swapper.generations.current(server.name),
-            "problem": None if live is not None else server.problem,
+            "problem": server.problem if live is None else self._recovery.problem(server.name, live.number),
+            "damaged": self._damaged(server.name),
             "runtime": None if live is None else live.engine,
             "restarts": server.restarts,
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),
@@ -141,6 +152,10 @@ class Queries:
             "held": self._intake.parked(server.name),
             **vars(self._swapper.holds.of(server.name)),
         }
+
+    def _damaged(self, model: str) -> list[dict[str, Any]]:
+        """Return the records of a model's damaged generations, the oldest first."""
+        return [{"generation": number, **record} for number, record in self._recovery.damaged.get(model, {}).items()]
 
     async def _live(self, model: str, generation: int) -> dict[str, Any] | None:
         """Return a description of a generation from its artifact; None if it cannot be read."""

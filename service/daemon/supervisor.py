@@ -40,13 +40,14 @@ from service.journal.holds import Holds
 from service.journal.repository import UpdateRepository
 from service.metrics.registry import Metrics
 from service.reporting.files import Reports
-from service.rollout.live_metrics import show_live
 from service.rollout.probation import Probation
 from service.rollout.records import UpdateRecords
+from service.rollout.recovery import Recovery
 from service.rollout.rollback import Rollbacks
 from service.rollout.swap import Swapper
 from service.serving.model_server import ModelServer
 from service.storage.generations import GenerationRepository
+from service.storage.scrub import Scrub
 from service.storage.state_folder import StateFolder
 from service.system.device_state import DeviceState
 from service.system.disk_thread import Disk
@@ -54,6 +55,7 @@ from service.system.processes import resident_bytes
 from service.system.timeouts import within
 from service.units import iso_time
 from service.updates.admission import Admission
+from service.updates.checkpoints import KeptCheckpoints
 from service.updates.files import UpdateFiles
 from service.updates.runner import UpdateRunner
 from service.updates.steps import UpdateSteps
@@ -106,7 +108,9 @@ class Supervisor:
         self._wire_updates()
         liveness, records = environment.liveness, self._records
         requested = self._workers.hold_back.note_request
-        self._models = ModelRegistry(self._config, self.servers, folder, records, self._runner, liveness, requested)
+        self._models = ModelRegistry(
+            self._config, self.servers, folder, records, self._runner, self._recovery, liveness, requested
+        )
         listener = ClaimListener(
             claimed=self._models.offer,
             not_settled=lambda drop: self._watcher.release(drop.path),
@@ -114,15 +118,17 @@ class Supervisor:
             truncated=self._runner.reject_truncated,
         )
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
-        self.queries = Queries(self._models, self._swapper, self._runner, self._intake, records)
+        self.queries = Queries(self._models, self._swapper, self._recovery, self._runner, self._intake, records)
         self.repository = ModelRepository(self._config, self.servers, self._swapper.generations)
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
         self.update_actions = UpdateActions(self._config, self._models, self._runner, records, self._files)
-        self.garbage = GarbageCollector(self._config, folder, disk, self._admission.lock, metrics)
+        refresh = self._recovery.refresh
+        self.garbage = GarbageCollector(self._config, folder, disk, self._admission.lock, metrics, refresh)
         self.gauges = Gauges(
             self._config, self._models, self._holds, self._workers.running, self._runner.turns.waiting, metrics
         )
-        self._housekeeping = Housekeeping(self._config, folder, disk, self.servers)
+        scrub = Scrub(self._swapper.generations, disk, self._is_idle)
+        self._housekeeping = Housekeeping(self._config, folder, disk, self.servers, scrub, self._recovery)
         self._housekeeping_task: asyncio.Task[None] | None = None
         self._watcher = self._make_watcher()
         self._started_at = time.time()
@@ -139,6 +145,8 @@ class Supervisor:
         self._swapper = Swapper(self.servers, generations, self._holds, self.metrics)
         self._rollbacks = Rollbacks(self._swapper, self._records, config)
         self._files = files = UpdateFiles(folder, disk)
+        self._checkpoints = KeptCheckpoints(config, folder, disk, files)
+        self._recovery = Recovery(self._swapper, self._rollbacks, self._records, self._checkpoints)
         self._admission = Admission(config, folder, disk, DeviceState())
         hold_back = HoldBack(self.metrics.note_held_back)
         self._workers = Workers(config, files, self._environment.liveness, hold_back)
@@ -188,21 +196,20 @@ class Supervisor:
         await self._make_drop_folder(self.config)
         await self._holds.load()
         for model in self.config.models:
-            self._models.add(model.name)
+            await self._models.add(model.name)
         self.gauges.show_history(await self._records.updates.last_times())
         housekeeping = self._housekeeping.run(self._environment.liveness, self._report_status)
         self._housekeeping_task = asyncio.create_task(housekeeping)
-        for server in self.servers.values():
-            await self._rollbacks.reconcile(server.name)  # a stop may have kept a rollback from being journaled
-            await server.first_try()
-            if server.live is not None:
-                await show_live(self.metrics, self._swapper.generations, server.live)
+        for name in self.servers:
+            await self._rollbacks.reconcile(name)  # a stop may have kept a rollback from being journaled
+        await self._models.first_tries()
         self._booted = True
         await self._disk(self._sweep)
         await self._files.recover()
         await self._records.updates.forget_expired()
         for name in self.servers:
             await self._models.resume(name)
+        self._checkpoints.offer = self._models.offer
         await self._watcher.start()
 
     def status_line(self) -> str:
@@ -247,7 +254,7 @@ class Supervisor:
         self._models.reconfigure()
         for name in [name for name in names if name not in self.servers]:
             log.info("model %s is new", name)
-            self._models.add(name)
+            await self._models.add(name)
             await self._models.resume(name)
         await self._housekeeping.delete_expired()
         await self._watcher.stop()
@@ -309,6 +316,10 @@ class Supervisor:
             UsageError: It is not.
         """
         self._swapper.server(name)
+
+    def _is_idle(self) -> bool:
+        """Whether nothing is quantized."""
+        return not self._workers.running and not self._admission.lock.locked()
 
     def _sweep(self) -> None:
         """Remove what a crash has left behind."""

@@ -47,7 +47,7 @@ _USUAL_OUTCOMES = {
     "failed": (*_DEVICE_AT_FAULT, "gone", "interrupted"),
     "superseded": ("superseded",),
     "cancelled": ("cancelled",),
-    "rolled_back": ("probation", "rollback"),
+    "rolled_back": ("damaged", "probation", "rollback", "unusable"),
 }
 # The keys of service.http.refusals.REASONS.
 _REFUSALS = ("connections", "idle", "descriptors", "slow_head", "large_head", "slow_body", "slow_reader", "body_memory")
@@ -99,7 +99,7 @@ class Metrics:
             counter.labels(model)
         for histogram in (self.update_duration, self.swap_duration, self.request_duration):
             histogram.labels(model)
-        for gauge in (self.drops_held, self.model_probation):
+        for gauge in (self.drops_held, self.model_probation, self.damaged_generations, self.last_recovery):
             gauge.labels(model)
 
     def count_update(self, model: str, result: str, reason: str = "") -> None:
@@ -306,6 +306,14 @@ class Metrics:
         self.shadow_agreement = self._gauge(
             "model_shadow_agreement_ratio",
             "Share of live images (detector: boxes) on which the model agrees with the previous generation.",
+            "model",
+        )
+        self.damaged_generations = self._gauge(
+            "damaged_generations", "Generations that were found damaged and have not been deleted.", "model"
+        )
+        self.last_recovery = self._gauge(
+            "last_recovery_timestamp_seconds",
+            "Time at which another generation was put in service because the current one was damaged.",
             "model",
         )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")

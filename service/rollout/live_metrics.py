@@ -20,9 +20,9 @@ async def show_live(metrics: Metrics, generations: GenerationRepository, live: G
     metrics.forget_drift(model)  # of the previous generation
     try:
         manifest, report = await generations.read(model, number)
-        totals = report["totals"]
         quantization, source = manifest["quantization"], manifest["source"]
         metrics.show_model(model, number, source["sha256"], quantization["bits"], live.engine)
+        totals = report["totals"]
         metrics.show_layers(model, [(layer["name"], layer["relative_loss"]) for layer in report["layers"]])
         metrics.artifact_bytes.labels(model).set(totals["artifact_bytes"])
         metrics.checkpoint_bytes.labels(model).set(totals["checkpoint_bytes"])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edged.errors import DeferredError, GateError
+from edged.errors import ArtifactError, DeferredError, EdgedError, GateError
 from service.ipc import frames
 from service.ipc.frames import FrameError
 from service.ipc.messages import Form, Reply
@@ -43,6 +43,10 @@ class StartError(DeferredError):
     """The process of a generation cannot be started."""
 
     code = "generation_start"
+
+
+class UnusableError(StartError):
+    """The process of a generation cannot read its artifact, and could not repair it."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,7 @@ class Generation:
 
         Raises:
             GateError: The model's outputs are not finite, or not those that were evaluated.
+            UnusableError: Its artifact is damaged, or this version of edged does not read it.
             StartError: The process cannot be started, exited, or was not ready in time.
         """
         began = time.monotonic()
@@ -275,8 +280,8 @@ class Generation:
 
     def _check_ready(self, header: dict[str, Any]) -> None:
         if header["kind"] == "failed":
-            kind = GateError if header["code"] == GateError.code else StartError
-            raise kind(header["message"])
+            kinds: dict[str, type[EdgedError]] = {GateError.code: GateError, ArtifactError.code: UnusableError}
+            raise kinds.get(header["code"], StartError)(header["message"])
         self.metadata, self.warmup = header["metadata"], header["warmup"]
 
     async def _pump(self, channel: Channel) -> None:

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from edged.errors import EdgedError, NotReadyError
 from service.ipc.options import Batching
+
+if TYPE_CHECKING:
+    from service.serving.generation import Generation
+
+
+class NothingWholeError(NotReadyError):
+    """A model has generations, and none of them can be served: a new one has to be made."""
+
+    code = "damaged"
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,11 @@ class ServingLimits:
         )
 
 
+async def _no_other(_number: int, _error: EdgedError) -> int | None:
+    """Have the same generation started again."""
+    return None
+
+
 @dataclass(frozen=True)
 class Listener:
     """Receives the events of a model in service; ignores them by default.
@@ -94,6 +109,9 @@ class Listener:
         batched: Called with the number of images of each batch.
         observed: Called with the observation of a sampled request, see service.inference.observation.
         requested: Called when a request arrives.
+        up: Called with each generation that is routed to outside of a swap: after a start of the daemon or a crash.
+        replacement: Asked after a failed start with the number and the error: the number of the generation to start
+            instead, or None to try again. Raises NothingWholeError if no start can succeed.
     """
 
     restarted: Callable[[int, str], None] = lambda *_: None
@@ -101,3 +119,5 @@ class Listener:
     batched: Callable[[int], None] = lambda _: None
     observed: Callable[[dict[str, Any]], None] = lambda _: None
     requested: Callable[[], None] = lambda: None
+    up: Callable[[Generation], None] = lambda _: None
+    replacement: Callable[[int, EdgedError], Awaitable[int | None]] = _no_other

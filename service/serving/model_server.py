@@ -13,7 +13,7 @@ from service.ipc.shared_memory import RequestBody
 from service.serving.channel import NotStartedError, ServingError
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, GenerationEvents
-from service.serving.limits import Listener, ServingLimits
+from service.serving.limits import Listener, NothingWholeError, ServingLimits
 from service.serving.request_stats import GenerationStats, RequestStats
 from service.serving.restarter import Restarter
 from service.serving.sampling import Sampling
@@ -38,6 +38,7 @@ class ModelServer:
     Attributes:
         limits: Limits of the model; a change counts from the next generation's start.
         live: The generation that answers; None while there is none.
+        lost: Why the model has nothing to serve although it had generations; None otherwise.
         shadow: Compares the live generation with the previous one during its probation; None if that was not asked for.
         switching: Held by whoever changes the live generation.
         sampling: Which requests are sampled.
@@ -56,6 +57,7 @@ class ModelServer:
         self.name = name
         self.limits = limits
         self.live: Generation | None = None
+        self.lost: str | None = None
         self.shadow: Shadow | None = None
         self.switching = asyncio.Lock()
         self.sampling = Sampling()
@@ -77,12 +79,14 @@ class ModelServer:
     @property
     def ready(self) -> bool:
         """Whether a request would be answered now; true for a model that never had a generation."""
-        return self._wanted is None or (self.live is not None and self.live.serving)
+        if self._wanted is None:
+            return self.lost is None
+        return self.live is not None and self.live.serving
 
     @property
     def problem(self) -> str | None:
         """Why no generation answers, for a person; None if nothing went wrong."""
-        return self._restarter.problem
+        return self.lost or self._restarter.problem
 
     @property
     def restarts(self) -> int:
@@ -194,8 +198,16 @@ class ModelServer:
     def keep(self, number: int) -> None:
         """Start generation `number` and route to it once it is up; restart it whenever it crashes."""
         self._cancel_keeper()
-        self._wanted = number
+        self._wanted, self.lost = number, None
         self._keeper = asyncio.create_task(self._keep_up(number))
+
+    def lose(self, why: str) -> None:
+        """Serve nothing, because no generation is whole, until one is routed to.
+
+        Args:
+            why: What is wrong, as a clause that the name of the model begins.
+        """
+        self._wanted, self.lost = None, why
 
     async def first_try(self) -> None:
         """Wait until the first start that `keep` began has succeeded or failed."""
@@ -225,7 +237,7 @@ class ModelServer:
         """Route new requests to `generation`; returns the one that was live so far."""
         self._cancel_keeper()
         previous, self.live = self.live, generation
-        self._wanted = generation.number
+        self._wanted, self.lost = generation.number, None
         self.counts.begin(generation.number)
         self._restarter.record_up(generation.number)
         if not generation.serving:  # it crashed since it was prepared
@@ -293,9 +305,15 @@ class ModelServer:
         """Start a generation, after a crash with a delay, and route to it."""
         if crashed is not None:
             await self._restarter.report_crash(crashed, delay_s)
-        generation = await self._restarter.start(number, delay_s)
+        try:
+            generation = await self._restarter.start(number, delay_s)
+        except NothingWholeError as error:
+            self._keeper = None
+            self.lose(str(error))
+            return
         self._keeper = None  # `route` would cancel this very task
         self.route(generation)
+        self._listener.up(generation)
 
     def _exited(self, generation: Generation) -> None:
         if generation is not self.live:

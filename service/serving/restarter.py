@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from edged.errors import EdgedError
 from service.serving.generation import Generation
-from service.serving.limits import Listener, ServingLimits
+from service.serving.limits import Listener, NothingWholeError, ServingLimits
 from service.serving.waiting_room import WaitingRoom
 from service.system.liveness import Liveness
 
@@ -69,11 +69,14 @@ class Restarter:
         return self.restarts + self.failed_starts - self._crashes_before
 
     async def start(self, number: int, delay_s: float = 0.0) -> Generation:
-        """Start generation `number`, again after each failure, until it is up.
+        """Start generation `number`, again after each failure, until it is up, or the one that takes its place.
 
         Args:
             number: Published generation.
             delay_s: Seconds to wait before the first start.
+
+        Raises:
+            NothingWholeError: No generation of the model can be served.
         """
         with self._liveness.loop(f"keeper of {self._model}") as loop:
             while True:
@@ -83,7 +86,22 @@ class Restarter:
                     return await self._start(number)
                 except EdgedError as error:
                     self._record_failed_start(number, error)
-                delay_s = self._next_delay_s()
+                    replacement = await self._replacement(number, error)
+                if replacement is not None:
+                    number, delay_s = replacement, 0.0
+                else:
+                    self._stop_waiting()
+                    delay_s = self._next_delay_s()
+
+    async def _replacement(self, number: int, error: EdgedError) -> int | None:
+        """Return the generation to start instead of one that failed to start; None for the same one."""
+        try:
+            replacement = await self._listener.replacement(number, error)
+        except NothingWholeError as nothing:
+            self.problem = str(nothing)
+            self._stop_waiting()
+            raise
+        return None if replacement == number else replacement
 
     def record_up(self, number: int) -> None:
         """Note that generation `number` is routed to; a new generation starts with no crashes and no backoff."""
@@ -124,6 +142,9 @@ class Restarter:
         self.problem = f"cannot start generation {number}: {error}"
         log.error("model %s %s", self._model, self.problem)
         self._listener.not_started()
+
+    def _stop_waiting(self) -> None:
+        """Let requests fail at once, and a daemon that starts go on without the model."""
         self.attempted.set()
         self._waiting_room.release()
 

@@ -25,7 +25,7 @@ from service.storage.state_lock import lock_state
 
 # A file is in claimed/ for a moment before it is journaled.
 _ABANDONED_S = 3600.0
-_DAY_S = 86400.0
+DAY_S = 86400.0
 _CACHE_NAME = 16  # hex digits of a calibration digest, see edged.calibration.dataset
 
 
@@ -34,7 +34,8 @@ class Garbage:
     """A folder or file that can be removed.
 
     Attributes:
-        kind: "generation", "calibration", "engine", "staging", "claimed", "rejected" or "superseded".
+        kind: "generation", "calibration", "engine", "staging", "claimed", "rejected", "superseded" or
+            "damaged".
         model: Name of the model; "" if the entry belongs to no model.
         path: Path of the folder or file.
         bytes: Disk space in bytes.
@@ -101,6 +102,7 @@ def find(config: Config, paths: Paths, store: ModelStore, journal: Journal, *, c
         caches: Whether to search calibration images; only while no worker runs.
     """
     found = [*_generations(config, store, journal), *_leftovers(paths, journal), *kept_files(config, paths, journal)]
+    found += damaged_generations(store)
     removed = {(entry.model, int(entry.path.name)) for entry in found if entry.kind == "generation"}
     found += unused_engines(paths, store, removed)
     if caches:
@@ -179,12 +181,20 @@ def kept_files(config: Config, paths: Paths, journal: Journal) -> Iterator[Garba
     needed = {
         update.sha256 for update in journal.open_updates()
     }  # including a file that is being moved there right now
-    oldest = time.time() - config.rejected.keep_days * _DAY_S
+    oldest = time.time() - config.rejected.keep_days * DAY_S
     for kind, folder in (("rejected", paths.rejected), ("superseded", paths.superseded)):
         newest_first = sorted(_entries(folder), key=lambda path: path.lstat().st_mtime, reverse=True)
         for rank, path in enumerate(newest_first):
             if path.name not in needed and (rank >= config.rejected.keep or path.lstat().st_mtime < oldest):
                 yield _garbage(kind, "", path)
+
+
+def damaged_generations(store: ModelStore, oldest: float | None = None) -> Iterator[Garbage]:
+    """Yield quarantined generations: those from before `oldest`, in seconds since 1970; None for all of them."""
+    for model in store.models():
+        for path in _entries(store.quarantine_folder(model)):
+            if oldest is None or path.lstat().st_mtime < oldest:
+                yield _garbage("damaged", model, path)
 
 
 def unused_engines(paths: Paths, store: ModelStore, removed: Collection[tuple[str, int]] = ()) -> Iterator[Garbage]:

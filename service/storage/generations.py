@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,10 @@ class GenerationRepository:
         return self._store.generations(model)
 
     async def read(self, model: str, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return manifest.json and report.json of a generation, as parsed JSON.
+        """Return manifest.json and report.json of a generation, as parsed JSON; {} for a report that cannot be read.
 
         Raises:
-            ArtifactError, OSError, ValueError: One of them cannot be read.
+            ArtifactError: The manifest cannot be read.
         """
         return await self._disk(self._read, model, number)
 
@@ -64,8 +65,41 @@ class GenerationRepository:
         await self._disk(self._store.require_whole, model, number)
 
     def _read(self, model: str, number: int) -> tuple[dict[str, Any], dict[str, Any]]:
-        report = self._store.path(model, number) / "report.json"
-        return self._store.manifest(model, number), json.loads(report.read_bytes())
+        path = self._store.path(model, number) / "report.json"
+        manifest = self._store.manifest(model, number)
+        try:
+            report = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError):  # serving does not need it
+            return manifest, {}
+        return manifest, report if isinstance(report, dict) else {}
+
+    async def link_problem(self, model: str) -> str | None:
+        """Return why `current` leads to no generation, see `ModelStore.link_problem`."""
+        return await self._disk(self._store.link_problem, model)
+
+    async def damage(self, model: str, number: int, *, derived: bool = False) -> str | None:
+        """Return what is damaged in a generation, see `ModelStore.damage`; None if it is whole."""
+        return await self._disk(self._store.damage, model, number, derived=derived)
+
+    async def quarantine(self, model: str, number: int, record: Mapping[str, Any]) -> None:
+        """Move a damaged generation aside, see `ModelStore.quarantine`.
+
+        Raises:
+            StateError: The folder cannot be moved or written.
+        """
+        await self._disk(self._store.quarantine, model, number, record)
+
+    async def quarantined(self, model: str) -> dict[int, dict[str, Any]]:
+        """Return the records of the quarantined generations by their numbers."""
+        return await self._disk(self._store.quarantined, model)
+
+    async def restore(self, model: str, number: int) -> None:
+        """Make a generation current, whatever `current` is now, see `ModelStore.restore`.
+
+        Raises:
+            StateError: The link cannot be written.
+        """
+        await self._disk(self._store.restore, model, number)
 
     async def publish(self, model: str, staged: Path) -> int:
         """Turn a staged artifact into the next generation of a model; return its number.

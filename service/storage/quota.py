@@ -18,7 +18,14 @@ from edged.spec import InputSpec
 from service.config.load import Config, ModelConfig
 from service.journal.store import Journal, Update
 from service.outcomes import Postponement
-from service.storage.garbage import Garbage, bytes_of, generations_of_others, needed_generations, remove_folder
+from service.storage.garbage import (
+    Garbage,
+    bytes_of,
+    damaged_generations,
+    generations_of_others,
+    needed_generations,
+    remove_folder,
+)
 from service.storage.paths import Paths
 from service.units import format_bytes
 
@@ -50,7 +57,8 @@ class Quota:
     def make_room(self, needed: int, *, caches_of: ModelConfig | None = None, caches: bool = True) -> int:
         """Remove generations and caches until `needed` more bytes fit into storage.max_bytes.
 
-        Generations of models that are not configured any more are removed first, then the oldest entries.
+        Damaged generations and those of models that are not configured any more are removed first, then the oldest
+        entries.
 
         Args:
             needed: Bytes that will be written.
@@ -108,7 +116,7 @@ class Quota:
         return update.file_bytes + (0 if self._finished_caches(model.name) else _cache_bytes(model))
 
     def _of_others(self) -> list[Garbage]:
-        return list(generations_of_others(self.config, self.store, self.journal))
+        return [*damaged_generations(self.store), *generations_of_others(self.config, self.store, self.journal)]
 
     def _old_generations(self) -> Iterator[Garbage]:
         needed = needed_generations(self.journal)

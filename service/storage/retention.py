@@ -11,7 +11,7 @@ from edged.errors import StateError
 from service.config.load import Config, ModelConfig
 from service.journal.store import Journal
 from service.storage.capture_ring import Ring
-from service.storage.garbage import kept_files, remove_folder, unused_engines
+from service.storage.garbage import DAY_S, damaged_generations, kept_files, remove_folder, unused_engines
 from service.storage.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -21,6 +21,7 @@ def trim(config: Config, paths: Paths, journal: Journal) -> None:
     """Delete everything that has expired; failures are logged and tried again next time."""
     _trim_captures(config, paths)
     _trim_engines(paths)
+    _trim_damaged(config, paths)
     try:
         for entry in kept_files(config, paths, journal):
             remove_folder(entry.path)
@@ -49,6 +50,15 @@ def _trim_engines(paths: Paths) -> None:
             log.info("removed %s, %d bytes: no generation needs it", entry.path, entry.bytes)
     except (OSError, StateError) as error:
         log.error("cannot remove compiled models: %s; make %s writable", error, paths.engines)
+
+
+def _trim_damaged(config: Config, paths: Paths) -> None:
+    try:
+        for entry in damaged_generations(ModelStore(paths.models), time.time() - config.rejected.keep_days * DAY_S):
+            remove_folder(entry.path)
+            log.warning("removed %s, %d bytes, a damaged generation: see rejected.keep_days", entry.path, entry.bytes)
+    except (OSError, StateError) as error:
+        log.error("cannot remove damaged generations: %s; make %s writable", error, paths.models)
 
 
 def ring_of(model: ModelConfig, folder: Path) -> Ring:

@@ -22,6 +22,7 @@ from service.journal.states import STAGE_TABLE, STAGES, State
 from service.journal.update import PINNED, Update, UpdateReport
 from service.outcomes import Cancelled, Committed, Failure, Outcome, Postponed, RolledBack, Stopped
 from service.rollout.gates import interface_on_disk
+from service.rollout.recovery import DAMAGED, UNUSABLE
 from service.rollout.swap import SwapOptions
 from service.serving.model_server import ModelServer
 from service.updates.cancellation import Cancellations, UpdateCancelledError
@@ -169,7 +170,7 @@ class Attempt:
         before = await updates.last_for_key(update.key or "", before=update.id)
         while before is not None and before.state is State.REJECTED and before.code in _TAKEN_OUT:
             before = await updates.last_for_key(update.key or "", before=before.id)  # whose generation may be back
-        if before is None:
+        if before is None or before.code in (DAMAGED, UNUSABLE):  # its generation is at fault, not the file
             return None
         if before.state in (State.REJECTED, State.ROLLED_BACK):
             if await self._records.updates.retry_of(update.id) is not None:

@@ -85,7 +85,7 @@ def flip_last_byte(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [name for name in FILES if name != "report.json"])
 @pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("{")], ids=["missing", "broken"])
 def test_a_missing_or_damaged_file_raises_an_error_with_its_path(
     written: Path, name: str, damage: Callable[[Path], object]

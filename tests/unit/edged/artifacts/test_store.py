@@ -50,13 +50,13 @@ def test_a_generation_is_whole_if_its_weights_have_their_size(store: ModelStore)
     assert publish(store, "a") == 1
     folder = store.path("m", 1)
     size = (folder / "weights.safetensors").stat().st_size
-    (folder / "manifest.json").write_text(json.dumps({"weights": {"bytes": size}}))
+    (folder / "manifest.json").write_text(json.dumps({"weights": {"sha256": "ab", "bytes": size}}))
+    (folder / "report.json").unlink()  # serving does not need it
     store.require_whole("m", 1)
     for damage, message in (
         (lambda: (folder / "weights.safetensors").write_bytes(b""), f"has 0 bytes, its manifest says {size}"),
-        (lambda: (folder / "manifest.json").write_text("{}"), "has no valid manifest: KeyError"),
-        (lambda: (folder / "report.json").unlink(), "cannot read .*report.json: No such file"),
         (lambda: (folder / "weights.safetensors").unlink(), "cannot read .*weights.safetensors: No such file"),
+        (lambda: (folder / "manifest.json").write_text('{"weights": {}}'), "is no manifest: KeyError"),
     ):
         damage()
         with pytest.raises(ArtifactError, match=message):
@@ -123,17 +123,50 @@ def test_a_model_name_cannot_leave_the_folder(store: ModelStore, name: str) -> N
         store.current(name)
 
 
-def test_links_that_point_elsewhere_raise_an_error(store: ModelStore) -> None:
+def test_a_link_that_leads_to_no_generation_is_described_and_replaced(store: ModelStore) -> None:
+    assert store.link_problem("m") is None  # nothing was ever published
     publish(store, "a")
-    link = store.root / "m" / "current"
-    for target in ("../other/gen/1x", "/etc", "gen/one"):
+    link, other = store.root / "m" / "current", store.root / "other"
+    link.symlink_to(store.path("m", 1))  # absolute, and still the right folder
+    assert (store.current("m"), store.link_problem("m")) == (1, None)
+    link.unlink()
+    assert str(store.link_problem("m")).endswith("current is missing")
+    for target in ("../other/gen/1", "/etc", "gen/one"):
         link.symlink_to(target)
-        with pytest.raises(ArtifactError, match="not to gen/<number>"):
-            store.current("m")
+        assert (store.current("m"), str(store.link_problem("m"))) == (
+            None,
+            f"{link} points to {target!r}, not to gen/<number>",
+        )
         link.unlink()
-    link.write_text("a file")
-    with pytest.raises(ArtifactError, match="cannot read the link"):
-        store.current("m")
+    link.symlink_to("gen/7")
+    assert (store.current("m"), str(store.link_problem("m"))) == (7, f"{link} points to generation 7, which is missing")
+    for make in (link.write_text, lambda _: link.mkdir()):
+        link.unlink()
+        make("what was there")
+        assert (store.current("m"), store.link_problem("m")) == (None, f"{link} is not a link")
+        (store.root / "m" / "previous").unlink(missing_ok=True)
+        (store.root / "m" / "previous").symlink_to("gen/1")
+        store.restore("m", 1)
+        assert (store.current("m"), store.previous("m")) == (1, None)
+    found = sorted(store.quarantine_folder("m").iterdir())  # nothing that was there is lost
+    assert [path.name.split(".")[1] for path in found] == ["current", "current"]
+    assert sorted(path.is_dir() for path in found) == [False, True]
+    assert not other.exists()
+
+
+def test_a_damaged_generation_is_moved_aside_with_the_reason(store: ModelStore) -> None:
+    for mark in "ab":
+        publish(store, mark)
+    store.quarantine("m", 2, {"reason": "a bit"})
+    store.quarantine("m", 2, {"reason": "repeated after a crash"})
+    assert store.generations("m") == [1]
+    assert store.quarantined("m") == {2: {"reason": "a bit"}}
+    assert json.loads((store.quarantine_folder("m") / "2/artifact/report.json").read_text()) == {"mark": "b"}
+    (store.root / "m" / "last").unlink()
+    assert publish(store, "c") == 3  # its number is not used again
+    store.quarantine("m", 9, {"reason": "missing"})
+    (store.quarantine_folder("m") / "9" / "damage.json").write_text("{")
+    assert store.quarantined("m") == {2: {"reason": "a bit"}, 9: {}}
 
 
 def test_a_missing_or_damaged_manifest_raises_an_error_with_its_path(store: ModelStore) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.artifacts.integrity import manifest_digest_line
 from edged.artifacts.store import ModelStore
 from edged.errors import UnavailableError, UsageError
 from service.config.load import RejectedConfig, load_config
@@ -12,6 +13,7 @@ from service.journal.states import WAY, State
 from service.journal.store import Journal
 from service.storage.garbage import collect_without_daemon, find, remove
 from service.storage.paths import Paths
+from service.storage.retention import trim
 from service.storage.state_lock import lock_state
 
 DIGESTS = [letter * 64 for letter in "abcd"]
@@ -73,7 +75,8 @@ def test_a_fresh_device_has_none(device):
 def test_generations_beyond_keep(device):
     for _ in range(4):
         device.publish(DIGESTS[0])
-    size = len(json.dumps({"calibration": {"digest": DIGESTS[0]}}))
+    manifest = json.dumps({"calibration": {"digest": DIGESTS[0]}}).encode()
+    size = len(manifest) + len(manifest_digest_line(manifest))
     assert device.find() == [("generation", "models/m/gen/1", size), ("generation", "models/m/gen/2", size)]
     assert device.store.generations("m") == [1, 2, 3, 4]  # finding changes nothing
     device.remove()
@@ -216,3 +219,17 @@ def test_compiled_models_that_no_generation_needs(device):
     device.remove()
     assert sorted(path for path in device.paths.engine_cache("m").iterdir()) == sorted(kept)
     assert [entry for entry in device.find() if entry[0] == "engine"] == []
+
+
+def test_damaged_generations_are_collected_on_request_and_kept_for_days_otherwise(device):
+    for _ in range(2):
+        device.publish(DIGESTS[0])
+    device.store.quarantine("m", 1, {"reason": "a bit"})
+    ((kind, path, size),) = device.find()
+    assert (kind, path, size > 0) == ("damaged", "models/m/damaged/1", True)
+    folder = device.paths.root / path
+    trim(device.config, device.paths, device.journal)
+    assert folder.exists()
+    aged(folder, 31 * 86400)
+    trim(device.config, device.paths, device.journal)
+    assert not folder.exists()

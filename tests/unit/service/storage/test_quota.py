@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from edged.artifacts.integrity import manifest_digest_line
 from edged.artifacts.store import ModelStore
 from service.config.load import load_config
 from service.journal.states import State
@@ -37,7 +38,8 @@ class Device:
         storage = self.storage()
         staged = storage.paths.staging / "made"
         staged.mkdir()
-        (staged / "manifest.json").write_bytes(b" " * SIZE)
+        manifest = b" " * (SIZE - len(manifest_digest_line(b"")))
+        (staged / "manifest.json").write_bytes(manifest)
         number = storage.store.publish(model, staged)
         if live:
             storage.store.switch(model, number)
