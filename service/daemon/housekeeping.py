@@ -67,14 +67,14 @@ class Housekeeping:
             liveness: Registers the loop.
             report_status: Called every ten seconds.
         """
-        trim_at = 0.0
         try:
-            await self._run(liveness, report_status, trim_at)
+            await self._run(liveness, report_status)
         finally:
             if self._scrubbing is not None:
                 self._scrubbing.cancel()
 
-    async def _run(self, liveness: Liveness, report_status: Callable[[], None], trim_at: float) -> None:
+    async def _run(self, liveness: Liveness, report_status: Callable[[], None]) -> None:
+        trim_at = 0.0
         with liveness.loop("check of the generations") as loop:
             while True:
                 report_status()

@@ -32,7 +32,6 @@ TESTED_BY = {
     "service/daemon/admin": "end_to_end/test_holds.py",
     "service/daemon/collector": "end_to_end/test_holds.py",
     "service/daemon/gauges": "end_to_end/test_dashboard.py",
-    "service/daemon/housekeeping": "end_to_end/test_holds.py",
     "service/daemon/model_registry": "end_to_end/test_trouble.py",
     "service/daemon/model_repository": "end_to_end/test_protocol.py",
     "service/daemon/queries": "end_to_end/test_update.py",
