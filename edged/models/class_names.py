@@ -11,7 +11,7 @@ MAX_NAME = 100  # characters
 MAX_DEPTH = 3  # of nested dicts
 MAX_DICTS = 1_000
 MAX_DIGITS = 9  # of a class index
-_LISTS = frozenset({"classes", "class_names", "classnames", "names", "labels", "label_names", "categories"})
+_LISTS = frozenset({"classes", "class_names", "classnames", "names", "labels", "label_names", "categories", "vocab"})
 _TO_INDEX = frozenset({"class_to_idx", "class_to_index", "label2id", "label_to_idx"})
 _TO_NAME = frozenset({"idx_to_class", "index_to_class", "id2label", "idx_to_label"})
 

@@ -8,6 +8,7 @@ from edged.calibration.folder import ImageFolder, select
 from edged.calibration.places import find_images
 from edged.calibration.yolo_labels import read_labels
 from edged.errors import ArchitectureError, CalibrationError, GateError
+from edged.evaluation.class_names import name_difference
 from edged.models.architecture import Architecture
 from edged.pipeline.evaluation import labels_fit, misnamed, missing_labels
 from edged.spec import InputSpec
@@ -60,7 +61,7 @@ def check_fit(job: Job, architecture: Architecture, spec: InputSpec, names: tupl
     """
     images = find_images(job.calibration_dir)
     _check_interface(job, architecture, spec, names, images)
-    _check_labels(job, architecture, images)
+    _check_labels(job, architecture, names, images)
 
 
 def _check_interface(
@@ -91,8 +92,19 @@ def _owner(incumbent: Incumbent) -> str:
     return f"generation {incumbent.generation} in service"
 
 
-def _check_labels(job: Job, architecture: Architecture, images: ImageFolder) -> None:
+def _check_order(job: Job, names: tuple[str, ...] | None, images: ImageFolder) -> None:
+    """Compare the order of the names in a classifier's file with that of the folders, which are its labels."""
+    if names is None or sorted(names) != sorted(images.classes) or names == images.classes:
+        return
+    order = f"the file and the class folders differ in names: {name_difference(names, images.classes)}"
+    if job.gates.need_labels is not None:
+        raise CalibrationError(f"gates.{job.gates.need_labels} needs labels, and {job.calibration_dir}: {order}")
+    log.warning("%s: %s; its accuracy is measured with wrong labels", job.calibration_dir, order)
+
+
+def _check_labels(job: Job, architecture: Architecture, names: tuple[str, ...] | None, images: ImageFolder) -> None:
     if architecture.task == "classification":
+        _check_order(job, names, images)
         fit = len(images.classes) == architecture.num_classes
         found = f"{len(images.classes)} class folders for {architecture.num_classes} classes" if images.classes else ""
     else:

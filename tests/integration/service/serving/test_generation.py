@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,17 @@ def started(artifact: Path, threads: int = 1, **options: object) -> Generation:
             return generation
 
     return generations.run(main())
+
+
+def test_names_of_the_config_reach_it_however_many_there_are(published: Path, caplog: pytest.LogCaptureFixture) -> None:
+    names = tuple(f"digit {number}" for number in range(10))
+    (logits, *_) = started(published / "digits", labels=names).metadata["outputs"]
+    assert logits["parameters"]["classes"] == list(names)
+    caplog.set_level(logging.INFO)
+    many = tuple(f"class {number}" for number in range(100_000))  # more than fits into a socket at once
+    (logits, *_) = started(published / "digits", labels=many).metadata["outputs"]
+    assert logits["parameters"]["classes"] == list("0123456789")
+    assert "labels of the model has 100000 names, and this generation has 10 classes" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["digits", "shapes"])

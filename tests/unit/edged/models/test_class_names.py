@@ -12,6 +12,7 @@ NAMES = ("cat", "dog", "owl")
         {"classes": list(NAMES)},
         {"meta": {"CLASSES": NAMES}},
         {"meta": {"dataset_meta": {"classes": NAMES}}},
+        {"model": {}, "vocab": list(NAMES)},
         {"class_to_idx": {"owl": 2, "cat": 0, "dog": 1}},
         {"idx_to_class": {2: "owl", 0: "cat", 1: "dog"}},
         {"config": {"id2label": {"0": "cat", "1": "dog", "2": "owl"}}},

@@ -120,6 +120,19 @@ def test_names_in_the_file_are_compared_with_those_of_a_file(task: Task, tmp_pat
     assert verify(replace(job, incumbent=live(DIGITS))) is None  # whose names are those of the folders
 
 
+def test_names_of_the_folders_in_another_order(task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for names, ordered in (("0123456789", True), ("1023456789", False), ("abcdefghij", True)):
+        caplog.clear()
+        named = tmp_path / f"{names}.pt"
+        torch.save({"model": torch.load(task.first), "classes": [*names]}, named)
+        job = digits(task, tmp_path, checkpoint=named)
+        assert verify(job) is None
+        assert ("differ in names: 2 of 10 names, in another order: class 0 is " in caplog.text) != ordered
+        error = verify(replace(job, gates=Gates(max_drop=1.0)))
+        assert (error is None) == ordered
+        assert ordered or "gates.max_drop needs labels, and " in str(error)
+
+
 def test_labels_of_another_number_reject_the_file(task: Task, tmp_path: Path) -> None:
     assert verify(digits(task, tmp_path, class_names=tuple("abcdefghij"))) is None
     error = verify(digits(task, tmp_path, class_names=tuple("abcdefghi")))
