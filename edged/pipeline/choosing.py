@@ -11,7 +11,7 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -30,7 +30,7 @@ from edged.pipeline.candidates import Candidate, candidates_of
 from edged.pipeline.engine import Building, Engines, executor_of, start_engine
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
 from edged.pipeline.keeping import keep_layers_float
-from edged.pipeline.timing import Clock, Measuring, median_seconds
+from edged.pipeline.timing import Clock, Measuring, median_seconds, undisturbed
 from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, QuantSpec
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Serving:
     device: str = "cpu"
     clock: Clock | None = None
     building: Building = field(default_factory=Building)
-    measuring: Measuring = nullcontext
+    measuring: Measuring = undisturbed
 
 
 @dataclass(frozen=True)
@@ -339,8 +339,9 @@ def _time(ready: Sequence[Candidate], engines: Engines, serving: Serving) -> Non
     if serving.clock is None:
         return
     timed = [(each, executor_of(each.network)) for each in ready if each.network is not None and not each.lacks_room]
-    with serving.measuring():
-        seconds = median_seconds([partial(executor.run, engines.image) for _, executor in timed], serving.clock)
+    runs = [partial(executor.run, engines.image) for _, executor in timed]
+    with serving.measuring() as rest:
+        seconds = median_seconds(runs, serving.clock, rest=rest)
     for (candidate, _), taken in zip(timed, seconds, strict=True):
         candidate.ms = 1000 * taken
 

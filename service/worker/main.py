@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
@@ -29,8 +29,10 @@ from service.worker.job import Job
 
 if TYPE_CHECKING:  # torch, which is imported only when the job runs
     from edged.pipeline.quantize import QuantizationResult
+    from edged.pipeline.timing import Rest
 
 _PROGRESS_INTERVAL_S = 0.2  # faster than a person can read is wasted
+_REST = 3  # times the duration of a measured run, for which requests have the cores afterwards
 _ALL_CORES_S, _LOOK_S = 2.0, 0.002  # longest wait for the supervisor to give all cores, and between two looks
 
 
@@ -67,18 +69,22 @@ class LineListener:
             self.send("progress", stage=self._stages[-1] if self._stages else "", done=done, total=total)
 
     @contextmanager
-    def measuring(self, cores: int) -> Iterator[None]:
+    def measuring(self, cores: int) -> Iterator[Rest]:
         """Report that times are measured inside the block, and wait until this process may use all its cores.
 
         Args:
             cores: Number of the cores.
+
+        Yields:
+            A function to call after each run. If requests arrive, it leaves the cores to them for most of the time.
         """
+        held_back = len(os.sched_getaffinity(0)) < cores
         self.send("measure", state="begin")
         end = time.monotonic() + _ALL_CORES_S
         while len(os.sched_getaffinity(0)) < cores and time.monotonic() < end:
             time.sleep(_LOOK_S)
         try:
-            yield
+            yield (lambda seconds: time.sleep(_REST * seconds)) if held_back else lambda _: None
         finally:
             self.send("measure", state="end")
 
@@ -112,8 +118,9 @@ def _run(job: Job, listener: LineListener) -> QuantizationResult:
     from service.worker.pipeline import run_job
 
     try:
-        measuring = partial(listener.measuring, job.threads) if job.held_back and job.threads else nullcontext
-        return run_job(job, listener, measuring)
+        if job.held_back and job.threads is not None:
+            return run_job(job, listener, partial(listener.measuring, job.threads))
+        return run_job(job, listener)
     except EdgedError:
         raise
     except MemoryError as error:

@@ -10,7 +10,6 @@ import datetime
 import json
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from edged.pipeline.engine import Building
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.soundness import sound_network
-from edged.pipeline.timing import Measuring
+from edged.pipeline.timing import Measuring, undisturbed
 from edged.progress import ProgressListener
 from edged.spec import InputSpec, QuantSpec
 from service.worker.fit import check_fit, check_network
@@ -42,7 +41,7 @@ from service.worker.rejected import kept_if_rejected
 from service.worker.timing import TimingListener
 
 
-def run_job(job: Job, listener: ProgressListener, measuring: Measuring = nullcontext) -> QuantizationResult:
+def run_job(job: Job, listener: ProgressListener, measuring: Measuring = undisturbed) -> QuantizationResult:
     """Quantize one checkpoint into an artifact folder.
 
     Args:

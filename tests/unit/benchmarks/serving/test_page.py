@@ -16,6 +16,30 @@ RESULTS = {
             {"variant": "leaking", "swaps": 9, "few": 100 * MIB, "many": 200 * MIB, "grew": True},
         ]
     },
+    "contention": SECTION
+    | {
+        "rows": [
+            *(
+                {
+                    "variant": variant,
+                    "failed": 0,
+                    "idle": {"p50": 2.0, "p99": 4.0, "worst": 5.0},
+                    "quantizing": {"p50": 2.5, "p99": p99, "worst": 9.0},
+                    "seconds": 30.0,
+                }
+                for variant, p99 in (("default", 5.0), ("all cores for the worker", 8.0))
+            ),
+            *(
+                {"variant": variant, "rate": rate, "runs": 3, "took_s": took, "held_back_s": held, "p99": p99}
+                for variant, rate, took, held, p99 in (
+                    ("default", 0.0, 20.0, 0.0, None),
+                    ("default", 50.0, 25.0, 24.5, 5.5),
+                    ("all cores for the worker", 0.0, 19.0, 0.0, None),
+                    ("all cores for the worker", 50.0, 21.0, 0.0, 8.5),
+                )
+            ),
+        ]
+    },
     "endurance": SECTION
     | {
         "rows": [
@@ -79,10 +103,20 @@ def test_the_page_has_the_measured_sections_and_their_goals() -> None:
     assert "| 10.1 minutes of perf_analyzer over HTTP: memory grows by at most 5 % | +2.5 % | met |" in page
     assert "| HTTP | 10.1 | 500 | 400, 400 | 5000 | 1 | 3.2 / 30.0 | 80.0, 82.0, 83.0 |" in page
     assert "--only memory`, 2026-01-01 at abc1234, 30 s, load average 0.5 before it and 1.5 after it." in page
-    assert "5 of 7 goals are met." in page
+    assert "7 of 10 goals are met." in page
     assert "| leaking | 100.0 | 200.0 | 9 | fails |" in page
     assert "- mlserver was not measured" in page
     assert "## Swaps under load" not in page
+
+
+def test_a_quantization_has_its_latencies_and_its_times() -> None:
+    page = document(RESULTS)
+    assert "| default | 2.0 / 4.0 | 2.5 / 5.0 / 9.0 | 1.25 |" in page
+    assert "| all cores for the worker | 2.0 / 4.0 | 2.5 / 8.0 / 9.0 | 2.00 |" in page
+    assert "| default | 50 | 25.0 | 1.25 | 24.5 | 5.5 |" in page
+    assert "| p99 while quantizing at most 1.3 times idle | 1.25 times | met |" in page
+    assert "| quantizing with requests takes at most 2 times as long | 1.25 times | met |" in page
+    assert "| quantizing without requests takes as long as with all cores, to 5 % | 1.05 times | missed |" in page
 
 
 def test_the_stored_page_has_the_texts_of_the_program() -> None:

@@ -27,6 +27,7 @@ from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat, 
 from edged.pipeline.engine import Building, Engines, executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels
 from edged.pipeline.quantize import write_quantized
+from edged.pipeline.timing import Rest
 from edged.spec import DetectionSpec, Method, QuantSpec, Scheme
 from tests.support.fake_gpu import FakeTensorRt
 from tests.support.outliers import with_clipped_inputs, write_outlier
@@ -68,7 +69,7 @@ def outlier(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Model:
 def times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> None:
     """Have candidates take these times, in the order in which they are listed."""
 
-    def measured(runs: list[Any], _: object) -> list[float]:
+    def measured(runs: list[Any], _: object, rest: object) -> list[float]:
         assert len(runs) == len(milliseconds)
         return [each / 1000 for each in milliseconds]
 
@@ -96,9 +97,9 @@ def test_times_are_measured_in_the_context_of_the_caller(model: Model) -> None:
     seen: list[str] = []
 
     @contextmanager
-    def measuring() -> Iterator[None]:
+    def measuring() -> Iterator[Rest]:
         seen.append("begin")
-        yield
+        yield lambda _: seen.append("rest")
         seen.append("end")
 
     def clock() -> float:
@@ -106,7 +107,7 @@ def test_times_are_measured_in_the_context_of_the_caller(model: Model) -> None:
         return time.perf_counter()
 
     model.choose(Gates(), replace(ANY, clock=clock, measuring=measuring))
-    assert (seen[0], set(seen[1:-1]), seen[-1]) == ("begin", {"time"}, "end")
+    assert (seen[0], set(seen[1:-1]), seen[-1]) == ("begin", {"time", "rest"}, "end")
 
 
 def test_without_a_clock_the_first_one_serves(model: Model) -> None:
@@ -138,7 +139,7 @@ def test_memory_for_writing_a_model_is_none_of_its_engine(model: Model, monkeypa
 
 def test_floats_serve_where_integers_fail_a_gate(outlier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     """The codes were chosen for rounded activations, which do not suit floats here, so they are chosen once more."""
-    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _: [0.001] * len(runs))
+    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _, rest: [0.001] * len(runs))
     asked: list[QuantSpec] = []
 
     def quantize(spec: QuantSpec) -> Compressed:
@@ -215,7 +216,9 @@ def test_layers_kept_in_float_compete_with_floats(
 ) -> None:
     """Without a need, no layers are kept: floats are faster than all integers are."""
     rounds = iter([list(milliseconds), [3, 5]])
-    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _: [ms / 1000 for ms in next(rounds)])
+    monkeypatch.setattr(
+        "edged.pipeline.choosing.median_seconds", lambda runs, _, rest: [ms / 1000 for ms in next(rounds)]
+    )
     damaged = copy.copy(model)
     damaged.compressed = with_clipped_inputs(model.compressed, "layer1.1.conv1", "layer2.0.conv1")
     served = damaged.choose(Gates(min_agreement=95), ORT)
@@ -226,7 +229,7 @@ def test_layers_kept_in_float_compete_with_floats(
 
 
 def test_no_layers_are_kept_where_half_of_them_do_not_do(outlier: Model, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _: [0.001] * len(runs))
+    monkeypatch.setattr("edged.pipeline.choosing.median_seconds", lambda runs, _, rest: [0.001] * len(runs))
     served = outlier.choose(Gates(min_agreement=100.1), ORT, INTEGERS)
     assert [(each["in_float"], each["chosen"]) for each in served.candidates] == [([], False)]
     assert not served.passes

@@ -40,3 +40,14 @@ def test_the_time_is_bounded(seconds: float, rounds: int) -> None:
 
 def test_nothing_to_time() -> None:
     assert median_seconds([], Clock()) == []
+
+
+def test_a_rest_after_each_run_counts_for_the_budget_only() -> None:
+    clock, rests = Clock(), []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        clock.now += 1.0
+
+    assert median_seconds([partial(clock.work, "it", [0.25])], clock, budget_s=10.0, rest=rest) == [0.25]
+    assert rests == [0.25] * 8
