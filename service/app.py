@@ -255,7 +255,7 @@ class _Daemon:
             return
         from service.grpc.server import GrpcServer
 
-        server = GrpcServer(self._supervisor)
+        server = GrpcServer(self._supervisor, self._most_connections())
         await server.start()
         self._grpc, self._supervisor.grpc_address = server, server.address
 
@@ -264,12 +264,15 @@ class _Daemon:
         return "" if self._grpc is None else f", gRPC on {self._grpc.address}"
 
     def _most_connections(self) -> int:
-        """Return how many TCP connections may be open: as configured, or as many as the descriptors suffice for."""
+        """Return how many TCP connections may be open: as configured, or as many as the descriptors suffice for.
+
+        HTTP may have as many, and gRPC.
+        """
         config = self._supervisor.config
-        wanted = config.serve.max_connections
+        wanted, ports = config.serve.max_connections, 1 if config.serve.grpc_port is None else 2
         others = _OTHER_DESCRIPTORS + _MODEL_DESCRIPTORS * len(config.models) + _LOCAL_CONNECTIONS + 2 * SPARES
-        allowed = allow_descriptors(wanted + others)
-        most = max(_LEAST_CONNECTIONS, min(wanted, allowed - others))
+        allowed = allow_descriptors(ports * wanted + others)
+        most = max(_LEAST_CONNECTIONS, min(wanted, (allowed - others) // ports))
         if most < wanted:
             log.warning(
                 "serve.max_connections is %d, but %d files may be open: at most %d connections; raise LimitNOFILE=",

@@ -30,3 +30,4 @@ METHODS: dict[str, tuple[Any, Any]] = {
 
 # They have fields as inference.proto defines them, which no type checker knows.
 ModelInferRequest, ModelInferResponse = METHODS["ModelInfer"]
+RawTensor: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("inference.RawTensor"))

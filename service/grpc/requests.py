@@ -6,9 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from google.protobuf.message import DecodeError
+
 from service.grpc.contents import pack_contents
+from service.grpc.messages import ModelInferRequest, RawTensor
 from service.ipc.messages import RequestError
 
+MOST_STRUCTURE = 5 << 20  # bytes; an image of 640 pixels in typed contents is smaller
 # Parameters of the binary tensor data extension, which gRPC has no use for: its tensors are bytes or typed contents.
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
 _SHARED_MEMORY = "shared_memory_region"
@@ -31,6 +35,39 @@ class Parts(NamedTuple):
     def size(self) -> int:
         """Length of the whole in bytes."""
         return len(self.header) + sum(map(len, self.tensors))
+
+    def join(self) -> bytes:
+        """Return the whole in one piece."""
+        return b"".join((self.header, *self.tensors))
+
+    def write_to(self, memory: memoryview) -> None:
+        """Write the whole to memory of its size."""
+        start = 0
+        for piece in (self.header, *self.tensors):
+            memory[start : start + len(piece)] = piece
+            start += len(piece)
+
+
+def parse_message(raw: bytes) -> Any:
+    """Return a ModelInferRequest from its bytes.
+
+    Parsed messages of many small fields take up to 40 times their bytes, and values in typed contents are converted one
+    by one. So all but a raw tensor is limited.
+
+    Raises:
+        RequestError: The bytes are no such message, or too many of them are not one raw tensor.
+    """
+    try:
+        if len(raw) > MOST_STRUCTURE:
+            others = len(raw) - len(RawTensor.FromString(raw).raw_input_contents)
+            if others > MOST_STRUCTURE:
+                raise RequestError(
+                    f"{others} bytes of the message are not a raw tensor, at most {MOST_STRUCTURE} may be; send the"
+                    " values as the one entry of raw_input_contents"
+                )
+        return ModelInferRequest.FromString(raw)
+    except DecodeError:
+        raise RequestError("the message is no ModelInferRequest; send one of the Open Inference Protocol") from None
 
 
 def parts_of(message: Any) -> Parts:

@@ -31,6 +31,7 @@ class GrpcServer:
 
     Args:
         supervisor: The daemon; `serve.grpc_port` is set in its configuration.
+        connections: Number of connections that may be open.
 
     Attributes:
         address: HOST:PORT, as clients want it.
@@ -39,13 +40,15 @@ class GrpcServer:
         UnavailableError: The port is in use, or the address does not belong to this machine.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, connections: int) -> None:
         serve = supervisor.config.serve
         self._server = aio.server(
             options=(
                 ("grpc.so_reuseport", 0),  # or two daemons would share a port
                 ("grpc.max_receive_message_length", serve.max_body_bytes),
                 ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+                ("grpc.max_allowed_incoming_connections", connections),
+                ("grpc.server_handshake_timeout_ms", round(1000 * serve.head_timeout_s)),
                 ("grpc.max_connection_idle_ms", _IDLE_MS),
                 ("grpc.keepalive_time_ms", _PING_MS),
                 ("grpc.keepalive_timeout_ms", _PONG_MS),

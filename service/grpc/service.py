@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -16,10 +17,11 @@ from edged.version import __version__
 from service.daemon.model_repository import EXTENSIONS
 from service.daemon.tokens import require_inference_token
 from service.grpc.errors import Context, Refusal, RefusedError, refusal_of, refusal_of_reply, refuse, status_of
-from service.grpc.messages import METHODS, SERVICE, ModelInferRequest
-from service.grpc.requests import parts_of
+from service.grpc.messages import METHODS, SERVICE
+from service.grpc.requests import Parts, parse_message, parts_of
 from service.grpc.responses import response_of
 from service.ipc.messages import Reply, RequestError
+from service.ipc.shared_memory import LEAST_BYTES, NoRoomError, RequestBody
 from service.system.timeouts import within
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ class InferenceService(grpc.GenericRpcHandler):
         """ModelInfer."""
         start, supervisor = time.monotonic(), self._supervisor
         require_inference_token(_authorization(context), supervisor.config.serve)
-        message = _parsed(ModelInferRequest, await self._receive(context))
+        message = parse_message(await self._receive(context))
         model = supervisor.repository.find(message.model_name, message.model_version or None).name
         try:
             reply, typed = await self._ask(message, context)
@@ -126,10 +128,36 @@ class InferenceService(grpc.GenericRpcHandler):
             deadline_s = min(deadline_s, max(0.0, remaining_s))
         named = (message.model_name, message.model_version or None)
         parts = parts_of(message)
-        left_s = await repository.find(*named).wait_until_up(deadline_s)
-        server = repository.find(*named)  # again: its version may have been replaced meanwhile
-        body = b"".join((parts.header, *parts.tensors))
-        return await server.infer(body, left_s, len(parts.header)), parts.typed
+        async with self._stored(parts, deadline_s) as (body, left_s):
+            left_s = await repository.find(*named).wait_until_up(left_s)
+            server = repository.find(*named)  # again: its version may have been replaced meanwhile
+            return await server.infer(body, left_s, len(parts.header)), parts.typed
+
+    @contextlib.asynccontextmanager
+    async def _stored(self, parts: Parts, timeout_s: float) -> AsyncIterator[tuple[RequestBody, float]]:
+        """Hold a request in the memory that is shared with the generations, unless it is small.
+
+        Yields:
+            The request, and the seconds that are left of `timeout_s`.
+
+        Raises:
+            RefusedError: There is no room in time.
+        """
+        if parts.size < LEAST_BYTES:
+            yield parts.join(), timeout_s
+            return
+        memory, start = self._supervisor.body_memory, time.monotonic()
+        try:
+            stored = await memory.reserve(parts.size, len(parts.header), timeout_s)
+        except NoRoomError:
+            self._supervisor.metrics.count_http_refusal("body_memory")
+            text = f"the bodies of other requests take serve.max_arriving_bytes = {memory.size}; try again later"
+            raise RefusedError(Refusal(503, text, retry=True)) from None
+        try:
+            parts.write_to(stored.view)
+            yield stored, max(0.0, timeout_s - (time.monotonic() - start))
+        finally:
+            stored.release()
 
     async def _receive(self, context: Context) -> bytes:
         """Return the message of a call, once it has arrived.
@@ -139,9 +167,10 @@ class InferenceService(grpc.GenericRpcHandler):
         """
         serve = self._supervisor.config.serve
         try:
-            raw = await within(serve.deadline_ms / 1000, self._read(context))
+            raw = await within(serve.body_timeout_s, self._read(context))
         except asyncio.TimeoutError:
-            text = f"the message did not arrive within serve.deadline_ms = {serve.deadline_ms}; send a smaller one"
+            self._supervisor.metrics.count_http_refusal("slow_body")
+            text = f"the message did not arrive within serve.body_timeout_s = {serve.body_timeout_s:g}; send less"
             raise RefusedError(Refusal(408, text)) from None
         if raw is aio.EOF:  # gRPC has answered already: the message is over its limit
             raise RefusedError(Refusal(400, "there is no message; send one ModelInferRequest"))

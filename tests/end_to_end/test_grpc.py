@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import signal
 import socket
@@ -270,7 +271,7 @@ def test_too_busy_too_slow_and_cancelled(tmp_path: Path) -> None:
 
 
 def test_a_message_that_does_not_arrive(tmp_path: Path) -> None:
-    daemon, _ = prepared(tmp_path, deadline_ms=50, grpc_port=0)
+    daemon, _ = prepared(tmp_path, body_timeout_s=0.05, grpc_port=0)
     never = threading.Event()
 
     def nothing() -> Iterator[bytes]:
@@ -286,7 +287,23 @@ def test_a_message_that_does_not_arrive(tmp_path: Path) -> None:
     finally:
         daemon.close()
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert "the message did not arrive within serve.deadline_ms = 50" in caught.value.details()
+    assert "the message did not arrive within serve.body_timeout_s = 0.05" in caught.value.details()
+
+
+def test_connections_that_send_nothing(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path, max_connections=8, head_timeout_s=0.5, grpc_port=0)
+    try:
+        daemon.start()
+        host, port = daemon.status()["grpc_address"].split(":")
+        with contextlib.ExitStack() as held:
+            silent = [held.enter_context(socket.create_connection((host, int(port)), TIMEOUT_S)) for _ in range(40)]
+            for each in silent:  # those over the limit are closed at once, the others soon
+                with contextlib.suppress(ConnectionResetError):
+                    while each.recv(1024):
+                        pass
+            assert outcome(daemon) == ("OK", "")
+    finally:
+        daemon.close()
 
 
 def test_requests_that_have_begun_are_answered_before_the_end(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from edged.spec import InputSpec
 from service.grpc.messages import ModelInferRequest
-from service.grpc.requests import parts_of
+from service.grpc.requests import MOST_STRUCTURE, parse_message, parts_of
 from service.inference.requests import Request, parse_request
 from service.ipc.messages import Body, RequestError
 
@@ -25,10 +25,11 @@ VALUES = st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.tex
 
 def parsed(message: Any) -> Request:
     """The request as the generation finds it."""
-    parts = parts_of(ModelInferRequest.FromString(message.SerializeToString()))
-    body = b"".join((parts.header, *parts.tensors))
-    assert parts.size == len(body)
-    return parse_request(Body(body, len(parts.header)), SPEC, ("logits", "raw"))
+    parts = parts_of(parse_message(message.SerializeToString()))
+    body = bytearray(parts.size)
+    parts.write_to(memoryview(body))
+    assert body == parts.join()
+    return parse_request(Body(bytes(body), len(parts.header)), SPEC, ("logits", "raw"))
 
 
 def message(values: np.ndarray, **fields: Any) -> Any:
@@ -101,6 +102,21 @@ def test_shared_memory_is_refused_by_name() -> None:
 def test_values_that_are_missing_or_too_many(change: dict[str, Any], reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         parsed(message(np.zeros((1, 1, 4, 4), "f4"), **change))
+
+
+def test_bytes_that_are_no_message() -> None:
+    for raw in (b"\0", b"\x3a\xff", b"\0" * (MOST_STRUCTURE + 1)):
+        with pytest.raises(RequestError, match="the message is no ModelInferRequest"):
+            parse_message(raw)
+
+
+def test_a_message_may_have_little_besides_its_tensor() -> None:
+    """A parsed message of many empty fields takes a multiple of its bytes."""
+    large = ModelInferRequest(model_name="m", raw_input_contents=[bytes(3 * MOST_STRUCTURE)]).SerializeToString()
+    assert len(parse_message(large).raw_input_contents[0]) == 3 * MOST_STRUCTURE
+    for field in (b"\x2a\x00", b"\x3a\x00"):  # inputs, raw_input_contents
+        with pytest.raises(RequestError, match="are not a raw tensor"):
+            parse_message(large + field * (MOST_STRUCTURE // 2 + 1))
 
 
 def test_values_that_come_twice() -> None:
