@@ -26,7 +26,7 @@ class HoldBack:
     Args:
         on_held: Called with the name of a model and the seconds for which its worker was held back since the last call.
         clock: Monotonic seconds.
-        cores: Cores of this process; None to ask the system.
+        cores: Cores of this process; None to ask the system for each worker, as a power mode may turn some off.
     """
 
     def __init__(
@@ -35,12 +35,16 @@ class HoldBack:
         clock: Callable[[], float] = time.monotonic,
         cores: frozenset[int] | None = None,
     ) -> None:
-        self.cores = frozenset(os.sched_getaffinity(0)) if cores is None else cores
+        self._cores = cores
         self._on_held = on_held
         self._clock = clock
-        self._fewer = self.cores - {fastest_core(self.cores)}
         self._requested_at = float("-inf")
         self._workers: list[HeldWorker] = []
+
+    @property
+    def cores(self) -> frozenset[int]:
+        """The cores that this process may use now."""
+        return frozenset(os.sched_getaffinity(0)) if self._cores is None else self._cores
 
     def note_request(self) -> None:
         """Hold the workers back from now on. Called for each request, so it is cheap."""
@@ -62,8 +66,10 @@ class HoldBack:
             pid: Process ID of the worker.
             model: Name of its model.
         """
-        worker = HeldWorker(pid, self.cores, self._fewer, self._clock, lambda seconds: self._on_held(model, seconds))
-        if self._fewer:
+        cores = self.cores
+        fewer = cores - {fastest_core(cores)}
+        worker = HeldWorker(pid, cores, fewer, self._clock, lambda seconds: self._on_held(model, seconds))
+        if fewer:
             self._workers.append(worker)
             worker.update(busy=self.busy)
         try:
