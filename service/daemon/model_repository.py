@@ -16,7 +16,14 @@ from service.storage.generations import GenerationRepository
 from service.system.processes import resident_bytes
 
 # What GET /v2 lists: the extensions of Triton that are answered.
-EXTENSIONS = ("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "parameters",
+    "statistics",
+)
 READY, LOADING, UNAVAILABLE = "READY", "LOADING", "UNAVAILABLE"  # Triton's states of a version
 
 

@@ -76,7 +76,7 @@ def test_the_client_finds_what_there_is(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.get_server_metadata()["extensions"] == [
-        *("binary_tensor_data", "classification", "model_configuration", "model_repository", "statistics")
+        *("binary_tensor_data", "classification", "model_configuration", "model_repository", "parameters", "statistics")
     ]
     assert client.is_model_ready("digits")
     assert client.is_model_ready("digits", "1")
