@@ -261,34 +261,39 @@ def test_the_client_reads_the_index_and_cannot_load(client: Any, daemon: Daemon)
             change("nothing")
 
 
-def test_the_index_has_what_a_rollback_can_bring_back_and_what_does_not_start(tmp_path: Path) -> None:
+def test_the_index_has_what_a_rollback_can_bring_back_and_what_is_started_again(tmp_path: Path) -> None:
     daemon, _ = prepared(tmp_path)
     write_untrained(daemon.state / "digits", seed=2)
     store = ModelStore(daemon.state / "models")
     store.switch("digits", store.publish("digits", daemon.state / "digits"))
-    (store.path("shapes", 1) / "manifest.json").write_text("{}")
 
     def index() -> list[dict[str, str]]:
         found: list[dict[str, str]] = daemon.post("/v2/repository/index").json()
-        states = {each["state"] for each in found if each["name"] == "digits"}
-        return found if "READY" in states and any("cannot start" in each["reason"] for each in found) else []
+        return found
 
     try:
-        daemon.spawn()
-        first, second, broken, empty = eventually(index, "one model serves, and one cannot be started")
+        daemon.start()
+        (fork_server,) = children(daemon, "service.inference.fork_server")
+        (child,) = (each for each in children(daemon, "service.inference.main") if "shapes" in each.cmdline())
+        fork_server.suspend()  # so that it is not started again at once
+        child.kill()
+        eventually(lambda: index()[2]["state"] == "LOADING", "the killed process is missed")
+        first, second, killed, empty = index()
         assert daemon.post("/v2/repository/index", json={"ready": True}).json() == [second]
         statistics = daemon.get("/v2/models/shapes/stats").json()["model_stats"][0]
         config = daemon.get("/v2/models/shapes/config")
+        fork_server.resume()
+        eventually(lambda: index()[2]["state"] == "READY", "it is started again")
     finally:
         daemon.close()
     kept = {"name": "digits", "version": "1", "state": "UNAVAILABLE"}
     assert first == {**kept, "reason": "`edged rollback digits --to 1` puts it in service"}
     assert second == {"name": "digits", "version": "2", "state": "READY", "reason": ""}
-    assert (broken["version"], broken["state"]) == ("1", "LOADING")
-    assert "cannot start generation 1" in broken["reason"]
+    assert (killed["name"], killed["version"]) == ("shapes", "1")
+    assert "has lost its process, which is being started again" in killed["reason"]
     assert empty["state"] == "UNAVAILABLE"
     assert (statistics["version"], statistics["inference_count"], statistics["memory_usage"]) == ("1", 0, [])
-    assert (config.status_code, "cannot start generation 1" in config.json()["error"]) == (503, True)
+    assert (config.status_code, "has lost its process" in config.json()["error"]) == (503, True)
 
 
 def test_what_the_client_knows_and_edged_lacks(client: Any, daemon: Daemon) -> None:
