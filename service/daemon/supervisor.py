@@ -114,7 +114,7 @@ class Supervisor:
         listener = ClaimListener(
             claimed=self._models.offer,
             not_settled=lambda drop: self._watcher.release(drop.path),
-            no_room=lambda drop: self._watcher.release(drop.path, after_s=self.config.watch.rescan_s),
+            given_back=lambda found, reason: self._watcher.give_back(found, reason),
             truncated=self._runner.reject_truncated,
         )
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)

@@ -6,12 +6,14 @@ A rename would be cheaper, but a process that has the file open could still writ
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
 import re
 import stat
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _CHUNK_BYTES = 1 << 20
 _MAX_SIDECAR_BYTES = 4096
+# Errors of opening a file that its sender can end. All others (EIO, ESTALE, EMFILE) are the device's, and pass.
+_FAULTS_OF_THE_FILE = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR})
 # As sha256sum writes it, "<hex>  name", and as BSD does, "SHA256 (name) = <hex>".
 _DIGEST = re.compile(r"(?<![0-9A-Fa-f])[0-9A-Fa-f]{64}(?![0-9A-Fa-f])")
 
@@ -40,6 +44,12 @@ class GoneError(DeferredError):
     """The file was taken away before it could be claimed."""
 
     code = "gone"
+
+
+class UnreadableError(DeferredError):
+    """The drop folder cannot be read now: a bad disk, a share that went away, too many open files."""
+
+    code = "unreadable"
 
 
 class ChecksumError(CheckpointError):
@@ -77,6 +87,7 @@ def claim(
     quiet: bool = True,
     require_checksum: bool = False,
     journal: Callable[[str, int], object] = lambda sha256, size: None,
+    exclusive: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Claim:
     """Copy a finished file to claimed/<sha256>/file and remove it, and its checksum, from the drop folder.
 
@@ -90,9 +101,12 @@ def claim(
         require_checksum: Whether a file without a `.sha256` is rejected.
         journal: Called with SHA-256 and size once the copy is complete, before the source is removed: a crash in
             between must not leave a file that is not journaled.
+        exclusive: Returns a context that keeps the end of another update of the same contents from removing the copy
+            before it is journaled.
 
     Raises:
         NotSettledError: The file changed while it was copied.
+        UnreadableError: Reading the drop folder failed; the file is not at fault.
         GoneError: The file does not exist any more.
         ChecksumError: The file does not match its `.sha256`, or that contains no checksum.
         MissingChecksumError: The file has no `.sha256`, and needs one.
@@ -100,6 +114,21 @@ def claim(
         CheckpointError: The file is not a regular file, or cannot be read.
         StateError: The disk is full or `claimed_root` cannot be written.
     """
+    try:
+        return _claim(source, claimed_root, max_bytes, quiet, require_checksum, journal, exclusive)
+    except OSError as error:  # of the drop folder: what writing raises is a StateError already
+        raise _unreadable(source, error) from None
+
+
+def _claim(
+    source: Path,
+    claimed_root: Path,
+    max_bytes: int | None,
+    quiet: bool,
+    require_checksum: bool,
+    journal: Callable[[str, int], object],
+    exclusive: Callable[[], AbstractContextManager[object]],
+) -> Claim:
     descriptor = _open(source)
     temporary = temporary_sibling(claimed_root / "claim")
     try:
@@ -112,10 +141,9 @@ def claim(
             digest, size = _copy(descriptor, temporary, before.st_size)
         _check_unchanged(source, descriptor, before, size)
         _check_sidecar(source, digest, quiet, require_checksum)
-        path = _keep(temporary, claimed_root / digest)
-        journal(digest, size)
-        if not path.exists():  # another update of the same contents ended just before this one was journaled
-            _keep(temporary, claimed_root / digest)
+        with exclusive():
+            path = _keep(temporary, claimed_root / digest)
+            journal(digest, size)
         _remove(source, before)
         return Claim(digest, path, size)
     finally:
@@ -137,10 +165,17 @@ def _open(source: Path) -> int:
     except FileNotFoundError:
         raise GoneError(f"{printable(source.name)} is gone from the drop folder; drop it again") from None
     except OSError as error:
+        if error.errno not in _FAULTS_OF_THE_FILE:
+            raise
         name = printable(source.name)
         raise CheckpointError(
             f"{name} cannot be read: {error.strerror}; drop a file that the daemon may read"
         ) from None
+
+
+def _unreadable(source: Path, error: OSError) -> UnreadableError:
+    reason = error.strerror or str(error)
+    return UnreadableError(f"{printable(source.name)} cannot be read now: {reason}; it is tried again")
 
 
 def _check_kind(source: Path, status: os.stat_result, max_bytes: int | None) -> None:
@@ -169,7 +204,7 @@ def _read(descriptor: int) -> bytes:
     try:
         return os.read(descriptor, _CHUNK_BYTES)
     except OSError as error:  # a network share that went away, a bad disk: not the fault of what we write to
-        raise NotSettledError(f"reading the dropped file failed: {error.strerror}; it is tried again") from None
+        raise UnreadableError(f"reading the dropped file failed: {error.strerror}; it is tried again") from None
 
 
 def _check_unchanged(source: Path, descriptor: int, before: os.stat_result, size: int) -> None:
@@ -204,6 +239,8 @@ def _check_sidecar(source: Path, digest: str, quiet: bool, required: bool) -> No
             raise MissingChecksumError(_no_checksum(source)) from None
         return
     except OSError as error:
+        if error.errno not in _FAULTS_OF_THE_FILE:
+            raise
         raise ChecksumError(f"{name} cannot be read: {error.strerror}; drop it again or leave it out") from None
     match = _DIGEST.search(text)
     if match is not None and match[0].lower() == digest:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from edged.errors import CheckpointError, DeferredError, EdgedError, RejectedError, StateError
+from edged.errors import CheckpointError, EdgedError, RejectedError, StateError
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim
@@ -50,18 +52,22 @@ class ClaimListener:
     Attributes:
         claimed: Receives every claimed update.
         not_settled: Receives every file that turned out not to be finished.
-        no_room: Receives every file that cannot be claimed now, because the disk is full, for example.
+        given_back: Receives every file that cannot be taken or refused now, because the disk is full, for example,
+            and why; it is to be found again.
         truncated: Receives every claimed update whose file is known to be cut off, and how.
     """
 
     claimed: Callable[[Update], None]
     not_settled: Callable[[Drop], None]
-    no_room: Callable[[Drop], None]
+    given_back: Callable[[Drop | Refusal, str], None]
     truncated: Callable[[Update, str], Awaitable[None]]
 
 
 class ClaimQueue:
     """Claims files, one after another.
+
+    A file whose intake fails by anything but its own fault is given back, to be found again: it stays in the drop
+    folder until it is claimed. Why is logged, listed while it waits, and journaled once the journal can be written.
 
     Args:
         config: Configuration in force.
@@ -91,6 +97,7 @@ class ClaimQueue:
         self._queue: asyncio.Queue[Drop | Refusal] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._parked: dict[Path, Parked] = {}
+        self._given_back: dict[Path, dict[str, Any]] = {}  # code and reason that are not journaled yet
 
     def parked(self, model: str) -> int:
         """Return the number of files of a model that wait in the drop folder for an operator."""
@@ -100,11 +107,14 @@ class ClaimQueue:
         """Have the parked files of a model found again, now that its hold has been lifted."""
         for parked in [parked for parked in self._parked.values() if parked.drop.model == model]:
             del self._parked[parked.drop.path]
-            if await asyncio.to_thread(parked.drop.path.exists):
-                self._listener.not_settled(parked.drop)
-            else:
-                reason = f"{parked.drop.path.name} was taken out of the drop folder while it waited"
-                await self._journal_end(parked.update, State.FAILED, GoneError.code, reason)
+            try:
+                if await asyncio.to_thread(os.path.lexists, parked.drop.path):
+                    self._listener.not_settled(parked.drop)
+                else:
+                    reason = f"{parked.drop.path.name} was taken out of the drop folder while it waited"
+                    await self._journal_end(parked.update, State.FAILED, GoneError.code, reason)
+            except EdgedError as error:  # the others are released nevertheless
+                log.error("update %d of %s (%s): %s", parked.update.id, model, parked.update.file_name, error)
         self._count_parked(model)
 
     def put(self, found: Drop | Refusal) -> None:
@@ -135,10 +145,13 @@ class ClaimQueue:
                 await self._take(found)
             else:
                 await self._refuse(found)
-        except EdgedError as error:  # the journal cannot be written, for example; the file stays where it is
-            log.error("cannot take %s: %s", found.path.name, error)
-        except Exception:  # a bug in this program must not end the intake
-            log.exception("cannot take %s", found.path.name)
+        except (EdgedError, OSError) as error:  # the journal cannot be written, for example
+            log.error("cannot take %s: %s; it stays in the drop folder and is tried again", found.path.name, error)
+            code = error.code if isinstance(error, EdgedError) else StateError.code
+            self._give_back(found, code, str(error))
+        except Exception as error:  # a bug in this program must not end the intake
+            log.exception("cannot take %s; it stays in the drop folder and is tried again", found.path.name)
+            self._give_back(found, "internal", f"unexpected {type(error).__name__}; see the log")
 
     async def _take(self, drop: Drop) -> None:
         model = self._config.model(drop.model)
@@ -150,6 +163,7 @@ class ClaimQueue:
         if await self._was_rejected(drop):
             return
         update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
+        await self._journal_wait(drop.path, update)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
         self._metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
         await self._updates.advance(update.id, State.SETTLED, stages=stages)
@@ -162,10 +176,30 @@ class ClaimQueue:
             await self._cannot_claim(drop, update, error)
         else:
             log.info("update %d of %s claimed: %s, %d bytes", update.id, drop.model, update.file_name, drop.size)
-            if drop.truncated is not None:
-                await self._listener.truncated(update, drop.truncated)
+            await self._hand_on(update, drop.truncated)
+
+    async def _hand_on(self, update: Update, truncated: str | None) -> None:
+        """Hand a claimed update on. Its file has left the drop folder: from here on, the update must not be lost."""
+        if truncated is not None:
+            try:
+                await self._listener.truncated(update, truncated)
+            except (EdgedError, OSError) as error:  # its worker finds the same fault once it can be journaled
+                text = "update %d of %s (%s) cannot be ended now, and waits: %s"
+                log.error(text, update.id, update.model, update.file_name, error)
             else:
-                self._listener.claimed(update)
+                return
+        self._listener.claimed(update)
+
+    def _give_back(self, found: Drop | Refusal, code: str, reason: str) -> None:
+        """Have a file that cannot be taken or refused now found again later."""
+        self._given_back[found.path] = {"code": code, "reason": reason}
+        self._listener.given_back(found, reason)
+
+    async def _journal_wait(self, path: Path, update: Update) -> None:
+        """Keep in the history why a file was given back before; that could perhaps not be journaled then."""
+        if (detail := self._given_back.get(path)) is not None:
+            await self._updates.note(update.id, detail)
+            self._given_back.pop(path, None)
 
     async def _was_rejected(self, drop: Drop) -> bool:
         """Return whether the file was rejected, before a restart, for a fault that it still has."""
@@ -197,11 +231,12 @@ class ClaimQueue:
 
     async def _claim(self, drop: Drop, model: ModelConfig, update: Update, stages: dict[str, float]) -> Update:
         start = time.monotonic()
+        journaled = [update]
 
         def journal(sha256: str, size: int) -> None:
             stages["claim"] = round(time.monotonic() - start, 3)
             fields = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
-            self._updates.journal.advance(update.id, State.CLAIMED, **fields)
+            journaled.append(self._updates.journal.advance(update.id, State.CLAIMED, **fields))
             if drop.run is not None and drop.fingerprint is not None:
                 _note_taken(drop.run, drop.path, drop.fingerprint, sha256)
 
@@ -215,20 +250,24 @@ class ClaimQueue:
             quiet=drop.quiet,
             require_checksum=config.drop.require_checksum,
             journal=journal,
+            exclusive=self._updates.journal.exclusive,
         )
         self._metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
-        return await self._updates.get(update.id)
+        return journaled[-1]  # not read anew: nothing may fail once the file has left the drop folder
 
     async def _cannot_claim(self, drop: Drop, update: Update, error: EdgedError) -> None:
         """End the update if its file is at fault or gone. If the disk is at fault, the file is found again later."""
         if isinstance(error, RejectedError):
             await self._journal_end(update, State.REJECTED, error.code, str(error))
-        elif isinstance(error, DeferredError):  # the file is gone
+        elif isinstance(error, GoneError):
             await self._journal_end(update, State.FAILED, error.code, str(error))
         else:
             log.error("update %d of %s (%s): %s; it is tried again", update.id, update.model, update.file_name, error)
-            self._listener.no_room(drop)
-            await self._updates.annotate(update.id, code=error.code, reason=str(error))
+            self._give_back(drop, error.code, str(error))
+            try:
+                await self._updates.annotate(update.id, code=error.code, reason=str(error))
+            except EdgedError as second:  # the first is what keeps the file where it is; it is journaled later
+                log.error("update %d of %s (%s): %s", update.id, update.model, update.file_name, second)
 
     async def _refuse(self, refusal: Refusal) -> None:
         """Journal, once, a file that the watcher does not take. The file stays where it is."""
@@ -238,6 +277,7 @@ class ClaimQueue:
         if any((update.file_name, update.file_bytes, update.code) == identity for update in known):
             return
         update = await self._create(refusal.model, name, refusal.size, time.time())
+        await self._journal_wait(refusal.path, update)
         await self._journal_end(update, State.REJECTED, refusal.code, f"{name}: {refusal.reason}")
 
     async def _journal_end(self, update: Update, state: State, code: str, reason: str) -> None:

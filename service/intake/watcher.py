@@ -167,6 +167,7 @@ class Watcher:
         self._missing_since: float | None = None
         self._left: dict[Path, Unclaimed] = {}  # settled files and folders that are not taken
         self._resting: dict[Path, float] = {}  # released files that are left alone, until when
+        self._waiting: dict[Path, Unclaimed] = {}  # files that were given back, until they are reported again
         self._held: dict[Path, Unclaimed] = {}  # quiet files that are waited for
         self._listed: dict[Path, tuple[Unclaimed, float]] = {}  # with the time when each was first seen
         self.up = False
@@ -220,6 +221,22 @@ class Watcher:
         for folder in path.parents:  # a run that it belongs to has to be quiet again, too
             self._tracker.forget(folder)
         self._poked.set()
+
+    def give_back(self, found: Drop | Refusal, reason: str) -> None:
+        """Take back what was reported and cannot be dealt with now; it is reported again after `rescan_s`.
+
+        Args:
+            found: What was reported.
+            reason: Why, as one line; listed meanwhile.
+        """
+        waits = f"it cannot be taken now: {reason}; tried again every {self._options.rescan_s:g} s"
+        self._waiting[found.path] = Unclaimed(found.path, "file", waits)
+        if isinstance(found, Refusal):
+            self._resting[found.path] = time.monotonic() + self._options.rescan_s
+            self._refused.discard(_identity(found))
+            self._poked.set()
+        else:
+            self.release(found.path, after_s=self._options.rescan_s)
 
     async def _run(self, opening: asyncio.Task[None]) -> None:
         with self._liveness.loop("drop folder") as loop:
@@ -282,9 +299,9 @@ class Watcher:
     def _refuse(self, scan: Scan) -> None:
         """Report refused files once; what belongs to no model is only listed."""
         for refusal in scan.refusals:
-            identity = (refusal.path, refusal.size, refusal.code)
-            if refusal.model and identity not in self._refused:
-                self._refused.add(identity)
+            if refusal.model and _identity(refusal) not in self._refused and not self._is_resting(refusal.path):
+                self._refused.add(_identity(refusal))
+                self._waiting.pop(refusal.path, None)
                 self._call(self._on_found, refusal)
 
     def _settled(self, scan: Scan, runs: list[Run], renamed: set[Path], now: float) -> list[_Settled]:
@@ -304,10 +321,14 @@ class Watcher:
 
     def _is_new(self, candidate: Candidate) -> bool:
         """Return whether a file was not reported as it is now, and is not to be left alone for a while."""
-        if time.monotonic() < self._resting.get(candidate.path, 0.0):
+        if self._is_resting(candidate.path):
             return False
         unchecked = candidate.sidecar and candidate.path in self._unchecked
         return unchecked or self._reported.get(candidate.path) != candidate.fingerprint
+
+    def _is_resting(self, path: Path) -> bool:
+        """Return whether a released file is to be left alone."""
+        return time.monotonic() < self._resting.get(path, 0.0)
 
     def _choose(self, run: Run) -> Candidate | None:
         """Return the file that is taken of a settled run; None if there is none, or it was reported before."""
@@ -323,6 +344,7 @@ class Watcher:
         """Report a settled file, or wait on, or leave it where it is because it is no checkpoint."""
         candidate, path = file.candidate, file.candidate.path
         self._held.pop(path, None)
+        self._waiting.pop(path, None)
         truncated = None
         if look is not None and not look.content.is_checkpoint:
             self._reported[path] = candidate.fingerprint
@@ -358,12 +380,15 @@ class Watcher:
     def _list_unclaimed(self, scan: Scan) -> None:
         """List what stays in the drop folder, and log each entry once."""
         entries = {entry.path: entry for entry in refused(scan, self._folder.models)} | self._left | self._held
+        entries |= self._waiting
         journaled = {refusal.path for refusal in scan.refusals if refusal.model}
         listed = {}
         for path in sorted(entries):
             known, since = self._listed.get(path, (None, time.time()))
             listed[path] = (entries[path], since)
             held = path in self._held  # its reason changes with each piece that arrives
+            if path in self._waiting:  # whoever gave it back has logged why
+                continue
             if path not in journaled and (known is None or (known.reason != entries[path].reason and not held)):
                 what = "is waited for" if held else "stays in the drop folder"
                 log.log(logging.INFO if held else logging.WARNING, "%s %s: %s", path, what, entries[path].reason)
@@ -396,6 +421,7 @@ class Watcher:
         files = {candidate.path: candidate.fingerprint for candidate in scan.candidates}
         files |= {run.path / name: fingerprint for run in runs for name, fingerprint in run.files.items()}
         present = files.keys() | {run.path for run in runs}
+        refused = {refusal.path for refusal in scan.refusals}
         self._tracker.keep_only(present)
         self._quiet_only &= present
         self._unchecked &= present
@@ -403,8 +429,9 @@ class Watcher:
             del self._awaiting_checksum[path]
         for path in self._reported.keys() - present:
             del self._reported[path]
-        self._resting = {path: until for path, until in self._resting.items() if path in present}
-        self._refused &= {(refusal.path, refusal.size, refusal.code) for refusal in scan.refusals}
+        self._resting = {path: until for path, until in self._resting.items() if path in present | refused}
+        self._waiting = {path: entry for path, entry in self._waiting.items() if path in present | refused}
+        self._refused &= {_identity(refusal) for refusal in scan.refusals}
         self._left = {
             path: entry
             for path, entry in self._left.items()
@@ -446,6 +473,10 @@ class Watcher:
             callback(value)
         except Exception:  # the watcher must outlive a mistake elsewhere
             log.exception("the drop folder's listener failed")
+
+
+def _identity(refusal: Refusal) -> tuple[Path, int, str]:
+    return refusal.path, refusal.size, refusal.code
 
 
 def _look_at(settled: list[_Settled]) -> dict[Path, _Look]:

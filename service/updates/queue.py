@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from service.system.timeouts import within
 log = logging.getLogger(__name__)
 
 _RETRY_JOURNAL_S = 10.0
+# Of the disk, or for want of descriptors: neither the file nor this program is at fault, and they pass.
+_FAULTS_OF_THE_DEVICE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 
 
 class Driver(Protocol):
@@ -217,11 +222,15 @@ class UpdateQueue:
             log.error("update %d of %s (%s): %s", update.id, update.model, update.file_name, error)
             return _RETRY_JOURNAL_S
         except Exception as error:  # a bug in this program must not end the model's updates for good
+            if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_DEVICE:
+                log.error("update %d of %s (%s) waits: %s", update.id, update.model, update.file_name, error)
+                return _RETRY_JOURNAL_S
             log.exception("update %d of %s (%s) failed in the daemon", update.id, update.model, update.file_name)
             try:
                 await self._driver.fail(update, f"unexpected {type(error).__name__}; see the log")
             except Exception:
                 log.exception("update %d of %s (%s) cannot be ended either", update.id, update.model, update.file_name)
+                return _RETRY_JOURNAL_S  # its file has left the drop folder: only this queue can take it to its end
             return None
 
 

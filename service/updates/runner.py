@@ -191,12 +191,16 @@ class UpdateRunner:
             await self._end(update, State.REJECTED, failure)
             return None
         worker = self._config.current.worker
-        if update.attempt >= worker.tries:
+        # A full disk is no reason to give a file up: it waits, however long, until there is room.
+        passing = failure.code == StateError.code
+        if update.attempt >= worker.tries and not passing:
             tried = f"{failure.reason} (tried {update.attempt} times)"
             await self._end(update, State.FAILED, Failure(failure.code, tried))
             return None
-        delay = float(min(worker.retry_s * 2 ** (update.attempt - 1), _MAX_RETRY_S))
-        await self._records.updates.advance(update.id, State.DEFERRED, code=failure.code, reason=failure.reason)
+        attempt = min(update.attempt, worker.tries)
+        delay = float(min(worker.retry_s * 2 ** (attempt - 1), _MAX_RETRY_S))
+        why = {"code": failure.code, "reason": failure.reason}
+        await self._records.updates.advance(update.id, State.DEFERRED, attempt=attempt, **why)
         self._records.metrics.count_deferral(update.model, failure.code)
         log.warning(
             "update %d of %s (%s) deferred for %.1f s: %s",

@@ -59,7 +59,6 @@ TESTED_BY = {
     "service/http/repository_routes": "end_to_end/test_protocol.py",
     "service/http/routes": "end_to_end/test_protocol.py",
     "service/inference/main": "integration/service/serving/test_generation.py",
-    "service/intake/claim_queue": "end_to_end/test_trouble.py",
     "service/ipc/messages": "unit/service/inference/test_binary.py",
     "service/journal/database": "unit/service/journal/test_store.py",
     "service/journal/schema": "unit/service/journal/test_store.py",

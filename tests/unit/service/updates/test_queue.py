@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -259,5 +260,24 @@ def test_the_queue_survives_an_update_that_can_be_neither_driven_nor_ended() -> 
         script.outcomes.put_nowait(RuntimeError("broken"))
         script.queue.offer(update(2))
         assert await script.start() == 2
+        script.outcomes.put_nowait(None)
+        while not script.queue.deferred:
+            await asyncio.sleep(0)
+        script.queue.recheck()
+        assert await script.start() == 1  # nobody else could end it
 
-    assert run(test) == ["drive 1", "drive 2"]
+    assert run(test) == ["drive 1", "drive 2", "drive 1"]
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS])
+def test_a_fault_of_the_disk_ends_no_update(fault: int) -> None:
+    async def test(script: Script) -> None:
+        script.queue.offer(update(1))
+        await script.start()
+        script.outcomes.put_nowait(OSError(fault, "the disk"))
+        while not script.queue.deferred:
+            await asyncio.sleep(0)
+        script.queue.recheck()
+        await script.start()
+
+    assert run(test) == ["drive 1", "drive 1"]

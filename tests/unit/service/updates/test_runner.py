@@ -162,3 +162,22 @@ def test_a_failure_after_the_switch_takes_nothing_out_of_service(
     assert not list(device.folder.paths.rejected.iterdir())
     device.journal.close()
     device.disk.close()
+
+
+def test_a_full_disk_uses_up_no_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, "{tries: 2, retry_s: 1}")
+
+    async def full_disk(update: Update) -> Outcome:
+        return Stopped(Failure("state", "no room"))
+
+    monkeypatch.setattr(device.runner, "_attempt", full_disk)
+
+    async def main() -> None:
+        delays = [await device.runner.drive(device.update) for _ in range(20)]
+        assert delays == [1.0, *[2.0] * 19]
+
+    asyncio.run(main())
+    assert (device.now().state, device.now().code, device.now().reason) == (State.DEFERRED, "state", "no room")
+    assert device.now().attempt <= 2
+    device.journal.close()
+    device.disk.close()
