@@ -262,6 +262,27 @@ def test_the_sandbox_lets_onnx_runtime_work(service: Service) -> None:
     assert answer["confined"] == "1"
 
 
+ASK_GRPC = """
+import grpc
+from service.grpc.messages import METHODS, SERVICE
+with grpc.insecure_channel("127.0.0.1:8001") as channel:
+    for name in ("ServerReady", "ModelReady"):
+        request, response = METHODS[name]
+        asked = request(name="digits") if name == "ModelReady" else request()
+        answer = channel.unary_unary(f"/{SERVICE}/{name}")(asked.SerializeToString(), timeout=60)
+        print(name, response.FromString(answer).ready)
+"""
+
+
+def test_the_sandbox_lets_grpc_listen(service: Service) -> None:
+    service.config["serve"]["grpc_port"] = 8001
+    service.begin()
+    assert service.status()["grpc_address"] == "127.0.0.1:8001"
+    (service.manager.root / "srv/ask_grpc.py").write_text(ASK_GRPC)
+    answer = service.manager.run("/opt/edged/bin/python", "/srv/ask_grpc.py")
+    assert answer.split() == ["ServerReady", "True", "ModelReady", "False"]
+
+
 def test_kill_9_and_it_serves_the_same_again(service: Service, task: Task) -> None:
     service.begin()
     service.put_live(task.first)
