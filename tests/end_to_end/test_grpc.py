@@ -143,6 +143,16 @@ def test_a_detector_and_its_parameters(client: Client, daemon: Daemon) -> None:
     assert [output.name for output in answer.get_response().outputs] == ["raw", "counts"]
 
 
+def test_triton_s_classification(client: Client, daemon: Daemon) -> None:
+    ours = client.infer("digits", [encoded(FILE)], outputs=[triton.InferRequestedOutput("logits", class_count=3)])
+    with triton_http.InferenceServerClient(daemon.status()["address"].removeprefix("http://")) as http:
+        outputs = [triton_http.InferRequestedOutput("logits", class_count=3)]
+        image = encoded(FILE, library=triton_http)
+        theirs = http.infer("digits", [image], outputs=outputs, headers=dict(client.headers))
+    assert ours.as_numpy("logits").shape == (1, 3)
+    assert np.array_equal(ours.as_numpy("logits"), theirs.as_numpy("logits"))
+
+
 def call(daemon: Daemon, raw: bytes, token: str = WORD, **options: Any) -> bytes:
     """Send any bytes as a message of ModelInfer."""
     with grpc.insecure_channel(daemon.status()["grpc_address"]) as channel:
