@@ -27,6 +27,7 @@ from service.units import format_bytes
 from service.worker.hold_back import HeldWorker, HoldBack
 from service.worker.job import Job
 from service.worker.memory_trace import MemoryTrace
+from service.worker.starvation import Starvation
 
 log = logging.getLogger(__name__)
 output = logging.getLogger(f"{__name__}.{OUTPUT}")
@@ -171,11 +172,15 @@ class WorkerProcess:
     async def _guard(self, process: asyncio.subprocess.Process, loop: Loop) -> None:
         """Kill the worker when it exceeds its deadline or its memory limit."""
         start = time.monotonic()
+        starvation = Starvation(process.pid, start)
         while self._ended_for is None:
             loop.expect_within(_MEMORY_POLL_S)
             await asyncio.sleep(_MEMORY_POLL_S)
             if self._hold_back is not None:
                 self._hold_back.check()
+            if (found := starvation.check(time.monotonic())) is not None and self._limits.nice:
+                text = "worker of %s %s: other programs take the cores; lower worker.nice = %d to let it compete"
+                log.warning(text, self._job.name, found, self._limits.nice)
             with contextlib.suppress(psutil.NoSuchProcess):
                 used = psutil.Process(process.pid).memory_info().rss
                 if used:  # a process that has exited and is not yet reaped has no memory
