@@ -100,17 +100,21 @@ def read_artifact(directory: str | Path) -> Artifact:
             ranges = None
         activations = None if ranges is None else ActivationQuantization.from_dict(ranges)
     except EdgedError as error:
-        raise ArtifactError(f"{directory}: {error}") from error
+        raise ArtifactError(f"{directory}: {_one_line(str(error))}") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {error.filename}: {error.strerror}; quantize the checkpoint again") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ArtifactError(f"cannot read {directory}: {error!r}; quantize the checkpoint again") from error
     if found != manifest.weights["sha256"]:
         raise ArtifactError(
-            f"{weights} has sha256 {found[:16]}..., its manifest says {str(manifest.weights['sha256'])[:16]}...;"
-            " quantize the checkpoint again"
+            f"{weights} has sha256 {found[:16]}..., its manifest says"
+            f" {_one_line(str(manifest.weights['sha256'])[:16])}...; quantize the checkpoint again"
         )
     return Artifact(directory, manifest, _report(directory / "report.json"), architecture, spec, detection, activations)
+
+
+def _one_line(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _check_task(manifest: Manifest, architecture: Architecture) -> None:

@@ -217,9 +217,10 @@ def _is_module(value: Inert) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """Return the name of the kind of a value, for messages."""
+    """Return the name of the kind of a value, for messages: printable and short, whatever the file says."""
     if isinstance(value, Inert):
-        return f"{value.name} (a whole module)" if _is_module(value) else value.name
+        name = quoted(value.name)[1:-1]
+        return f"{name} (a whole module)" if _is_module(value) else name
     if isinstance(value, StoredTensor | Tensor):
         return "tensor"
-    return value.kind if isinstance(value, UnknownTensor) else type(value).__name__
+    return quoted(value.kind)[1:-1] if isinstance(value, UnknownTensor) else type(value).__name__

@@ -259,15 +259,19 @@ _JOINS = ("Concat", "Detect")
 
 
 def _pair(value: object) -> tuple[float, float]:
-    if isinstance(value, list) and len(value) == 2 and all(type(side) in (int, float) for side in value):
+    if isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)):
         return float(value[0]), float(value[1])
     raise ArchitectureError(f"an anchor is {_kind(value)}; give [width, height] in pixels")
 
 
 def _number(key: str, value: object) -> float:
-    if type(value) not in (int, float):
-        raise ArchitectureError(f"{key} is {_kind(value)}; give a number")
+    if not _is_number(value):
+        raise ArchitectureError(f"{key} is {_kind(value)} that cannot be; give a number")
     return float(value)  # type: ignore[arg-type]  # the line above checked it
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 62)  # no larger one fits a float
 
 
 def _listed(value: object) -> Any:

@@ -18,6 +18,7 @@ COMMANDS = (
         "activations",
         "batching",
         "detection",
+        "faults",
         "idle",
         "latency",
         "orders",

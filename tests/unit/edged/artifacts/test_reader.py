@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from edged.artifacts.reader import read_artifact
@@ -15,6 +16,7 @@ from edged.models.registry import Architecture
 from edged.quant.grid import QuantizedWeight
 from edged.spec import DetectionSpec
 from tests.support.artifact_samples import ARCHITECTURE, FILES, manifest, network_manifest
+from tests.support.odd_values import changed, changes, every_place
 from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 
@@ -121,3 +123,50 @@ def test_an_unsupported_manifest_raises_an_artifact_error(written: Path, key: st
 def test_a_folder_without_manifest_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=f"{tmp_path} is not an artifact: manifest.json: No such file"):
         read_artifact(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A classifier with ranges of activations and a detector, both of few bytes."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    activations = {"bits": 8, "ranges": {"x": [-1.0, 2.0]}, "float_layers": []}
+    classifier = dataclasses.replace(
+        network_manifest(), activations=activations, serve={"engine": "torch", "precision": "integer"}
+    )
+    write_artifact(folder / "classifier", quantized={}, rest={"w": torch.ones(1)}, manifest=classifier, report={})
+    write_detector(folder / "detector")
+    return {kind: folder / kind for kind in ("classifier", "detector")}
+
+
+@pytest.mark.parametrize("value", [10**400, -1, float("inf"), None, "a\nb", [], {"a": 1}, ...], ids=str)
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+def test_any_value_in_any_place_of_a_manifest_gives_a_reason_or_an_artifact(
+    folders: dict[str, Path], kind: str, value: object
+) -> None:
+    places = len(every_place(json.loads((folders[kind] / "manifest.json").read_bytes())))
+    for index in range(places):
+        read_changed(folders[kind], [((index + 0.5) / places, value)])
+
+
+@pytest.mark.parametrize("kind", ["classifier", "detector"])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=changes())
+def test_any_change_of_a_manifest_gives_a_reason_or_an_artifact(
+    folders: dict[str, Path], kind: str, steps: list[tuple[float, object]]
+) -> None:
+    read_changed(folders[kind], steps)
+
+
+def read_changed(folder: Path, steps: list[tuple[float, object]]) -> None:
+    """Read an artifact with changes of its manifest; only an ArtifactError of one line may say no."""
+    path = folder / "manifest.json"
+    good = path.read_bytes()
+    path.write_text(json.dumps(changed(json.loads(good), steps)))
+    reason = ""
+    try:
+        read_artifact(path.parent)
+    except ArtifactError as error:
+        reason = str(error)
+    finally:
+        path.write_bytes(good)
+    assert reason.isprintable()
