@@ -22,7 +22,7 @@ from benchmarks.serving.perf_analyzer import AT_ONCE, PerfAnalyzer, without_perf
 from benchmarks.serving.processes import free_port, own_bytes
 
 SHARE = 0.8  # of the highest rate
-GRPC_SHARE = 0.2  # of the minutes
+GRPC_SHARE = 0.1  # of the minutes
 _SATURATED = [f"--concurrency-range={AT_ONCE}", "--measurement-interval=5000", "--max-trials=3"]
 _ANY_VARIATION = "--stability-percentage=999"  # other work on the machine makes it vary
 _SATURATED_S = 120  # at most
