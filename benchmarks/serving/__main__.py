@@ -54,6 +54,7 @@ def main() -> None:
             "load_after": round(os.getloadavg()[0], 1),
             "commit": state,
             "quick": options.quick,
+            "note": options.note,
         }
         options.results.parent.mkdir(parents=True, exist_ok=True)
         options.results.write_text(json.dumps(results, indent=1))
@@ -85,6 +86,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
     parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
     parser.add_argument("--machine", default="", help="description of the machine on the page")
+    parser.add_argument("--note", default="", help="sentence on the page about how these sections were measured")
     parser.add_argument("--minutes", type=float, help=f"minutes of the section endurance ({Effort().minutes})")
     parser.add_argument("--quick", action="store_true", help="measure a tenth: minutes instead of half an hour")
     return parser.parse_args()

@@ -51,7 +51,8 @@ def _origin(name: str, section: dict[str, Any]) -> str:
     load = f"load average {section['load_before']:.1f} before it"
     if "load_after" in section:
         load += f" and {section['load_after']:.1f} after it"
-    return f"{command}, {section['when']}{state}, {section['seconds']} s, {load}."
+    note = f" {section['note']}" if section.get("note") else ""
+    return f"{command}, {section['when']}{state}, {section['seconds']} s, {load}.{note}"
 
 
 def _reload(rows: Rows) -> str:

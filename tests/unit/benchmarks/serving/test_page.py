@@ -11,10 +11,11 @@ RESULTS = {
     "machine": "a machine",
     "memory": SECTION
     | {
+        "note": "Nothing else ran.",
         "rows": [
             {"variant": "edged", "swaps": 9, "few": 100 * MIB, "many": 101 * MIB, "grew": False},
             {"variant": "leaking", "swaps": 9, "few": 100 * MIB, "many": 200 * MIB, "grew": True},
-        ]
+        ],
     },
     "contention": SECTION
     | {
@@ -102,7 +103,10 @@ def test_the_page_has_the_measured_sections_and_their_goals() -> None:
     assert "| 10.1 minutes of perf_analyzer over HTTP: nothing fails | 1 of 5000 | missed |" in page
     assert "| 10.1 minutes of perf_analyzer over HTTP: memory grows by at most 5 % | +2.5 % | met |" in page
     assert "| HTTP | 10.1 | 500 | 400, 400 | 5000 | 1 | 3.2 / 30.0 | 80.0, 82.0, 83.0 |" in page
-    assert "--only memory`, 2026-01-01 at abc1234, 30 s, load average 0.5 before it and 1.5 after it." in page
+    assert (
+        "--only memory`, 2026-01-01 at abc1234, 30 s, load average 0.5 before it and 1.5 after it. Nothing else ran."
+        in page
+    )
     assert "7 of 10 goals are met." in page
     assert "| leaking | 100.0 | 200.0 | 9 | fails |" in page
     assert "- mlserver was not measured" in page
