@@ -35,6 +35,8 @@ def document(results: dict[str, Any]) -> str:
     if goals:
         missed = sum(verdict != "met" for *_, verdict in goals)
         parts += [goals_section(goals), f"{len(goals) - missed} of {len(goals)} goals are met."]
+    if len({results[name].get("commit") for name in present}) > 1:
+        parts.append(_STATES.strip())
     for name in present:
         title, describe = _PARTS[name]
         section = results[name]
@@ -319,6 +321,9 @@ late. The model is a ResNet-20 for CIFAR images of 32x32 pixels, and tensors are
 worker share the cores of the machine, as does whatever else runs on it, which the load averages show. So compare
 figures within a table, not between tables.
 """
+_STATES = """
+The sections were not measured at the same state of the code. Each names its commit: what changed later is not in it.
+"""
 _RELOAD = """
 Each server reloads its model several times at 50 requests a second. edged changes to the previous generation and back
 (`edged rollback`). Triton, with its Python backend, and MLServer load the same artifacts through their repository APIs
@@ -351,7 +356,8 @@ In most rows no server prepares images, so that these rows compare how servers r
 edged is altered to return zeros where it would decode or normalize, Triton's Python backend returns zeros at once, and
 uvicorn reads the body and returns 40 bytes. edged still copies FP32 tensors and checks them for NaN. Where a row says
 so, the server prepares the image: edged as it is, and Triton's Python backend with the same functions, which decode,
-scale and normalize.
+scale and normalize. uvicorn answers in the process that reads the body. edged and Triton pass it on to the process that
+computes the model, and its answer back, which is most of the time that they take for a small body.
 
 MLServer and LitServe do not read tensors as bytes, so they get base64 in JSON. HTTP requests come from one thread that
 sends bytes prepared beforehand, gRPC requests from tritonclient. The last column is the CPU time of the client for one

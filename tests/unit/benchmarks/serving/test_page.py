@@ -113,6 +113,13 @@ def test_the_page_has_the_measured_sections_and_their_goals() -> None:
     assert "## Swaps under load" not in page
 
 
+def test_sections_of_different_states_are_announced() -> None:
+    assert "not measured at the same state" not in document(RESULTS)
+    assert "not measured at the same state" in document(
+        {**RESULTS, "memory": RESULTS["memory"] | {"commit": "def5678"}}
+    )
+
+
 def test_a_quantization_has_its_latencies_and_its_times() -> None:
     page = document(RESULTS)
     assert "| default | 2.0 / 4.0 | 2.5 / 5.0 / 9.0 | 1.25 |" in page
