@@ -18,7 +18,7 @@ from benchmarks.serving.checks import memory_grew
 from benchmarks.serving.daemon import MODEL, PREPARES, SIDE, Edged, swappable
 from benchmarks.serving.effort import Effort, Rows
 from benchmarks.serving.overhead import without_grpc
-from benchmarks.serving.perf_analyzer import AT_ONCE, PerfAnalyzer, without_perf_analyzer
+from benchmarks.serving.perf_analyzer import AT_ONCE, PerfAnalyzer, Report, without_perf_analyzer
 from benchmarks.serving.processes import free_port, own_bytes
 
 SHARE = 0.8  # of the highest rate
@@ -26,6 +26,7 @@ GRPC_SHARE = 0.1  # of the minutes
 _SATURATED = [f"--concurrency-range={AT_ONCE}", "--measurement-interval=5000", "--max-trials=3"]
 _ANY_VARIATION = "--stability-percentage=999"  # other work on the machine makes it vary
 _SATURATED_S = 120  # at most
+_PART_S = 300  # at most, for a minute of requests
 _SAMPLE_S = 2.0
 _EARLY, _LATE = (0.1, 0.3), (0.8, 1.0)  # parts of the time whose memory is compared
 
@@ -50,11 +51,14 @@ def long_load(effort: Effort) -> Rows:
 def _send(edged: Edged, analyzer: PerfAnalyzer, transport: str, address: str, minutes: float) -> dict[str, Any]:
     highest = analyzer.measure(address, transport, [*_SATURATED, _ANY_VARIATION], _SATURATED_S).rate
     rate = SHARE * highest
-    load = [f"--request-rate-range={rate:.1f}", f"--request-count={round(rate * 60 * minutes)}"]
     before = request_counts(_metrics(edged))
     start = time.monotonic()
     with memory_samples(edged.pid) as samples:
-        report = analyzer.measure(address, transport, load, 60 * (3 * minutes + 2))
+        # It keeps all responses in memory, a gigabyte a minute, so it is started again and again.
+        parts = max(1, round(minutes))
+        load = [f"--request-rate-range={rate:.1f}", f"--request-count={round(rate * 60 * minutes / parts)}"]
+        reports = [analyzer.measure(address, transport, load, _PART_S) for _ in range(parts)]
+    report = combined(reports)
     seconds = time.monotonic() - start
     answered = {code: count - before.get(code, 0) for code, count in request_counts(_metrics(edged)).items()}
     early, late = (middle_of(samples, *part) for part in (_EARLY, _LATE))
@@ -76,6 +80,17 @@ def _send(edged: Edged, analyzer: PerfAnalyzer, transport: str, address: str, mi
         "samples": len(samples),
         "grew": memory_grew(early, late),
     }
+
+
+def combined(reports: Sequence[Report]) -> Report:
+    """Return one report of several: medians, except that the p99 is the highest one."""
+    return Report(
+        rate=statistics.median(report.rate for report in reports),
+        requests=sum(report.requests for report in reports),
+        p50=statistics.median(report.p50 for report in reports),
+        p99=max(report.p99 for report in reports),
+        delayed=statistics.median(report.delayed for report in reports),
+    )
 
 
 def request_counts(metrics: str) -> dict[str, int]:

@@ -373,10 +373,11 @@ request that was sent after the kill.
 """
 _ENDURANCE = """
 The client is NVIDIA's perf_analyzer with 16 connections. It sends a prepared FP32 tensor, UINT8 pixels and a JPEG file
-in turns. First it finds the highest rate with 16 requests in flight, then it sends 80 % of that. Its latencies count
-from when a request was sent. Memory is that of all processes without pages of files, sampled every 2 s: the median
-between 10 and 30 % of the time, the median of the last fifth, and the highest value. Failures are counted by the
-daemon's own metrics; perf_analyzer stops at the first one.
+in turns. First it finds the highest rate with 16 requests in flight, then it sends 80 % of that, in runs of a minute.
+Its latencies count from when a request was sent: the p50 is the median of the runs, the p99 that of the worst run.
+Memory is that of all processes without pages of files, sampled every 2 s: the median between 10 and 30 % of the time,
+the median of the last fifth, and the highest value. Failures are counted by the daemon's own metrics; perf_analyzer
+stops at the first one.
 """
 _PARTS: dict[str, tuple[str, Callable[[Rows], str]]] = {
     "reload": ("Reloads compared with other servers", _reload),

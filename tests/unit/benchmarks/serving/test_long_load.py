@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from benchmarks.serving.long_load import memory_samples, middle_of, request_counts
+from benchmarks.serving.long_load import combined, memory_samples, middle_of, request_counts
+from benchmarks.serving.perf_analyzer import Report
 from benchmarks.serving.processes import eventually
 
 METRICS = """# HELP edged_inference_requests_total Requests.
@@ -22,6 +23,11 @@ GROWS = "import sys; sys.stdin.readline(); kept = bytearray(b'x') * (20 << 20); 
 
 def test_requests_are_counted_by_status_over_all_models() -> None:
     assert request_counts(METRICS) == {"200": 7, "503": 1}
+
+
+def test_reports_are_combined_to_medians_and_the_worst_p99() -> None:
+    reports = [Report(100, 6000, 2.0, 9.0, 0.0), Report(90, 5400, 4.0, 30.0, 0.2), Report(98, 5900, 3.0, 8.0, 0.1)]
+    assert combined(reports) == Report(98, 17300, 3.0, 30.0, 0.1)
 
 
 def test_the_middle_of_a_part_is_its_median() -> None:
