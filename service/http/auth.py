@@ -43,7 +43,7 @@ def check_inference(request: Request, serve: ServeConfig) -> None:
     Raises:
         AccessError: The token is wrong or missing, or it cannot be read.
     """
-    if not is_local(request):
+    if serve.inference_token_file is not None and not is_local(request):
         require_inference_token(_authorization(request), serve)
 
 

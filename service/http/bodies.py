@@ -52,11 +52,11 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-async def store_body(request: Request, memory: BodyMemory, limits: BodyLimits) -> StoredBody:
+async def store_body(request: Request, memory: BodyMemory, limits: BodyLimits) -> tuple[StoredBody, int | None]:
     """Read the whole body of an inference request into the memory that is shared with its generation.
 
     Returns:
-        The body, which the caller releases.
+        The body, which the caller releases, and the length of its JSON; None if it is all JSON.
 
     Raises:
         HTTPException: See `check_body` and `read_body`; 503, there is no room in the memory.
@@ -75,7 +75,7 @@ async def store_body(request: Request, memory: BodyMemory, limits: BodyLimits) -
         raise HTTPException(
             503, f"the bodies of other requests take serve.max_arriving_bytes = {memory.size}; try again later", RETRY
         ) from None
-    return body
+    return body, json_bytes
 
 
 async def _fill(

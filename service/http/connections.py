@@ -7,6 +7,7 @@ idle connection expires, and not at all without connections.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -85,7 +86,7 @@ class Connections:
         self._open.add(connection)
         if spare:
             self._spares[connection] = None
-            self._heads[connection] = self._now()
+            self._heads[connection] = time.monotonic()
             self._schedule()
         else:
             self.rests(connection)
@@ -108,14 +109,14 @@ class Connections:
     def head_began(self, connection: Connection) -> None:
         """Note that the first bytes of a request have arrived."""
         self._idle.pop(connection, None)
-        self._heads.setdefault(connection, self._now())
+        self._heads.setdefault(connection, time.monotonic())
         if not self._is_ticking:
             self._schedule()
 
     def body_began(self, connection: Connection) -> None:
         """Note that the head of a request is complete."""
         self._heads.pop(connection, None)
-        self._bodies[connection] = self._now()
+        self._bodies[connection] = time.monotonic()
 
     def arrived(self, connection: Connection) -> None:
         """Note that a request is complete."""
@@ -125,7 +126,7 @@ class Connections:
     def rests(self, connection: Connection) -> None:
         """Note that a connection waits for its next request."""
         if connection in self._open:
-            self._idle[connection] = self._now()
+            self._idle[connection] = time.monotonic()
             if self._timer is None:
                 self._schedule()
 
@@ -142,7 +143,7 @@ class Connections:
             self.refusals.note("idle")
             return True
         head, since = next(iter(self._heads.items()), (None, 0.0))
-        if head is not None and self._now() - since >= min(_HONEST_HEAD_S, self.serve.head_timeout_s):
+        if head is not None and time.monotonic() - since >= min(_HONEST_HEAD_S, self.serve.head_timeout_s):
             self._refuse_head(head)
             return True
         return False
@@ -156,7 +157,7 @@ class Connections:
         """Set the timer for the next deadline, unless it fires earlier anyway."""
         self._is_ticking = bool(self._heads or self._bodies)
         if self._is_ticking:
-            at = self._now() + min(_CHECK_S, self.serve.head_timeout_s / 4, self.serve.body_timeout_s / 4)
+            at = time.monotonic() + min(_CHECK_S, self.serve.head_timeout_s / 4, self.serve.body_timeout_s / 4)
         elif self._idle:
             at = next(iter(self._idle.values())) + IDLE_S
         else:
@@ -170,7 +171,7 @@ class Connections:
     def _check(self) -> None:
         """Close all connections that are overdue."""
         self._timer = None
-        now, serve = self._now(), self.serve
+        now, serve = time.monotonic(), self.serve
         for connection in _older(self._heads, now - serve.head_timeout_s):
             self._refuse_head(connection)
         for connection in _older(self._bodies, now - serve.body_timeout_s):
@@ -185,15 +186,12 @@ class Connections:
             connection.close_idle()
         self._schedule()
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
-
-def _older(group: dict[Connection, float], time: float) -> list[Connection]:
-    """Return the connections that were added before `time`."""
+def _older(group: dict[Connection, float], limit: float) -> list[Connection]:
+    """Return the connections that were added before `limit`, by time.monotonic()."""
     found = []
     for connection, since in group.items():
-        if since > time:  # those after it are younger
+        if since > limit:  # those after it are younger
             break
         found.append(connection)
     return found

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -14,10 +14,11 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from service.http.auth import LOCAL, check_inference
-from service.http.bodies import BodyLimits, check_body, json_bytes_of, response_of, store_body
+from service.http.bodies import BodyLimits, check_body, response_of, store_body
 from service.http.errors import response_to, status_of
 from service.http.forms import form_of
 from service.http.refusals import Refusals
+from service.ipc.messages import Form
 from service.ipc.shared_memory import StoredBody
 
 if TYPE_CHECKING:
@@ -27,6 +28,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+
+
+class Message(NamedTuple):
+    """What a request sends.
+
+    Attributes:
+        body: Its body.
+        json_bytes: Length of the JSON in the body in bytes; None if the body is all JSON.
+        form: What it says next to its body; None for nothing.
+    """
+
+    body: StoredBody
+    json_bytes: int | None
+    form: Form | None
 
 
 class InferenceRoute:
@@ -46,13 +61,13 @@ class InferenceRoute:
         model, start = self._service(request).name, time.monotonic()
         try:
             check_inference(request, self._supervisor.config.serve)
-            form_of(request)  # what is wrong with it is reported before the body arrives
-            body = await self._store(request)
+            form = form_of(request)  # what is wrong with it is reported before the body arrives
+            body, json_bytes = await self._store(request)
         except BaseException as error:
             self.count(model, status_of(error), start)
             raise
         try:
-            return await self.answer(request, body, start)
+            return await self.answer(request, Message(body, json_bytes, form), start)
         finally:
             body.release()
 
@@ -77,25 +92,26 @@ class InferenceRoute:
             service = self._service(request)
             check_inference(request, self._supervisor.config.serve)
             size, json_bytes = check_body(request, self._limits)
+            form = form_of(request)
         except Exception:
             return None  # Starlette's way finds the same error, and reports it
         if size is None or (body := self._supervisor.body_memory.take(size, json_bytes)) is None:
             return None
-        return Admission(self, request, service.name, body, start)
+        return Admission(self, request, service.name, Message(body, json_bytes, form), start)
 
-    async def answer(self, request: Request, body: StoredBody, start: float) -> Response:
+    async def answer(self, request: Request, message: Message, start: float) -> Response:
         """Have the model answer a request whose body is complete.
 
         Args:
             request: The request.
-            body: Its body; the caller releases it.
+            message: What it sends; the caller releases the body.
             start: When its head was complete, by time.monotonic().
         """
         model, deadline_s = request.path_params["model"], self._supervisor.config.serve.deadline_ms / 1000
         try:
             left_s = await self._service(request).wait_until_up(deadline_s)
             service = self._service(request)  # again: its version may have been replaced meanwhile
-            reply = await service.infer(body, left_s, json_bytes_of(request), form_of(request))
+            reply = await service.infer(message.body, left_s, message.json_bytes, message.form)
         except BaseException as error:
             self.count(model, status_of(error), start)
             raise
@@ -113,7 +129,7 @@ class InferenceRoute:
         serve, memory = self._supervisor.config.serve, self._supervisor.body_memory
         return BodyLimits(min(serve.max_body_bytes, memory.size), serve.max_json_bytes, serve.deadline_ms / 1000)
 
-    async def _store(self, request: Request) -> StoredBody:
+    async def _store(self, request: Request) -> tuple[StoredBody, int | None]:
         try:
             return await store_body(request, self._supervisor.body_memory, self._limits)
         except HTTPException as error:
@@ -133,12 +149,13 @@ class Admission:
         route: Route that answers it.
         request: The request.
         model: Model name.
-        body: Place of the body.
+        message: What it sends.
         start: When its head was complete, by time.monotonic().
     """
 
-    def __init__(self, route: InferenceRoute, request: Request, model: str, body: StoredBody, start: float) -> None:
-        self.body = body
+    def __init__(self, route: InferenceRoute, request: Request, model: str, message: Message, start: float) -> None:
+        self.body = message.body
+        self._message = message
         self._route = route
         self._request = request
         self._model = model
@@ -147,7 +164,7 @@ class Admission:
     async def respond(self) -> Response:
         """Return the response, once the body is complete."""
         try:
-            return await self._route.answer(self._request, self.body, self._start)
+            return await self._route.answer(self._request, self._message, self._start)
         except Exception as error:
             if status_of(error) == 500:
                 log.exception("a request failed")

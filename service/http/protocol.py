@@ -154,7 +154,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_headers_complete(self) -> None:
         """Start the application, unless the connection is one too many."""
         self._head_bytes = -1
-        self._body_bytes, self._body_since = 0, self.loop.time()
+        self._body_bytes, self._body_since = 0, time.monotonic()
         self._timed_flow.restart(self._body_since)
         self._read_bytes = _SMALL_READ_BYTES
         self._connections.body_began(self)
