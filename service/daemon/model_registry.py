@@ -30,6 +30,7 @@ from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
 
+_STARTING = "is being started; try again in some seconds"  # a model of which nothing is known yet
 _TENSORRT_START_S = 1800.0  # it builds an engine, which takes minutes
 
 
@@ -82,8 +83,8 @@ class ModelRegistry:
         """Memory for the bodies of requests, which all generations can read."""
         return self._fork_server.memory
 
-    async def add(self, name: str) -> None:
-        """Serve the current generation of a model, or the newest whole one, and accept updates of it."""
+    def register(self, name: str) -> None:
+        """Make a model known; its requests get 503 until `serve`."""
         metrics, crashes = self._metrics, CrashLog(self._updates, self._metrics, name)
         metrics.expect_model(name)
         listener = Listener(
@@ -100,9 +101,17 @@ class ModelRegistry:
             name, directory_of, self._fork_server, self._limits(name), listener, self._liveness
         )
         self._set_sampling(name)
+        self.servers[name].lose(_STARTING)
         self.queues[name] = UpdateQueue(self._runner, name, self._liveness)
-        if (number := await self._recovery.entry(name)) is not None:
-            self.servers[name].keep(number)
+
+    async def serve(self, name: str) -> None:
+        """Serve the current generation of a registered model, or the newest whole one."""
+        server = self.servers[name]
+        async with server.switching:
+            if (number := await self._recovery.entry(name)) is not None:
+                server.keep(number)
+            elif server.lost == _STARTING:
+                server.lost = None
 
     async def first_tries(self) -> None:
         """Wait until the generation of each model answers, or its first start has failed."""
@@ -127,7 +136,9 @@ class ModelRegistry:
 
     async def close(self) -> None:
         """Shut everything down: queues, servers, and the process that generations are forked from."""
+        interrupted = {update.id for queue in self.queues.values() for update in queue.updates}
         await asyncio.gather(*(queue.close() for queue in self.queues.values()))
+        await self._updates.forgive(interrupted)
         await asyncio.gather(*(server.close() for server in self.servers.values()))
         await self._fork_server.close()
 

@@ -134,6 +134,8 @@ class Supervisor:
         self._started_at = time.time()
         self._booted = False
         self._stopping = False
+        for model in config.models:  # before the first request, which is answered with 503 until it is served
+            self._models.register(model.name)
 
     def _wire_updates(self) -> None:
         """Wire what takes an update from its claimed file into service."""
@@ -196,7 +198,7 @@ class Supervisor:
         await self._make_drop_folder(self.config)
         await self._holds.load()
         for model in self.config.models:
-            await self._models.add(model.name)
+            await self._models.serve(model.name)
         self.gauges.show_history(await self._records.updates.last_times())
         housekeeping = self._housekeeping.run(self._environment.liveness, self._report_status)
         self._housekeeping_task = asyncio.create_task(housekeeping)
@@ -254,7 +256,8 @@ class Supervisor:
         self._models.reconfigure()
         for name in [name for name in names if name not in self.servers]:
             log.info("model %s is new", name)
-            await self._models.add(name)
+            self._models.register(name)
+            await self._models.serve(name)
             await self._models.resume(name)
         await self._housekeeping.delete_expired()
         await self._watcher.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from typing import Any
 
 from edged.artifacts.store import ModelStore
@@ -99,6 +100,13 @@ class UpdateRepository:
     async def resume(self, update_id: int) -> Update:
         """Move an update to the state from which it goes on after a restart."""
         return await self._disk(self.journal.resume, update_id)
+
+    async def forgive(self, update_ids: Collection[int]) -> None:
+        """Take back attempts that a stop interrupts, see `Journal.forgive`; a failure is only logged."""
+        try:
+            await self._disk(self.journal.forgive, update_ids)
+        except StateError as error:
+            log.warning("the stop counts as an interruption of the updates that it interrupts: %s", error)
 
     async def annotate(self, update_id: int, **fields: Any) -> Update:
         """Set fields of an update without a transition, see `Journal.annotate`."""

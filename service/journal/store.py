@@ -129,6 +129,13 @@ class Journal:
                 return self.annotate(update_id, **fields) if fields else before
             return self._move(before, target, fields)
 
+    def forgive(self, update_ids: Collection[int]) -> None:
+        """Take back the attempt of each update that `resume` will begin again after an orderly stop."""
+        with self._db.transaction():
+            for update in self.open_updates():
+                if update.id in update_ids and states.resume(update.state) is State.CLAIMED and update.attempt > 0:
+                    self._set(update.id, {"attempt": update.attempt - 1})
+
     def annotate(self, update_id: int, **fields: Any) -> Update:
         """Set `fields`, see `advance`, without a transition."""
         with self._db.transaction():

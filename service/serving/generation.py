@@ -29,6 +29,7 @@ from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
 from service.serving.limits import GenerationOptions
 from service.system.log_flood import OUTPUT
+from service.system.oom_kills import OomKills
 from service.system.processes import cores
 from service.system.timeouts import within
 
@@ -78,6 +79,7 @@ class Generation:
     Attributes:
         metadata: Description of the model, as the protocol has it.
         serving: Whether requests can be sent.
+        answered: Whether it has answered a request since its start.
         start_seconds: Seconds that it took to start, load and warm up.
         warmup: How close its outputs for the warm-up images are to those of the network that was evaluated:
             "identical", "relative_error", "outputs_sha256", "recorded_sha256"; None if its artifact has no such images.
@@ -96,6 +98,7 @@ class Generation:
         self.number = number
         self.metadata: dict[str, Any] = {}
         self.serving = False
+        self.answered = False
         self.start_seconds = 0.0
         self.warmup: dict[str, Any] | None = None
         self._directory = directory
@@ -106,6 +109,8 @@ class Generation:
         self._channel: Channel | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
+        self._killed = False  # by this program
+        self._kills = OomKills(None, None)  # as they were when its process was started
 
     @property
     def pid(self) -> int | None:
@@ -187,9 +192,11 @@ class Generation:
         """
         if self._channel is None or not self.serving:
             raise NotStartedError(f"model {self.model!r} is starting; try again in some seconds")
-        return await self._channel.request(
+        reply = await self._channel.request(
             body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone, form=form
         )
+        self.answered = True
+        return reply
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -217,6 +224,7 @@ class Generation:
     def kill(self) -> None:
         """Kill the process; unless `stop` was called, this counts as an unexpected exit."""
         if self._process is not None:
+            self._killed = self._killed or self._process.returncode is None
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
 
@@ -224,7 +232,12 @@ class Generation:
         """Wait for the end of the process, and describe it."""
         assert self._process is not None  # noqa: S101 - only a process that was started can end
         code = await self._process.wait()
-        return f"exit code {code}" if code >= 0 else f"killed by signal {-code} ({signal.strsignal(-code)})"
+        if code >= 0:
+            return f"exit code {code}"
+        how = f"killed by signal {-code} ({signal.strsignal(-code)})"
+        if code != -signal.SIGKILL or self._killed:
+            return how
+        return f"{how}; {OomKills.read().since(self._kills).cause}"
 
     @property
     def _named(self) -> tuple[str, int]:
@@ -241,6 +254,7 @@ class Generation:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
+                self._kills = OomKills.read()
                 started = self._fork_server.memory.send_to(ours)
                 self._process = await self._fork_server.fork(self._arguments(), theirs, timeout_s)
             except BaseException:
@@ -273,9 +287,7 @@ class Generation:
     async def _why(self) -> str:
         """Describe how the process ended, if it has ended by now."""
         with contextlib.suppress(asyncio.TimeoutError):
-            how = await within(_END_S, self.ended())
-            killed = self._process is not None and self._process.returncode == -signal.SIGKILL
-            return f": {how}{', most likely by the kernel for lack of memory' if killed else ''}"
+            return f": {await within(_END_S, self.ended())}"
         return ""
 
     def _check_ready(self, header: dict[str, Any]) -> None:

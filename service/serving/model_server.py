@@ -319,7 +319,7 @@ class ModelServer:
         if generation is not self.live:
             return
         self.live = None
-        delay_s = self._restarter.record_crash()
+        delay_s = self._restarter.record_crash(answered=generation.answered)
         self._keeper = asyncio.create_task(self._keep_up(generation.number, delay_s, generation))
 
     async def _retire_live(self, problem: str) -> None:

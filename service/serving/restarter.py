@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from edged.errors import EdgedError
@@ -17,6 +18,11 @@ log = logging.getLogger(__name__)
 
 _STABLE_S = 60.0  # a generation that was up this long is restarted with the shortest backoff again
 _MAX_BACKOFF_S = 30.0
+# One that has answered since its start works. It is restarted soon however often it is killed, unless it crashes so
+# often that requests must be the cause: each crash costs a load, and other models share the cores.
+_MAX_BACKOFF_SERVED_S = 1.0
+_LOOP_CRASHES = 20
+_LOOP_S = 60.0
 _WORTH_WAITING_S = 1.0  # requests wait for a restart that begins after no more than this
 
 
@@ -62,6 +68,7 @@ class Restarter:
         self._number: int | None = None  # the generation that `crashes` is about
         self._crashes_before = 0
         self._up_since = 0.0
+        self._served_crashes: deque[float] = deque(maxlen=_LOOP_CRASHES)  # monotonic times of crashes after an answer
 
     @property
     def crashes(self) -> int:
@@ -109,24 +116,36 @@ class Restarter:
             self._number = number
             self._crashes_before = self.restarts + self.failed_starts
             self._backoff_s = self._limits.backoff_s
+            self._served_crashes.clear()
         self._up_since, self.problem = time.monotonic(), None
         self.attempted.set()
         self._waiting_room.release()
 
-    def record_crash(self) -> float:
+    def record_crash(self, *, answered: bool = False) -> float:
         """Count a crash of the generation that is up.
+
+        Args:
+            answered: Whether it had answered a request since its start.
 
         Returns:
             Seconds to wait before it is started again.
         """
-        if time.monotonic() - self._up_since > _STABLE_S:
+        now = time.monotonic()
+        if now - self._up_since > _STABLE_S:
             self._backoff_s = self._limits.backoff_s
+        if answered and not self._is_in_a_loop(now):
+            self._backoff_s = min(self._backoff_s, max(self._limits.backoff_s, _MAX_BACKOFF_SERVED_S))
         self.problem = "has lost its process, which is being started again"
         self.restarts += 1
         delay_s = self._next_delay_s()
         if delay_s <= _WORTH_WAITING_S:
             self._waiting_room.hold()
         return delay_s
+
+    def _is_in_a_loop(self, now: float) -> bool:
+        """Note a crash after an answer; return whether there were too many of them lately."""
+        self._served_crashes.append(now)
+        return len(self._served_crashes) == _LOOP_CRASHES and now - self._served_crashes[0] < _LOOP_S
 
     async def report_crash(self, crashed: Generation, delay_s: float) -> None:
         """Log and report how the process of a generation ended, once that is known."""

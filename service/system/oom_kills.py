@@ -34,6 +34,23 @@ class OomKills:
         readable = [count for count in of_groups if count is not None]
         return cls(max(readable, default=None), _count(root / "proc/vmstat"))
 
+    @property
+    def cause(self) -> str:
+        """What these kills say about a process that was ended by a SIGKILL which edged did not send."""
+        if self.group:
+            return "the kernel killed it for lack of memory, as the count of its control group says"
+        if self.group is None and self.machine:
+            text = f"the kernel killed {self.machine} process(es) of this machine for lack of memory meanwhile"
+            return f"{text}, and no count of its control group says whether it was one of them"
+        if self.group is None and self.machine is None:
+            return "the cause is unknown: the kernel's counts of kills for lack of memory cannot be read"
+        return "another program or a user sent the signal: the kernel counts no kill for lack of memory meanwhile"
+
+    @property
+    def may_be_memory(self) -> bool:
+        """Whether the kernel may have killed a process of this control group for lack of memory."""
+        return bool(self.group) or (self.group is None and bool(self.machine))
+
     def since(self, before: OomKills) -> OomKills:
         """Return what was added to the counters since `before`."""
         return OomKills(_difference(before.group, self.group), _difference(before.machine, self.machine))

@@ -33,7 +33,9 @@ _MAX_RETRY_S = 3600.0
 _RETRY_LIVE_S = 10.0
 _IN_SERVICE = (State.LIVE, State.COMMITTED)  # no failure leads out of these states
 _ABANDONED = (State.SUPERSEDED, State.CANCELLED)  # ends for which neither the file nor the device is at fault
-_MAX_INTERRUPTIONS = 10  # restarts of the daemon in the middle of an update, which may be what caused them
+# How often the daemon or the device may die in the middle of an update, which may be the cause. Stops do not count.
+_MAX_INTERRUPTIONS = 10
+_INTERRUPTED = "interrupted"
 
 
 class UpdateRunner:
@@ -117,9 +119,10 @@ class UpdateRunner:
 
     async def _attempt(self, update: Update) -> Outcome:
         """Make one attempt. An error of the library stops the update."""
-        if update.attempt > self._config.current.worker.tries + _MAX_INTERRUPTIONS:
-            reason = f"the daemon was stopped {update.attempt - 1} times in the middle of it"
-            return Stopped(Failure("interrupted", reason))
+        interruptions = update.attempt - (await self._tries(update))[0]
+        if interruptions > _MAX_INTERRUPTIONS:
+            reason = f"the daemon or the device died {interruptions} times in the middle of it"
+            return Stopped(Failure(_INTERRUPTED, reason))
         try:
             observers = Observers(self.progress, self.turns, self.cancellations, self.found_fit)
             return await Attempt(self._steps, update, self._config, observers).run()
@@ -191,16 +194,19 @@ class UpdateRunner:
             await self._end(update, State.REJECTED, failure)
             return None
         worker = self._config.current.worker
+        if failure.code == _INTERRUPTED:  # once more may be once too often
+            await self._end(update, State.FAILED, failure)
+            return None
+        tries, waits = await self._tries(update)
         # A full disk is no reason to give a file up: it waits, however long, until there is room.
         passing = failure.code == StateError.code
-        if update.attempt >= worker.tries and not passing:
-            tried = f"{failure.reason} (tried {update.attempt} times)"
+        if tries >= worker.tries and not passing:
+            tried = f"{failure.reason} (tried {tries} times)"
             await self._end(update, State.FAILED, Failure(failure.code, tried))
             return None
-        attempt = min(update.attempt, worker.tries)
-        delay = float(min(worker.retry_s * 2 ** (attempt - 1), _MAX_RETRY_S))
+        delay = float(min(worker.retry_s * 2 ** (min(tries + waits, worker.tries) - 1), _MAX_RETRY_S))
         why = {"code": failure.code, "reason": failure.reason}
-        await self._records.updates.advance(update.id, State.DEFERRED, attempt=attempt, **why)
+        await self._records.updates.advance(update.id, State.DEFERRED, attempt=update.attempt - passing, **why)
         self._records.metrics.count_deferral(update.model, failure.code)
         log.warning(
             "update %d of %s (%s) deferred for %.1f s: %s",
@@ -211,6 +217,17 @@ class UpdateRunner:
             failure.reason,
         )
         return delay
+
+    async def _tries(self, update: Update) -> tuple[int, int]:
+        """Return how often an update was tried, this time included, and how often the disk was what kept it.
+
+        Neither interruptions nor postponements count.
+        """
+        events = await self._records.updates.events(update.id)
+        codes = [event.detail.get("code") for event in events if event.state is State.DEFERRED]
+        failed = [code for code in codes if code is not None and code not in POSTPONED]
+        waits = failed.count(StateError.code)
+        return 1 + len(failed) - waits, waits
 
     async def _end(self, update: Update, state: State, failure: Failure) -> None:
         """End an update that will not be served."""

@@ -233,14 +233,7 @@ def cause_of_kill(kills: OomKills) -> tuple[str, str]:
     Args:
         kills: What the kernel has killed for lack of memory while the worker ran.
     """
-    if kills.group:
-        return "memory", "the kernel killed it for lack of memory, as the count of its control group says"
-    if kills.group is None and kills.machine:
-        text = f"the kernel killed {kills.machine} process(es) of this machine for lack of memory meanwhile"
-        return "memory", f"{text}, and no count of its control group says whether it was one of them"
-    if kills.group is None and kills.machine is None:
-        return "crash", "the cause is unknown: the kernel's counts of kills for lack of memory cannot be read"
-    return "crash", "another program or a user sent the signal: the kernel counts no kill for lack of memory meanwhile"
+    return "memory" if kills.may_be_memory else "crash", kills.cause
 
 
 def _stage_of(event: Mapping[str, Any]) -> str | None:

@@ -103,6 +103,32 @@ def test_a_file_that_was_rejected_and_stays_is_not_rejected_again(task: Task, tm
         assert daemon.update_of("good.pt")["state"] == "COMMITTED"
 
 
+def test_stops_of_the_daemon_are_no_tries(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.drop(task.first)
+        for _ in range(3):
+            update = daemon.update_of("first.pt", "CLAIMED", "VERIFIED", "LOADED", "CALIBRATED")
+            assert update["attempt"] == 1
+            assert daemon.stop() == 0
+            daemon.start()
+        ended = daemon.update_of("first.pt")
+        assert (ended["state"], ended["attempt"]) == ("COMMITTED", 1)
+
+
+def test_a_configured_model_is_known_from_the_first_answer_on(task: Task, tmp_path: Path) -> None:
+    with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)
+        assert daemon.stop() == 0
+        daemon.spawn()
+        image = next(task.test.rglob("*.png"))
+        first = eventually(lambda: daemon.infer(image), "an answer")
+        assert first.status_code in (200, 503)  # not 404
+        if first.status_code == 503:
+            assert first.headers["retry-after"] == "1"
+        eventually(lambda: daemon.infer(image).status_code == 200, "it serves")
+        assert daemon.get("/v2/models/other/ready").status_code == 404
+
+
 def test_sigterm_in_the_middle_of_an_update(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.drop(task.first)

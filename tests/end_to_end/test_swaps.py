@@ -250,7 +250,7 @@ def test_with_memory_for_one_generation_the_old_one_makes_room(
     # Back to the large one, with too little memory for it even after the small one has left.
     daemon.leave(60 * MIB)
     answer = daemon.post("/edged/v1/models/digits/rollback")
-    assert "ended while it was starting: killed by signal 9 (Killed), most likely by the kernel" in answer.text
+    assert "ended while it was starting: killed by signal 9 (Killed); the kernel killed" in answer.text
     assert daemon.killed_for_memory() == 1
     with capsys.disabled():
         print(f"\n60 MiB left: rollback answered {answer.status_code} {answer.text}")

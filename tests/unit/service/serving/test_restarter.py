@@ -76,6 +76,35 @@ def test_requests_wait_for_the_first_restarts_only() -> None:
     assert (scene.restarter.restarts, scene.restarter.crashes) == (4, 4)
 
 
+def test_a_generation_that_has_answered_is_restarted_soon_unless_it_crashes_in_a_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    scene = Scene()
+    restarter = scene.restarter
+
+    def killed_every(seconds: float, times: int) -> list[float]:
+        nonlocal now
+        delays = []
+        for _ in range(times):
+            restarter.record_up(1)
+            now += seconds
+            delays.append(restarter.record_crash(answered=True))
+        return delays
+
+    assert killed_every(4.0, 100) == [0.5] + 99 * [1.0]  # however often
+    assert not scene.room._open.is_set()  # requests wait for it
+    now += 1000
+    quick = killed_every(1.5, 30)  # more than 20 in a minute
+    assert quick[:19] == 19 * [1.0]
+    assert quick[19:25] == [2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    now += 1000
+    assert killed_every(4.0, 2) == [1.0, 1.0]
+    restarter.record_up(1)
+    assert [restarter.record_crash() for _ in range(3)] == [2.0, 4.0, 8.0]  # it dies before it answers
+
+
 def test_a_new_generation_starts_with_no_crashes_and_the_shortest_delay() -> None:
     restarter = Scene().restarter
     restarter.record_up(1)

@@ -181,3 +181,35 @@ def test_a_full_disk_uses_up_no_tries(tmp_path: Path, monkeypatch: pytest.Monkey
     assert device.now().attempt <= 2
     device.journal.close()
     device.disk.close()
+
+
+def test_neither_interruptions_nor_stops_are_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, "{tries: 2, retry_s: 0.001}")
+
+    async def fails(_: Update) -> Outcome:
+        return Stopped(Failure("crash", "the worker died"))
+
+    async def main() -> None:
+        for _ in range(20):  # orderly stops
+            device.journal.forgive({device.update.id})
+            device.journal.resume(device.update.id)
+        assert device.now().attempt == 1
+        for _ in range(9):  # kills
+            device.journal.resume(device.update.id)
+        monkeypatch.setattr(device.runner, "_attempt", fails)
+        assert await device.runner.drive(device.now()) is not None
+        assert device.now().state is State.DEFERRED
+        assert await device.runner.drive(device.now()) is None
+        assert device.now().state is State.FAILED
+        assert device.now().reason == "the worker died (tried 2 times)"
+
+    asyncio.run(main())
+
+
+def test_an_update_in_the_middle_of_which_the_device_dies_over_and_over_ends(tmp_path: Path) -> None:
+    device = Device(tmp_path, "{tries: 3}")
+    for _ in range(11):
+        device.journal.resume(device.update.id)
+    assert asyncio.run(device.runner.drive(device.now())) is None
+    assert (device.now().state, device.now().code) == (State.FAILED, "interrupted")
+    assert device.now().reason == "the daemon or the device died 11 times in the middle of it"
