@@ -31,6 +31,9 @@ from service.ipc.options import MAX_BATCH
 Images = npt.NDArray[np.float32]
 
 _LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # the same bound for detectors, whose images are large: 15 of 640 pixels
+# Beyond this many times the range of images, an overflow is a fault of the request. Nearer to it, other normalizations
+# and augmentations are in use, and a network whose outputs are not finite is at fault.
+_FAR_BEYOND = 10.0
 TENSOR_INPUT, PIXEL_INPUT, IMAGE_INPUT = "input", "pixels", "image"
 # Input -> its datatypes; the first is in the metadata.
 DATATYPES: Mapping[str, tuple[str, ...]] = {
@@ -102,6 +105,22 @@ def read_files(files: Sequence[bytes | memoryview], spec: InputSpec) -> tuple[Im
     if spec.fit is not Fit.LETTERBOX:
         return images, ()
     return images, tuple(Letterbox(image.width, image.height, spec.size) for image in decoded)
+
+
+def check_plausible(images: Images, spec: InputSpec) -> None:
+    """Check that an input whose outputs are not finite is one that the model could be expected to compute.
+
+    Raises:
+        RequestError: It holds values far beyond those of any image.
+    """
+    mean, std = (np.array(values, np.float64) for values in (spec.mean, spec.std))
+    lowest, highest = float(np.min(-mean / std)), float(np.max((1 - mean) / std))
+    largest = float(max(images.max(), -images.min()))
+    if largest > _FAR_BEYOND * max(-lowest, highest):
+        raise RequestError(
+            f"data holds values as large as {largest:.3g}, for which the model's output is NaN or infinity; images"
+            f" prepared for this model lie between {lowest:.3g} and {highest:.3g}"
+        )
 
 
 def parameters_of(owner: Mapping[str, Any]) -> dict[str, Any]:

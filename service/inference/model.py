@@ -20,6 +20,7 @@ from edged.execution.executors import HALF_ENGINES, HALF_TOLERANCE, Executor
 from service.inference.accept import PICTURES
 from service.inference.batch_queue import warm_sizes
 from service.inference.forms import Known, read_form
+from service.inference.inputs import check_plausible
 from service.inference.requests import Request, error_body, metadata, parse_request
 from service.inference.responses import OutputTensor, format_response, read_outputs
 from service.inference.tasks import task_of
@@ -171,7 +172,11 @@ class ServedModel:
 
     def _answer(self, request: Request, forward: Callable[[Floats], Floats]) -> Reply:
         def compute() -> Reply:
-            outputs = self._task.answer(request, forward)
+            try:
+                outputs = self._task.answer(request, forward)
+            except NotFiniteError:
+                check_plausible(request.images, self.input)  # or the request is at fault, and not the generation
+                raise
             if request.reference is not None:
                 return Reply(200, self._agreement(outputs, request.reference))
             if request.picture is not None:

@@ -134,10 +134,10 @@ def failure(now: RequestStats, before: RequestStats, crashes: int, gates: GatesC
     if crashes >= MAX_CRASHES:
         return f"its process exited unexpectedly {crashes} times"
     # A model whose requests failed before, for example because of overload, only must not get worse.
-    allowed = max(gates.max_error_rate, before.error_rate if before.requests >= ENOUGH_FOR_ERRORS else 0.0)
-    if now.requests >= ENOUGH_FOR_ERRORS and now.error_rate > allowed:
+    allowed = max(gates.max_error_rate, before.error_rate if before.judged >= ENOUGH_FOR_ERRORS else 0.0)
+    if now.judged >= ENOUGH_FOR_ERRORS and now.error_rate > allowed:
         return (
-            f"{now.failures} of {now.requests} requests failed ({now.error_rate:.1f} %), gates.max_error_rate is"
+            f"{now.failures} of {now.judged} requests failed ({now.error_rate:.1f} %), gates.max_error_rate is"
             f" {gates.max_error_rate:g} % and {before.error_rate:.1f} % failed before"
         )
     return None

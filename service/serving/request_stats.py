@@ -56,9 +56,14 @@ class RequestStats:
         return self._successes
 
     @property
+    def judged(self) -> int:
+        """Number of requests that say something about the server: no faults of the clients, and no full queue."""
+        return self._successes + self.failures
+
+    @property
     def error_rate(self) -> float:
-        """Failures in percent of the requests; 0 without any."""
-        return 100.0 * self.failures / self.requests if self.requests else 0.0
+        """Failures in percent of the requests in `judged`; 0 without any."""
+        return 100.0 * self.failures / self.judged if self.judged else 0.0
 
     def quantile_s(self, share: float) -> float | None:
         """Return the seconds within which this share of the successes was answered, at most 5 % too long.

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -207,6 +208,21 @@ def children(daemon: Daemon, module: str) -> list[psutil.Process]:
             if module in child.cmdline():
                 found.append(child)
     return found
+
+
+def time_out(daemon: Daemon, body: dict[str, Any], count: int, model: str = "digits") -> None:
+    """Have requests fail by a fault of the server: their generation hangs until serve.deadline_ms has passed."""
+    hanging = children(daemon, "service.inference.main")
+    for process in hanging:
+        process.suspend()
+    try:
+        with ThreadPoolExecutor(count) as pool:
+            answers = list(pool.map(lambda _: daemon.post(f"/v2/models/{model}/infer", json=body), range(count)))
+    finally:
+        for process in hanging:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+    assert {answer.status_code for answer in answers} == {504}
 
 
 def workers(daemon: Daemon) -> list[psutil.Process]:

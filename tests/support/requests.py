@@ -14,8 +14,10 @@ from tests.support.tasks import Task
 
 SPEC = InputSpec(4, 5)
 LETTERBOX = InputSpec(32, 32, (0.0,) * 3, (1.0,) * 3, Fit.LETTERBOX)
-# Overflows inside a network in float, so that its outputs are not finite: the daemon answers 500.
+# Overflows inside a network in float, so that its outputs are not finite: the daemon answers 400.
 TOO_LARGE = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [3e38] * 192}]}
+
+TENSOR = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 8, 8], "data": [0.0] * 192}]}
 
 
 class Client(threading.Thread):

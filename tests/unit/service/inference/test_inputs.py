@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
-from service.inference.inputs import max_batch, read_images
+from service.inference.inputs import check_plausible, max_batch, read_images
 from service.ipc.elements import pack_elements
 from service.ipc.messages import RequestError
 from tests.support.pictures import noise_png
@@ -55,6 +55,18 @@ def test_floats_of_each_width_become_fp32(datatype: str, dtype: str) -> None:
         assert images.dtype == np.float32
         assert np.array_equal(images, expected)
         assert letterboxes == ()
+
+
+def test_what_lies_far_beyond_all_images_is_a_fault_of_the_request() -> None:
+    spec = dataclasses.replace(SPEC, mean=(0.5, 0.5, 0.25), std=(0.25, 0.5, 0.25))  # black is -2, white 3
+    for value in (-2.0, 3.0, 29.9, -29.9):
+        check_plausible(np.full(SHAPE, value, np.float32), spec)
+    for value in (30.1, -30.1, 3e38):
+        images = np.zeros(SHAPE, np.float32)
+        images[1, 2, 3, 3] = value
+        with pytest.raises(RequestError, match=rf"as large as {abs(value):.3g}".replace("+", r"\+")) as caught:
+            check_plausible(images, spec)
+        assert (caught.value.status, "between -2 and 3" in str(caught.value)) == (400, True)
 
 
 @given(hnp.arrays(np.uint8, SHAPE))

@@ -16,8 +16,11 @@ from service.serving.request_stats import RequestStats
 GATES = GatesConfig(max_p99_ratio=2.0)
 
 
-def traffic(good, bad=0, seconds=0.01):
+def traffic(good, bad=0, seconds=0.01, clients=0):
+    """Requests that were answered, failed by a fault of the server, and were refused by a fault of their clients."""
     counted = RequestStats()
+    for _ in range(clients):
+        counted.note(400, seconds)
     for _ in range(good):
         counted.note(200, seconds)
     for _ in range(bad):
@@ -38,6 +41,8 @@ def traffic(good, bad=0, seconds=0.01):
         (traffic(94, 6), traffic(90, 10), 0, None),  # it was worse before
         (traffic(80, 20), traffic(90, 10), 0, "and 10.0 % failed before"),
         (traffic(94, 6), traffic(0, 19), 0, "6 of 100 requests failed"),  # too few before to be an excuse
+        (traffic(13, 1, clients=1000), traffic(0), 0, None),  # clients make no evidence against it
+        (traffic(14, 6, clients=1000), traffic(0), 0, "6 of 20 requests failed (30.0 %)"),  # nor for it
     ],
 )
 def test_a_failure_is_certain_before_the_end(now, before, crashes, reason):

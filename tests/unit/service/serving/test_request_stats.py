@@ -22,8 +22,10 @@ def test_without_requests_there_is_nothing_to_say():
 
 def test_only_faults_of_the_server_are_failures():
     counted = traffic([(200, 1), (400, 1), (429, 1), (500, 1), (503, 1), (504, 1), (200, 1), (413, 1)])
-    assert (counted.requests, counted.failures, counted.successes) == (8, 3, 2)
-    assert counted.error_rate == pytest.approx(37.5)
+    counted.note_unanswered(failure=False)  # a full queue
+    counted.note_unanswered(failure=True)
+    assert (counted.requests, counted.failures, counted.successes, counted.judged) == (10, 4, 2, 6)
+    assert counted.error_rate == pytest.approx(100 * 4 / 6)  # faults of clients say nothing of the server
 
 
 def test_only_successes_are_timed():
