@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_claimed_is_taken_once_it_can(
             assert "readonly" in " ".join(device.notes(update)) if twice else reason in device.notes(update)[0]
             await device.until_nothing_is_listed()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_file_that_meets_a_full_disk_is_taken_once_there_is_room(tmp_path: Pat
             assert not path.exists()
             assert device.notes(update)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
 
 
 def test_a_file_that_the_device_cannot_read_is_not_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_a_file_that_the_device_cannot_read_is_not_rejected(tmp_path: Path, monk
             failing = False
             assert (await device.until_claimed()).state is State.CLAIMED
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
 
 
 def test_a_refusal_that_cannot_be_journaled_is_journaled_later(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_refusal_that_cannot_be_journaled_is_journaled_later(tmp_path: Path) -
                 await asyncio.sleep(0.01)
             assert [update.code for update in found] == ["not_a_file"]
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
 
 
 def test_a_cut_file_that_cannot_be_rejected_is_handed_on(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_a_cut_file_that_cannot_be_rejected_is_handed_on(tmp_path: Path) -> None
             assert (await device.until_claimed()).state is State.CLAIMED
             assert not path.exists()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
 
 
 def test_parked_files_are_released_though_the_end_of_one_cannot_be_journaled(tmp_path: Path) -> None:
@@ -255,4 +255,4 @@ def test_parked_files_are_released_though_the_end_of_one_cannot_be_journaled(tmp
             device.read_only(False)
             assert (await device.until_claimed()).file_name == "b.pt"
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
