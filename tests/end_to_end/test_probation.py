@@ -173,7 +173,8 @@ SHADOW = 'edged_model_shadow_agreement_ratio{model="digits"}'
 def test_answers_that_differ_from_those_before_bring_the_generation_before_back(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.put_live(task.first)
-        gates = {"min_shadow_agreement": 80, "shadow_percent": 100}
+        # above_chance is what tells such a file before it goes live, where images have labels
+        gates = {"min_shadow_agreement": 80, "shadow_percent": 100, "above_chance": False}
         daemon.config["models"][0] |= {"probation_s": 600, "gates": gates}
         daemon.reload()
         daemon.drop(renumbered(task, tmp_path))
