@@ -45,7 +45,7 @@ def quantize(options: Namespace) -> int:
         input=_overrides(options),
         images=options.images,
         gates=dataclasses.replace(
-            Gates() if options.default_gates else Gates.none(),
+            Gates(above_chance=False) if options.default_gates else Gates.none(),
             min_agreement=options.min_agreement,
             max_drop=options.max_drop,
             min_accuracy=options.min_accuracy,

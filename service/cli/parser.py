@@ -421,7 +421,7 @@ def _add_gates(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help=text)
     parser.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 or mAP50-95 to lose")
     parser.add_argument("--min-accuracy", type=float, metavar="PERCENT", help="least top-1 or mAP50-95 to reach")
-    text = "accept a network of absurd weights, constant outputs or a top-1 at chance"
+    text = "accept a network of absurd weights or constant outputs"
     parser.add_argument("--no-default-gates", dest="default_gates", action="store_false", help=text)
 
 

@@ -204,3 +204,13 @@ def test_nonsense_is_written_only_without_the_default_gates(task: Task, tmp_path
     assert "are the same for all of" in done.stderr
     done = edged(tmp_path, *command, "--no-default-gates")
     assert (done.returncode, (tmp_path / "out").exists()) == (0, True), done.stderr
+
+
+def test_a_top_1_at_chance_is_a_warning(task: Task, tmp_path: Path) -> None:
+    state = torch.load(task.first, weights_only=True)
+    moved = tmp_path / "moved.pt"
+    torch.save(state | {name: state[name].roll(1, 0) for name in ("linear.weight", "linear.bias")}, moved)
+    quick = ["--method", "rtn", *SIZE]
+    done = edged(tmp_path, "quantize", moved, "--calib", task.calibration, "--out", tmp_path / "out", *quick)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"the full-precision network is right on \d+ of \d+ .*, drop a better", done.stderr)
