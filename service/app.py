@@ -237,7 +237,9 @@ class _Daemon:
         app = create_app(supervisor, inference)
 
         def connections(limit: int) -> Connections:
-            return Connections(limit, lambda: supervisor.config.serve, refusals)
+            return Connections(
+                limit, lambda: supervisor.config.serve, refusals, lambda: supervisor.body_memory.is_short
+            )
 
         local, tcp = connections(_LOCAL_CONNECTIONS), connections(self._most_connections())
         supervisor.metrics.show_http({"tcp": tcp.__len__, "unix": local.__len__}, lambda: supervisor.body_memory.used)

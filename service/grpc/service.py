@@ -149,10 +149,9 @@ class InferenceService(grpc.GenericRpcHandler):
         memory, start = self._supervisor.body_memory, time.monotonic()
         try:
             stored = await memory.reserve(parts.size, len(parts.header), timeout_s)
-        except NoRoomError:
+        except NoRoomError as error:
             self._supervisor.metrics.count_http_refusal("body_memory")
-            text = f"the bodies of other requests take serve.max_arriving_bytes = {memory.size}; try again later"
-            raise RefusedError(Refusal(503, text, retry=True)) from None
+            raise RefusedError(Refusal(503, str(error), retry=True)) from None
         try:
             parts.write_to(stored.view)
             yield stored, max(0.0, timeout_s - (time.monotonic() - start))

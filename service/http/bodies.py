@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from service.http.errors import RETRY
 from service.http.forms import JSON_BYTES, has_files
-from service.http.protocol import LARGE_READS, TOO_SLOW
+from service.http.protocol import TAKEN, TOO_SLOW
 from service.ipc.messages import Reply
 from service.ipc.shared_memory import BodyMemory, NoRoomError, StoredBody
 
@@ -25,7 +25,7 @@ class BodyLimits(NamedTuple):
     Attributes:
         body_bytes: Largest body.
         json_bytes: Largest JSON.
-        wait_s: Seconds that a body may wait for memory.
+        wait_s: Seconds that a body may wait for memory, each time.
     """
 
     body_bytes: int
@@ -62,37 +62,35 @@ async def store_body(request: Request, memory: BodyMemory, limits: BodyLimits) -
         HTTPException: See `check_body` and `read_body`; 503, there is no room in the memory.
     """
     size, json_bytes = check_body(request, limits)
-    if (large_reads := request.scope.get(LARGE_READS)) is not None:
-        large_reads()
     try:
-        body = await memory.reserve(_FIRST_BYTES if size is None else size, json_bytes, limits.wait_s)
+        body = await memory.reserve(_FIRST_BYTES if size is None else size, json_bytes, limits.wait_s, arriving=True)
+        if (taken := request.scope.get(TAKEN)) is not None:
+            taken()
         try:
             await _fill(body, request, limits, json_bytes, announced=size is not None)
         except BaseException:
             body.release()
             raise
-    except NoRoomError:
-        raise HTTPException(
-            503, f"the bodies of other requests take serve.max_arriving_bytes = {memory.size}; try again later", RETRY
-        ) from None
+    except NoRoomError as error:
+        raise HTTPException(503, str(error), RETRY) from None
     return body, json_bytes
 
 
 async def _fill(
     body: StoredBody, request: Request, limits: BodyLimits, json_bytes: int | None, *, announced: bool
 ) -> None:
-    """Write the pieces of a body to its place, which grows with them if the length was not announced."""
+    """Write the pieces of a body to its place, whose memory grows with them."""
     size = 0
     async for piece in _pieces(request):
         end = size + len(piece)
         if not announced:
             check_size(end, limits, json_bytes)
-        if end > len(body):
-            body.resize(min(2 * end, limits.body_bytes))
+        if end > body.reserved:
+            await body.grow(limits.wait_s, min(2 * end, len(body) if announced else limits.body_bytes))
         body.view[size:end] = piece
         size = end
     if size < len(body):
-        body.resize(size)
+        body.shrink(size)
 
 
 def check_body(request: Request, limits: BodyLimits) -> tuple[int | None, int | None]:

@@ -17,6 +17,7 @@ from service.http.refusals import Refusals
 SPARES = 16  # connections beyond the limit, on which only GET requests are answered
 IDLE_S = 75.0
 _CHECK_S = 1.0  # the precision of deadlines
+_HURRY_S = 0.5  # in which a body may arrive at any rate, though others wait for memory
 _HONEST_HEAD_S = 1.0  # an unfinished head is older than that on a connection that may be closed to make room
 
 
@@ -29,11 +30,16 @@ class Connection(Protocol):
     def refuse_head(self) -> None:
         """Refuse the unfinished head of a request as too slow, and close the connection."""
 
-    def refuse_body(self) -> None:
-        """Refuse the unfinished body of a request as too slow, and close the connection."""
+    def why_overdue(self, now: float, hurry_s: float | None) -> str | None:
+        """Return the reason why the body that is arriving is too slow; None if it is not.
 
-    def is_overdue(self, now: float) -> bool:
-        """Return whether the body that is arriving is too slow."""
+        Args:
+            now: The time, by time.monotonic().
+            hurry_s: Seconds that it may take, if others wait for memory; None if none do.
+        """
+
+    def refuse_body(self, reason: str) -> None:
+        """Refuse the unfinished body of a request as too slow, and close the connection."""
 
     def has_unsent(self) -> bool:
         """Return whether the client has not read all of its response yet."""
@@ -46,12 +52,16 @@ class Connections:
         limit: Number of connections from which on others are closed to accept new ones.
         serve: Returns the section of the configuration in force.
         refusals: Counts what is refused.
+        is_short: Returns whether bodies wait for memory, so that slower ones have to go.
     """
 
-    def __init__(self, limit: int, serve: Callable[[], ServeConfig], refusals: Refusals) -> None:
+    def __init__(
+        self, limit: int, serve: Callable[[], ServeConfig], refusals: Refusals, is_short: Callable[[], bool]
+    ) -> None:
         self.limit = limit
         self.refusals = refusals
         self._serve = serve
+        self._is_short = is_short
         self._open: set[Connection] = set()
         # Connection -> since when, oldest first. An open connection is in at most one of these; in none while its
         # request is answered.
@@ -174,10 +184,12 @@ class Connections:
         now, serve = time.monotonic(), self.serve
         for connection in _older(self._heads, now - serve.head_timeout_s):
             self._refuse_head(connection)
-        for connection in _older(self._bodies, now - serve.body_timeout_s):
-            if connection.is_overdue(now):
+        hurry_s = _HURRY_S if self._is_short() else None
+        allowed_s = serve.body_timeout_s if hurry_s is None else min(hurry_s, serve.body_timeout_s)
+        for connection in _older(self._bodies, now - allowed_s):
+            if (reason := connection.why_overdue(now, hurry_s)) is not None:
                 self.ends(connection)
-                connection.refuse_body()
+                connection.refuse_body(reason)
                 self.refusals.note("slow_body")
         for connection in _older(self._idle, now - IDLE_S):
             self.closed(connection)

@@ -95,7 +95,7 @@ class InferenceRoute:
             form = form_of(request)
         except Exception:
             return None  # Starlette's way finds the same error, and reports it
-        if size is None or (body := self._supervisor.body_memory.take(size, json_bytes)) is None:
+        if size is None or (body := self._supervisor.body_memory.take(size, json_bytes, arriving=True)) is None:
             return None
         return Admission(self, request, service.name, Message(body, json_bytes, form), start)
 

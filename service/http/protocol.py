@@ -25,9 +25,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from service.http.connections import Connections
-from service.ipc.shared_memory import StoredBody
+from service.ipc.shared_memory import NoRoomError, StoredBody
 
-LARGE_READS = "edged.large_reads"  # key of a scope: called by who takes the body as it arrives
+TAKEN = "edged.taken"  # key of a scope: called by who takes the body as it arrives, into memory that others wait for
 TOO_SLOW = "edged.too_slow"  # key of a scope: present once the body was refused as too slow
 RETRY_S = 1
 
@@ -35,8 +35,10 @@ _READ_BYTES = 1 << 18  # at once, where the body is taken as it arrives
 _SMALL_READ_BYTES = 1 << 16  # otherwise: what nobody takes stays in memory
 _MAX_HEAD_BYTES = 16 << 10  # of a head that is not complete
 _MAX_FIELDS = 100
+_RETRIED = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
 _LINGER_S = 1.0  # for which a client can read the last response
 _JOINED_BYTES = 1 << 16  # a response up to this size is written at once
+_HURRIED_RATE = 256 << 10  # bytes a second of a body that arrives while others wait for memory
 
 
 class Admission(Interface):
@@ -86,6 +88,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._admission: Admission | None = None  # of the request whose body is arriving
         self._place: memoryview | None = None  # of that body; the transport reads into it
         self._received = 0  # bytes of that body
+        self._reserved = 0  # how many it has memory for
+        self._is_taken = False  # whether the body arrives in memory that others may wait for
         self._is_spare = False
         self._is_refused = False  # what still arrives is not read any more
         self._head_bytes = -1  # of the head that is arriving, without its first read; -1 while none is
@@ -110,7 +114,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the buffer that the transport reads into."""
         if self._place is not None:
-            return self._place[self._received :]
+            return self._place[self._received : self._reserved]
         return self._buffer[: self._read_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -118,16 +122,15 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self._place is not None:
             self._body_bytes += nbytes
             self._received += nbytes
-            if self._received == len(self._place):
-                self._new_parser()
-                self.on_message_complete()
+            if self._received == self._reserved:
+                self._end_or_grow()
             return
         if self._is_refused:
             return
         began = self._head_bytes >= 0
         self.data_received(self._buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
         if self._admission is not None:
-            self._place = self._admission.body.view
+            self._place, self._reserved = self._admission.body.view, self._admission.body.reserved
         elif began and self._head_bytes >= 0:
             self._head_bytes += nbytes
             if self._head_bytes > _MAX_HEAD_BYTES:
@@ -156,11 +159,11 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._head_bytes = -1
         self._body_bytes, self._body_since = 0, time.monotonic()
         self._timed_flow.restart(self._body_since)
-        self._read_bytes = _SMALL_READ_BYTES
+        self._read_bytes, self._is_taken = _SMALL_READ_BYTES, False
         self._connections.body_began(self)
         if self._begin_direct():
             return
-        self.scope[LARGE_READS] = self._read_more  # type: ignore[literal-required]
+        self.scope[TAKEN] = self._take  # type: ignore[literal-required]
         if self._is_spare and self.parser.get_method() not in (b"GET", b"HEAD"):
             self._connections.refusals.note("connections")
             self.app = refuse_connection
@@ -240,25 +243,30 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         timeout_s = self._connections.serve.head_timeout_s
         self._refuse(408, f"the head of the request was not complete within serve.head_timeout_s = {timeout_s:g}")
 
-    def is_overdue(self, now: float) -> bool:
-        """Return whether the body that is arriving is too slow.
+    def why_overdue(self, now: float, hurry_s: float | None) -> str | None:
+        """Return the reason why the body that is arriving is too slow; None if it is not.
 
         The time while the server did not read does not count.
         """
         serve = self._connections.serve
         waited_s = now - self._body_since - self._timed_flow.paused_s(now)
-        return waited_s > serve.body_timeout_s + self._body_bytes / serve.min_body_rate
+        if waited_s > serve.body_timeout_s + self._body_bytes / serve.min_body_rate:
+            return (
+                f"{self._body_bytes} bytes of the body had arrived within serve.body_timeout_s ="
+                f" {serve.body_timeout_s:g} and the time for serve.min_body_rate = {serve.min_body_rate} bytes a second"
+            )
+        if hurry_s is not None and self._is_taken and waited_s > hurry_s + self._body_bytes / _HURRIED_RATE:
+            return (
+                f"{self._body_bytes} bytes of the body had arrived within {waited_s:.1f} s, and others wait for room"
+                f" within serve.max_arriving_bytes = {serve.arriving_bytes}; try again later"
+            )
+        return None
 
-    def refuse_body(self) -> None:
+    def refuse_body(self, reason: str) -> None:
         """Refuse the unfinished body of a request as too slow, and close the connection."""
-        serve = self._connections.serve
         self.scope[TOO_SLOW] = True  # type: ignore[literal-required]
         self._abandon(408)
-        self._refuse(
-            408,
-            f"{self._body_bytes} bytes of the body had arrived within serve.body_timeout_s = {serve.body_timeout_s:g}"
-            f" and the time for serve.min_body_rate = {serve.min_body_rate} bytes a second",
-        )
+        self._refuse(408, reason)
 
     # The short way
 
@@ -276,12 +284,44 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         admission = self._direct(scope)  # type: ignore[arg-type]  # uvicorn's type of scopes is its own
         if admission is None:
             return False
-        self._admission, self._received = admission, 0
+        self._admission, self._received, self._is_taken = admission, 0, True
         keep_alive = parser.get_http_version() != "1.0" and parser.should_keep_alive()
         self.cycle = _DirectCycle(keep_alive=keep_alive)  # type: ignore[assignment]
         if self.expect_100_continue:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return True
+
+    def _end_or_grow(self) -> None:
+        """End the request if its body is complete, or else reserve memory for more of it, without reading meanwhile."""
+        admission = cast("Admission", self._admission)
+        if self._received == len(admission.body):
+            self._new_parser()
+            self.on_message_complete()
+        elif admission.body.try_grow():
+            self._reserved = admission.body.reserved
+        else:
+            self.flow.pause_reading()
+            task = self.loop.create_task(self._grow(admission))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _grow(self, admission: Admission) -> None:
+        """Read on once there is memory for more of a body, or refuse it."""
+        refusal = None
+        try:
+            await admission.body.grow(self._connections.serve.deadline_ms / 1000)
+        except NoRoomError as error:
+            refusal = str(error)
+        if self._admission is not admission:  # the connection was lost, or too slow
+            return
+        if refusal is None:
+            self._reserved = admission.body.reserved
+        else:
+            self._connections.refusals.note("body_memory")
+            self._connections.ends(self)
+            self._abandon(503)
+            self._refuse(503, refusal)
+        self.flow.resume_reading()
 
     async def _respond(self, admission: Admission, cycle: _DirectCycle) -> None:
         """Answer a request whose body is complete."""
@@ -314,8 +354,11 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
 
-    def _read_more(self) -> None:
-        self._read_bytes = _READ_BYTES
+    def _take(self) -> None:
+        """Read more at once, and measure from now on: before, the body may have waited for memory."""
+        self._read_bytes, self._is_taken = _READ_BYTES, True
+        self._body_since = time.monotonic()
+        self._timed_flow.restart(self._body_since)
 
     def _refuse_large_head(self) -> None:
         self._connections.refusals.note("large_head")
@@ -433,7 +476,7 @@ def _head_of(response: Response, *, keep_alive: bool) -> bytes:
 def _last_response(status: int, message: str) -> bytes:
     """Return a whole response with an error, after which the connection is closed."""
     body = json.dumps({"error": message}).encode()
-    retry = b"retry-after: %d\r\n" % RETRY_S if status == HTTPStatus.REQUEST_TIMEOUT else b""
+    retry = b"retry-after: %d\r\n" % RETRY_S if status in _RETRIED else b""
     return b"%bdate: %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%bconnection: close\r\n\r\n%b" % (
         *(STATUS_LINE[status], http_date(), len(body), retry, body),
     )

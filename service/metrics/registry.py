@@ -331,7 +331,7 @@ class Metrics:
         for reason in _REFUSALS:
             self.http_refused.labels(reason)
         self.http_connections = self._gauge("http_connections", "Open connections to the HTTP server.", "listener")
-        self.http_body_bytes = self._gauge("http_body_bytes", "Memory that the bodies of requests take.")
+        self.http_body_bytes = self._gauge("http_body_bytes", "Memory reserved for the bodies of requests.")
         self.model_ready = self._gauge("model_ready", "1 while a generation serves the model.", "model")
         self.request_duration = self._histogram(
             "inference_request_duration_seconds",

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,13 +37,18 @@ class Served:
 
 @contextlib.asynccontextmanager
 async def serving(
-    *routes: Route, limit: int = 1000, direct: DirectRoute | None = None, **settings: Any
+    *routes: Route,
+    limit: int = 1000,
+    direct: DirectRoute | None = None,
+    is_short: Callable[[], bool] = lambda: False,
+    **settings: Any,
 ) -> AsyncIterator[Served]:
     """Run a server with settings of the section `serve`."""
     config = ServeConfig(**settings)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         refused: Counter[str] = Counter()
-        connections = Connections(limit, lambda: config, Refusals(lambda reason: refused.update([reason])))
+        refusals = Refusals(lambda reason: refused.update([reason]))
+        connections = Connections(limit, lambda: config, refusals, is_short)
         server = make_server(Starlette(routes=list(routes)), connections, direct)
         port = listener.getsockname()[1]
         task = asyncio.create_task(server.serve(sockets=[listener]))

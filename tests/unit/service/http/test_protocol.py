@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from service.http import connections as connections_module
-from service.http.bodies import read_body
+from service.http.bodies import BodyLimits, read_body, store_body
 from service.ipc.shared_memory import BodyMemory, StoredBody
 from tests.support.http_server import Served, serving
 
@@ -319,11 +319,14 @@ class Direct:
         self.release.set()
         self.local: StoredBody | None = None
 
+    def is_short(self) -> bool:
+        return self.memory.is_short
+
     def __call__(self, scope: Scope) -> Echo | None:
         fields = dict(scope["headers"])
         if scope["path"] != "/direct" or b"content-length" not in fields:
             return None
-        body = self.memory.take(int(fields[b"content-length"]))
+        body = self.memory.take(int(fields[b"content-length"]), arriving=True)
         return None if body is None else Echo(self, body)
 
 
@@ -374,6 +377,142 @@ def test_a_body_is_received_in_its_place(size: int) -> None:
             client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # the connection is as good as before
             assert (await client.answer())[2] == b"hello"
         assert direct.memory.used == 0
+
+    asyncio.run(main())
+
+
+def head_of(size: int) -> bytes:
+    return b"POST /direct HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+
+
+def test_a_large_body_is_not_read_until_there_is_memory_for_it() -> None:
+    async def main() -> None:
+        direct, body = Direct(), os.urandom(3_000_000)
+        other = direct.memory.take(7 << 20)
+        assert other is not None
+        settings = {"body_timeout_s": 1, "min_body_rate": 1 << 30}
+        async with serving(*ROUTES, direct=direct, **settings) as served, client_of(served) as client:
+            client.send(request_of(body))
+            await until(lambda: direct.memory.is_short)
+            assert direct.memory.used == 8 << 20
+            await asyncio.sleep(1.3)  # time to be overdue
+            other.release()
+            status, _, answer = await client.answer()
+            assert (status, json.loads(answer)) == (200, expected(body))
+            assert not served.refused
+        assert direct.memory.used == 0
+
+    asyncio.run(main())
+
+
+def test_a_large_body_without_memory_for_all_of_it_gets_503() -> None:
+    async def main() -> None:
+        direct, body = Direct(), os.urandom(3_000_000)
+        other = direct.memory.take(7 << 20)
+        assert other is not None
+        async with serving(*ROUTES, direct=direct, deadline_ms=100) as served, client_of(served) as client:
+            client.send(request_of(body))
+            status, fields, answer = await client.answer()
+            assert (status, fields["retry-after"], fields["connection"]) == (503, "1", "close")
+            assert "serve.max_arriving_bytes = 8388608" in json.loads(answer)["error"]
+            assert (served.refused, direct.abandoned) == ({"body_memory": 1}, [503])
+            assert await client.closed()
+        assert direct.memory.used == len(other)
+
+    asyncio.run(main())
+
+
+def test_a_client_that_goes_away_while_its_body_waits_for_memory() -> None:
+    async def main() -> None:
+        direct = Direct()
+        other = direct.memory.take(7 << 20)
+        assert other is not None
+        async with serving(*ROUTES, direct=direct, deadline_ms=1000) as served:
+            async with client_of(served) as client:
+                client.send(request_of(bytes(3_000_000)))
+                await until(lambda: direct.memory.is_short)
+                client.writer.transport.abort()
+            await until(lambda: not served.connections and not direct.memory.is_short)
+        assert len(direct.abandoned) == 1
+        assert direct.memory.used == len(other)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [1, 60_000])
+def test_a_slow_body_goes_when_others_wait_for_memory(sent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "_HURRY_S", 0.1)
+    monkeypatch.setattr(connections_module, "_CHECK_S", 0.1)
+
+    async def main() -> None:
+        direct = Direct()
+        async with contextlib.AsyncExitStack() as stack:
+            served = await stack.enter_async_context(serving(*ROUTES, direct=direct, is_short=direct.is_short))
+            slow = [await stack.enter_async_context(client_of(served)) for _ in range(8)]
+            for client in slow:
+                client.send(head_of(8 << 20) + bytes(sent))
+            await until(lambda: direct.memory.used == 8 << 20)
+            assert not served.refused  # nobody waits
+            waiting = asyncio.create_task(direct.memory.reserve(2 << 20, None, WAIT_S))
+            for client in slow:
+                status, fields, answer = await client.answer()
+                assert (status, fields["retry-after"]) == (408, "1")
+                assert "others wait for room within serve.max_arriving_bytes" in json.loads(answer)["error"]
+            (await waiting).release()
+            assert (served.refused, direct.abandoned) == ({"slow_body": 8}, [408] * 8)
+        assert direct.memory.used == 0
+
+    asyncio.run(main())
+
+
+def test_bodies_that_take_the_other_way_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "_CHECK_S", 0.1)
+    direct, body = Direct(), os.urandom(3_000_000)
+
+    async def store(request: Request) -> Response:
+        found, _ = await store_body(request, direct.memory, BodyLimits(8 << 20, 8 << 20, WAIT_S))
+        try:
+            return JSONResponse(expected(bytes(found.view)))
+        finally:
+            found.release()
+
+    async def main() -> None:
+        route = Route("/stored", store, methods=["POST"])
+        async with serving(route, is_short=direct.is_short) as served, client_of(served) as client:
+            other = direct.memory.take(7 << 20)
+            assert other is not None
+            head = b"POST /stored HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            for data in (request_of(body, b"/stored"), head + b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)):
+                client.send(data)
+                await until(direct.is_short)
+                assert 7 << 20 < direct.memory.used <= 8 << 20
+                other.release()
+                assert json.loads((await client.answer())[2]) == expected(body)
+                other = direct.memory.take(7 << 20)
+                assert other is not None
+            client.send(head_of(2 << 20).replace(b"/direct", b"/stored"))
+            await until(lambda: direct.memory.used == 8 << 20)
+            waiting = asyncio.create_task(direct.memory.reserve(2 << 20, None, WAIT_S))
+            await until(lambda: served.refused == {"slow_body": 1})
+            other.release()
+            (await waiting).release()
+            assert direct.memory.used == 0
+
+    asyncio.run(main())
+
+
+def test_a_body_that_takes_no_memory_is_in_no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections_module, "_HURRY_S", 0.0)
+    monkeypatch.setattr(connections_module, "_CHECK_S", 0.01)
+
+    async def main() -> None:
+        async with serving(*ROUTES, is_short=lambda: True) as served, client_of(served) as client:
+            data = request_of(b"body", b"/digest")
+            client.send(data[:-1])
+            await asyncio.sleep(0.3)
+            client.send(data[-1:])
+            assert (await client.answer())[0] == 200
+            assert not served.refused
 
     asyncio.run(main())
 

@@ -44,7 +44,7 @@ def test_responses_have_a_date_and_the_server_leaves_when_it_is_told():
 def test_a_server_that_is_told_before_it_began_leaves_at_once():
     async def main():
         with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = make_server(Starlette(), Connections(1, ServeConfig, Refusals(lambda _: None)))
+            server = make_server(Starlette(), Connections(1, ServeConfig, Refusals(lambda _: None), lambda: False))
             server.should_exit = True
             await asyncio.wait_for(server.serve(sockets=[listener]), 30)
             assert server.should_exit

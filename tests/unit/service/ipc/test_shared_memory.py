@@ -30,7 +30,7 @@ from service.ipc.shared_memory import (
     receive_memory,
 )
 
-SMALL, SMALL_KEPT = 1 << 18, 1 << 16
+SMALL, SMALL_KEPT, SMALL_SMALL = 1 << 18, 1 << 16, 1 << 14
 
 
 @pytest.fixture
@@ -42,6 +42,10 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def frame_of(header: dict[str, Any], body: bytes = b"") -> io.BytesIO:
     return io.BytesIO(frames.head(header, body) + body)
+
+
+MIB = 1 << 20
+WAIT_S = 30.0
 
 
 def filled_bytes(memory: BodyMemory) -> int:
@@ -56,6 +60,11 @@ def stored(memory: BodyMemory, content: bytes, json_bytes: int | None = None) ->
     return body
 
 
+def most(size: int) -> int:
+    """Return how many bytes all bodies may take together, if one of `size` bytes is the last."""
+    return SMALL + SMALL // 8 if size <= module.SMALL_BYTES else SMALL
+
+
 class Sharing(RuleBasedStateMachine):
     """Stores, resizes and releases bodies in any order; each stored body keeps its contents."""
 
@@ -63,6 +72,7 @@ class Sharing(RuleBasedStateMachine):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(module, "KEPT_BYTES", SMALL_KEPT)
+        self.patch.setattr(module, "SMALL_BYTES", SMALL_SMALL)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             self.memory = BodyMemory(SMALL)
@@ -79,7 +89,7 @@ class Sharing(RuleBasedStateMachine):
     def store(self, size: int, json_bytes: int | None) -> None:
         body = self.memory.take(size, json_bytes)
         used = sum(map(len, self.bodies))
-        assert body is None if used + size > SMALL else body is not None or self.bodies
+        assert (body is None) == (used + size > most(size))
         if body is not None:
             assert (body.place.start + (json_bytes or 0)) % 64 == 0
             assert len(body) == size
@@ -90,9 +100,10 @@ class Sharing(RuleBasedStateMachine):
     def resize(self, data: st.DataObject, size: int) -> None:
         body = data.draw(st.sampled_from(list(self.bodies)))
         before = self.bodies[body]
-        try:
-            body.resize(size)
-        except NoRoomError:
+        if size <= len(body):
+            body.shrink(size)
+        elif not body.try_grow(size):
+            assert self.memory.used - len(before) + size > most(size)
             assert len(body) == len(before)
             return
         assert body.view[: len(before)] == before[:size]
@@ -115,10 +126,12 @@ class Sharing(RuleBasedStateMachine):
             assert self.child.bodies[body.place.start : body.place.end] == content
         ordered = sorted(body.place for body in self.bodies)
         assert all(before.end <= after.start for before, after in pairwise(ordered))
-        assert self.memory.used == sum(map(len, self.bodies)) <= SMALL
+        assert self.memory.used == sum(map(len, self.bodies)) <= most(0)
 
     @invariant()
     def memory_goes_back(self) -> None:
+        pages = 2 * mmap.PAGESIZE * len(self.bodies)  # the first and the last of a body may hold others
+        assert filled_bytes(self.memory) <= self.memory.used + pages + 2 * SMALL_KEPT
         if not self.bodies:
             assert filled_bytes(self.memory) <= SMALL_KEPT
 
@@ -183,6 +196,104 @@ def test_a_place_that_is_given_to_a_cancelled_waiter_is_free_again() -> None:
         with pytest.raises(asyncio.CancelledError):
             await waiter
         assert memory.used == 0
+        memory.close()
+
+    asyncio.run(main())
+
+
+def arriving(memory: BodyMemory, size: int) -> StoredBody:
+    body = memory.take(size, arriving=True)
+    assert body is not None
+    return body
+
+
+def test_memory_of_a_large_body_is_reserved_as_it_arrives() -> None:
+    memory = BodyMemory(64 * MIB)
+    stuck = [arriving(memory, 64 * MIB) for _ in range(8)]
+    assert memory.used == 64 * MIB
+    assert filled_bytes(memory) == 0
+    assert memory.take(MIB + 1) is None
+    for _ in range(8):  # the share of small ones
+        assert memory.take(MIB) is not None
+    assert memory.take(1) is None
+    for body in stuck[1:]:
+        body.release()
+    reserved = [stuck[0].reserved // MIB]
+    while stuck[0].try_grow() and stuck[0].reserved < len(stuck[0]):
+        reserved.append(stuck[0].reserved // MIB)
+    assert reserved == [8, 16, 32]  # the small ones leave no room for 64
+    memory.close()
+
+
+def test_the_older_of_two_bodies_that_wait_for_each_other_grows() -> None:
+    async def main() -> None:
+        for first, second in ((0, 1), (1, 0)):
+            memory = BodyMemory(64 * MIB)
+            bodies = [arriving(memory, 64 * MIB) for _ in range(2)]
+            assert all(body.try_grow(32 * MIB) for body in bodies)
+
+            async def grow(body: StoredBody) -> None:
+                try:
+                    await body.grow(WAIT_S)
+                except NoRoomError:
+                    body.release()
+                    raise
+
+            tasks: dict[int, asyncio.Task[None]] = {}
+            for index in (first, second):
+                tasks[index] = asyncio.create_task(grow(bodies[index]))
+                await asyncio.sleep(0)
+            with pytest.raises(NoRoomError, match="67108864"):
+                await tasks[1]
+            await tasks[0]
+            assert memory.used == bodies[0].reserved == 64 * MIB
+            bodies[0].release()
+            assert (memory.used, memory.is_short) == (0, False)
+            memory.close()
+
+    asyncio.run(main())
+
+
+def test_a_body_that_grows_goes_before_large_ones_that_arrive() -> None:
+    async def main() -> None:
+        memory = BodyMemory(64 * MIB)
+        first, other = arriving(memory, 64 * MIB), memory.take(50 * MIB)
+        assert other is not None
+        task = asyncio.create_task(first.grow(WAIT_S))
+        await asyncio.sleep(0)
+        assert memory.is_short
+        assert memory.take(2 * MIB) is None  # though there is room
+        small = arriving(memory, MIB)
+        newcomer = asyncio.create_task(memory.reserve(40 * MIB, None, WAIT_S, arriving=True))
+        await asyncio.sleep(0)
+        other.release()
+        await task
+        assert first.reserved == 16 * MIB
+        assert (await newcomer).reserved == 8 * MIB
+        for body in (first, small, newcomer.result()):
+            body.release()
+        assert memory.used == 0
+        memory.close()
+
+    asyncio.run(main())
+
+
+def test_a_body_that_is_released_while_it_waits_to_grow_takes_nothing() -> None:
+    async def main() -> None:
+        memory = BodyMemory(64 * MIB)
+        first, other = arriving(memory, 64 * MIB), memory.take(56 * MIB)
+        assert other is not None
+        task = asyncio.create_task(first.grow(WAIT_S))
+        await asyncio.sleep(0)
+        first.release()
+        other.release()
+        with pytest.raises(NoRoomError):
+            await task
+        assert memory.used == 0
+        bodies = [arriving(memory, 64 * MIB) for _ in range(8)]
+        with pytest.raises(NoRoomError):  # nobody leaves
+            await bodies[0].grow(0.01)
+        assert not memory.is_short
         memory.close()
 
     asyncio.run(main())
@@ -290,12 +401,12 @@ def test_bodies_in_the_frame_are_read_without_shared_memory() -> None:
     assert inbox.read() is None
 
 
-@pytest.mark.parametrize("place", [(0, 1), (1 << 30, 1), ((64 << 20) + (1 << 20) - 1, 2)])
+@pytest.mark.parametrize("place", [(0, 1), (1 << 40, 1), (BodyMemory(1 << 20)._end - 1, 2)])
 def test_a_place_outside_of_the_memory_is_an_error(
     place: tuple[int, int], pair: tuple[socket.socket, socket.socket]
 ) -> None:
     ours, theirs = pair
-    memory = BodyMemory()
+    memory = BodyMemory(1 << 20)
     memory.send_to(ours)
     received: ReceivedMemory | None = receive_memory(theirs) if place[0] else None
     with pytest.raises(frames.FrameError, match="shared memory has"):
