@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import httpx
 import psutil
@@ -105,7 +106,8 @@ def test_requests_with_the_process_get_one_503_and_all_others_wait(task: Task, t
         requests = 'edged_inference_requests_total{{code="{}",model="digits"}}'
         assert (daemon.metric(requests.format(503)), daemon.metric(requests.format(200))) == (1, asked - 1 + 1)
         assert daemon.metric('edged_generation_restarts_total{model="digits"}') == 1
-        assert "generation 1 exited unexpectedly: killed by signal 9 (Killed); restarting it" in daemon.log.read_text()
+        killed = "killed by signal 9 (Killed); "  # and what the kernel's counters say of the cause
+        assert f"generation 1 exited unexpectedly: {killed}" in daemon.log.read_text()
 
         def crash() -> dict[str, Any]:
             last: dict[str, Any] = daemon.get(f"/edged/v1/updates/{update['id']}").json()["events"][-1]
@@ -113,7 +115,8 @@ def test_requests_with_the_process_get_one_503_and_all_others_wait(task: Task, t
 
         event = eventually(lambda: crash() if "crash" in crash()["detail"] else None, "the crash in the journal")
         assert event["state"] == "COMMITTED"
-        assert event["detail"] == {"crash": "killed by signal 9 (Killed)", "crashes": 1}
+        assert event["detail"] == {"crash": ANY, "crashes": 1}
+        assert event["detail"]["crash"].startswith(killed)
 
 
 class Steady(threading.Thread):
