@@ -153,6 +153,12 @@ def why_not(server: ModelServer) -> str:
     return f"model {server.name!r} {server.problem or 'has no generation in service yet'}"
 
 
+def without_extension(subject: str, extension: str) -> str:
+    """Return why a request is not answered that belongs to an extension of the protocol that edged lacks."""
+    has = ", ".join(EXTENSIONS)
+    return f"{subject} belongs to the extension {extension!r}, which edged does not have; it has {has}"
+
+
 def _entry(server: ModelServer, number: int) -> dict[str, str]:
     live = server.live
     if live is not None and live.number == number:

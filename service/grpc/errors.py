@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import grpc
 from grpc import aio
@@ -84,7 +84,7 @@ def refusal_of_reply(reply: Reply) -> Refusal:
     return Refusal(reply.status, error_of(reply.body))
 
 
-async def refuse(context: Context, refusal: Refusal) -> None:
+async def refuse(context: Context, refusal: Refusal) -> NoReturn:
     """End a call with an error.
 
     Raises:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
+import asyncio
 import socket
 from typing import TYPE_CHECKING
 
 from grpc import aio
 
 from edged.errors import UnavailableError
+from service.grpc.arrival import largest_message
+from service.grpc.calls import Calls
+from service.grpc.heap import Heap
 from service.grpc.service import InferenceService
 from service.system.sockets import listen_tcp
 
@@ -17,13 +19,13 @@ if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
 
 _LAST_REQUESTS_S = 30.0  # after SIGTERM, as over HTTP
-_RPCS = 1024  # at once; further ones are refused
-_IDLE_MS = 300_000  # a connection without calls is closed; clients open a new one when they need it
+_LAST_BYTES_S = 0.5  # then for their responses to be sent; connections without calls are not waited for
+_RPCS = 256  # at once; further ones are refused
+_WINDOW_BYTES = 64 << 10  # of a message that nobody reads yet; not grown with the network's speed
+_HANDSHAKE_S = 3.0  # until a connection has said that it speaks HTTP/2; those that do not take places of others
+_IDLE_MS = 60_000  # a connection without calls is closed; clients open a new one when they need it
 _PING_MS, _PONG_MS = 60_000, 20_000  # a client that has vanished is noticed within both together
 _IDENTITY_ONLY = 1  # no compression, as over HTTP: bit set of algorithms
-# glibc maps each message of 600 kB anew and unmaps it, which takes longer than to parse it: 0.5 ms, then 0.05.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-_KEPT_BYTES, _MAPPED_BYTES = 16 << 20, 8 << 20
 
 
 class GrpcServer:
@@ -45,27 +47,34 @@ class GrpcServer:
         self._server = aio.server(
             options=(
                 ("grpc.so_reuseport", 0),  # or two daemons would share a port
-                ("grpc.max_receive_message_length", serve.max_body_bytes),
+                ("grpc.max_receive_message_length", largest_message(serve)),
+                ("grpc.http2.lookahead_bytes", _WINDOW_BYTES),
+                ("grpc.http2.bdp_probe", 0),
                 ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
                 ("grpc.max_allowed_incoming_connections", connections),
-                ("grpc.server_handshake_timeout_ms", round(1000 * serve.head_timeout_s)),
+                ("grpc.server_handshake_timeout_ms", round(1000 * min(serve.head_timeout_s, _HANDSHAKE_S))),
                 ("grpc.max_connection_idle_ms", _IDLE_MS),
                 ("grpc.keepalive_time_ms", _PING_MS),
                 ("grpc.keepalive_timeout_ms", _PONG_MS),
             ),
             maximum_concurrent_rpcs=_RPCS,
         )
-        self._server.add_generic_rpc_handlers((InferenceService(supervisor),))
+        self._calls, self._heap = Calls(), Heap()
+        self._server.add_generic_rpc_handlers((InferenceService(supervisor, self._calls, self._heap),))
         self.address = self._listen(serve.host, serve.grpc_port or 0)
 
     async def start(self) -> None:
         """Accept calls from now on."""
-        _keep_freed_memory()
+        self._heap.keep_freed_memory()
         await self._server.start()
 
     async def stop(self) -> None:
         """Accept no further calls, and wait for those that have begun."""
-        await self._server.stop(_LAST_REQUESTS_S)
+        self._calls.stopping.set()
+        stopping = asyncio.ensure_future(self._server.stop(_LAST_REQUESTS_S))
+        # gRPC itself would also wait for connections that have not said anything yet.
+        await self._calls.wait_for_end(_LAST_REQUESTS_S)
+        await asyncio.wait({stopping}, timeout=_LAST_BYTES_S)
 
     def _listen(self, host: str, port: int) -> str:
         # gRPC does not say why it cannot listen, and would look up names in its own way.
@@ -77,11 +86,3 @@ class GrpcServer:
             return f"{shown}:{self._server.add_insecure_port(f'{shown}:{port}')}"
         except RuntimeError as error:
             raise UnavailableError(f"cannot listen on {shown}:{port}: {error}; change serve.grpc_port") from error
-
-
-def _keep_freed_memory() -> None:
-    """Keep freed memory of this process for the next message."""
-    with contextlib.suppress(AttributeError):  # a C library without mallopt
-        library = ctypes.CDLL(None)
-        library.mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
-        library.mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)

@@ -6,48 +6,63 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
-from grpc import aio
 
+from edged.errors import UsageError
 from edged.version import __version__
 from service.daemon.model_repository import EXTENSIONS
 from service.daemon.tokens import require_inference_token
+from service.grpc.arrival import TooSlowError, Turns, messages_at_once, receive
+from service.grpc.calls import Calls
 from service.grpc.errors import Context, Refusal, RefusedError, refusal_of, refusal_of_reply, refuse, status_of
-from service.grpc.messages import METHODS, SERVICE
-from service.grpc.requests import Parts, parse_message, parts_of
+from service.grpc.health import Health
+from service.grpc.heap import Heap
+from service.grpc.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
+from service.grpc.requests import MOST_STRUCTURE, Parts, parse_message, parts_of
 from service.grpc.responses import response_of
+from service.grpc.unsupported import explain
 from service.ipc.messages import Reply, RequestError
 from service.ipc.shared_memory import LEAST_BYTES, NoRoomError, RequestBody
-from service.system.timeouts import within
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
 
 _INFER = "ModelInfer"
-_ARRIVING = 16  # messages at once: their sizes are unknown until they have arrived, and gRPC holds them until then
+_SMALL_AT_ONCE, _SMALL_S = 1, 3.0  # messages of other methods: they have a few bytes, and arrive with their call
 Json = dict[str, Any]
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+T = TypeVar("T")
 
 
 class InferenceService(grpc.GenericRpcHandler):
     """Finds the handler of a call. Messages are bytes for gRPC, so that each is parsed once and errors are edged's.
 
+    All requests are streams of one message for gRPC: so access is checked before a message is read, and how many
+    messages arrive at once is decided here. Those of methods without arguments are not read.
+
     Args:
         supervisor: The daemon.
+        calls: Where calls in progress are counted.
+        heap: Told of each message.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
+    def __init__(self, supervisor: Supervisor, calls: Calls, heap: Heap) -> None:
+        serve = supervisor.config.serve
         self._supervisor = supervisor
-        self._arriving = asyncio.Semaphore(_ARRIVING)
+        self._calls = calls
+        self._heap = heap
+        self._health = Health(supervisor, calls)
+        text = "the messages of other requests take serve.max_arriving_bytes = {}; try again later"
+        full = Refusal(503, text.format(serve.arriving_bytes), retry=True)
+        self._turns = Turns(messages_at_once(serve), serve.body_timeout_s, full)
+        full = Refusal(503, "the messages of other requests are slow to arrive; try again later", retry=True)
+        self._small_turns = Turns(_SMALL_AT_ONCE, 2 * _SMALL_S, full)
         answers: Mapping[str, Callable[[Any], Json]] = {
-            "ServerLive": self.server_live,
-            "ServerReady": self.server_ready,
             "ModelReady": self.model_ready,
-            "ServerMetadata": self.server_metadata,
             "ModelMetadata": self.model_metadata,
             "ModelConfig": self.model_config,
             "ModelStatistics": self.model_statistics,
@@ -55,9 +70,17 @@ class InferenceService(grpc.GenericRpcHandler):
             "RepositoryModelLoad": self.refuse_load,
             "RepositoryModelUnload": self.refuse_load,
         }
-        self._handlers = {_path(name): _unary(name, answer) for name, answer in answers.items()}
-        # A stream of one message, so that access and the time it takes to arrive are checked before it is read.
-        self._handlers[_path(_INFER)] = grpc.stream_unary_rpc_method_handler(_guarded(self.infer))
+        without_arguments: Mapping[str, Callable[[], Json]] = {
+            "ServerLive": self.server_live,
+            "ServerReady": self.server_ready,
+            "ServerMetadata": self.server_metadata,
+        }
+        self._handlers = {_path(name): self._small(METHODS[name], answer) for name, answer in answers.items()}
+        for name, found in without_arguments.items():
+            self._handlers[_path(name)] = self._constant(METHODS[name], found)
+        self._handlers[_path(_INFER)] = grpc.stream_unary_rpc_method_handler(self._guarded(self.infer))
+        self._handlers[f"/{HEALTH}/Check"] = self._small(HEALTH_METHODS["Check"], self._health.check)
+        self._handlers[f"/{HEALTH}/Watch"] = grpc.stream_stream_rpc_method_handler(self._guarded(self.watch))
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler | None:
         """Return the handler of a call; None for one of another service."""
@@ -66,19 +89,23 @@ class InferenceService(grpc.GenericRpcHandler):
             return handler
         return _unimplemented(path) if path.startswith(_path("")) else None
 
-    def server_live(self, _: Any) -> Json:
+    def server_live(self) -> Json:
         """ServerLive: the daemon answers at all."""
         return {"live": True}
 
-    def server_ready(self, _: Any) -> Json:
+    def server_ready(self) -> Json:
         """ServerReady: every model that has a generation serves."""
         return {"ready": self._supervisor.ready}
 
     def model_ready(self, request: Any) -> Json:
-        """ModelReady."""
-        return {"ready": self._supervisor.repository.find(request.name, request.version or None).live is not None}
+        """ModelReady: a model or version that is unknown is not ready, as Triton says it."""
+        try:
+            server = self._supervisor.repository.find(request.name, request.version or None)
+        except UsageError:
+            return {"ready": False}
+        return {"ready": server.live is not None}
 
-    def server_metadata(self, _: Any) -> Json:
+    def server_metadata(self) -> Json:
         """ServerMetadata."""
         return {"name": "edged", "version": __version__, "extensions": EXTENSIONS}
 
@@ -102,36 +129,46 @@ class InferenceService(grpc.GenericRpcHandler):
         """RepositoryModelLoad and RepositoryModelUnload: always an error, which says what to do instead."""
         raise self._supervisor.repository.why_not_loaded(request.model_name)
 
+    async def watch(self, context: Context) -> None:
+        """Health's Watch."""
+        await self._health.watch(await self._receive_small(HEALTH_METHODS["Watch"][0], context), context)
+
     async def infer(self, context: Context) -> bytes:
         """ModelInfer."""
         start, supervisor = time.monotonic(), self._supervisor
         require_inference_token(_authorization(context), supervisor.config.serve)
-        message = parse_message(await self._receive(context))
-        model = supervisor.repository.find(message.model_name, message.model_version or None).name
-        try:
-            reply, typed = await self._ask(message, context)
-        except BaseException as error:
-            supervisor.metrics.count_request(model, _status_of(error, context), time.monotonic() - start)
-            raise
+        async with contextlib.AsyncExitStack() as turn:
+            await self._take_turn(turn)
+            message = parse_message(await self._receive(context))
+            named = (message.model_name, message.model_version or None)
+            model = supervisor.repository.find(*named).name
+            try:
+                parts = parts_of(message)
+                del message  # it holds the tensors, too
+                reply = await self._ask(named, parts, turn, context)
+            except BaseException as error:
+                supervisor.metrics.count_request(model, _status_of(error, context), time.monotonic() - start)
+                raise
         # The reply is sent first, before the loop turns.
         counted = (model, reply.status, time.monotonic() - start)
         asyncio.get_running_loop().call_soon(supervisor.metrics.count_request, *counted)
         if reply.status != 200:
             raise RefusedError(refusal_of_reply(reply))
-        serialized: bytes = response_of(reply.body, typed=typed).SerializeToString()
+        serialized: bytes = response_of(reply.body, typed=parts.typed).SerializeToString()
         return serialized
 
-    async def _ask(self, message: Any, context: Context) -> tuple[Reply, bool]:
-        """Have the model answer; returns its reply, and whether the response has typed contents."""
+    async def _ask(
+        self, named: tuple[str, str | None], parts: Parts, turn: contextlib.AsyncExitStack, context: Context
+    ) -> Reply:
+        """Have the model of a name and a version answer; `turn` ends once the request is in the shared memory."""
         repository, deadline_s = self._supervisor.repository, self._supervisor.config.serve.deadline_ms / 1000
         if (remaining_s := context.time_remaining()) is not None:
             deadline_s = min(deadline_s, max(0.0, remaining_s))
-        named = (message.model_name, message.model_version or None)
-        parts = parts_of(message)
         async with self._stored(parts, deadline_s) as (body, left_s):
+            await turn.aclose()
             left_s = await repository.find(*named).wait_until_up(left_s)
             server = repository.find(*named)  # again: its version may have been replaced meanwhile
-            return await server.infer(body, left_s, len(parts.header)), parts.typed
+            return await server.infer(body, left_s, len(parts.header))
 
     @contextlib.asynccontextmanager
     async def _stored(self, parts: Parts, timeout_s: float) -> AsyncIterator[tuple[RequestBody, float]]:
@@ -154,75 +191,98 @@ class InferenceService(grpc.GenericRpcHandler):
             raise RefusedError(Refusal(503, str(error), retry=True)) from None
         try:
             parts.write_to(stored.view)
+            parts.tensors.clear()
             yield stored, max(0.0, timeout_s - (time.monotonic() - start))
         finally:
             stored.release()
 
+    async def _take_turn(self, turn: contextlib.AsyncExitStack) -> None:
+        """Wait until the message of an inference request may arrive.
+
+        Raises:
+            RefusedError: Those of others took too long.
+        """
+        try:
+            await turn.enter_async_context(self._turns)
+        except RefusedError:
+            self._supervisor.metrics.count_http_refusal("body_memory")
+            raise
+
     async def _receive(self, context: Context) -> bytes:
-        """Return the message of a call, once it has arrived.
+        """Return the message of an inference request, once it has arrived.
 
         Raises:
             RefusedError: It is larger than allowed, or too slow.
         """
         serve = self._supervisor.config.serve
         try:
-            raw = await within(serve.body_timeout_s, self._read(context))
-        except asyncio.TimeoutError:
+            raw = await receive(context, serve.body_timeout_s, "ModelInferRequest")
+        except TooSlowError:
             self._supervisor.metrics.count_http_refusal("slow_body")
-            text = f"the message did not arrive within serve.body_timeout_s = {serve.body_timeout_s:g}; send less"
-            raise RefusedError(Refusal(408, text)) from None
-        if raw is aio.EOF:  # gRPC has answered already: the message is over its limit
-            raise RefusedError(Refusal(400, "there is no message; send one ModelInferRequest"))
+            raise
+        self._heap.note_message(len(raw))
         if len(raw) > serve.max_body_bytes:
             text = f"body is over serve.max_body_bytes = {serve.max_body_bytes}; send fewer images per request"
             raise RefusedError(Refusal(413, text))
-        return bytes(raw)
+        return raw
 
-    async def _read(self, context: Context) -> Any:
-        async with self._arriving:
-            return await context.read()
+    async def _receive_small(self, kind: Any, context: Context) -> Any:
+        """Return the parsed message of a method other than ModelInfer."""
+        async with self._small_turns:
+            raw = await receive(context, _SMALL_S, kind.DESCRIPTOR.name)
+        self._heap.note_message(len(raw))
+        if len(raw) > MOST_STRUCTURE:
+            raise RefusedError(Refusal(413, f"the message has {len(raw)} bytes; send at most {MOST_STRUCTURE}"))
+        return _parsed(kind, raw)
+
+    def _small(self, kinds: tuple[Any, Any], answer: Callable[[Any], Json]) -> Handler:
+        """Return the handler of a method whose messages are small."""
+        request, response = kinds
+
+        async def call(context: Context) -> bytes:
+            return _serialized(response, answer(await self._receive_small(request, context)))
+
+        return grpc.stream_unary_rpc_method_handler(self._guarded(call))
+
+    def _constant(self, kinds: tuple[Any, Any], answer: Callable[[], Json]) -> Handler:
+        """Return the handler of a method without arguments, which answers however busy others are."""
+        _, response = kinds
+
+        async def call(_: Context) -> bytes:
+            return _serialized(response, answer())
+
+        return grpc.stream_unary_rpc_method_handler(self._guarded(call))
+
+    def _guarded(self, call: Callable[[Context], Awaitable[T]]) -> Callable[[Any, Context], Awaitable[T]]:
+        """Return a handler that counts the calls in progress and answers the errors of `call`."""
+
+        async def handler(_: Any, context: Context) -> T:
+            with self._calls.one():
+                try:
+                    return await call(context)
+                except Exception as error:
+                    refusal = refusal_of(error)
+                # Not within the handler above: gRPC keeps the error of an aborted call for a while, and with it the
+                # one that it is raised from, whose traceback holds the message.
+                return await refuse(context, refusal)
+
+        return handler
 
 
 def _path(method: str) -> str:
     return f"/{SERVICE}/{method}"
 
 
-def _guarded(call: Callable[[Context], Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
-    """Return a handler that answers the errors of `call`."""
-
-    async def handler(_: Any, context: Context) -> bytes:
-        try:
-            return await call(context)
-        except Exception as error:
-            await refuse(context, refusal_of(error))
-            raise  # never reached
-
-    return handler
-
-
-def _unary(name: str, answer: Callable[[Any], Json]) -> Handler:
-    """Return the handler of a method whose response is small."""
-    request, response = METHODS[name]
-
-    async def handler(raw: bytes, context: Context) -> bytes:
-        try:
-            found = ParseDict(answer(_parsed(request, raw)), response(), ignore_unknown_fields=True)
-        except Exception as error:
-            await refuse(context, refusal_of(error))
-            raise  # never reached
-        serialized: bytes = found.SerializeToString()
-        return serialized
-
-    return grpc.unary_unary_rpc_method_handler(handler)
+def _serialized(response: Any, values: Json) -> bytes:
+    found: bytes = ParseDict(values, response(), ignore_unknown_fields=True).SerializeToString()
+    return found
 
 
 def _unimplemented(path: str) -> Handler:
     """Return the handler of a method that edged does not have; it is not read, so it may be a stream."""
 
     async def handler(_: Any, context: Context) -> None:
-        method = path.rpartition("/")[2]
-        text = f"{method} is not served: tensors are sent in messages, one request at a time; see docs/grpc.md"
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, text)
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, explain(path.rpartition("/")[2]))
 
     return grpc.stream_stream_rpc_method_handler(handler)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.daemon.model_repository import EXTENSIONS
+from service.daemon.model_repository import without_extension
 
 _MODEL = r"/v2/models/[^/]+(/versions/[^/]+)?"
 # The first pattern that matches a path applies.
@@ -21,8 +21,5 @@ def explain(method: str, path: str) -> str | None:
     """Return which extension of the protocol a path belongs to that edged lacks; None if it belongs to none."""
     for pattern, extension in _MISSING.items():
         if re.fullmatch(pattern, path):
-            return (
-                f"{method} {path} belongs to the extension {extension!r}, which edged does not have; it has"
-                f" {', '.join(EXTENSIONS)}"
-            )
+            return without_extension(f"{method} {path}", extension)
     return None

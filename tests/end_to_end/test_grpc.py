@@ -74,6 +74,8 @@ def test_the_client_finds_what_there_is(client: Client, daemon: Daemon) -> None:
     assert client.is_server_ready()
     assert client.is_model_ready("digits", "1")
     assert not client.is_model_ready("empty")
+    assert not client.is_model_ready("digits", "2")
+    assert not client.is_model_ready("unknown")
     told, http = client.get_server_metadata(as_json=True), daemon.get("/v2").json()
     assert told == http
     described = client.get_model_metadata("digits", "1", as_json=True)
@@ -104,9 +106,13 @@ def test_the_client_finds_what_triton_has(client: Client, daemon: Daemon) -> Non
     for change in (client.load_model, client.unload_model):
         with pytest.raises(InferenceServerException, match="edged loads what is dropped"):
             change("digits")
-    with pytest.raises(InferenceServerException, match="SystemSharedMemoryStatus is not served") as caught:
+    with pytest.raises(
+        InferenceServerException, match="belongs to the extension 'system_shared_memory', which edged does not have"
+    ) as caught:
         client.get_system_shared_memory_status()
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
+    with pytest.raises(InferenceServerException, match="belongs to the extension 'logging'"):
+        client.get_log_settings()
 
 
 @pytest.mark.parametrize("name", ["input", "pixels", "image"])
@@ -312,6 +318,115 @@ def test_connections_that_send_nothing(tmp_path: Path) -> None:
                     while each.recv(1024):
                         pass
             assert outcome(daemon) == ("OK", "")
+    finally:
+        daemon.close()
+
+
+def test_a_stop_does_not_wait_for_connections_that_send_nothing(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path, grpc_port=0)
+    try:
+        daemon.start()
+        assert daemon.process is not None
+        host, port = daemon.status()["grpc_address"].split(":")
+        with socket.create_connection((host, int(port)), TIMEOUT_S) as silent:
+            silent.recv(1024)  # the server's settings: the connection is known to gRPC
+            daemon.process.send_signal(signal.SIGTERM)
+            assert daemon.process.wait(TIMEOUT_S) == 0
+        assert "Traceback" not in daemon.log.read_text()
+        assert "Task was destroyed" not in daemon.log.read_text()
+    finally:
+        daemon.close()
+
+
+LARGE = 4 << 20  # a message that is allowed within 16 MiB for all
+
+
+def anonymous_bytes(daemon: Daemon) -> int:
+    """Return the private memory of the supervisor."""
+    assert daemon.process is not None
+    lines = Path(f"/proc/{daemon.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:"))
+
+
+def test_memory_of_messages_is_bounded_and_returned(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path, max_body_bytes=4 * LARGE, grpc_port=0)
+    request = ModelInferRequest(model_name="digits")
+    request.inputs.add(name="input", datatype="UINT8", shape=(1, 3, 8, 8))
+    request.raw_input_contents.append(bytes(LARGE - 1024))
+    raw, codes, most = request.SerializeToString(), [], 0
+    never = threading.Event()
+
+    def send() -> None:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(daemon, raw, token="")
+        codes.append(caught.value.code())
+
+    def one_that_is_too_large() -> None:
+        with pytest.raises(grpc.RpcError, match="larger than max"):
+            call(daemon, bytes(LARGE + 1), token="")
+
+    try:
+        daemon.start()
+        before = anonymous_bytes(daemon)
+        one_that_is_too_large()
+        senders = [threading.Thread(target=send) for _ in range(24)]
+        for sender in senders:
+            sender.start()
+        while any(sender.is_alive() for sender in senders):
+            most = max(most, anonymous_bytes(daemon))
+            never.wait(0.01)
+        assert codes == [grpc.StatusCode.INVALID_ARGUMENT] * len(senders)  # each of them was read
+        assert most - before < 12 * LARGE  # 4 arrive at once; a copy of each, and some more of that being parsed
+        eventually(lambda: anonymous_bytes(daemon) - before < 3 * LARGE, "the memory is returned")
+    finally:
+        daemon.close()
+
+
+def test_other_methods_answer_while_messages_are_slow(tmp_path: Path) -> None:
+    daemon, _ = prepared(tmp_path, grpc_port=0)
+    never = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        never.wait(TIMEOUT_S)
+        yield from ()
+
+    try:
+        daemon.start()
+        with grpc.insecure_channel(daemon.status()["grpc_address"]) as channel, Client(daemon) as client:
+            slow = [channel.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing()) for _ in range(8)]
+            assert client.is_server_live()
+            assert client.is_model_ready("digits")
+            for each in slow:
+                each.cancel()
+            never.set()
+            assert client.infer("digits", [encoded(FILE)]).as_numpy("logits").shape == (1, 10)  # their turns are free
+    finally:
+        never.set()
+        daemon.close()
+
+
+def test_the_standard_health_check(tmp_path: Path) -> None:
+    health = pytest.importorskip("grpc_health.v1.health_pb2_grpc", reason="grpcio-health-checking is not installed")
+    from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+    daemon, _ = prepared(tmp_path, grpc_port=0)
+    try:
+        daemon.start()
+        assert daemon.process is not None
+        with grpc.insecure_channel(daemon.status()["grpc_address"]) as channel:
+            stub = health.HealthStub(channel)
+            for name in ("", SERVICE):
+                assert stub.Check(HealthCheckRequest(service=name)).status == HealthCheckResponse.SERVING
+            with pytest.raises(grpc.RpcError, match="no service 'other'") as caught:
+                stub.Check(HealthCheckRequest(service="other"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            unknown = stub.Watch(HealthCheckRequest(service="other"))
+            assert next(unknown).status == HealthCheckResponse.SERVICE_UNKNOWN
+            watched = stub.Watch(HealthCheckRequest())
+            assert next(watched).status == HealthCheckResponse.SERVING
+            daemon.process.send_signal(signal.SIGTERM)
+            assert [each.status for each in watched] == [HealthCheckResponse.NOT_SERVING]  # then it ends
+        assert daemon.process.wait(TIMEOUT_S) == 0
     finally:
         daemon.close()
 

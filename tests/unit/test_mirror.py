@@ -47,6 +47,8 @@ TESTED_BY = {
     "service/grpc/descriptor": "unit/service/grpc/test_messages.py",
     "service/grpc/errors": "end_to_end/test_grpc.py",
     "service/grpc/generate": "unit/service/grpc/test_messages.py",
+    "service/grpc/health": "end_to_end/test_grpc.py",
+    "service/grpc/heap": "end_to_end/test_grpc.py",
     "service/grpc/server": "end_to_end/test_grpc.py",
     "service/grpc/service": "end_to_end/test_grpc.py",
     "service/http/acceptor": "unit/service/http/test_server.py",

@@ -1,4 +1,4 @@
-"""The messages: those of inference.proto, which are the published ones."""
+"""The messages: those of the .proto files, which are the published ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from service.grpc.generate import TARGET, descriptor_module
-from service.grpc.messages import METHODS, SERVICE
+from service.grpc.messages import HEALTH, HEALTH_METHODS, METHODS, SERVICE
 
 published = pytest.importorskip(
     "tritonclient.grpc.service_pb2", reason="tritonclient[grpc], of the extra 'test', is not installed"
@@ -38,6 +38,16 @@ def compare(ours: Any, theirs: Any, seen: set[str]) -> None:
         elif field.enum_type is not None:
             values = {value.name: value.number for value in known[field.number].enum_type.values}
             assert {value.name: value.number for value in field.enum_type.values}.items() <= values.items()
+
+
+def test_health_is_the_published_one() -> None:
+    theirs = pytest.importorskip("grpc_health.v1.health_pb2", reason="grpcio-health-checking is not installed")
+    known, seen = theirs.DESCRIPTOR.services_by_name["Health"].methods_by_name, set[str]()
+    assert theirs.DESCRIPTOR.services_by_name["Health"].full_name == HEALTH
+    for name, (request, response) in HEALTH_METHODS.items():
+        compare(request.DESCRIPTOR, known[name].input_type, seen)
+        compare(response.DESCRIPTOR, known[name].output_type, seen)
+    assert len(seen) == 2
 
 
 def test_methods_and_messages_are_the_published_ones() -> None:
