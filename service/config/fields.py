@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ T = TypeVar("T")
 # (value in the file, reader, its location) -> value in the program. Raises ValueError that says how to correct it.
 Check = Callable[[Any, "Reader", Location], T]
 
+_EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")  # a number elsewhere, but not always in YAML
 _REQUIRED: Any = dataclasses.MISSING
 
 
@@ -151,8 +153,12 @@ def number(least: float = -math.inf, most: float | None = None, *, above: float 
     """Return a check for a finite number from `least` to `most`, and greater than `above` if that is given."""
 
     def read(value: Any, _: Reader, __: Location) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):
+            raise ValueError(f"YAML reads that as text; write {_as_yaml(value)}")
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError("it must be a number")
+        if not math.isfinite(value):
+            raise ValueError("it must be a finite number; leave the key out for its default")
         if above is not None and value <= above:
             raise ValueError(f"it must be more than {above:g}")
         return float(_within(value, least, most))
@@ -190,6 +196,8 @@ def size(value: Any, _: Reader, __: Location) -> int:
     try:
         return parse_bytes(value)
     except UsageError:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise ValueError("it must be at least 1 byte") from None
         raise ValueError("write bytes as a number or for example 800MiB") from None
 
 
@@ -226,18 +234,29 @@ def _existing(found: Path, test: Callable[[Path], bool], kind: str) -> Path:
     return found
 
 
+def _as_yaml(number: str) -> str:
+    """Write 1e12 as YAML has to: with a point, and a sign of the exponent."""
+    digits, _, exponent = number.lower().partition("e")
+    point = digits if "." in digits else f"{digits}.0"
+    return f"{point}e{exponent if exponent[0] in '+-' else f'+{exponent}'}"
+
+
 def _within(value: float, least: float, most: float | None) -> float:
     if value < least:
-        raise ValueError(f"it must be at least {least:g}")
+        raise ValueError(f"it must be at least {_shown_bound(least)}")
     if most is not None and value > most:
-        raise ValueError(f"it must be at most {most:g}")
+        raise ValueError(f"it must be at most {_shown_bound(most)}")
     return value
 
 
 def _range(least: float, most: float | None) -> str:
     if most is None:
-        return "" if least == -math.inf else f"at least {least:g}"
-    return f"{least:g} to {most:g}"
+        return "" if least == -math.inf else f"at least {_shown_bound(least)}"
+    return f"{_shown_bound(least)} to {_shown_bound(most)}"
+
+
+def _shown_bound(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 def _lower(above: float | None) -> str:

@@ -142,6 +142,7 @@ def load_config(
         _find_impossible_paths(config, reader)
         _find_unprotected_server(config.serve, reader)
         _find_missing_grpc(config.serve, reader)
+        _find_shared_port(config.serve, reader)
         _find_too_small_memory(config.serve, reader)
         if problem_of_labels is not None:
             _find_misfit_labels(config, reader, problem_of_labels)
@@ -209,6 +210,13 @@ def _find_missing_grpc(serve: ServeConfig, reader: Reader) -> None:
     """Report a port for gRPC where its package is not installed."""
     if serve.grpc_port is not None and find_spec("grpc") is None:
         message = f"has value {serve.grpc_port}, but grpcio is not installed; `pip install 'edged[grpc]'`, or remove it"
+        reader.report(("serve", "grpc_port"), message)
+
+
+def _find_shared_port(serve: ServeConfig, reader: Reader) -> None:
+    """Report one port for HTTP and gRPC."""
+    if serve.port and serve.grpc_port == serve.port:
+        message = f"has value {serve.grpc_port}, which is serve.port too; choose another one, such as {serve.port + 1}"
         reader.report(("serve", "grpc_port"), message)
 
 

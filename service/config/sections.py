@@ -57,6 +57,7 @@ from service.config.windows import Window, parse_windows
 from service.config.yaml_source import Location
 from service.ipc.options import Batching
 
+_MAX_THREADS = 1024  # of a process
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -100,7 +101,7 @@ def _threads(value: Any, reader: Reader, location: Location) -> int | str:
     if value in (None, "auto"):
         return _AUTO_THREADS
     try:
-        return whole(1)(value, reader, location)
+        return whole(1, _MAX_THREADS)(value, reader, location)
     except ValueError as error:
         raise ValueError(f"{error}, or auto") from None
 
@@ -404,14 +405,14 @@ class ServeConfig:
     port: int = setting(whole(0, 65535), 8080)
     grpc_port: int | None = setting(whole(0, 65535), None)
     socket: Path | None = setting(path, None)
-    threads: int | None = setting(whole(1), None)
+    threads: int | None = setting(whole(1, _MAX_THREADS), None)
     device: str = setting(choice("auto", "cpu", "cuda"), "cpu")
     queue: int = setting(whole(1), 64)
     deadline_ms: int = setting(whole(1), 10_000)
     max_body_bytes: int = setting(size, 64 << 20)
     max_json_bytes: int = setting(size, 16 << 20)
     max_arriving_bytes: int | None = setting(size, None)
-    max_connections: int = setting(whole(1), 1024)
+    max_connections: int = setting(whole(1, 1_000_000), 1024)
     head_timeout_s: float = setting(number(above=0), 20.0)
     body_timeout_s: float = setting(number(above=0), 30.0)
     min_body_rate: int = setting(size, 16 << 10)

@@ -83,6 +83,10 @@ class ModelRegistry:
         """Memory for the bodies of requests, which all generations can read."""
         return self._fork_server.memory
 
+    def set_body_bytes(self, size: int) -> bool:
+        """Change what the bodies of all requests may take together; return False if only a restart can."""
+        return self._fork_server.set_body_bytes(size)
+
     def register(self, name: str) -> None:
         """Make a model known; its requests get 503 until `serve`."""
         metrics, crashes = self._metrics, CrashLog(self._updates, self._metrics, name)

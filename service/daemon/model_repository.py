@@ -121,13 +121,18 @@ class ModelRepository:
         listed = [entry for server in self._servers.values() for entry in self._entries(server)]
         return [entry for entry in listed if entry["state"] == READY] if ready else listed
 
-    def why_not_loaded(self, name: str) -> LoadError:
+    def why_not_loaded(self, name: str, *, unload: bool = False) -> LoadError:
         """Return why a client cannot load or unload a model: the drop folder and operators decide what is in service.
 
         Raises:
             UsageError: The model is not configured.
         """
         self.find(name)
+        if unload:
+            return LoadError(
+                f"edged unloads a model that is taken out of the config: remove {name} from `models` and reload edged;"
+                f" `edged rollback {name}` puts the previous generation back"
+            )
         return LoadError(
             f"edged loads what is dropped: put a checkpoint into {self._config.current.drop_folder / name} or send it"
             f" by `edged submit FILE --model {name}`; `edged rollback {name}` puts the previous generation back, and a"

@@ -274,9 +274,13 @@ class Supervisor:
             "serve.max_body_bytes for gRPC": lambda c: c.serve.grpc_port and c.serve.max_body_bytes,
             "serve.socket": lambda c: c.serve.socket,
             "serve.max_connections": lambda c: c.serve.max_connections,
-            "serve.max_arriving_bytes": lambda c: c.serve.arriving_bytes,
         }
-        return [key for key, value in fixed.items() if value(before) != value(config)]
+        changed = [key for key, value in fixed.items() if value(before) != value(config)]
+        if not self._models.set_body_bytes(config.serve.arriving_bytes):
+            changed.append(
+                f"serve.{'max_body_bytes' if config.serve.max_arriving_bytes is None else 'max_arriving_bytes'}"
+            )
+        return changed
 
     async def status(self) -> dict[str, Any]:
         """Return an overview of the daemon as JSON types."""

@@ -43,8 +43,10 @@ def has_token(authorization: str, file: Path) -> bool:
     Raises:
         AccessError: The token cannot be read.
     """
+    scheme, _, given = authorization.partition(" ")
     # Read for each request, so that a changed token applies at once.
-    return hmac.compare_digest(authorization.encode(), f"Bearer {_token(file)}".encode())
+    is_same = hmac.compare_digest(given.strip().encode(), _token(file).encode())
+    return is_same and scheme.lower() == "bearer"
 
 
 def _token(file: Path) -> str:

@@ -90,6 +90,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._received = 0  # bytes of that body
         self._reserved = 0  # how many it has memory for
         self._is_taken = False  # whether the body arrives in memory that others may wait for
+        self._hosts = 0  # Host fields of the head
         self._is_spare = False
         self._is_refused = False  # what still arrives is not read any more
         self._head_bytes = -1  # of the head that is arriving, without its first read; -1 while none is
@@ -141,7 +142,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._head_bytes = 0
+        self._head_bytes, self._hosts = 0, 0
         self._connections.head_began(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -152,10 +153,18 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """
         if len(self.headers) >= _MAX_FIELDS:
             raise ValueError("too many fields")
+        if len(name) == 4 and name.lower() == b"host":
+            self._hosts += 1
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the application, unless the connection is one too many."""
+        """Start the application, unless the connection is one too many.
+
+        Raises:
+            ValueError: The head has no Host field, which HTTP/1.1 requires, or several.
+        """
+        if self._hosts != 1 and (self._hosts > 1 or self.parser.get_http_version() == "1.1"):
+            raise ValueError("no single Host")
         self._head_bytes = -1
         self._body_bytes, self._body_since = 0, time.monotonic()
         self._timed_flow.restart(self._body_since)
@@ -221,7 +230,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if self.headers is not None and len(self.headers) >= _MAX_FIELDS:
             self._refuse_large_head()
         elif not self.transport.is_closing():
-            text = "this is no valid HTTP/1.1 request; check its method, and its scheme: edged speaks no TLS"
+            text = "this is no valid HTTP/1.1 request; check its method, its one Host field, and that it uses no TLS"
             self.transport.write(_last_response(HTTPStatus.BAD_REQUEST, text))
             self.transport.close()
 

@@ -69,7 +69,8 @@ class RepositoryRoutes:
 
     async def refuse_load(self, request: Request) -> Response:
         """POST /v2/repository/models/{model}/load and unload: always an error, which says what to do instead."""
-        raise self._repository.why_not_loaded(request.path_params["model"])
+        unload = request.url.path.endswith("/unload")
+        raise self._repository.why_not_loaded(request.path_params["model"], unload=unload)
 
 
 def _ready(arguments: Mapping[str, Any]) -> bool:

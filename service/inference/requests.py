@@ -149,10 +149,17 @@ def error_body(message: str) -> bytes:
 def _object(text: bytes) -> dict[str, Any]:
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise RequestError("body is JSON that is nested too deeply; send an object with 'inputs'") from None
+    except ValueError as error:
         if (kind := format_of(text)) is not None:
             raise RequestError(
                 f"body is a {kind} image and not JSON; send the header Content-Type: image/{kind.lower()} with it"
+            ) from None
+        if text.lstrip()[:1] not in (b"{", b"["):
+            raise RequestError(
+                f"body begins with {bytes(text[:20])!r} and is not JSON; send an object with 'inputs', or image files"
+                " with Content-Type: image/jpeg or multipart/form-data"
             ) from None
         raise RequestError(
             f"body is not JSON: {error}; if a tensor follows it, give its length in Inference-Header-Content-Length"
@@ -172,12 +179,17 @@ def _outputs(asked: object, known: Sequence[str], all_binary: bool) -> _Asked:
     """Read the requested outputs."""
     if asked is None:
         return _Asked({}, {})
-    if not isinstance(asked, list) or any(not isinstance(o, dict) or o.get("name") not in known for o in asked):
-        names = " or ".join(map(repr, known))
-        raise RequestError(f"'outputs' has value {asked!r:.80}; leave it out or request {names}")
-    binary, classification = {}, {}
+    names = " or ".join(map(repr, known))
+    if not isinstance(asked, list) or not all(isinstance(output, dict) and "name" in output for output in asked):
+        raise RequestError(f"'outputs' has value {asked!r:.80}; leave it out, or send a list of objects named {names}")
+    binary: dict[str, bool] = {}
+    classification = {}
     for output in asked:
         parameters, name = parameters_of(output), output["name"]
+        if name not in known:
+            raise RequestError(f"unknown output {name!r:.80}; leave 'outputs' out or request {names}")
+        if name in binary:
+            raise RequestError(f"output {name!r} is requested twice; name each once")
         binary[name] = _flag(parameters.pop("binary_data", all_binary), "binary_data")
         if _CLASSIFICATION in parameters:
             classification[name] = parameters.pop(_CLASSIFICATION)

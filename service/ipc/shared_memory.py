@@ -20,6 +20,7 @@ import mmap
 import os
 import socket
 import struct
+import sys
 from bisect import bisect_left, insort
 from io import BufferedIOBase
 from typing import Any, NamedTuple, Union
@@ -34,6 +35,7 @@ KEPT_BYTES = 8 << 20
 SMALL_BYTES = 1 << 20  # bodies up to this size have a share of their own, so that larger ones cannot keep them out
 SHARES = 8  # that share is an eighth of the memory, and so is what a larger body gets before it has arrived
 _ADDRESSES = 16  # times the memory: up to eight bodies of the largest size arrive, and there are gaps
+_LEAST_ADDRESSES = 4 << 30 if sys.maxsize > 1 << 32 else 0  # so that the memory can be enlarged while bodies are there
 _SLACK_BYTES = 1 << 20  # more than pages and alignment take
 _MFD_NOEXEC_SEAL = 8  # from <linux/memfd.h>: hardened systems refuse executable memory
 _ALIGNMENT = 64  # of tensors in bytes: one cache line
@@ -180,9 +182,7 @@ class BodyMemory:
         self._stale_bytes = 0  # released since the last sweep, from `KEPT_BYTES` on
         self._waiting: dict[asyncio.Future[StoredBody], _Newcomer] = {}  # in order of arrival
         self._growing: tuple[asyncio.Future[bool], _Growth] | None = None
-        # Large bodies leave addresses to small ones.
-        self._large_end = _whole_pages(_ADDRESSES * size + _SLACK_BYTES)
-        self._end = _whole_pages(self._large_end + 2 * self._share + _SLACK_BYTES)
+        self._end = _whole_pages(max(_LEAST_ADDRESSES, _ADDRESSES * size + 2 * self._share + 2 * _SLACK_BYTES))
         self._descriptor = _sealed_file(self._end)
         self._memory = mmap.mmap(self._descriptor, self._end)
         self._bytes = memoryview(self._memory)
@@ -191,6 +191,14 @@ class BodyMemory:
     def is_short(self) -> bool:
         """Whether bodies wait for room."""
         return bool(self._waiting) or self._growing is not None
+
+    def set_size(self, size: int) -> bool:
+        """Change what all bodies may take together; return whether there are addresses for it."""
+        if _ADDRESSES * size + 2 * (size // SHARES) + 2 * _SLACK_BYTES > self._end:
+            return False
+        self.size = size
+        self._serve_waiting()
+        return True
 
     def take(self, size: int, json_bytes: int | None = None, *, arriving: bool = False) -> StoredBody | None:
         """Return a place for a body; None if there is no room now.
@@ -334,6 +342,11 @@ class BodyMemory:
     @property
     def _share(self) -> int:
         return self.size // SHARES
+
+    @property
+    def _large_end(self) -> int:
+        """End of the addresses of large bodies, which leave some to small ones."""
+        return self._end - 2 * self._share - _SLACK_BYTES
 
     def _has_room(self, more: int, size: int) -> bool:
         """Return whether a body of `size` bytes may take `more` bytes."""

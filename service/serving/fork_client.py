@@ -62,6 +62,13 @@ class ForkServer:
             self._memory = BodyMemory(self._body_bytes)
         return self._memory
 
+    def set_body_bytes(self, size: int) -> bool:
+        """Change what the bodies of all requests may take together; return False if only a restart can."""
+        if self._memory is not None:
+            return self._memory.set_size(size)
+        self._body_bytes = size
+        return True
+
     @property
     def pid(self) -> int | None:
         """Process id; None while there is no process."""

@@ -251,11 +251,14 @@ def test_the_client_reads_the_index_and_cannot_load(client: Any, daemon: Daemon)
     for body in (b"[]", b"{", b'{"ready": 1}'):
         answer = daemon.post("/v2/repository/index", content=body)
         assert (answer.status_code, "send" in answer.json()["error"]) == (400, True)
-    for change in (client.load_model, client.unload_model):
+    for change, ways in (
+        (client.load_model, (str(daemon.state / "drop" / "digits"), "edged submit", "edged rollback")),
+        (client.unload_model, ("edged unloads", "remove digits from `models`", "edged rollback")),
+    ):
         with pytest.raises(InferenceServerException) as caught:
             change("digits")
         assert caught.value.status() == "400"
-        for way in (str(daemon.state / "drop" / "digits"), "edged submit", "edged rollback"):
+        for way in ways:
             assert way in caught.value.message()
         with pytest.raises(InferenceServerException, match="no model 'nothing'"):
             change("nothing")

@@ -154,7 +154,17 @@ def test_the_message_has_one_line_per_mistake(folder):
         ("watch: {settle_sec: 1}", "is unknown; did you mean 'settle_s'?"),
         ("watch: {zzz: 1}", "is unknown; known here: max_bytes, mode, rescan_s, settle_max_s, settle_s"),
         ("watch: {settle_s: '1'}", "has value '1'; it must be a number"),
-        ("watch: {settle_s: .nan}", "has value nan; it must be a number"),
+        ("watch: {settle_s: .nan}", "has value nan; it must be a finite number; leave the key out for its default"),
+        ("watch: {settle_s: 1e12}", "has value '1e12'; YAML reads that as text; write 1.0e+12"),
+        ("watch: {settle_s: 2.5E-3x}", "has value '2.5E-3x'; it must be a number"),
+        ("serve: {head_timeout_s: 1.5e3}", "has value '1.5e3'; YAML reads that as text; write 1.5e+3"),
+        ("serve: {min_body_rate: 0}", "has value 0; it must be at least 1 byte"),
+        ("serve: {threads: 5000}", "has value 5000; it must be at most 1024"),
+        ("serve: {max_connections: 10000000}", "has value 10000000; it must be at most 1000000"),
+        (
+            "serve: {port: 8001, grpc_port: 8001}",
+            "has value 8001, which is serve.port too; choose another one, such as 8002",
+        ),
         ("watch: {settle_s: 0}", "has value 0; it must be more than 0"),
         ("watch: [1]", "has a list as value; it must be a mapping of keys to values"),
         ("worker: {tries: true}", "has value True; it must be a whole number"),
@@ -428,6 +438,7 @@ def test_grpc_needs_its_package(folder, monkeypatch):
     text = f"{MINIMAL}serve:\n  grpc_port: 8001\n"
     assert load(folder, text).serve.grpc_port == 8001
     assert load(folder, MINIMAL).serve.grpc_port is None
+    assert load(folder, f"{MINIMAL}serve: {{port: 0, grpc_port: 0}}").serve.grpc_port == 0  # any two free ones
     monkeypatch.setitem(sys.modules, "grpc", None)  # as if it were not installed
     [(line, key, message)] = problems(folder, text)
     assert (line, key) == (3, "serve.grpc_port")

@@ -37,6 +37,8 @@ def allowed(check, serve, **given):
         ("Bearer admin-secret2", False, False),
         ("Bearer \xe4", False, False),
         ("Bearer admin-secret", True, True),
+        ("bearer  admin-secret", True, True),  # RFC 9110: the scheme has no case, and spaces may follow
+        ("Basic admin-secret", False, False),
         ("Bearer inference-secret", False, True),
     ],
 )

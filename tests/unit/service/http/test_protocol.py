@@ -177,14 +177,23 @@ def test_a_head_that_is_too_large_gets_431(head: bytes) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("head", [b"\x16\x03\x01 no HTTP\r\n\r\n", b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x16\x03\x01 no HTTP\r\n\r\n",
+        b"BREW / HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nhost: y\r\n\r\n",
+        b"POST /direct HTTP/1.1\r\nContent-Length: 1\r\n\r\na",
+    ],
+)
 def test_what_is_no_http_gets_400(head: bytes) -> None:
     async def main() -> None:
         async with serving(*ROUTES) as served, client_of(served) as client:
             client.send(head)
             status, fields, body = await client.answer()
             assert (status, fields["content-type"], "retry-after" in fields) == (400, "application/json", False)
-            assert "edged speaks no TLS" in json.loads(body)["error"]
+            assert "that it uses no TLS" in json.loads(body)["error"]
             assert await client.closed()
 
     asyncio.run(main())

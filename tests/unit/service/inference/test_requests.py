@@ -68,7 +68,14 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
     [
         (b"", "not JSON"),
         (b"\xff", "not JSON"),
-        (b"[" * 100_000, "not JSON"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"image=a&b=c", r"body begins with b'image=a&b=c' and is not JSON; .* multipart/form-data"),
+        (b'{"inputs": [{}], "outputs": [{"name": "logits"}, {"name": "bogus"}]}', "unknown output 'bogus'; .*'logits'"),
+        (
+            b'{"inputs": [{}], "outputs": [{"name": "logits"}, {"name": "logits"}]}',
+            "output 'logits' is requested twice",
+        ),
+        (b'{"inputs": [{}], "outputs": [{}]}', "a list of objects named 'logits'"),
         (b"[]", "JSON list"),
         (b"{}", "'inputs'"),
         (b'{"inputs": [1]}', "'inputs'"),
@@ -76,7 +83,7 @@ def test_an_encoded_image_is_prepared_as_in_calibration() -> None:
         (b'{"id": 5, "inputs": [{}]}', "id has value 5"),
         (b'{"inputs": [{}], "outputs": [{"name": "boxes"}]}', "request 'logits'"),
         (b'{"inputs": [{}], "outputs": [{"name": ["logits"]}]}', "request 'logits'"),
-        (b'{"inputs": [{}], "outputs": {"name": "logits"}}', "request 'logits'"),
+        (b'{"inputs": [{}], "outputs": {"name": "logits"}}', "objects named 'logits'"),
         (b'{"inputs": [{}], "parameters": [1]}', r"parameters has value \[1\]; send an object"),
         (request(name="x"), "input 'x'"),
         (request(datatype="INT8"), "'INT8'"),
@@ -148,7 +155,7 @@ def test_the_original_size_of_a_letterboxed_image_is_kept() -> None:
 
 def test_requested_outputs_and_parameters_are_read() -> None:
     body = json.loads(images(noise_png())) | {
-        "outputs": [{"name": "raw"}, {"name": "boxes"}, {"name": "raw"}],
+        "outputs": [{"name": "raw"}, {"name": "boxes"}],
         "parameters": {"iou": 0.5},
     }
     parsed = parse_request(json.dumps(body).encode(), LETTERBOX, ("boxes", "raw"))

@@ -299,6 +299,27 @@ def test_a_body_that_is_released_while_it_waits_to_grow_takes_nothing() -> None:
     asyncio.run(main())
 
 
+def test_the_memory_can_be_made_larger_and_smaller() -> None:
+    async def main() -> None:
+        memory = BodyMemory(MIB)
+        assert not memory.set_size(1 << 40)  # beyond the addresses
+        first = memory.take(MIB)
+        assert first is not None
+        waiting = asyncio.create_task(memory.reserve(64 * MIB, None, WAIT_S))
+        await asyncio.sleep(0)
+        assert memory.set_size(65 * MIB)
+        large = await waiting
+        large.view[-1:] = b"x"
+        assert memory.set_size(MIB)
+        assert memory.take(1) is None
+        large.release()
+        first.release()
+        assert (memory.used, memory.take(2 * MIB)) == (0, None)
+        memory.close()
+
+    asyncio.run(main())
+
+
 def test_a_small_body_in_the_heap_is_not_copied_to_the_memory() -> None:
     memory = BodyMemory(1 << 20)
     assert memory.put(b"x" * (LEAST_BYTES - 1), None) is None
