@@ -272,6 +272,7 @@ class Supervisor:
             "serve.port": lambda c: c.serve.port,
             "serve.grpc_port": lambda c: c.serve.grpc_port,
             "serve.max_body_bytes for gRPC": lambda c: c.serve.grpc_port and c.serve.max_body_bytes,
+            "serve.max_arriving_bytes for gRPC": lambda c: c.serve.grpc_port and c.serve.max_arriving_bytes,
             "serve.socket": lambda c: c.serve.socket,
             "serve.max_connections": lambda c: c.serve.max_connections,
         }
