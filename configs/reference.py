@@ -35,9 +35,9 @@ edged reads one YAML file: `--config FILE`, else `$EDGED_CONFIG`, else /etc/edge
 - A size is a number of bytes, or is written like 800MiB, 2GiB or 500MB.
 - `edged check-config --config FILE` lists every mistake with its line, all at once, and exits with code 78.
 - `systemctl reload edged` (SIGHUP) applies a changed file. `state_dir`, `serve.host`, `serve.port`, `serve.grpc_port`,
-  `serve.socket` and `serve.max_connections` need a restart, and so does `serve.max_body_bytes` over gRPC; the log names
-  those that were changed. A file with mistakes is not applied: the daemon keeps the settings that it has, and says so
-  in its log and in the metric `edged_config_reload_success`.
+  `serve.socket` and `serve.max_connections` need a restart, and over gRPC so do `serve.max_body_bytes` and
+  `serve.max_arriving_bytes`; the log names those that were changed. A file with mistakes is not applied: the
+  daemon keeps the settings that it has, and says so in its log and in the metric `edged_config_reload_success`.
 
 The shortest file that works:
 
