@@ -128,13 +128,15 @@ class ModelRepository:
             UsageError: The model is not configured.
         """
         self.find(name)
+        folder = self._config.current.drop_folder / name
         if unload:
             return LoadError(
                 f"edged unloads a model that is taken out of the config: remove {name} from `models` and reload edged;"
-                f" `edged rollback {name}` puts the previous generation back"
+                f" a checkpoint that is put into {folder} replaces what is in service, and `edged rollback {name}` puts"
+                " the previous generation back"
             )
         return LoadError(
-            f"edged loads what is dropped: put a checkpoint into {self._config.current.drop_folder / name} or send it"
+            f"edged loads what is dropped: put a checkpoint into {folder} or send it"
             f" by `edged submit FILE --model {name}`; `edged rollback {name}` puts the previous generation back, and a"
             " model that is taken out of the config is unloaded"
         )

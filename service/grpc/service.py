@@ -68,7 +68,7 @@ class InferenceService(grpc.GenericRpcHandler):
             "ModelStatistics": self.model_statistics,
             "RepositoryIndex": self.repository_index,
             "RepositoryModelLoad": self.refuse_load,
-            "RepositoryModelUnload": self.refuse_load,
+            "RepositoryModelUnload": self.refuse_unload,
         }
         without_arguments: Mapping[str, Callable[[], Json]] = {
             "ServerLive": self.server_live,
@@ -126,8 +126,12 @@ class InferenceService(grpc.GenericRpcHandler):
         return {"models": self._supervisor.repository.index(ready=request.ready)}
 
     def refuse_load(self, request: Any) -> Json:
-        """RepositoryModelLoad and RepositoryModelUnload: always an error, which says what to do instead."""
+        """RepositoryModelLoad: always an error, which says what to do instead."""
         raise self._supervisor.repository.why_not_loaded(request.model_name)
+
+    def refuse_unload(self, request: Any) -> Json:
+        """RepositoryModelUnload: always an error, which says what to do instead."""
+        raise self._supervisor.repository.why_not_loaded(request.model_name, unload=True)
 
     async def watch(self, context: Context) -> None:
         """Health's Watch."""
