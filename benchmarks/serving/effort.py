@@ -43,7 +43,7 @@ class Effort:
     swaps: int = 200
     drops: int = 10
     rate: float = 100
-    requests: int = 25_000
+    requests: int = 50_000
     quantizing_s: float = 30
     variants: int = 7
     durations: int = 3
