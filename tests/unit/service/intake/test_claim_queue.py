@@ -34,7 +34,7 @@ from service.system.disk_thread import Disk
 from service.system.liveness import Liveness
 
 TIMEOUT_S = 60
-RESCAN_S = 0.05
+RESCAN_S = 0.5  # longer than the time between two scans, so that what waits is listed meanwhile
 
 
 class Device:
