@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.hostile.corpus import corpus
 from benchmarks.hostile.files import MAX_BYTES, read_all, summary
 from benchmarks.markdown import table
-from benchmarks.options import parser_of
+from benchmarks.options import parser_of, some_of
 
 MAX_SECONDS = 10
 Row = dict[str, Any]
@@ -113,18 +113,13 @@ def document(results: Mapping[str, Any]) -> str:
 
 def _options() -> argparse.Namespace:
     parser = parser_of(__doc__)
-    parser.add_argument("--only", type=_sections, default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument(
+        "--only", type=some_of(SECTIONS, "section"), default=tuple(SECTIONS), help=f"some of {','.join(SECTIONS)}"
+    )
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-faults.json")
     parser.add_argument("--page", type=Path, default=Path("docs/reliability.md"))
     parser.add_argument("--machine", default="", help="description of the machine on the page")
     return parser.parse_args()
-
-
-def _sections(text: str) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := [name for name in names if name not in SECTIONS]:
-        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; choose from {', '.join(SECTIONS)}")
-    return names
 
 
 if __name__ == "__main__":

@@ -17,11 +17,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.options import parser_of
+from benchmarks.options import parser_of, some_of
 from benchmarks.serving.effort import PEERS, QUICK, Effort
 from benchmarks.serving.page import document
 from benchmarks.serving.peers.server import ROOT, set_up
@@ -79,9 +78,14 @@ def _options() -> argparse.Namespace:
     peers = os.environ.get("EDGED_PEERS")
     parser.add_argument("--setup-peers", type=Path, metavar="DIR", help="install the peers there and exit")
     parser.add_argument("--peers", type=Path, metavar="DIR", default=Path(peers) if peers else None)
-    parser.add_argument("--only", type=_sections, default=list(SECTIONS), help=f"some of {','.join(SECTIONS)}")
     parser.add_argument(
-        "--compare", type=_peers, default=PEERS, help=f"some of {','.join(PEERS)}, which is the default"
+        "--only", type=some_of(SECTIONS, "section"), default=list(SECTIONS), help=f"some of {','.join(SECTIONS)}"
+    )
+    parser.add_argument(
+        "--compare",
+        type=some_of(PEERS, "server"),
+        default=PEERS,
+        help=f"some of {','.join(PEERS)}, which is the default",
     )
     parser.add_argument("--results", type=Path, default=Path.home() / ".cache" / "edged-serving.json")
     parser.add_argument("--page", type=Path, default=Path("docs/serving.md"))
@@ -90,21 +94,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help=f"minutes of the section endurance ({Effort().minutes})")
     parser.add_argument("--quick", action="store_true", help="measure a tenth: minutes instead of half an hour")
     return parser.parse_args()
-
-
-def _sections(text: str) -> tuple[str, ...]:
-    return _names(text, "section", SECTIONS)
-
-
-def _peers(text: str) -> tuple[str, ...]:
-    return _names(text, "server", PEERS)
-
-
-def _names(text: str, what: str, known: Iterable[str]) -> tuple[str, ...]:
-    names = tuple(text.split(","))
-    if unknown := [name for name in names if name not in known]:
-        raise argparse.ArgumentTypeError(f"unknown {what} {unknown[0]!r}; choose from {', '.join(known)}")
-    return names
 
 
 if __name__ == "__main__":
