@@ -100,8 +100,13 @@ def constant_outputs(name: str, variation: float, images: int) -> GateError:
     )
 
 
-def at_chance(name: str, correct: int, images: int, chance: float) -> GateError:
-    """Return the error that says that a network is right as often as chance.
+def at_chance(finding: str) -> GateError:
+    """Return the error of the gate above_chance for what `chance_finding` says."""
+    return GateError(f"{finding}, or set gates.above_chance: false")
+
+
+def chance_finding(name: str, correct: int, images: int, chance: float) -> str:
+    """Return the text that says that a network is right as often as chance, and what to do.
 
     Args:
         name: Which network, such as "quantized".
@@ -109,10 +114,10 @@ def at_chance(name: str, correct: int, images: int, chance: float) -> GateError:
         images: Number of images.
         chance: Share of right answers of a constant answer, 0 to 1.
     """
-    return GateError(
+    return (
         f"the {name} network is right on {correct} of {images} labeled images ({100 * correct / images:.1f} %), and"
         f" chance is {100 * chance:.1f} %; check that the class folders, sorted by name, are in the order of its"
-        " classes, and input (size, mean, std), drop a better checkpoint, or set gates.above_chance: false"
+        " classes, and input (size, mean, std), drop a better checkpoint"
     )
 
 
@@ -121,7 +126,7 @@ def _check_chance(totals: Mapping[str, Any]) -> None:
     for key, name in (("fp32", "full-precision"), ("quantized", "quantized")):
         correct = round(images * totals[key]["top1"] / 100)
         if is_chance(correct, images, chance):
-            raise at_chance(name, correct, images, chance)
+            raise at_chance(chance_finding(name, correct, images, chance))
 
 
 def _check_accuracy(name: str, full: float, quantized: float, gates: Gates) -> None:

@@ -16,7 +16,7 @@ from edged.device import CPU, exact_float32
 from edged.errors import ArchitectureError
 from edged.evaluation.chance import is_chance, is_lucky, tail
 from edged.evaluation.classification import predict
-from edged.evaluation.gates import at_chance
+from edged.evaluation.gates import chance_finding
 from edged.models.loading import LoadedNetwork
 from edged.models.readings import open_questions, reading_text
 from edged.models.registry import load_model
@@ -90,23 +90,24 @@ def choose_reading(network: LoadedNetwork, cache: ImageCache, device: torch.devi
     )
 
 
-def check_chance(network: LoadedNetwork, cache: ImageCache, device: torch.device = CPU) -> None:
-    """Check with labeled images that a classifier is better than chance; without labels that fit nothing is checked.
+def find_chance(network: LoadedNetwork, cache: ImageCache, device: torch.device = CPU) -> str | None:
+    """Try a classifier on labeled images, and return the finding if it is right as often as chance.
 
     Args:
         network: Network that `choose_reading` returned. Its numbers are not modified.
         cache: Decoded images.
         device: Device to compute on.
 
-    Raises:
-        GateError: It is right as often as chance.
+    Returns:
+        The finding as text; None if it is better than chance, or there are no labels that fit.
     """
     if len(network.readings) > 1 or not _labels_fit(network, cache):  # several readings were tried already
-        return
+        return None
     trial = _tried([network.model.to(device)], cache)
     network.model.to(CPU)
-    if _is_chance(trial):
-        raise at_chance("full-precision", trial.correct[0], trial.images, trial.chance)
+    if not _is_chance(trial):
+        return None
+    return chance_finding("full-precision", trial.correct[0], trial.images, trial.chance)
 
 
 def _labels_fit(network: LoadedNetwork, cache: ImageCache) -> bool:

@@ -10,13 +10,13 @@ from edged.calibration.dataset import ImageCache
 from edged.device import CPU, exact_float32
 from edged.errors import GateError
 from edged.evaluation.classification import predict
-from edged.evaluation.gates import ROUNDING, Gates, constant_outputs
+from edged.evaluation.gates import ROUNDING, Gates, at_chance, constant_outputs
 from edged.evaluation.variation import Variation
 from edged.memory import give_back_free_memory
 from edged.models.loading import LoadedNetwork
 from edged.models.magnitudes import implausible_value
 from edged.pipeline.evaluation import images_differ
-from edged.pipeline.readings import check_chance, choose_reading
+from edged.pipeline.readings import choose_reading, find_chance
 
 log = logging.getLogger(__name__)
 
@@ -49,12 +49,11 @@ def sound_network(network: LoadedNetwork, cache: ImageCache, gates: Gates, devic
         )
     _check_outputs(network, cache, gates, absurd, device)
     chosen = choose_reading(network, cache, device)
-    try:
-        check_chance(chosen, cache, device)
-    except GateError as error:
-        if gates.above_chance:
-            raise
-        log.warning("%s", str(error).partition(", or set gates.")[0])
+    finding = find_chance(chosen, cache, device)
+    if finding is not None and gates.above_chance:
+        raise at_chance(finding)
+    if finding is not None:
+        log.warning("%s", finding)
     return chosen
 
 
