@@ -13,12 +13,13 @@ from starlette.responses import JSONResponse, Response
 from edged.errors import EdgedError
 from service.daemon.statuses import status_of_error
 from service.http.parameters import ParameterError
+from service.http.protocol import RETRY_S
 from service.http.unsupported import explain
 from service.serving.channel import ServingError
 
 log = logging.getLogger(__name__)
 
-RETRY = {"Retry-After": "1"}  # seconds: a queue empties and a process is restarted within a few
+RETRY = {"Retry-After": str(RETRY_S)}  # seconds: a queue empties and a process is restarted within a few
 
 
 def status_of(error: BaseException) -> int:

@@ -295,19 +295,21 @@ def test_too_busy_too_slow_and_cancelled(tmp_path: Path) -> None:
         daemon.close()
 
 
+def nothing_until(end: threading.Event) -> Iterator[bytes]:
+    """Send no message, and end the call once the event is set."""
+    end.wait(TIMEOUT_S)
+    yield from ()
+
+
 def test_a_message_that_does_not_arrive(tmp_path: Path) -> None:
     daemon, _ = prepared(tmp_path, body_timeout_s=0.05, grpc_port=0)
     never = threading.Event()
-
-    def nothing() -> Iterator[bytes]:
-        never.wait(TIMEOUT_S)
-        yield from ()
 
     try:
         daemon.start()
         with grpc.insecure_channel(daemon.status()["grpc_address"]) as channel:
             with pytest.raises(grpc.RpcError) as caught:
-                channel.stream_unary(f"/{SERVICE}/ModelInfer")(nothing(), timeout=TIMEOUT_S)
+                channel.stream_unary(f"/{SERVICE}/ModelInfer")(nothing_until(never), timeout=TIMEOUT_S)
             never.set()
     finally:
         daemon.close()
@@ -385,14 +387,10 @@ def test_other_methods_answer_while_messages_are_slow(tmp_path: Path) -> None:
     daemon, _ = prepared(tmp_path, grpc_port=0)
     never = threading.Event()
 
-    def nothing() -> Iterator[bytes]:
-        never.wait(TIMEOUT_S)
-        yield from ()
-
     try:
         daemon.start()
         with grpc.insecure_channel(daemon.status()["grpc_address"]) as channel, Client(daemon) as client:
-            slow = [channel.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing()) for _ in range(8)]
+            slow = [channel.stream_unary(f"/{SERVICE}/ModelInfer").future(nothing_until(never)) for _ in range(8)]
             assert client.is_server_live()
             assert client.is_model_ready("digits")
             for each in slow:

@@ -67,6 +67,11 @@ class Device:
         return update
 
 
+async def full_disk(_: Update) -> Outcome:
+    """An attempt that ends as on a full disk."""
+    return Stopped(Failure("state", "no room"))
+
+
 def waits_for(device: Device) -> set[str]:
     """The reasons that the gauge has at 1."""
     (family,) = device.metrics.updates_postponed.collect()
@@ -147,9 +152,6 @@ def test_a_failure_after_the_switch_takes_nothing_out_of_service(
     for step in way:
         device.journal.advance(device.update.id, step, generation=1)
 
-    async def full_disk(update: Update) -> Outcome:
-        return Stopped(Failure("state", "no room"))
-
     monkeypatch.setattr(device.runner, "_attempt", full_disk)
 
     async def main() -> None:
@@ -166,9 +168,6 @@ def test_a_failure_after_the_switch_takes_nothing_out_of_service(
 
 def test_a_full_disk_uses_up_no_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(tmp_path, "{tries: 2, retry_s: 1}")
-
-    async def full_disk(update: Update) -> Outcome:
-        return Stopped(Failure("state", "no room"))
 
     monkeypatch.setattr(device.runner, "_attempt", full_disk)
 
