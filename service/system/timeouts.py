@@ -46,6 +46,8 @@ async def in_time(future: asyncio.Future[T], timeout_s: float) -> T:
     Raises:
         asyncio.TimeoutError: The time is over.
     """
+    if timeout_s <= 0:  # in any case, and not only if the event loop comes to its timers before the result
+        _expire(future)
     timer = asyncio.get_running_loop().call_later(timeout_s, _expire, future)
     try:
         return await future

@@ -65,6 +65,17 @@ def test_a_cancellation_together_with_the_result_is_not_lost(ticks: int):
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("timeout_s", [0, -1])
+def test_without_time_left_a_result_of_the_same_turn_is_too_late(timeout_s: float):
+    async def main() -> None:
+        future = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(lambda: future.done() or future.set_result(42))
+        with pytest.raises(asyncio.TimeoutError):
+            await in_time(future, timeout_s)
+
+    asyncio.run(main())
+
+
 def test_a_future_is_awaited_until_the_timeout():
     async def main() -> None:
         loop = asyncio.get_running_loop()
