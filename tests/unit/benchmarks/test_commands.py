@@ -18,7 +18,6 @@ COMMANDS = (
         "activations",
         "batching",
         "detection",
-        "faults",
         "idle",
         "latency",
         "orders",
@@ -28,6 +27,7 @@ COMMANDS = (
     ),
     *(
         "demo.__main__",
+        "faults.__main__",
         "demo.kept",
         "serving.__main__",
         "quantization.hessian",

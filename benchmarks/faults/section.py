@@ -1,0 +1,53 @@
+"""The sections of docs/reliability.md: one module in benchmarks/faults/sections/ each.
+
+A section is a module with TITLE (its heading), `measure(options)`, which returns the rows of its results, and
+`page(rows)`, which returns its text. What was lost is listed under "faults" in the row that it belongs to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import pkgutil
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+Row = dict[str, Any]
+SECTIONS = Path(__file__).with_name("sections")
+_HEADING = "## "
+
+
+class Section(Protocol):
+    """What a module in benchmarks/faults/sections/ has."""
+
+    TITLE: str
+
+    def measure(self, options: argparse.Namespace, /) -> list[Row]:
+        """Try what the section is about; return JSON types."""
+
+    def page(self, rows: list[Row], /) -> str:
+        """Return the text of the section, without its heading."""
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all sections: those of their modules."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(SECTIONS)])))
+
+
+def load(name: str) -> Section:
+    """Return a section; its imports are not needed by the others."""
+    return cast(Section, importlib.import_module(f"benchmarks.faults.sections.{name}"))
+
+
+def with_section(document: str, title: str, text: str) -> str:
+    """Return a document in which a section is replaced or added; sections are sorted by title.
+
+    Args:
+        document: Introduction and sections.
+        title: Heading of the section.
+        text: What is below the heading.
+    """
+    introduction, *sections = f"\n{document}".split(f"\n{_HEADING}")
+    texts = dict(section.split("\n", 1) for section in sections) | {title: f"\n{text}\n"}
+    parts = [f"{_HEADING}{title}\n\n{text.strip()}" for title, text in sorted(texts.items())]
+    return "\n\n".join([introduction.strip(), *parts]) + "\n"
