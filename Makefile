@@ -8,7 +8,7 @@ TORCH := torch==2.13.0
 TORCHVISION := torchvision==0.28.0
 
 # Debian packages of programs that some tests drive; without them these tests are skipped with a message.
-PROGRAMS := prometheus chromium rsync
+PROGRAMS := prometheus chromium rsync strace
 SLOW_PROGRAMS := syncthing skopeo docker-registry mender mender-artifact
 
 # A process a core, and the tests of a file in one of them: they share a daemon. The files stay in order: those that take

@@ -9,6 +9,9 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from service.system.liveness import Liveness
+from service.system.process_title import set_name
+
+NAME = "edged-disk"  # of the thread, in `top -H`
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,7 +25,7 @@ class Disk:
     """
 
     def __init__(self, liveness: Liveness | None = None) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=NAME, initializer=partial(set_name, NAME))
         self._liveness = liveness or Liveness()
 
     async def __call__(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -45,6 +45,7 @@ class Daemon:
     def __init__(self, folder: Path, calibration: Path, most_files: int | None = None, **settings: Any) -> None:
         self.folder = folder
         self._most_files = most_files  # the limit on open files, soft and hard; None for that of the tests
+        self.prefix: tuple[str, ...] = ()  # of its command, such as that of tests.support.syscall_faults
         self.state = folder / "state"
         self.log = folder / "log"
         model = {
@@ -86,6 +87,7 @@ class Daemon:
         command = [sys.executable, "-m", "service.cli.main", "run", "--config", str(self.write_config())]
         if self._most_files is not None:
             command = ["prlimit", f"--nofile={self._most_files}:{self._most_files}", *command]
+        command = [*self.prefix, *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, stdout=log)
         return self.process
