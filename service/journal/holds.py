@@ -1,8 +1,9 @@
-"""Pinned and paused models. An operator sets the holds; the journal keeps them across restarts."""
+"""Holds of models: pins and pauses of an operator, and the highest signed version. The journal keeps them."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING
 
 from service.journal.update import PAUSED, PINNED, Hold
@@ -46,15 +47,25 @@ class Holds:
         return f"model {model} is pinned to its generation; `edged unpin {model}` lets others go live"
 
     async def put(self, model: str, hold: Hold) -> None:
-        """Change the hold of a model; it is on the disk when this returns.
+        """Pin or pause a model, or undo that; it is on the disk when this returns. The highest version stays.
 
         Raises:
             StateError: The journal cannot be written.
         """
         await self._disk(self._journal.put_hold, model, hold)
-        self._holds[model] = hold
+        self._holds[model] = dataclasses.replace(hold, highest_version=self.of(model).highest_version)
         self._changed.set()
         self._changed = asyncio.Event()  # waiters hold a reference to the old one
+
+    async def raise_version(self, model: str, version: int) -> None:
+        """Record that a signed version was committed; nothing changes if a higher one was.
+
+        Raises:
+            StateError: The journal cannot be written.
+        """
+        if version > (self.of(model).highest_version or 0):
+            await self._disk(self._journal.raise_version, model, version)
+            self._holds[model] = dataclasses.replace(self.of(model), highest_version=version)
 
     async def until_unpinned(self, model: str) -> None:
         """Wait until the model is not pinned."""

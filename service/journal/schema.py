@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 2
+VERSION = 3
 
 _HOLDS = """
 CREATE TABLE holds (
@@ -10,6 +10,10 @@ CREATE TABLE holds (
     pinned INTEGER NOT NULL DEFAULT 0,
     paused INTEGER NOT NULL DEFAULT 0
 );
+"""
+_SIGNATURES = """
+ALTER TABLE updates ADD COLUMN signature TEXT;
+ALTER TABLE holds ADD COLUMN highest_version INTEGER;
 """
 SCHEMA = (
     """
@@ -41,6 +45,7 @@ CREATE TABLE events (
 CREATE INDEX events_update ON events (update_id);
 """
     + _HOLDS
+    + _SIGNATURES
 )
 # By the version that they start from; each migrates to the next version.
-MIGRATIONS = {1: _HOLDS}
+MIGRATIONS = {1: _HOLDS, 2: _SIGNATURES}

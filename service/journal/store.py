@@ -17,18 +17,20 @@ from service.journal import states
 from service.journal.database import Database
 from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
 from service.journal.states import State
-from service.journal.update import Event, Hold, Update, UpdateReport
+from service.journal.update import Event, Hold, Update, UpdateReport, UpdateSignature
 from service.units import printable
 
 __all__ = ["Event", "Hold", "Journal", "Update"]
 
 _COLUMNS = (
     "id, model, state, file_name, file_bytes, sha256, key, generation, attempt, code, reason, "
-    "dropped_at, updated_at, stages, report"
+    "dropped_at, updated_at, stages, report, signature"
 )
 # Fields that callers may set in addition to the state.
-_SETTABLE = frozenset({"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes", "attempt"})
-_JSON = frozenset({"stages", "report"})
+_SETTABLE = frozenset(
+    {"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes", "attempt", "signature"}
+)
+_JSON = frozenset({"stages", "report", "signature"})
 _RETRY_OF = "retry_of"  # in the detail of the first event
 
 
@@ -97,7 +99,7 @@ class Journal:
             identity = self._insert(ended.model, ended.file_name, ended.file_bytes, now, now)
             self._event(identity, now, State.DROPPED, {_RETRY_OF: ended.id})
             self.advance(identity, State.SETTLED)
-            return self.advance(identity, State.CLAIMED, sha256=ended.sha256, key=key)
+            return self.advance(identity, State.CLAIMED, sha256=ended.sha256, key=key, signature=ended.signature)
 
     def advance(self, update_id: int, state: State, **fields: Any) -> Update:
         """Move an update to `state` and set `fields` along with it, in one transaction.
@@ -105,8 +107,9 @@ class Journal:
         Args:
             update_id: Number of the update.
             state: State to enter.
-            fields: Any of sha256, key, generation, code, reason, stages, report and file_bytes; attempt, for work that
-                did not begin after all. A state on the way forward clears code and reason, unless they are given.
+            fields: Any of sha256, key, generation, code, reason, stages, report, signature and file_bytes; attempt, for
+                work that did not begin after all. A state on the way forward clears code and reason, unless they are
+                given.
 
         Raises:
             IllegalTransition: The table of service.journal.states does not allow it.
@@ -284,14 +287,26 @@ class Journal:
 
     def holds(self) -> dict[str, Hold]:
         """Return the holds, by model name."""
-        rows = self._db.select("SELECT model, pinned, paused FROM holds")
-        return {model: Hold(bool(pinned), bool(paused)) for model, pinned, paused in rows}
+        rows = self._db.select("SELECT model, pinned, paused, highest_version FROM holds")
+        return {model: Hold(bool(pinned), bool(paused), version) for model, pinned, paused, version in rows}
 
     def put_hold(self, model: str, hold: Hold) -> None:
-        """Set the hold of a model."""
-        row = (model, hold.pinned, hold.paused)
+        """Pin or pause a model, or undo that. The highest version stays, see `raise_version`."""
         with self._db.transaction():
-            self._db.execute("INSERT OR REPLACE INTO holds (model, pinned, paused) VALUES (?, ?, ?)", row)
+            self._db.execute(
+                "INSERT INTO holds (model, pinned, paused) VALUES (?, ?, ?)"
+                " ON CONFLICT (model) DO UPDATE SET pinned = excluded.pinned, paused = excluded.paused",
+                (model, hold.pinned, hold.paused),
+            )
+
+    def raise_version(self, model: str, version: int) -> None:
+        """Record a signed version of a model that was committed, unless a higher one was."""
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO holds (model, highest_version) VALUES (?, ?) ON CONFLICT (model)"
+                " DO UPDATE SET highest_version = max(coalesce(highest_version, 0), excluded.highest_version)",
+                (model, version),
+            )
 
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""
@@ -341,8 +356,14 @@ class Journal:
 def _update(row: tuple[Any, ...]) -> Update:
     values = dict(zip(_COLUMNS.split(", "), row, strict=True))
     values |= {"stages": json.loads(values["stages"]), "report": UpdateReport.from_dict(json.loads(values["report"]))}
+    if values["signature"] is not None:
+        values["signature"] = UpdateSignature(**json.loads(values["signature"]))
     return Update(**values | {"state": State(values["state"])})
 
 
-def _to_json(value: UpdateReport | dict[str, float]) -> str:
+def _to_json(value: UpdateReport | UpdateSignature | dict[str, float] | None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, UpdateSignature):
+        return json.dumps(vars(value))
     return json.dumps(value.to_dict() if isinstance(value, UpdateReport) else value)

@@ -46,6 +46,27 @@ class UpdateReport:
 
 
 @dataclass(frozen=True)
+class UpdateSignature:
+    """The signature of a dropped file, as it was accepted.
+
+    Attributes:
+        version: Version of the model that was signed.
+        key: Name of the file of the public key, as configured then.
+        key_id: ID of the key, see `edged.signing.keys`.
+        envelope: Contents of the signature file, with which it can be checked again.
+    """
+
+    version: int
+    key: str
+    key_id: str
+    envelope: str
+
+    def described(self) -> dict[str, Any]:
+        """Return the version and the key, as JSON types."""
+        return {"version": self.version, "key": self.key, "key_id": self.key_id}
+
+
+@dataclass(frozen=True)
 class Update:
     """A dropped file and its progress from the drop folder into service.
 
@@ -65,6 +86,7 @@ class Update:
         updated_at: When the update last changed, seconds since 1970.
         stages: Duration of each stage in seconds, by stage name.
         report: What is known of the result.
+        signature: The accepted signature of the file; None if its model needs none.
     """
 
     id: int
@@ -82,24 +104,28 @@ class Update:
     updated_at: float
     stages: dict[str, float] = field(default_factory=dict)
     report: UpdateReport = field(default_factory=UpdateReport)
+    signature: UpdateSignature | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types; times as ISO 8601."""
-        plain = {"state": self.state.value, "report": self.report.to_dict()}
+        signature = None if self.signature is None else self.signature.described()
+        plain = {"state": self.state.value, "report": self.report.to_dict(), "signature": signature}
         return {**vars(self), **plain} | {name: iso_time(getattr(self, name)) for name in _TIMES}
 
 
 @dataclass(frozen=True)
 class Hold:
-    """An operator's instructions to leave a model as it is.
+    """What keeps files of a model from going live: an operator's instructions, and newer signed versions.
 
     Attributes:
         pinned: No other generation goes live.
         paused: No file is taken out of the drop folder.
+        highest_version: Highest signed version that was committed; None if there was none.
     """
 
     pinned: bool = False
     paused: bool = False
+    highest_version: int | None = None
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ def test_a_paused_model_leaves_files_where_they_are(task: Task, tmp_path: Path) 
             "generation": None,
             "pinned": False,
             "paused": True,
+            "highest_version": None,
         }
         code, update = edged(daemon, "submit", task.first, "--model", "digits", "--wait")
         assert (code, update["state"], update["code"]) == (75, "DROPPED", "paused")

@@ -94,7 +94,7 @@ def test_reports_are_shown(daemon: Daemon, number: int) -> None:
 
 def test_the_journal_keeps_its_schema(daemon: Daemon) -> None:
     with sqlite3.connect(daemon.state / "journal.db") as journal:
-        assert journal.execute("PRAGMA user_version").fetchone() == (2,)
+        assert journal.execute("PRAGMA user_version").fetchone() == (3,)
     journal.close()
 
 

@@ -67,3 +67,15 @@ def test_waiting_ends_with_the_pin_and_not_before(journal):
         await waiter
 
     run(journal, test)
+
+
+def test_the_highest_version_only_rises_and_outlives_pins(journal):
+    async def test(holds):
+        await holds.raise_version("m", 7)
+        await holds.put("m", Hold(pinned=True))
+        await holds.raise_version("m", 6)
+        await holds.put("m", Hold())
+        return holds.of("m")
+
+    assert run(journal, test) == Hold(highest_version=7)
+    assert journal.holds() == {"m": Hold(highest_version=7)}

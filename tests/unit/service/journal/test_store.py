@@ -4,6 +4,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edged.errors import StateError, UsageError
 from service.journal.states import ENDS, NEXT, WAY, IllegalTransition, State, resume
 from service.journal.store import Hold, Journal
-from service.journal.update import UpdateReport
+from service.journal.update import UpdateReport, UpdateSignature
 
 
 @pytest.fixture
@@ -166,13 +167,48 @@ def test_holds_outlive_the_journal_object(tmp_path):
     journal.close()
 
 
-def test_a_journal_of_the_first_version_is_migrated(tmp_path):
+def test_the_highest_version_only_rises_and_outlives_pins(tmp_path):
+    path = tmp_path / "journal.db"
+    journal = Journal(path)
+    journal.raise_version("m", 7)
+    journal.put_hold("m", Hold(pinned=True))
+    journal.put_hold("m", Hold(highest_version=3))  # only pins and pauses are put
+    journal.raise_version("m", 6)
+    journal.put_hold("n", Hold(paused=True))
+    journal.raise_version("n", 1)
+    journal.close()
+    journal = Journal(path)
+    assert journal.holds() == {"m": Hold(highest_version=7), "n": Hold(paused=True, highest_version=1)}
+    journal.close()
+
+
+def test_a_retry_has_the_signature_of_its_file(journal):
+    signature = UpdateSignature(version=7, key="a.pub", key_id="00ff", envelope="{}")
+    update = claimed(journal)
+    assert update.signature is None
+    ended = journal.advance(journal.annotate(update.id, signature=signature).id, State.REJECTED)
+    assert ended.signature == signature
+    assert journal.retry(ended, "key").signature == signature
+    assert ended.to_dict()["signature"] == {"version": 7, "key": "a.pub", "key_id": "00ff"}
+
+
+_OLDER = "ALTER TABLE updates DROP COLUMN signature; ALTER TABLE holds DROP COLUMN highest_version;"
+
+
+@pytest.mark.parametrize(
+    "older",
+    [
+        "ALTER TABLE updates DROP COLUMN signature; DROP TABLE holds; PRAGMA user_version = 1;",
+        f"{_OLDER} PRAGMA user_version = 2;",
+    ],
+)
+def test_a_journal_of_an_older_version_is_migrated(tmp_path, older):
     path = tmp_path / "journal.db"
     journal = Journal(path)
     update = journal.create("m", "a.pt", 1)
     journal.close()
-    with contextlib.closing(sqlite3.connect(path)) as old:  # version 1 had no table of holds
-        old.executescript("DROP TABLE holds; PRAGMA user_version = 1;")
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        old.executescript(older)
     journal = Journal(path)
     assert journal.get(update.id) == update
     journal.put_hold("m", Hold(paused=True))
@@ -330,7 +366,13 @@ class JournalMachine(RuleBasedStateMachine):
     @rule(model=st.sampled_from("mn"), pinned=st.booleans(), paused=st.booleans())
     def hold(self, model, pinned, paused):
         self.journal.put_hold(model, Hold(pinned, paused))
-        self.holds[model] = Hold(pinned, paused)
+        self.holds[model] = Hold(pinned, paused, self.holds.get(model, Hold()).highest_version)
+
+    @rule(model=st.sampled_from("mn"), version=st.integers(1, 5))
+    def commit_version(self, model, version):
+        self.journal.raise_version(model, version)
+        hold = self.holds.get(model, Hold())
+        self.holds[model] = replace(hold, highest_version=max(hold.highest_version or 0, version))
 
     @rule()
     def restart(self):
