@@ -8,7 +8,7 @@ from typing import Any
 
 from edged.errors import NotReadyError, UnavailableError, UsageError
 from edged.spelling import names_to_choose
-from service.cli.output import print_json, print_result
+from service.cli.output import print_json, print_result, print_text
 from service.client import DaemonClient
 from service.config.locate import find_config, find_own_config, find_socket
 
@@ -46,17 +46,17 @@ def check_config(options: Namespace) -> int:
 
 def doctor(options: Namespace) -> int:
     """Check this machine (`edged doctor`); the exit code names the kind of the worst fault."""
+    from service.cli import render
     from service.doctor import diagnose, exit_code
 
-    found = diagnose(options.config)
+    found = []
+    for check in diagnose(options.config):
+        found.append(check)
+        if not options.json:  # at once: some checks take seconds
+            print_text(render.check(check.to_dict()))
     code = exit_code(found)
-
-    def text(result: dict[str, Any]) -> str:
-        from service.cli import render
-
-        return render.checks(result["checks"])
-
-    print_result(options, {"ok": code == 0, "checks": [check.to_dict() for check in found]}, text)
+    if options.json:
+        print_json({"ok": code == 0, "checks": [check.to_dict() for check in found]})
     return code
 
 

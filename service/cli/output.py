@@ -20,9 +20,14 @@ def print_result(options: Namespace, result: Mapping[str, Any], text: Callable[[
     if options.json:
         print_json(result)
     else:
-        # Names of files may hold bytes that are no text.
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text(dict(result)).encode(encoding, "backslashreplace").decode(encoding) + "\n")
+        print_text(text(dict(result)))
+
+
+def print_text(text: str) -> None:
+    """Print text at once, also into a pipe. Names of files in it may hold bytes that are no text."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    sys.stdout.flush()
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -146,14 +146,10 @@ def outcome(update: JSON) -> str:
     return "\n".join(lines)
 
 
-def checks(listed: Sequence[JSON]) -> str:
-    """Return the checks of `edged doctor`."""
-    lines = []
-    for check in listed:
-        lines.append(f"{check['level']:4}  {check['name']}: {check['detail']}")
-        if check.get("fix"):
-            lines.append(f"      -> {check['fix']}")
-    return "\n".join(lines)
+def check(found: JSON) -> str:
+    """Return one check of `edged doctor`."""
+    text = f"{found['level']:4}  {found['name']}: {found['detail']}"
+    return f"{text}\n      -> {found['fix']}" if found.get("fix") else text
 
 
 def _swap(swap: JSON) -> str:
@@ -164,7 +160,7 @@ def _swap(swap: JSON) -> str:
     if warmup := swap.get("warmup"):
         alike = "to the bit" if warmup.get("identical") else f"to {warmup.get('relative_error', float('nan')):.1g}"
         text += f"; outputs as evaluated, {alike}"
-    return text
+    return f"{text}; {swap['renamed']}" if swap.get("renamed") else text
 
 
 def _queue_row(row: JSON) -> list[object]:

@@ -18,6 +18,7 @@ from service.rollout.crash_log import CrashLog
 from service.rollout.live_metrics import show_live
 from service.rollout.records import UpdateRecords
 from service.rollout.recovery import Recovery
+from service.serving.class_names import class_names, renaming
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation
 from service.serving.limits import Listener, ServingLimits
@@ -152,7 +153,8 @@ class ModelRegistry:
             limits = self._limits(name)
             if limits.labels != server.limits.labels:
                 log.info(
-                    "model %s: its new labels count from its next generation, or a restart of the daemon, on", name
+                    "model %s: its new labels count from its next generation on, or the next start of its process: %s",
+                    *(name, _change_of_labels(server, limits.labels)),
                 )
             server.limits = limits  # for the next process; the serving one keeps its own
             self._set_sampling(name)
@@ -226,3 +228,11 @@ class ModelRegistry:
         if server is not None:
             wanted = server.sampling.drift_share > 0
             self._metrics.note_observed(name, observation if wanted else {**observation, "drift_images": 0})
+
+
+def _change_of_labels(server: ModelServer, labels: tuple[str, ...] | None) -> str:
+    """Return how other labels of the config change the class names in answers."""
+    if labels is None:
+        return "the names of its artifact"
+    names = None if server.live is None else class_names(server.live.metadata)
+    return renaming(labels, names) or "the names that are in answers now"

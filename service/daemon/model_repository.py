@@ -7,7 +7,6 @@ from typing import Any
 
 from edged.errors import EdgedError, UsageError
 from edged.spelling import names_to_choose
-from service.config.current import CurrentConfig
 from service.serving.channel import ServingError
 from service.serving.generation import Generation
 from service.serving.model_config import model_config
@@ -37,15 +36,11 @@ class ModelRepository:
     """Finds models and versions, and describes them.
 
     Args:
-        config: Configuration in force.
         servers: Servers of the configured models, by name.
         generations: Published generations on the disk.
     """
 
-    def __init__(
-        self, config: CurrentConfig, servers: Mapping[str, ModelServer], generations: GenerationRepository
-    ) -> None:
-        self._config = config
+    def __init__(self, servers: Mapping[str, ModelServer], generations: GenerationRepository) -> None:
         self._servers = servers
         self._generations = generations
 
@@ -128,16 +123,15 @@ class ModelRepository:
             UsageError: The model is not configured.
         """
         self.find(name)
-        folder = self._config.current.drop_folder / name
         if unload:
             return LoadError(
                 f"edged unloads a model that is taken out of the config: remove {name} from `models` and reload edged;"
-                f" a checkpoint that is put into {folder} replaces what is in service, and `edged rollback {name}` puts"
-                " the previous generation back"
+                f" a checkpoint that is put into the folder {name} of `drop_dir` replaces what is in service, and"
+                f" `edged rollback {name}` puts the previous generation back"
             )
         return LoadError(
-            f"edged loads what is dropped: put a checkpoint into {folder} or send it"
-            f" by `edged submit FILE --model {name}`; `edged rollback {name}` puts the previous generation back, and a"
+            f"edged loads what is dropped: put a checkpoint into the folder {name} of `drop_dir` or send it by"
+            f" `edged submit FILE --model {name}`; `edged rollback {name}` puts the previous generation back, and a"
             " model that is taken out of the config is unloaded"
         )
 

@@ -119,7 +119,7 @@ class Supervisor:
         )
         self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
         self.queries = Queries(self._models, self._swapper, self._recovery, self._runner, self._intake, records)
-        self.repository = ModelRepository(self._config, self.servers, self._swapper.generations)
+        self.repository = ModelRepository(self.servers, self._swapper.generations)
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
         self.update_actions = UpdateActions(self._config, self._models, self._runner, records, self._files)
         refresh = self._recovery.refresh

@@ -47,8 +47,8 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
 _PRECEDENCE = tuple(error.exit_code for error in (ConfigError, AccessError, StateError, UnavailableError))
 
 
-def diagnose(config: str | None = None, machine: Machine | None = None) -> list[Check]:
-    """Run all checks.
+def diagnose(config: str | None = None, machine: Machine | None = None) -> Iterator[Check]:
+    """Run all checks one after the other, and yield what each finds.
 
     Args:
         config: Path of the config file as given by the user; None for the default one.
@@ -56,7 +56,9 @@ def diagnose(config: str | None = None, machine: Machine | None = None) -> list[
     """
     machine = machine or Machine()
     findings, read = read_config(config)
-    return [*findings, *(check for look in CHECKS for check in look(machine, read))]
+    yield from findings
+    for look in CHECKS:
+        yield from look(machine, read)
 
 
 def exit_code(checks: Iterable[Check]) -> int:

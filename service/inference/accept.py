@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from service.ipc.messages import RequestError
 
@@ -11,10 +12,24 @@ _JSON = "application/json"
 _NOT_ACCEPTABLE = 406
 
 
-def picture_format(accept: str, *, draws: bool) -> str | None:
-    """Return the format of the picture that a client prefers to JSON, one of PICTURES; None for JSON.
+class Picture(NamedTuple):
+    """A picture that a client prefers to JSON.
 
-    What names no type that is known here is answered with JSON, as it always was, unless it asks for images.
+    Attributes:
+        format: One of PICTURES.
+        required: Whether the client takes no JSON instead.
+    """
+
+    format: str
+    required: bool
+
+
+def picture_of(accept: str, *, draws: bool) -> Picture | None:
+    """Return the picture that a client prefers to JSON; None for JSON.
+
+    A header that asks for none of the types that are known here, such as `text/html`, is answered with JSON, as RFC
+    9110 allows (12.5.1) and other servers do. One that asks for images alone is not: a program would take JSON for a
+    damaged file.
 
     Args:
         accept: Value of the header; "" if there is none.
@@ -27,7 +42,7 @@ def picture_format(accept: str, *, draws: bool) -> str | None:
     json = _quality(_JSON, ranges) if ranges else 1.0
     best = max(PICTURES, key=lambda name: _quality(PICTURES[name], ranges))  # the first one of equals
     if draws and _quality(PICTURES[best], ranges) > json:
-        return best
+        return Picture(best, required=json == 0)
     if json > 0 or not any(kind.startswith("image/") and quality > 0 for kind, quality in ranges):
         return None
     if not draws:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 from edged.calibration.formats import format_of
 from edged.spec import InputSpec
 from edged.spelling import names_to_choose
-from service.inference.accept import picture_format
+from service.inference.accept import Picture, picture_of
 from service.inference.inputs import IMAGE_INPUT, max_batch, read_files
 from service.inference.multipart import MAX_FIELDS, Part, read_parts
 from service.inference.requests import BINARY_OUTPUTS, Request, parse_request
@@ -55,7 +55,7 @@ def read_form(body: Body, form: Form, spec: InputSpec, known: Known) -> Request:
     Raises:
         RequestError: A part of it is not as documented; the message names it, its value and what to send.
     """
-    picture = picture_format(form.accept, draws=known.draws)
+    picture = picture_of(form.accept, draws=known.draws)
     fields = parse_qsl(form.query, keep_blank_values=True, max_num_fields=None)
     files: list[memoryview] = []
     if form.content_type.lower().startswith("multipart/"):
@@ -167,12 +167,16 @@ def _with_values(request: Request, given: Mapping[str, Any], known: Known) -> Re
     )
 
 
-def _with_picture(request: Request, picture: str | None) -> Request:
+def _with_picture(request: Request, picture: Picture | None) -> Request:
     if picture is None:
         return request
     if len(request.files) != 1:
         had = f"{len(request.files)} images" if request.files else "a tensor"
-        raise RequestError(f"Accept asks for a picture, and the request has {had}; send one image file")
-    if request.outputs:
-        raise RequestError("Accept asks for a picture, which has no outputs to choose; leave outputs out")
-    return replace(request, picture=picture)
+        problem = f"Accept asks for a picture, and the request has {had}; send one image file"
+    elif request.outputs:
+        problem = "Accept asks for a picture, which has no outputs to choose; leave outputs out"
+    else:
+        return replace(request, picture=picture.format)
+    if picture.required:
+        raise RequestError(problem)
+    return request  # browsers list the images that they show in every request

@@ -157,14 +157,19 @@ class Swap:
         self._swapper = swapper
         self._server = server
         self._generation = generation
+        self._renamed = server.renaming_by(generation)
         self._shadow_percent = shadow_percent
         self._previous: Generation | None = None
         self._committed_at: float | None = None
 
     @property
     def record(self) -> dict[str, Any]:
-        """The journal's record of the swap: the fields of `Choice`, and "warmup", see `Generation.warmup`."""
-        return {**dataclasses.asdict(self.choice), "warmup": self._generation.warmup}
+        """The journal's record of the swap: the fields of `Choice`, and "warmup", see `Generation.warmup`.
+
+        "renamed" says how the class names in answers change, if they do.
+        """
+        renamed = {} if self._renamed is None else {"renamed": self._renamed}
+        return {**dataclasses.asdict(self.choice), "warmup": self._generation.warmup, **renamed}
 
     async def __aenter__(self) -> Swap:
         """Return the swap itself."""

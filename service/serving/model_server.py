@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from service.ipc.messages import Form, Reply
 from service.ipc.shared_memory import RequestBody
 from service.serving.channel import NotStartedError, ServingError
+from service.serving.class_names import class_names, renaming
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, GenerationEvents
 from service.serving.limits import Listener, NothingWholeError, ServingLimits
@@ -69,6 +71,7 @@ class ModelServer:
         self._waiting_room = WaitingRoom(name)
         self._restarter = Restarter(name, self.prepare, self._waiting_room, limits, listener, self._liveness)
         self._wanted: int | None = None
+        self._routed: Mapping[str, Any] | None = None  # metadata of the last generation that was routed to
         self._keeper: asyncio.Task[None] | None = None
 
     @property
@@ -238,6 +241,9 @@ class ModelServer:
         self._cancel_keeper()
         previous, self.live = self.live, generation
         self._wanted, self.lost = generation.number, None
+        if (renamed := self.renaming_by(generation)) is not None:
+            log.warning("model %s generation %d: %s", self.name, generation.number, renamed)
+        self._routed = generation.metadata
         self.counts.begin(generation.number)
         self._restarter.record_up(generation.number)
         if not generation.serving:  # it crashed since it was prepared
@@ -314,6 +320,10 @@ class ModelServer:
         self._keeper = None  # `route` would cancel this very task
         self.route(generation)
         self._listener.up(generation)
+
+    def renaming_by(self, generation: Generation) -> str | None:
+        """Return how the class names in answers change once `generation` is routed to; None if they do not."""
+        return None if self._routed is None else renaming(*map(class_names, (generation.metadata, self._routed)))
 
     def _exited(self, generation: Generation) -> None:
         if generation is not self.live:

@@ -260,3 +260,5 @@ def test_new_labels_count_from_the_next_process_on(daemon: Daemon) -> None:
     assert not classes()
     child.kill()
     assert eventually(classes, "it is up again") == NAMES
+    renamed = f"generation 1: classes were numbered and are now called {', '.join(map(ascii, NAMES[:3]))}, ..."
+    assert renamed in daemon.log.read_text()

@@ -284,6 +284,24 @@ def test_doctor_fails_when_something_fails(capsys, config, monkeypatch):
     assert call(capsys, "doctor", "--config", config)[0] == 78
 
 
+def test_doctor_prints_each_check_as_soon_as_it_is_done(capsys, config, monkeypatch):
+    printed = []
+
+    def second(machine, config):
+        printed.append(capsys.readouterr().out)
+        yield doctor.Check("second", doctor.OK, "fine")
+
+    first = doctor.Check("first", doctor.WARN, "slow", "wait")
+    monkeypatch.setattr(doctor, "CHECKS", (lambda machine, config: iter([first]), second))
+    for json_only in ((), ("--json",)):
+        code, out, _ = call(capsys, "doctor", "--config", config, *json_only)
+        assert code == 0
+        assert ("second" in out) != ("first" in out) or json_only
+    in_time, in_json = printed
+    assert in_time.endswith("warn  first: slow\n      -> wait\n")
+    assert in_json == ""
+
+
 def test_commands_that_compute_become_another_process(monkeypatch):
     became = []
     monkeypatch.setattr(os, "execve", lambda *args: became.append(args) or sys.exit(0))

@@ -148,7 +148,7 @@ def test_the_outcome_shows_what_was_measured():
     ]
 
 
-def test_checks_show_what_to_do():
-    checks = [{"level": "ok", "name": "a", "detail": "fine", "fix": ""},
-              {"level": "fail", "name": "b", "detail": "broken", "fix": "mend it"}]  # fmt: skip
-    assert render.checks(checks) == "ok    a: fine\nfail  b: broken\n      -> mend it"
+def test_a_check_shows_what_to_do():
+    assert render.check({"level": "ok", "name": "a", "detail": "fine", "fix": ""}) == "ok    a: fine"
+    broken = {"level": "fail", "name": "b", "detail": "broken", "fix": "mend it"}
+    assert render.check(broken) == "fail  b: broken\n      -> mend it"

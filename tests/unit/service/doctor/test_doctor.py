@@ -40,7 +40,7 @@ def test_all_checks_together_on_a_machine_that_has_nothing(tmp_path, monkeypatch
     config.write_text(
         "state_dir: state\nserve: {port: 0, grpc_port: 0}\nmodels: [{name: m, calibration: {dir: images}}]\n"
     )
-    found = diagnose(str(config), machine(tmp_path, uid=7))
+    found = list(diagnose(str(config), machine(tmp_path, uid=7)))
     names = [check.name for check in found]
     assert len(names) == len(set(names))
     assert len(names) > len(CHECKS)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.inference.accept import picture_format
+from service.inference.accept import picture_of
 from service.ipc.messages import RequestError
 
 
@@ -17,6 +17,8 @@ from service.ipc.messages import RequestError
         ("*/*", None),
         ("application/json", None),
         ("text/html", None),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9", None),
+        ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8", None),
         ("image/jpeg", "JPEG"),
         ("image/png", "PNG"),
         ("IMAGE/PNG", "PNG"),
@@ -37,27 +39,36 @@ from service.ipc.messages import RequestError
     ],
 )
 def test_a_picture_is_what_the_client_prefers_to_json(accept: str, expected: str | None) -> None:
-    assert picture_format(accept, draws=True) == expected
+    picture = picture_of(accept, draws=True)
+    assert (None if picture is None else picture.format) == expected
+
+
+def test_json_may_take_the_place_of_a_picture_unless_only_images_are_accepted() -> None:
+    for accept, required in (("image/png", True), ("image/png, */*;q=0.1", False), ("image/*, */*;q=0", True)):
+        picture = picture_of(accept, draws=True)
+        assert picture is not None
+        assert picture.required == required
 
 
 @pytest.mark.parametrize("accept", ["image/webp", "image/webp, image/gif;q=0.5", "image/jpeg;q=0, image/webp"])
 def test_pictures_of_other_types_are_not_acceptable(accept: str) -> None:
     with pytest.raises(RequestError, match="choose image/jpeg, image/png or application/json") as caught:
-        picture_format(accept, draws=True)
+        picture_of(accept, draws=True)
     assert caught.value.status == 406
 
 
 def test_a_classifier_draws_nothing() -> None:
     for accept in ("image/jpeg, application/json;q=0.1", "image/*, */*;q=0.1", "", "text/plain"):
-        assert picture_format(accept, draws=False) is None
+        assert picture_of(accept, draws=False) is None
     with pytest.raises(
         RequestError, match="Accept has value 'image/jpeg'; a classifier's answer has no boxes"
     ) as caught:
-        picture_format("image/jpeg", draws=False)
+        picture_of("image/jpeg", draws=False)
     assert caught.value.status == 406
 
 
 @given(st.text(st.sampled_from("imagejpson/*,;=q.01 \t"), max_size=60), st.booleans())
 def test_any_header_is_read_or_refused(accept: str, draws: bool) -> None:
     with contextlib.suppress(RequestError):
-        assert picture_format(accept, draws=draws) in (None, *(("JPEG", "PNG") if draws else ()))
+        picture = picture_of(accept, draws=draws)
+        assert picture is None or (draws and picture.format in ("JPEG", "PNG"))

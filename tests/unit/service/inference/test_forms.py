@@ -191,6 +191,14 @@ def test_a_picture_is_drawn_on_one_image() -> None:
     assert caught.value.status == 406
 
 
+def test_a_browser_that_lists_pictures_gets_json_where_there_is_none() -> None:
+    firefox = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/png,*/*;q=0.8"
+    assert image(accept=firefox).picture == "PNG"
+    assert read_form(tensor(), Form(accept=firefox), SPEC, KNOWN).picture is None
+    assert image("outputs=boxes", firefox).outputs == ("boxes",)
+    assert image("outputs=boxes", firefox).picture is None
+
+
 @given(st.dictionaries(st.sampled_from(["confidence", "max_detections", "outputs", "x", ""]), st.text(max_size=20)))
 def test_any_query_is_read_or_refused(fields: dict[str, str]) -> None:
     with contextlib.suppress(RequestError):

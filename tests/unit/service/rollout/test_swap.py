@@ -40,7 +40,7 @@ class Server:
     """A server that logs what is asked of it; generation 1 is live."""
 
     def __init__(self) -> None:
-        self.name, self.log, self.fails = "m", [], False
+        self.name, self.log, self.fails, self.renames = "m", [], False, False
         self.live: Process | None = Process(1, self.log)
         self.wanted = 1
 
@@ -56,6 +56,9 @@ class Server:
         if self.fails:
             raise GateError("not finite")
         return Process(number, self.log)
+
+    def renaming_by(self, process: Process) -> str | None:
+        return f"generation {process.number} calls them otherwise" if self.renames else None
 
     def route(self, process: Process) -> Process | None:
         self.log.append(f"route {process.number}")
@@ -121,6 +124,19 @@ def test_a_swap_is_three_steps_in_order(bench: Bench) -> None:
     assert bench.store.current("m") == 2
     assert bench.count("swaps_total", policy="availability") == 1
     assert bench.count("swap_duration_seconds_count") == 1
+
+
+@pytest.mark.parametrize("renames", [False, True])
+def test_the_record_of_a_swap_says_how_class_names_change(bench: Bench, renames: bool) -> None:
+    records = []
+
+    async def prepare() -> None:
+        bench.server.renames = renames
+        async with await bench.swapper.prepare(bench.server, 2, BY_RESOURCE) as swap:
+            records.append(swap.record)
+
+    bench.run(prepare())
+    assert records[0].get("renamed") == ("generation 2 calls them otherwise" if renames else None)
 
 
 def test_with_resource_the_previous_generation_stops_first(bench: Bench) -> None:

@@ -118,6 +118,9 @@ def test_names_in_the_file_are_compared_with_those_of_a_file(task: Task, tmp_pat
         assert fits == (error is None)
         assert fits or isinstance(error, GateError)
     assert verify(replace(job, incumbent=live(DIGITS))) is None  # whose names are those of the folders
+    other = live(replace(DIGITS, names=tuple("0123456789"), named_by=CHECKPOINT))
+    assert verify(replace(job, incumbent=other, class_names=tuple("abcdefghij"))) is None  # as answers have them
+    assert verify(replace(job, incumbent=other, class_names=tuple("abcdefghji"))) is not None
 
 
 def test_names_of_the_folders_in_another_order(task: Task, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
