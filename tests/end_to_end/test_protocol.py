@@ -252,7 +252,7 @@ def test_the_client_reads_the_index_and_cannot_load(client: Any, daemon: Daemon)
         answer = daemon.post("/v2/repository/index", content=body)
         assert (answer.status_code, "send" in answer.json()["error"]) == (400, True)
     for change, ways in (
-        (client.load_model, (str(daemon.state / "drop" / "digits"), "edged submit", "edged rollback")),
+        (client.load_model, ("the folder digits of `drop_dir`", "edged submit", "edged rollback")),
         (client.unload_model, ("edged unloads", "remove digits from `models`", "edged rollback")),
     ):
         with pytest.raises(InferenceServerException) as caught:
