@@ -104,7 +104,7 @@ def test_the_client_finds_what_triton_has(client: Client, daemon: Daemon) -> Non
     index = [(each.name, each.version, each.state) for each in client.get_model_repository_index().models]
     assert index == [("digits", "1", "READY"), ("shapes", "1", "READY"), ("empty", "", "UNAVAILABLE")]
     for change, text in ((client.load_model, "loads what is dropped"), (client.unload_model, "out of the config")):
-        with pytest.raises(InferenceServerException, match=f"{text}.*drop/digits"):
+        with pytest.raises(InferenceServerException, match=f"{text}.*the folder digits of `drop_dir`"):
             change("digits")
     with pytest.raises(
         InferenceServerException, match="belongs to the extension 'system_shared_memory', which edged does not have"
