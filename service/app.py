@@ -29,6 +29,7 @@ from service.daemon.environment import Environment
 from service.daemon.supervisor import Supervisor
 from service.http.auth import LocalOnly
 from service.http.connections import SPARES, Connections
+from service.http.hosts import AllowedHosts
 from service.http.inference_route import InferenceRoute
 from service.http.refusals import Refusals
 from service.http.routes import create_app
@@ -234,7 +235,8 @@ class _Daemon:
         supervisor = self._supervisor
         refusals = Refusals(supervisor.metrics.count_http_refusal)
         inference = InferenceRoute(supervisor, refusals)
-        app = create_app(supervisor, inference)
+        hosts = AllowedHosts(lambda: supervisor.config.serve)
+        app = create_app(supervisor, inference, hosts, refusals)
 
         def connections(limit: int) -> Connections:
             return Connections(
@@ -245,7 +247,7 @@ class _Daemon:
         supervisor.metrics.show_http({"tcp": tcp.__len__, "unix": local.__len__}, lambda: supervisor.body_memory.used)
         return (
             make_server(LocalOnly(app), local, partial(inference.admit, local=True)),
-            make_server(app, tcp, partial(inference.admit, local=False)),
+            make_server(app, tcp, partial(inference.admit, local=False), hosts),
         )
 
     def _serve(self, server: Server, listeners: list[socket.socket]) -> None:

@@ -56,7 +56,9 @@ from service.config.quantization import Quantization, QuantizationConfig
 from service.config.windows import Window, parse_windows
 from service.config.yaml_source import Location
 from service.ipc.options import Batching
+from service.system.host_names import is_host_name
 
+ANY_HOST = "*"
 _MAX_THREADS = 1024  # of a process
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
@@ -397,6 +399,17 @@ class RejectedConfig:
     keep_days: float = setting(number(above=0), 30.0)
 
 
+def _host(value: Any, _: Reader, __: Location) -> str:
+    """Check a host name, one that begins with a dot, or "*"."""
+    name = value.lower().rstrip(".") if isinstance(value, str) else ""
+    if name != ANY_HOST and not is_host_name(name.removeprefix(".")):
+        raise ValueError('it must be a host name, without "http://" and port, such as edge.example.org, or "*" for all')
+    return name
+
+
+described(_host, 'host name, `.` and a domain, or `"*"`')
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """The HTTP server."""
@@ -404,6 +417,7 @@ class ServeConfig:
     host: str = setting(text, "127.0.0.1")
     port: int = setting(whole(0, 65535), 8080)
     grpc_port: int | None = setting(whole(0, 65535), None)
+    hosts: tuple[str, ...] | None = setting(list_of(_host), None)
     socket: Path | None = setting(path, None)
     threads: int | None = setting(whole(1, _MAX_THREADS), None)
     device: str = setting(choice("auto", "cpu", "cuda"), "cpu")
@@ -424,6 +438,11 @@ class ServeConfig:
     def arriving_bytes(self) -> int:
         """Bytes that the bodies of all requests may take together."""
         return self.max_body_bytes if self.max_arriving_bytes is None else self.max_arriving_bytes
+
+    @property
+    def named_hosts(self) -> tuple[str, ...]:
+        """The hosts of `hosts`, if there are any."""
+        return self.hosts or ()
 
     @property
     def admin_token(self) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
+from service.daemon.guesses import GuessError
 from service.daemon.model_repository import LoadError
 from service.serving.channel import BusyError, DeadlineError, ServingError
 
@@ -15,6 +16,7 @@ _STATUS: Mapping[type[EdgedError], int] = {
     ServingError: 503,
     UsageError: 404,
     LoadError: 400,
+    GuessError: 429,
     AccessError: 403,
     NotReadyError: 409,
     RejectedError: 422,

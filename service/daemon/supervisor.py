@@ -29,6 +29,7 @@ from service.daemon.model_registry import ModelRegistry
 from service.daemon.model_repository import ModelRepository
 from service.daemon.queries import Queries
 from service.daemon.status_line import status_line
+from service.daemon.tokens import Tokens
 from service.daemon.update_actions import UpdateActions
 from service.intake.claim import sweep
 from service.intake.claim_queue import ClaimListener, ClaimQueue
@@ -85,6 +86,7 @@ class Supervisor:
         log_ring: The last lines of the log.
         metrics: Metrics of the daemon.
         servers: Servers of the configured models, by name.
+        tokens: Checks the tokens of requests.
         queries: Reads for the HTTP routes.
         repository: The models as clients of the protocol see them.
         administration: Actions of an operator on a model.
@@ -102,6 +104,7 @@ class Supervisor:
         self.metrics = metrics
         self.servers: dict[str, ModelServer] = {}
         self._config = CurrentConfig(config)
+        self.tokens = Tokens(lambda: self.config.serve, lambda: metrics.count_http_refusal("token"))
         self._folder = folder
         self._disk = disk
         self._environment = environment

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.json_format import ParseDict
@@ -15,7 +16,7 @@ from google.protobuf.message import DecodeError
 from edged.errors import UsageError
 from edged.version import __version__
 from service.daemon.model_repository import EXTENSIONS
-from service.daemon.tokens import require_inference_token
+from service.daemon.tokens import Caller
 from service.grpc.arrival import TooSlowError, Turns, messages_at_once, receive
 from service.grpc.calls import Calls
 from service.grpc.errors import Context, Refusal, RefusedError, refusal_of, refusal_of_reply, refuse, status_of
@@ -140,7 +141,7 @@ class InferenceService(grpc.GenericRpcHandler):
     async def infer(self, context: Context) -> bytes:
         """ModelInfer."""
         start, supervisor = time.monotonic(), self._supervisor
-        require_inference_token(_authorization(context), supervisor.config.serve)
+        await supervisor.tokens.require_inference(_caller(context))
         async with contextlib.AsyncExitStack() as turn:
             await self._take_turn(turn)
             message = parse_message(await self._receive(context))
@@ -298,9 +299,11 @@ def _parsed(kind: Any, raw: bytes) -> Any:
         raise RequestError(f"the message is no {kind.DESCRIPTOR.name}; send one of inference.proto") from None
 
 
-def _authorization(context: Context) -> str:
+def _caller(context: Context) -> Caller:
     found = next((value for key, value in context.invocation_metadata() or () if key == "authorization"), "")
-    return found if isinstance(found, str) else ""
+    kind, _, rest = context.peer().partition(":")  # such as ipv4:127.0.0.1:40000 and ipv6:%5B::1%5D:40000
+    address = unquote(rest.rpartition(":")[0]).strip("[]") if kind in ("ipv4", "ipv6") else ""
+    return Caller(found if isinstance(found, str) else "", address)
 
 
 def _status_of(error: BaseException, context: Context) -> int:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from edged.errors import AccessError
-from service.config.load import ServeConfig
-from service.daemon.tokens import has_any_token, has_token, require_inference_token
+from service.daemon.tokens import Caller, Tokens
 
 LOCAL = "edged.local"
 
@@ -23,39 +21,44 @@ class LocalOnly:
         await self._app({**scope, LOCAL: True}, receive, send)
 
 
-def check_admin(request: Request, serve: ServeConfig) -> None:
+async def check_admin(request: Request, tokens: Tokens) -> None:
     """Allow administration through the UNIX socket, and over TCP with the administration token.
 
     Raises:
         AccessError: The token is wrong or missing, none is configured, or it cannot be read.
     """
-    if is_local(request):
-        return
-    if serve.admin_token is None:
-        raise AccessError("this needs the UNIX socket; set serve.token_file to allow it over TCP")
-    if not has_token(_authorization(request), serve.admin_token):
-        raise AccessError("wrong or missing token; send 'Authorization: Bearer <contents of serve.token_file>'")
+    if not is_local(request):
+        await tokens.require_admin(_caller(request))
 
 
-def check_inference(request: Request, serve: ServeConfig) -> None:
+async def check_inference(request: Request, tokens: Tokens) -> None:
     """Allow inference to all clients, unless a token is configured.
 
     Raises:
         AccessError: The token is wrong or missing, or it cannot be read.
     """
-    if serve.inference_token_file is not None and not is_local(request):
-        require_inference_token(_authorization(request), serve)
+    if not is_local(request):
+        await tokens.require_inference(_caller(request))
 
 
-def may_see_images(request: Request, serve: ServeConfig) -> bool:
+def allows_inference(request: Request, tokens: Tokens) -> bool:
+    """Return whether inference is allowed, without slowing down clients with wrong tokens.
+
+    Raises:
+        AccessError: The token cannot be read.
+    """
+    return is_local(request) or tokens.allows_inference(_caller(request))
+
+
+async def may_see_images(request: Request, tokens: Tokens) -> bool:
     """Return whether calibration images may be shown: through the UNIX socket, and over TCP with a token.
 
     The address of a TCP client proves nothing: behind a proxy, all clients connect from this machine.
 
     Raises:
-        AccessError: A token cannot be read.
+        AccessError: A token cannot be read, or there are too many wrong ones.
     """
-    return is_local(request) or has_any_token(_authorization(request), serve)
+    return is_local(request) or await tokens.is_known(_caller(request))
 
 
 def is_local(request: Request) -> bool:
@@ -63,5 +66,6 @@ def is_local(request: Request) -> bool:
     return bool(request.scope.get(LOCAL))
 
 
-def _authorization(request: Request) -> str:
-    return request.headers.get("authorization", "")
+def _caller(request: Request) -> Caller:
+    client = request.scope.get("client")
+    return Caller(request.headers.get("authorization", ""), client[0] if client else "")

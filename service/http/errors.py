@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from edged.errors import EdgedError
+from service.daemon.guesses import GuessError
 from service.daemon.statuses import status_of_error
 from service.http.parameters import ParameterError
 from service.http.protocol import RETRY_S
@@ -50,6 +51,12 @@ async def _serving_error(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error), "code": error.code}, status_of(error), RETRY)
 
 
+async def _guess_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, GuessError)  # noqa: S101 - registered for nothing else
+    retry = {"Retry-After": str(error.retry_s)}
+    return JSONResponse({"error": str(error), "code": error.code}, status_of(error), retry)
+
+
 async def _edged_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, EdgedError)  # noqa: S101 - registered for nothing else
     return JSONResponse({"error": str(error), "code": error.code}, status_of(error))
@@ -63,6 +70,7 @@ async def _unexpected(_: Request, error: Exception) -> Response:
 HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
     HTTPException: _http_error,
     ServingError: _serving_error,
+    GuessError: _guess_error,
     EdgedError: _edged_error,
     Exception: _unexpected,
 }

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from service.http.auth import LOCAL, check_inference
+from service.http.auth import LOCAL, allows_inference, check_inference
 from service.http.bodies import BodyLimits, check_body, response_of, store_body
 from service.http.errors import response_to, status_of
 from service.http.forms import form_of
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+
+
+def is_inference(path: str) -> bool:
+    """Return whether a path is that of inference requests."""
+    return _PATH.fullmatch(path) is not None
 
 
 class Message(NamedTuple):
@@ -60,7 +65,7 @@ class InferenceRoute:
         """Answer a request whose body arrives through Starlette: in chunks, or while there is no room for it."""
         model, start = self._service(request).name, time.monotonic()
         try:
-            check_inference(request, self._supervisor.config.serve)
+            await check_inference(request, self._supervisor.tokens)
             form = form_of(request)  # what is wrong with it is reported before the body arrives
             body, json_bytes = await self._store(request)
         except BaseException as error:
@@ -90,7 +95,8 @@ class InferenceRoute:
         request, start = Request(scope), time.monotonic()
         try:
             service = self._service(request)
-            check_inference(request, self._supervisor.config.serve)
+            if not allows_inference(request, self._supervisor.tokens):
+                return None
             size, json_bytes = check_body(request, self._limits)
             form = form_of(request)
         except Exception:

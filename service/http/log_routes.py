@@ -39,7 +39,7 @@ class LogRoutes:
         `after` is the number of a line and `since` a time in seconds since 1970; only later lines are returned. `last`
         is the number to ask for next as `after`, as long as `run` stays the same: a new process counts anew.
         """
-        check_admin(request, self._supervisor.config.serve)
+        await check_admin(request, self._supervisor.tokens)
         model = request.query_params.get("model")
         update = whole_number(request, "update", 0) if "update" in request.query_params else None
         if model is not None:

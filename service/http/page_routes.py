@@ -70,7 +70,7 @@ class PageRoutes:
     async def drop(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/drop?name=FILE: save the body, a checkpoint, to the drop folder."""
         config, model = self._supervisor.config, request.path_params["model"]
-        check_admin(request, config.serve)
+        await check_admin(request, self._supervisor.tokens)
         self._supervisor.require_model(model)
         name = request.query_params.get("name", "")
         try:

@@ -64,6 +64,13 @@ class DirectRoute(Interface):
         """Admit a POST request whose head is complete; None for one that the application answers."""
 
 
+class HostList(Interface):
+    """Decides which hosts requests may be meant for."""
+
+    def allows(self, host: bytes) -> bool:
+        """Return whether a request with this value of its Host field may be answered."""
+
+
 class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     """uvicorn's protocol with deadlines, and tuned for bodies of some 100 kB: fewer reads, and fewer copies.
 
@@ -75,22 +82,30 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         state: State of uvicorn's server.
         connections: Connections of the server.
         direct: Admits requests that are answered without ASGI; None if there are none.
+        hosts: The hosts that requests may be meant for; None for all.
     """
 
     _buffer = memoryview(bytearray(_READ_BYTES))  # shared: a piece is parsed and copied before the next one is read
 
     def __init__(
-        self, config: uvicorn.Config, state: ServerState, connections: Connections, direct: DirectRoute | None = None
+        self,
+        config: uvicorn.Config,
+        state: ServerState,
+        connections: Connections,
+        direct: DirectRoute | None = None,
+        hosts: HostList | None = None,
     ) -> None:
         super().__init__(config=config, server_state=state, app_state={})
         self._connections = connections
         self._direct = direct
+        self._allowed = hosts
         self._admission: Admission | None = None  # of the request whose body is arriving
         self._place: memoryview | None = None  # of that body; the transport reads into it
         self._received = 0  # bytes of that body
         self._reserved = 0  # how many it has memory for
         self._is_taken = False  # whether the body arrives in memory that others may wait for
         self._hosts = 0  # Host fields of the head
+        self._host = b""  # the value of the last one
         self._is_spare = False
         self._is_refused = False  # what still arrives is not read any more
         self._head_bytes = -1  # of the head that is arriving, without its first read; -1 while none is
@@ -142,7 +157,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._head_bytes, self._hosts = 0, 0
+        self._head_bytes, self._hosts, self._host = 0, 0, b""
         self._connections.head_began(self)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -155,10 +170,11 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             raise ValueError("too many fields")
         if len(name) == 4 and name.lower() == b"host":
             self._hosts += 1
+            self._host = value
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Start the application, unless the connection is one too many.
+        """Start the application, unless the connection is one too many or the request is meant for another host.
 
         Raises:
             ValueError: The head has no Host field, which HTTP/1.1 requires, or several.
@@ -170,12 +186,16 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._timed_flow.restart(self._body_since)
         self._read_bytes, self._is_taken = _SMALL_READ_BYTES, False
         self._connections.body_began(self)
-        if self._begin_direct():
+        is_foreign = self._allowed is not None and not self._allowed.allows(self._host)
+        if not is_foreign and self._begin_direct():
             return
         self.scope[TAKEN] = self._take  # type: ignore[literal-required]
         if self._is_spare and self.parser.get_method() not in (b"GET", b"HEAD"):
             self._connections.refusals.note("connections")
             self.app = refuse_connection
+        elif is_foreign:
+            self._connections.refusals.note("host")
+            self.app = refuse_host
         super().on_headers_complete()
         if self._is_spare:
             self.cycle.keep_alive = False
@@ -452,14 +472,27 @@ class _TimedFlowControl(FlowControl):
 
 async def refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request on a spare connection, as an ASGI application."""
-    body = json.dumps({"error": "serve.max_connections are open and busy; try again later"}).encode()
+    await _send_last(send, 503, "serve.max_connections are open and busy; try again later")
+
+
+async def refuse_host(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request that is meant for another host, as an ASGI application."""
+    host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+    text = f"Host has value {host!r:.100}, which is no name of this machine; if it is one, add it to serve.hosts"
+    await _send_last(send, 421, text)
+
+
+async def _send_last(send: Send, status: int, message: str) -> None:
+    """Send a response with an error, after which the connection is closed."""
+    body = json.dumps({"error": message}).encode()
     headers = [
+        (b"date", http_date()),
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        (b"retry-after", str(RETRY_S).encode()),
+        *([(b"retry-after", str(RETRY_S).encode())] if status in _RETRIED else []),
         (b"connection", b"close"),
     ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -1,4 +1,4 @@
-"""What the HTTP server refuses to stay within its bounds: counted by reason, and logged at most once a minute."""
+"""What the HTTP server refuses, to stay within its bounds or to be safe: counted, and logged at most once a minute."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ REASONS = {
     "slow_body": ("request body", "request bodies", "too slow"),
     "slow_reader": ("client", "clients", "that did not read their response"),
     "body_memory": ("body", "bodies", "without room within serve.max_arriving_bytes"),
+    "host": ("request", "requests", "for a host that serve.hosts does not allow"),
+    "origin": ("request", "requests", "from pages of another site"),
+    "token": ("wrong token", "wrong tokens", "from an address that sends many, or from many addresses"),
 }
 
 
@@ -61,7 +64,7 @@ class Refusals:
         counted = ", ".join(_described(reason, count) for reason, count in self._unlogged.items())
         self._unlogged.clear()
         self._logged_at = self._clock()
-        log.warning("the HTTP server is at its bounds: %s; see edged_http_refused_total", counted)
+        log.warning("the HTTP server limits its clients: %s; see edged_http_refused_total", counted)
 
 
 def _described(reason: str, count: int) -> str:

@@ -50,4 +50,4 @@ class ReportRoutes:
 
     async def _report(self, request: Request) -> dict[str, Any]:
         data = await self._supervisor.queries.report(request.path_params["id"])
-        return data if may_see_images(request, self._supervisor.config.serve) else without_pictures(data)
+        return data if await may_see_images(request, self._supervisor.tokens) else without_pictures(data)

@@ -17,12 +17,14 @@ from service.daemon.model_repository import EXTENSIONS, why_not
 from service.http.arguments import read_arguments
 from service.http.auth import check_admin
 from service.http.errors import HANDLERS, RETRY
+from service.http.hosts import AllowedHosts, SameSite
 from service.http.inference_route import InferenceRoute
 from service.http.log_routes import LogRoutes
 from service.http.openapi import OpenApiRoutes
 from service.http.page_routes import PageRoutes
 from service.http.parameters import MAX_NUMBER, ParameterError, flag, whole_number
 from service.http.redirects import RelativeRedirects
+from service.http.refusals import Refusals
 from service.http.report_routes import ReportRoutes
 from service.http.repository_routes import RepositoryRoutes
 from service.journal.states import State
@@ -35,8 +37,15 @@ _LISTED, _MAX_LISTED = 100, 1000
 _ROLLBACK = '{"to": 3}'
 
 
-def create_app(supervisor: Supervisor, inference: InferenceRoute) -> Starlette:
-    """Create the application with all routes of the daemon."""
+def create_app(supervisor: Supervisor, inference: InferenceRoute, hosts: AllowedHosts, refusals: Refusals) -> Starlette:
+    """Create the application with all routes of the daemon.
+
+    Args:
+        supervisor: The daemon.
+        inference: Handler of inference requests.
+        hosts: The hosts that requests may be meant for.
+        refusals: Counts what is refused.
+    """
     routes = Routes(supervisor)
     model = "/v2/models/{model}"
     return Starlette(
@@ -76,7 +85,7 @@ def create_app(supervisor: Supervisor, inference: InferenceRoute) -> Starlette:
             Route("/edged/v1/gc", routes.collect_garbage, methods=["POST"]),
         ],
         exception_handlers=HANDLERS,
-        middleware=[Middleware(RelativeRedirects)],
+        middleware=[Middleware(RelativeRedirects), Middleware(SameSite, hosts=hosts, refusals=refusals)],
     )
 
 
@@ -141,25 +150,25 @@ class Routes:
 
     async def rollback(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/rollback, with {"to": N} as body for another generation than the previous."""
-        check_admin(request, self._supervisor.config.serve)
+        await check_admin(request, self._supervisor.tokens)
         to = _generation(await read_arguments(request, _ROLLBACK))
         return JSONResponse(await self._supervisor.administration.rollback(request.path_params["model"], to))
 
     async def administer(self, request: Request) -> Response:
         """POST /edged/v1/models/{model}/{pin,unpin,pause,resume}."""
-        check_admin(request, self._supervisor.config.serve)
+        await check_admin(request, self._supervisor.tokens)
         action = self._supervisor.administration.actions[request.url.path.rpartition("/")[2]]
         return JSONResponse(await action(request.path_params["model"]))
 
     async def act_on_update(self, request: Request) -> Response:
         """POST /edged/v1/updates/{id}/{retry,cancel}."""
-        check_admin(request, self._supervisor.config.serve)
+        await check_admin(request, self._supervisor.tokens)
         action = self._supervisor.update_actions.actions[request.url.path.rpartition("/")[2]]
         return JSONResponse(await action(request.path_params["id"]))
 
     async def collect_garbage(self, request: Request) -> Response:
         """POST /edged/v1/gc?dry_run=true|false."""
-        check_admin(request, self._supervisor.config.serve)
+        await check_admin(request, self._supervisor.tokens)
         return JSONResponse(await self._supervisor.garbage.collect(flag(request, "dry_run")))
 
     def _service(self, request: Request) -> ModelServer:

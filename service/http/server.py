@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.acceptor import Acceptor
 from service.http.connections import Connections
-from service.http.protocol import DirectRoute, Protocol, http_date
+from service.http.protocol import DirectRoute, HostList, Protocol, http_date
 
 _LAST_REQUESTS_S = 30  # after SIGTERM
 _ON_THE_WAY_S = 0.2  # between the accepting of a connection and its request
@@ -27,10 +27,13 @@ class Server(uvicorn.Server):
     time than everything else in an idle daemon. Here the exit is awaited, and `Dated` adds the header to each response.
     """
 
-    def __init__(self, config: uvicorn.Config, connections: Connections, direct: DirectRoute | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, connections: Connections, direct: DirectRoute | None, hosts: HostList | None
+    ) -> None:
         self._exit = asyncio.Event()
         self._connections = connections
         self._direct = direct
+        self._hosts = hosts
         super().__init__(config)
 
     @property
@@ -49,7 +52,7 @@ class Server(uvicorn.Server):
         """Accept connections from now on."""
 
         def make_protocol() -> Protocol:
-            return Protocol(self.config, self.server_state, self._connections, self._direct)
+            return Protocol(self.config, self.server_state, self._connections, self._direct, self._hosts)
 
         # uvicorn calls what is in this list `close` and `wait_closed`.
         self.servers = [Acceptor(listener, make_protocol, self._connections) for listener in sockets or ()]  # type: ignore[misc]
@@ -94,13 +97,16 @@ class Dated:
         await self._app(scope, receive, dated)
 
 
-def make_server(app: ASGIApp, connections: Connections, direct: DirectRoute | None = None) -> Server:
+def make_server(
+    app: ASGIApp, connections: Connections, direct: DirectRoute | None = None, hosts: HostList | None = None
+) -> Server:
     """Create a server for one kind of listening sockets.
 
     Args:
         app: Application that answers the requests.
         connections: Connections of the server.
         direct: Admits requests that are answered without the application.
+        hosts: The hosts that requests may be meant for; None for all.
     """
     config = uvicorn.Config(
         Dated(app),
@@ -113,4 +119,4 @@ def make_server(app: ASGIApp, connections: Connections, direct: DirectRoute | No
         date_header=False,
         timeout_graceful_shutdown=_LAST_REQUESTS_S,
     )
-    return Server(config, connections, direct)
+    return Server(config, connections, direct, hosts)

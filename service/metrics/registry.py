@@ -50,7 +50,10 @@ _USUAL_OUTCOMES = {
     "rolled_back": ("damaged", "probation", "rollback", "unusable"),
 }
 # The keys of service.http.refusals.REASONS.
-_REFUSALS = ("connections", "idle", "descriptors", "slow_head", "large_head", "slow_body", "slow_reader", "body_memory")
+_REFUSALS = (
+    *("connections", "idle", "descriptors", "slow_head", "large_head", "slow_body", "slow_reader", "body_memory"),
+    *("host", "origin", "token"),
+)
 _USUAL_CODES = (200, 400, 429, 500, 503, 504)
 
 _STAGE_BUCKETS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -326,7 +329,9 @@ class Metrics:
 
     def _declare_serving(self) -> None:
         self.http_refused = self._counter(
-            "http_refused_total", "What the HTTP server refused or closed to stay within its bounds.", "reason"
+            "http_refused_total",
+            "What the HTTP server refused or closed, to stay in bounds or to be safe.",
+            "reason",
         )
         for reason in _REFUSALS:
             self.http_refused.labels(reason)

@@ -226,6 +226,24 @@ def test_messages_that_no_client_sends(daemon: Daemon, raw: bytes, options: Any,
     assert "Traceback" not in daemon.log.read_text()
 
 
+def test_wrong_tokens_are_slowed_down_and_the_right_one_is_not(daemon: Daemon, client: Client) -> None:
+    with grpc.insecure_channel(daemon.status()["grpc_address"]) as channel:
+        infer = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        wrong = [("authorization", "Bearer guess")]
+        guesses = [infer.future(iter([b""]), metadata=wrong, wait_for_ready=True) for _ in range(20)]
+        eventually(lambda: any(found.done() for found in guesses), "some are answered")
+
+        def refused() -> list[Any]:
+            return [each for each in guesses if each.done() and each.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+        eventually(refused, "some are refused")
+        assert client.infer("digits", [encoded(FILE)]).as_numpy("logits").shape == (1, 10)
+        assert "too many wrong tokens from 127.0.0.1" in refused()[0].details()
+        assert daemon.metric('edged_http_refused_total{reason="token"}') == len(refused())
+        for each in guesses:
+            each.cancel()
+
+
 def test_requests_are_counted(client: Client, daemon: Daemon) -> None:
     def counted(code: int) -> float:
         return daemon.metric(f'edged_inference_requests_total{{code="{code}",model="digits"}}') or 0

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from service.config.sections import ServeConfig
 from service.http.connections import Connections
-from service.http.protocol import DirectRoute
+from service.http.protocol import DirectRoute, HostList
 from service.http.refusals import Refusals
 from service.http.server import make_server
 
@@ -40,6 +40,7 @@ async def serving(
     *routes: Route,
     limit: int = 1000,
     direct: DirectRoute | None = None,
+    hosts: HostList | None = None,
     is_short: Callable[[], bool] = lambda: False,
     **settings: Any,
 ) -> AsyncIterator[Served]:
@@ -49,7 +50,7 @@ async def serving(
         refused: Counter[str] = Counter()
         refusals = Refusals(lambda reason: refused.update([reason]))
         connections = Connections(limit, lambda: config, refusals, is_short)
-        server = make_server(Starlette(routes=list(routes)), connections, direct)
+        server = make_server(Starlette(routes=list(routes)), connections, direct, hosts)
         port = listener.getsockname()[1]
         task = asyncio.create_task(server.serve(sockets=[listener]))
         try:

@@ -1,9 +1,13 @@
+import asyncio
+
 import pytest
 from starlette.requests import Request
 
 from edged.errors import AccessError
 from service.config.load import ServeConfig
-from service.http.auth import check_admin, check_inference, may_see_images
+from service.daemon.guesses import LONGEST_S, PER_ADDRESS, GuessError
+from service.daemon.tokens import Tokens
+from service.http.auth import allows_inference, check_admin, check_inference, may_see_images
 
 
 @pytest.fixture
@@ -13,14 +17,18 @@ def serve(tmp_path):
     return ServeConfig(token_file=tmp_path / "admin", inference_token_file=tmp_path / "inference")
 
 
-def request(given=None, local=False):
+def request(given=None, local=False, address="127.0.0.1"):
     headers = [] if given is None else [(b"authorization", given.encode("latin-1"))]
-    return Request({"type": "http", "headers": headers, "edged.local": local})
+    return Request({"type": "http", "headers": headers, "edged.local": local, "client": (address, 40000)})
+
+
+def checked(check, serve, **given):
+    return asyncio.run(check(request(**given), Tokens(lambda: serve)))
 
 
 def allowed(check, serve, **given):
     try:
-        check(request(**given), serve)
+        checked(check, serve, **given)
     except AccessError:
         return False
     return True
@@ -45,6 +53,7 @@ def allowed(check, serve, **given):
 def test_tokens(serve, given, admin, inference):
     assert allowed(check_admin, serve, given=given) == admin
     assert allowed(check_inference, serve, given=given) == inference
+    assert allows_inference(request(given), Tokens(lambda: serve)) == inference
 
 
 def test_the_unix_socket_needs_none(serve):
@@ -56,14 +65,14 @@ def test_without_a_token_anybody_may_ask_and_nobody_administer(monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     assert allowed(check_inference, ServeConfig())
     with pytest.raises(AccessError, match=r"UNIX socket; set serve\.token_file"):
-        check_admin(request(given="Bearer x"), ServeConfig())
+        checked(check_admin, ServeConfig(), given="Bearer x")
 
 
 @pytest.mark.parametrize("contents", [b"", b" \n", b"\xff\xfe"])
 def test_a_file_that_holds_no_token_lets_nobody_in(serve, contents):
     serve.token_file.write_bytes(contents)
     with pytest.raises(AccessError, match=r"empty; write a secret|cannot read the token"):
-        check_admin(request(given="Bearer "), serve)
+        checked(check_admin, serve, given="Bearer ")
 
 
 def test_a_changed_token_counts_at_once(serve):
@@ -91,4 +100,40 @@ def test_a_changed_token_counts_at_once(serve):
 def test_who_may_see_calibration_images(serve, monkeypatch, host, tokens, given, local, allowed):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     configured = ServeConfig(host=host, **{key: getattr(serve, key) for key in tokens})
-    assert may_see_images(request(given, local), configured) is allowed
+    assert checked(may_see_images, configured, given=given, local=local) is allowed
+
+
+def test_wrong_tokens_are_refused_once_too_many_wait_and_the_right_one_never_is(serve):
+    """From the same address, and whatever the token is for."""
+    refused = []
+    tokens = Tokens(lambda: serve, lambda: refused.append(1), clock=lambda: 0.0)
+
+    async def outcome(check, given, address):
+        try:
+            return await check(request(given, address=address), tokens)
+        except GuessError:
+            return "too many"
+        except AccessError:
+            return "wrong"
+
+    async def main():
+        guesses = [
+            asyncio.create_task(outcome(check, "Bearer guess", "192.0.2.1"))
+            for _ in range(10)
+            for check in (check_admin, check_inference, may_see_images)
+        ]
+        await asyncio.sleep(0)
+        for check in (check_admin, check_inference, may_see_images):
+            assert await outcome(check, "Bearer admin-secret", "192.0.2.1") != "too many"
+        assert allows_inference(request("Bearer inference-secret", address="192.0.2.1"), tokens)
+        assert await outcome(check_admin, None, "192.0.2.1") == "wrong"  # no guess, so it does not wait
+        assert await outcome(check_admin, "Bearer guess", "192.0.2.2") == "wrong"
+        done = [guess for guess in guesses if guess.done()]
+        for guess in guesses:
+            guess.cancel()
+        return [guess.result() for guess in done]
+
+    results = asyncio.run(main())
+    waiting = int(LONGEST_S / PER_ADDRESS.every_s)
+    assert len(results) == 30 - waiting  # the others would have waited for their turn
+    assert results.count("too many") == len(refused) == 30 - waiting - PER_ADDRESS.at_once

@@ -32,7 +32,7 @@ def application() -> Any:
         update_actions=UpdateActions(nothing, nothing, nothing, records, nothing),
         repository=nothing,
     )
-    return create_app(supervisor, InferenceRoute(supervisor, nothing))
+    return create_app(supervisor, InferenceRoute(supervisor, nothing), nothing, nothing)
 
 
 def operations(found: dict[str, Any]) -> set[tuple[str, str]]:
