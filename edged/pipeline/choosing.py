@@ -31,6 +31,7 @@ from edged.pipeline.engine import Building, Engines, executor_of, start_engine
 from edged.pipeline.evaluation import Evaluation, Labels, evaluate_each
 from edged.pipeline.keeping import keep_layers_float
 from edged.pipeline.timing import Clock, Measuring, median_seconds, undisturbed
+from edged.progress import ProgressListener, SilentListener
 from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, DetectionSpec, QuantSpec
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def choose_or_repeat(
     spec: QuantSpec,
     judging: Judging,
     serving: Serving,
+    listener: ProgressListener | None = None,
 ) -> Served:
     """Choose as `choose_served` does; where nothing passes the gates, try once more with activations never quantized.
 
@@ -126,6 +128,7 @@ def choose_or_repeat(
         spec: How it was quantized. Only with activation_bits AUTO there is another try.
         judging: What the candidates are compared by.
         serving: How the network is going to be served.
+        listener: Receives the stages of `choose_served`.
 
     Returns:
         What `choose_served` returns, with the candidates of both tries.
@@ -134,19 +137,24 @@ def choose_or_repeat(
         EdgedError: What `choose_served` raises.
     """
     compressed = quantized.pop()
-    served = choose_served(compressed, network, spec, judging, serving)
+    served = choose_served(compressed, network, spec, judging, serving, listener)
     if served.passes or spec.activation_bits != AUTO or compressed.activations is None:
         return served
     before = served.candidates
     del compressed, served
     log.warning("no candidate passes the gates with activations quantized; quantizing once more without")
     spec = dataclasses.replace(spec, activation_bits=None)
-    served = choose_served(quantize(spec), network, spec, judging, serving)
+    served = choose_served(quantize(spec), network, spec, judging, serving, listener)
     return dataclasses.replace(served, candidates=[*before, *served.candidates])
 
 
 def choose_served(
-    compressed: Compressed, network: LoadedNetwork, spec: QuantSpec, judging: Judging, serving: Serving
+    compressed: Compressed,
+    network: LoadedNetwork,
+    spec: QuantSpec,
+    judging: Judging,
+    serving: Serving,
+    listener: ProgressListener | None = None,
 ) -> Served:
     """Choose the engine and the numbers that serve a quantized network.
 
@@ -156,6 +164,8 @@ def choose_served(
         spec: How it was quantized.
         judging: What the candidates are compared by.
         serving: How the network is going to be served.
+        listener: Receives the stages "engines", which counts the candidates that are loaded, "time" and "judge"; where
+            layers are kept in float "rank", which counts images and layers, and "keep", which counts networks.
 
     Returns:
         The fastest candidate that passes the gates; if none does, the one that comes closest to full precision. Where
@@ -166,18 +176,22 @@ def choose_served(
         ArtifactError, ArchitectureError: No engine can compute the network.
         GateError: The outputs are not finite in any engine.
     """
+    watcher: ProgressListener = listener or SilentListener()
     with _torch_threads(serving.threads) as threads:
         candidates = candidates_of(compressed, spec, serving.runtime)
         engines = Engines(compressed, network, threads, serving.device, serving.building)
         room = _room(compressed, spec, serving)
-        candidates = _loaded(candidates, engines, room)
-        ready = _ready(candidates, engines)
-        _time(ready, engines, serving)
+        with watcher.stage("engines"):
+            candidates = _loaded(candidates, engines, room, watcher)
+            ready = _ready(candidates, engines)
+        with watcher.stage("time"):
+            _time(ready, engines, serving)
         ranked = _ranked(ready)
-        chosen = _judge(ranked, network.architecture, judging)
+        with watcher.stage("judge"):
+            chosen = _judge(ranked, network.architecture, judging, watcher)
         failed = next((each for each in ranked if each.precision == INTEGER and each.fails_gates), None)
         if failed is not None and (not chosen.passes or _is_slower(chosen, failed)):
-            kept = _with_layers_in_float(compressed, failed, network, judging, engines, room)
+            kept = _with_layers_in_float(compressed, failed, network, judging, engines, room, watcher)
             if kept is not None:
                 candidates.append(kept)
                 chosen = _faster(kept, chosen, engines, serving)
@@ -198,6 +212,7 @@ def _with_layers_in_float(
     judging: Judging,
     engines: Engines,
     lack: Callable[[Candidate], str | None],
+    listener: ProgressListener,
 ) -> Candidate | None:
     """Return the candidate that keeps as few layers in float as the gates need; None if none passes them.
 
@@ -208,6 +223,7 @@ def _with_layers_in_float(
         judging: What the candidates are compared by.
         engines: Engines with the network.
         lack: Says why there is no room for a candidate.
+        listener: Receives the stages of `keep_layers_float`.
     """
     log.info("%s: %s; keeping layers in float", failed.engine, failed.refused)
     passing: list[Candidate] = []
@@ -222,7 +238,7 @@ def _with_layers_in_float(
         passing[:] = [candidate] if candidate.passes else passing
         return candidate.passes
 
-    return passing[0] if keep_layers_float(compressed, holds) is not None else None
+    return passing[0] if keep_layers_float(compressed, holds, listener) is not None else None
 
 
 def _faster(kept: Candidate, chosen: Candidate, engines: Engines, serving: Serving) -> Candidate:
@@ -274,15 +290,23 @@ def _room(compressed: Compressed, spec: QuantSpec, serving: Serving) -> Callable
 
 
 def _loaded(
-    candidates: Sequence[Candidate], engines: Engines, lack: Callable[[Candidate], str | None]
+    candidates: Sequence[Candidate],
+    engines: Engines,
+    lack: Callable[[Candidate], str | None],
+    listener: ProgressListener,
 ) -> list[Candidate]:
-    """Load candidates into their engines; return those that were tried."""
+    """Load candidates into their engines; return those that were tried.
+
+    All are loaded at once, because they are timed in turn: measured one after the other, they would differ by what else
+    the device did meanwhile. `_room` bounds the memory that they take together, with a limit and without one.
+    """
     tried = []
     for last_resort in (False, True):
         for candidate in candidates:
             if candidate.last_resort is last_resort:
                 _load(candidate, engines, lack)
                 tried.append(candidate)
+                listener.progress(len(tried), len(candidates))
         if any(candidate.network is not None for candidate in tried):
             break
     return tried
@@ -358,7 +382,9 @@ def _ranked(ready: Sequence[Candidate]) -> list[Candidate]:
     return sorted(ready, key=rank)
 
 
-def _judge(ranked: Sequence[Candidate], architecture: Architecture, judging: Judging) -> Candidate:
+def _judge(
+    ranked: Sequence[Candidate], architecture: Architecture, judging: Judging, listener: ProgressListener
+) -> Candidate:
     """Return the first candidate that passes the gates.
 
     The first one of each precision is compared with full precision. A slower one of the same precision computes the
@@ -373,6 +399,7 @@ def _judge(ranked: Sequence[Candidate], architecture: Architecture, judging: Jud
     waiting = [candidate for candidate in ranked if candidate in precisions.values()]
     while waiting:
         _compare(waiting, architecture, judging)
+        listener.progress(sum(each.evaluation is not None for each in ranked), len(ranked))
         better = list(itertools.takewhile(lambda each: not each.passes, ranked))
         waiting = [each for each in better if each.evaluation is None and each.refused is None][:1]
     compared = [candidate for candidate in ranked if candidate.evaluation is not None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +25,8 @@ from edged.progress import ProgressListener, SilentListener
 RANKING_PIXELS = 8 * 224**2
 RANKING_BATCH = 4
 
+T = TypeVar("T")
+
 
 def keep_layers_float(
     compressed: Compressed, holds: Callable[[Compressed], bool], listener: ProgressListener | None = None
@@ -34,7 +37,7 @@ def keep_layers_float(
         compressed: A quantized network with ranges of its activations. Not modified.
         holds: Returns whether a network is good enough. It is called at most 2 log2(layers) times, with networks whose
             `engine` and `onnx` are None.
-        listener: Receives the number of layers that are ranked.
+        listener: Receives the stages "rank", which counts images and layers, and "keep", which counts networks.
 
     Returns:
         The network with the fewest layers in float for which `holds` was true, named in `activations.in_float`. None if
@@ -45,25 +48,45 @@ def keep_layers_float(
     on_host = {name: weight.to(CPU) for name, weight in compressed.quantized.items()}
     graph = build_graph(on_cpu(compressed.model), on_host)
     placement = place(graph, compressed.activations.float_layers)
-    ranked = rank_layers(compressed, placement, listener)
+    watcher: ProgressListener = listener or SilentListener()
+    with watcher.stage("rank"):
+        ranked = rank_layers(compressed, placement, watcher)
     names = [name for node in graph.weighted() if (name := layer_name(node))]
-    candidates = _growing(ranked, len(names) // 2)
+    unions = _growing(ranked, len(names) // 2)
 
     def with_kept(count: int) -> Compressed | None:
-        """Return the network with the first candidates kept, if it is good enough."""
-        kept = candidates[count - 1]
+        """Return the network with the first unions of layers kept, if it is good enough."""
+        kept = unions[count - 1]
         activations = _keeping(placement, compressed.activations, [name for name in names if name in kept])
         tried = compressed.varied(activations=activations, onnx=None, engine=None)
         return tried if holds(tried) else None
 
+    with watcher.stage("keep"):
+        return _fewest(with_kept, len(unions), watcher)
+
+
+def _fewest(attempt: Callable[[int], T | None], most: int, listener: ProgressListener) -> T | None:
+    """Return what `attempt` returns for the least number from 1 to `most` for which that is not None.
+
+    It is called with numbers that double, and then bisect: for at most 2 log2(most) + 1 of them.
+    """
+    calls, most_calls = 0, 2 * most.bit_length()
+
+    def counted(number: int) -> T | None:
+        nonlocal calls
+        result = attempt(number)
+        calls += 1
+        listener.progress(calls, most_calls)
+        return result
+
     failed, count, found = 0, 1, None
-    while found is None and failed < len(candidates):
-        found = with_kept(count)
+    while found is None and failed < most:
+        found = counted(count)
         if found is None:
-            failed, count = count, min(2 * count, len(candidates))
+            failed, count = count, min(2 * count, most)
     while found is not None and count - failed > 1:
         middle = (failed + count) // 2
-        fewer = with_kept(middle)
+        fewer = counted(middle)
         if fewer is None:
             failed = middle
         else:

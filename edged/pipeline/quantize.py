@@ -154,7 +154,7 @@ def quantize(
         with listener.stage("evaluate"), memory_errors_of(chosen):
             judging = Judging(labels, detection, gates or Gates.none())
             serving = Serving(runtime, memory_limit=memory_limit, clock=clock)
-            served = choose_or_repeat(quantized, compress_by, network, spec, judging, serving)
+            served = choose_or_repeat(quantized, compress_by, network, spec, judging, serving, listener)
             if gates is not None:
                 check_gates(served.evaluation.totals, gates)
         with listener.stage("write"):

@@ -24,8 +24,7 @@ def status(answer: JSON) -> str:
     state = "ready" if answer.get("ready") else "not ready"
     lines = [f"edged is {state} since {answer.get('started_at', '?')}; drop folder {answer.get('drop_dir', '?')}", ""]
     models = answer.get("models", [])
-    rows = [[m.get("name"), model_state(m), _or_dash(m.get("generation")), _problem(m)] for m in models]
-    lines.append(table(["MODEL", "STATE", "GENERATION", "NOTE"], rows))
+    lines.append(table(["MODEL", "STATE", "GENERATION", "FILE", "BITS", "ENGINE", "NOTE"], map(_model_row, models)))
     if answer.get("queue"):
         lines += ["", queue(answer["queue"])]
     elif answer.get("updates"):  # of an older daemon
@@ -203,13 +202,32 @@ def _progress(update: JSON) -> str:
     if not progress:
         return ""
     total = progress.get("total")
-    return f"{progress.get('stage')} {progress.get('done')}/{total}" if total else str(progress.get("stage", ""))
+    text = f"{progress.get('stage')} {progress.get('done')}/{total}" if total else str(progress.get("stage", ""))
+    return f"{text}; waits for {progress['waits_for']}" if progress.get("waits_for") else text
 
 
 def model_state(model: JSON) -> str:
     """Return how a model is served, in a word or two."""
     state = model.get("state")
     return str(state) if state else "serving" if model.get("ready") else "not serving"
+
+
+def _model_row(model: JSON) -> list[object]:
+    serves = [_or_dash(model.get(key)) for key in ("generation", "file_name")]
+    return [
+        model.get("name"),
+        model_state(model),
+        *serves,
+        _bits(model),
+        _or_dash(model.get("runtime")),
+        _problem(model),
+    ]
+
+
+def _bits(model: JSON) -> str:
+    """Return the bits of weights and activations, for example "4, activations 8"."""
+    activations = model.get("activation_bits")
+    return _or_dash(model.get("bits")) + (f", activations {activations}" if activations is not None else "")
 
 
 def _problem(model: JSON) -> str:

@@ -74,7 +74,10 @@ def doing(update: Mapping[str, Any]) -> tuple[str, str]:
     """Return the running stage of an update or else its state, and how far the stage is, for example " 3/21"."""
     progress = update.get("progress") or {}
     if progress.get("stage"):
-        return str(progress["stage"]), f" {progress['done']}/{progress['total']}" if progress.get("total") else ""
+        waits = f", waits for {progress['waits_for']}" if progress.get("waits_for") else ""
+        return f"{progress['stage']}{waits}", f" {progress['done']}/{progress['total']}" if progress.get(
+            "total"
+        ) else ""
     if update["state"] == State.CLAIMED:
         return CLAIMED, ""
     state = str(update["state"])

@@ -24,6 +24,8 @@ from service.updates.runner import UpdateRunner
 
 log = logging.getLogger(__name__)
 
+_SERVED = ("file_name", "bits", "activation_bits")  # of `Generation.artifact`
+
 
 class Queries:
     """Reads, never changes.
@@ -146,6 +148,7 @@ class Queries:
             "problem": server.problem if live is None else self._recovery.problem(server.name, live.number),
             "damaged": self._damaged(server.name),
             "runtime": None if live is None else live.engine,
+            **{key: None if live is None else live.artifact.get(key) for key in _SERVED},
             "restarts": server.restarts,
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),
             "waiting": queue.waiting,

@@ -59,4 +59,5 @@ def _doing(queue: UpdateQueue, progress: Mapping[str, Any] | None) -> str:
         return "deferred, it is tried again"
     if progress is None:
         return "on its way"
-    return str(progress["stage"]) + (f" {progress['done']}/{progress['total']}" if progress["total"] else "")
+    text = str(progress["stage"]) + (f" {progress['done']}/{progress['total']}" if progress["total"] else "")
+    return f"{text}, waits for {progress['waits_for']}" if "waits_for" in progress else text

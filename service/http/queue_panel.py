@@ -104,10 +104,12 @@ def _running(row: JSON, update: JSON) -> Html:
         )
         for name in UPDATE_STAGES
     )
-    counted = _NOTHING
+    counted = waits = _NOTHING
     if progress.get("total"):
         counted = fill(_PROGRESS, id=row["update"], unit=_COUNTED.get(progress["stage"], ""), **progress)
-    return fill('<ol class="steps">{steps}</ol>{counted}', steps=join(steps), counted=counted)
+    if progress.get("waits_for"):
+        waits = fill('<p class="note">its worker waits for {what}</p>', what=progress["waits_for"])
+    return fill('<ol class="steps">{steps}</ol>{counted}{waits}', steps=join(steps), counted=counted, waits=waits)
 
 
 def _since(at: float, now: float) -> Html:

@@ -121,11 +121,22 @@ def _load(options: argparse.Namespace, labels: Sequence[str] | None) -> tuple[Se
     trim_heap()  # what loading took, which is more than the model
     gc.freeze()  # a collection that looks at all modules would hold up requests
     seconds = {"load_seconds": loaded - start, "warm_seconds": time.monotonic() - loaded}
-    return served, {"metadata": served.metadata, "warmup": _warmup_of(compared), **seconds}
+    described = {"metadata": served.metadata, "artifact": _description(artifact), "warmup": _warmup_of(compared)}
+    return served, {**described, **seconds}
 
 
 def _at_own_priority(work: Callable[[], Any]) -> Any:
     return work()
+
+
+def _description(artifact: Artifact) -> dict[str, Any]:
+    """Return what people ask of a model in service: the file it was made of, and its bits."""
+    manifest, activations = artifact.manifest, artifact.activations
+    return {
+        "file_name": manifest.source["name"],
+        "bits": manifest.quantization["bits"],
+        "activation_bits": None if activations is None else activations.bits,
+    }
 
 
 def _warmup_of(compared: Comparison | None) -> dict[str, Any] | None:

@@ -78,6 +78,8 @@ class Generation:
 
     Attributes:
         metadata: Description of the model, as the protocol has it.
+        artifact: What it serves: "file_name" of the checkpoint, "bits" of the weights, and "activation_bits", None if
+            activations are floats. Empty before it was started.
         serving: Whether requests can be sent.
         answered: Whether it has answered a request since its start.
         start_seconds: Seconds that it took to start, load and warm up.
@@ -97,6 +99,7 @@ class Generation:
         self.model = model
         self.number = number
         self.metadata: dict[str, Any] = {}
+        self.artifact: dict[str, Any] = {}
         self.serving = False
         self.answered = False
         self.start_seconds = 0.0
@@ -294,7 +297,7 @@ class Generation:
         if header["kind"] == "failed":
             kinds: dict[str, type[EdgedError]] = {GateError.code: GateError, ArtifactError.code: UnusableError}
             raise kinds.get(header["code"], StartError)(header["message"])
-        self.metadata, self.warmup = header["metadata"], header["warmup"]
+        self.metadata, self.artifact, self.warmup = header["metadata"], header["artifact"], header["warmup"]
 
     async def _pump(self, channel: Channel) -> None:
         try:

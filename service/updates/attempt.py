@@ -76,6 +76,7 @@ class Attempt:
         self._found_fit = observers.found_fit
         self._stages: dict[str, float] = dict(update.stages)
         self._worker_started = 0.0
+        self._worker_waits: dict[str, str] = {}  # what its worker waits for, as an entry of the progress
 
     @property
     def _model(self) -> ModelConfig:
@@ -203,7 +204,8 @@ class Attempt:
         metrics.show_postponed(update.model, None)
         await self._steps.files.clear_staging(update)
         self._worker_started = time.monotonic()
-        self._progress[update.id] = {"stage": "start", "done": 0, "total": None}
+        self._worker_waits = {}
+        self._show("start")
         result = await self._steps.workers.run(update, self._model, await self._incumbent(), self._on_worker_event)
         self._progress.pop(update.id, None)  # or it would be shown while the generation warms up and is on probation
         await self._steps.files.keep_resource_trace(update, result.trace)
@@ -231,9 +233,13 @@ class Attempt:
             text = "update %d of %s (%s): quantizing is planned to take %d MiB"
             log.info(text, update.id, update.model, update.file_name, planned)
         elif kind == "progress":
-            self._progress[self._update.id] = {key: event[key] for key in ("stage", "done", "total")}
+            self._show(str(stage), event["done"], event["total"])
+        elif kind == "waits":
+            self._worker_waits = {} if event["for"] is None else {"waits_for": event["for"]}
+            if (shown := self._progress.get(self._update.id)) is not None:
+                self._show(shown["stage"], shown["done"], shown["total"])
         elif kind == "stage" and event["state"] == "begin":
-            self._progress[self._update.id] = {"stage": stage, "done": 0, "total": None}
+            self._show(str(stage))
             if stage == STAGES[0]:
                 self._note("start", time.monotonic() - self._worker_started)
         elif kind == "stage" and stage in _WORKER_STAGES:
@@ -242,6 +248,9 @@ class Attempt:
                 await self._advance(state)
             if state is State.LOADED:
                 await self._found_fit(self._update)
+
+    def _show(self, stage: str, done: int = 0, total: int | None = None) -> None:
+        self._progress[self._update.id] = {"stage": stage, "done": done, "total": total, **self._worker_waits}
 
     async def _publish(self, report: UpdateReport) -> int:
         with self._timed("publish"):

@@ -86,7 +86,8 @@ def run_job(job: Job, listener: ProgressListener, measuring: Measuring = undistu
     with timer.stage("evaluate"), memory_errors_of(device):
         judging = Judging(labels, job.detection, job.gates)
         serving = _serving(job, measuring)
-        served = choose_or_repeat(quantized, quantize, network, spec, judging, serving)
+        # Not the timer, which would end the choice at the memory limit: it tries what fits, see `choose_served`.
+        served = choose_or_repeat(quantized, quantize, network, spec, judging, serving, listener)
         attachments = _sample_predictions(job, network, served, labels)
         with kept_if_rejected(job, network.source, served, attachments):
             check_gates(served.evaluation.totals, job.gates)

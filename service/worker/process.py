@@ -71,7 +71,8 @@ class WorkerProcess:
     Args:
         job: Job to run.
         limits: Limits of the process.
-        on_event: Called with every event of the worker, see service.worker.main.
+        on_event: Called with every event of the worker, see service.worker.main, and with {"event": "waits", "for"}
+            whenever it waits for something else.
         liveness: Registers the loop that enforces the limits.
         hold_back: Keeps the process off a core while requests arrive; None to leave it all cores.
 
@@ -79,6 +80,7 @@ class WorkerProcess:
         pid: Process ID; None before the process runs.
         peak_bytes: Largest resident memory that was sampled, in bytes.
         memory: Resident memory over the seconds since the start.
+        waits_for: What it waits for most of the time, see `Starvation`; None for nothing.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class WorkerProcess:
         self.pid: int | None = None
         self.peak_bytes = 0
         self.memory = MemoryTrace()
+        self.waits_for: str | None = None
 
     @property
     def held_back_s(self) -> float:
@@ -178,7 +181,11 @@ class WorkerProcess:
             await asyncio.sleep(_MEMORY_POLL_S)
             if self._hold_back is not None:
                 self._hold_back.check()
-            if (found := starvation.check(time.monotonic())) is not None and self._limits.nice:
+            found, waited_for = starvation.check(time.monotonic()), self.waits_for
+            self.waits_for = starvation.waits_for
+            if self.waits_for != waited_for:
+                await self._on_event({"event": "waits", "for": self.waits_for})
+            if found is not None and self._limits.nice:
                 text = "worker of %s %s: other programs take the cores; lower worker.nice = %d to let it compete"
                 log.warning(text, self._job.name, found, self._limits.nice)
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -75,6 +75,24 @@ def test_a_bad_file_is_permanent_and_missing_images_are_not(job: Job, tmp_path: 
     assert (outcome.code, outcome.permanent) == ("calibration", False)
 
 
+class WaitsAtFirst:
+    """Finds that a process waits for a core, once."""
+
+    def __init__(self, pid: int, now: float) -> None:
+        self.waits_for: str | None = None
+        self._looks = 0
+
+    def check(self, now: float) -> None:
+        self._looks += 1
+        self.waits_for = "a core" if self._looks == 1 else None
+
+
+def test_what_the_worker_waits_for_is_reported_once(job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.worker.process.Starvation", WaitsAtFirst)
+    _, events, _ = run(job, AT_ONCE)
+    assert [event["for"] for event in events if event["event"] == "waits"] == ["a core", None]
+
+
 def shot(job: Job, number: int, stage: str) -> Failure:
     """How a worker ends that is sent a signal in a stage."""
 

@@ -31,6 +31,7 @@ from edged.pipeline.timing import Rest
 from edged.spec import DetectionSpec, Method, QuantSpec, Scheme
 from tests.support.fake_gpu import FakeTensorRt
 from tests.support.outliers import with_clipped_inputs, write_outlier
+from tests.support.progress import NotedProgress
 from tests.support.tasks import DetectionTask, Task
 
 BOTH = QuantSpec(method=Method.RTN, bits=8, activation_bits="auto")
@@ -91,6 +92,21 @@ def test_the_fastest_one_serves(
     assert served.evaluation.totals["agreement"] == next(e["agreement"] for e in served.candidates if e["chosen"])
     engine = Engines(model.compressed, model.network, 1).load("onnxruntime", expected)
     assert torch.equal(served.network.logits, engine.logits)
+
+
+def test_the_choice_reports_its_progress(model: Model, outlier: Model) -> None:
+    plain = NotedProgress()
+    judging = Judging(model.labels, DetectionSpec(), Gates())
+    choose_served(model.compressed, model.network, BOTH, judging, ORT, plain)
+    assert plain.steps == {"engines": [(1, 2), (2, 2)], "time": [], "judge": [(2, 2)]}
+    kept = NotedProgress()
+    judging = Judging(outlier.labels, DetectionSpec(), Gates(min_agreement=90.0))
+    choose_or_repeat(
+        [outlier.compressed], lambda spec: outlier.compressed, outlier.network, INTEGERS, judging, ORT, kept
+    )
+    assert list(kept.steps)[:5] == ["engines", "time", "judge", "rank", "keep"]
+    assert kept.steps["rank"][-1][0] == kept.steps["rank"][-1][1]
+    assert kept.steps["keep"]
 
 
 def test_times_are_measured_in_the_context_of_the_caller(model: Model) -> None:

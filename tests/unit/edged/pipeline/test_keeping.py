@@ -17,6 +17,7 @@ from edged.pipeline.keeping import keep_layers_float, rank_layers
 from edged.progress import SilentListener
 from edged.spec import Method, QuantSpec
 from tests.support.outliers import with_clipped_inputs
+from tests.support.progress import NotedProgress
 from tests.support.tasks import Task
 
 
@@ -69,10 +70,15 @@ def test_as_few_layers_are_kept_as_the_gate_needs(compressed: Compressed, networ
     """Three steps, of one, two and four groups, find a number that does; one more finds that three groups do."""
     layers = ("layer1.0.conv1", "layer1.1.conv1", "layer1.2.conv1")
     damaged = with_clipped_inputs(compressed, *layers)
-    gate = Gate(network, 0.02)
-    kept = keep_layers_float(damaged, gate)
+    gate, noted = Gate(network, 0.02), NotedProgress()
+    kept = keep_layers_float(damaged, gate, noted)
     assert kept is not None
     assert kept.activations is not None
+    assert list(noted.steps) == ["rank", "keep"]
+    done, total = noted.steps["rank"][-1]
+    assert done == total
+    assert [done for done, _ in noted.steps["keep"]] == [1, 2, 3, 4]
+    assert all(total == noted.steps["keep"][0][1] >= 4 for _, total in noted.steps["keep"])
     assert set(kept.activations.in_float) == set(layers)
     assert [len(seen) for seen in gate.seen] == [1, 2, 4, 3]
 

@@ -10,7 +10,16 @@ STATUS = {
     "started_at": "2026-01-01T00:00:00.000Z",
     "drop_dir": "/srv/drop",
     "models": [
-        {"name": "m", "ready": True, "generation": 3, "problem": None},
+        {
+            "name": "m",
+            "ready": True,
+            "generation": 3,
+            "problem": None,
+            "file_name": "best.pt",
+            "bits": 4,
+            "activation_bits": 8,
+            "runtime": "onnxruntime",
+        },
         {"name": "n", "ready": False, "generation": None, "problem": "has no generation yet"},
     ],
     "updates": [
@@ -30,9 +39,9 @@ def test_status_shows_what_serves_and_what_is_on_its_way():
     assert render.status(STATUS).splitlines() == [
         "edged is ready since 2026-01-01T00:00:00.000Z; drop folder /srv/drop",
         "",
-        "MODEL  STATE        GENERATION  NOTE",
-        "m      serving      3",
-        "n      not serving  -           has no generation yet",
+        "MODEL  STATE        GENERATION  FILE     BITS              ENGINE       NOTE",
+        "m      serving      3           best.pt  4, activations 8  onnxruntime",
+        "n      not serving  -           -        -                 -            has no generation yet",
         "",
         "UPDATE  MODEL  FILE   STATE       GENERATION  SECONDS  NOTE",
         "12      m      a.pth  CALIBRATED  -           1.5      quantize 3/21",
@@ -55,6 +64,8 @@ def test_the_queue_shows_what_runs_first_and_what_waits_for_what():
         {"state": "DEFERRED", "waiting_for": "the device has 71.0 °C; checked again at 2026-01-01T00:01:00.000Z"},
     ]
     queue = [{"update": 12 + i, "model": "m", "file": "a.pth", "since": 1.5, **row} for i, row in enumerate(rows)]
+    starting = {"stage": "start", "done": 0, "total": None, "waits_for": "a core"}
+    assert render.queue([queue[0] | {"progress": starting}]).endswith("  start; waits for a core")
     assert render.status(STATUS | {"queue": queue}).splitlines()[6:] == [
         "UPDATE  MODEL  FILE   STATE     SINCE                     NOTE",
         "12      m      a.pth  LOADED    1970-01-01T00:00:01.500Z  quantize 3/21",

@@ -23,6 +23,8 @@ def update(
     state: str, stage: str | None = None, done: int = 0, total: int | None = None, **more: Any
 ) -> dict[str, Any]:
     progress = None if stage is None else {"stage": stage, "done": done, "total": total}
+    if progress is not None and "waits_for" in more:
+        progress["waits_for"] = more.pop("waits_for")
     return {"id": 7, "model": "shelf", "file_name": "best.pt", "state": state, "progress": progress, **more}
 
 
@@ -77,3 +79,17 @@ def test_a_terminal_has_one_line_that_ends_empty() -> None:
         progress.show(seen)
     progress.end()
     assert stream.getvalue() == "\r\x1b[Kupdate 7 of shelf (best.pt): quantize 3/21\r\x1b[K\r\x1b[K"
+
+
+def test_what_the_worker_waits_for_is_a_change() -> None:
+    assert lines(
+        (1.0, update("CLAIMED", "start")),
+        (6.0, update("CLAIMED", "start", waits_for="a core")),
+        (11.0, update("CLAIMED", "quantize", 3, 21, waits_for="a core")),
+        (12.0, update("CLAIMED", "quantize", 4, 21)),
+    ) == [
+        "    1.0 s  start",
+        "    6.0 s  start, waits for a core",
+        "   11.0 s  quantize, waits for a core 3/21",
+        "   12.0 s  quantize 4/21",
+    ]

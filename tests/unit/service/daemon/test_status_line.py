@@ -20,6 +20,10 @@ def test_the_line_names_what_is_served_and_what_is_worked_on() -> None:
     first = "serving cam generation 3; new has nothing to serve yet"
     expected = f"{first}; update 7 of cam (best.pt): quantize 12/21; 1 more waits"
     assert status_line(None, servers, queues, progress, True) == expected
+    starved = {7: {"stage": "start", "done": 0, "total": None, "waits_for": "a core"}}
+    assert status_line(None, servers, queues, starved, True) == expected.replace(
+        "quantize 12/21", "start, waits for a core"
+    )
 
 
 def test_the_line_names_problems() -> None:

@@ -47,6 +47,9 @@ def test_the_running_update_has_its_stage_and_its_layers():
     assert [tag["class"] for name, tag in tags if name == "li"].count("done") == 3
     assert [tag["class"] for name, tag in tags if name == "li" and "data-key" in tag] == ["running", "waiting"]
     assert "waits for update 1" in shown(panel)
+    assert "its worker" not in shown(panel)
+    overview["open"][0]["progress"] = {"stage": "start", "done": 0, "total": None, "waits_for": "a core, <so far>"}
+    assert "its worker waits for a core, <so far>" in shown(queue_panel(overview, clock=lambda: 100.0))
 
 
 def test_a_deferred_update_says_for_what_it_waits_and_when_it_is_tried_again():

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from service.worker.starvation import WINDOW_S, Starvation
+from service.worker.starvation import CORE, DISK, GLANCE_S, MEMORY, WINDOW_S, Starvation
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -20,9 +20,10 @@ class Machine:
         self.now = 50.0
         self.starvation = Starvation(7, self.now, root)
 
-    def after(self, seconds: float, state: str, ran_s: float) -> str | None:
+    def after(self, seconds: float, state: str, ran_s: float, major_faults: int = 0) -> str | None:
         """Return what is found after this time in a state, with so much processor time since the start."""
-        self.file.write_text(f"7 (python) 3 (x)) {state} {'1 ' * 10}{ran_s * TICKS:.0f} 0 0 0\n")
+        fields = f"{'1 ' * 8}{major_faults} 1 {ran_s * TICKS:.0f} 0 0 0"
+        self.file.write_text(f"7 (python) 3 (x)) {state} {fields}\n")
         self.now += seconds
         return self.starvation.check(self.now)
 
@@ -40,6 +41,26 @@ def test_a_worker_that_waits_for_the_disk_is_not_starved(tmp_path: Path) -> None
     assert machine.after(WINDOW_S - 5, "D", 0.5) is None
     assert machine.after(5, "R", 0.5) is None
     assert machine.after(WINDOW_S, "S", 0.5) is None
+
+
+def test_what_a_worker_waits_for_now(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    waits = []
+    for state, ran_s, faults in (
+        ("R", 0.1, 0),  # of five seconds
+        ("R", 4.0, 0),
+        ("D", 4.1, 10),
+        ("D", 4.2, 500),
+        ("S", 4.2, 500),
+        ("R", 4.3, 500),
+    ):
+        for part in (0.5, 1.0):  # as it is looked at several times
+            machine.after(GLANCE_S / 2, state, ran_s * part, faults)
+        waits.append(machine.starvation.waits_for)
+    assert waits == [CORE, None, DISK, MEMORY, None, CORE]
+    machine.file.unlink()
+    machine.starvation.check(machine.now + 1)
+    assert machine.starvation.waits_for is None
 
 
 def test_a_worker_that_has_ended(tmp_path: Path) -> None:
