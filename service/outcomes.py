@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
-from edged.errors import EdgedError, RejectedError
+from edged.errors import EdgedError, RejectedError, StateError
 
 # Codes of postponements. An update that was deferred for one of them goes on once its condition is over.
 POSTPONED = ("window", "temperature", "free_memory", "battery", "power_mode", "disk")
+
+# Of the disk, or for want of descriptors or memory: neither the file nor this program is at fault, and they pass.
+_FAULTS_OF_THE_DEVICE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN}
+)
+
+
+def is_fault_of_device(error: Exception) -> bool:
+    """Return whether an error is a fault of the device that passes, such as a full disk."""
+    return isinstance(error, StateError) or (isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_DEVICE)
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ class Queries:
 
     async def queue(self) -> list[dict[str, Any]]:
         """Return a row for each update that has not ended: first what runs, see `service.daemon.queue_rows`."""
-        updates = await self._updates.open_updates()
+        updates = [self._runner.as_known(update) for update in await self._updates.open_updates()]
         return queue_rows(updates, {update.id: self._turn(update) for update in updates})
 
     async def updates(self, model: str | None, state: State | None, limit: int) -> list[dict[str, Any]]:
@@ -194,6 +194,7 @@ class Queries:
         return {"generation": target, "file_name": described and described["file_name"]}
 
     def _update(self, update: Update) -> dict[str, Any]:
+        update = self._runner.as_known(update)
         again = self._runner.retry_at.get(update.id) if update.state is State.DEFERRED else None
         retry_at = None if again is None else iso_time(again)
         return {**update.to_dict(), "progress": self._runner.progress.get(update.id), "retry_at": retry_at}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import time
 from dataclasses import dataclass
@@ -17,16 +16,13 @@ from typing import Protocol
 from edged.errors import EdgedError
 from service.journal.states import GOING_LIVE
 from service.journal.update import Update
+from service.outcomes import is_fault_of_device
 from service.system.liveness import Liveness
 from service.system.timeouts import within
 
 log = logging.getLogger(__name__)
 
 _RETRY_JOURNAL_S = 10.0
-# Of the disk, or for want of descriptors: neither the file nor this program is at fault, and they pass.
-_FAULTS_OF_THE_DEVICE = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-)
 
 
 class Driver(Protocol):
@@ -222,7 +218,7 @@ class UpdateQueue:
             log.error("update %d of %s (%s): %s", update.id, update.model, update.file_name, error)
             return _RETRY_JOURNAL_S
         except Exception as error:  # a bug in this program must not end the model's updates for good
-            if isinstance(error, OSError) and error.errno in _FAULTS_OF_THE_DEVICE:
+            if is_fault_of_device(error):
                 log.error("update %d of %s (%s) waits: %s", update.id, update.model, update.file_name, error)
                 return _RETRY_JOURNAL_S
             log.exception("update %d of %s (%s) failed in the daemon", update.id, update.model, update.file_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 from edged.errors import EdgedError, StateError
 from service.config.current import CurrentConfig
-from service.journal.states import GOING_LIVE, State, is_end
+from service.journal.states import GOING_LIVE, NEXT, State, is_end
 from service.journal.update import Update
 from service.outcomes import (
     POSTPONED,
@@ -21,6 +22,7 @@ from service.outcomes import (
     Postponement,
     RolledBack,
     Stopped,
+    is_fault_of_device,
 )
 from service.updates.attempt import Attempt, Observers
 from service.updates.cancellation import Cancellations
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 _MAX_RETRY_S = 3600.0
 _RETRY_LIVE_S = 10.0
+_RETRY_JOURNAL_S = 10.0
 _IN_SERVICE = (State.LIVE, State.COMMITTED)  # no failure leads out of these states
 _ABANDONED = (State.SUPERSEDED, State.CANCELLED)  # ends for which neither the file nor the device is at fault
 # How often the daemon or the device may die in the middle of an update, which may be the cause. Stops do not count.
@@ -49,6 +52,7 @@ class UpdateRunner:
         progress: What the worker of an update is doing now, by update id.
         retry_at: When a deferred update is tried or rechecked, in seconds since 1970, by update id.
         postponed: Conditions of the device that updates wait for, as they were when last checked, by update id.
+        unjournaled: Why updates wait that could not be deferred, because the journal cannot be written, by update id.
         turns: Since when updates wait for their turn and are worked on.
         cancellations: Updates that an operator wants to end while they are being worked on.
         found_fit: Called once the file of an update is known to be a checkpoint of its model.
@@ -61,28 +65,60 @@ class UpdateRunner:
         self.progress: dict[int, dict[str, Any]] = {}
         self.retry_at: dict[int, float] = {}
         self.postponed: dict[int, str] = {}
+        self.unjournaled: dict[int, str] = {}
         self.turns = Turns()
         self.cancellations = Cancellations()
         self.found_fit: Callable[[Update], Awaitable[None]] = _ignore
 
     async def drive(self, update: Update) -> float | None:
-        """Take an update as far as it goes.
+        """Take an update as far as it goes. If the journal cannot be written, the update waits until it can.
 
         Returns:
             Seconds until the next attempt; None if the update has ended.
         """
         try:
-            delay_s = await self._drive(await self._records.updates.get(update.id))
+            delay_s = await self._drive(await self._journal_wait(await self._records.updates.get(update.id)))
             if self.cancellations.is_requested(update.id) and delay_s is not None:
                 delay_s = await self._conclude(update, Cancelled())
+        except (StateError, OSError) as error:
+            if not is_fault_of_device(error):
+                raise
+            self.unjournaled[update.id] = str(error)
+            log.error("update %d of %s (%s) waits: %s", update.id, update.model, update.file_name, error)
+            delay_s = _RETRY_JOURNAL_S
         finally:
             self.cancellations.settle(update.id, cancelled=False)
         self.turns.end(update.id)
         if delay_s is None:
             self.retry_at.pop(update.id, None)
+            self.unjournaled.pop(update.id, None)
         else:
             self.retry_at[update.id] = time.time() + delay_s
         return delay_s
+
+    def as_known(self, update: Update) -> Update:
+        """Return an update with what could not be journaled: that it waits, and why."""
+        reason = self.unjournaled.get(update.id)
+        if reason is None or is_end(update.state):
+            return update
+        state = update.state if update.state in GOING_LIVE else State.DEFERRED
+        return dataclasses.replace(update, state=state, code=StateError.code, reason=reason)
+
+    async def _journal_wait(self, update: Update) -> Update:
+        """Journal why an update has waited, which could not be journaled then; return it as it goes on.
+
+        Its last attempt was given up in the middle, and does not count.
+        """
+        if (reason := self.unjournaled.get(update.id)) is not None:
+            why = {"code": StateError.code, "reason": reason}
+            if State.DEFERRED in NEXT[update.state] and update.state not in GOING_LIVE:
+                attempt = max(0, update.attempt - 1)
+                update = await self._records.updates.advance(update.id, State.DEFERRED, attempt=attempt, **why)
+                self._records.metrics.count_deferral(update.model, StateError.code)
+            else:
+                await self._records.updates.note(update.id, why)
+            del self.unjournaled[update.id]
+        return update
 
     async def _drive(self, update: Update) -> float | None:
         if update.state is State.DEFERRED:
@@ -236,6 +272,7 @@ class UpdateRunner:
             return
         self.retry_at.pop(update.id, None)
         self.postponed.pop(update.id, None)
+        self.unjournaled.pop(update.id, None)
         self.turns.end(update.id)
         records.metrics.show_postponed(update.model, None)
         # Kept first: a crash in between repeats the update, which ends here again. The claimed file is removed last, so

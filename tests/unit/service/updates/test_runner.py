@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.config.load import load_config
-from service.journal.states import State
+from service.journal.states import WAY, State
 from service.journal.update import Update
 from service.metrics.registry import Metrics
 from service.outcomes import Failure, Outcome, Stopped
@@ -56,6 +57,9 @@ class Device:
     async def until(self, state: State) -> None:
         while self.now().state is not state:
             await asyncio.sleep(0.01)
+
+    def read_only(self, on: bool) -> None:
+        self.journal._db.execute(f"PRAGMA query_only = {int(on)}")
 
     def _claim(self, data: bytes) -> Update:
         update = self.journal.create("m", "a.pt", len(data))
@@ -212,3 +216,63 @@ def test_an_update_in_the_middle_of_which_the_device_dies_over_and_over_ends(tmp
     assert asyncio.run(device.runner.drive(device.now())) is None
     assert (device.now().state, device.now().code) == (State.FAILED, "interrupted")
     assert device.now().reason == "the daemon or the device died 11 times in the middle of it"
+
+
+@pytest.mark.parametrize("reached", [State.CLAIMED, State.VERIFIED, State.EVALUATED])
+def test_an_update_whose_end_cannot_be_journaled_shows_why_it_waits_and_goes_on_from_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reached: State
+) -> None:
+    device = Device(tmp_path, "{tries: 2, retry_s: 0.001}")
+    begun: list[tuple[State, int]] = []
+
+    async def fills_the_disk(update: Update) -> Outcome:
+        begun.append((update.state, update.attempt))
+        for state in WAY[WAY.index(State.VERIFIED) : WAY.index(reached) + 1]:
+            device.journal.advance(update.id, state)
+        device.read_only(True)
+        return await full_disk(update)
+
+    async def main() -> None:
+        monkeypatch.setattr(device.runner, "_attempt", fills_the_disk)
+        for _ in range(3):  # more often than worker.tries
+            assert await device.runner.drive(device.update) == 10.0
+            shown = device.runner.as_known(device.now())
+            assert (device.now().state, shown.state, shown.code) == (reached, State.DEFERRED, "state")
+            assert "readonly" in (shown.reason or "")
+            assert device.update.id in device.runner.retry_at
+            assert await device.runner.drive(device.update) == 10.0  # the journal cannot be written yet
+            device.read_only(False)
+        monkeypatch.setattr(device.runner, "_attempt", full_disk)
+        assert await device.runner.drive(device.update) is not None
+
+    asyncio.run(main())
+    assert begun == [(State.CLAIMED, 1)] * 3
+    assert device.runner.unjournaled == {}
+    reasons = [event.detail.get("reason", "") for event in device.journal.events(device.update.id)]
+    assert sum("readonly" in reason for reason in reasons) == 3
+    assert device.now().reason == "no room"
+    device.journal.close()
+    device.disk.close()
+
+
+def test_a_live_update_that_cannot_be_journaled_stays_live(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(tmp_path, "{tries: 1}")
+    for step in WAY[WAY.index(State.VERIFIED) : WAY.index(State.LIVE) + 1]:
+        device.journal.advance(device.update.id, step, generation=1)
+
+    async def cannot_commit(update: Update) -> Outcome:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    async def main() -> None:
+        monkeypatch.setattr(device.runner, "_attempt", cannot_commit)
+        assert await device.runner.drive(device.update) == 10.0
+        shown = device.runner.as_known(device.now())
+        assert (shown.state, shown.code) == (State.LIVE, "state")
+        assert "quota" in (shown.reason or "")
+        assert await device.runner.drive(device.update) == 10.0
+
+    asyncio.run(main())
+    assert device.now().state is State.LIVE
+    assert "quota" in device.journal.events(device.update.id)[-1].detail["reason"]
+    device.journal.close()
+    device.disk.close()
