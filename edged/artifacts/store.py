@@ -46,15 +46,29 @@ class ModelStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def publish(self, model: str, staged: Path) -> int:
-        """Move a finished artifact into place under the next generation number, without making it live.
+    def reserve(self, model: str) -> int:
+        """Return the number of the model's next generation, one higher than any ever assigned, and never again.
+
+        Raises:
+            StateError: The disk is full or the folder cannot be written.
+        """
+        folder = self._model(model)
+        with as_state_error(folder):
+            self._make_folders(folder)
+        generation = self._last(model) + 1
+        write_atomic(folder / "last", f"{generation}\n".encode())
+        return generation
+
+    def publish(self, model: str, staged: Path, generation: int | None = None) -> int:
+        """Move a finished artifact into place under a generation number, without making it live.
 
         Args:
             model: Name of the model.
             staged: Folder that `write_artifact` wrote on the same filesystem. It is moved away.
+            generation: A number that `reserve` returned; None to reserve one.
 
         Returns:
-            The generation number, one higher than any ever assigned to this model.
+            The generation number.
 
         Raises:
             ArtifactError: `staged` has no manifest.json.
@@ -62,15 +76,12 @@ class ModelStore:
         """
         if not (staged / "manifest.json").is_file():
             raise ArtifactError(f"{staged} has no manifest.json; publish a folder that write_artifact wrote")
-        folder = self._model(model)
-        with as_state_error(folder):
-            self._make_folders(folder)
+        if generation is None:  # first: a crash in between leaves a gap, but a number is never used twice
+            generation = self.reserve(model)
+        with as_state_error(staged):
             line = manifest_digest_line((staged / "manifest.json").read_bytes())
             (staged / MANIFEST_DIGEST).write_bytes(line)
             fsync_tree(staged)
-        generation = self._last(model) + 1
-        # The counter comes first: a crash in between leaves a gap, but a number is never used twice.
-        write_atomic(folder / "last", f"{generation}\n".encode())
         rename_into_place(staged, self.path(model, generation))
         return generation
 

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import platform
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,7 +30,6 @@ from service.daemon.queries import Queries
 from service.daemon.status_line import status_line
 from service.daemon.tokens import Tokens
 from service.daemon.update_actions import UpdateActions
-from service.intake.claim import sweep
 from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
 from service.intake.unclaimed import KINDS
@@ -48,6 +46,7 @@ from service.rollout.rollback import Rollbacks
 from service.rollout.swap import Swapper
 from service.serving.model_server import ModelServer
 from service.storage.generations import GenerationRepository
+from service.storage.leftovers import sweep
 from service.storage.scrub import Scrub
 from service.storage.state_folder import StateFolder
 from service.system.device_state import DeviceState
@@ -199,6 +198,7 @@ class Supervisor:
             EdgedError: The state folder or the drop folder cannot be used.
         """
         await self._make_drop_folder(self.config)
+        await self._disk(sweep, self._folder.paths)
         await self._holds.load()
         for model in self.config.models:
             await self._models.serve(model.name)
@@ -209,7 +209,6 @@ class Supervisor:
             await self._rollbacks.reconcile(name)  # a stop may have kept a rollback from being journaled
         await self._models.first_tries()
         self._booted = True
-        await self._disk(self._sweep)
         await self._files.recover()
         await self._records.updates.forget_expired()
         for name in self.servers:
@@ -331,12 +330,6 @@ class Supervisor:
     def _is_idle(self) -> bool:
         """Whether nothing is quantized."""
         return not self._workers.running and not self._admission.lock.locked()
-
-    def _sweep(self) -> None:
-        """Remove what a crash has left behind."""
-        sweep(self._folder.paths.claimed)
-        for leftover in self._folder.paths.staging.iterdir():
-            shutil.rmtree(leftover, ignore_errors=True)
 
     def _make_watcher(self) -> Watcher:
         watch = self.config.watch

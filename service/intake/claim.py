@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.atomic import as_state_error, fsync_directory, temporary_sibling
-from edged.errors import CheckpointError, DeferredError, TooLargeError
+from edged.errors import CheckpointError, DeferredError, EdgedError, TooLargeError
 from service.intake.drop_folder import sidecar_of
 from service.intake.stability import Fingerprint
 from service.storage.paths import CLAIMED_NAME
@@ -148,14 +148,35 @@ def _claim(
         return Claim(digest, path, size)
     finally:
         os.close(descriptor)
-        with contextlib.suppress(OSError):  # report the first error; `sweep` removes the file later
+        with contextlib.suppress(OSError):  # report the first error; the next start removes the file
             temporary.unlink(missing_ok=True)
 
 
-def sweep(claimed_root: Path) -> None:
-    """Remove the temporary files of claims that a crash interrupted."""
-    for leftover in claimed_root.glob(".claim.*.tmp"):
-        leftover.unlink(missing_ok=True)
+def discard_claimed(source: Path, sha256: str) -> bool:
+    """Remove a file from the drop folder if it is the one that was claimed already, before a crash.
+
+    Args:
+        source: File in the drop folder.
+        sha256: SHA-256 of the claimed file, in hex.
+
+    Returns:
+        Whether it is. If not, or if it cannot be read, it stays where it is.
+    """
+    try:
+        descriptor = _open(source)
+        try:
+            before, digest = os.fstat(descriptor), hashlib.sha256()
+            while chunk := _read(descriptor):
+                digest.update(chunk)
+            _check_unchanged(source, descriptor, before, before.st_size)
+        finally:
+            os.close(descriptor)
+    except (OSError, EdgedError):
+        return False
+    if digest.hexdigest() != sha256:
+        return False
+    _remove(source, before)
+    return True
 
 
 def _open(source: Path) -> int:

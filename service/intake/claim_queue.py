@@ -15,7 +15,7 @@ from typing import Any
 from edged.errors import CheckpointError, EdgedError, RejectedError, StateError
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
-from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim
+from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim, discard_claimed
 from service.intake.drop_folder import Refusal, sidecar_of
 from service.intake.run_folder import note_taken
 from service.intake.stability import Fingerprint
@@ -98,6 +98,7 @@ class ClaimQueue:
         self._task: asyncio.Task[None] | None = None
         self._parked: dict[Path, Parked] = {}
         self._given_back: dict[Path, dict[str, Any]] = {}  # code and reason that are not journaled yet
+        self._claimed_since: set[int] = set()  # updates
 
     def parked(self, model: str) -> int:
         """Return the number of files of a model that wait in the drop folder for an operator."""
@@ -160,7 +161,7 @@ class ClaimQueue:
         if (hold := self._holds.why(drop.model)) is not None:
             await self._park(drop, *hold)
             return
-        if await self._was_rejected(drop):
+        if await self._was_rejected(drop) or await self._was_claimed(drop):
             return
         update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
         await self._journal_wait(drop.path, update)
@@ -212,6 +213,24 @@ class ClaimQueue:
         )
         return rejected_at > 0 and await asyncio.to_thread(_unchanged_since, drop.path, rejected_at)
 
+    async def _was_claimed(self, drop: Drop) -> bool:
+        """Return whether the daemon died between journaling the claim of the file and removing it; it is removed now.
+
+        A copy of the same file that was dropped since then is another drop.
+        """
+        for update in await self._updates.open_updates():
+            journaled = (update.model, update.file_name, update.file_bytes) == (drop.model, drop.name, drop.size)
+            if not journaled or update.sha256 is None or update.id in self._claimed_since:
+                continue
+            events = await self._updates.events(update.id)
+            claimed_at = min(event.at for event in events if event.state is State.CLAIMED)
+            if await asyncio.to_thread(_discard_unchanged, drop.path, update.sha256, claimed_at):
+                log.info("update %d of %s (%s) was claimed already", update.id, drop.model, update.file_name)
+                if drop.run is not None and drop.fingerprint is not None:
+                    await asyncio.to_thread(_note_taken, drop.run, drop.path, drop.fingerprint, update.sha256)
+                return True
+        return False
+
     async def _park(self, drop: Drop, code: str, reason: str) -> None:
         """Leave the file in the drop folder, and journal why."""
         update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
@@ -252,6 +271,7 @@ class ClaimQueue:
             journal=journal,
             exclusive=self._updates.journal.exclusive,
         )
+        self._claimed_since.add(update.id)
         self._metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
         return journaled[-1]  # not read anew: nothing may fail once the file has left the drop folder
 
@@ -300,6 +320,10 @@ def _unchanged_since(path: Path, when: float) -> bool:
     except OSError:
         return False
     return max(changes) < when
+
+
+def _discard_unchanged(path: Path, sha256: str, claimed_at: float) -> bool:
+    return _unchanged_since(path, claimed_at) and discard_claimed(path, sha256)
 
 
 def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:

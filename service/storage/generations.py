@@ -101,13 +101,21 @@ class GenerationRepository:
         """
         await self._disk(self._store.restore, model, number)
 
-    async def publish(self, model: str, staged: Path) -> int:
-        """Turn a staged artifact into the next generation of a model; return its number.
+    async def reserve(self, model: str) -> int:
+        """Return the number of the next generation of a model.
+
+        Raises:
+            StateError: The disk is full.
+        """
+        return await self._disk(self._store.reserve, model)
+
+    async def publish(self, model: str, staged: Path, number: int) -> None:
+        """Turn a staged artifact into a generation of a model, with a number that was reserved.
 
         Raises:
             EdgedError: The artifact is damaged, or the disk is full.
         """
-        return await self._disk(self._store.publish, model, staged)
+        await self._disk(self._store.publish, model, staged, number)
 
     async def switch(self, model: str, number: int) -> None:
         """Make a generation current, durably.

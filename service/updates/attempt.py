@@ -126,13 +126,25 @@ class Attempt:
         """Return the published generation of the update: an existing one, or what the worker makes of the file."""
         if self._update.state in _PUBLISHED and self._update.generation is not None:
             return self._update.generation
-        await self._follow_config()
+        if not await self._follow_config() and (published := await self._published_unjournaled()) is not None:
+            await self._advance(State.PUBLISHED, generation=published)
+            return published
         made: UpdateReport | int | Stopped | Postponed | None = await self._known_generation()
         if made is None:
             made = await self._cancellations.run(self._update.id, self._admit_and_quantize())
         if isinstance(made, int):
             await self._found_fit(self._update)
         return await self._publish(made) if isinstance(made, UpdateReport) else made
+
+    async def _published_unjournaled(self) -> int | None:
+        """Return the generation that the update was published as right before the daemon died; None if it was not."""
+        update = self._update
+        if update.generation is None or not self._generations.exists(update.model, update.generation):
+            return None
+        for event in await self._records.updates.events(update.id):
+            if event.state is State.PUBLISHED and event.detail.get("generation") == update.generation:
+                return None  # it has been tried since
+        return update.generation
 
     async def _follow_config(self) -> bool:
         """Return whether the configuration has changed since the key of the update was computed, which is done anew."""
@@ -202,7 +214,7 @@ class Attempt:
         """Run the worker; returns the totals of its report, or why it failed."""
         update, metrics = self._update, self._records.metrics
         metrics.show_postponed(update.model, None)
-        await self._steps.files.clear_staging(update)
+        await self._steps.files.clear_for_worker(update)
         self._worker_started = time.monotonic()
         self._worker_waits = {}
         self._show("start")
@@ -253,8 +265,12 @@ class Attempt:
         self._progress[self._update.id] = {"stage": stage, "done": done, "total": total, **self._worker_waits}
 
     async def _publish(self, report: UpdateReport) -> int:
+        update = self._update
         with self._timed("publish"):
-            generation = await self._generations.publish(self._update.model, self._steps.files.staged(self._update))
+            generation = await self._generations.reserve(update.model)
+            # Journaled first: after a crash in between, what was published is found again, and not made a second time.
+            await self._records.updates.annotate(update.id, generation=generation, report=report)
+            await self._generations.publish(update.model, self._steps.files.staged(update), generation)
         await self._advance(State.PUBLISHED, generation=generation, report=report)
         return generation
 

@@ -14,6 +14,7 @@ from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.reporting.files import keep_evidence, keep_resource_trace
+from service.storage.leftovers import sweep_temporaries
 from service.storage.paths import CLAIMED_NAME
 from service.storage.state_folder import StateFolder
 from service.system.disk_thread import Disk
@@ -54,6 +55,11 @@ class UpdateFiles:
     async def clear_staging(self, update: Update) -> None:
         """Remove the staging folder of an update."""
         await self._disk(shutil.rmtree, self.staged(update), ignore_errors=True)
+
+    async def clear_for_worker(self, update: Update) -> None:
+        """Remove what a worker that was killed has left behind: the staging folder, half a calibration cache."""
+        await self.clear_staging(update)
+        await self._disk(sweep_temporaries, self.caches(update.model))
 
     async def keep_resource_trace(self, update: Update, trace: ResourceTrace) -> None:
         """Write the resource trace of the worker into the staging folder of its update."""

@@ -70,6 +70,7 @@ def test_a_kill_at_the_nth_call_from_the_start_on(tmp_path: Path) -> None:
     process.communicate("go\n")
     assert process.returncode == -signal.SIGKILL
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "log", "new"]  # the second was not made
+    assert [(each.call, each.number) for each in operations(log) if each.injected] == [("rename", 2)]
 
 
 def test_each_call_and_none_after_the_end_of_the_block(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 ENDS = {"COMMITTED", "REJECTED", "FAILED", "SUPERSEDED", "CANCELLED", "ROLLED_BACK"}
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a client that reads none starts a hundred times faster
+_MARK = "TESTED_DAEMON"  # in the environment of a daemon and of all processes that it starts
 TIMEOUT_S = 120.0  # for what takes a second or two on a machine that is not busy
 
 
@@ -89,8 +91,19 @@ class Daemon:
             command = ["prlimit", f"--nofile={self._most_files}:{self._most_files}", *command]
         command = [*self.prefix, *command]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdout=log)
+            environment = os.environ | {_MARK: str(self.folder)}
+            self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
         return self.process
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was started and runs no more."""
+        return self.process is not None and self.process.poll() is not None
 
     def stop(self) -> int:
         """Send SIGTERM and return the exit code."""
@@ -199,6 +212,16 @@ class Daemon:
     def rss_bytes(self) -> int:
         assert self.process is not None
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+def processes(daemon: Daemon) -> list[psutil.Process]:
+    """Return all processes that this daemon has started, in all its runs, and that have not ended."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has just ended, or is another user's
+            if process.environ().get(_MARK) == str(daemon.folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
 
 
 def children(daemon: Daemon, module: str) -> list[psutil.Process]:

@@ -67,7 +67,7 @@ class Operation:
         number: How many calls of this name the thread had made, this one included: what Fault.when counts.
         arguments: Arguments as strace shows them, with the paths of descriptors.
         error: Name of the error that it returned, or None.
-        injected: Whether strace returned that error instead of making the call.
+        injected: Whether strace returned that error instead of making the call, or the process ended in it.
     """
 
     thread: int | None
@@ -163,9 +163,11 @@ def operations(log: Path) -> list[Operation]:
 
 def _operation(call: re.Match[str], number: int, rest: str) -> Operation:
     ends = list(_RESULT.finditer(rest))
-    arguments, error = (rest[: ends[-1].start()], ends[-1]["error"]) if ends else (rest, None)
     thread = int(call["thread"]) if call["thread"] else None
-    return Operation(thread, call["call"], number, arguments, error, rest.endswith("(INJECTED)"))
+    if not ends:  # strace let go of it meanwhile
+        return Operation(thread, call["call"], number, rest, None, injected=False)
+    injected = rest.endswith("(INJECTED)") or ends[-1]["result"] == "?"
+    return Operation(thread, call["call"], number, rest[: ends[-1].start()], ends[-1]["error"], injected)
 
 
 def _set(calls: str | Collection[str]) -> str:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import CheckpointError, StateError, TooLargeError
-from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim, sweep
+from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim
 from service.intake.drop_folder import sidecar_of, write_sidecar
 
 CONTENTS = b"weights" * 1000
@@ -199,13 +199,6 @@ claim(Path({str(source)!r}), Path({str(root)!r}), journal=lambda *_: os._exit(9)
     assert source.exists()
     assert claim(source, root).path.read_bytes() == CONTENTS
     assert not source.exists()
-
-
-def test_leftovers_are_swept_and_claims_stay(source, root):
-    claim(source, root)
-    (root / ".claim.12345678.tmp").write_bytes(b"half a copy")
-    sweep(root)
-    assert [entry.name for entry in root.iterdir()] == [DIGEST]
 
 
 @given(st.binary(max_size=5000))

@@ -41,8 +41,8 @@ class Device:
     """The intake of a device: its watcher, its claim queue and its journal."""
 
     def __init__(self, root: Path, state: Path) -> None:
-        (root / "images").mkdir()
-        (root / "drop" / "m").mkdir(parents=True)
+        (root / "images").mkdir(exist_ok=True)
+        (root / "drop" / "m").mkdir(parents=True, exist_ok=True)
         config = root / "edged.yaml"
         config.write_text(
             f"state_dir: {state}\ndrop_dir: {root / 'drop'}\nmodels: [{{name: m, calibration: {{dir: images}}}}]\n"
@@ -95,6 +95,10 @@ class Device:
         while not (listed := self.watcher.unclaimed):
             await asyncio.sleep(0.01)
         return str(listed[0]["reason"])
+
+    async def until_taken(self, path: Path) -> None:
+        while path.exists():
+            await asyncio.sleep(0.01)
 
     async def until_nothing_is_listed(self) -> None:
         while self.watcher.unclaimed:
@@ -254,5 +258,33 @@ def test_parked_files_are_released_though_the_end_of_one_cannot_be_journaled(tmp
             assert device.queue.parked("m") == 0
             device.read_only(False)
             assert (await device.until_claimed()).file_name == "b.pt"
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+@pytest.mark.parametrize("since", ["nothing", "replaced", "ended"])
+def test_a_file_that_was_claimed_right_before_the_daemon_died_is_no_second_drop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
+    """What was journaled and not removed any more is removed; another file, or the same one later, is a new drop."""
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(claim_module, "_remove", lambda *_: None)
+            async with device_in(tmp_path) as device:
+                path = device.drop()
+                before = await device.until_claimed()
+                if since == "ended":
+                    device.journal.advance(before.id, State.REJECTED, code="checkpoint")
+        if since == "replaced":
+            path.write_bytes(b"WEIGHTS")
+        again = since != "nothing"
+        async with device_in(tmp_path) as device:  # the daemon has started again
+            if again:
+                assert (await device.until_claimed()).id == before.id + 1
+            await device.until_taken(path)
+            assert len(device.journal.find()) == 1 + again
+            device.drop()  # the same file, dropped once more
+            assert (await device.until_claimed()).id == before.id + 1 + again
 
     asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))

@@ -1,0 +1,163 @@
+"""Kills and errors at each operation that changes the disk, one at a time, while the daemon does something."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.crashes.invariants import broken_on_disk, broken_while_running, come_to_rest, is_at_rest, states_of
+from benchmarks.crashes.scenario import Bases, Scenario, started
+from service.system.disk_thread import NAME as DISK
+from tests.support.daemon import Daemon, eventually, processes, workers
+from tests.support.syscall_faults import Fault, attached, command_prefix, operations, threads_of
+
+# Who is hit: the thread that does the disk work, those that copy dropped files, or the worker.
+THREADS = ("disk", "intake", "worker")
+_SYNCS = ("fsync", "fdatasync")
+_IDLE = 4
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place where a fault is injected.
+
+    Attributes:
+        who: One of THREADS, or "start" for the whole daemon from its start on.
+        call: Name of the call.
+        number: Which of these calls.
+        arguments: Arguments of the call in the run without faults.
+    """
+
+    who: str
+    call: str
+    number: int
+    arguments: str
+
+    def fault(self, effect: str) -> Fault:
+        """Return an error or a kill at this point."""
+        return Fault(self.call, effect, str(self.number))
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came of one point.
+
+    Attributes:
+        point: Point of the fault.
+        reached: Whether the fault was injected.
+        broken: What did not hold afterwards.
+        states: States of the newest update, one after another.
+    """
+
+    point: Point
+    reached: bool
+    broken: tuple[str, ...]
+    states: tuple[str, ...]
+
+
+def points_of(scenario: Scenario, bases: Bases, folder: Path, who: str) -> list[Point]:
+    """Return all points of a scenario in the order in which they are reached: one run without faults."""
+    with bases.copy(scenario, folder / "clean") as daemon, started(daemon):
+        log = folder / "clean-log"
+        _act_traced(daemon, scenario, bases, who, log, [])
+        come_to_rest(daemon, scenario)
+        for file in scenario.dropped:
+            bases.learn(daemon, file)
+    made = [each for each in operations(log) if str(daemon.state) in each.arguments]
+    if who == "intake":  # of the threads, the one that has claimed the file
+        claims = {each.thread for each in made if each.call in ("link", "linkat")}
+        made = [each for each in made if each.thread in claims]
+    return [
+        Point(who, each.call, each.number, each.arguments) for each in made if "journal.db-shm" not in each.arguments
+    ]
+
+
+def distinct(points: Sequence[Point]) -> list[Point]:
+    """Return the points before which the disk differs.
+
+    A sync changes nothing that a process which starts later could see, nor does a part of a transaction.
+    """
+    kept = []
+    for before, point in zip([None, *points], points, strict=False):
+        same = before is not None and before.call in _SYNCS and point.call in _SYNCS
+        part = before is not None and before.call == point.call == "pwrite64"
+        if not same and not part:
+            kept.append(point)
+    return kept
+
+
+def try_point(scenario: Scenario, bases: Bases, folder: Path, point: Point, faults: Sequence[Fault]) -> Trial:
+    """Begin a scenario, inject faults, restart the daemon if it was killed, and check what must hold.
+
+    Args:
+        scenario: What the daemon does.
+        bases: State folders to begin with.
+        folder: Folder to work in.
+        point: Where the first fault is.
+        faults: All faults.
+    """
+    number = next(_numbers)
+    log = folder / f"strace-{number}"
+    broken: list[str] = []
+    states: tuple[str, ...] = ()
+    with bases.copy(scenario, folder / f"trial-{number}") as daemon:
+        try:
+            if point.who == "start":
+                daemon.prefix = command_prefix(log, *faults)
+                daemon.spawn()
+                scenario.act(daemon, bases.task)
+                _await_end(daemon, scenario)
+                daemon.prefix = ()
+            else:
+                daemon.start()
+                _act_traced(daemon, scenario, bases, point.who, log, faults)
+            if daemon.has_ended:
+                eventually(lambda: not processes(daemon), "the children of a killed daemon end")
+                daemon.start()
+            come_to_rest(daemon, scenario)
+            broken += broken_while_running(daemon, scenario, bases)
+            states = states_of(daemon, daemon.updates()[0]["id"])
+            if (code := daemon.stop()) != 0:
+                broken.append(f"the daemon ended with exit code {code}")
+            broken += broken_on_disk(daemon)
+        except AssertionError as error:
+            broken.append(f"{error}\n{daemon.log.read_text(errors='replace')[-3000:]}")
+    return Trial(point, any(each.injected for each in operations(log)), tuple(broken), states)
+
+
+def _act_traced(daemon: Daemon, scenario: Scenario, bases: Bases, who: str, log: Path, faults: Sequence[Fault]) -> None:
+    """Let a scenario happen while some threads are traced, until the daemon is dead or has come to rest."""
+    if who == "worker":
+        scenario.act(daemon, bases.task)
+        (worker,) = eventually(lambda: workers(daemon), "a worker")
+        threads = [worker.pid]
+    else:
+        threads = _threads(daemon, who)
+    with attached(threads, log, *faults, follow=who == "worker"):
+        if who != "worker":
+            scenario.act(daemon, bases.task)
+        _await_end(daemon, scenario)
+
+
+def _threads(daemon: Daemon, who: str) -> list[int]:
+    """Return the threads of the supervisor that do the disk work, or all that may copy a dropped file."""
+    if who == "disk":
+        return [thread for thread, name in threads_of(daemon.pid).items() if name == DISK]
+    return eventually(lambda: _idle_threads(daemon), "idle threads")
+
+
+def _idle_threads(daemon: Daemon) -> list[int] | None:
+    """Return the threads that any work is handed to, once there are so many that no more are started."""
+    with ThreadPoolExecutor(_IDLE) as pool:
+        list(pool.map(daemon.get, ["/metrics"] * _IDLE))
+    _, *others = threads_of(daemon.pid).items()
+    found = [thread for thread, name in others if name != DISK]
+    return found if len(found) >= _IDLE else None
+
+
+def _await_end(daemon: Daemon, scenario: Scenario) -> None:
+    eventually(lambda: daemon.has_ended or is_at_rest(daemon, scenario), "death or rest")

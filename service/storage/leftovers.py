@@ -1,0 +1,60 @@
+"""What a crash leaves behind: files and folders that were being written, and are finished by nobody."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from service.storage.paths import Paths
+
+log = logging.getLogger(__name__)
+
+# As `edged.atomic` names what it renames into place; see `temporary_sibling` and `replace_symlink`.
+_TEMPORARY = ".*.tmp"
+# Below the state folder, where nobody else writes. Compiled models, which other processes write, expire.
+_PLACES = (
+    *("claimed", "claimed/*", "staging", "rejected/*", "superseded/*", "calib/*", "capture/*"),
+    *("models/*", "models/*/gen", "models/*/gen/*"),
+)
+
+
+def sweep(paths: Paths) -> None:
+    """Remove what an earlier daemon was writing when it died. For the start: nothing else writes there yet.
+
+    What cannot be removed is logged, and stays.
+    """
+    for folder in _folders(paths.root):
+        sweep_temporaries(folder)
+    for path in _entries(paths.staging, "*"):
+        _remove(path)
+
+
+def sweep_temporaries(folder: Path) -> None:
+    """Remove the temporary files and folders in a folder into which nobody is writing now."""
+    for path in _entries(folder, _TEMPORARY):
+        _remove(path)
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    for place in _PLACES:
+        yield from _entries(root, place)
+
+
+def _entries(folder: Path, pattern: str) -> list[Path]:
+    try:
+        return sorted(folder.glob(pattern))
+    except OSError as error:
+        log.warning("cannot look for leftovers in %s: %s", folder, error.strerror)
+        return []
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot remove %s, left behind by a crash: %s", path, error.strerror)
