@@ -43,7 +43,7 @@ class Known:
     draws: bool = False
 
 
-def read_form(body: Body, form: Form, spec: InputSpec, known: Known) -> Request:
+def read_form(body: Body, form: Form, spec: InputSpec, known: Known, parsed: dict[str, Any] | None = None) -> Request:
     """Read a request that has more than a body as the protocol has it.
 
     Args:
@@ -51,6 +51,7 @@ def read_form(body: Body, form: Form, spec: InputSpec, known: Known) -> Request:
         form: What the HTTP request says next to it.
         spec: Input of the model.
         known: What it can ask for.
+        parsed: See `parse_request`.
 
     Raises:
         RequestError: A part of it is not as documented; the message names it, its value and what to send.
@@ -70,7 +71,7 @@ def read_form(body: Body, form: Form, spec: InputSpec, known: Known) -> Request:
         images, letterboxes = read_files(files, spec)
         request = Request(images, letterboxes=letterboxes, files=tuple(files), is_form=True)
     else:
-        request = parse_request(body, spec, known.outputs)
+        request = parse_request(body, spec, known.outputs, parsed)
     return _with_picture(_with_values(request, given, known), picture)
 
 

@@ -34,6 +34,8 @@ _LETTERBOX_VALUES = MAX_BATCH * 3 * 224 * 224  # the same bound for detectors, w
 # Beyond this many times the range of images, an overflow is a fault of the request. Nearer to it, other normalizations
 # and augmentations are in use, and a network whose outputs are not finite is at fault.
 _FAR_BEYOND = 10.0
+_DIMENSIONS = 4  # of a tensor
+_MOST_TEXTS = 4096  # more than there are images in a request
 TENSOR_INPUT, PIXEL_INPUT, IMAGE_INPUT = "input", "pixels", "image"
 # Input -> its datatypes; the first is in the metadata.
 DATATYPES: Mapping[str, tuple[str, ...]] = {
@@ -78,7 +80,7 @@ def read_images(
     if name == IMAGE_INPUT:
         files = _encoded(tensor, parameters, raw, spec)
         return *read_files(files, spec), tuple(files)
-    shape = _shape(tensor, 4, max_batch(spec))
+    shape = _shape(tensor, _DIMENSIONS, max_batch(spec))
     wanted = [spec.channels, spec.size, spec.size]
     if shape[1:] != wanted:
         raise RequestError(f"shape has value {shape!r:.80}; this model reads {[-1, *wanted]}")
@@ -146,13 +148,53 @@ def _shape(tensor: Mapping[str, Any], dimensions: int, most: int) -> list[int]:
     return shape
 
 
+def as_numbers(data: Any) -> npt.NDArray[Any] | None:
+    """Return the numbers of a list, flat or nested, as an array; None if it is no list of numbers only.
+
+    Args:
+        data: A value of JSON; or an array, which is returned.
+    """
+    if isinstance(data, np.ndarray):
+        return data
+    if not _has_only_numbers(data, _DIMENSIONS):
+        return None
+    try:
+        given: npt.NDArray[Any] = np.asarray(data)
+    except (ValueError, OverflowError):  # ragged, or too large
+        return None
+    return given if given.dtype.kind in "iuf" else None
+
+
+def _has_only_numbers(data: Any, dimensions: int) -> bool:
+    """Return whether all values of a list are numbers.
+
+    numpy gives each entry of an array the length of the longest text in it: 150 kB of JSON could take 20 GB.
+    """
+    if not isinstance(data, list):
+        return False
+    kinds = set(map(type, data))
+    if kinds <= {int, float}:
+        return True
+    return kinds == {list} and dimensions > 1 and all(_has_only_numbers(row, dimensions - 1) for row in data)
+
+
+def as_texts(data: Any) -> list[str | memoryview] | None:
+    """Return the texts of a list, flat or each in a list of its own; None if it is no list of texts only.
+
+    Args:
+        data: A value of JSON, in which texts may also be bytes.
+    """
+    if not isinstance(data, list) or len(data) > _MOST_TEXTS:
+        return None
+    if all(isinstance(row, list) and len(row) == 1 for row in data):
+        data = [row[0] for row in data]
+    return data if all(isinstance(text, (str, memoryview)) for text in data) else None
+
+
 def _listed(tensor: Mapping[str, Any], shape: Sequence[int]) -> npt.NDArray[Any]:
     """Return the numbers of a tensor in the JSON."""
-    try:
-        given: npt.NDArray[Any] = np.asarray(tensor.get("data"))
-    except (ValueError, OverflowError):  # ragged, or nested too deep
-        given = np.asarray(None)
-    if given.dtype.kind not in "iuf":
+    given = as_numbers(tensor.get("data"))
+    if given is None:
         raise RequestError("data is not a list of numbers, flat or nested like the shape")
     if given.size != math.prod(shape) or given.shape not in ((given.size,), tuple(shape)):
         raise RequestError(f"data has shape {list(given.shape)}; send {math.prod(shape)} numbers for shape {shape}")
@@ -194,12 +236,10 @@ def _encoded(
     if raw is not None:
         elements = unpack_elements(raw, count)
         return elements if encoding == "raw" else [_decoded_base64(*each) for each in enumerate(elements)]
-    data = tensor.get("data")
-    if column and isinstance(data, list) and all(isinstance(row, list) and len(row) == 1 for row in data):
-        data = [row[0] for row in data]
-    if not isinstance(data, list) or len(data) != count or any(not isinstance(text, str) for text in data):
+    texts = as_texts(tensor.get("data"))
+    if texts is None or len(texts) != count:
         raise RequestError(f"data must be a list of {count} base64 strings, one per image")
-    return [_decoded_base64(index, text) for index, text in enumerate(data)]
+    return [_decoded_base64(index, text) for index, text in enumerate(texts)]
 
 
 def _decoded_base64(index: int, text: str | memoryview) -> bytes:

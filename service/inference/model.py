@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -128,7 +128,13 @@ class ServedModel:
             except NotFiniteError:
                 raise self._unfit(f"outputs with NaN or infinity in a batch of {size}") from None
 
-    def prepare(self, body: Body, reference: Body | None = None, form: Form | None = None) -> Request | Reply:
+    def prepare(
+        self,
+        body: Body,
+        reference: Body | None = None,
+        form: Form | None = None,
+        read_json: Callable[[], dict[str, Any]] | None = None,
+    ) -> Request | Reply:
         """Parse a request; return the error reply if it cannot be computed.
 
         Args:
@@ -136,13 +142,15 @@ class ServedModel:
             reference: Reply of another generation: the reply then states how far the two agree, and has no outputs.
                 None for a reply with the outputs.
             form: What the HTTP request says next to its body; None for nothing.
+            read_json: Returns the JSON of the body, as another process has parsed it; None to parse it here.
         """
 
         def read() -> Request:
+            parsed = None if read_json is None else read_json()
             if form is None:
-                request = parse_request(body, self.input, self._known.outputs)
+                request = parse_request(body, self.input, self._known.outputs, parsed)
             else:
-                request = read_form(body, form, self.input, self._known)
+                request = read_form(body, form, self.input, self._known, parsed)
             self._task.check(request)
             return request if reference is None else replace(request, outputs=(), reference=reference)
 

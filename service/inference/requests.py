@@ -74,22 +74,25 @@ class _Asked(NamedTuple):
     classification: Mapping[str, int]
 
 
-def parse_request(body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,)) -> Request:
+def parse_request(
+    body: Body, spec: InputSpec, outputs: Sequence[str] = (LOGITS,), parsed: dict[str, Any] | None = None
+) -> Request:
     """Read an inference request.
 
     Args:
         body: JSON with the tensor in it or after it; without any JSON, one encoded image.
         spec: Input of the model.
         outputs: Names of the outputs that can be requested.
+        parsed: The JSON, if another process has parsed it; modified.
 
     Raises:
         RequestError: The body is not as documented; the message names the key, the value and what to send.
     """
-    text, tail = body.split()
+    text, tail = body.parts()
     if body.json_bytes == 0:  # Triton's "raw binary request"
         images, letterboxes = read_files([tail], spec)
         return Request(images, letterboxes=letterboxes, files=(tail,))
-    data = _object(text)
+    data = parse_json(bytes(text)) if parsed is None else parsed
     identity = data.get("id")
     if identity is not None and not isinstance(identity, str):
         raise RequestError(f"id has value {identity!r:.80}; send a string")
@@ -146,7 +149,12 @@ def error_body(message: str) -> bytes:
     return json.dumps({"error": message}).encode()
 
 
-def _object(text: bytes) -> dict[str, Any]:
+def parse_json(text: bytes) -> dict[str, Any]:
+    """Return the JSON object of a request.
+
+    Raises:
+        RequestError: The text is no JSON object.
+    """
     try:
         data = json.loads(text)
     except RecursionError:

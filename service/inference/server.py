@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from io import BufferedIOBase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from service.inference.batch_queue import BatchQueue
 from service.inference.binary import bodies_of
+from service.inference.json_reader import IDLE_S, JsonReader, is_large
 from service.inference.observation import observing
 from service.ipc import frames
-from service.ipc.frames import Outbox
-from service.ipc.messages import Form, Pass, Reply, Work
+from service.ipc.frames import PARKED, Outbox
+from service.ipc.messages import Body, Form, Pass, Reply, Work
 from service.ipc.options import Batching
 from service.ipc.shared_memory import Inbox, ReceivedMemory
 
 if TYPE_CHECKING:
     from service.inference.model import ServedModel
     from service.inference.requests import Request
+
+
+class _Received(NamedTuple):
+    header: dict[str, Any]
+    body: Body
+    reference: Body | None
+    arrived_ns: int  # by time.monotonic_ns()
+
+    @property
+    def form(self) -> Form | None:
+        return Form(*self.header["form"]) if "form" in self.header else None
+
+    @property
+    def has_large_json(self) -> bool:
+        """Whether another process parses its JSON."""
+        has_files = self.form is not None and self.form.content_type != ""
+        return not has_files and is_large(self.body)
 
 
 class _Prepared(NamedTuple):
@@ -39,7 +60,8 @@ class Server:
 
     Without batching, one thread does everything, a request at a time: a handoff between threads would cost each of
     them a wake-up. With batching there are two threads: one reads and prepares requests while the other computes what
-    waits, and replies.
+    waits, and replies. The same holds from the first large JSON on: a third thread has another process parse it, while
+    these two serve other requests.
 
     Args:
         stream: Stream to and from the supervisor.
@@ -56,6 +78,7 @@ class Server:
         self._served = served
         self._observation = observing(served, self._outbox)
         self._batching = batching
+        self._large: queue.SimpleQueue[_Received] = queue.SimpleQueue()  # whose JSON another process parses
 
     def run(self) -> None:
         """Reply requests until the supervisor closes the stream.
@@ -64,44 +87,80 @@ class Server:
             OSError: The supervisor closed the stream in the middle of a reply.
             FrameError: A frame is damaged or cut short. Only without batching.
         """
-        if self._batching.max_batch > 1:
-            self._run_batched()
-        else:
-            self._run_inline()
+        if self._batching.max_batch > 1 or self._run_inline():
+            self._run_threaded()
 
-    def _run_inline(self) -> None:
-        while (frame := self._inbox.read()) is not None:
-            if (prepared := self._prepare(*frame)) is not None:
+    def _run_inline(self) -> bool:
+        """Answer requests in this thread; return true once one has large JSON, false at the end of the stream."""
+        while (received := self._receive()) is not None:
+            if received.has_large_json:
+                self._park(received)
+                return True
+            if (prepared := self._prepare(received)) is not None:
                 self._compute([prepared], images=0)
+        return False
 
-    def _run_batched(self) -> None:
+    def _run_threaded(self) -> None:
         waiting: BatchQueue[_Prepared] = BatchQueue(self._batching)
-        threading.Thread(target=self._read_into, args=(waiting,), name="prepare", daemon=True).start()
+        for target, name in ((self._read_into, "prepare"), (self._parse_into, "parse")):
+            threading.Thread(target=target, args=(waiting,), name=name, daemon=True).start()
+        batched = self._batching.max_batch > 1
         while batch := waiting.take():
-            self._compute(batch, sum(len(prepared.request.images) for prepared in batch))
+            self._compute(batch, sum(len(prepared.request.images) for prepared in batch) if batched else 0)
 
     def _read_into(self, waiting: BatchQueue[_Prepared]) -> None:
         try:
-            while (frame := self._inbox.read()) is not None:
-                if (prepared := self._prepare(*frame)) is not None:
-                    exclusive = prepared.header.get("alone")
-                    images = self._batching.max_batch if exclusive else len(prepared.request.images)
-                    waiting.put(prepared, images, prepared.arrived_ns / 1e9)
+            while (received := self._receive()) is not None:
+                if received.has_large_json:
+                    self._park(received)
+                elif (prepared := self._prepare(received)) is not None:
+                    self._put(waiting, prepared)
         except (OSError, frames.FrameError):
             pass  # the supervisor closed the stream
         finally:
             waiting.close()
 
-    def _prepare(self, header: dict[str, Any], content: bytes | memoryview) -> _Prepared | None:
+    def _parse_into(self, waiting: BatchQueue[_Prepared]) -> None:
+        """Have another process parse large JSON, one after the other."""
+        reader = JsonReader()
+        while True:
+            try:
+                received = self._large.get(timeout=IDLE_S)
+            except queue.Empty:
+                reader.close()
+                received = self._large.get()
+            text, _ = received.body.parts()
+            try:
+                if (prepared := self._prepare(received, partial(reader.read, text))) is not None:
+                    self._put(waiting, prepared)
+            except OSError:
+                return  # the supervisor closed the stream
+
+    def _put(self, waiting: BatchQueue[_Prepared], prepared: _Prepared) -> None:
+        exclusive = prepared.header.get("alone")
+        images = self._batching.max_batch if exclusive else len(prepared.request.images)
+        waiting.put(prepared, images, prepared.arrived_ns / 1e9)
+
+    def _park(self, received: _Received) -> None:
+        """Leave a request to the thread that has JSON parsed, and tell the supervisor to send others meanwhile."""
+        self._large.put(received)
+        self._outbox.send({"kind": PARKED, "id": received.header["id"]})
+
+    def _receive(self) -> _Received | None:
+        """Receive a request; return None at the end of the stream."""
+        if (frame := self._inbox.read()) is None:
+            return None
+        return _Received(frame[0], *bodies_of(*frame), time.monotonic_ns())
+
+    def _prepare(self, received: _Received, read_json: Callable[[], dict[str, Any]] | None = None) -> _Prepared | None:
         """Parse and decode a request. If it cannot be computed, reply at once and return None."""
-        arrived_ns = time.monotonic_ns()
-        form = None if "form" not in header else Form(*header["form"])
-        request = self._served.prepare(*bodies_of(header, content), form)
+        header = received.header
+        request = self._served.prepare(received.body, received.reference, received.form, read_json)
         prepared_ns = time.monotonic_ns()
         if isinstance(request, Reply):
-            self._reply(header["id"], request, (prepared_ns - arrived_ns) / 1e9)
+            self._reply(header["id"], request, (prepared_ns - received.arrived_ns) / 1e9)
             return None
-        return _Prepared(header, request, arrived_ns, prepared_ns)
+        return _Prepared(header, request, received.arrived_ns, prepared_ns)
 
     def _compute(self, batch: list[_Prepared], images: int) -> None:
         """Compute requests in one forward pass and reply to each.

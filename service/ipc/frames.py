@@ -15,6 +15,8 @@ from typing import Any
 
 MAX_HEADER = 1 << 20
 OBSERVED = "observed"  # kind of a frame that carries an observation, not a reply
+# Kind of a frame that says of a request that the child reads it elsewhere, so that it can compute others meanwhile.
+PARKED = "parked"
 
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode  # a third faster than json.dumps

@@ -46,7 +46,12 @@ class Body(NamedTuple):
     media_type: str | None = None
 
     def split(self) -> tuple[bytes, memoryview]:
-        """Return the JSON, and a view of the bytes after it.
+        """Return the JSON, and a view of the bytes after it; see `parts`."""
+        text, tail = self.parts()
+        return bytes(text), tail
+
+    def parts(self) -> tuple[memoryview, memoryview]:
+        """Return views of the JSON, and of the bytes after it.
 
         Raises:
             RequestError: `json_bytes` is larger than the body.
@@ -55,7 +60,8 @@ class Body(NamedTuple):
         length = size if self.json_bytes is None else self.json_bytes
         if not 0 <= length <= size:
             raise RequestError(f"Inference-Header-Content-Length is {length}, but the body has {size} bytes")
-        return bytes(self.content[:length]), memoryview(self.content)[length:]
+        view = memoryview(self.content)
+        return view[:length], view[length:]
 
 
 class Pass(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from edged.errors import EdgedError
 from service.ipc import frames
-from service.ipc.frames import OBSERVED
+from service.ipc.frames import OBSERVED, PARKED
 from service.ipc.messages import Body, Form, Pass, Reply, Work
 from service.ipc.shared_memory import PLACE, BodyMemory, RequestBody, StartedRecord, StoredBody
 from service.system.timeouts import in_time, within
@@ -118,6 +118,7 @@ class Channel(asyncio.Protocol):
         self._ids = itertools.count(1)
         self._waiting: deque[_Pending] = deque()
         self._sent: dict[int, _Pending] = {}
+        self._parked: set[int] = set()  # ids of those of `_sent` that keep the child from nothing
         self._idle = asyncio.Event()
         self._idle.set()
         self._closed = False
@@ -252,6 +253,7 @@ class Channel(asyncio.Protocol):
         for pending in self._sent.values():
             pending.release()
         self._sent.clear()
+        self._parked.clear()
         self._waiting.clear()
         if self._started is not None:
             self._started.close()
@@ -262,10 +264,14 @@ class Channel(asyncio.Protocol):
         if kind is not None:
             if kind == OBSERVED:
                 self._options.on_observed(header)
+            elif kind == PARKED:
+                self._parked.add(header["id"])
+                self._send_more()
             elif not self._greeting.done():
                 self._greeting.set_result(header)
             return
         self._replied_at = time.monotonic()
+        self._parked.discard(header["id"])
         pending = self._sent.pop(header["id"], None)
         if pending is None:  # the channel was closed meanwhile, so its caller got an error
             return
@@ -292,7 +298,7 @@ class Channel(asyncio.Protocol):
             self.close(ended=True)
 
     def _send_more(self) -> None:
-        while self._waiting and len(self._sent) < self._at_the_child:
+        while self._waiting and len(self._sent) - len(self._parked) < self._at_the_child:
             pending = self._waiting.popleft()
             pending.sent_at = time.monotonic()
             self._sent[pending.id] = pending

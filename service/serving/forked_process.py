@@ -10,6 +10,7 @@ import signal
 
 _REFUSED = (errno.ENOSYS, errno.EPERM)
 _UNKNOWN = 255  # another waiter reaped it; asyncio uses the same code
+_LOOK_S, _LOOKS = 0.1, 50  # for what it has left to exit, too
 
 
 class Forked:
@@ -60,3 +61,12 @@ class Forked:
         except ChildProcessError:
             self.returncode = _UNKNOWN
         self._end.set()
+        self._reap_group()
+
+    def _reap_group(self, looks: int = _LOOKS) -> None:
+        """Reap what the process has left in its group, such as one that parses JSON: this one is its parent now."""
+        with contextlib.suppress(ChildProcessError):  # there are none
+            while os.waitpid(-self.pid, os.WNOHANG)[0] != 0:
+                pass
+            if looks:
+                asyncio.get_running_loop().call_later(_LOOK_S, self._reap_group, looks - 1)

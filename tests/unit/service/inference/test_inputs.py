@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from edged.calibration.images import decode_bytes, normalize
 from edged.calibration.letterbox import Letterbox
 from edged.spec import Fit, InputSpec
-from service.inference.inputs import check_plausible, max_batch, read_images
+from service.inference.inputs import as_numbers, as_texts, check_plausible, max_batch, read_images
 from service.ipc.elements import pack_elements
 from service.ipc.messages import RequestError
 from tests.support.pictures import noise_png
@@ -30,6 +30,28 @@ def read(name: str, datatype: str, data: Any, shape: Any = SHAPE, spec: InputSpe
         return read_images({**tensor, "data": data}, memoryview(b""), spec)[:2]
     tensor["parameters"] = {"binary_data_size": len(data), **parameters}
     return read_images(tensor, memoryview(data), spec)[:2]
+
+
+def test_numbers_with_a_long_text_among_them_take_no_memory() -> None:
+    """numpy would give each of them the length of the text: 24 GB."""
+    assert as_numbers([1] * 60_000 + ["a" * 100_000]) is None
+    assert as_numbers([[1] * 1000, ["0" * 100_000] * 1000]) is None
+
+
+def test_numbers() -> None:
+    for good in ([], [1, 0.5, -3], [[1, 2], [3, 4]], [[[[1]]]], [1e400]):
+        found = as_numbers(good)
+        assert found is not None
+        assert found.tolist() == good
+        assert as_numbers(found) is found
+    for bad in (None, 1, "1", {}, ["1"], [1, "1"], [None], [True], [1, [2]], [[1], [2, 3]], [[[[[1]]]]], [10**400]):
+        assert as_numbers(bad) is None
+
+
+def test_texts() -> None:
+    assert as_texts(["a", "b"]) == as_texts([["a"], ["b"]]) == ["a", "b"]
+    for bad in (None, "a", {}, [1], ["a", ["b"]], [["a", "b"]], [["a"], []], ["a"] * 5000):
+        assert as_texts(bad) is None
 
 
 @pytest.mark.parametrize("channels", [1, 3])

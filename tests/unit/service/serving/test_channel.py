@@ -91,6 +91,28 @@ def test_answers_find_their_requests_in_any_order() -> None:
     run(test)
 
 
+def test_a_parked_request_makes_room_for_others_at_the_child() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        asked = [ask(channel, b"%d" % number) for number in range(5)]
+        sent = [await child.next() for _ in range(2)]  # no more at once
+        for identity, _ in sent:
+            child.writer.write(frames.head({"kind": frames.PARKED, "id": identity}, b""))
+        sent += [await child.next() for _ in range(2)]
+        assert [body for _, body in sent] == [b"0", b"1", b"2", b"3"]
+        child.answer(sent[2][0], b"to 2")
+        sent.append(await child.next())
+        for identity, body in (sent[1], sent[0], *sent[3:]):
+            child.answer(identity, b"to " + body)
+        assert [(await each).body.content for each in asked] == [b"to %d" % number for number in range(5)]
+        last = [ask(channel, b"a"), ask(channel, b"b"), ask(channel, b"c")]
+        for _ in range(2):
+            child.answer((await child.next())[0], b"")
+        child.answer((await child.next())[0], b"")
+        await asyncio.gather(*last)
+
+    run(test)
+
+
 def test_where_the_json_ends_is_told_both_ways() -> None:
     async def test(channel: Channel, child: Child) -> None:
         asked = asyncio.create_task(channel.request(b"{}\0\1", 5, 2))
