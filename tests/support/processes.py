@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
-from service.inference.inputs import MAX_BATCH
+from service.inference.json_reader import LARGE_BYTES
 from tests.support.pictures import vast_picture
 
 # Joins a control group, then becomes the command that follows.
@@ -18,7 +18,8 @@ _BUSY_S = 0.05  # of a core: more than it takes to look for work
 
 def slow_request() -> bytes:
     """Return the body of a request that takes seconds to compute."""
-    data = [base64.b64encode(vast_picture()).decode()] * MAX_BATCH
+    picture = base64.b64encode(vast_picture()).decode()
+    data = [picture] * ((LARGE_BYTES - 1000) // (len(picture) + 4))  # the generation itself parses its JSON
     return json.dumps({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [len(data)], "data": data}]}).encode()
 
 
