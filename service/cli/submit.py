@@ -109,7 +109,7 @@ def wait(
         if mine:
             update: dict[str, Any] = mine[-1]  # the first after the submission
             show(update)
-            if State(update["state"]) in ENDS:
+            if State.read(update["state"]) in ENDS:
                 return update
             if not until_end and (update["state"] == State.DEFERRED or update.get("code") in (PINNED, PAUSED)):
                 return update
@@ -121,7 +121,7 @@ def wait(
 
 def exit_code(update: dict[str, Any]) -> int:
     """Return the exit code for `update`; one that waits for an operator counts as deferred."""
-    return EXIT_CODES.get(State(update["state"]), EXIT_CODES[State.DEFERRED])
+    return EXIT_CODES.get(State.read(update["state"]), EXIT_CODES[State.DEFERRED])
 
 
 def _check_contents(file: Path) -> None:

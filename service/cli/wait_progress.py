@@ -43,7 +43,7 @@ class WaitProgress:
         name = f"update {update['id']} of {update.get('model')} ({update.get('file_name')})"
         now, share = doing(update)
         if self._overwrites:
-            ended = State(update["state"]) in ENDS or update["state"] == State.DEFERRED
+            ended = State.read(update["state"]) in ENDS or update["state"] == State.DEFERRED
             self._stream.write(f"\r\x1b[K{'' if ended else f'{name}: {now}{share}'}")
             self._stream.flush()
             return

@@ -36,6 +36,19 @@ class State(str, enum.Enum):
     CANCELLED = "CANCELLED"  # an operator ended it before it went live
     ROLLED_BACK = "ROLLED_BACK"  # it was live; another generation is in its place
 
+    @classmethod
+    def read(cls, word: str) -> State:
+        """Return the state of a word that was stored or received.
+
+        A word that is no state, of a damaged journal or another version of edged, is kept as it is. It is in no table:
+        an update in it has neither ended nor does it go on.
+        """
+        if word in cls.__members__:
+            return cls.__members__[word]
+        unknown = str.__new__(cls, word)
+        unknown._name_ = unknown._value_ = word
+        return unknown
+
 
 class IllegalTransition(Exception):  # noqa: N818 - the name of the contract; it says what happened, like StopIteration
     """A transition that the table does not contain: a bug in the program, never a fault of the input."""
@@ -145,8 +158,9 @@ def advance(state: State, target: State) -> State:
     Raises:
         IllegalTransition: The table does not allow it.
     """
-    if target not in NEXT[state]:
-        allowed = ", ".join(sorted(s.value for s in NEXT[state])) or "nothing: it is a final state"
+    following = NEXT.get(state, frozenset())
+    if target not in following:
+        allowed = ", ".join(sorted(s.value for s in following)) or "nothing: it is a final state"
         raise IllegalTransition(f"{state.value} -> {target.value}; from there: {allowed}")
     return target
 

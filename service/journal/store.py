@@ -1,31 +1,35 @@
 """The durable history of all updates: SQLite with a write-ahead log; a commit is on the disk before it returns.
 
 The journal records the history. Which generation is live is decided by the `current` links of the model store alone.
+What it decides by is kept twice, see service.journal.copies.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edged.errors import UsageError
+from edged.errors import StateError, UsageError
 from service.journal import states
+from service.journal.copies import Copies, ModelCopy
 from service.journal.database import Database
+from service.journal.merge import merge
+from service.journal.rows import COLUMNS, event_of, hold_of, update_of
+from service.journal.salvage import Salvage, salvage
 from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
 from service.journal.states import State
 from service.journal.update import Event, Hold, Update, UpdateReport, UpdateSignature
 from service.units import printable
 
+log = logging.getLogger(__name__)
+
 __all__ = ["Event", "Hold", "Journal", "Update"]
 
-_COLUMNS = (
-    "id, model, state, file_name, file_bytes, sha256, key, generation, attempt, code, reason, "
-    "dropped_at, updated_at, stages, report, signature"
-)
 # Fields that callers may set in addition to the state.
 _SETTABLE = frozenset(
     {"sha256", "key", "generation", "code", "reason", "stages", "report", "file_bytes", "attempt", "signature"}
@@ -37,20 +41,80 @@ _RETRY_OF = "retry_of"  # in the detail of the first event
 class Journal:
     """The file journal.db. One process writes; its threads may share one object.
 
-    A damaged file is quarantined as journal.db.damaged and a new journal is begun: an unreadable history must not keep
-    an unattended device from serving.
+    A damaged file is quarantined as journal.db.damaged and a new journal is begun, with what can be read of the damaged
+    one and with what is in the copies: it must neither keep an unattended device from serving, nor lose a hold.
 
     Args:
         path: Database file; its folder must exist.
         clock: Function that returns the time in seconds since 1970.
+        copies: The second copy of what the journal decides by; None to keep and use none.
+        expected: Whether the state folder has been used before, so that a missing journal was lost.
+
+    Attributes:
+        restored: What the file had lost and what became of it, one line for each time; empty if it was whole.
 
     Raises:
         StateError: It cannot be opened or created.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path,
+        clock: Callable[[], float] = time.time,
+        copies: Copies | None = None,
+        *,
+        expected: bool = False,
+    ) -> None:
+        self.restored: list[str] = []
         self._clock = clock
-        self._db = Database(path, SCHEMA, VERSION, MIGRATIONS)
+        self._copies = copies
+        found = [] if copies is None else list(copies.read())
+        self._db = Database(path, SCHEMA, VERSION, MIGRATIONS, expected=expected or bool(found))
+        self._restore(found, {})
+        self._open = {update.id: update for update in self.open_updates()}  # goes on if the file is lost
+
+    def check(self) -> None:
+        """Repair the journal if its file was removed, replaced or overwritten while it was open.
+
+        Raises:
+            StateError: It cannot be repaired now: the disk is full, or the folder is gone.
+        """
+        with self._db.locked():
+            try:
+                problem = self._db.look()
+            except OSError as error:
+                raise StateError(f"cannot read the journal {self._db.path}: {error.strerror}") from error
+            if problem is not None:
+                self._db.reopen(problem)
+                self._restore([] if self._copies is None else list(self._copies.read()), self._open)
+
+    def _restore(self, copies: Sequence[ModelCopy], open_updates: Mapping[int, Update]) -> None:
+        """Add what the file has lost, from what can be read of a damaged one, from copies and memory; log it."""
+        damage = self._db.damage
+        read = Salvage() if damage is None or damage.aside is None else salvage(damage.aside)
+        with self._db.transaction():
+            merged = merge(self._db, read, copies, open_updates, skip=damage is not None)
+            for model in {*self.holds(), *merged.models, *(copy.model for copy in copies)}:
+                self._write_copy(model)
+        if damage is not None or merged:
+            line = merged.describe(self._db.path.name, damage, read)
+            log.error("%s", line)
+            self.restored.append(line)
+        self._db.damage = None
+
+    def _write_copy(self, model: str) -> None:
+        """Write the copy of a model, within the transaction that changes what is in it."""
+        if self._copies is None or not model:
+            return
+        # By key, state, code and generation, the newest decides.
+        ends = sorted(state.value for state in states.ENDS)
+        marks = ", ".join("?" * len(ends))
+        newest = f"SELECT MAX(id) FROM updates WHERE model = ? AND key IS NOT NULL AND state IN ({marks})"  # noqa: S608
+        where = f"WHERE id IN ({newest} GROUP BY key, state, code, generation) ORDER BY id"
+        updates = self._select(where, (model, *ends))
+        last = self._db.select("SELECT seq FROM sqlite_sequence WHERE name = 'updates'")
+        copy = ModelCopy(model, self.holds().get(model, Hold()), int(last[0][0]) if last else 0, tuple(updates))
+        self._copies.write(copy)
 
     @contextlib.contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -85,7 +149,7 @@ class Journal:
             else:
                 identity = self._insert(model, file_name, file_bytes, dropped_at or now, now)
             self._event(identity, now, State.DROPPED, {})
-        return self._must_get(identity)
+            return self._note_open(self._must_get(identity))
 
     def retry(self, ended: Update, key: str) -> Update:
         """Begin an update in CLAIMED that takes the file of an ended one again.
@@ -121,7 +185,10 @@ class Journal:
             states.advance(before.state, state)
             if state in states.WAY:
                 fields = {"code": None, "reason": None} | fields
-            return self._move(before, state, fields)
+            update = self._move(before, state, fields)
+            if states.is_end(state):
+                self._write_copy(update.model)
+            return update
 
     def resume(self, update_id: int, **fields: Any) -> Update:
         """Move an update to the state from which it goes on after a restart, see `service.journal.states`."""
@@ -143,7 +210,7 @@ class Journal:
         """Set `fields`, see `advance`, without a transition."""
         with self._db.transaction():
             self._set(update_id, fields)
-            return self._must_get(update_id)
+            return self._note_open(self._must_get(update_id))
 
     def note(self, update_id: int, detail: dict[str, Any]) -> None:
         """Add an event to the history of an update without a transition.
@@ -256,7 +323,7 @@ class Journal:
     def events(self, update_id: int) -> list[Event]:
         """Return the events of an update, the oldest first."""
         rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))
-        return [Event(at, State(state), json.loads(detail)) for at, state, detail in rows]
+        return [event_of(row) for row in rows]
 
     def forget(self, most: int, oldest: float, kept: Collection[tuple[str, int]]) -> int:
         """Remove ended updates and their events: the oldest beyond `most`, and those before `oldest`.
@@ -283,21 +350,28 @@ class Journal:
             for table, column in (("events", "update_id"), ("updates", "id")):
                 for row in gone:
                     self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", row)  # noqa: S608 - names from above
+            for model in {row[1] for row in rows} if gone else ():
+                self._write_copy(model)
         return len(gone)
 
     def holds(self) -> dict[str, Hold]:
         """Return the holds, by model name."""
         rows = self._db.select("SELECT model, pinned, paused, highest_version FROM holds")
-        return {model: Hold(bool(pinned), bool(paused), version) for model, pinned, paused, version in rows}
+        return {str(model): hold_of(values) for model, *values in rows}
 
     def put_hold(self, model: str, hold: Hold) -> None:
-        """Pin or pause a model, or undo that. The highest version stays, see `raise_version`."""
+        """Pin or pause a model, or undo that. The highest version stays, see `raise_version`.
+
+        Raises:
+            StateError: The disk is full, or the journal or its copy cannot be written.
+        """
         with self._db.transaction():
             self._db.execute(
                 "INSERT INTO holds (model, pinned, paused) VALUES (?, ?, ?)"
                 " ON CONFLICT (model) DO UPDATE SET pinned = excluded.pinned, paused = excluded.paused",
                 (model, hold.pinned, hold.paused),
             )
+            self._write_copy(model)
 
     def raise_version(self, model: str, version: int) -> None:
         """Record a signed version of a model that was committed, unless a higher one was."""
@@ -307,6 +381,7 @@ class Journal:
                 " DO UPDATE SET highest_version = max(coalesce(highest_version, 0), excluded.highest_version)",
                 (model, version),
             )
+            self._write_copy(model)
 
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""
@@ -327,7 +402,7 @@ class Journal:
         self._db.execute("UPDATE updates SET state = ?, attempt = ? WHERE id = ?", (state.value, attempt, before.id))
         detail = {key: value for key, value in fields.items() if value is not None and key not in _JSON}
         self._event(before.id, self._clock(), state, detail)
-        return self._must_get(before.id)
+        return self._note_open(self._must_get(before.id))
 
     def _set(self, update_id: int, fields: dict[str, Any]) -> None:
         if unknown := set(fields) - _SETTABLE:
@@ -342,6 +417,14 @@ class Journal:
         row = (update_id, at, state.value, json.dumps(detail))
         self._db.execute("INSERT INTO events (update_id, at, state, detail) VALUES (?, ?, ?, ?)", row)
 
+    def _note_open(self, update: Update) -> Update:
+        """Remember an update as long as it is open."""
+        if states.is_end(update.state):
+            self._open.pop(update.id, None)
+        else:
+            self._open[update.id] = update
+        return update
+
     def _must_get(self, update_id: int) -> Update:
         update = self.get(update_id)
         if update is None:
@@ -350,15 +433,7 @@ class Journal:
 
     def _select(self, where: str, values: Sequence[object]) -> list[Update]:
         # `where` is written in this class; what comes from outside is bound.
-        return [_update(row) for row in self._db.select(f"SELECT {_COLUMNS} FROM updates {where}", values)]  # noqa: S608
-
-
-def _update(row: tuple[Any, ...]) -> Update:
-    values = dict(zip(_COLUMNS.split(", "), row, strict=True))
-    values |= {"stages": json.loads(values["stages"]), "report": UpdateReport.from_dict(json.loads(values["report"]))}
-    if values["signature"] is not None:
-        values["signature"] = UpdateSignature(**json.loads(values["signature"]))
-    return Update(**values | {"state": State(values["state"])})
+        return [update_of(row) for row in self._db.select(f"SELECT {COLUMNS} FROM updates {where}", values)]  # noqa: S608
 
 
 def _to_json(value: UpdateReport | UpdateSignature | dict[str, float] | None) -> str | None:

@@ -19,6 +19,7 @@ from edged.atomic import as_state_error
 from edged.errors import ArtifactError, UsageError
 from edged.execution.engine_cache import TIMINGS, model_digits
 from service.config.load import Config
+from service.journal.copies import Copies
 from service.journal.store import Journal
 from service.storage.paths import Paths
 from service.storage.state_lock import lock_state
@@ -69,7 +70,8 @@ def collect_without_daemon(config: Config, dry_run: bool) -> dict[str, Any]:
     paths = Paths(config.state_dir)
     if not paths.journal.is_file():  # opening it would create it, perhaps as another user than the daemon's
         raise UsageError(f"state_dir {paths.root} holds no journal of edged, so there is nothing to collect")
-    with lock_state(paths.lock), contextlib.closing(Journal(paths.journal)) as journal:
+    copies = Copies(paths.copies)
+    with lock_state(paths.lock), contextlib.closing(Journal(paths.journal, copies=copies)) as journal:
         store = ModelStore(paths.models)
         found = find(config, paths, store, journal, caches=True)
         if not dry_run:

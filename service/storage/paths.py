@@ -51,6 +51,11 @@ class Paths:
         return self.root / "journal.db"
 
     @property
+    def copies(self) -> Path:
+        """Second copy of what the journal decides by: <model>.json, see service.journal.copies."""
+        return self.root / "copies"
+
+    @property
     def lock(self) -> Path:
         """Lock file, locked by the one daemon that may write to the state folder."""
         return self.root / "lock"

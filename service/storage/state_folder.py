@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.artifacts.store import ModelStore
+from service.journal.copies import Copies
 from service.journal.states import State
 from service.journal.store import Journal
 from service.journal.update import Update
@@ -34,7 +35,9 @@ class StateFolder:
             StateError: The journal cannot be opened or created.
         """
         paths = Paths(root)
-        return cls(paths, ModelStore(paths.models), Journal(paths.journal))
+        store = ModelStore(paths.models)
+        used = any(store.generations(model) for model in store.models())
+        return cls(paths, store, Journal(paths.journal, copies=Copies(paths.copies), expected=used))
 
     def claimed_file(self, update: Update) -> Path:
         """Return where the dropped file of `update` is stored while the update is open."""

@@ -276,7 +276,7 @@ def test_a_damaged_file_is_quarantined(tmp_path, caplog):
     journal.create("m", "a", 1)
     journal.close()
     assert (tmp_path / "journal.db.damaged").read_bytes().startswith(b"no database")
-    assert "is damaged" in caplog.text
+    assert "journal.db was damaged: file is not a database, quarantined as journal.db.damaged" in caplog.text
 
 
 def test_a_file_of_a_newer_edged_is_left_alone(tmp_path):
