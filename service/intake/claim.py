@@ -20,6 +20,7 @@ from pathlib import Path
 from edged.atomic import as_state_error, fsync_directory, temporary_sibling
 from edged.errors import CheckpointError, DeferredError, EdgedError, TooLargeError
 from service.intake.drop_folder import sidecar_of
+from service.intake.leftovers import Origin, write_origin
 from service.intake.stability import Fingerprint
 from service.storage.paths import CLAIMED_NAME
 from service.units import format_bytes, printable
@@ -86,6 +87,7 @@ def claim(
     max_bytes: int | None = None,
     quiet: bool = True,
     require_checksum: bool = False,
+    origin: Origin | None = None,
     journal: Callable[[str, int], object] = lambda sha256, size: None,
     exclusive: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Claim:
@@ -99,6 +101,7 @@ def claim(
         max_bytes: Largest size of the file in bytes.
         quiet: Whether the file settled without changes. If not, a wrong checksum means that it is incomplete.
         require_checksum: Whether a file without a `.sha256` is rejected.
+        origin: What is noted next to the copy, so that it can be given back if the journal is lost; None for nothing.
         journal: Called with SHA-256 and size once the copy is complete, before the source is removed: a crash in
             between must not leave a file that is not journaled.
         exclusive: Returns a context that keeps the end of another update of the same contents from removing the copy
@@ -115,7 +118,7 @@ def claim(
         StateError: The disk is full or `claimed_root` cannot be written.
     """
     try:
-        return _claim(source, claimed_root, max_bytes, quiet, require_checksum, journal, exclusive)
+        return _claim(source, claimed_root, max_bytes, quiet, require_checksum, origin, journal, exclusive)
     except OSError as error:  # of the drop folder: what writing raises is a StateError already
         raise _unreadable(source, error) from None
 
@@ -126,6 +129,7 @@ def _claim(
     max_bytes: int | None,
     quiet: bool,
     require_checksum: bool,
+    origin: Origin | None,
     journal: Callable[[str, int], object],
     exclusive: Callable[[], AbstractContextManager[object]],
 ) -> Claim:
@@ -137,12 +141,12 @@ def _claim(
         if require_checksum and not sidecar_of(source).exists():
             raise MissingChecksumError(_no_checksum(source))
         with as_state_error(claimed_root):
-            claimed_root.mkdir(parents=True, exist_ok=True)
+            claimed_root.mkdir(exist_ok=True)  # without its parents: a state folder that is gone is not made anew
             digest, size = _copy(descriptor, temporary, before.st_size)
         _check_unchanged(source, descriptor, before, size)
         _check_sidecar(source, digest, quiet, require_checksum)
         with exclusive():
-            path = _keep(temporary, claimed_root / digest)
+            path = _keep(temporary, claimed_root / digest, origin)
             journal(digest, size)
         _remove(source, before)
         return Claim(digest, path, size)
@@ -273,7 +277,7 @@ def _check_sidecar(source: Path, digest: str, quiet: bool, required: bool) -> No
     raise ChecksumError(f"the file has sha256 {digest}, {name} says {match[0].lower()}; transfer both again")
 
 
-def _keep(temporary: Path, folder: Path) -> Path:
+def _keep(temporary: Path, folder: Path, origin: Origin | None) -> Path:
     """Link the copy to its final path, where another update may have stored the same contents already."""
     path = folder / CLAIMED_NAME
     with as_state_error(path):
@@ -284,6 +288,8 @@ def _keep(temporary: Path, folder: Path) -> Path:
         linked.unlink(missing_ok=True)  # a rename between two links of one file does nothing
         fsync_directory(folder)
         fsync_directory(folder.parent)
+    if origin is not None:
+        write_origin(folder, origin)
     return path
 
 

@@ -17,6 +17,7 @@ from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim, discard_claimed
 from service.intake.drop_folder import Refusal, sidecar_of
+from service.intake.leftovers import Origin
 from service.intake.run_folder import note_taken
 from service.intake.stability import Fingerprint
 from service.intake.watcher import Drop
@@ -268,6 +269,7 @@ class ClaimQueue:
             max_bytes=config.watch.max_bytes,
             quiet=drop.quiet,
             require_checksum=config.drop.require_checksum,
+            origin=Origin(drop.model, drop.path.name),
             journal=journal,
             exclusive=self._updates.journal.exclusive,
         )

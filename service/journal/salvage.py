@@ -62,8 +62,9 @@ def salvage(path: Path) -> Salvage:
         for number, *event in rows("events", _EVENT_COLUMNS):
             if isinstance(number, int) and event[1] in State.__members__.values():
                 found.events.setdefault(number, []).append(tuple(event))
+        known = _columns(connection, _HOLDS) >= {"pinned", "paused"}  # or nothing is known of any
         for model, *hold in rows(_HOLDS, "model, pinned, paused, highest_version"):
-            if isinstance(model, str):
+            if known and isinstance(model, str):
                 found.holds[model] = hold_of(hold)
     return found
 

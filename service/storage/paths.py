@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edged.errors import StateError
 
-CLAIMED_NAME = "file"  # as in rejected/<sha256>/file: original file names are stored in the journal only
+CLAIMED_NAME = "file"  # as in rejected/<sha256>/file
+ORIGIN_NAME = "origin.json"  # next to a claimed file: model and name, by which a file without an update is given back
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Paths:
 
     @property
     def claimed(self) -> Path:
-        """Claimed files of open updates: <sha256>/file."""
+        """Claimed files of open updates: <sha256>/{file,origin.json}."""
         return self.root / "claimed"
 
     @property
