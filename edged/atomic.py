@@ -80,6 +80,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
         fsync_directory(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Create a folder, and the one around it; nothing happens if it exists.
+
+    A tree that is gone, for example because it was unmounted, is not made anew in another place.
+
+    Raises:
+        OSError: The folder cannot be created, or the one around the two does not exist.
+    """
+    folder.parent.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
+
+
 def rename_into_place(source: Path, target: Path) -> None:
     """Rename the finished file or folder `source` to its final name and sync the rename to the disk.
 

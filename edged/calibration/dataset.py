@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
+from edged.atomic import as_state_error, fsync_tree, make_folder, rename_into_place, temporary_sibling
 from edged.calibration.color_histograms import Histograms, color_histograms
 from edged.calibration.folder import ImageFolder, SkippedImage, deal, passed_over, select
 from edged.calibration.images import (
@@ -177,7 +177,8 @@ def build_cache(
         return cache
     temporary = temporary_sibling(directory)
     with as_state_error(cache_root):
-        temporary.mkdir(parents=True)
+        make_folder(cache_root)
+        temporary.mkdir()
         try:
             kept, sizes, skipped = _decode_all(
                 found.root, files, hashes, temporary / "images.u8", spec, map_fn, listener

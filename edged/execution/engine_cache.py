@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edged.atomic import temporary_sibling
+from edged.atomic import make_folder, temporary_sibling
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def store_engine(path: Path, engine: bytes) -> None:
     """
     temporary = temporary_sibling(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary.open("wb") as file:
             file.write(hashlib.sha256(engine).digest())
             file.write(engine)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edged.atomic import as_state_error, fsync_tree, rename_into_place
+from edged.atomic import as_state_error, fsync_tree, make_folder, rename_into_place
 from edged.errors import EngineError, MemoryLimitError
 from edged.execution.cuda_memory import gpu_name
 from edged.execution.engine_cache import TIMINGS, model_digits
@@ -221,7 +221,7 @@ def require_tensorrt() -> Any:
 def _workplace(folder: Path) -> Iterator[Path]:
     """Make a folder for one build next to the engines, so that the results can be renamed into place."""
     with as_state_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         work = Path(tempfile.mkdtemp(prefix=".build-", dir=folder))
     try:
         with as_state_error(work):

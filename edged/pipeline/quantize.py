@@ -138,6 +138,7 @@ def quantize(
     )
     kept = tempfile.TemporaryDirectory(prefix="edged-") if cache_root is None else nullcontext(str(cache_root))
     with kept as folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
         with listener.stage("calibrate"):
             cache = build_cache(
                 calibration, Path(folder), network.input, limit=images, map_fn=map_fn, listener=listener
@@ -158,6 +159,7 @@ def quantize(
             if gates is not None:
                 check_gates(served.evaluation.totals, gates)
         with listener.stage("write"):
+            out.parent.mkdir(parents=True, exist_ok=True)
             return write_quantized(out, network, served, spec, labels, detection)
 
 
@@ -187,12 +189,11 @@ def write_quantized(
         attachments: Contents of further files, by name; not read by the library.
 
     Raises:
-        StateError: `out` exists, the disk is full or the folder cannot be written.
+        StateError: `out` exists, the folder around it does not, the disk is full or the folder cannot be written.
     """
     compressed = served.network
     report = _report(network, served, spec, labels, extra_totals or {})
     manifest = _manifest(network, served, spec, labels, detection, provenance or Provenance())
-    out.parent.mkdir(parents=True, exist_ok=True)
     # Recorded from the network that was evaluated, not from the file, so that errors of packing or loading show.
     warmup = record(executor_of(compressed), compressed.cache)
     written = write_artifact(

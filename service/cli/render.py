@@ -23,6 +23,8 @@ def status(answer: JSON) -> str:
     """Return the answer to `edged status`."""
     state = "ready" if answer.get("ready") else "not ready"
     lines = [f"edged is {state} since {answer.get('started_at', '?')}; drop folder {answer.get('drop_dir', '?')}", ""]
+    if answer.get("state_problems"):
+        lines += [*answer["state_problems"], ""]
     models = answer.get("models", [])
     lines.append(table(["MODEL", "STATE", "GENERATION", "FILE", "BITS", "ENGINE", "NOTE"], map(_model_row, models)))
     if answer.get("queue"):

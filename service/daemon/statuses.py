@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, UsageError
+from edged.errors import AccessError, EdgedError, NotReadyError, RejectedError, StateError, UsageError
 from service.daemon.guesses import GuessError
 from service.daemon.model_repository import LoadError
 from service.serving.channel import BusyError, DeadlineError, ServingError
@@ -19,6 +19,7 @@ _STATUS: Mapping[type[EdgedError], int] = {
     GuessError: 429,
     AccessError: 403,
     NotReadyError: 409,
+    StateError: 503,
     RejectedError: 422,
 }
 

@@ -27,16 +27,19 @@ from service.daemon.housekeeping import Housekeeping
 from service.daemon.model_registry import ModelRegistry
 from service.daemon.model_repository import ModelRepository
 from service.daemon.queries import Queries
+from service.daemon.state_watch import StateWatch
 from service.daemon.status_line import status_line
 from service.daemon.tokens import Tokens
 from service.daemon.update_actions import UpdateActions
 from service.intake.claim_queue import ClaimListener, ClaimQueue
 from service.intake.drop_folder import DropFolder
+from service.intake.orphans import give_back
 from service.intake.unclaimed import KINDS
 from service.intake.watcher import Watcher, WatchOptions
 from service.ipc.shared_memory import BodyMemory
 from service.journal.holds import Holds
 from service.journal.repository import UpdateRepository
+from service.journal.states import State
 from service.metrics.registry import Metrics
 from service.reporting.files import Reports
 from service.rollout.probation import Probation
@@ -119,7 +122,8 @@ class Supervisor:
             given_back=lambda found, reason: self._watcher.give_back(found, reason),
             truncated=self._runner.reject_truncated,
         )
-        self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness)
+        problem = folder.identity.problem
+        self._intake = ClaimQueue(self._config, folder.paths.claimed, records, self._holds, listener, liveness, problem)
         self.queries = Queries(self._models, self._swapper, self._recovery, self._runner, self._intake, records)
         self.repository = ModelRepository(self.servers, self._swapper.generations)
         self.administration = Administration(self._swapper, self._rollbacks, self._intake)
@@ -145,12 +149,16 @@ class Supervisor:
         updates = UpdateRepository(folder.journal, disk, folder.store, config)
         self._records = UpdateRecords(updates, self.metrics, Reports(folder, disk))
         self._holds = Holds(folder.journal, disk)
+        self._state_watch = StateWatch(folder, disk, self._holds, self.metrics)
+        self._looking: asyncio.Task[None] | None = None
         generations = GenerationRepository(folder.store, disk)
         self._swapper = Swapper(self.servers, generations, self._holds, self.metrics)
         self._rollbacks = Rollbacks(self._swapper, self._records, config)
         self._files = files = UpdateFiles(folder, disk)
         self._checkpoints = KeptCheckpoints(config, folder, disk, files)
-        self._recovery = Recovery(self._swapper, self._rollbacks, self._records, self._checkpoints)
+        self._recovery = Recovery(
+            self._swapper, self._rollbacks, self._records, self._checkpoints, folder.identity.problem
+        )
         self._admission = Admission(config, folder, disk, DeviceState())
         hold_back = HoldBack(self.metrics.note_held_back)
         self._workers = Workers(config, files, self._environment.liveness, hold_back)
@@ -162,6 +170,7 @@ class Supervisor:
             rollbacks=self._rollbacks,
             probation=Probation(self._rollbacks, self._records),
             records=self._records,
+            state_problem=folder.identity.problem,
         )
         self._runner = UpdateRunner(config, steps)
 
@@ -210,6 +219,7 @@ class Supervisor:
         await self._models.first_tries()
         self._booted = True
         await self._files.recover()
+        await asyncio.to_thread(self._give_back_orphans)
         await self._records.updates.forget_expired()
         for name in self.servers:
             await self._models.resume(name)
@@ -220,7 +230,8 @@ class Supervisor:
         """Return one line on the state of the daemon, for the service manager."""
         phase = "stopping" if self._stopping else None if self._booted else "starting"
         watching = self._watcher.up or not self._watcher.looked
-        return status_line(phase, self.servers, self._models.queues, self._runner.progress, watching)
+        line = status_line(phase, self.servers, self._models.queues, self._runner.progress, watching)
+        return line if self._state_watch.problem is None else f"{self._state_watch.problem}; {line}"
 
     def _report_status(self) -> None:
         self._environment.report_status(self.status_line())
@@ -233,6 +244,8 @@ class Supervisor:
         """Shut everything down in the order of its dependence: intake, updates, serving, journal."""
         self.begin_stop()
         await self._watcher.stop()
+        if self._looking is not None:
+            await asyncio.wait({self._looking})
         await self._intake.close()
         if self._housekeeping_task is not None:
             self._housekeeping_task.cancel()
@@ -299,6 +312,7 @@ class Supervisor:
             "grpc_address": self.grpc_address,
             "rss_bytes": resident_bytes(os.getpid()),
             "watching": self._watcher.up,
+            "state_problems": self._state_watch.problems,
             "unclaimed": self._watcher.unclaimed,
             "models": await self.queries.models(),
             "updates": await self.queries.open_updates(),
@@ -328,8 +342,23 @@ class Supervisor:
         self._swapper.server(name)
 
     def _is_idle(self) -> bool:
-        """Whether nothing is quantized."""
+        """Whether nothing is quantized, and the state folder is there."""
+        if self._state_watch.problem is not None:
+            return False
         return not self._workers.running and not self._admission.lock.locked()
+
+    def _give_back_orphans(self) -> None:
+        """Give claimed files back that no update knows of: the journal was lost, or a crash came before it."""
+        journal, models = self._folder.journal, [model.name for model in self.config.models]
+
+        def is_known(sha256: str) -> bool:
+            update = journal.last_of_file(sha256)
+            return update is not None and update.state in State.__members__.values()
+
+        try:
+            give_back(self._folder.paths.claimed, self.config.drop_folder, models, is_known)
+        except (OSError, StateError) as error:
+            log.error("cannot look for claimed files without an update: %s", error)
 
     def _make_watcher(self) -> Watcher:
         watch = self.config.watch
@@ -349,10 +378,24 @@ class Supervisor:
         )
 
     def _show_drop_folder(self, up: bool) -> None:
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look_at_state())
         self.metrics.watch_up.set(up)
         kinds = Counter(entry["kind"] for entry in self._watcher.unclaimed)
         for kind in KINDS:
             self.metrics.drop_unclaimed.labels(kind).set(kinds[kind])
+
+    async def _look_at_state(self) -> None:
+        """Look whether the state folder is still there; what had to wait for it goes on."""
+        try:
+            before = self._state_watch.problem
+            if await self._state_watch.look():
+                for queue in self._models.queues.values():
+                    queue.recheck()
+            if self._state_watch.problem != before:
+                self._report_status()
+        except StateError as error:
+            log.error("the state folder cannot be checked: %s", error)
 
     async def _make_drop_folder(self, config: Config) -> None:
         """Create the drop folder before the daemon reports ready: clients may drop files from then on."""

@@ -36,6 +36,7 @@ _PAGE = """<!doctype html>
 </header>
 <p id="message" role="status" aria-live="polite" data-kept></p>
 <main>
+{problems}
 {queue}
 {unclaimed}
 {models}
@@ -44,6 +45,8 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
+_PROBLEMS = """<section aria-labelledby="problems"><h2 id="problems">State folder</h2>
+<ul class="unclaimed">{rows}</ul></section>"""
 _ACCESS_FORM = """<form id="access" class="scripted"><label>Token
 <input id="token" type="password" autocomplete="off"></label> <span class="note">for {purpose}</span></form>"""
 _NO_ACTIONS = '<p class="note">Actions need serve.token_file; or use the commands.</p>'
@@ -102,6 +105,7 @@ def render(overview: JSON, rights: Rights) -> str:
         device=definitions(_device(overview)),
         documentation=DOCUMENTATION,
         access=_access(rights),
+        problems=_problems(overview.get("state_problems") or []),
         queue=queue_panel(overview, actions=rights.actions),
         unclaimed=unclaimed_panel(overview.get("unclaimed") or []),
         models=join(panels),
@@ -118,6 +122,13 @@ def _access(rights: Rights) -> Html:
     ]
     form = fill(_ACCESS_FORM, purpose="; ".join(needs)) if needs else _NO_MARKUP
     return join([form, Html(_NO_SCRIPT if rights.actions else _NO_ACTIONS)])
+
+
+def _problems(found: Sequence[str]) -> Html:
+    """Return what is wrong with the state folder, and what was repaired in it."""
+    if not found:
+        return _NO_MARKUP
+    return fill(_PROBLEMS, rows=join(fill("<li>{text}</li>", text=text) for text in found))
 
 
 def _device(overview: JSON) -> list[tuple[str, object]]:

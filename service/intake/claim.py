@@ -20,7 +20,7 @@ from pathlib import Path
 from edged.atomic import as_state_error, fsync_directory, temporary_sibling
 from edged.errors import CheckpointError, DeferredError, EdgedError, TooLargeError
 from service.intake.drop_folder import sidecar_of
-from service.intake.leftovers import Origin, write_origin
+from service.intake.orphans import Origin, write_origin
 from service.intake.stability import Fingerprint
 from service.storage.paths import CLAIMED_NAME
 from service.units import format_bytes, printable

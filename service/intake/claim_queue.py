@@ -17,7 +17,7 @@ from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim, discard_claimed
 from service.intake.drop_folder import Refusal, sidecar_of
-from service.intake.leftovers import Origin
+from service.intake.orphans import Origin
 from service.intake.run_folder import note_taken
 from service.intake.stability import Fingerprint
 from service.intake.watcher import Drop
@@ -77,6 +77,7 @@ class ClaimQueue:
         holds: Pinned and paused models, whose files stay in the drop folder.
         listener: Receivers of what becomes of a file.
         liveness: Registers the loop that claims the files.
+        state_problem: Returns why nothing can be kept in the state folder now; None if it can. May block.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ClaimQueue:
         holds: Holds,
         listener: ClaimListener,
         liveness: Liveness,
+        state_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._config = config
         self._claimed = claimed
@@ -95,6 +97,7 @@ class ClaimQueue:
         self._holds = holds
         self._listener = listener
         self._liveness = liveness
+        self._state_problem = state_problem
         self._queue: asyncio.Queue[Drop | Refusal] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
         self._parked: dict[Path, Parked] = {}
@@ -143,6 +146,7 @@ class ClaimQueue:
         found = await self._queue.get()
         loop.expect_within(found.size / _SLOWEST_COPY)
         try:
+            await asyncio.to_thread(self._require_state_folder)
             if isinstance(found, Drop):
                 await self._take(found)
             else:
@@ -154,6 +158,15 @@ class ClaimQueue:
         except Exception as error:  # a bug in this program must not end the intake
             log.exception("cannot take %s; it stays in the drop folder and is tried again", found.path.name)
             self._give_back(found, "internal", f"unexpected {type(error).__name__}; see the log")
+
+    def _require_state_folder(self) -> None:
+        """Check that what is claimed is not taken into nothing.
+
+        Raises:
+            StateError: The state folder is gone, or another one is in its place.
+        """
+        if (problem := self._state_problem()) is not None:
+            raise StateError(problem)
 
     async def _take(self, drop: Drop) -> None:
         model = self._config.model(drop.model)
@@ -224,7 +237,7 @@ class ClaimQueue:
             if not journaled or update.sha256 is None or update.id in self._claimed_since:
                 continue
             events = await self._updates.events(update.id)
-            claimed_at = min(event.at for event in events if event.state is State.CLAIMED)
+            claimed_at = min((event.at for event in events if event.state is State.CLAIMED), default=0.0)
             if await asyncio.to_thread(_discard_unchanged, drop.path, update.sha256, claimed_at):
                 log.info("update %d of %s (%s) was claimed already", update.id, drop.model, update.file_name)
                 if drop.run is not None and drop.fingerprint is not None:
@@ -256,6 +269,7 @@ class ClaimQueue:
         def journal(sha256: str, size: int) -> None:
             stages["claim"] = round(time.monotonic() - start, 3)
             fields = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
+            self._require_state_folder()
             journaled.append(self._updates.journal.advance(update.id, State.CLAIMED, **fields))
             if drop.run is not None and drop.fingerprint is not None:
                 _note_taken(drop.run, drop.path, drop.fingerprint, sha256)

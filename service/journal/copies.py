@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +113,12 @@ class Copies:
 
     Args:
         folder: Folder of the files; created with the first one.
+        problem: Returns why nothing may be written there now; None if it may.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, problem: Callable[[], str | None] = lambda: None) -> None:
         self._folder = folder
+        self._problem = problem
         self._written: dict[str, bytes] = {}
 
     def path(self, model: str) -> Path:
@@ -127,10 +129,12 @@ class Copies:
         """Write the copy of a model, unless it is on the disk already.
 
         Raises:
-            StateError: The disk is full or the folder cannot be written.
+            StateError: The disk is full, or the folder cannot be written or is gone.
         """
         if not _NAME.fullmatch(copy.model):
             return
+        if (problem := self._problem()) is not None:  # nothing ends, and no hold changes, in a folder that is gone
+            raise StateError(problem)
         path, content = self.path(copy.model), encode(copy)
         if self._written.get(copy.model) == content and path.is_file():
             return

@@ -57,6 +57,15 @@ class Holds:
         self._changed.set()
         self._changed = asyncio.Event()  # waiters hold a reference to the old one
 
+    async def write_again(self) -> None:
+        """Write the holds to a journal that was repaired, which may have older ones.
+
+        Raises:
+            StateError: The journal cannot be written.
+        """
+        for model, hold in list(self._holds.items()):
+            await self._disk(self._journal.put_hold, model, hold)
+
     async def raise_version(self, model: str, version: int) -> None:
         """Record that a signed version was committed; nothing changes if a higher one was.
 

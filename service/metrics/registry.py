@@ -319,6 +319,13 @@ class Metrics:
             "Time at which another generation was put in service because the current one was damaged.",
             "model",
         )
+        self.state_folder_up = self._gauge(
+            "state_folder_up", "Whether the state folder is the one that the daemon has opened, and can be written."
+        )
+        self.journal_restored = self._gauge(
+            "journal_last_restored_timestamp_seconds",
+            "Time at which the journal was found damaged, and got back what must not be lost.",
+        )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
         self.checkpoint_bytes = self._gauge(
             "checkpoint_bytes", "Size of the checkpoint that the live artifact was quantized from.", "model"

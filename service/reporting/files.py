@@ -6,7 +6,7 @@ import logging
 import shutil
 from pathlib import Path
 
-from edged.atomic import write_atomic
+from edged.atomic import make_folder, write_atomic
 from edged.errors import EdgedError
 from service.reporting.data import COURSE, EVIDENCE, JSON, PAGE, ResourceTrace, folder_of, gather, is_of
 from service.reporting.page import render
@@ -56,7 +56,7 @@ class Reports:
 def keep_resource_trace(folder: Path, trace: ResourceTrace) -> None:
     """Write the resource trace of a worker into its staging folder, which is created if the worker failed early."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         (folder / COURSE).write_bytes(trace.to_json())
     except OSError as error:
         log.warning(

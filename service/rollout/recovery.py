@@ -10,9 +10,10 @@ as nothing is wrong.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from edged.errors import EdgedError, GateError
@@ -53,6 +54,7 @@ class Recovery:
         rollbacks: Journals that a generation is in service again.
         records: Journal, metrics and reports.
         checkpoints: Makes a damaged generation again where the file that it was made from is kept.
+        state_problem: Returns why nothing can be kept in the state folder now; None if it can. May block.
 
     Attributes:
         damaged: Records of the damaged generations, by model and number.
@@ -60,10 +62,16 @@ class Recovery:
     """
 
     def __init__(
-        self, swapper: Swapper, rollbacks: Rollbacks, records: UpdateRecords, checkpoints: Checkpoints
+        self,
+        swapper: Swapper,
+        rollbacks: Rollbacks,
+        records: UpdateRecords,
+        checkpoints: Checkpoints,
+        state_problem: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.damaged: dict[str, dict[int, dict[str, Any]]] = {}
         self._checkpoints = checkpoints
+        self._state_problem = state_problem
         self._swapper = swapper
         self.generations = swapper.generations
         self._rollbacks = rollbacks
@@ -102,7 +110,9 @@ class Recovery:
             NothingWholeError: The generation is damaged, and no other one is whole.
         """
         server = self._swapper.servers.get(model)
-        if server is None:
+        if (
+            server is None or await asyncio.to_thread(self._state_problem) is not None
+        ):  # files that are gone, not damaged
             return None
         async with server.switching:
             current, unfit = self.generations.current(model), self._unfit.setdefault(model, set())
@@ -144,7 +154,7 @@ class Recovery:
                 self._show(model)
             return
         server = self._swapper.servers.get(model)
-        if server is None:
+        if server is None or await asyncio.to_thread(self._state_problem) is not None:
             return
         async with server.switching:
             if number not in self.generations.numbers(model):

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edged.atomic import make_folder
+
 _NAME = re.compile(r"(\d{13,})-[0-9a-f]{8}\.[a-z]+")
 
 
@@ -76,7 +78,7 @@ class Ring:
         """
         if len(data) > self.max_bytes:
             return False
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.folder)
         self.folder.chmod(0o700)
         path = self.folder / f"{int(now * 1000):013}-{secrets.token_hex(4)}{suffix}"
         half = path.with_name(f".{path.name}.tmp")

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 _TEMPORARY = ".*.tmp"
 # Below the state folder, where nobody else writes. Compiled models, which other processes write, expire.
 _PLACES = (
-    *("claimed", "claimed/*", "staging", "rejected/*", "superseded/*", "calib/*", "capture/*"),
+    *("claimed", "claimed/*", "copies", "staging", "rejected/*", "superseded/*", "calib/*", "capture/*"),
     *("models/*", "models/*/gen", "models/*/gen/*"),
 )
 

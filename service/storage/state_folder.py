@@ -10,6 +10,7 @@ from service.journal.copies import Copies
 from service.journal.states import State
 from service.journal.store import Journal
 from service.journal.update import Update
+from service.storage.identity import StateIdentity
 from service.storage.paths import CLAIMED_NAME, Paths
 
 
@@ -21,11 +22,13 @@ class StateFolder:
         paths: Locations in the state folder.
         store: Published generations.
         journal: History of the updates.
+        identity: Tells whether the folder is still the one that was opened.
     """
 
     paths: Paths
     store: ModelStore
     journal: Journal
+    identity: StateIdentity
 
     @classmethod
     def open(cls, root: Path) -> StateFolder:
@@ -37,7 +40,9 @@ class StateFolder:
         paths = Paths(root)
         store = ModelStore(paths.models)
         used = any(store.generations(model) for model in store.models())
-        return cls(paths, store, Journal(paths.journal, copies=Copies(paths.copies), expected=used))
+        identity = StateIdentity(paths)
+        copies = Copies(paths.copies, identity.problem)
+        return cls(paths, store, Journal(paths.journal, copies=copies, expected=used), identity)
 
     def claimed_file(self, update: Update) -> Path:
         """Return where the dropped file of `update` is stored while the update is open."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import StateError
-from service.journal.states import RETRIABLE, State
+from service.journal.states import RETRIABLE, State, is_end
 from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
@@ -122,7 +122,7 @@ class UpdateFiles:
         needed = {update.sha256 for update in open_updates}
         for path in folder.paths.claimed.iterdir():
             ended = None if path.name in needed else folder.journal.last_of_file(path.name)
-            if ended is not None:  # without an update, its source may be in the drop folder, or the journal is new
+            if ended is not None and is_end(ended.state):  # without one, see service.intake.orphans
                 if ended.state in RETRIABLE and folder.kept_file(ended) == self.claimed(ended):
                     reason = _reason(ended, ended.state, ended.code, ended.reason)
                     keep(self.claimed(ended), self.kept(ended, ended.state), reason)

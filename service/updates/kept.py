@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edged.atomic import as_state_error, fsync_directory, temporary_sibling, write_atomic
+from edged.atomic import as_state_error, fsync_directory, make_folder, temporary_sibling, write_atomic
 from service.storage.paths import CLAIMED_NAME
 
 
@@ -27,7 +27,7 @@ def keep(file: Path, folder: Path, reason: Mapping[str, Any]) -> None:
     if file.exists():
         link(file, folder)
     with as_state_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     write_atomic(folder / "reason.json", (json.dumps(reason, indent=2) + "\n").encode())
 
 
@@ -38,7 +38,7 @@ def link(file: Path, folder: Path) -> None:
         StateError: The disk is full or the folder cannot be written.
     """
     with as_state_error(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         temporary = temporary_sibling(folder / CLAIMED_NAME)
         os.link(file, temporary)  # the same filesystem: both are in the state folder
         temporary.replace(folder / CLAIMED_NAME)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -111,7 +112,7 @@ class UpdateRunner:
         """
         if (reason := self.unjournaled.get(update.id)) is not None:
             why = {"code": StateError.code, "reason": reason}
-            if State.DEFERRED in NEXT[update.state] and update.state not in GOING_LIVE:
+            if State.DEFERRED in NEXT.get(update.state, ()) and update.state not in GOING_LIVE:
                 attempt = max(0, update.attempt - 1)
                 update = await self._records.updates.advance(update.id, State.DEFERRED, attempt=attempt, **why)
                 self._records.metrics.count_deferral(update.model, StateError.code)
@@ -135,6 +136,8 @@ class UpdateRunner:
 
     async def _conclude(self, update: Update, outcome: Outcome) -> float | None:
         """Decide what follows from the outcome of an attempt; return the seconds until the next one."""
+        if not isinstance(outcome, (Committed, Postponed)) and (problem := await self._state_problem()) is not None:
+            outcome = Stopped(Failure(StateError.code, problem))  # which may be why it failed
         match outcome:
             case Committed():
                 return None
@@ -159,11 +162,16 @@ class UpdateRunner:
         if interruptions > _MAX_INTERRUPTIONS:
             reason = f"the daemon or the device died {interruptions} times in the middle of it"
             return Stopped(Failure(_INTERRUPTED, reason))
+        if (problem := await self._state_problem()) is not None:
+            return Stopped(Failure(StateError.code, problem))
         try:
             observers = Observers(self.progress, self.turns, self.cancellations, self.found_fit)
             return await Attempt(self._steps, update, self._config, observers).run()
         except EdgedError as error:
             return Stopped(Failure.of(error))
+
+    async def _state_problem(self) -> str | None:
+        return await asyncio.to_thread(self._steps.state_problem)
 
     async def _still_postponed(self, update: Update) -> Postponement | None:
         """Recheck a postponed update without a transition: that may happen a thousand times before it goes on."""
@@ -268,6 +276,8 @@ class UpdateRunner:
     async def _end(self, update: Update, state: State, failure: Failure) -> None:
         """End an update that will not be served."""
         records, result = self._records, state.value.lower()
+        if (problem := await self._state_problem()) is not None:
+            raise StateError(problem)
         if is_end((await records.updates.get(update.id)).state):  # a crash kept the queue from knowing
             return
         self.retry_at.pop(update.id, None)

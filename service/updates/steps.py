@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.rollout.probation import Probation
@@ -25,6 +26,7 @@ class UpdateSteps:
         rollbacks: Knows whether the generation was taken out of service again.
         probation: Watches the live generation.
         records: Journal, metrics and reports.
+        state_problem: Returns why nothing can be kept in the state folder now; None if it can. May block.
     """
 
     admission: Admission
@@ -34,3 +36,4 @@ class UpdateSteps:
     rollbacks: Rollbacks
     probation: Probation
     records: UpdateRecords
+    state_problem: Callable[[], str | None]

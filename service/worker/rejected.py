@@ -40,7 +40,7 @@ def kept_if_rejected(job: Job, source: Source, served: Served, attachments: Mapp
 
 def _write(job: Job, files: Mapping[str, bytes]) -> None:
     try:
-        job.out.mkdir(parents=True)
+        job.out.mkdir()
         for name, data in files.items():
             (job.out / name).write_bytes(data)
     except OSError as error:  # the gate remains the reason of the rejection

@@ -40,5 +40,6 @@ def runner_of(config: Config, folder: StateFolder, disk: Disk, metrics: Metrics,
         rollbacks=rollbacks,
         probation=Probation(rollbacks, records),
         records=records,
+        state_problem=folder.identity.problem,
     )
     return UpdateRunner(current, steps)

@@ -36,6 +36,7 @@ TESTED_BY = {
     "service/daemon/model_repository": "end_to_end/test_protocol.py",
     "service/daemon/queries": "end_to_end/test_update.py",
     "service/daemon/supervisor": "end_to_end/test_startup.py",
+    "service/daemon/state_watch": "end_to_end/test_state_folder.py",
     "service/daemon/statuses": "end_to_end/test_protocol.py",
     "service/daemon/tokens": "unit/service/http/test_auth.py",
     "service/daemon/update_actions": "end_to_end/test_superseding.py",

@@ -303,6 +303,7 @@ def test_a_folder_that_cannot_be_written_is_73(device: Device, tmp_path: Path) -
 def test_list_knows_whether_the_cache_is_current(device: Device, tmp_path: Path) -> None:
     fill(device.images, 40)
     assert device.model("list")["cache"] == "none"
+    (tmp_path / "state").mkdir(exist_ok=True)
     cache = build_cache(device.images, Paths(tmp_path / "state").calibration("m"), SPEC, limit=1024)
     listed = device.model("list")
     assert (listed["cache"], listed["digest"], listed["images"]) == ("current", cache.digest, 40)
@@ -410,6 +411,7 @@ def test_stats_of_nothing_are_refused(device: Device) -> None:
 
 def test_purge_erases_what_was_kept(device: Device) -> None:
     ring = calibration_set(load_config(device.config), "m").ring
+    ring.folder.parents[1].mkdir()
     ring.add(b"abc", ".png", 1.0)
     assert device.model("list")["captured"] == {"images": 1, "bytes": 3, "oldest": "1970-01-01T00:00:01.000Z"}
     assert device.run("purge", "m")[:2] == (0, {"model": "m", "removed": 1, "bytes": 3})

@@ -29,6 +29,7 @@ def look(folder, more=""):
 
 
 def made(folder, side=8):
+    (folder / "state").mkdir(exist_ok=True)
     return build_cache(folder / "images", folder / "state" / "calib" / "m", InputSpec(side, side))
 
 

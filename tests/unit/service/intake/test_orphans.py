@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.intake.claim import claim
-from service.intake.leftovers import Origin, give_back, read_origin, write_origin
+from service.intake.orphans import Origin, give_back, read_origin, write_origin
 
 CONTENT = b"a checkpoint" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
