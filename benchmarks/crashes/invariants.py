@@ -99,6 +99,6 @@ def broken_on_disk(daemon: Daemon) -> Iterator[str]:
 def _leftovers(state: Path) -> Iterator[Path]:
     for folder in ("claimed", "staging"):
         yield from (state / folder).iterdir()
-    for path in state.rglob("*"):
-        if path.name.endswith(".tmp"):
+    for path in state.rglob("*.tmp"):
+        if path.parent.name not in ("claimed", "staging"):
             yield path

@@ -109,7 +109,7 @@ def kill_at_random(bases: Bases, folder: Path, count: int, seed: int) -> Kills:
     kills: Counter[str] = Counter()
     broken: list[str] = []
     files = 0
-    with bases.copy(Scenario("kills", (FIRST,), lambda *_: None, {}), folder / f"kills-{seed}") as daemon:
+    with bases.copy((FIRST,), folder / f"kills-{seed}") as daemon:
         daemon.config["worker"]["tries"] = count  # a worker that was killed has failed
         with Load(daemon.start(), bases).running() as load:
             while kills.total() - kills["nobody"] < count:

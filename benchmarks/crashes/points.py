@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +16,10 @@ from tests.support.daemon import Daemon, eventually, processes, workers
 from tests.support.syscall_faults import Fault, attached, command_prefix, operations, threads_of
 
 # Who is hit: the thread that does the disk work, those that copy dropped files, or the worker.
+ERRORS = ("EIO", "ENOSPC", "EDQUOT", "EROFS")
 THREADS = ("disk", "intake", "worker")
 _SYNCS = ("fsync", "fdatasync")
+_JOURNALING = ("fdatasync", "pwrite64")
 _IDLE = 4
 _numbers = itertools.count()
 
@@ -61,7 +64,7 @@ class Trial:
 
 def points_of(scenario: Scenario, bases: Bases, folder: Path, who: str) -> list[Point]:
     """Return all points of a scenario in the order in which they are reached: one run without faults."""
-    with bases.copy(scenario, folder / "clean") as daemon, started(daemon):
+    with bases.copy(scenario.files, folder / "clean") as daemon, started(daemon):
         log = folder / "clean-log"
         _act_traced(daemon, scenario, bases, who, log, [])
         come_to_rest(daemon, scenario)
@@ -90,7 +93,67 @@ def distinct(points: Sequence[Point]) -> list[Point]:
     return kept
 
 
-def try_point(scenario: Scenario, bases: Bases, folder: Path, point: Point, faults: Sequence[Fault]) -> Trial:
+def pairs(points: Sequence[Point]) -> list[tuple[Point, tuple[Fault, Fault] | tuple[Fault]]]:
+    """Return two faults for each point: an error, and a second fault while the first one is handled.
+
+    Half of the points get the same error again at the next call of this name, the others a kill at the next call of
+    the journal.
+    """
+    found: list[tuple[Point, tuple[Fault, Fault] | tuple[Fault]]] = []
+    last = dict.fromkeys(_JOURNALING, 0)
+    kept = set(distinct(points))
+    effects = itertools.cycle(ERRORS)
+    for point in points:
+        last[point.call] = point.number
+        if point not in kept:
+            continue
+        effect = next(effects)
+        if len(found) % 2:
+            after = next(call for call in _JOURNALING if call != point.call)
+            found.append((point, (point.fault(effect), Fault(after, "SIGKILL", str(last[after] + 1)))))
+        else:
+            twice = f"{point.number}..{point.number + 1}+1"
+            found.append((point, (Fault(point.call, effect, twice),)))
+    return found
+
+
+def killed_at(scenario: Scenario, bases: Bases, folder: Path, point: Point) -> Path:
+    """Return a state folder as a kill at a point leaves it."""
+    number = next(_numbers)
+    killed = folder / f"killed-{number}"
+    with bases.copy(scenario.files, folder / f"trial-{number}") as daemon:
+        daemon.start()
+        log = folder / f"strace-{number}"
+        _act_traced(daemon, scenario, bases, point.who, log, [point.fault("SIGKILL")])
+        eventually(lambda: not processes(daemon), "the children of a killed daemon end")
+        shutil.copytree(daemon.folder, killed, symlinks=True, ignore=shutil.ignore_patterns("*.sock"))
+    return killed
+
+
+def restart_points(scenario: Scenario, bases: Bases, folder: Path, killed: Path) -> list[Point]:
+    """Return the points of the start that follows a kill, up to the next worker."""
+    log = folder / f"strace-{next(_numbers)}"
+    with bases.copy(killed, folder / "restarted") as daemon:
+        daemon.prefix = command_prefix(log)
+        with started(daemon):
+            come_to_rest(daemon, scenario)
+    found: dict[tuple[str, int], Point] = {}  # the kill hits the first thread that comes to the n-th call
+    for each in operations(log):
+        if str(daemon.state / "staging") in each.arguments and each.call in ("write", "fsync", "mkdir"):
+            break
+        if str(daemon.state) in each.arguments and "journal.db-shm" not in each.arguments:
+            found.setdefault((each.call, each.number), Point("start", each.call, each.number, each.arguments))
+    return list(found.values())
+
+
+def try_point(
+    scenario: Scenario,
+    bases: Bases,
+    folder: Path,
+    point: Point,
+    faults: Sequence[Fault],
+    killed: Path | None = None,
+) -> Trial:
     """Begin a scenario, inject faults, restart the daemon if it was killed, and check what must hold.
 
     Args:
@@ -99,17 +162,17 @@ def try_point(scenario: Scenario, bases: Bases, folder: Path, point: Point, faul
         folder: Folder to work in.
         point: Where the first fault is.
         faults: All faults.
+        killed: State folder that a kill has left, if the point is in the start that follows; it is copied.
     """
     number = next(_numbers)
     log = folder / f"strace-{number}"
     broken: list[str] = []
     states: tuple[str, ...] = ()
-    with bases.copy(scenario, folder / f"trial-{number}") as daemon:
+    with bases.copy(killed or scenario.files, folder / f"trial-{number}") as daemon:
         try:
-            if point.who == "start":
+            if killed is not None:
                 daemon.prefix = command_prefix(log, *faults)
                 daemon.spawn()
-                scenario.act(daemon, bases.task)
                 _await_end(daemon, scenario)
                 daemon.prefix = ()
             else:

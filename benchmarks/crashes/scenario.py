@@ -118,9 +118,9 @@ class Bases:
         return folder
 
     @contextlib.contextmanager
-    def copy(self, scenario: Scenario, folder: Path) -> Iterator[Daemon]:
-        """Yield a daemon, not started, on a copy of the state folder that a scenario begins with."""
-        shutil.copytree(self.make(scenario.files), folder, symlinks=True)
+    def copy(self, begin: tuple[str, ...] | Path, folder: Path) -> Iterator[Daemon]:
+        """Yield a daemon, not started, on a copy of a state folder, or of one after files were dropped."""
+        shutil.copytree(begin if isinstance(begin, Path) else self.make(begin), folder, symlinks=True)
         daemon = Daemon(folder, self.task.calibration)
         try:
             yield daemon

@@ -31,9 +31,14 @@ def sweep(paths: Paths) -> None:
         _remove(path)
 
 
-def sweep_temporaries(folder: Path) -> None:
-    """Remove the temporary files and folders in a folder into which nobody is writing now."""
-    for path in _entries(folder, _TEMPORARY):
+def sweep_temporaries(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files and folders that nobody is writing any more.
+
+    Args:
+        folder: Folder to look in.
+        name: Name of what they were to become; None for all.
+    """
+    for path in _entries(folder, _TEMPORARY if name is None else f".{name}{_TEMPORARY}"):
         _remove(path)
 
 

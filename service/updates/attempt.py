@@ -214,7 +214,7 @@ class Attempt:
         """Run the worker; returns the totals of its report, or why it failed."""
         update, metrics = self._update, self._records.metrics
         metrics.show_postponed(update.model, None)
-        await self._steps.files.clear_for_worker(update)
+        await self._steps.files.clear_staging(update)
         self._worker_started = time.monotonic()
         self._worker_waits = {}
         self._show("start")
@@ -222,6 +222,7 @@ class Attempt:
         self._progress.pop(update.id, None)  # or it would be shown while the generation warms up and is on probation
         await self._steps.files.keep_resource_trace(update, result.trace)
         if isinstance(result.outcome, Failure):
+            await self._steps.files.clear_half_written(update)
             metrics.worker_peak_memory.labels(update.model).set(result.peak_bytes)
             return result.outcome
         totals = result.outcome.totals

@@ -53,12 +53,15 @@ class UpdateFiles:
         return self._folder.paths.engine_cache(model)
 
     async def clear_staging(self, update: Update) -> None:
-        """Remove the staging folder of an update."""
-        await self._disk(shutil.rmtree, self.staged(update), ignore_errors=True)
+        """Remove the staging folder of an update, and the one that its worker was writing."""
+        staged = self.staged(update)
+        await self._disk(shutil.rmtree, staged, ignore_errors=True)
+        await self._disk(sweep_temporaries, staged.parent, staged.name)
 
-    async def clear_for_worker(self, update: Update) -> None:
-        """Remove what a worker that was killed has left behind: the staging folder, half a calibration cache."""
-        await self.clear_staging(update)
+    async def clear_half_written(self, update: Update) -> None:
+        """Remove what the worker of an update was writing when it was killed: an artifact, a calibration cache."""
+        staged = self.staged(update)
+        await self._disk(sweep_temporaries, staged.parent, staged.name)
         await self._disk(sweep_temporaries, self.caches(update.model))
 
     async def keep_resource_trace(self, update: Update, trace: ResourceTrace) -> None:

@@ -76,6 +76,13 @@ def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path: Path) -> None:
     sweep(Paths(tmp_path / "none"))
 
 
+def test_only_what_was_to_become_a_name_is_removed(tmp_path: Path) -> None:
+    for name in (".1.0a1b2c3d.tmp", ".12.0a1b2c3d.tmp", "1"):
+        (tmp_path / name).mkdir()
+    sweep_temporaries(tmp_path, "1")
+    assert all_below(tmp_path) == {".12.0a1b2c3d.tmp", "1"}
+
+
 def test_what_cannot_be_removed_is_logged(
     paths: Paths, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

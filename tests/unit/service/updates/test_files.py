@@ -179,3 +179,21 @@ def test_a_claimed_file_that_was_not_journaled_is_left_alone(device: Device) -> 
     (folder / "file").write_bytes(b"its source is in the drop folder")
     device.recover()
     assert device.stored() == ["claimed/file"]
+
+
+def test_what_a_killed_worker_was_writing_is_removed_and_what_others_write_stays(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    update = device.claim()
+    half = [device.paths.staging / f".{update.id}.0a1b2c3d.tmp", device.paths.calibration("m") / ".d1.0a1b2c3d.tmp"]
+    others = [device.paths.staging / ".12.0a1b2c3d.tmp", device.paths.calibration("n") / ".d1.0a1b2c3d.tmp"]
+    for path in [*half, *others, device.files.staged(update)]:
+        path.mkdir(parents=True)
+        (path / "content").touch()
+    asyncio.run(device.files.clear_half_written(update))
+    assert not any(path.exists() for path in half)
+    assert all(path.exists() for path in [*others, device.files.staged(update)])  # the trace of the worker is kept
+    half[0].mkdir()
+    asyncio.run(device.files.clear_staging(update))
+    assert not half[0].exists()
+    assert not device.files.staged(update).exists()
+    assert others[0].exists()
