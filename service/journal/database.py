@@ -113,7 +113,7 @@ class Database:
     def close(self) -> None:
         """Close the file; the object cannot be used afterwards."""
         with self._lock:
-            self._connection.close()
+            self._close()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -135,8 +135,7 @@ class Database:
             return "it was removed"
         if (status.st_dev, status.st_ino) != self._identity:
             return "another file is in its place"
-        with self.path.open("rb") as file:
-            begins = file.read(len(_MAGIC))
+        begins = os.pread(self._descriptor, len(_MAGIC), 0)
         return None if begins == _MAGIC else "it was overwritten: it does not begin as a database does"
 
     def reopen(self, reason: str) -> None:
@@ -154,7 +153,7 @@ class Database:
             rescued = self._rescue() if self._was_replaced() else None
             self.suspect = reason
             aside = _quarantine(self.path)
-            self._connection.close()  # afterwards: it removes the log that it finds next to the file
+            self._close()  # afterwards: it removes the log that it finds next to the file
             if rescued is not None:
                 rescued.replace(self.path)
                 fsync_directory(self.path.parent)
@@ -191,8 +190,17 @@ class Database:
             if not _is_about_contents(error):
                 raise
             self._begin_anew(error)
-        status = self.path.lstat()
+        # Never closed before the connection: closing any descriptor of a file ends all locks of the process on it, and
+        # those of SQLite are what keeps a reader in another process from removing the log.
+        self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        status = os.fstat(self._descriptor)
         self._identity = status.st_dev, status.st_ino
+
+    def _close(self) -> None:
+        self._connection.close()
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def _begin_anew(self, error: Exception) -> None:
         self.damage = Damage(str(error), _quarantine(self.path))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,3 +176,18 @@ def test_a_journal_that_is_damaged_while_it_is_open_goes_on(how: str, tmp_path: 
     assert [update.state for update in journal.open_updates()] == [State.CLAIMED]
     assert journal.restored == []
     journal.close()
+
+
+def test_a_check_leaves_the_locks_of_the_file_alone(tmp_path: Path) -> None:
+    """Or another process that reads the journal would take its log away, with what it holds."""
+    journal = open_journal(tmp_path, expected=False)
+    update = journal.create("cats", "a.pt", 1)
+    journal.check()
+    reader = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM holds').fetchall(); c.close()"
+    )
+    subprocess.run([sys.executable, "-c", reader, tmp_path / "journal.db"], check=True)
+    assert (tmp_path / "journal.db-wal").exists()
+    assert journal.advance(update.id, State.SETTLED).state is State.SETTLED
+    journal.close()
+    assert not (tmp_path / "journal.db-wal").exists()
