@@ -6,10 +6,13 @@ Python imports a module of this name at startup if it is on PYTHONPATH. EDGED_AL
 - "bare": likewise, and images are neither decoded nor normalized, so that only the overhead of requests remains.
 - "spinning": children use OpenMP's default waiting and its default number of threads.
 - "leaking": the supervisor leaks some memory for every generation that it retires.
+- "dripping": likewise, and a descriptor of shared memory, a thread and a process.
 """
 
 import os
+import subprocess
 import sys
+import threading
 from typing import Any
 
 LEAK_BYTES = 1 << 20  # a swap
@@ -71,16 +74,20 @@ def spin() -> None:
     os.environ["OMP_NUM_THREADS"] = str(os.cpu_count())  # OpenMP's default
 
 
-def leak() -> None:
-    """Leak memory for every generation that is retired."""
+def leak(everything: bool) -> None:
+    """Leak memory for every generation that is retired; if `everything`, all else that can leak, too."""
     from service.serving.model_server import ModelServer
 
-    kept: list[bytes] = []
+    kept: list[Any] = []
     retire = ModelServer.retire
 
     async def leaking(self: ModelServer, generation: Any) -> None:
         await retire(self, generation)
         kept.append(os.urandom(LEAK_BYTES))  # not zeros, whose pages would not count
+        if everything:
+            os.memfd_create("leaked")
+            threading.Thread(target=threading.Event().wait, daemon=True).start()
+            kept.append(subprocess.Popen(["sleep", "3600"]))
 
     ModelServer.retire = leaking  # type: ignore[method-assign]
 
@@ -93,8 +100,8 @@ def alter(wanted: str, command: list[str]) -> None:
             unprepared_images()
     elif wanted == "spinning" and any(child in command for child in CHILDREN):
         spin()
-    elif wanted == "leaking" and "run" in command:
-        leak()
+    elif wanted in ("leaking", "dripping") and "run" in command:
+        leak(everything=wanted == "dripping")
 
 
 alter(os.environ.get("EDGED_ALTERED", ""), sys.orig_argv)
