@@ -17,8 +17,9 @@ from benchmarks.serving.processes import eventually, own_bytes_of
 AT_REST = 2  # processes below the supervisor: a generation and the fork server
 SLACK = 3  # of what is counted: a connection or a thread of a pool that comes and goes
 MEMORY_SLACK = 0.05  # lines of the log that the supervisor keeps, up to a bound
-DROP_EVERY = 10  # one of so many cycles is a new checkpoint, the others go back to the previous generation
+DROP_EVERY = 50  # one of so many cycles is a new checkpoint, the others go back to the previous generation
 _SEGMENT = ("/memfd:", "/dev/shm/")  # noqa: S108 - targets of descriptors
+_FEW = 10  # after so many the daemon has done everything once
 _SAMPLES, _APART_S = 5, 0.3
 
 
@@ -94,9 +95,9 @@ def run(cycles: int, altered: str = "", report: Callable[[str], object] = lambda
         altered: Change that benchmarks/serving/altered makes; "" for none.
         report: Receives progress.
     """
-    few_cycles = max(DROP_EVERY, cycles // 10)
+    few_cycles = max(_FEW, cycles // 10)
     with swappable(altered=altered, worker=PREPARES, log={"level": "info"}) as edged:
-        few = many = None
+        few = None
         for number in range(1, cycles + 1):
             edged.put_live() if number % DROP_EVERY == 0 else edged.reload()
             if number == few_cycles:

@@ -90,7 +90,8 @@ class Housekeeping:
 
     async def delete_expired(self) -> None:
         """Delete files of the state folder that have expired."""
-        await self._disk(trim, self._config.current, self._folder.paths, self._folder.journal)
+        folder = self._folder
+        await self._disk(trim, self._config.current, folder.paths, folder.journal, folder.ages.now())
         await self._recovery.refresh()
 
     def scrub_if_due(self, now: float) -> None:

@@ -146,7 +146,7 @@ class Supervisor:
     def _wire_updates(self) -> None:
         """Wire what takes an update from its claimed file into service."""
         config, folder, disk = self._config, self._folder, self._disk
-        updates = UpdateRepository(folder.journal, disk, folder.store, config)
+        updates = UpdateRepository(folder.journal, disk, folder.store, config, folder.ages.now)
         self._records = UpdateRecords(updates, self.metrics, Reports(folder, disk))
         self._holds = Holds(folder.journal, disk)
         self._state_watch = StateWatch(folder, disk, self._holds, self.metrics)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.atomic import as_state_error, fsync_directory, temporary_sibling
-from edged.errors import CheckpointError, DeferredError, EdgedError, TooLargeError
+from edged.errors import CheckpointError, DeferredError, TooLargeError
 from service.intake.drop_folder import sidecar_of
 from service.intake.orphans import Origin, write_origin
 from service.intake.stability import Fingerprint
@@ -73,11 +73,13 @@ class Claim:
         sha256: SHA-256 of the contents, in hex.
         path: Path of the copy, claimed/<sha256>/file.
         bytes: Size in bytes.
+        problem: Why the file could not be removed from the drop folder; None if it was.
     """
 
     sha256: str
     path: Path
     bytes: int
+    problem: str | None = None
 
 
 def claim(
@@ -148,39 +150,11 @@ def _claim(
         with exclusive():
             path = _keep(temporary, claimed_root / digest, origin)
             journal(digest, size)
-        _remove(source, before)
-        return Claim(digest, path, size)
+        return Claim(digest, path, size, remove(source, Fingerprint.of(before)))
     finally:
         os.close(descriptor)
         with contextlib.suppress(OSError):  # report the first error; the next start removes the file
             temporary.unlink(missing_ok=True)
-
-
-def discard_claimed(source: Path, sha256: str) -> bool:
-    """Remove a file from the drop folder if it is the one that was claimed already, before a crash.
-
-    Args:
-        source: File in the drop folder.
-        sha256: SHA-256 of the claimed file, in hex.
-
-    Returns:
-        Whether it is. If not, or if it cannot be read, it stays where it is.
-    """
-    try:
-        descriptor = _open(source)
-        try:
-            before, digest = os.fstat(descriptor), hashlib.sha256()
-            while chunk := _read(descriptor):
-                digest.update(chunk)
-            _check_unchanged(source, descriptor, before, before.st_size)
-        finally:
-            os.close(descriptor)
-    except (OSError, EdgedError):
-        return False
-    if digest.hexdigest() != sha256:
-        return False
-    _remove(source, before)
-    return True
 
 
 def _open(source: Path) -> int:
@@ -293,13 +267,18 @@ def _keep(temporary: Path, folder: Path, origin: Origin | None) -> Path:
     return path
 
 
-def _remove(source: Path, before: os.stat_result) -> None:
-    """Remove the file from the drop folder, unless another file has its name by now."""
+def remove(source: Path, claimed: Fingerprint) -> str | None:
+    """Remove a claimed file, and its checksum, from the drop folder, unless another file has its name by now.
+
+    Returns:
+        Why it cannot be removed, in one line; None if it is gone.
+    """
     try:
-        if Fingerprint.of(source.lstat()) == Fingerprint.of(before):
+        if Fingerprint.of(source.lstat()) == claimed:
             sidecar_of(source).unlink(missing_ok=True)  # first: alone it is ignored, while a file without it is not
             source.unlink()
     except FileNotFoundError:
         pass
     except OSError as error:
-        log.warning("cannot remove %s from the drop folder: %s", printable(source.name), error.strerror)
+        return error.strerror or str(error)
+    return None

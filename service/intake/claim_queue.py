@@ -15,7 +15,14 @@ from typing import Any
 from edged.errors import CheckpointError, EdgedError, RejectedError, StateError
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
-from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim, discard_claimed
+from service.intake.claim import (
+    ChecksumError,
+    GoneError,
+    MissingChecksumError,
+    NotSettledError,
+    claim,
+    remove,
+)
 from service.intake.drop_folder import Refusal, sidecar_of
 from service.intake.orphans import Origin
 from service.intake.run_folder import note_taken
@@ -30,6 +37,7 @@ from service.system.liveness import Liveness, Loop
 log = logging.getLogger(__name__)
 
 _SLOWEST_COPY = 1 << 20  # bytes a second; the drop folder may be a network share on a slow line
+_LOOK = "stat"  # key of a `_Look` in the detail of an event
 _REMEMBERED = 200  # refusals that are not journaled a second time
 
 
@@ -62,6 +70,23 @@ class ClaimListener:
     not_settled: Callable[[Drop], None]
     given_back: Callable[[Drop | Refusal, str], None]
     truncated: Callable[[Update, str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What stat(2) says of a file in the drop folder, by which it is known again.
+
+    Attributes:
+        file: The file.
+        checksum: Its `.sha256`; None if there is none.
+    """
+
+    file: Fingerprint
+    checksum: Fingerprint | None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return JSON types."""
+        return {"file": str(self.file), "checksum": None if self.checksum is None else str(self.checksum)}
 
 
 class ClaimQueue:
@@ -102,7 +127,6 @@ class ClaimQueue:
         self._task: asyncio.Task[None] | None = None
         self._parked: dict[Path, Parked] = {}
         self._given_back: dict[Path, dict[str, Any]] = {}  # code and reason that are not journaled yet
-        self._claimed_since: set[int] = set()  # updates
 
     def parked(self, model: str) -> int:
         """Return the number of files of a model that wait in the drop folder for an operator."""
@@ -175,22 +199,29 @@ class ClaimQueue:
         if (hold := self._holds.why(drop.model)) is not None:
             await self._park(drop, *hold)
             return
-        if await self._was_rejected(drop) or await self._was_claimed(drop):
-            return
+        look = await asyncio.to_thread(_look_at, drop.path)
+        if look is not None:
+            if await self._was_rejected(drop, look):
+                return
+            if (taken := await self._taken_as(drop, look)) is not None:
+                await self._remove_taken(drop, look, taken)
+                return
         update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
         await self._journal_wait(drop.path, update)
         stages = {"settle": max(0.0, time.time() - drop.seen_at)}
         self._metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
         await self._updates.advance(update.id, State.SETTLED, stages=stages)
         try:
-            update = await self._claim(drop, model, update, stages)
+            update, problem = await self._claim(drop, model, update, stages, look)
         except NotSettledError as error:
             log.info("update %d of %s (%s): %s", update.id, drop.model, update.file_name, error)
             self._listener.not_settled(drop)
         except EdgedError as error:
-            await self._cannot_claim(drop, update, error)
+            await self._cannot_claim(drop, update, error, look)
         else:
             log.info("update %d of %s claimed: %s, %d bytes", update.id, drop.model, update.file_name, drop.size)
+            if problem is not None:
+                self._keep_removing(drop, update, problem)
             await self._hand_on(update, drop.truncated)
 
     async def _hand_on(self, update: Update, truncated: str | None) -> None:
@@ -216,34 +247,54 @@ class ClaimQueue:
             await self._updates.note(update.id, detail)
             self._given_back.pop(path, None)
 
-    async def _was_rejected(self, drop: Drop) -> bool:
-        """Return whether the file was rejected, before a restart, for a fault that it still has."""
+    async def _was_rejected(self, drop: Drop, look: _Look) -> bool:
+        """Return whether the file was rejected before, for a fault that it still has.
+
+        Files are compared by what stat(2) says, never by the clock, which may have been wrong then.
+        """
         codes = {ChecksumError.code, CheckpointError.code}
         if self._config.current.drop.require_checksum:
             codes.add(MissingChecksumError.code)
-        known = await self._updates.find(drop.model, State.REJECTED, limit=_REMEMBERED)
-        rejected_at = max(
-            (update.updated_at for update in known if _is_of(update, drop) and update.code in codes), default=0.0
-        )
-        return rejected_at > 0 and await asyncio.to_thread(_unchanged_since, drop.path, rejected_at)
-
-    async def _was_claimed(self, drop: Drop) -> bool:
-        """Return whether the daemon died between journaling the claim of the file and removing it; it is removed now.
-
-        A copy of the same file that was dropped since then is another drop.
-        """
-        for update in await self._updates.open_updates():
-            journaled = (update.model, update.file_name, update.file_bytes) == (drop.model, drop.name, drop.size)
-            if not journaled or update.sha256 is None or update.id in self._claimed_since:
-                continue
-            events = await self._updates.events(update.id)
-            claimed_at = min((event.at for event in events if event.state is State.CLAIMED), default=0.0)
-            if await asyncio.to_thread(_discard_unchanged, drop.path, update.sha256, claimed_at):
-                log.info("update %d of %s (%s) was claimed already", update.id, drop.model, update.file_name)
-                if drop.run is not None and drop.fingerprint is not None:
-                    await asyncio.to_thread(_note_taken, drop.run, drop.path, drop.fingerprint, update.sha256)
+        for update in await self._updates.find(drop.model, State.REJECTED, limit=_REMEMBERED):
+            of_drop = update.sha256 is None and (update.file_name, update.file_bytes) == (drop.name, drop.size)
+            if of_drop and update.code in codes and await self._noted(update, State.REJECTED) == look.to_dict():
                 return True
         return False
+
+    async def _taken_as(self, drop: Drop, look: _Look) -> Update | None:
+        """Return the update that has claimed the file; None if none has.
+
+        It is still there if it could not be removed, or if the daemon died in between. To claim it once more could put
+        an old model in service again.
+        """
+        for update in await self._updates.find(drop.model, limit=_REMEMBERED):
+            if update.sha256 is not None and (update.file_name, update.file_bytes) == (drop.name, drop.size):
+                noted = await self._noted(update, State.CLAIMED)
+                if noted is not None and noted.get("file") == str(look.file):
+                    return update
+        return None
+
+    async def _noted(self, update: Update, state: State) -> dict[str, Any] | None:
+        """Return what the journal says of the file itself when its update came into a state, see `_Look`."""
+        events = await self._updates.events(update.id)
+        return next(
+            (event.detail.get(_LOOK) for event in events if event.state is state and _LOOK in event.detail), None
+        )
+
+    async def _remove_taken(self, drop: Drop, look: _Look, update: Update) -> None:
+        """Remove a file that was claimed before; it is found again later if that fails again."""
+        problem = await asyncio.to_thread(remove, drop.path, look.file)
+        if drop.run is not None and update.sha256 is not None:  # the daemon may have died before that
+            await asyncio.to_thread(_note_taken, drop.run, drop.path, look.file, update.sha256)
+        if problem is None:
+            log.info("%s is removed from the drop folder: update %d has taken it", drop.path, update.id)
+        else:
+            self._keep_removing(drop, update, problem)
+
+    def _keep_removing(self, drop: Drop, update: Update, problem: str) -> None:
+        """Have a claimed file found again, to remove it, because it cannot be removed now."""
+        log.warning("cannot remove %s, which is update %d, from the drop folder: %s", drop.path, update.id, problem)
+        self._listener.given_back(drop, f"it is update {update.id} already, and cannot be removed: {problem}")
 
     async def _park(self, drop: Drop, code: str, reason: str) -> None:
         """Leave the file in the drop folder, and journal why."""
@@ -262,7 +313,10 @@ class ClaimQueue:
     def _count_parked(self, model: str) -> None:
         self._metrics.drops_held.labels(model).set(self.parked(model))
 
-    async def _claim(self, drop: Drop, model: ModelConfig, update: Update, stages: dict[str, float]) -> Update:
+    async def _claim(
+        self, drop: Drop, model: ModelConfig, update: Update, stages: dict[str, float], look: _Look | None
+    ) -> tuple[Update, str | None]:
+        """Claim a file; return its update, and why it could not be removed from the drop folder."""
         start = time.monotonic()
         journaled = [update]
 
@@ -270,13 +324,14 @@ class ClaimQueue:
             stages["claim"] = round(time.monotonic() - start, 3)
             fields = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
             self._require_state_folder()
-            journaled.append(self._updates.journal.advance(update.id, State.CLAIMED, **fields))
+            noted = None if look is None else {_LOOK: look.to_dict()}
+            journaled.append(self._updates.journal.advance(update.id, State.CLAIMED, noted, **fields))
             if drop.run is not None and drop.fingerprint is not None:
                 _note_taken(drop.run, drop.path, drop.fingerprint, sha256)
 
         # Not in the disk thread: copying takes long, and the journal must be available meanwhile.
         config = self._config.current
-        await asyncio.to_thread(
+        claimed = await asyncio.to_thread(
             claim,
             drop.path,
             self._claimed,
@@ -287,14 +342,15 @@ class ClaimQueue:
             journal=journal,
             exclusive=self._updates.journal.exclusive,
         )
-        self._claimed_since.add(update.id)
         self._metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
-        return journaled[-1]  # not read anew: nothing may fail once the file has left the drop folder
+        # Not read anew: nothing may fail once the file has left the drop folder.
+        return journaled[-1], claimed.problem
 
-    async def _cannot_claim(self, drop: Drop, update: Update, error: EdgedError) -> None:
+    async def _cannot_claim(self, drop: Drop, update: Update, error: EdgedError, look: _Look | None) -> None:
         """End the update if its file is at fault or gone. If the disk is at fault, the file is found again later."""
         if isinstance(error, RejectedError):
-            await self._journal_end(update, State.REJECTED, error.code, str(error))
+            noted = None if look is None else {_LOOK: look.to_dict()}
+            await self._journal_end(update, State.REJECTED, error.code, str(error), noted)
         elif isinstance(error, GoneError):
             await self._journal_end(update, State.FAILED, error.code, str(error))
         else:
@@ -316,30 +372,25 @@ class ClaimQueue:
         await self._journal_wait(refusal.path, update)
         await self._journal_end(update, State.REJECTED, refusal.code, f"{name}: {refusal.reason}")
 
-    async def _journal_end(self, update: Update, state: State, code: str, reason: str) -> None:
-        await self._updates.advance(update.id, state, code=code, reason=reason)
+    async def _journal_end(
+        self, update: Update, state: State, code: str, reason: str, detail: dict[str, Any] | None = None
+    ) -> None:
+        await self._updates.advance(update.id, state, detail, code=code, reason=reason)
         self._metrics.count_update(update.model, state.value.lower(), code)
         log.error("update %d of %s (%s) %s: %s", update.id, update.model, update.file_name, state.value.lower(), reason)
 
 
-def _is_of(update: Update, drop: Drop) -> bool:
-    """Return whether an update that ended before its file was claimed may be of a file."""
-    return update.sha256 is None and (update.file_name, update.file_bytes) == (drop.name, drop.size)
-
-
-def _unchanged_since(path: Path, when: float) -> bool:
-    """Return whether neither a file nor its checksum were changed, moved or given other permissions since a time."""
+def _look_at(path: Path) -> _Look | None:
+    """Return what a file of the drop folder is; None if it is gone."""
     try:
-        changes = [path.lstat().st_ctime]
-        with suppress(FileNotFoundError):
-            changes.append(sidecar_of(path).lstat().st_ctime)
+        file = Fingerprint.of(path.lstat())
+        try:
+            checksum = Fingerprint.of(sidecar_of(path).lstat())
+        except FileNotFoundError:
+            checksum = None
     except OSError:
-        return False
-    return max(changes) < when
-
-
-def _discard_unchanged(path: Path, sha256: str, claimed_at: float) -> bool:
-    return _unchanged_since(path, claimed_at) and discard_claimed(path, sha256)
+        return None
+    return _Look(file, checksum)
 
 
 def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:

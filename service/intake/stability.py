@@ -29,6 +29,10 @@ class Fingerprint:
         """Create a fingerprint from the result of stat(2)."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
+    def __str__(self) -> str:
+        """Return the fingerprint as the journal keeps it."""
+        return f"{self.size}-{self.mtime_ns}-{self.ctime_ns}-{self.inode}"
+
 
 @dataclass
 class _Seen:

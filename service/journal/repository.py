@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from edged.artifacts.store import ModelStore
@@ -28,16 +28,25 @@ class UpdateRepository:
         disk: Thread for disk work.
         store: Published generations; the journal keeps the update of a generation as long as the generation exists.
         config: Configuration in force; its `history` limits how many ended updates are kept.
+        now: Function that returns the time by which ages are judged, in seconds since 1970.
 
     Attributes:
         journal: The journal itself, for work that already runs outside the event loop.
     """
 
-    def __init__(self, journal: Journal, disk: Disk, store: ModelStore, config: CurrentConfig) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        disk: Disk,
+        store: ModelStore,
+        config: CurrentConfig,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self.journal = journal
         self._disk = disk
         self._store = store
         self._config = config
+        self._now = now
 
     async def get(self, update_id: int) -> Update:
         """Return an update.
@@ -90,9 +99,11 @@ class UpdateRepository:
         """Return the number of the ended update whose file an update takes again; None for a dropped file."""
         return await self._disk(self.journal.retry_of, update_id)
 
-    async def advance(self, update_id: int, state: State, **fields: Any) -> Update:
+    async def advance(
+        self, update_id: int, state: State, detail: Mapping[str, Any] | None = None, **fields: Any
+    ) -> Update:
         """Move an update to `state`, see `Journal.advance`. After a final state, expired updates are forgotten."""
-        advanced = await self._disk(self.journal.advance, update_id, state, **fields)
+        advanced = await self._disk(self.journal.advance, update_id, state, detail, **fields)
         if is_end(state):
             await self.forget_expired()
         return advanced
@@ -122,7 +133,7 @@ class UpdateRepository:
         A failure is only logged: the update that has just ended must not fail because of older ones.
         """
         history = self._config.current.history
-        oldest = time.time() - history.max_age_days * 86400
+        oldest = self._now() - history.max_age_days * 86400
         try:
             await self._disk(self._forget, history.max_updates, oldest)
         except (StateError, OSError) as error:

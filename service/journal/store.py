@@ -165,12 +165,13 @@ class Journal:
             self.advance(identity, State.SETTLED)
             return self.advance(identity, State.CLAIMED, sha256=ended.sha256, key=key, signature=ended.signature)
 
-    def advance(self, update_id: int, state: State, **fields: Any) -> Update:
+    def advance(self, update_id: int, state: State, detail: Mapping[str, Any] | None = None, **fields: Any) -> Update:
         """Move an update to `state` and set `fields` along with it, in one transaction.
 
         Args:
             update_id: Number of the update.
             state: State to enter.
+            detail: What the event says besides the fields, JSON types.
             fields: Any of sha256, key, generation, code, reason, stages, report, signature and file_bytes; attempt, for
                 work that did not begin after all. A state on the way forward clears code and reason, unless they are
                 given.
@@ -185,7 +186,7 @@ class Journal:
             states.advance(before.state, state)
             if state in states.WAY:
                 fields = {"code": None, "reason": None} | fields
-            update = self._move(before, state, fields)
+            update = self._move(before, state, fields, detail)
             if states.is_end(state):
                 self._write_copy(update.model)
             return update
@@ -320,6 +321,11 @@ class Journal:
         )
         return {model: (dropped_at, live_at) for model, dropped_at, live_at in rows}
 
+    def last_time(self) -> float | None:
+        """Return the time of the last change of any update, in seconds since 1970; None if there is none."""
+        time_: float | None = self._db.select("SELECT MAX(updated_at) FROM updates")[0][0]
+        return time_
+
     def events(self, update_id: int) -> list[Event]:
         """Return the events of an update, the oldest first."""
         rows = self._db.select("SELECT at, state, detail FROM events WHERE update_id = ? ORDER BY rowid", (update_id,))
@@ -396,12 +402,14 @@ class Journal:
         )
         return int(cursor.lastrowid or 0)
 
-    def _move(self, before: Update, state: State, fields: dict[str, Any]) -> Update:
+    def _move(
+        self, before: Update, state: State, fields: dict[str, Any], more: Mapping[str, Any] | None = None
+    ) -> Update:
         attempt = fields.get("attempt", before.attempt) + (state is State.CLAIMED)
         self._set(before.id, fields)
         self._db.execute("UPDATE updates SET state = ?, attempt = ? WHERE id = ?", (state.value, attempt, before.id))
         detail = {key: value for key, value in fields.items() if value is not None and key not in _JSON}
-        self._event(before.id, self._clock(), state, detail)
+        self._event(before.id, self._clock(), state, {**detail, **(more or {})})
         return self._note_open(self._must_get(before.id))
 
     def _set(self, update_id: int, fields: dict[str, Any]) -> None:

@@ -175,15 +175,21 @@ def _leftovers(paths: Paths, journal: Journal) -> Iterator[Garbage]:
             yield _garbage("claimed", "", path)
 
 
-def kept_files(config: Config, paths: Paths, journal: Journal) -> Iterator[Garbage]:
+def kept_files(config: Config, paths: Paths, journal: Journal, now: float | None = None) -> Iterator[Garbage]:
     """Yield rejected and superseded files beyond the limits of number and age, which are those of each folder.
 
     The journal still records why they were not served. Rejected ones are not tried again if they are dropped again.
+
+    Args:
+        config: Configuration in force.
+        paths: Locations in the state folder.
+        journal: History of the updates.
+        now: Time by which ages are judged, in seconds since 1970; None for that of the wall clock.
     """
     needed = {
         update.sha256 for update in journal.open_updates()
     }  # including a file that is being moved there right now
-    oldest = time.time() - config.rejected.keep_days * DAY_S
+    oldest = (time.time() if now is None else now) - config.rejected.keep_days * DAY_S
     for kind, folder in (("rejected", paths.rejected), ("superseded", paths.superseded)):
         newest_first = sorted(_entries(folder), key=lambda path: path.lstat().st_mtime, reverse=True)
         for rank, path in enumerate(newest_first):

@@ -17,25 +17,33 @@ from service.storage.paths import Paths
 log = logging.getLogger(__name__)
 
 
-def trim(config: Config, paths: Paths, journal: Journal) -> None:
-    """Delete everything that has expired; failures are logged and tried again next time."""
-    _trim_captures(config, paths)
+def trim(config: Config, paths: Paths, journal: Journal, now: float | None = None) -> None:
+    """Delete everything that has expired; failures are logged and tried again next time.
+
+    Args:
+        config: Configuration in force.
+        paths: Locations in the state folder.
+        journal: History of the updates.
+        now: Time by which ages are judged, in seconds since 1970; None for that of the wall clock.
+    """
+    now = time.time() if now is None else now
+    _trim_captures(config, paths, now)
     _trim_engines(paths)
-    _trim_damaged(config, paths)
+    _trim_damaged(config, paths, now)
     try:
-        for entry in kept_files(config, paths, journal):
+        for entry in kept_files(config, paths, journal, now):
             remove_folder(entry.path)
             log.info("removed %s, %d bytes: see rejected.keep and rejected.keep_days", entry.path, entry.bytes)
     except (OSError, StateError) as error:
         log.error("cannot remove rejected or superseded files: %s; make %s writable", error, paths.root)
 
 
-def _trim_captures(config: Config, paths: Paths) -> None:
+def _trim_captures(config: Config, paths: Paths, now: float) -> None:
     for folder in sorted(paths.captures.iterdir()) if paths.captures.is_dir() else ():
         model = config.model(folder.name)
         try:
             if model is not None:
-                ring_of(model, folder).trim(time.time())
+                ring_of(model, folder).trim(now)
             else:
                 remove_folder(folder)
                 log.warning("removed the captured images of %s: the model is not configured any more", folder.name)
@@ -52,9 +60,9 @@ def _trim_engines(paths: Paths) -> None:
         log.error("cannot remove compiled models: %s; make %s writable", error, paths.engines)
 
 
-def _trim_damaged(config: Config, paths: Paths) -> None:
+def _trim_damaged(config: Config, paths: Paths, now: float) -> None:
     try:
-        for entry in damaged_generations(ModelStore(paths.models), time.time() - config.rejected.keep_days * DAY_S):
+        for entry in damaged_generations(ModelStore(paths.models), now - config.rejected.keep_days * DAY_S):
             remove_folder(entry.path)
             log.warning("removed %s, %d bytes, a damaged generation: see rejected.keep_days", entry.path, entry.bytes)
     except (OSError, StateError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edged.artifacts.store import ModelStore
@@ -12,6 +12,7 @@ from service.journal.store import Journal
 from service.journal.update import Update
 from service.storage.identity import StateIdentity
 from service.storage.paths import CLAIMED_NAME, Paths
+from service.system.age_clock import AgeClock
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class StateFolder:
         store: Published generations.
         journal: History of the updates.
         identity: Tells whether the folder is still the one that was opened.
+        ages: Clock by which it is judged what has expired.
     """
 
     paths: Paths
     store: ModelStore
     journal: Journal
     identity: StateIdentity
+    ages: AgeClock = field(default_factory=AgeClock)
 
     @classmethod
     def open(cls, root: Path) -> StateFolder:
@@ -42,7 +45,8 @@ class StateFolder:
         used = any(store.generations(model) for model in store.models())
         identity = StateIdentity(paths)
         copies = Copies(paths.copies, identity.problem)
-        return cls(paths, store, Journal(paths.journal, copies=copies, expected=used), identity)
+        journal = Journal(paths.journal, copies=copies, expected=used)
+        return cls(paths, store, journal, identity, AgeClock(journal.last_time()))
 
     def claimed_file(self, update: Update) -> Path:
         """Return where the dropped file of `update` is stored while the update is open."""

@@ -111,7 +111,7 @@ class UpdateRunner:
         Its last attempt was given up in the middle, and does not count.
         """
         if (reason := self.unjournaled.get(update.id)) is not None:
-            why = {"code": StateError.code, "reason": reason}
+            why: dict[str, Any] = {"code": StateError.code, "reason": reason}
             if State.DEFERRED in NEXT.get(update.state, ()) and update.state not in GOING_LIVE:
                 attempt = max(0, update.attempt - 1)
                 update = await self._records.updates.advance(update.id, State.DEFERRED, attempt=attempt, **why)
@@ -191,7 +191,7 @@ class UpdateRunner:
         metrics.show_postponed(update.model, postponement.code)
         if update.state is State.DEFERRED and update.code == postponement.code:
             return postponement.seconds
-        why = {"code": postponement.code, "reason": postponement.reason}
+        why: dict[str, Any] = {"code": postponement.code, "reason": postponement.reason}
         if update.state is State.DEFERRED:
             await updates.annotate(update.id, **why)
         else:
@@ -249,7 +249,7 @@ class UpdateRunner:
             await self._end(update, State.FAILED, Failure(failure.code, tried))
             return None
         delay = float(min(worker.retry_s * 2 ** (min(tries + waits, worker.tries) - 1), _MAX_RETRY_S))
-        why = {"code": failure.code, "reason": failure.reason}
+        why: dict[str, Any] = {"code": failure.code, "reason": failure.reason}
         await self._records.updates.advance(update.id, State.DEFERRED, attempt=update.attempt - passing, **why)
         self._records.metrics.count_deferral(update.model, failure.code)
         log.warning(

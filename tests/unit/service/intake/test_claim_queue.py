@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
+import hashlib
 import os
-import subprocess
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,6 +32,7 @@ from service.storage.paths import Paths
 from service.storage.state_folder import StateFolder
 from service.system.disk_thread import Disk
 from service.system.liveness import Liveness
+from tests.support.small_disk import SmallDisk, missing, small_disk
 
 TIMEOUT_S = 60
 RESCAN_S = 0.5  # longer than the time between two scans, so that what waits is listed meanwhile
@@ -159,32 +160,24 @@ def test_a_file_that_cannot_be_claimed_is_taken_once_it_can(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     """A filesystem of one MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "edged", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no filesystem can be mounted here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    if (why := missing()) is not None:
+        pytest.skip(why)
+    with small_disk(tmp_path / "disk") as mounted:
+        yield mounted
 
 
-def test_a_file_that_meets_a_full_disk_is_taken_once_there_is_room(tmp_path: Path, small_disk: Path) -> None:
+def test_a_file_that_meets_a_full_disk_is_taken_once_there_is_room(tmp_path: Path, disk: SmallDisk) -> None:
     async def main() -> None:
-        async with device_in(tmp_path, small_disk / "state") as device:
-            ballast = small_disk / "ballast"
-            with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                while file.write(bytes(4096)):
-                    pass
+        async with device_in(tmp_path, disk.path / "state") as device:
+            disk.fill()
             path = device.drop(bytes(1 << 16))
             for _ in range(3):
                 reason = await device.until_given_back()
                 assert "full" in reason or "No space left" in reason
             assert path.exists()
-            ballast.unlink()
+            disk.clear()
             update = await device.until_claimed()
             assert device.folder.claimed_file(update).stat().st_size == 1 << 16
             assert not path.exists()
@@ -266,11 +259,11 @@ def test_parked_files_are_released_though_the_end_of_one_cannot_be_journaled(tmp
 def test_a_file_that_was_claimed_right_before_the_daemon_died_is_no_second_drop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, since: str
 ) -> None:
-    """What was journaled and not removed any more is removed; another file, or the same one later, is a new drop."""
+    """What was journaled and not removed any more is removed; another file, or the same once more, is a new drop."""
 
     async def main() -> None:
         with monkeypatch.context() as patch:
-            patch.setattr(claim_module, "_remove", lambda *_: None)
+            patch.setattr(claim_module, "remove", lambda *_: None)
             async with device_in(tmp_path) as device:
                 path = device.drop()
                 before = await device.until_claimed()
@@ -278,7 +271,7 @@ def test_a_file_that_was_claimed_right_before_the_daemon_died_is_no_second_drop(
                     device.journal.advance(before.id, State.REJECTED, code="checkpoint")
         if since == "replaced":
             path.write_bytes(b"WEIGHTS")
-        again = since != "nothing"
+        again = since == "replaced"
         async with device_in(tmp_path) as device:  # the daemon has started again
             if again:
                 assert (await device.until_claimed()).id == before.id + 1
@@ -288,3 +281,73 @@ def test_a_file_that_was_claimed_right_before_the_daemon_died_is_no_second_drop(
             assert (await device.until_claimed()).id == before.id + 1 + again
 
     asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def test_a_claimed_file_that_cannot_be_removed_is_taken_once_and_removed_later(tmp_path: Path, disk: SmallDisk) -> None:
+    """The drop folder is read-only, as a network share may become; a restart in between changes nothing."""
+    folder = disk.path / "m"
+    folder.mkdir()
+    (tmp_path / "drop").mkdir()
+    (tmp_path / "drop" / "m").symlink_to(folder)
+
+    async def first() -> int:
+        async with device_in(tmp_path) as device:
+            await device.watcher.stop()
+            drop = drop_of(device.drop())
+            disk.remount("ro")
+            device.queue.put(drop)
+            update = await device.until_claimed()
+            for _ in range(2):
+                expected = f"it is update {update.id} already, and cannot be removed: Read-only file system"
+                assert await device.until_given_back() == expected
+                device.queue.put(drop)
+            return update.id
+
+    async def second(taken: int) -> None:
+        async with device_in(tmp_path) as device:
+            await device.watcher.stop()
+            path = device.drops / "a.pt"
+            device.queue.put(drop_of(path))
+            assert f"it is update {taken} already" in await device.until_given_back()
+            disk.remount("rw")
+            device.queue.put(drop_of(path))
+            while path.exists():
+                await asyncio.sleep(0.01)
+            device.queue.put(drop_of(device.drop(b"another")))  # as long, with the same name
+            assert (await device.until_claimed()).id == taken + 1
+            assert [update.id for update in device.journal.find()] == [taken + 1, taken]
+
+    taken = asyncio.run(asyncio.wait_for(first(), TIMEOUT_S))
+    asyncio.run(asyncio.wait_for(second(taken), TIMEOUT_S))
+
+
+@pytest.mark.parametrize("ahead_s", [-1e6, 0.0, 1e9])
+def test_a_file_that_was_rejected_is_known_again_and_a_corrected_one_is_taken(tmp_path: Path, ahead_s: float) -> None:
+    """Whatever the clock said when it was rejected: devices start with a wrong one."""
+
+    async def main() -> None:
+        async with device_in(tmp_path) as device:
+            await device.watcher.stop()
+            device.journal._clock = lambda: time.time() + ahead_s
+            path = device.drops / "a.pt"
+            (device.drops / "a.pt.sha256").write_text("0" * 64)
+            drop = drop_of(device.drop())
+            device.queue.put(drop)
+            while not device.journal.find(state=State.REJECTED):
+                await asyncio.sleep(0.01)
+            device.queue.put(drop)  # as after a restart
+            other = device.drops / "b.pt"
+            other.write_bytes(b"weights")
+            device.queue.put(drop_of(other))
+            assert (await device.until_claimed()).file_name == "b.pt"
+            assert len(device.journal.find(state=State.REJECTED)) == 1
+            device.journal._clock = time.time
+            (device.drops / "a.pt.sha256").write_text(hashlib.sha256(b"weights").hexdigest())
+            device.queue.put(drop_of(path))
+            assert (await device.until_claimed()).file_name == "a.pt"
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def drop_of(path: Path) -> Drop:
+    return Drop("m", path, path.stat().st_size, time.time(), "quiet")

@@ -17,6 +17,7 @@ from service.journal.store import Journal
 from service.storage import retention
 from service.storage.paths import Paths
 from service.storage.retention import trim
+from service.storage.state_folder import StateFolder
 
 DAY_S = 86400
 
@@ -108,3 +109,21 @@ def test_compiled_models_of_no_generation_go(device: Device) -> None:
     device.trim()
     assert not path.exists()
     device.trim()
+
+
+def test_a_clock_that_jumps_deletes_nothing_at_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time of day jumps by ten years, while the daemon runs and while it does not."""
+    kept = [device.refuse("a", 1), device.capture("m", 1)]
+    wall = time.time
+    update = device.journal.create("m", "a.pt", 1)
+    device.journal.advance(update.id, State.REJECTED, code="checksum", reason="it does not match")
+    running = StateFolder.open(device.paths.root)
+    monkeypatch.setattr(time, "time", lambda: wall() + 3650 * DAY_S)
+    started = StateFolder.open(device.paths.root)
+    for folder in (running, started):
+        folder.ages._wall = time.time
+        trim(device.config, device.paths, device.journal, folder.ages.now())
+        assert left(kept) == [True, True]
+        folder.journal.close()
+    device.trim()  # by the wall clock
+    assert left(kept) == [False, False]
