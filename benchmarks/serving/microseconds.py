@@ -34,12 +34,12 @@ _RATE = 500  # samples a second
 SUPERVISOR = {
     "receive the head and the body": r"_read_ready__get_buffer",
     "parse the head": r"httptools_impl|Protocol\.on_(message_begin|header|body)",
-    "admit: model, token, sizes, place": r"Protocol\._begin_direct|InferenceRoute\.admit|bodies\.py|BodyMemory\.take",
-    "queue and send to the generation": r"Channel\.(request|_send|_send_more)|frames\.py.*head|^head ",
-    "receive the reply": r"Channel\.(data_received|_dispatch)|_read_ready__data_received|Decoder|_parse|_reply ",
-    "write the response": r"response_of|_head_of|Protocol\._respond|Protocol\.on_response_complete",
-    "count: statistics, metrics": r"count_request|request_stats|inference_stats",
-    "route: swaps, waiting, sampling": r"ModelServer|Generation\.infer|InferenceRoute\.answer|Admission\.respond",
+    "admit: model, token, sizes, place": r"_begin_direct|InferenceRoute\.admit|(bodies|fields)\.py|BodyMemory\.take",
+    "queue and send to the generation": r"Channel\.(begin|_start|_send|_send_more)|frames\.py.*head|^head ",
+    "receive the reply": r"Channel\.(data_received|_dispatch|_settle)|_ready__data_received|Decoder|_parse|_reply ",
+    "write the response": r"answer_of|_head_of|Protocol\._send_answer|Protocol\.on_response_complete",
+    "count: statistics, metrics": r"count_request|_Counting|request_stats|inference_stats",
+    "route: swaps, waiting, sampling": r"ModelServer|Generation\.begin|InferenceRoute\.begin|Admission\.respond",
     "the event loop itself": r"BaseEventLoop|Handle\._run|create_task|Protocol\.on_message_complete|buffer_updated",
 }
 GENERATION = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import NamedTuple
 
 from starlette.exceptions import HTTPException
@@ -16,6 +16,7 @@ from service.ipc.messages import Reply
 from service.ipc.shared_memory import BodyMemory, NoRoomError, StoredBody
 
 _MAX_DIGITS = 18
+_JSON_BYTES_FIELD = JSON_BYTES.lower().encode()
 _FIRST_BYTES = 64 << 10  # for a body whose length is not announced; doubled as needed
 
 
@@ -163,11 +164,36 @@ def json_bytes_of(request: Request) -> int | None:
     return int(text)
 
 
+class Answer(NamedTuple):
+    """A response as the protocol of a connection sends it; `Response` has the same attributes, and takes 5 us to make.
+
+    Attributes:
+        status_code: HTTP status.
+        raw_headers: Names and values of its fields.
+        body: Its content.
+    """
+
+    status_code: int
+    raw_headers: Sequence[tuple[bytes, bytes]]
+    body: bytes | memoryview
+
+
+def answer_of(reply: Reply) -> Answer:
+    """Return the reply of a generation as the answer to an HTTP request."""
+    content, json_bytes, _ = reply.body
+    fields = [(b"content-length", b"%d" % len(content)), (b"content-type", _media_type(reply).encode("latin-1"))]
+    if json_bytes is not None:
+        fields.append((_JSON_BYTES_FIELD, b"%d" % json_bytes))
+    return Answer(reply.status, fields, content)
+
+
 def response_of(reply: Reply) -> Response:
-    """Return the reply of a generation as an HTTP response."""
+    """Return the reply of a generation as a response of Starlette."""
+    headers = {} if reply.body.json_bytes is None else {JSON_BYTES: str(reply.body.json_bytes)}
+    return Response(reply.body.content, reply.status, headers, _media_type(reply))
+
+
+def _media_type(reply: Reply) -> str:
     if reply.body.media_type is not None:
-        return Response(reply.body.content, reply.status, media_type=reply.body.media_type)
-    if reply.body.json_bytes is None:
-        return Response(reply.body.content, reply.status, media_type="application/json")
-    headers = {JSON_BYTES: str(reply.body.json_bytes)}
-    return Response(reply.body.content, reply.status, headers, media_type="application/octet-stream")
+        return reply.body.media_type
+    return "application/json" if reply.body.json_bytes is None else "application/octet-stream"

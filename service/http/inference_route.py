@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from edged.errors import EdgedError
 from service.http.auth import LOCAL, allows_inference, check_inference
-from service.http.bodies import BodyLimits, check_body, response_of, store_body
+from service.http.bodies import Answer, BodyLimits, answer_of, check_body, response_of, store_body
 from service.http.errors import response_to, status_of
+from service.http.fields import IndexedRequest
 from service.http.forms import form_of
+from service.http.protocol import Run, SendAnswer
 from service.http.refusals import Refusals
-from service.ipc.messages import Form
+from service.ipc.messages import Reply
 from service.ipc.shared_memory import StoredBody
+from service.serving.channel import Done, NotStartedError, Question, ServingError
 
 if TYPE_CHECKING:
     from service.daemon.supervisor import Supervisor
@@ -33,20 +36,6 @@ _PATH = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
 def is_inference(path: str) -> bool:
     """Return whether a path is that of inference requests."""
     return _PATH.fullmatch(path) is not None
-
-
-class Message(NamedTuple):
-    """What a request sends.
-
-    Attributes:
-        body: Its body.
-        json_bytes: Length of the JSON in the body in bytes; None if the body is all JSON.
-        form: What it says next to its body; None for nothing.
-    """
-
-    body: StoredBody
-    json_bytes: int | None
-    form: Form | None
 
 
 class InferenceRoute:
@@ -72,7 +61,7 @@ class InferenceRoute:
             self.count(model, status_of(error), start)
             raise
         try:
-            return await self.answer(request, Message(body, json_bytes, form), start)
+            return response_of(await self.answer(request, Question(body, json_bytes, form), start, self.deadline_s))
         finally:
             body.release()
 
@@ -92,9 +81,9 @@ class InferenceRoute:
             return None
         scope["path_params"] = {"model": found[1]} if found[2] is None else {"model": found[1], "version": found[2]}
         scope[LOCAL] = local
-        request, start = Request(scope), time.monotonic()
+        request, start = IndexedRequest(scope), time.monotonic()
         try:
-            service = self._service(request)
+            self._service(request)
             if not allows_inference(request, self._supervisor.tokens):
                 return None
             size, json_bytes = check_body(request, self._limits)
@@ -103,37 +92,58 @@ class InferenceRoute:
             return None  # Starlette's way finds the same error, and reports it
         if size is None or (body := self._supervisor.body_memory.take(size, json_bytes, arriving=True)) is None:
             return None
-        return Admission(self, request, service.name, Message(body, json_bytes, form), start)
+        return Admission(self, request, body, Question(body, json_bytes, form), start)
 
-    async def answer(self, request: Request, message: Message, start: float) -> Response:
-        """Have the model answer a request whose body is complete.
+    def begin(self, request: Request, question: Question, done: Done) -> bool:
+        """Have the model answer a request at once, without a task; see `ModelServer.begin`.
 
         Args:
             request: The request.
-            message: What it sends; the caller releases the body.
-            start: When its head was complete, by time.monotonic().
+            question: What it asks; the caller releases the body.
+            done: Called with the outcome.
+
+        Returns:
+            Whether it is with the model; if not, it is for `answer` to answer it or to say why not.
         """
-        model, deadline_s = request.path_params["model"], self._supervisor.config.serve.deadline_ms / 1000
+        try:
+            service = self._service(request)  # its version may have been replaced since it was admitted
+        except EdgedError:
+            return False
+        return service.begin(question, self.deadline_s, done)
+
+    async def answer(self, request: Request, question: Question, start: float, deadline_s: float) -> Reply:
+        """Have the model answer a request whose body is complete, waiting for a process if there is none.
+
+        Args:
+            request: The request.
+            question: What it asks; the caller releases the body.
+            start: When its head was complete, by time.monotonic().
+            deadline_s: Seconds that the answer may take.
+        """
+        model = request.path_params["model"]
         try:
             left_s = await self._service(request).wait_until_up(deadline_s)
             service = self._service(request)  # again: its version may have been replaced meanwhile
-            reply = await service.infer(message.body, left_s, message.json_bytes, message.form)
+            reply = await service.infer(question.body, left_s, question.json_bytes, question.form)
         except BaseException as error:
             self.count(model, status_of(error), start)
             raise
-        # Counting takes a twentieth of a request's time, so the reply is sent first, before the loop turns.
-        counted = (model, reply.status, time.monotonic() - start)
-        asyncio.get_running_loop().call_soon(self._supervisor.metrics.count_request, *counted)
-        return response_of(reply)
+        self.count(model, reply.status, start)
+        return reply
 
     def count(self, model: str, status: int, start: float) -> None:
         """Count a request in the metrics."""
         self._supervisor.metrics.count_request(model, status, time.monotonic() - start)
 
     @property
+    def deadline_s(self) -> float:
+        """Seconds that an answer may take."""
+        return self._supervisor.config.serve.deadline_ms / 1000
+
+    @property
     def _limits(self) -> BodyLimits:
         serve, memory = self._supervisor.config.serve, self._supervisor.body_memory
-        return BodyLimits(min(serve.max_body_bytes, memory.size), serve.max_json_bytes, serve.deadline_ms / 1000)
+        return BodyLimits(min(serve.max_body_bytes, memory.size), serve.max_json_bytes, self.deadline_s)
 
     async def _store(self, request: Request) -> tuple[StoredBody, int | None]:
         try:
@@ -154,23 +164,46 @@ class Admission:
     Args:
         route: Route that answers it.
         request: The request.
-        model: Model name.
-        message: What it sends.
+        body: Place of its body.
+        question: What it asks.
         start: When its head was complete, by time.monotonic().
     """
 
-    def __init__(self, route: InferenceRoute, request: Request, model: str, message: Message, start: float) -> None:
-        self.body = message.body
-        self._message = message
+    def __init__(
+        self, route: InferenceRoute, request: Request, body: StoredBody, question: Question, start: float
+    ) -> None:
+        self.body = body
+        self._question = question
         self._route = route
         self._request = request
-        self._model = model
+        self._model: str = request.path_params["model"]
         self._start = start
 
-    async def respond(self) -> Response:
-        """Return the response, once the body is complete."""
+    def respond(self, send: SendAnswer, run: Run) -> None:
+        """Have the request answered, once its body is complete; see `service.http.protocol.Admission`."""
+        due = time.monotonic() + self._route.deadline_s
+
+        def done(outcome: Reply | ServingError) -> None:
+            if isinstance(outcome, NotStartedError):
+                run(self._respond(due))  # by another process
+                return
+            if isinstance(outcome, Reply):
+                send(answer_of(outcome))
+                status = outcome.status
+            else:
+                run(response_to(self._request, outcome))
+                status = status_of(outcome)
+            self.body.release()
+            self._route.count(self._model, status, self._start)
+
+        if not self._route.begin(self._request, self._question, done):
+            run(self._respond(due))
+
+    async def _respond(self, due: float) -> Answer | Response:
+        """Return the response of a request that waits for a process, or the reason why it gets none."""
         try:
-            return await self._route.answer(self._request, self._message, self._start)
+            left_s = max(0.0, due - time.monotonic())
+            return answer_of(await self._route.answer(self._request, self._question, self._start, left_s))
         except Exception as error:
             if status_of(error) == 500:
                 log.exception("a request failed")

@@ -10,15 +10,15 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
+from typing import Any, cast
 from typing import Protocol as Interface
-from typing import cast
 
 import httptools
 import uvicorn
-from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -41,6 +41,26 @@ _JOINED_BYTES = 1 << 16  # a response up to this size is written at once
 _HURRIED_RATE = 256 << 10  # bytes a second of a body that arrives while others wait for memory
 
 
+class Answer(Interface):
+    """A response as it is sent; those of Starlette are such, too."""
+
+    @property
+    def status_code(self) -> int:
+        """HTTP status."""
+
+    @property
+    def raw_headers(self) -> Sequence[tuple[bytes, bytes]]:
+        """Names and values of its fields."""
+
+    @property
+    def body(self) -> bytes | memoryview:
+        """Its content."""
+
+
+SendAnswer = Callable[[Answer], None]
+Run = Callable[[Coroutine[Any, Any, Answer]], None]
+
+
 class Admission(Interface):
     """An admitted request that is answered without ASGI.
 
@@ -50,8 +70,13 @@ class Admission(Interface):
 
     body: StoredBody
 
-    async def respond(self) -> Response:
-        """Return the response, once the body is complete."""
+    def respond(self, send: SendAnswer, run: Run) -> None:
+        """Have the request answered, once its body is complete.
+
+        Args:
+            send: Sends the response.
+            run: Runs a coroutine in a task, and sends the response that it returns: for a request that has to wait.
+        """
 
     def abandon(self, status: int) -> None:
         """Forget the request, whose body will not be complete, and count it with an HTTP status."""
@@ -223,9 +248,11 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         if (admission := self._admission) is not None:
             self._admission, self._place = None, None
             self.cycle.more_body = False
-            task = self.loop.create_task(self._respond(admission, cast("_DirectCycle", self.cycle)))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            cycle = cast("_DirectCycle", self.cycle)
+            admission.respond(
+                lambda answer: self._send_answer(answer, cycle),
+                lambda waiting: self._run(self._await_answer(waiting, cycle)),
+            )
             return
         super().on_message_complete()
         if self.cycle.response_complete and not self.pipeline:
@@ -330,9 +357,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._reserved = admission.body.reserved
         else:
             self.flow.pause_reading()
-            task = self.loop.create_task(self._grow(admission))
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
+            self._run(self._grow(admission))
 
     async def _grow(self, admission: Admission) -> None:
         """Read on once there is memory for more of a body, or refuse it."""
@@ -352,21 +377,31 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
             self._refuse(503, refusal)
         self.flow.resume_reading()
 
-    async def _respond(self, admission: Admission, cycle: _DirectCycle) -> None:
-        """Answer a request whose body is complete."""
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in a task, which the end of the server waits for."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _await_answer(self, waiting: Coroutine[Any, Any, Answer], cycle: _DirectCycle) -> None:
+        """Send the answer to a request that waits for more than its reply."""
         try:
-            response = await admission.respond()
+            answer = await waiting
         except BaseException:  # the server does not wait any longer
             self.transport.abort()
             raise
+        self._send_answer(answer, cycle)
+
+    def _send_answer(self, answer: Answer, cycle: _DirectCycle) -> None:
+        """Send the answer to a request, unless the client is gone."""
         if cycle.disconnected:
             return
-        head = _head_of(response, keep_alive=cycle.keep_alive)
-        if len(response.body) <= _JOINED_BYTES:
-            self.transport.write(b"".join((head, response.body)))
+        head = _head_of(answer, keep_alive=cycle.keep_alive)
+        if len(answer.body) <= _JOINED_BYTES:
+            self.transport.write(b"".join((head, answer.body)))
         else:
             self.transport.write(head)
-            self.transport.write(response.body)
+            self.transport.write(answer.body)
         cycle.response_started = cycle.response_complete = True
         if not cycle.keep_alive:
             self.transport.close()
@@ -506,7 +541,7 @@ def _date_of(second: int) -> bytes:
     return formatdate(second, usegmt=True).encode()
 
 
-def _head_of(response: Response, *, keep_alive: bool) -> bytes:
+def _head_of(response: Answer, *, keep_alive: bool) -> bytes:
     """Return the head of a response as it is sent."""
     fields = [STATUS_LINE[response.status_code], b"date: ", http_date(), b"\r\n"]
     for name, value in response.raw_headers:

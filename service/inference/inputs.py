@@ -211,6 +211,8 @@ def _prepared(values: npt.NDArray[Any], _: InputSpec) -> Images:
 
 
 def _pixels(values: npt.NDArray[Any], spec: InputSpec) -> Images:
+    if values.dtype == np.uint8:  # bytes after the JSON: there is nothing to check, and no reason to copy them
+        return normalize(values, spec)
     with np.errstate(invalid="ignore"):  # NaN and the like change their value, and are rejected below
         pixels: npt.NDArray[np.uint8] = values.astype(np.uint8)
     if not np.array_equal(pixels, values):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 
 from service.inference.binary import NUMBERS, pack_numbers
 from service.ipc.elements import pack_elements
@@ -47,7 +48,7 @@ def read_outputs(body: Body) -> dict[str, npt.NDArray[Any]]:
     """Return the numeric outputs of a response by name: the inverse of `format_response`, without strings."""
     text, tail = body.split()
     found = {}
-    for output in json.loads(text)["outputs"]:
+    for output in orjson.loads(text)["outputs"]:
         size = output.get("parameters", {}).get("binary_data_size", 0)
         raw, tail = tail[:size], tail[size:]
         if (dtype := NUMBERS.get(output["datatype"])) is not None:
@@ -85,7 +86,14 @@ def format_response(
             listed.append({**described, "parameters": {"binary_data_size": len(tail[-1])}})
         else:
             listed.append({**described, "data": output.data})
-    text = json.dumps({**head, "outputs": listed}, separators=(",", ":")).encode()
+    text = _json_of({**head, "outputs": listed})
     if not tail:
         return Body(text)
     return Body(b"".join([text, *tail]), len(text))
+
+
+def _json_of(data: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(data)
+    except TypeError:  # half a surrogate pair in the id of a client, which only escapes can express
+        return json.dumps(data, separators=(",", ":")).encode()

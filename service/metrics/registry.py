@@ -77,6 +77,7 @@ class Metrics:
         self, registry: CollectorRegistry, version: str = "", state_dir: Path | None = None, root: Path = ROOT
     ) -> None:
         self.registry = registry
+        self._request_series: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._reasons = {reason for reasons in _USUAL_OUTCOMES.values() for reason in reasons}
         registry.register(DeviceCollector(state_dir, root))
         self._declare_software(version)
@@ -132,9 +133,15 @@ class Metrics:
             code: HTTP status of the response.
             seconds: Time from the arrival of the request to its response.
         """
-        known = code in HTTPStatus._value2member_map_
-        self.requests.labels(model, str(code) if known else OTHER).inc()
-        self.request_duration.labels(model).observe(seconds)
+        text = str(code) if code in HTTPStatus._value2member_map_ else OTHER
+        requests, duration = self._request_series.get((model, text)) or self._find_request_series(model, text)
+        requests.inc()
+        duration.observe(seconds)
+
+    def _find_request_series(self, model: str, code: str) -> tuple[Counter, Histogram]:
+        """Return the series of requests with one code, and keep them: finding them takes longer than counting."""
+        found = (self.requests.labels(model, code), self.request_duration.labels(model))
+        return self._request_series.setdefault((model, code), found)
 
     def note_held_back(self, model: str, seconds: float) -> None:
         """Count the time for which the worker of a model was held back because requests arrived."""

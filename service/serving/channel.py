@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Union, cast
 
 from edged.errors import EdgedError
 from service.ipc import frames
 from service.ipc.frames import OBSERVED, PARKED
 from service.ipc.messages import Body, Form, Pass, Reply, Work
 from service.ipc.shared_memory import PLACE, BodyMemory, RequestBody, StartedRecord, StoredBody
-from service.system.timeouts import in_time, within
+from service.system.timeouts import within
+
+log = logging.getLogger(__name__)
 
 # Batches sent to the child at once: while it computes the first, the second is already in its socket.
 _AT_THE_CHILD = 2
@@ -50,13 +54,35 @@ class DeadlineError(ServingError):
 Order = Mapping[str, Any]
 
 
+# Called with the outcome of a request: the reply, or why there is none.
+Done = Callable[[Union[Reply, ServingError]], None]  # noqa: UP007 - evaluated at runtime, by Python 3.10 too
+
+
+class Question(NamedTuple):
+    """A request to a generation.
+
+    Attributes:
+        body: Body of the HTTP request.
+        json_bytes: Length of the JSON in the body in bytes; None if the body is all JSON.
+        form: What the HTTP request says next to its body; None for nothing.
+        observe: Sampling directive; None if the request is not sampled.
+    """
+
+    body: RequestBody
+    json_bytes: int | None = None
+    form: Form | None = None
+    observe: Order | None = None
+
+
 # Compared by identity. deque.remove puts the repr into its error, which takes 50 ms for a body of 600 kB.
 @dataclass(eq=False, repr=False)
 class _Pending:
     id: int
     body: RequestBody
     options: dict[str, Any]  # entries of the frame's header
-    reply: asyncio.Future[Reply]
+    deadline_s: float
+    due: float  # by time.monotonic()
+    done: Done | None  # None once it was called, or if nobody waits any more
     sent_at: float = field(default=0.0)
     stored: StoredBody | None = field(default=None)  # in the memory shared with the child; held until it replies
 
@@ -123,12 +149,13 @@ class Channel(asyncio.Protocol):
         self._idle.set()
         self._closed = False
         self._replied_at = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None  # for the request that is due first
         self.inflight = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection to the child."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - it is one of a stream
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # it is one of a stream
 
     def data_received(self, data: bytes) -> None:
         """Dispatch what the child sent."""
@@ -192,10 +219,7 @@ class Channel(asyncio.Protocol):
             NotStartedError: The child exited before it started the request.
             ServingError: The child exited before it replied.
         """
-        if self._closed:
-            raise NotStartedError(self._gone)
-        if self.inflight >= self._options.queue and not alone:
-            raise BusyError(f"model {self._model!r} has {self.inflight} requests waiting; try again later")
+        self._check_open(alone=alone)
         options: dict[str, Any] = {"json_bytes": json_bytes}
         if rival is not None:
             options["rival"] = {"request_bytes": len(body), "json_bytes": rival.body.json_bytes}
@@ -206,22 +230,33 @@ class Channel(asyncio.Protocol):
             options["alone"] = True
         if form is not None:
             options["form"] = form
-        pending = _Pending(next(self._ids), body, options, asyncio.get_running_loop().create_future())
-        self._waiting.append(pending)
-        self.inflight += 1
-        self._idle.clear()
+        reply: asyncio.Future[Reply] = self._loop.create_future()
+        pending = self._start(body, options, deadline_s, partial(_set_outcome, reply))
         try:
-            self._send_more()
-            return await in_time(pending.reply, deadline_s)
-        except asyncio.TimeoutError:
-            raise DeadlineError(f"model {self._model!r} gave no answer within {deadline_s:g} s") from None
+            return await reply
         finally:
-            # A waiting request is removed; one that was sent keeps its place in the memory until the child replies.
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(pending)
-            self.inflight -= 1
-            if self.inflight == 0:
-                self._idle.set()
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # it failed at the moment of a cancellation: asyncio would log that
+            self._forget(pending)
+
+    def begin(self, question: Question, deadline_s: float, done: Done) -> None:
+        """Have the child answer one request as `request` does, without a task that waits for it.
+
+        Args:
+            question: The request.
+            deadline_s: Seconds that the reply may take.
+            done: Called with the outcome, in the turn of the event loop in which it is known.
+
+        Raises:
+            BusyError, NotStartedError: See `request`; `done` is not called then.
+        """
+        self._check_open(alone=False)
+        options: dict[str, Any] = {"json_bytes": question.json_bytes}
+        if question.observe is not None:
+            options["observe"] = question.observe
+        if question.form is not None:
+            options["form"] = question.form
+        self._start(question.body, options, deadline_s, done)
 
     async def pump(self) -> None:
         """Wait until the child exits.
@@ -244,12 +279,14 @@ class Channel(asyncio.Protocol):
             ended: Whether the child has exited, so it starts no more requests.
         """
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._transport is not None:
             self._transport.close()
         for pending in (*self._sent.values(), *self._waiting):
-            if not pending.reply.done():
-                kind = NotStartedError if self._not_started(pending, ended) else ServingError
-                pending.reply.set_exception(kind(self._gone))
+            kind = NotStartedError if self._not_started(pending, ended) else ServingError
+            self._settle(pending, kind(self._gone))
         for pending in self._sent.values():
             pending.release()
         self._sent.clear()
@@ -278,8 +315,7 @@ class Channel(asyncio.Protocol):
         pending.release()
         if images := header.get("images"):
             self._options.on_batch(images)
-        if not pending.reply.done():
-            pending.reply.set_result(_reply(header, body))
+        self._settle(pending, _reply(header, body))
         self._send_more()
 
     def _fail(self, error: Exception | None) -> None:
@@ -296,6 +332,74 @@ class Channel(asyncio.Protocol):
                     waiting.exception()  # nobody may be waiting
         if not self._closed:
             self.close(ended=True)
+
+    def _check_open(self, *, alone: bool) -> None:
+        """Check that a request can join the queue.
+
+        Raises:
+            BusyError, NotStartedError: See `request`.
+        """
+        if self._closed:
+            raise NotStartedError(self._gone)
+        if self.inflight >= self._options.queue and not alone:
+            raise BusyError(f"model {self._model!r} has {self.inflight} requests waiting; try again later")
+
+    def _start(self, body: RequestBody, options: dict[str, Any], deadline_s: float, done: Done) -> _Pending:
+        """Queue a request, and send it if it is its turn."""
+        due = time.monotonic() + max(0.0, deadline_s)
+        pending = _Pending(next(self._ids), body, options, deadline_s, due, done)
+        self._waiting.append(pending)
+        self.inflight += 1
+        self._idle.clear()
+        if deadline_s > 0:
+            self._send_more()
+            self._watch(due)
+        else:
+            self._settle(pending, self._overdue(pending))
+        return pending
+
+    def _settle(self, pending: _Pending, outcome: Reply | ServingError) -> None:
+        """Report the outcome of a request to who waits for it, once."""
+        done = pending.done
+        if done is not None:
+            self._forget(pending)
+            try:
+                done(outcome)
+            except Exception:  # whoever asked is at fault, and neither the child nor the other requests
+                log.exception("model %s: the outcome of a request could not be processed", self._model)
+
+    def _forget(self, pending: _Pending) -> None:
+        """Count a request no longer. One that was sent keeps its place in the memory until the child replies."""
+        if pending.done is None:
+            return
+        pending.done = None
+        if pending.id not in self._sent:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(pending)
+        self.inflight -= 1
+        if self.inflight == 0:
+            self._idle.set()
+
+    def _watch(self, due: float) -> None:
+        """Let requests fail when they are due. One timer serves all of them: one each would cost more than the rest."""
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now = time.monotonic()
+        unanswered = [each for each in (*self._sent.values(), *self._waiting) if each.done is not None]
+        for pending in unanswered:
+            if pending.due <= now:
+                self._settle(pending, self._overdue(pending))
+        if left := [pending.due for pending in unanswered if pending.due > now]:
+            self._watch(min(left))
+
+    def _overdue(self, pending: _Pending) -> DeadlineError:
+        return DeadlineError(f"model {self._model!r} gave no answer within {pending.deadline_s:g} s")
 
     def _send_more(self) -> None:
         while self._waiting and len(self._sent) - len(self._parked) < self._at_the_child:
@@ -327,6 +431,15 @@ class Channel(asyncio.Protocol):
     @property
     def _gone(self) -> str:
         return f"model {self._model!r} has lost its process; try again in some seconds"
+
+
+def _set_outcome(reply: asyncio.Future[Reply], outcome: Reply | ServingError) -> None:
+    if reply.done():  # cancelled
+        return
+    if isinstance(outcome, ServingError):
+        reply.set_exception(outcome)
+    else:
+        reply.set_result(outcome)
 
 
 def _reply(header: dict[str, Any], body: bytes) -> Reply:

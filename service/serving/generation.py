@@ -24,7 +24,7 @@ from service.ipc.frames import FrameError
 from service.ipc.messages import Form, Reply
 from service.ipc.options import Batching
 from service.ipc.shared_memory import RequestBody
-from service.serving.channel import Channel, ChannelOptions, NotStartedError, Order
+from service.serving.channel import Channel, ChannelOptions, Done, NotStartedError, Order, Question
 from service.serving.fork_client import ForkError, ForkServer
 from service.serving.forked_process import Forked
 from service.serving.limits import GenerationOptions
@@ -193,13 +193,19 @@ class Generation:
             NotStartedError: The child is not ready, or exited before it started the request.
             ServingError: The child is too busy, too slow, or it exited.
         """
-        if self._channel is None or not self.serving:
-            raise NotStartedError(f"model {self.model!r} is starting; try again in some seconds")
-        reply = await self._channel.request(
+        reply = await self._channel_in_service().request(
             body, deadline_s, json_bytes, rival=rival, observe=observe, alone=alone, form=form
         )
         self.answered = True
         return reply
+
+    def begin(self, question: Question, deadline_s: float, done: Done) -> None:
+        """Have the child answer one request without a task; the arguments are those of `Channel.begin`.
+
+        Raises:
+            BusyError, NotStartedError: The child takes no request; `done` is not called then.
+        """
+        self._channel_in_service().begin(question, deadline_s, done)
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until every request is answered; False if that takes longer than `timeout_s`."""
@@ -241,6 +247,11 @@ class Generation:
         if code != -signal.SIGKILL or self._killed:
             return how
         return f"{how}; {OomKills.read().since(self._kills).cause}"
+
+    def _channel_in_service(self) -> Channel:
+        if self._channel is None or not self.serving:
+            raise NotStartedError(f"model {self.model!r} is starting; try again in some seconds")
+        return self._channel
 
     @property
     def _named(self) -> tuple[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from service.ipc.messages import Form, Reply
 from service.ipc.shared_memory import RequestBody
-from service.serving.channel import NotStartedError, ServingError
+from service.serving.channel import Done, NotStartedError, Question, ServingError
 from service.serving.class_names import class_names, renaming
 from service.serving.fork_client import ForkServer
 from service.serving.generation import Generation, GenerationEvents
@@ -139,24 +139,50 @@ class ModelServer:
         if self.live is None:  # no generation is at fault, so none has this in its statistics
             self.counts.recent.note_unanswered(failure=True)
             raise ServingError(f"model {self.name!r} {self.problem or 'has no generation in service yet'}")
-        start_ns, counted, failure = time.monotonic_ns(), (self.stats, self.counts.recent), True
-        inference = self.counts.inference
-        reply: Reply | None = None
+        counting = _Counting(self.counts)
+        outcome: Reply | ServingError | None = None
         try:
-            reply = await self._ask(self.live, body, deadline_s, json_bytes, form)
+            outcome = reply = await self._ask(self.live, body, deadline_s, json_bytes, form)
             return reply
         except ServingError as error:
-            failure = error.is_failure
+            outcome = error
             raise
         finally:
-            end_ns = time.monotonic_ns()
-            for stats in counted:
-                if reply is None:
-                    stats.note_unanswered(failure=failure)
-                else:
-                    stats.note(reply.status, (end_ns - start_ns) / 1e9)
-            status, work = (None, None) if reply is None else (reply.status, reply.work)
-            inference.note(status, start_ns, end_ns, work, time.time())
+            counting.end(outcome)
+
+    def begin(self, question: Question, deadline_s: float, done: Done) -> bool:
+        """Have the live generation answer as `infer` does, without a task, if that is possible at once.
+
+        Args:
+            question: The request.
+            deadline_s: Seconds that the reply may take.
+            done: Called with the outcome. If it is a NotStartedError, the request was not counted, and `infer` can
+                have another process answer it.
+
+        Returns:
+            Whether the request is with the generation; if not, it is for `infer` to answer it or to say why not.
+        """
+        generation, counting = self.live, _Counting(self.counts)
+        if generation is None or not self._waiting_room.is_open:
+            return False
+
+        def answered(outcome: Reply | ServingError) -> None:
+            if isinstance(outcome, Reply):
+                generation.answered = True
+                if self.shadow is not None:
+                    self.shadow.offer(generation.number, question.body, question.json_bytes, outcome, question.form)
+            done(outcome)  # first: counting takes as long as sending
+            if not isinstance(outcome, NotStartedError):
+                counting.end(outcome)
+
+        if (observe := self.sampling.choose()) is not None:
+            question = question._replace(observe=observe)
+        try:
+            generation.begin(question, deadline_s, answered)
+        except ServingError:
+            return False
+        self._listener.requested()
+        return True
 
     async def wait_until_up(self, timeout_s: float) -> float:
         """Wait for a generation that is on its way: in a swap by "resource", or after the first crashes.
@@ -343,3 +369,32 @@ class ModelServer:
         if self._keeper is not None:
             self._keeper.cancel()
             self._keeper = None
+
+
+class _Counting:
+    """One request that is being counted, for the generation that was in service when it began.
+
+    Args:
+        counts: Statistics of the model.
+    """
+
+    def __init__(self, counts: GenerationStats) -> None:
+        self._stats = (counts.current, counts.recent)
+        self._inference = counts.inference
+        self._start_ns = time.monotonic_ns()
+
+    def end(self, outcome: Reply | ServingError | None) -> None:
+        """Count the request.
+
+        Args:
+            outcome: The reply, or why there is none; None if that is another error.
+        """
+        end_ns = time.monotonic_ns()
+        if isinstance(outcome, Reply):
+            for stats in self._stats:
+                stats.note(outcome.status, (end_ns - self._start_ns) / 1e9)
+            self._inference.note(outcome.status, self._start_ns, end_ns, outcome.work, time.time())
+            return
+        for stats in self._stats:
+            stats.note_unanswered(failure=outcome is None or outcome.is_failure)
+        self._inference.note(None, self._start_ns, end_ns, None, time.time())

@@ -27,6 +27,11 @@ class WaitingRoom:
         self._open = asyncio.Event()
         self._open.set()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether requests go straight through."""
+        return self._open.is_set()
+
     def hold(self) -> None:
         """Make requests wait from now on."""
         self._open.clear()

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -346,13 +346,20 @@ class Echo:
         self.body = body
         self._direct = direct
 
-    async def respond(self) -> Response:
-        try:
-            await self._direct.release.wait()
-            found = bytes(self.body.view)
-            return JSONResponse({"bytes": len(found), "sha256": hashlib.sha256(found).hexdigest()})
-        finally:
-            self.body.release()
+    def respond(self, send: Callable[[Response], None], run: Callable[[Coroutine[Any, Any, Response]], None]) -> None:
+        if self._direct.release.is_set():
+            send(self._answer())
+        else:
+            run(self._answer_later())
+
+    async def _answer_later(self) -> Response:
+        await self._direct.release.wait()
+        return self._answer()
+
+    def _answer(self) -> Response:
+        found = bytes(self.body.view)
+        self.body.release()
+        return JSONResponse({"bytes": len(found), "sha256": hashlib.sha256(found).hexdigest()})
 
     def abandon(self, status: int) -> None:
         self._direct.abandoned.append(status)

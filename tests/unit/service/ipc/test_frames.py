@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from service.ipc import frames
 
-HEADERS = st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=20), st.none()), max_size=4)
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+HEADERS = st.dictionaries(st.text(max_size=8), st.one_of(INTEGERS, st.text(max_size=20), st.none()), max_size=4)
 
 
 def blocking(data: bytes) -> Any:
