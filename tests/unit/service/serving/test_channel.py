@@ -21,7 +21,15 @@ from service.ipc.shared_memory import (
     receive_memory,
     record_started,
 )
-from service.serving.channel import BusyError, Channel, ChannelOptions, DeadlineError, NotStartedError, ServingError
+from service.serving.channel import (
+    BusyError,
+    Channel,
+    ChannelOptions,
+    DeadlineError,
+    NotStartedError,
+    Question,
+    ServingError,
+)
 
 
 class Child:
@@ -211,6 +219,71 @@ def test_a_deadline_frees_the_queue_but_not_the_child() -> None:
         assert channel.stalled_s == 0
 
     run(test)
+
+
+def begin(channel: Channel, body: bytes, deadline_s: float = 5) -> asyncio.Future[Reply | ServingError]:
+    outcome: asyncio.Future[Reply | ServingError] = asyncio.get_running_loop().create_future()
+    channel.begin(Question(body), deadline_s, outcome.set_result)  # an error if it is called twice
+    return outcome
+
+
+def test_a_request_without_a_task_has_its_outcome_once() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        answered, late, lost = begin(channel, b"a"), begin(channel, b"b", 0.05), begin(channel, b"c")
+        (id_1, body_1), (id_2, body_2) = await child.next(), await child.next()
+        assert (body_1, body_2) == (b"a", b"b")
+        assert isinstance(await late, DeadlineError)
+        child.answer(id_1, b"answer")
+        assert await answered == Reply(200, Body(b"answer"), 0.5)
+        child.answer(id_2, b"nobody waits for this")
+        await child.next()
+        assert channel.inflight == 1
+        channel.close()
+        assert isinstance(await lost, ServingError)
+        assert channel.inflight == 0
+        with pytest.raises(NotStartedError):
+            begin(channel, b"d")
+
+    run(test)
+
+
+def test_a_request_without_a_task_for_which_there_is_no_room_or_no_time() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        assert isinstance(await begin(channel, b"no time", 0), DeadlineError)
+        waiting = begin(channel, b"a")
+        with pytest.raises(BusyError):
+            begin(channel, b"one too many")
+        child.answer((await child.next())[0], b"first")  # what had no time was not sent
+        assert await waiting == Reply(200, Body(b"first"), 0.5)
+
+    run(test, queue=1)
+
+
+def test_a_request_that_is_due_earlier_than_others_does_not_wait_for_them() -> None:
+    async def test(channel: Channel, child: Child) -> None:
+        slow, quick, slower = begin(channel, b"a", 60), begin(channel, b"b", 0.05), begin(channel, b"c", 0.1)
+        assert isinstance(await asyncio.wait_for(quick, 5), DeadlineError)
+        assert isinstance(await asyncio.wait_for(slower, 5), DeadlineError)
+        assert not slow.done()
+        child.answer((await child.next())[0], b"in time")
+        assert isinstance(await slow, Reply)
+
+    run(test)
+
+
+def test_an_error_of_who_asked_ends_neither_the_channel_nor_other_requests(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: object) -> None:
+        raise KeyError("x")
+
+    async def test(channel: Channel, child: Child) -> None:
+        channel.begin(Question(b"a"), 5, fail)
+        other = begin(channel, b"b")
+        for _ in range(2):
+            child.answer(*await child.next())
+        assert await other == Reply(200, Body(b"b"), 0.5)
+
+    run(test)
+    assert "could not be processed" in caplog.text
 
 
 def test_draining() -> None:
