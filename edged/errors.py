@@ -117,6 +117,13 @@ class EngineError(EdgedError):
     exit_code = 69
 
 
+class SandboxError(EdgedError):
+    """The worker cannot be confined as the configuration asks for."""
+
+    code = "sandbox"
+    exit_code = 69
+
+
 class StateError(EdgedError):
     """State cannot be written: a full disk, a read-only folder."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edged.errors import EdgedError, RejectedError, StateError
 
 # Codes of postponements. An update that was deferred for one of them goes on once its condition is over.
-POSTPONED = ("window", "temperature", "free_memory", "battery", "power_mode", "disk")
+POSTPONED = ("window", "temperature", "free_memory", "battery", "power_mode", "disk", "sandbox")
 
 # Of the disk, or for want of descriptors or memory: neither the file nor this program is at fault, and they pass.
 _FAULTS_OF_THE_DEVICE = frozenset(

@@ -120,6 +120,15 @@ def deal(labels: Sequence[int]) -> list[int]:
     return sorted(range(len(labels)), key=lambda index: (ranks[index], labels[index]))
 
 
+def label_path(image: Path) -> Path:
+    """Return the path of an image's labels: in the folder `labels` for an image under `images`, else next to it."""
+    parts = list(image.parts)
+    places = [index for index, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return Path(*parts).with_suffix(".txt")
+
+
 def _walk(folder: Path, skipped: list[SkippedImage], others: Counter[str]) -> Iterator[str]:
     """Yield the relative paths of the image files under `folder`.
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from edged.calibration.folder import label_path
 from edged.errors import CalibrationError
 
 MAX_LABEL_BYTES = 1 << 20
@@ -136,15 +137,6 @@ class LabelSet:
     def __bool__(self) -> bool:
         """Return whether there is a labeled box."""
         return any(boxes is not None and len(boxes.classes) for boxes in self.boxes)
-
-
-def label_path(image: Path) -> Path:
-    """Return the path of an image's labels: in the folder `labels` for an image under `images`, else next to it."""
-    parts = list(image.parts)
-    places = [index for index, part in enumerate(parts[:-1]) if part == "images"]
-    if places:
-        parts[places[-1]] = "labels"
-    return Path(*parts).with_suffix(".txt")
 
 
 def read_labels(folder: Path, files: Sequence[str]) -> LabelSet | None:

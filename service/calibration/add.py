@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from edged.atomic import as_state_error, write_atomic
-from edged.calibration.folder import ImageFolder
+from edged.calibration.folder import ImageFolder, label_path
 from edged.calibration.formats import SUFFIXES
 from edged.calibration.images import LARGE_PIXELS, decode, read_image, suffix_of
 from edged.calibration.places import find_images, is_list
-from edged.calibration.yolo_labels import label_path
 from edged.errors import ImageError, UsageError
 from service.calibration.image_set import CalibrationSet, in_threads
 

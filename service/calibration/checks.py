@@ -14,9 +14,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from edged.calibration.dataset import MIN_IMAGES
-from edged.calibration.folder import ImageFolder, passed_over
+from edged.calibration.folder import ImageFolder, label_path, passed_over
 from edged.calibration.images import LARGE_PIXELS, MAX_PIXELS, LargeImageError, decode, read_image
-from edged.calibration.yolo_labels import label_path, read_labels
+from edged.calibration.yolo_labels import read_labels
 from edged.errors import CalibrationError, ImageError
 from edged.evaluation.class_names import name_difference
 from service.calibration.image_set import CalibrationSet, class_counts, in_threads

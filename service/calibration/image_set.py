@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from edged.artifacts.store import ModelStore
 from edged.calibration.dataset import cache_digest
-from edged.calibration.folder import ImageFolder
+from edged.calibration.folder import ImageFolder, label_path
 from edged.calibration.places import find_images
-from edged.calibration.yolo_labels import label_path
 from edged.errors import ArtifactError, EdgedError, UsageError
 from edged.models.names import default_input
 from edged.spec import InputSpec

@@ -60,6 +60,7 @@ from service.system.host_names import is_host_name
 
 ANY_HOST = "*"
 _MAX_THREADS = 1024  # of a process
+SANDBOX = ("auto", "require", "off")
 MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
@@ -94,6 +95,13 @@ def _runtime(value: Any, reader: Reader, location: Location) -> RuntimeConfig:
         return reader.section(RuntimeConfig, value, location)
     return RuntimeConfig(name=choice(*RUNTIMES)(value, reader, location))
 
+
+def _sandbox(value: Any, reader: Reader, location: Location) -> str:
+    """Read one of SANDBOX; YAML reads `off` as false."""
+    return choice(*SANDBOX)("off" if value is False else value, reader, location)
+
+
+described(_sandbox, ", ".join(f"`{word}`" for word in SANDBOX))
 
 _AUTO_THREADS: int | str = "auto"
 
@@ -375,6 +383,7 @@ class WorkerConfig:
     threads: int | str = setting(_threads, _AUTO_THREADS)
     device: str = setting(choice("auto", "cpu", "cuda"), "cpu")
     nice: int = setting(whole(0, 19), 19)
+    sandbox: str = setting(_sandbox, "auto")
     deadline_s: float = setting(number(above=0), 3600.0)
     tries: int = setting(whole(1), 3)
     retry_s: float = setting(number(above=0), 30.0)

@@ -161,7 +161,7 @@ class Supervisor:
         )
         self._admission = Admission(config, folder, disk, DeviceState())
         hold_back = HoldBack(self.metrics.note_held_back)
-        self._workers = Workers(config, files, self._environment.liveness, hold_back)
+        self._workers = Workers(config, files, self._environment.liveness, hold_back, self.metrics.note_sandbox)
         steps = UpdateSteps(
             admission=self._admission,
             workers=self._workers,
@@ -209,6 +209,7 @@ class Supervisor:
         await self._make_drop_folder(self.config)
         await self._disk(sweep, self._folder.paths)
         await self._holds.load()
+        self._workers.report_sandbox()
         for model in self.config.models:
             await self._models.serve(model.name)
         self.gauges.show_history(await self._records.updates.last_times())

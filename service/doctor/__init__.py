@@ -19,6 +19,7 @@ from service.doctor.drop_folder import check_drop_folder
 from service.doctor.engines import check_engines, check_processor
 from service.doctor.packages import check_grpc, check_packages, check_python
 from service.doctor.resources import check_clock, check_inotify, check_memory
+from service.doctor.sandbox import check_sandbox
 from service.doctor.system import check_systemd
 
 __all__ = ["CHECKS", "FAIL", "OK", "WARN", "Check", "Machine", "diagnose", "exit_code"]
@@ -36,6 +37,7 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_inotify,
     check_clock,
     check_systemd,
+    check_sandbox,
     check_folders,
     check_drop_folder,
     check_calibration,

@@ -18,6 +18,7 @@ from service.journal.states import UPDATE_STAGES
 from service.metrics.device import DeviceCollector
 from service.outcomes import POSTPONED
 from service.system.hardware import ROOT
+from service.worker.sandbox import Part
 
 DIGEST_LENGTH = 12  # hex digits of a digest in a label: enough to distinguish files, short enough to read
 MAX_LAYERS = 256  # series of one model; of a larger network, the layers with the highest loss are exported
@@ -147,6 +148,11 @@ class Metrics:
         """Count the time for which the worker of a model was held back because requests arrived."""
         self.worker_held_back.labels(model).inc(seconds)
 
+    def note_sandbox(self, parts: Iterable[Part]) -> None:
+        """Show which parts of the sandbox of workers hold."""
+        for part in parts:
+            self.worker_sandbox.labels(part.name).set(part.lacking is None)
+
     def count_http_refusal(self, reason: str) -> None:
         """Count what the HTTP server refused to stay within its bounds."""
         self.http_refused.labels(reason).inc()
@@ -271,6 +277,11 @@ class Metrics:
             "last_success_timestamp_seconds", "Time at which an update last went live.", "model"
         )
         self.worker_memory = self._gauge("worker_memory_bytes", "Resident memory of the running worker.", "model")
+        self.worker_sandbox = self._gauge(
+            "worker_sandbox",
+            "1 if this part of the sandbox of workers holds. part is privileges, files, network or processes.",
+            "part",
+        )
         self.worker_peak_memory = self._gauge(
             "worker_peak_memory_bytes", "Highest resident memory of the model's last worker.", "model"
         )

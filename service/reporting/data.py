@@ -82,7 +82,7 @@ def folder_of(update: Update, store: ModelStore, paths: Paths) -> Path | None:
     places = []
     if update.generation is not None:
         places.append(store.path(update.model, update.generation))
-    places.append(paths.staging / str(update.id))
+    places.append(paths.staged(update.id))
     if update.sha256 is not None:
         places.append(paths.rejected / update.sha256)
     return next((place for place in places if place.is_dir()), None)

@@ -28,8 +28,16 @@ class Paths:
 
     @property
     def staging(self) -> Path:
-        """Artifacts that workers are writing: <update id>/."""
+        """Folders that workers write to: <update id>/, see `workplace`."""
         return self.root / "staging"
+
+    def workplace(self, update_id: int) -> Path:
+        """Return the folder of an update that only its worker writes to: artifact/ and temporary files."""
+        return self.staging / str(update_id)
+
+    def staged(self, update_id: int) -> Path:
+        """Return the folder in which the worker of an update writes its artifact."""
+        return self.workplace(update_id) / "artifact"
 
     @property
     def rejected(self) -> Path:

@@ -70,4 +70,4 @@ class StateFolder:
 
     def staged(self, update: Update) -> Path:
         """Return the folder in which the worker of `update` writes its artifact."""
-        return self.paths.staging / str(update.id)
+        return self.paths.staged(update.id)

@@ -57,6 +57,7 @@ def child_environment(
     environment |= {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     if kernels is not None:
         environment["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = str(kernels)
+    environment["ORT_DISABLE_TELEMETRY"] = "1"  # of ONNX Runtime, which wants to write to the home folder and to send
     environment["PYTHONSAFEPATH"] = "1"  # a torch.py in the current folder must not shadow torch
     return environment
 

@@ -214,11 +214,15 @@ class Attempt:
         """Run the worker; returns the totals of its report, or why it failed."""
         update, metrics = self._update, self._records.metrics
         metrics.show_postponed(update.model, None)
-        await self._steps.files.clear_staging(update)
+        await self._steps.files.prepare_for_worker(update)
         self._worker_started = time.monotonic()
         self._worker_waits = {}
         self._show("start")
         result = await self._steps.workers.run(update, self._model, await self._incumbent(), self._on_worker_event)
+        if (odd := await self._steps.files.odd_file(update)) is not None:
+            await self._steps.files.clear_staging(update)
+            reason = f"the worker left {odd!r:.200}, which is no regular file: its checkpoint may have taken it over"
+            return Failure("unsafe_checkpoint", reason, permanent=True)
         self._progress.pop(update.id, None)  # or it would be shown while the generation warms up and is on probation
         await self._steps.files.keep_resource_trace(update, result.trace)
         if isinstance(result.outcome, Failure):
@@ -273,6 +277,7 @@ class Attempt:
             await self._records.updates.annotate(update.id, generation=generation, report=report)
             await self._generations.publish(update.model, self._steps.files.staged(update), generation)
         await self._advance(State.PUBLISHED, generation=generation, report=report)
+        await self._steps.files.clear_staging(update)
         return generation
 
     async def _go_live(self, server: ModelServer, generation: int) -> bool:

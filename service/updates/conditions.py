@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from service.config.windows import seconds_until_open
 from service.outcomes import Postponement
 from service.system.device_state import DeviceState
 from service.units import format_bytes
+from service.worker.sandbox import REQUIRE, Part, available, lacking
 
 if TYPE_CHECKING:
     from service.config.sections import WorkerConfig
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_S = 3600.0
 
 
-def why_not_now(worker: WorkerConfig, device: DeviceState, now: float) -> Postponement | None:
+def why_not_now(
+    worker: WorkerConfig, device: DeviceState, now: float, sandbox: Callable[[], Iterable[Part]] = available
+) -> Postponement | None:
     """Check the device's conditions; returns the first reason to wait, or None.
 
     Missing readings never postpone an update.
@@ -25,13 +29,21 @@ def why_not_now(worker: WorkerConfig, device: DeviceState, now: float) -> Postpo
         worker: Configured conditions.
         device: State of the device; only what is configured is read.
         now: Seconds since 1970.
+        sandbox: Returns the parts of a worker's sandbox on this device.
     """
     windows = worker.window or ()
     if (wait_s := seconds_until_open(windows, now)) > 0:
         listed = ", ".join(map(str, windows))
         return Postponement("window", f"worker.window is {listed}", min(wait_s, _LONGEST_WAIT_S))
-    reason = _too_hot(worker, device) or _too_full(worker, device) or _too_weak(worker, device)
+    reason = _unconfined(worker, sandbox)
+    reason = reason or _too_hot(worker, device) or _too_full(worker, device) or _too_weak(worker, device)
     return None if reason is None else Postponement(*reason, worker.recheck_s)
+
+
+def _unconfined(worker: WorkerConfig, sandbox: Callable[[], Iterable[Part]]) -> tuple[str, str] | None:
+    if worker.sandbox != REQUIRE or not (missing := lacking(sandbox())):
+        return None
+    return "sandbox", f"worker.sandbox is require, and this device lacks {missing}; set it to auto"
 
 
 def _too_hot(worker: WorkerConfig, device: DeviceState) -> tuple[str, str] | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Any
 
+from edged.atomic import as_state_error
 from edged.errors import StateError
 from service.journal.states import RETRIABLE, State, is_end
 from service.journal.update import Update
@@ -52,17 +55,41 @@ class UpdateFiles:
         """Return the folder of a model's compiled engines."""
         return self._folder.paths.engine_cache(model)
 
-    async def clear_staging(self, update: Update) -> None:
-        """Remove the staging folder of an update, and the one that its worker was writing."""
-        staged = self.staged(update)
-        await self._disk(shutil.rmtree, staged, ignore_errors=True)
-        await self._disk(sweep_temporaries, staged.parent, staged.name)
+    def workplace(self, update: Update) -> Path:
+        """Return the folder that the worker of an update may write to, which holds its staging folder."""
+        return self._folder.paths.workplace(update.id)
+
+    async def prepare_for_worker(self, update: Update) -> None:
+        """Make the workplace of an update anew.
+
+        Raises:
+            StateError: The disk is full, or the state folder cannot be written.
+        """
+        await self.clear_staging(update)
+        await self._disk(self._make, self.workplace(update))
 
     async def clear_half_written(self, update: Update) -> None:
         """Remove what the worker of an update was writing when it was killed: an artifact, a calibration cache."""
         staged = self.staged(update)
         await self._disk(sweep_temporaries, staged.parent, staged.name)
         await self._disk(sweep_temporaries, self.caches(update.model))
+
+    @staticmethod
+    def _make(folder: Path) -> None:
+        with as_state_error(folder):
+            folder.mkdir(parents=True)
+
+    async def clear_staging(self, update: Update) -> None:
+        """Remove the workplace of an update with all that its worker has left."""
+        await self._disk(shutil.rmtree, self.workplace(update), ignore_errors=True)
+
+    async def odd_file(self, update: Update) -> str | None:
+        """Return the name of something in its workplace that is no folder and no regular file; None if there is none.
+
+        No worker makes such things. The supervisor and generations read and write there with more rights than a worker
+        has, and a link would lead them elsewhere.
+        """
+        return await self._disk(_odd_file, self.workplace(update))
 
     async def keep_resource_trace(self, update: Update, trace: ResourceTrace) -> None:
         """Write the resource trace of the worker into the staging folder of its update."""
@@ -151,6 +178,16 @@ class UpdateFiles:
             await self._disk(keep, self.claimed(update), target, _reason(update, state, failure.code, failure.reason))
             await self._disk(keep_evidence, self.staged(update), target)
         await self.clear_staging(update)
+
+
+def _odd_file(folder: Path) -> str | None:
+    """Return the relative path of something that is no folder, and no regular file with a single name."""
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            status = os.lstat(Path(parent, name))
+            if not stat.S_ISDIR(status.st_mode) and (not stat.S_ISREG(status.st_mode) or status.st_nlink > 1):
+                return str(Path(parent, name).relative_to(folder))
+    return None
 
 
 def _reason(update: Update, state: State, code: str | None, reason: str | None) -> dict[str, Any]:

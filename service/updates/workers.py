@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from service.config.current import CurrentConfig
-from service.config.load import DetectionConfig, ModelConfig
+from service.config.load import Config, DetectionConfig, ModelConfig
 from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
@@ -16,6 +20,16 @@ from service.worker.hold_back import HoldBack
 from service.worker.interface import Incumbent
 from service.worker.job import Job
 from service.worker.process import Done, EventHandler, WorkerLimits, WorkerProcess
+from service.worker.sandbox import OFF, PARTS, Part, lacking, parts_of
+
+log = logging.getLogger(__name__)
+
+
+def _private(config: Config) -> tuple[Path, ...]:
+    """Return what no worker has to read, even where it is in a folder that one may read."""
+    serve = config.serve
+    files = (serve.admin_token, serve.inference_token_file)
+    return (config.state_dir, config.drop_folder, *(file for file in files if file is not None))
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Workers:
         files: Files of the updates.
         liveness: Registers the loop that watches the limits of a worker.
         hold_back: Leaves a core to requests while a worker runs.
+        on_sandbox: Called with the parts of the workers' sandbox when they are known, and when they change.
 
     Attributes:
         hold_back: The same.
@@ -48,13 +63,43 @@ class Workers:
     """
 
     def __init__(
-        self, config: CurrentConfig, files: UpdateFiles, liveness: Liveness, hold_back: HoldBack | None = None
+        self,
+        config: CurrentConfig,
+        files: UpdateFiles,
+        liveness: Liveness,
+        hold_back: HoldBack | None = None,
+        on_sandbox: Callable[[Sequence[Part]], None] = lambda _: None,
     ) -> None:
         self.hold_back = hold_back or HoldBack()
         self.running: dict[str, WorkerProcess] = {}
         self._config = config
         self._files = files
         self._liveness = liveness
+        self._on_sandbox = on_sandbox
+        self._parts: Sequence[Part] | None = None
+
+    def report_sandbox(self, parts: Sequence[Part] | None = None) -> None:
+        """Log what confines workers, and what does not, unless it was logged before.
+
+        Args:
+            parts: What a worker reports; None for what this machine offers.
+        """
+        mode = self._config.current.worker.sandbox
+        parts = parts_of(mode) if parts is None else parts
+        if parts == self._parts:
+            return
+        self._parts = parts
+        self._on_sandbox(parts)
+        missing = lacking(parts)
+        if not missing:
+            log.info("workers are confined: %s", ", ".join(part.name for part in parts))
+        elif mode == OFF:
+            log.warning(
+                "workers are not confined, because worker.sandbox is off: a file that takes one over can do all"
+                " that edged can"
+            )
+        else:
+            log.warning("workers are not confined in full: %s", missing)
 
     async def run(
         self, update: Update, model: ModelConfig, incumbent: Incumbent | None, on_event: EventHandler
@@ -69,7 +114,13 @@ class Workers:
         """
         hold_back = self.hold_back if self._config.current.worker.fixed_threads is None else None
         job = self._job(update, model, incumbent, len(self.hold_back.cores))
-        worker = WorkerProcess(job, self._limits(), on_event, self._liveness, hold_back)
+
+        async def handle(event: dict[str, Any]) -> None:
+            if event["event"] == "sandbox":
+                self.report_sandbox([Part(name, event["lacking"].get(name)) for name in PARTS])
+            await on_event(event)
+
+        worker = WorkerProcess(job, self._limits(), handle, self._liveness, hold_back)
         started_at = time.time()
         self.running[model.name] = worker
         try:
@@ -116,4 +167,7 @@ class Workers:
             serving_batch=model.batching.max_batch,
             engine_folder=self._files.engines(model.name),
             keep_rejected=True,
+            sandbox=config.worker.sandbox,
+            scratch=self._files.workplace(update),
+            private=_private(config),
         )

@@ -48,6 +48,9 @@ class Job:
         serving_batch: Largest number of images that the engine computes together.
         engine_folder: Folder of TensorRT's engines; None for none.
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
+        sandbox: "auto", "require" or "off", see service.worker.sandbox.
+        scratch: Folder of this job alone, which holds `out` and temporary files; None for the parent folder of `out`.
+        private: Folders and files that the worker has no business with, wherever they are.
     """
 
     checkpoint: Path
@@ -78,6 +81,9 @@ class Job:
     serving_batch: int = 1
     engine_folder: Path | None = None
     keep_rejected: bool = False
+    sandbox: str = "auto"
+    scratch: Path | None = None
+    private: tuple[Path, ...] = ()
 
     def to_json(self) -> str:
         """Return the job as one line of JSON."""
@@ -87,6 +93,8 @@ class Job:
         data |= {"detection": self.detection.to_dict(), "choice": self.choice.to_dict()}
         data |= {"incumbent": None if self.incumbent is None else self.incumbent.to_dict()}
         data |= {"engine_folder": None if self.engine_folder is None else str(self.engine_folder)}
+        data |= {"scratch": None if self.scratch is None else str(self.scratch)}
+        data |= {"private": [str(path) for path in self.private]}
         return json.dumps(data)
 
     @classmethod
@@ -96,6 +104,8 @@ class Job:
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         folder = data["engine_folder"]
         data |= {"engine_folder": None if folder is None else Path(folder)}
+        data |= {"scratch": None if data["scratch"] is None else Path(data["scratch"])}
+        data |= {"private": tuple(map(Path, data["private"]))}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
         data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice.from_dict(data["choice"])}
         data |= {"class_names": None if data["class_names"] is None else tuple(data["class_names"])}

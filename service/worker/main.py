@@ -1,6 +1,7 @@
 """`python -m service.worker.main PARENT NICE < JOB`: quantize one checkpoint. The only parser of untrusted files.
 
 Reports on stdout, one JSON object per line:
+    {"event": "sandbox", "lacking": {"files": "the kernel has no Landlock"}}
     {"event": "stage", "stage": "load", "state": "begin"}
     {"event": "stage", "stage": "load", "state": "end", "seconds": 0.2}
     {"event": "progress", "stage": "load", "done": 3, "total": 21}
@@ -26,6 +27,7 @@ from edged.errors import EdgedError, MemoryLimitError, StateError
 from service.system.pillow_warnings import ignore_warnings_of_pillow
 from service.system.processes import die_with_parent, lower_priority
 from service.worker.job import Job
+from service.worker.sandbox import enter
 
 if TYPE_CHECKING:  # torch, which is imported only when the job runs
     from edged.pipeline.quantize import QuantizationResult
@@ -104,7 +106,11 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)
     listener = LineListener(output)
     try:
-        result = _run(Job.from_json(sys.stdin.read()), listener)
+        job = Job.from_json(sys.stdin.read())
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # it may have been a socket
+        parts = enter(job)
+        listener.send("sandbox", lacking={part.name: part.lacking for part in parts if part.lacking is not None})
+        result = _run(job, listener)
     except EdgedError as error:
         listener.send("error", code=error.code, message=str(error), exit_code=error.exit_code)
         return error.exit_code

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from edged.calibration.yolo_labels import label_path
+from edged.calibration.folder import label_path
 from tests.support import scenes
 from tests.support.daemon import Daemon, eventually, running
 from tests.support.odd_images import damaged_exif, mpo, rgb, write_odd_images

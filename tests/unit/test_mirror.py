@@ -43,6 +43,7 @@ TESTED_BY = {
     "service/doctor/cuda_probe": "unit/service/doctor/test_accelerator.py",
     "service/doctor/engine_probe": "unit/service/doctor/test_engines.py",
     "service/doctor/grpc_probe": "unit/service/doctor/test_packages.py",
+    "service/doctor/sandbox_probe": "unit/service/doctor/test_sandbox.py",
     "service/doctor/torch_probe": "unit/service/doctor/test_packages.py",
     "service/inference/repair": "integration/service/serving/test_generation.py",
     "service/grpc/descriptor": "unit/service/grpc/test_messages.py",
@@ -76,6 +77,7 @@ TESTED_BY = {
     "service/updates/admission": "end_to_end/test_manners.py",
     "service/updates/attempt": "end_to_end/test_update.py",
     "service/updates/workers": "unit/service/updates/test_runner.py",
+    "service/worker/denied_calls": "unit/service/worker/test_sandbox.py",
     "service/worker/main": "integration/service/worker/test_process.py",
     "service/worker/rejected": "unit/service/worker/test_pipeline.py",
 }

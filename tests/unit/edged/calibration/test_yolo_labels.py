@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from edged.calibration.folder import label_path
 from edged.calibration.yolo_labels import (
     CLIPPED,
     OUTLINES,
     OUTSIDE,
     REPEATED,
-    label_path,
     parse_labels,
     read_labels,
 )

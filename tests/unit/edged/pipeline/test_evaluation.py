@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.calibration.yolo_labels import label_path, read_labels
+from edged.calibration.folder import label_path
+from edged.calibration.yolo_labels import read_labels
 from edged.compress import Compressed, compress
 from edged.errors import GateError
 from edged.evaluation.detection import agreement, average_precision, detect_all

@@ -202,7 +202,7 @@ def test_the_number_of_series_stays_the_same_after_the_first_update(metrics):
             metrics.count_update(model, "committed")
         if round_number in (0, 9):
             counts.append(series(metrics))
-    assert counts[0] == counts[1] < 3 * 700
+    assert counts[0] == counts[1] < 3 * 720
 
 
 def test_a_missing_state_folder_does_not_break_the_scrape(tmp_path):

@@ -49,7 +49,7 @@ def update_of(journal, *states, **fields):
 def published(state, update, **files):
     """Publish an update with these files in addition to its manifest."""
     staged = state.staged(update)
-    staged.mkdir(exist_ok=True)
+    staged.mkdir(parents=True, exist_ok=True)
     (staged / "manifest.json").write_text("{}")
     for name, text in files.items():
         (staged / f"{name}.json").write_text(text)

@@ -6,6 +6,7 @@ from service.config.sections import WorkerConfig
 from service.config.windows import parse_windows
 from service.system.device_state import DeviceState, PowerMode
 from service.updates.conditions import why_not_now
+from service.worker.sandbox import Part
 
 
 class Scripted(DeviceState):
@@ -31,6 +32,15 @@ def why(device, now=0.0, **worker):
 
 def test_by_default_no_condition_is_read():
     assert why(Scripted()) is None
+
+
+def test_a_device_that_cannot_confine_a_worker_waits_if_that_is_required():
+    parts = [Part("files", "the kernel has no Landlock"), Part("network")]
+    reason = "worker.sandbox is require, and this device lacks files: the kernel has no Landlock; set it to auto"
+    found = why_not_now(WorkerConfig(sandbox="require", recheck_s=5.0), Scripted(), 0.0, lambda: parts)
+    assert (found.code, found.reason, found.seconds) == ("sandbox", reason, 5.0)
+    assert why_not_now(WorkerConfig(sandbox="require"), Scripted(), 0.0, lambda: [Part("network")]) is None
+    assert why_not_now(WorkerConfig(), Scripted(), 0.0, lambda: parts) is None
 
 
 def test_a_hot_device_waits():

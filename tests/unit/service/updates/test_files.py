@@ -184,8 +184,11 @@ def test_a_claimed_file_that_was_not_journaled_is_left_alone(device: Device) -> 
 def test_what_a_killed_worker_was_writing_is_removed_and_what_others_write_stays(tmp_path: Path) -> None:
     device = Device(tmp_path)
     update = device.claim()
-    half = [device.paths.staging / f".{update.id}.0a1b2c3d.tmp", device.paths.calibration("m") / ".d1.0a1b2c3d.tmp"]
-    others = [device.paths.staging / ".12.0a1b2c3d.tmp", device.paths.calibration("n") / ".d1.0a1b2c3d.tmp"]
+    half = [
+        device.paths.workplace(update.id) / ".artifact.0a1b2c3d.tmp",
+        device.paths.calibration("m") / ".d1.0a1b2c3d.tmp",
+    ]
+    others = [device.paths.workplace(12) / ".artifact.0a1b2c3d.tmp", device.paths.calibration("n") / ".d1.0a1b2c3d.tmp"]
     for path in [*half, *others, device.files.staged(update)]:
         path.mkdir(parents=True)
         (path / "content").touch()
@@ -197,3 +200,21 @@ def test_what_a_killed_worker_was_writing_is_removed_and_what_others_write_stays
     assert not half[0].exists()
     assert not device.files.staged(update).exists()
     assert others[0].exists()
+
+
+def test_the_workplace_of_a_worker_is_empty_and_links_in_it_are_found(tmp_path: Path) -> None:
+    device = Device(tmp_path)
+    update = device.claim()
+    staged = device.files.staged(update)
+    staged.mkdir(parents=True)
+    (staged / "left behind").touch()
+    asyncio.run(device.files.prepare_for_worker(update))
+    assert list(device.files.workplace(update).iterdir()) == []
+    staged.mkdir()
+    (staged / "weights").write_bytes(b"weights")
+    assert asyncio.run(device.files.odd_file(update)) is None
+    (staged / "manifest.sha256").symlink_to(device.paths.journal)
+    assert asyncio.run(device.files.odd_file(update)) == "artifact/manifest.sha256"
+    (staged / "manifest.sha256").unlink()
+    (staged / "again").hardlink_to(staged / "weights")
+    assert asyncio.run(device.files.odd_file(update)) in ("artifact/again", "artifact/weights")
