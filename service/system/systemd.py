@@ -8,12 +8,15 @@ import socket
 import time
 
 _STATUS_LENGTH = 300
+_PATIENCE_S = 1.0  # for a message that changes what the service manager does next
+_IMPORTANT = ("READY=", "RELOADING=", "STOPPING=")
 
 
 def sd_notify(state: str) -> bool:
     """Send a notification to systemd, for example "READY=1", "STATUS=serving 2 models" or "WATCHDOG=1".
 
-    It never raises: a lost message must not stop the daemon.
+    It never raises: a lost message must not stop the daemon. Nor does it wait for a service manager that does not read
+    its socket, which holds only a few messages: only READY, RELOADING and STOPPING wait, for a second.
 
     Args:
         state: Assignments, one per line.
@@ -27,6 +30,7 @@ def sd_notify(state: str) -> bool:
     # A leading @ stands for the NUL byte of Linux's abstract namespace.
     target = "\0" + address[1:] if address.startswith("@") else address
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(_PATIENCE_S if state.startswith(_IMPORTANT) else 0.0)
         sender.connect(target)
         return sender.send(state.encode()) > 0
     return False
@@ -73,6 +77,5 @@ class StatusLine:
         self._text = text
         parts = [part for part in (self.trouble, self.note, text) if part]
         line = " ".join("; ".join(parts).split())[:_STATUS_LENGTH]
-        if line != self._sent:
+        if line != self._sent and sd_notify(f"STATUS={line}"):
             self._sent = line
-            sd_notify(f"STATUS={line}")

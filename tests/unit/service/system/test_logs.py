@@ -2,11 +2,14 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 
 import pytest
 
 from service.system import logs
+from tests.support.repository import ROOT
+from tests.support.small_disk import missing, small_disk
 
 
 @pytest.fixture
@@ -66,3 +69,31 @@ def test_logs_go_to_stderr(stream, capsys):
     logging.getLogger("service.x").info("hello")
     assert capsys.readouterr().err.endswith("hello\n")
     assert sys.stderr is not None
+
+
+WRITER = """
+import logging, sys
+from service.system import logs
+logs.configure("human", "debug")
+for line in sys.stdin:
+    for number in range(200):
+        logging.getLogger("edged").info("%s %d", line.strip(), number)
+    print(flush=True)
+"""
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_a_log_on_a_full_disk_stops_nobody_and_goes_on_once_there_is_room(tmp_path):
+    with small_disk(tmp_path / "disk", "256k") as disk, (disk.path / "log").open("wb") as log:
+        command = [sys.executable, "-c", WRITER]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
+            for line, change in (("before", disk.fill), ("during", disk.clear), ("after", process.stdin.close)):
+                process.stdin.write(f"{line}\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "\n"
+                change()
+        assert process.returncode == 0
+        text = (disk.path / "log").read_text()
+    assert (text.count("before"), text.count("after"), "Traceback" in text) == (200, 200, False)
+    assert text.count("during") < 200

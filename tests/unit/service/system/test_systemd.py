@@ -68,3 +68,16 @@ def test_a_reload_is_reported_with_the_monotonic_time(manager):
     assert first == "RELOADING=1"
     assert second.startswith("MONOTONIC_USEC=")
     assert before <= int(second.partition("=")[2]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+def test_a_service_manager_that_does_not_read_stops_nobody(manager):
+    sent = 0
+    while sd_notify("WATCHDOG=1"):
+        sent += 1
+    assert sent > 0
+    status = StatusLine()
+    status.report("serving 2 models")  # is lost
+    assert not sd_notify("READY=1")  # after a while
+    assert [manager.recv(1000) for _ in range(sent)] == [b"WATCHDOG=1"] * sent
+    status.report("serving 2 models")
+    assert manager.recv(1000) == b"STATUS=serving 2 models"
