@@ -53,6 +53,24 @@ class NonFiniteError(CheckpointError):
     code = "non_finite"
 
 
+class UnsignedError(RejectedError):
+    """The file has no signature, and its model needs one."""
+
+    code = "unsigned"
+
+
+class SignatureError(RejectedError):
+    """A signature is malformed, by no accepted key, or of something else."""
+
+    code = "signature"
+
+
+class DowngradeError(RejectedError):
+    """A signature is of an older version than one that was in service."""
+
+    code = "downgrade"
+
+
 class ArchitectureError(RejectedError):
     """The tensors fit no supported network, or not the requested one."""
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 import dataclasses
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edged.calibration.places import EVALUATE
-from edged.errors import UsageError
+from edged.errors import SignatureError, UsageError
 from edged.evaluation.gates import Gates
 from edged.models.names import detector_side
 from edged.progress import ProgressListener, SilentListener
+from edged.signing.envelope import Envelope
+from edged.signing.keys import short
+from edged.signing.statement import Statement
+from edged.signing.verification import read_signature, signature_of
 from edged.spec import Choice, DetectionSpec, InputSpec, recipe
 from service.cli.output import print_result
 from service.cli.tables import calibration_table, evaluation_table, export_table, quantization_table, two_columns
+from service.units import printable
 from service.worker.job import Job
 
 SETTINGS = (
@@ -81,8 +87,39 @@ def inspect(options: Namespace) -> int:
     from edged.models.inspection import inspect_checkpoint
 
     found = inspect_checkpoint(options.checkpoint, options.arch, _choice(options))
-    print_result(options, found.to_dict(), lambda _: two_columns(found.lines()))
+    signature = _claimed_signature(options.checkpoint, found.checkpoint.sha256)
+    lines = [*found.lines(), *([] if signature is None else [("signature", _signature_text(signature))])]
+    print_result(options, {**found.to_dict(), "signature": signature}, lambda _: two_columns(lines))
     return 0
+
+
+def _claimed_signature(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
+    """Return what the signature next to a file claims, which is not verified; None if there is none."""
+    path = signature_of(checkpoint)
+    try:
+        if (data := read_signature(path)) is None:
+            return None
+        envelope = Envelope.from_json(data)
+        statement = Statement.from_json(envelope.payload)
+    except (OSError, SignatureError) as error:
+        return {"file": str(path), "problem": str(error)}
+    return {
+        "file": str(path),
+        "model": statement.model,
+        "version": statement.version,
+        "key_ids": [each.key_id for each in envelope.signatures],
+        "matches": statement.sha256 == sha256,
+    }
+
+
+def _signature_text(signature: Mapping[str, Any]) -> str:
+    if "problem" in signature:
+        return f"{signature['file']} cannot be used: {signature['problem']}"
+    if not signature["matches"]:
+        return f"{signature['file']} is of another file"
+    by = ", ".join(printable(short(key_id)) for key_id in signature["key_ids"])
+    claims = f"version {signature['version']} of {signature['model']}, by {by}"
+    return f"{claims}; not verified: `edged verify FILE --key PUBLIC_KEY` does"
 
 
 def evaluate(options: Namespace) -> int:

@@ -246,6 +246,38 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     _add_json(parser)
 
 
+def _add_keygen(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    text = "path of the two files without their suffixes: NAME.key, the private one, and NAME.pub"
+    parser.add_argument("name", type=Path, metavar="NAME", help=text)
+    _add_json(parser)
+
+
+def _add_sign(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint to sign")
+    parser.add_argument("--model", required=True, metavar="NAME", help="model of the devices' config that it is for")
+    text = "version of the model: a whole number, larger for a newer one"
+    parser.add_argument("--version", type=_number, required=True, metavar="N", help=text)
+    text = "private key; several to let devices accept any of them"
+    parser.add_argument("--key", type=Path, action="append", required=True, metavar="PRIVATE_KEY", help=text)
+    parser.add_argument("--out", type=Path, metavar="PATH", help="signature to write; default: FILE.sig")
+    _add_json(parser)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint to verify")
+    text = "accepted public key; several to accept any of them"
+    parser.add_argument("--key", type=Path, action="append", required=True, metavar="PUBLIC_KEY", help=text)
+    parser.add_argument("--model", metavar="NAME", help="model that it has to be for; default: any")
+    parser.add_argument("--signature", type=Path, metavar="PATH", help="its signature; default: FILE.sig")
+    _add_json(parser)
+
+
 def _add_quantize(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
@@ -578,6 +610,26 @@ COMMANDS: dict[str, Command] = {
         _add_inspect,
         "service.cli.offline:inspect",
         notes="A file that would be rejected exits with code 3 and the reason.",
+    ),
+    "keygen": Command(
+        "generate a key pair that signs checkpoints",
+        "edged keygen release",
+        _add_keygen,
+        "service.cli.signing:keygen",
+        notes="The private key is for the machine that makes checkpoints. Existing files are never overwritten.",
+    ),
+    "sign": Command(
+        "sign a checkpoint for a model",
+        "edged sign best.pt --model shelf --version 7 --key release.key",
+        _add_sign,
+        "service.cli.signing:sign",
+    ),
+    "verify": Command(
+        "check a checkpoint and its signature as a device does",
+        "edged verify best.pt --model shelf --key release.pub",
+        _add_verify,
+        "service.cli.signing:verify",
+        notes="A signature that is missing or not accepted exits with code 3 and the reason.",
     ),
     "quantize": Command(
         "quantize a checkpoint into an artifact folder, without a daemon",

@@ -52,6 +52,9 @@ def _first_steps(answer: JSON) -> Iterator[str]:
     if not fresh:
         return
     sidecar = ", with its .sha256 next to it" if answer.get("require_checksum") else ""
+    names = {name for name, _ in fresh}
+    if any(model.get("signed") and model.get("name") in names for model in answer.get("models", [])):
+        sidecar += ", with its signature (`edged sign`) where the model has trust.keys"
     yield ""
     yield f"To put a first generation in service, drop a checkpoint ({_KINDS}){sidecar}:"
     width = max(len(name) for name, _ in fresh)
@@ -129,7 +132,7 @@ def garbage(answer: JSON) -> str:
 def outcome(update: JSON) -> str:
     """Return how one update ended, with its measurements and the seconds of its stages."""
     from service.reporting.candidates import served_by
-    from service.reporting.facts import figures  # 4 ms, for this one answer
+    from service.reporting.facts import figures, signature  # 4 ms, for this one answer
 
     lines = [f"update {update.get('id')} of {update.get('model')}: {update.get('state')}"]
     if update.get("generation"):
@@ -138,6 +141,7 @@ def outcome(update: JSON) -> str:
         lines.append(f"  {update.get('code')}: {update['reason']}")
     if update.get("state") == "DEFERRED" and update.get("retry_at"):
         lines.append(f"  tried or checked again at {update['retry_at']}")
+    lines += [f"  {'signature':10} {signed}" for signed in filter(None, [signature(update)])]
     report: JSON = update.get("report") or {}
     lines += [f"  {name:10} {value}" for name, value in figures(report)]
     lines += [f"  {'served by':10} {served}" for served in filter(None, [served_by(report)])]
@@ -180,7 +184,7 @@ def _queue_row(row: JSON) -> list[object]:
 def _update_row(update: JSON) -> list[object]:
     stages: JSON = update.get("stages") or {}
     seconds = f"{sum(stages.values()):.1f}" if stages else "-"
-    note = f"{update['code']}: {update.get('reason')}" if update.get("code") else _progress(update)
+    note = f"{update['code']}: {update.get('reason')}" if update.get("code") else _progress(update) or _signed(update)
     if update.get("state") == "DEFERRED" and update.get("retry_at"):
         note += f" (again at {update['retry_at']})"
     generation = _or_dash(update.get("generation"))
@@ -193,6 +197,12 @@ def _update_row(update: JSON) -> list[object]:
         seconds,
         note,
     ]
+
+
+def _signed(update: JSON) -> str:
+    """Return which version was signed and with which key, for an update that has nothing more important to say."""
+    signed: JSON = update.get("signature") or {}
+    return f"version {signed.get('version')}, signed with {signed.get('key')}" if signed else ""
 
 
 def _newest_first(update: JSON) -> float:

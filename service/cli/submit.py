@@ -21,12 +21,14 @@ from edged.errors import (
     RejectedError,
     StateError,
     UnavailableError,
+    UnsignedError,
     UsageError,
 )
+from edged.signing.verification import read_signature, signature_of
 from edged.spelling import names_to_choose
 from service.client import DaemonClient
 from service.intake.content import is_checkpoint
-from service.intake.drop_folder import is_ignored, write_sidecar
+from service.intake.drop_folder import is_ignored, write_beside, write_sidecar
 from service.journal.states import ENDS, State
 from service.journal.update import PAUSED, PINNED
 from service.units import printable
@@ -46,7 +48,7 @@ EXIT_CODES = {
 
 
 def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
-    """Copy `file` into the drop folder of `model`, where a rename shows it complete.
+    """Copy `file`, and its signature if it has one, into the drop folder of `model`, where a rename shows it complete.
 
     Returns:
         {"model", "file_name", "sha256", "bytes", "after"}: `after` is the id of the model's newest update before it.
@@ -54,6 +56,7 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
     Raises:
         UsageError: There is no such file or model, or the daemon would ignore the name.
         CheckpointError: The file is no checkpoint by its name and its first bytes; the daemon would not take it.
+        UnsignedError: It has no signature, and the model needs one.
         UnavailableError: No daemon answers.
         AccessError: The drop folder may not be written.
         StateError: It cannot be written.
@@ -72,8 +75,14 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
     # A file of the same name that waits in the drop folder is replaced, and its update goes on with this one.
     if newest and newest[0].get("state") == State.DROPPED and newest[0]["file_name"] == printable(file.name):
         after -= 1
+    signature = _signature(file)
+    if signature is None and any(known["name"] == model and known.get("signed") for known in status["models"]):
+        command = f"edged sign {file} --model {model} --version N --key FILE"
+        raise UnsignedError(
+            f"{file} has no {signature_of(file).name} next to it, and {model} has trust.keys; `{command}`"
+        )
     with_checksum = bool(status.get("require_checksum"))
-    digest, size = _drop(file, Path(status["drop_dir"], model), with_checksum)
+    digest, size = _drop(file, Path(status["drop_dir"], model), with_checksum, signature)
     return {"model": model, "file_name": printable(file.name), "sha256": digest, "bytes": size, "after": after}
 
 
@@ -142,7 +151,14 @@ def _is_of(update: dict[str, Any], submitted: dict[str, Any]) -> bool:
     return bool(update["file_name"] == submitted["file_name"])
 
 
-def _drop(file: Path, folder: Path, with_checksum: bool) -> tuple[str, int]:
+def _signature(file: Path) -> bytes | None:
+    try:
+        return read_signature(signature_of(file))
+    except OSError as error:
+        raise UsageError(f"{signature_of(file)} cannot be read: {error.strerror}; give one that you may read") from None
+
+
+def _drop(file: Path, folder: Path, with_checksum: bool, signature: bytes | None) -> tuple[str, int]:
     # Hidden, so that the daemon ignores it; the rename shows it complete.
     temporary = folder / f".{secrets.token_hex(8)}.tmp"
     digest, size = hashlib.sha256(), 0
@@ -161,6 +177,8 @@ def _drop(file: Path, folder: Path, with_checksum: bool) -> tuple[str, int]:
                 os.fsync(target.fileno())
             if with_checksum:  # first: a file without it would be refused
                 write_sidecar(folder / file.name, digest.hexdigest())
+            if signature is not None:
+                write_beside(signature_of(folder / file.name), signature)
             temporary.replace(folder / file.name)
         except PermissionError:
             raise AccessError(f"{folder} may not be written; run as a user that may write there") from None

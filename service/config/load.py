@@ -32,6 +32,7 @@ from service.config.sections import (
     RuntimeConfig,
     ServeConfig,
     StorageConfig,
+    TrustConfig,
     WatchConfig,
     WorkerConfig,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "RuntimeConfig",
     "ServeConfig",
     "StorageConfig",
+    "TrustConfig",
     "WatchConfig",
     "WorkerConfig",
     "load_config",

@@ -21,6 +21,7 @@ from typing import Any
 from edged.errors import UsageError
 from edged.evaluation.gates import Gates
 from edged.models.names import ARCHITECTURES, CLASSIFIERS, LARGEST_STRIDES
+from edged.signing.keys import PublicKey, read_public_key
 from edged.spec import (
     AUTO,
     HEAD_LAYERS,
@@ -116,6 +117,21 @@ def _threads(value: Any, reader: Reader, location: Location) -> int | str:
         raise ValueError(f"{error}, or auto") from None
 
 
+def _public_key(value: Any, reader: Reader, location: Location) -> PublicKey:
+    """Read the file of a public key."""
+    try:
+        return read_public_key(file(value, reader, location))
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+
+
+def _public_keys(value: Any, reader: Reader, location: Location) -> tuple[PublicKey, ...]:
+    """Read a list of public keys. It may be empty, but an empty value is none: it would need no signature any more."""
+    return () if value == [] else list_of(_public_key)(value, reader, location)
+
+
+described(_public_key, "path of a public key in PEM")
+described(_public_keys, "list: path of a public key in PEM")
 described(_threads, "`auto`, or a whole number, at least 1")
 described(_model_name, "name: letters, digits, `.`, `_`, `-`; at most 128")
 described(_windows, "times of day as `HH:MM-HH:MM`")
@@ -259,6 +275,22 @@ class DriftConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrustConfig:
+    """Who may sign checkpoints; without keys, checkpoints need no signature."""
+
+    keys: tuple[PublicKey, ...] = setting(_public_keys, ())
+    refuse_downgrade: bool = setting(boolean, False)
+    wait_s: float = setting(number(0), 600.0)
+
+    def __post_init__(self) -> None:
+        if self.refuse_downgrade and not self.keys:
+            raise ValueError("refuse_downgrade compares signed versions, and there are no keys; add keys or remove it")
+        for key in self.keys:
+            if (same := [other.name for other in self.keys if other.raw == key.raw])[1:]:
+                raise ValueError(f"keys has one key twice, as {' and '.join(same)}; remove one")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The settings of one model: its checkpoints, its quantization and its serving."""
 
@@ -284,6 +316,7 @@ class ModelConfig:
     priority: int = setting(whole(-100, 100), 0)
     capture: CaptureConfig = setting(subsection(CaptureConfig), CaptureConfig())
     drift: DriftConfig = setting(subsection(DriftConfig), DriftConfig())
+    trust: TrustConfig = setting(subsection(TrustConfig), TrustConfig())
 
     def __post_init__(self) -> None:
         if self.arch in CLASSIFIERS and self.detection != DetectionConfig():
@@ -341,7 +374,7 @@ class ModelConfig:
         data["runtime"] = self.runtime.name
         if self.runtime.name == "auto":
             irrelevant.append("runtime")
-        served = ("labels", "batching", "swap", "keep", "probation_s", "report_images", "capture", "drift")
+        served = ("labels", "batching", "swap", "keep", "probation_s", "report_images", "capture", "drift", "trust")
         for key in (*served, "priority", *irrelevant):
             del data[key]
         usual_gates = vars(GatesConfig())

@@ -199,6 +199,11 @@ class ModelRegistry:
         if queue is not None:
             await queue.found_fit(update)
 
+    def needs_signature(self, name: str) -> bool:
+        """Return whether the files of a model need a signature."""
+        model = self._config.model(name)
+        return model is not None and bool(model.trust.keys)
+
     def _limits(self, name: str) -> ServingLimits:
         model, serve = self._config.model(name), self._config.current.serve
         batching = Batching() if model is None else model.batching.to_batching()

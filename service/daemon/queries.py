@@ -153,6 +153,7 @@ class Queries:
             "rss_bytes": 0 if live is None else resident_bytes(live.pid),
             "waiting": queue.waiting,
             "held": self._intake.parked(server.name),
+            "signed": self._models.needs_signature(server.name),
             **vars(self._swapper.holds.of(server.name)),
         }
 

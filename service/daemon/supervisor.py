@@ -371,6 +371,7 @@ class Supervisor:
                 watch.mode,
                 settle_max_s=watch.settle_max_s,
                 checksum_wait_s=_checksum_wait_s(self.config),
+                signature_wait_s={model.name: model.trust.wait_s for model in self.config.models if model.trust.keys},
             ),
             on_found=self._intake.put,
             on_health=self._show_drop_folder,

@@ -20,6 +20,7 @@ from service.doctor.engines import check_engines, check_processor
 from service.doctor.packages import check_grpc, check_packages, check_python
 from service.doctor.resources import check_clock, check_inotify, check_memory
 from service.doctor.sandbox import check_sandbox
+from service.doctor.signatures import check_signatures
 from service.doctor.system import check_systemd
 
 __all__ = ["CHECKS", "FAIL", "OK", "WARN", "Check", "Machine", "diagnose", "exit_code"]
@@ -42,6 +43,7 @@ CHECKS: tuple[Callable[[Machine, Config | None], Iterator[Check]], ...] = (
     check_drop_folder,
     check_calibration,
     check_caches,
+    check_signatures,
     check_token,
     check_daemon,
 )

@@ -13,6 +13,8 @@ from typing import IO, Any
 
 from edged.atomic import as_state_error
 from edged.errors import CheckpointError
+from edged.signing.envelope import MAX_FILE_BYTES
+from edged.signing.verification import SUFFIX as SIGNATURE_SUFFIX
 from service.http.parameters import ParameterError
 from service.intake.content import is_checkpoint, named
 from service.intake.drop_folder import is_ignored, write_sidecar
@@ -33,8 +35,9 @@ async def receive(
     Args:
         stream: Contents of the file.
         folder: Drop folder of the model.
-        name: Name of the file; replaces a file of this name that is still in the folder.
-        max_bytes: Largest size in bytes.
+        name: Name of the file; replaces a file of this name that is still in the folder. FILE.sig is the signature of
+            a file that follows.
+        max_bytes: Largest size of a checkpoint in bytes.
         with_checksum: Whether to write the file's `.sha256` next to it.
 
     Returns:
@@ -47,18 +50,20 @@ async def receive(
     """
     if not name or name in (".", "..") or "/" in name or "\0" in name or len(os.fsencode(name)) > _MAX_NAME:
         raise ParameterError(f"name has value {printable(name)!r:.80}; give the name of a file, without a folder")
-    if is_ignored(name):
+    is_signature = name.endswith(SIGNATURE_SUFFIX)
+    limit = (MAX_FILE_BYTES, "the limit of a signature") if is_signature else (max_bytes, "watch.max_bytes")
+    if is_ignored(name.removesuffix(SIGNATURE_SUFFIX) or name):
         raise ParameterError(f"{printable(name)} looks like an unfinished file, which the daemon ignores; rename it")
     temporary = folder / f".{secrets.token_hex(8)}.tmp"  # hidden, so that the daemon ignores it
     with as_state_error(folder):
         try:
             with await asyncio.to_thread(temporary.open, "xb") as file:
-                digest, size = await _copy(stream, file, max_bytes)
-            if not named(name) and not await asyncio.to_thread(is_checkpoint, temporary):
+                digest, size = await _copy(stream, file, *limit)
+            if not is_signature and not named(name) and not await asyncio.to_thread(is_checkpoint, temporary):
                 raise UploadError(
                     f"{printable(name)} is no checkpoint, by its name and its first bytes; send a .pt file"
                 )
-            if with_checksum:  # first: a file without it would be refused
+            if with_checksum and not is_signature:  # first: a file without it would be refused
                 await asyncio.to_thread(write_sidecar, folder / name, digest)
             await asyncio.to_thread(temporary.replace, folder / name)
         finally:
@@ -67,12 +72,12 @@ async def receive(
     return {"file_name": printable(name), "sha256": digest, "bytes": size}
 
 
-async def _copy(stream: AsyncIterator[bytes], file: IO[bytes], max_bytes: int) -> tuple[str, int]:
+async def _copy(stream: AsyncIterator[bytes], file: IO[bytes], max_bytes: int, limit: str) -> tuple[str, int]:
     digest, size = hashlib.sha256(), 0
     async for piece in stream:
         size += len(piece)
         if size > max_bytes:
-            raise UploadError(f"the file is over watch.max_bytes, {format_bytes(max_bytes)}; send a smaller one")
+            raise UploadError(f"the file is over {limit}, {format_bytes(max_bytes)}; send a smaller one")
         digest.update(piece)
         await asyncio.to_thread(file.write, piece)
     if size == 0:

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.atomic import as_state_error, fsync_directory, temporary_sibling
-from edged.errors import CheckpointError, DeferredError, TooLargeError
-from service.intake.drop_folder import sidecar_of
+from edged.errors import CheckpointError, DeferredError, EdgedError, SignatureError, TooLargeError
+from edged.signing.verification import signature_of
+from service.intake.drop_folder import fingerprint_of, sidecar_of
 from service.intake.orphans import Origin, write_origin
 from service.intake.stability import Fingerprint
 from service.storage.paths import CLAIMED_NAME
+from service.trust.signatures import Signed
 from service.units import format_bytes, printable
 
 log = logging.getLogger(__name__)
@@ -92,8 +94,9 @@ def claim(
     origin: Origin | None = None,
     journal: Callable[[str, int], object] = lambda sha256, size: None,
     exclusive: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext,
+    check_signature: Callable[[Path], Signed | None] = lambda source: None,
 ) -> Claim:
-    """Copy a finished file to claimed/<sha256>/file and remove it, and its checksum, from the drop folder.
+    """Copy a finished file to claimed/<sha256>/file and remove it, its checksum and its signature from the drop folder.
 
     After a crash at any step, claiming the same file again gives the same result.
 
@@ -108,19 +111,24 @@ def claim(
             between must not leave a file that is not journaled.
         exclusive: Returns a context that keeps the end of another update of the same contents from removing the copy
             before it is journaled.
+        check_signature: Called with `source` before it is copied; returns what its signature says, which is compared
+            with the file, or None if it needs no signature. It raises a RejectedError, which ends the claim.
 
     Raises:
         NotSettledError: The file changed while it was copied.
         UnreadableError: Reading the drop folder failed; the file is not at fault.
         GoneError: The file does not exist any more.
-        ChecksumError: The file does not match its `.sha256`, or that contains no checksum.
+        ChecksumError: The file does not match its `.sha256` or its signature, or the former contains no checksum.
+        RejectedError: The signature is missing or not accepted.
         MissingChecksumError: The file has no `.sha256`, and needs one.
         TooLargeError: The file is larger than `max_bytes`.
         CheckpointError: The file is not a regular file, or cannot be read.
         StateError: The disk is full or `claimed_root` cannot be written.
     """
     try:
-        return _claim(source, claimed_root, max_bytes, quiet, require_checksum, origin, journal, exclusive)
+        return _claim(
+            source, claimed_root, max_bytes, quiet, require_checksum, origin, journal, exclusive, check_signature
+        )
     except OSError as error:  # of the drop folder: what writing raises is a StateError already
         raise _unreadable(source, error) from None
 
@@ -134,6 +142,7 @@ def _claim(
     origin: Origin | None,
     journal: Callable[[str, int], object],
     exclusive: Callable[[], AbstractContextManager[object]],
+    check_signature: Callable[[Path], Signed | None],
 ) -> Claim:
     descriptor = _open(source)
     temporary = temporary_sibling(claimed_root / "claim")
@@ -142,15 +151,19 @@ def _claim(
         _check_kind(source, before, max_bytes)
         if require_checksum and not sidecar_of(source).exists():
             raise MissingChecksumError(_no_checksum(source))
+        signature = fingerprint_of(signature_of(source))
+        signed = _signed(source, before.st_size, quiet, check_signature)
         with as_state_error(claimed_root):
             claimed_root.mkdir(exist_ok=True)  # without its parents: a state folder that is gone is not made anew
             digest, size = _copy(descriptor, temporary, before.st_size)
         _check_unchanged(source, descriptor, before, size)
         _check_sidecar(source, digest, quiet, require_checksum)
+        if signed is not None and signed.statement.sha256 != digest:
+            raise _misfit(source, signed.name, f"sha256 {digest}", signed.statement.sha256, quiet)
         with exclusive():
             path = _keep(temporary, claimed_root / digest, origin)
             journal(digest, size)
-        return Claim(digest, path, size, remove(source, Fingerprint.of(before)))
+        return Claim(digest, path, size, remove(source, Fingerprint.of(before), signature))
     finally:
         os.close(descriptor)
         with contextlib.suppress(OSError):  # report the first error; the next start removes the file
@@ -251,6 +264,32 @@ def _check_sidecar(source: Path, digest: str, quiet: bool, required: bool) -> No
     raise ChecksumError(f"the file has sha256 {digest}, {name} says {match[0].lower()}; transfer both again")
 
 
+def _signed(source: Path, size: int, quiet: bool, check_signature: Callable[[Path], Signed | None]) -> Signed | None:
+    """Return what the signature of a file says; a file of another size is not copied to find out."""
+    try:
+        signed = check_signature(source)
+    except SignatureError as error:
+        if quiet:
+            raise
+        raise NotSettledError(f"{error} (it may still arrive; it is checked again once the file is quiet)") from None
+    except OSError as error:
+        if error.errno not in _FAULTS_OF_THE_FILE:
+            raise
+        name = printable(signature_of(source).name)
+        raise SignatureError(f"{name} cannot be read: {error.strerror}; drop one that the daemon may read") from None
+    if signed is not None and signed.statement.file_bytes != size:
+        raise _misfit(source, signed.name, f"{size} bytes", str(signed.statement.file_bytes), quiet)
+    return signed
+
+
+def _misfit(source: Path, name: str, found: str, signed: str, quiet: bool) -> EdgedError:
+    if not quiet:
+        return NotSettledError(
+            f"{printable(source.name)} does not match {name} yet; it is tried again once it is quiet"
+        )
+    return ChecksumError(f"the file has {found}, {name} is of {signed}; transfer both again")
+
+
 def _keep(temporary: Path, folder: Path, origin: Origin | None) -> Path:
     """Link the copy to its final path, where another update may have stored the same contents already."""
     path = folder / CLAIMED_NAME
@@ -267,8 +306,8 @@ def _keep(temporary: Path, folder: Path, origin: Origin | None) -> Path:
     return path
 
 
-def remove(source: Path, claimed: Fingerprint) -> str | None:
-    """Remove a claimed file, and its checksum, from the drop folder, unless another file has its name by now.
+def remove(source: Path, claimed: Fingerprint, signature: Fingerprint | None = None) -> str | None:
+    """Remove a claimed file, its checksum and its signature from the drop folder, unless others have their names now.
 
     Returns:
         Why it cannot be removed, in one line; None if it is gone.
@@ -277,6 +316,9 @@ def remove(source: Path, claimed: Fingerprint) -> str | None:
         if Fingerprint.of(source.lstat()) == claimed:
             sidecar_of(source).unlink(missing_ok=True)  # first: alone it is ignored, while a file without it is not
             source.unlink()
+            # Last: without it, a file that a crash leaves behind would be rejected. Not that of the next file.
+            if signature is not None and fingerprint_of(signature_of(source)) == signature:
+                signature_of(source).unlink()
     except FileNotFoundError:
         pass
     except OSError as error:

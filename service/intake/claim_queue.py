@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edged.errors import CheckpointError, EdgedError, RejectedError, StateError
+from edged.signing.keys import shown
+from edged.signing.verification import signature_of
 from service.config.current import CurrentConfig
 from service.config.load import ModelConfig
 from service.intake.claim import (
@@ -23,7 +25,7 @@ from service.intake.claim import (
     claim,
     remove,
 )
-from service.intake.drop_folder import Refusal, sidecar_of
+from service.intake.drop_folder import Refusal, fingerprint_of, sidecar_of
 from service.intake.orphans import Origin
 from service.intake.run_folder import note_taken
 from service.intake.stability import Fingerprint
@@ -33,6 +35,7 @@ from service.journal.states import State
 from service.journal.update import Update
 from service.rollout.records import UpdateRecords
 from service.system.liveness import Liveness, Loop
+from service.trust.signatures import CODES, Signatures, Signed
 
 log = logging.getLogger(__name__)
 
@@ -79,14 +82,16 @@ class _Look:
     Attributes:
         file: The file.
         checksum: Its `.sha256`; None if there is none.
+        signature: Its `.sig`; None if there is none.
     """
 
     file: Fingerprint
     checksum: Fingerprint | None
+    signature: Fingerprint | None
 
     def to_dict(self) -> dict[str, str | None]:
         """Return JSON types."""
-        return {"file": str(self.file), "checksum": None if self.checksum is None else str(self.checksum)}
+        return {name: None if value is None else str(value) for name, value in vars(self).items()}
 
 
 class ClaimQueue:
@@ -120,6 +125,7 @@ class ClaimQueue:
         self._updates = records.updates
         self._metrics = records.metrics
         self._holds = holds
+        self._signatures = Signatures(holds)
         self._listener = listener
         self._liveness = liveness
         self._state_problem = state_problem
@@ -201,7 +207,7 @@ class ClaimQueue:
             return
         look = await asyncio.to_thread(_look_at, drop.path)
         if look is not None:
-            if await self._was_rejected(drop, look):
+            if await self._was_rejected(drop, look, model):
                 return
             if (taken := await self._taken_as(drop, look)) is not None:
                 await self._remove_taken(drop, look, taken)
@@ -247,7 +253,7 @@ class ClaimQueue:
             await self._updates.note(update.id, detail)
             self._given_back.pop(path, None)
 
-    async def _was_rejected(self, drop: Drop, look: _Look) -> bool:
+    async def _was_rejected(self, drop: Drop, look: _Look, model: ModelConfig) -> bool:
         """Return whether the file was rejected before, for a fault that it still has.
 
         Files are compared by what stat(2) says, never by the clock, which may have been wrong then.
@@ -255,10 +261,22 @@ class ClaimQueue:
         codes = {ChecksumError.code, CheckpointError.code}
         if self._config.current.drop.require_checksum:
             codes.add(MissingChecksumError.code)
+        if model.trust.keys:
+            codes.update(CODES)
         for update in await self._updates.find(drop.model, State.REJECTED, limit=_REMEMBERED):
             of_drop = update.sha256 is None and (update.file_name, update.file_bytes) == (drop.name, drop.size)
             if of_drop and update.code in codes and await self._noted(update, State.REJECTED) == look.to_dict():
-                return True
+                return update.code not in CODES or await self._is_still_refused(drop, model, update)
+        return False
+
+    async def _is_still_refused(self, drop: Drop, model: ModelConfig, last: Update) -> bool:
+        """Return whether a signature is refused as before: other keys may be configured by now."""
+        try:
+            await asyncio.to_thread(self._signatures.of_drop, drop.path, model)
+        except RejectedError as error:
+            return str(error) == last.reason
+        except (EdgedError, OSError):  # the claim reports it
+            return False
         return False
 
     async def _taken_as(self, drop: Drop, look: _Look) -> Update | None:
@@ -283,7 +301,7 @@ class ClaimQueue:
 
     async def _remove_taken(self, drop: Drop, look: _Look, update: Update) -> None:
         """Remove a file that was claimed before; it is found again later if that fails again."""
-        problem = await asyncio.to_thread(remove, drop.path, look.file)
+        problem = await asyncio.to_thread(remove, drop.path, look.file, look.signature)
         if drop.run is not None and update.sha256 is not None:  # the daemon may have died before that
             await asyncio.to_thread(_note_taken, drop.run, drop.path, look.file, update.sha256)
         if problem is None:
@@ -319,10 +337,17 @@ class ClaimQueue:
         """Claim a file; return its update, and why it could not be removed from the drop folder."""
         start = time.monotonic()
         journaled = [update]
+        signed: Signed | None = None
+
+        def check_signature(source: Path) -> Signed | None:
+            nonlocal signed
+            signed = self._signatures.of_drop(source, model)
+            return signed
 
         def journal(sha256: str, size: int) -> None:
             stages["claim"] = round(time.monotonic() - start, 3)
-            fields = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
+            fields: dict[str, Any] = {"sha256": sha256, "key": model.key(sha256), "file_bytes": size, "stages": stages}
+            fields["signature"] = None if signed is None else signed.signature
             self._require_state_folder()
             noted = None if look is None else {_LOOK: look.to_dict()}
             journaled.append(self._updates.journal.advance(update.id, State.CLAIMED, noted, **fields))
@@ -341,7 +366,12 @@ class ClaimQueue:
             origin=Origin(drop.model, drop.path.name),
             journal=journal,
             exclusive=self._updates.journal.exclusive,
+            check_signature=check_signature,
         )
+        if (signature := journaled[-1].signature) is not None:
+            text = "update %d of %s (%s) is signed as version %d with %s"
+            key = shown(signature.key, signature.key_id)
+            log.info(text, update.id, update.model, update.file_name, signature.version, key)
         self._metrics.stage_duration.labels(drop.model, "claim").observe(stages["claim"])
         # Not read anew: nothing may fail once the file has left the drop folder.
         return journaled[-1], claimed.problem
@@ -390,7 +420,7 @@ def _look_at(path: Path) -> _Look | None:
             checksum = None
     except OSError:
         return None
-    return _Look(file, checksum)
+    return _Look(file, checksum, fingerprint_of(signature_of(path)))
 
 
 def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:

@@ -5,6 +5,7 @@ Only the first bytes, the headers and the end are read, and nothing is built fro
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import struct
@@ -12,7 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from edged.errors import SignatureError
+from edged.signing.verification import peek, read_signature, signature_of
 from service.intake.pickled_sizes import CutOffError, UnknownSizeError, legacy_bytes, storage_bytes
+from service.units import printable
 
 # Names of checkpoints. A file of another name is one if its first bytes say so.
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".th", ".ckpt", ".safetensors", ".bin", ".pkl", ".tar", ".model")
@@ -44,10 +48,40 @@ def inspect(path: Path) -> Inspection:
     Raises:
         OSError: The file cannot be read.
     """
-    # A pipe must not make us wait for its other end.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with _open(path) as file:
         head = file.read(_HEAD_BYTES)
         return Inspection(named(path.name) or begins(head), missing(file, os.fstat(file.fileno()).st_size))
+
+
+def recognize(path: Path) -> bool:
+    """Return whether a file is a checkpoint by its name or by its first bytes, of which nothing is parsed.
+
+    Raises:
+        OSError: The file cannot be read, or is a link.
+    """
+    with _open(path) as file:
+        return named(path.name) or begins(file.read(_HEAD_BYTES))
+
+
+def inspect_signed(path: Path) -> Inspection:
+    """Look at a file that needs a signature: nothing of it is parsed, and its signature says how long it has to be.
+
+    What the signature says is a hint as long as it is not verified: a wrong one makes its own file wait.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    signature, claimed = signature_of(path), None
+    with contextlib.suppress(OSError, SignatureError):  # the claim says what is wrong with it
+        claimed = peek(read_signature(signature) or b"")
+    size = path.lstat().st_size
+    promised = size if claimed is None else claimed.file_bytes
+    return Inspection(recognize(path), _compare(size, promised, f"{printable(signature.name)} promises"))
+
+
+def _open(path: Path) -> BinaryIO:
+    # A pipe must not make us wait for its other end.
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
 
 
 def is_checkpoint(path: Path) -> bool:

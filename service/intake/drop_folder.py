@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edged.signing.verification import SUFFIX as SIGNATURE_SUFFIX
+from edged.signing.verification import signature_of
 from service.intake.stability import Fingerprint
 from service.units import format_bytes
 
@@ -31,17 +33,26 @@ _IGNORED = (
     "*.swp",
     "*.rejected",
     f"*{SIDECAR_SUFFIX}",
+    f"*{SIGNATURE_SUFFIX}",
 )
 
 
 def is_ignored(name: str) -> bool:
-    """Return whether a name is that of a temporary file of another program, or of a checksum."""
+    """Return whether a name is that of a temporary file of another program, or of a checksum or a signature."""
     return any(fnmatch.fnmatchcase(name.lower(), pattern) for pattern in _IGNORED)
 
 
 def sidecar_of(path: Path) -> Path:
     """Return the path of the checksum file of `path`: NAME.sha256 next to it."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+def fingerprint_of(path: Path) -> Fingerprint | None:
+    """Return the fingerprint of a file, of a link itself; None if it does not exist."""
+    try:
+        return Fingerprint.of(path.lstat())
+    except OSError:  # gone again
+        return None
 
 
 def write_sidecar(path: Path, sha256: str) -> None:
@@ -54,12 +65,20 @@ def write_sidecar(path: Path, sha256: str) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    sidecar = sidecar_of(path)
-    temporary = sidecar.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, so that the daemon ignores it
+    write_beside(sidecar_of(path), f"{sha256}  ".encode() + os.fsencode(path.name) + b"\n")
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Write a small file of the drop folder, such as a checksum or a signature, in one step.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, so that the daemon ignores it
     try:
-        temporary.write_bytes(f"{sha256}  ".encode() + os.fsencode(path.name) + b"\n")
+        temporary.write_bytes(data)
         temporary.chmod(0o644)  # the daemon may run as another user
-        temporary.replace(sidecar)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,12 +92,14 @@ class Candidate:
         path: Path in the drop folder.
         fingerprint: Size, times and inode of the file.
         sidecar: Whether a checksum file is next to it.
+        signature: Fingerprint of the signature file next to it; None if there is none.
     """
 
     model: str
     path: Path
     fingerprint: Fingerprint
     sidecar: bool
+    signature: Fingerprint | None = None
 
 
 @dataclass(frozen=True)
@@ -109,12 +130,14 @@ class Scan:
         refusals: Entries that are rejected.
         folders: Folders in the drop folder that belong to no model (""), and those in the folder of a model.
         missing: Folders that do not exist or cannot be read.
+        signatures: Signature files, with the models that they were dropped for.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     folders: list[tuple[str, Path]] = field(default_factory=list)
     missing: list[Path] = field(default_factory=list)
+    signatures: list[tuple[str, Path]] = field(default_factory=list)
 
 
 class DropFolder:
@@ -155,6 +178,7 @@ class DropFolder:
             except OSError:
                 scan.missing.append(folder)
                 continue
+            scan.signatures += [(model, folder / name) for name in names if name.endswith(SIGNATURE_SUFFIX)]
             for found in self._look(folder, model, names):
                 if isinstance(found, Candidate):
                     scan.candidates.append(found)
@@ -183,7 +207,8 @@ class DropFolder:
             if refused is not None:
                 yield Refusal(model, path, status.st_size, *refused)
             else:
-                yield Candidate(model, path, Fingerprint.of(status), name + SIDECAR_SUFFIX in names)
+                signature = fingerprint_of(signature_of(path)) if name + SIGNATURE_SUFFIX in names else None
+                yield Candidate(model, path, Fingerprint.of(status), name + SIDECAR_SUFFIX in names, signature)
 
     def _refusal(self, status: os.stat_result, model: str) -> tuple[str, str] | None:
         if not model:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.spelling import names_to_choose
-from service.intake.content import inspect
+from service.intake.content import recognize
 from service.intake.drop_folder import Candidate, DropFolder, Scan
 from service.intake.run_folder import choose, scan_run
 from service.units import printable
@@ -75,6 +75,6 @@ def find_unclaimed(folder: DropFolder) -> list[Unclaimed]:
 
 def _may_be_checkpoint(candidate: Candidate) -> bool:
     try:
-        return inspect(candidate.path).is_checkpoint
+        return recognize(candidate.path)
     except OSError:
         return True  # gone again, or reported by the claim

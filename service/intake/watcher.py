@@ -1,8 +1,9 @@
 """Finds finished files in the drop folder by scanning it. Events only trigger the next scan earlier.
 
 A file is finished when it has not changed for `settle_s`, at once when it was renamed into place, and at once when a
-checksum is next to it (which is then checked by service.intake.claim). No event is needed for any of this: what events
-miss (an overflow of their queue, hard links, another machine's writes) the next rescan finds.
+checksum or the signature that it needs is next to it (which is then checked by service.intake.claim). No event is
+needed for any of this: what events miss (an overflow of their queue, hard links, another machine's writes) the next
+rescan finds.
 
 A file that is quiet, but open for writing or visibly cut off, is waited for up to `settle_max_s`. Of a folder in the
 folder of a model, one file is taken, see service.intake.run_folder. What is not taken is listed in `Watcher.unclaimed`.
@@ -15,13 +16,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from service.intake.content import Inspection, inspect
-from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, sidecar_of
+from edged.signing.verification import signature_of
+from service.intake.content import Inspection, inspect, inspect_signed
+from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, fingerprint_of, sidecar_of
 from service.intake.inotify import Watches, is_network_folder
 from service.intake.run_folder import Run, choose, scan_run
 from service.intake.stability import Fingerprint, StabilityTracker
@@ -84,6 +86,7 @@ class WatchOptions:
         mode: "auto" to use inotify events where they work, "poll" to use none.
         checksum_wait_s: Seconds that a file without a checksum has to wait for one; 0 if it needs none.
         settle_max_s: Longest wait, in seconds without a change, for a file that is open for writing or cut off.
+        signature_wait_s: Seconds that a file without a signature has to wait for one, by the models that need one.
     """
 
     settle_s: float
@@ -91,6 +94,7 @@ class WatchOptions:
     mode: str = "auto"
     checksum_wait_s: float = 0.0
     settle_max_s: float = 3600.0
+    signature_wait_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,19 @@ class _Look:
 
     content: Inspection
     written: bool
+
+
+@dataclass(frozen=True)
+class _Lack:
+    """A file that another file needs next to it.
+
+    Attributes:
+        wait_s: Seconds for which it is waited for.
+        reason: Why the other file waits.
+    """
+
+    wait_s: float
+    reason: str
 
 
 class Watcher:
@@ -154,11 +171,13 @@ class Watcher:
         self._liveness = liveness or Liveness()
         self._reported_rebuilds = 0
         self._tracker = StabilityTracker(options.settle_s, options.settle_max_s)
-        self._reported: dict[Path, Fingerprint] = {}
+        # As it was reported, with its signature if it needs one: another signature makes it a new file.
+        self._reported: dict[Path, tuple[Fingerprint, Fingerprint | None]] = {}
         self._refused: set[tuple[Path, int, str]] = set()
         self._quiet_only: set[Path] = set()
-        self._awaiting_checksum: dict[Path, float] = {}  # when the wait ends
-        self._unchecked: set[Path] = set()  # reported without the checksum that they need, which may still follow
+        self._awaiting: dict[Path, float] = {}  # files without the checksum or signature they need: when the wait ends
+        self._unchecked: set[Path] = set()  # reported without what they need, which may still follow
+        self._ignored: set[Path] = set()  # signatures of models without keys, each of which is logged once
         self._renamed: set[Path] = set()
         self._renamed_lock = threading.Lock()
         self._poked = asyncio.Event()
@@ -257,7 +276,9 @@ class Watcher:
         self._refuse(scan)
         self._forget_gone(scan, runs)
         settled = self._settled(scan, runs, renamed, now)
-        looks = await asyncio.to_thread(_look_at, settled) if settled else {}
+        self._note_ignored(scan)
+        signed = self._options.signature_wait_s
+        looks = await asyncio.to_thread(_look_at, settled, signed) if settled else {}
         for file in settled:
             self._decide(file, looks.get(file.candidate.path), now)
         self._list_unclaimed(scan)
@@ -311,7 +332,7 @@ class Watcher:
             if self._is_new(candidate):
                 quiet = self._tracker.observe(candidate.path, candidate.fingerprint, now)
                 moved = candidate.path in renamed
-                if quiet or (candidate.path not in self._quiet_only and (moved or candidate.sidecar)):
+                if quiet or (candidate.path not in self._quiet_only and (moved or self._is_vouched_for(candidate))):
                     found.append(_Settled(candidate, "quiet" if quiet else "rename" if moved else "sidecar"))
         for run in runs:
             if self._tracker.observe(run.path, run.fingerprint, now) and (file := self._choose(run)) is not None:
@@ -323,8 +344,30 @@ class Watcher:
         """Return whether a file was not reported as it is now, and is not to be left alone for a while."""
         if self._is_resting(candidate.path):
             return False
-        unchecked = candidate.sidecar and candidate.path in self._unchecked
-        return unchecked or self._reported.get(candidate.path) != candidate.fingerprint
+        unchecked = candidate.path in self._unchecked and self._lacks(candidate) is None
+        return unchecked or self._reported.get(candidate.path) != self._identity(candidate)
+
+    def _identity(self, candidate: Candidate) -> tuple[Fingerprint, Fingerprint | None]:
+        """Return what makes a file another one when it changes."""
+        return candidate.fingerprint, candidate.signature if self._needs_signature(candidate) else None
+
+    def _needs_signature(self, candidate: Candidate) -> bool:
+        return candidate.model in self._options.signature_wait_s
+
+    def _is_vouched_for(self, candidate: Candidate) -> bool:
+        """Return whether a file next to it says what it has to contain, so that it need not settle."""
+        return candidate.sidecar or (self._needs_signature(candidate) and candidate.signature is not None)
+
+    def _lacks(self, candidate: Candidate) -> _Lack | None:
+        """Return what a file needs next to it, and has not got; None if it has it."""
+        path = candidate.path
+        if self._needs_signature(candidate) and candidate.signature is None:
+            wait_s, name = self._options.signature_wait_s[candidate.model], signature_of(path).name
+            return _Lack(wait_s, f"it waits up to {wait_s:g} s for {name}: {candidate.model} has trust.keys")
+        if self._options.checksum_wait_s and not candidate.sidecar:
+            wait_s, name = self._options.checksum_wait_s, sidecar_of(path).name
+            return _Lack(wait_s, f"it waits up to {wait_s:g} s for {name}: drop.require_checksum is set")
+        return None
 
     def _is_resting(self, path: Path) -> bool:
         """Return whether a released file is to be left alone."""
@@ -337,7 +380,8 @@ class Watcher:
             self._left[run.path] = Unclaimed(run.path, "folder", choice.reason)
             return None
         path = run.path / choice.name
-        candidate = Candidate(run.model, path, run.files[choice.name], sidecar_of(path).name in run.sidecars)
+        has_checksum, signature = sidecar_of(path).name in run.sidecars, fingerprint_of(signature_of(path))
+        candidate = Candidate(run.model, path, run.files[choice.name], has_checksum, signature)
         return candidate if self._is_new(candidate) else None
 
     def _decide(self, file: _Settled, look: _Look | None, now: float) -> None:
@@ -347,7 +391,7 @@ class Watcher:
         self._waiting.pop(path, None)
         truncated = None
         if look is not None and not look.content.is_checkpoint:
-            self._reported[path] = candidate.fingerprint
+            self._reported[path] = self._identity(candidate)
             self._left[path] = no_checkpoint(path)
             return
         if look is not None and file.by == "quiet" and (look.written or look.content.missing is not None):
@@ -355,14 +399,15 @@ class Watcher:
                 self._held[path] = _unfinished(path, look, self._options.settle_max_s)
                 return
             truncated = look.content.missing
-        if self._awaits_checksum(candidate, now):
+        lack = self._lacks(candidate)
+        if lack is not None and self._waits_for(lack, path, now):
             return
-        waited = self._awaiting_checksum.pop(path, None) is not None or path in self._unchecked
-        awaited = waited and candidate.sidecar and path not in self._quiet_only
+        waited = self._awaiting.pop(path, None) is not None or path in self._unchecked
+        awaited = waited and lack is None and path not in self._quiet_only
         self._unchecked.discard(path)
-        if self._options.checksum_wait_s and not candidate.sidecar:
+        if lack is not None:
             self._unchecked.add(path)
-        self._reported[path] = candidate.fingerprint
+        self._reported[path] = self._identity(candidate)
         seen_at = time.time() - (now - (self._tracker.first_seen(path if file.run is None else file.run.path) or now))
         self._tracker.forget(path)
         drop = Drop(
@@ -399,22 +444,24 @@ class Watcher:
         unsettled = [candidate.path for candidate in scan.candidates if self._is_new(candidate)]
         unsettled += [run.path for run in runs if not self._tracker.observe(run.path, run.fingerprint, now)]
         unsettled += [path for path in self._held if path not in unsettled]
-        due = self._tracker.next_due([path for path in unsettled if path not in self._awaiting_checksum])
-        later = [*self._awaiting_checksum.values(), *(until for until in self._resting.values() if until > now)]
+        due = self._tracker.next_due([path for path in unsettled if path not in self._awaiting])
+        later = [*self._awaiting.values(), *(until for until in self._resting.values() if until > now)]
         return min([now + self._interval_s() if due is None else due, *later])
 
-    def _awaits_checksum(self, candidate: Candidate, now: float) -> bool:
-        """Return whether a file that is finished has to wait for its checksum."""
-        path, wait_s = candidate.path, self._options.checksum_wait_s
-        if candidate.sidecar or not wait_s:
+    def _waits_for(self, lack: _Lack, path: Path, now: float) -> bool:
+        """Return whether a file that is finished still has to wait for what it lacks."""
+        if now >= self._awaiting.setdefault(path, now + lack.wait_s):
             return False
-        if path not in self._awaiting_checksum:
-            self._awaiting_checksum[path] = now + wait_s
-        if now >= self._awaiting_checksum[path]:
-            return False
-        reason = f"it waits up to {wait_s:g} s for {sidecar_of(path).name}: drop.require_checksum is set"
-        self._held[path] = Unclaimed(path, "file", reason)
+        self._held[path] = Unclaimed(path, "file", lack.reason)
         return True
+
+    def _note_ignored(self, scan: Scan) -> None:
+        """Log, once each, the signatures of models that have no keys to check them with."""
+        found = {path: model for model, path in scan.signatures if model not in self._options.signature_wait_s}
+        for path in sorted(found.keys() - self._ignored):
+            if found[path]:
+                log.info("%s is ignored: model %s has no trust.keys to check it with", path, found[path])
+        self._ignored = set(found)
 
     def _forget_gone(self, scan: Scan, runs: list[Run]) -> None:
         """Forget files that are gone: a later file of the same name is another file. Forget what is settled anew."""
@@ -425,8 +472,8 @@ class Watcher:
         self._tracker.keep_only(present)
         self._quiet_only &= present
         self._unchecked &= present
-        for path in self._awaiting_checksum.keys() - present:
-            del self._awaiting_checksum[path]
+        for path in self._awaiting.keys() - present:
+            del self._awaiting[path]
         for path in self._reported.keys() - present:
             del self._reported[path]
         self._resting = {path: until for path, until in self._resting.items() if path in present | refused}
@@ -435,7 +482,7 @@ class Watcher:
         self._left = {
             path: entry
             for path, entry in self._left.items()
-            if entry.kind == "file" and path in files and self._reported.get(path) == files[path]
+            if entry.kind == "file" and path in files and self._reported.get(path, (None,))[0] == files[path]
         }
         self._held = {path: entry for path, entry in self._held.items() if path in files}
 
@@ -479,15 +526,21 @@ def _identity(refusal: Refusal) -> tuple[Path, int, str]:
     return refusal.path, refusal.size, refusal.code
 
 
-def _look_at(settled: list[_Settled]) -> dict[Path, _Look]:
-    """Look into settled files, and at who has them open; files that cannot be read are left out."""
-    parts = {file.candidate.path: [file.candidate.path] for file in settled}
+def _look_at(settled: list[_Settled], signed: Collection[str]) -> dict[Path, _Look]:
+    """Look into settled files, and at who has them open; files that cannot be read are left out.
+
+    Args:
+        settled: The files.
+        signed: Models whose files need a signature, and are not looked into before it was verified.
+    """
+    parts = {file.candidate.path: [file.candidate.path, signature_of(file.candidate.path)] for file in settled}
     parts |= {file.candidate.path: [file.run.path / name for name in file.run.files] for file in settled if file.run}
     written = being_written([part for paths in parts.values() for part in paths])
     looks = {}
-    for path, paths in parts.items():
+    for candidate in (file.candidate for file in settled):
+        look_into = inspect_signed if candidate.model in signed else inspect
         with contextlib.suppress(OSError):  # the claim says what is wrong with it
-            looks[path] = _Look(inspect(path), not written.isdisjoint(paths))
+            looks[candidate.path] = _Look(look_into(candidate.path), not written.isdisjoint(parts[candidate.path]))
     return looks
 
 

@@ -33,12 +33,15 @@ _FILE_AT_FAULT = (
         "artifact",
         "checkpoint",
         "checksum",
+        "downgrade",
         "gate",
         "no_checksum",
         "non_finite",
+        "signature",
         "too_large",
         "truncated",
         "unsafe_checkpoint",
+        "unsigned",
     ),
     *("probation", "rollback"),  # an earlier update went live with this file and was rolled back
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from edged.signing.keys import shown
 from service.reporting.candidates import kept_in_float, served_by
 from service.units import format_bytes, format_seconds
 
@@ -193,8 +194,21 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Time of all stages", format_seconds(sum(update["stages"].values())) if update["stages"] else None),
         ("Tries", update["attempt"] if update["attempt"] > 1 else None),
         ("SHA-256", update.get("sha256")),
+        ("Signature", signature(update)),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
+
+
+def signature(update: JSON) -> str | None:
+    """Return the version that was signed, and with which key; None if the update has no signature.
+
+    Args:
+        update: Update as JSON.
+    """
+    signed: JSON = update.get("signature") or {}
+    if not signed:
+        return None
+    return f"version {signed.get('version')}, {shown(str(signed.get('key')), str(signed.get('key_id')))}"
 
 
 def _held_back(data: JSON) -> str | None:

@@ -7,6 +7,7 @@ Every step is journaled before the next one begins, so that a restart of the dae
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import time
@@ -25,6 +26,7 @@ from service.rollout.gates import interface_on_disk
 from service.rollout.recovery import DAMAGED, UNUSABLE
 from service.rollout.swap import SwapOptions
 from service.serving.model_server import ModelServer
+from service.trust.signatures import CODES, Signatures
 from service.updates.cancellation import Cancellations, UpdateCancelledError
 from service.updates.steps import UpdateSteps
 from service.updates.turns import Turns
@@ -33,7 +35,9 @@ from service.worker.interface import Incumbent
 log = logging.getLogger(__name__)
 
 _WORKER_STAGES = {stage.name: stage for stage in STAGE_TABLE if stage.done_by_worker}
-_TAKEN_OUT = ("rollback", "probation")  # codes of a file that was rejected because its generation was rolled back
+# Codes of rejections that say nothing of the file: its generation was rolled back and may be back, or its signature was
+# not accepted, which is checked anew each time.
+_PASSED_OVER = ("rollback", "probation", *CODES)
 _PUBLISHED = (State.PUBLISHED, State.WARMED, State.LIVE)
 
 
@@ -77,6 +81,7 @@ class Attempt:
         self._stages: dict[str, float] = dict(update.stages)
         self._worker_started = 0.0
         self._worker_waits: dict[str, str] = {}  # what its worker waits for, as an entry of the progress
+        self._signatures = Signatures(steps.swapper.holds)
 
     @property
     def _model(self) -> ModelConfig:
@@ -129,6 +134,7 @@ class Attempt:
         if not await self._follow_config() and (published := await self._published_unjournaled()) is not None:
             await self._advance(State.PUBLISHED, generation=published)
             return published
+        await self._check_signature()
         made: UpdateReport | int | Stopped | Postponed | None = await self._known_generation()
         if made is None:
             made = await self._cancellations.run(self._update.id, self._admit_and_quantize())
@@ -145,6 +151,14 @@ class Attempt:
             if event.state is State.PUBLISHED and event.detail.get("generation") == update.generation:
                 return None  # it has been tried since
         return update.generation
+
+    async def _check_signature(self) -> None:
+        """Check the signature of the file once more, with the keys in force: the file may have waited, or be old.
+
+        Raises:
+            RejectedError: It is not accepted, or not any more.
+        """
+        await asyncio.to_thread(self._signatures.of_claimed, self._update, self._model)
 
     async def _follow_config(self) -> bool:
         """Return whether the configuration has changed since the key of the update was computed, which is done anew."""
@@ -164,6 +178,7 @@ class Attempt:
         """Wait for the worker lock, and run the worker unless the device does not allow it now."""
         admission = self._steps.admission
         async with admission.lock.turn(self._model.priority):
+            await self._check_signature()
             if await self._follow_config() and (known := await self._known_generation()) is not None:
                 return known
             if (postponement := await admission.why_not(self._update, self._model)) is not None:
@@ -181,8 +196,8 @@ class Attempt:
         update = self._update
         updates = self._records.updates
         before = await updates.last_for_key(update.key or "", before=update.id)
-        while before is not None and before.state is State.REJECTED and before.code in _TAKEN_OUT:
-            before = await updates.last_for_key(update.key or "", before=before.id)  # whose generation may be back
+        while before is not None and before.state is State.REJECTED and before.code in _PASSED_OVER:
+            before = await updates.last_for_key(update.key or "", before=before.id)
         if before is None or before.code in (DAMAGED, UNUSABLE):  # its generation is at fault, not the file
             return None
         if before.state in (State.REJECTED, State.ROLLED_BACK):
@@ -350,6 +365,8 @@ class Attempt:
         """Commit the update, and remove what it does not need any more."""
         update, metrics = self._update, self._records.metrics
         more: dict[str, Any] = {} if problem is None else {"code": "probation", "reason": problem}
+        if update.signature is not None:  # first: a crash in between repeats this
+            await self._steps.swapper.holds.raise_version(update.model, update.signature.version)
         if (await self._records.updates.get(update.id)).state is not State.COMMITTED:  # by two rollbacks in a row
             await self._advance(State.COMMITTED, generation=generation, **more)
         reason = "probation" if problem is not None else "unchanged" if unchanged else ""

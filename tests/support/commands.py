@@ -26,6 +26,9 @@ COMMANDS = [
     *CLIENT_COMMANDS,
     *(
         "inspect",
+        "keygen",
+        "sign",
+        "verify",
         "quantize",
         "export",
         "evaluate",

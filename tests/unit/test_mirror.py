@@ -74,6 +74,7 @@ TESTED_BY = {
     "service/storage/state_folder": "unit/service/updates/test_runner.py",
     "service/system/pillow_warnings": "integration/service/cli/test_main.py",
     "service/system/disk_thread": "unit/service/updates/test_runner.py",
+    "service/trust/main": "integration/service/trust/test_verifier.py",
     "service/updates/admission": "end_to_end/test_manners.py",
     "service/updates/attempt": "end_to_end/test_update.py",
     "service/updates/workers": "unit/service/updates/test_runner.py",

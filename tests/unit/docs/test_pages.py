@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.signing.ed25519 import write_key_pair
 from service.cli.parser import COMMANDS, build_parser
 from service.config.load import load_config
 from service.journal.states import UPDATE_STAGES, State
@@ -84,7 +85,11 @@ def test_every_command_and_option_exists(page: Path) -> None:
 @each_page
 def test_every_config_is_valid(page: Path, tmp_path: Path) -> None:
     for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.DOTALL)):
-        text = block.replace("/srv/", "srv/")
+        text = block.replace("/srv/", "srv/").replace("/etc/edged/", "etc/edged/")
+        (tmp_path / "etc" / "edged").mkdir(parents=True, exist_ok=True)
+        for key in set(re.findall(r"(etc/edged/\w+)\.pub", text)):
+            if not (tmp_path / f"{key}.pub").exists():
+                write_key_pair(tmp_path / key)
         for folder in re.findall(r"\bdir: ([\w/]+)", text):
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         file = tmp_path / f"{number}.yaml"

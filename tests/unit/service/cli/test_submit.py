@@ -2,7 +2,8 @@ import hashlib
 
 import pytest
 
-from edged.errors import CheckpointError, NotReadyError, StateError, UnavailableError, UsageError
+from edged.errors import CheckpointError, NotReadyError, StateError, UnavailableError, UnsignedError, UsageError
+from edged.signing.verification import signature_of
 from service.cli.submit import EXIT_CODES, submit, wait
 from service.client import DaemonClient
 from service.journal.states import State
@@ -130,3 +131,21 @@ def test_every_end_has_its_exit_code():
         "DEFERRED": 75,
     }
     assert State.LIVE not in EXIT_CODES
+
+
+def test_the_signature_comes_with_the_file(daemon, checkpoint, tmp_path):
+    signature_of(checkpoint).write_bytes(b"{}")
+    submit(daemon.client, checkpoint, "m")
+    dropped = {path.name: path.read_bytes() for path in (tmp_path / "drop" / "m").iterdir()}
+    assert dropped == {"model.pt": CONTENTS, "model.pt.sig": b"{}"}
+
+
+def test_an_unsigned_file_is_not_copied_where_the_model_needs_a_signature(daemon, checkpoint, tmp_path):
+    status = {"drop_dir": str(tmp_path / "drop"), "models": [{"name": "m", "signed": True}, {"name": "n"}]}
+    daemon.answer("GET /edged/v1/status", status)
+    with pytest.raises(UnsignedError, match=r"has no model\.pt\.sig next to it, and m has trust\.keys"):
+        submit(daemon.client, checkpoint, "m")
+    assert list((tmp_path / "drop" / "m").iterdir()) == []
+    signature_of(checkpoint).symlink_to("elsewhere")
+    with pytest.raises(UsageError, match=r"model\.pt\.sig cannot be read"):
+        submit(daemon.client, checkpoint, "m")

@@ -198,7 +198,7 @@ def test_each_kind_of_mistake_is_reported(folder, text, message):
         ("input: {mean: [], std: [1]}", "has a list as value; it must be a list of at least one entry"),
         ("input: {mean: [0], std: [0]}", "has value 0; it must be more than 0"),
         ("quantization: {descending: 1}", "has value 1; it must be true or false"),
-        ("trust: {}", "is unknown; known here: arch, batching, calibration"),
+        ("thrust: {}", "is unknown; did you mean 'trust'?"),
         ("arch: resnet19", "has value 'resnet19'; did you mean 'resnet18'? choose one of resnet18, resnet34, "),
         ("detection: {confidence: 25}", "has value 25; it must be at most 1"),
         ("detection: {iou: -0.1}", "has value -0.1; it must be at least 0"),

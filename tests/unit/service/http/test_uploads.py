@@ -58,3 +58,13 @@ def test_a_client_that_goes_away_leaves_nothing(tmp_path):
 def test_a_folder_that_is_gone(tmp_path):
     with pytest.raises(StateError, match="No such file"):
         send(tmp_path / "none", "a.pt", b"x")
+
+
+def test_a_signature_is_sent_before_its_file(tmp_path):
+    assert send(tmp_path, "a.pt.sig", b"{}", max_bytes=1)["bytes"] == 2  # watch.max_bytes is for checkpoints
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.pt.sig", b"{}")]
+    with pytest.raises(UploadError, match=r"over the limit of a signature, 64\.0 KiB"):
+        send(tmp_path, "b.pt.sig", b" " * (64 << 10), b" ")
+    for name in (".sig", ".hidden.sig", "a.part.sig"):
+        with pytest.raises(UsageError):
+            send(tmp_path, name, b"{}")

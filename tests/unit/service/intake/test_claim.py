@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import subprocess
@@ -7,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.errors import CheckpointError, StateError, TooLargeError
-from service.intake.claim import ChecksumError, GoneError, MissingChecksumError, NotSettledError, claim
+from edged.errors import CheckpointError, SignatureError, StateError, TooLargeError
+from edged.signing.statement import Statement
+from edged.signing.verification import signature_of
+from service.intake.claim import (
+    ChecksumError,
+    GoneError,
+    MissingChecksumError,
+    NotSettledError,
+    UnreadableError,
+    claim,
+)
 from service.intake.drop_folder import sidecar_of, write_sidecar
+from service.journal.update import UpdateSignature
+from service.trust.signatures import Signed
 
 CONTENTS = b"weights" * 1000
 DIGEST = hashlib.sha256(CONTENTS).hexdigest()
@@ -96,6 +108,62 @@ def test_a_file_without_the_checksum_that_is_required_is_refused_unread(source, 
     write_sidecar(source, DIGEST)
     assert subprocess.run(["sha256sum", "-c", "model.pt.sha256"], cwd=source.parent, check=False).returncode == 0
     assert claim(source, root, require_checksum=True).sha256 == DIGEST
+
+
+def signed(**values):
+    """What a signature of the file says, as if it had been verified."""
+    statement = Statement("m", 7, **{"sha256": DIGEST, "file_bytes": len(CONTENTS)} | values)
+    return Signed("model.pt.sig", statement, UpdateSignature(7, "a.pub", "00", "{}"))
+
+
+def test_a_signature_is_checked_before_the_file_is_copied(source, root):
+    def refuse(path):
+        assert path == source
+        assert not root.exists()
+        raise SignatureError("by no accepted key")
+
+    with pytest.raises(SignatureError):
+        claim(source, root, check_signature=refuse)
+    with pytest.raises(NotSettledError, match="by no accepted key"):  # it may be in the middle of being written
+        claim(source, root, check_signature=refuse, quiet=False)
+    assert untouched(source, root)
+
+
+@pytest.mark.parametrize("values", [{"sha256": "0" * 64}, {"file_bytes": 1}])
+def test_a_signature_of_another_file_is_refused(source, root, values):
+    with pytest.raises(ChecksumError, match=r"model\.pt\.sig is of (0000|1;)"):
+        claim(source, root, check_signature=lambda _: signed(**values))
+    with pytest.raises(NotSettledError, match=r"does not match model\.pt\.sig yet"):
+        claim(source, root, check_signature=lambda _: signed(**values), quiet=False)
+    assert untouched(source, root)
+
+
+def test_a_signature_leaves_the_drop_folder_with_its_file(source, root):
+    signature_of(source).write_text("{}")
+    assert claim(source, root, check_signature=lambda _: signed()).sha256 == DIGEST
+    assert list(source.parent.iterdir()) == []
+
+
+def test_the_signature_of_the_next_file_stays(source, root):
+    signature_of(source).write_text("{}")
+
+    def replace_signature(sha256, size):
+        source.with_name("next").write_text("{ }")
+        source.with_name("next").rename(signature_of(source))
+
+    claim(source, root, check_signature=lambda _: signed(), journal=replace_signature)
+    assert signature_of(source).read_text() == "{ }"
+    assert not source.exists()
+
+
+@pytest.mark.parametrize(("code", "error"), [(errno.EACCES, SignatureError), (errno.EIO, UnreadableError)])
+def test_a_signature_that_cannot_be_read_is_the_senders_fault_or_the_disks(source, root, code, error):
+    def check(path):
+        raise OSError(code, os.strerror(code))
+
+    with pytest.raises(error, match=os.strerror(code)):
+        claim(source, root, check_signature=check)
+    assert untouched(source, root)
 
 
 def test_a_checksum_that_vanishes_while_the_file_is_copied_is_missed(source, root, monkeypatch):

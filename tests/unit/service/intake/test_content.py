@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch
@@ -13,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from service.intake.content import Inspection, inspect, missing
+from service.intake import content, pickled_sizes
+from service.intake.content import Inspection, inspect, inspect_signed, missing, recognize
+from tests.support.signing import Signer
 
 STATE = {
     "weight": torch.arange(40.0).reshape(8, 5),
@@ -21,6 +25,13 @@ STATE = {
     "count": torch.tensor(7),
 }
 STATE_BYTES = 40 * 4 + 3 * 2 + 8
+PARSERS = {
+    function.__code__
+    for function in (
+        *(content.missing, content._safetensors_bytes, content._has_end, content._zip_bytes),
+        *(pickled_sizes.legacy_bytes, pickled_sizes.storage_bytes),
+    )
+}
 
 
 def as_zip() -> bytes:
@@ -132,3 +143,47 @@ def test_a_whole_file_on_the_disk(tmp_path: Path) -> None:
     (tmp_path / "link.pt").symlink_to(path)
     with pytest.raises(OSError, match="symbolic link"):
         inspect(tmp_path / "link.pt")
+
+
+def test_nothing_of_a_file_that_needs_a_signature_is_parsed(tmp_path: Path) -> None:
+    """The control comes first: without keys, the same files are parsed."""
+    (tmp_path / ".keys").mkdir()
+    signer = Signer(tmp_path / ".keys", "key")
+    for name, data in (("a.pt", as_zip()), ("b.pt", as_legacy()), ("c.safetensors", as_safetensors())):
+        path = tmp_path / name
+        path.write_bytes(data)
+        assert parsers_called(inspect, path)
+        assert parsers_called(inspect_signed, path) == set()
+        assert inspect_signed(path) == Inspection(is_checkpoint=True)
+        signer.write(path, "m", 1)
+        path.write_bytes(data[:-1])
+        assert parsers_called(inspect_signed, path) == set()
+        expected = f"{len(data) - 1} bytes are there, {name}.sig promises {len(data)}"
+        assert inspect_signed(path) == Inspection(is_checkpoint=True, missing=expected)
+
+
+def parsers_called(look: Callable[[Path], Inspection], path: Path) -> set[str]:
+    """Return the functions that read a file's format which are called during a look at it."""
+    called = set()
+
+    def see(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in PARSERS:
+            called.add(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(see)
+    try:
+        look(path)
+    finally:
+        sys.setprofile(before)
+    return called
+
+
+def test_a_file_is_recognized_without_following_a_link(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(as_safetensors())
+    (tmp_path / "notes").write_bytes(b"how to use these weights")
+    assert recognize(tmp_path / "weights")
+    assert not recognize(tmp_path / "notes")
+    (tmp_path / "link.pt").symlink_to("weights")
+    with pytest.raises(OSError, match="symbolic"):
+        recognize(tmp_path / "link.pt")

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from edged.signing.verification import signature_of
+from service.intake import watcher as watcher_module
 from service.intake.drop_folder import DropFolder, Refusal, sidecar_of
 from service.intake.run_folder import note_taken
 from service.intake.watcher import Watcher, WatchOptions
+from tests.support.signing import Signer
 
 SETTLE_S = 0.2
 NEVER_S = 600.0  # longer than any test: what is found without a rescan was found by an event
@@ -163,6 +166,88 @@ async def test_the_wait_for_a_checksum_ends(tmp_path):
         assert (await reports.drop()).quiet
         assert elapsed(start) >= 4 * SETTLE_S  # quiet first, then the wait
         assert reports.drops.empty()
+
+
+@run
+async def test_a_file_waits_for_its_signature_and_is_not_looked_into(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watcher_module, "inspect", None)  # only files of models without keys are inspected
+        await a_file_waits_for_its_signature(tmp_path)
+
+
+async def a_file_waits_for_its_signature(tmp_path):
+    async with watching(tmp_path, signature_wait_s={"m": NEVER_S}) as (reports, watcher):
+        path = tmp_path / "m" / "a.pt"
+        path.write_bytes(b"x")
+        await until_listed(watcher)
+        assert watcher.unclaimed[0]["reason"] == f"it waits up to {NEVER_S:g} s for a.pt.sig: m has trust.keys"
+        assert reports.drops.empty()
+        rename_into(signature_of(path), b"{}")
+        drop = await reports.drop()
+        # It may be in the middle of being written, as a checksum may.
+        assert (drop.path, drop.settled_by) == (path, "sidecar")
+        watcher.release(path)
+        assert (await reports.drop()).quiet
+
+
+def rename_into(path, data):
+    """Write a file in one step, so that no scan sees a part of it."""
+    hidden = path.with_name(f".{path.name}")
+    hidden.write_bytes(data)
+    hidden.rename(path)
+
+
+async def until_listed(watcher):
+    while not watcher.unclaimed:
+        await asyncio.sleep(0.01)
+
+
+@run
+async def test_another_signature_has_the_file_reported_again(tmp_path):
+    async with watching(tmp_path, signature_wait_s={"m": 0}) as (reports, _):
+        path = tmp_path / "m" / "a.pt"
+        path.write_bytes(b"x")
+        assert (await reports.drop()).quiet  # without a signature, to be rejected
+        for text in ("first", "second"):
+            rename_into(signature_of(path), text.encode())
+            assert (await reports.drop()).path == path
+        assert reports.drops.empty()
+
+
+@run
+async def test_a_file_is_cut_off_while_its_signature_promises_more(tmp_path):
+    (tmp_path / ".keys").mkdir()
+    options = {"signature_wait_s": {"m": NEVER_S}, "settle_max_s": NEVER_S}
+    async with watching(tmp_path, **options) as (reports, watcher):
+        path = tmp_path / "m" / "a.pt"
+        signature_of(path).write_bytes(Signer(tmp_path / ".keys", "key").signature(b"weights", "m", 1))
+        rename_into(path, b"wei")
+        assert not (await reports.drop()).quiet  # the claim finds it too short, and releases it
+        watcher.release(path)
+        await until_listed(watcher)
+        assert "3 bytes are there, a.pt.sig promises 7" in watcher.unclaimed[0]["reason"]
+        rename_into(path, b"weights")
+        assert (await reports.drop()).size == 7
+
+
+@run
+async def test_signatures_of_a_model_without_keys_are_logged_once(tmp_path):
+    lines = io.StringIO()
+    handler, logger = logging.StreamHandler(lines), logging.getLogger("service.intake.watcher")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    async with watching(tmp_path) as (reports, _):
+        signature = tmp_path / "m" / "a.pt.sig"
+        signature.write_bytes(b"{}")
+        for name in ("a.pt", "b.pt"):
+            (tmp_path / "m" / name).write_bytes(b"x")
+            assert await reports.name() == name
+        assert reports.refusals.empty()
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+    logged = [line for line in lines.getvalue().splitlines() if "a.pt.sig" in line]
+    assert logged == [f"{signature} is ignored: model m has no trust.keys to check it with"]
 
 
 @run
