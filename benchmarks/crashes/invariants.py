@@ -16,6 +16,7 @@ from edged.artifacts.store import ModelStore
 from service.journal.states import ENDS
 from tests.support.daemon import Daemon, eventually, processes
 
+PATIENCE_S = 600.0  # a traced worker on a busy machine takes minutes
 _MODEL = "digits"
 _IN_SERVICE = ("COMMITTED", "LIVE")
 _ENDS = {state.value for state in ENDS}
@@ -37,7 +38,7 @@ def come_to_rest(daemon: Daemon, scenario: Scenario) -> None:
     Raises:
         AssertionError: It does not come to that in time.
     """
-    eventually(lambda: is_at_rest(daemon, scenario), "rest")
+    eventually(lambda: is_at_rest(daemon, scenario), "rest", PATIENCE_S)
 
 
 def states_of(daemon: Daemon, update: int) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ def kill_at_random(bases: Bases, folder: Path, count: int, seed: int) -> Kills:
         if (code := daemon.stop()) != 0:
             broken.append(f"the daemon ended with exit code {code}")
         broken += broken_on_disk(daemon)
+    del kills["nobody"]
     return Kills(kills, files, load.statuses, load.longest_s, tuple(broken))
 
 

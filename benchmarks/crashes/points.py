@@ -9,7 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.crashes.invariants import broken_on_disk, broken_while_running, come_to_rest, is_at_rest, states_of
+from benchmarks.crashes.invariants import (
+    PATIENCE_S,
+    broken_on_disk,
+    broken_while_running,
+    come_to_rest,
+    is_at_rest,
+    states_of,
+)
 from benchmarks.crashes.scenario import Bases, Scenario, started
 from service.system.disk_thread import NAME as DISK
 from tests.support.daemon import Daemon, eventually, processes, workers
@@ -223,4 +230,4 @@ def _idle_threads(daemon: Daemon) -> list[int] | None:
 
 
 def _await_end(daemon: Daemon, scenario: Scenario) -> None:
-    eventually(lambda: daemon.has_ended or is_at_rest(daemon, scenario), "death or rest")
+    eventually(lambda: daemon.has_ended or is_at_rest(daemon, scenario), "death or rest", PATIENCE_S)

@@ -111,7 +111,7 @@ def attached(
         *faults: Faults to inject; of two for the same call, only the last one is.
         calls: Calls to log.
         follow: Whether threads and processes that start meanwhile are traced as well.
-        bytes_shown: Bytes of written data that the log shows.
+        bytes_shown: Bytes of written data that the log shows; if any, all its strings are in hexadecimal.
 
     Raises:
         OSError: The threads cannot be traced.
@@ -177,7 +177,8 @@ def _set(calls: str | Collection[str]) -> str:
 
 def _options(log: Path, faults: Sequence[Fault], calls: Collection[str], bytes_shown: int) -> list[str]:
     # An injected call is traced in any case. Descriptors with their paths, data without what is not asked for.
-    options = ["-y", "-s", str(bytes_shown), "-o", str(log), "-e", f"trace={_set(calls)}", "-e", "signal=none"]
+    shown = ["-xx"] if bytes_shown else []
+    options = ["-y", *shown, "-s", str(bytes_shown), "-o", str(log), "-e", f"trace={_set(calls)}", "-e", "signal=none"]
     return [*options, *(part for fault in faults for part in ("-e", fault.option))]
 
 
