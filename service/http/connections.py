@@ -81,6 +81,11 @@ class Connections:
         """The section of the configuration in force."""
         return self._serve()
 
+    @property
+    def is_short(self) -> bool:
+        """Whether bodies wait for memory."""
+        return self._is_short()
+
     def opened(self, connection: Connection) -> bool:
         """Add a new connection.
 

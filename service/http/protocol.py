@@ -33,6 +33,7 @@ RETRY_S = 1
 
 _READ_BYTES = 1 << 18  # at once, where the body is taken as it arrives
 _SMALL_READ_BYTES = 1 << 16  # otherwise: what nobody takes stays in memory
+_SHORT_READ_BYTES = 1 << 12  # of a head, and what follows it, while bodies wait for memory
 _MAX_HEAD_BYTES = 16 << 10  # of a head that is not complete
 _MAX_FIELDS = 100
 _RETRIED = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -129,6 +130,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._received = 0  # bytes of that body
         self._reserved = 0  # how many it has memory for
         self._is_taken = False  # whether the body arrives in memory that others may wait for
+        self._is_waiting = True  # whether no body was asked for yet
         self._hosts = 0  # Host fields of the head
         self._host = b""  # the value of the last one
         self._is_spare = False
@@ -156,6 +158,8 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         """Return the buffer that the transport reads into."""
         if self._place is not None:
             return self._place[self._received : self._reserved]
+        if self._is_waiting and self._connections.is_short:
+            return self._buffer[:_SHORT_READ_BYTES]
         return self._buffer[: self._read_bytes]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -172,6 +176,10 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self.data_received(self._buffer[:nbytes])  # type: ignore[arg-type]  # the parser takes any buffer
         if self._admission is not None:
             self._place, self._reserved = self._admission.body.view, self._admission.body.reserved
+        elif self._is_waiting and self._body_bytes and self.cycle.more_body:
+            self._is_waiting = False
+            if not self.cycle.response_complete:
+                self.flow.pause_reading()  # until the application wants the body, or has answered without it
         elif began and self._head_bytes >= 0:
             self._head_bytes += nbytes
             if self._head_bytes > _MAX_HEAD_BYTES:
@@ -209,7 +217,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
         self._head_bytes = -1
         self._body_bytes, self._body_since = 0, time.monotonic()
         self._timed_flow.restart(self._body_since)
-        self._read_bytes, self._is_taken = _SMALL_READ_BYTES, False
+        self._read_bytes, self._is_taken, self._is_waiting = _SMALL_READ_BYTES, False, True
         self._connections.body_began(self)
         is_foreign = self._allowed is not None and not self._allowed.allows(self._host)
         if not is_foreign and self._begin_direct():
@@ -245,6 +253,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         """End a request."""
         self._connections.arrived(self)
+        self._is_waiting = True
         if (admission := self._admission) is not None:
             self._admission, self._place = None, None
             self.cycle.more_body = False
@@ -420,7 +429,7 @@ class Protocol(HttpToolsProtocol, asyncio.BufferedProtocol):
 
     def _take(self) -> None:
         """Read more at once, and measure from now on: before, the body may have waited for memory."""
-        self._read_bytes, self._is_taken = _READ_BYTES, True
+        self._read_bytes, self._is_taken, self._is_waiting = _READ_BYTES, True, False
         self._body_since = time.monotonic()
         self._timed_flow.restart(self._body_since)
 

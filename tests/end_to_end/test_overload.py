@@ -4,75 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import json
-import selectors
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
+from benchmarks.faults.crowd import HALF_A_HEAD, MIB, Crowd, length
+from benchmarks.faults.crowd import crowd as crowd_of
 from service.ipc.shared_memory import SHARES
 from tests.support.daemon import Daemon, eventually, running
 from tests.support.requests import image_request
 from tests.support.tasks import Task
 
-MIB = 1 << 20
-HALF_A_HEAD = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: localhost\r\n"
-
-
-class Crowd:
-    """Connections to one daemon that send what they are told and read nothing by themselves."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        parts = urlsplit(daemon.status()["address"])
-        self._address = (parts.hostname, parts.port)
-        self.sockets: list[socket.socket] = []
-
-    def open(self, count: int, data: bytes = b"") -> list[socket.socket]:
-        """Open connections, and send some bytes over each."""
-        made = []
-        for _ in range(count):
-            made.append(socket.create_connection(self._address, timeout=60))
-            self.sockets.append(made[-1])
-            made[-1].sendall(data)
-        return made
-
-    def push(self, data: bytes) -> None:
-        """Send bytes over all connections at once, as far as the daemon takes them within a second."""
-        left = {connection: memoryview(data) for connection in self.sockets}
-        end = time.monotonic() + 1.0
-        with selectors.DefaultSelector() as selector:
-            for connection in self.sockets:
-                connection.setblocking(False)
-                selector.register(connection, selectors.EVENT_WRITE)
-            while left and time.monotonic() < end:
-                for key, _ in selector.select(0.1):
-                    connection = key.fileobj
-                    assert isinstance(connection, socket.socket)
-                    try:
-                        left[connection] = left[connection][connection.send(left[connection]) :]
-                    except OSError:  # it was refused
-                        left[connection] = memoryview(b"")
-                    if not left[connection]:
-                        selector.unregister(connection)
-                        del left[connection]
-        for connection in self.sockets:
-            connection.settimeout(60)
-
-    def close(self) -> None:
-        for connection in self.sockets:
-            connection.close()
+HEAD = HALF_A_HEAD % b"digits"
 
 
 @contextlib.contextmanager
 def crowd(daemon: Daemon) -> Iterator[Crowd]:
-    made = Crowd(daemon)
-    try:
+    with crowd_of(daemon.status()["address"]) as made:
         yield made
-    finally:
-        made.close()
 
 
 def status_of(connection: socket.socket) -> int:
@@ -107,7 +58,7 @@ def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
 def heads_that_do_not_end(daemon: Daemon, task: Task, count: int) -> None:
     before = refused(daemon, "slow_head")
     with crowd(daemon) as slow:
-        made = slow.open(count, HALF_A_HEAD)
+        made = slow.open(count, HEAD)
         answers(daemon, task)
         assert {status_of(connection) for connection in made} == {408}
         eventually(lambda: refused(daemon, "slow_head") == before + count, "all are counted")
@@ -130,7 +81,7 @@ def bodies_that_do_not_end(daemon: Daemon, task: Task, count: int, size: int, mo
     """Let clients send all but the last byte of large bodies."""
     before = refused(daemon, "body_memory") + refused(daemon, "slow_body")
     with crowd(daemon) as slow:
-        slow.open(count, HALF_A_HEAD + length(size))
+        slow.open(count, HEAD + length(size))
         slow.push(bytes(size - 1))
         assert daemon.rss_bytes() < most
         arriving = daemon.metric("edged_http_body_bytes")
@@ -144,10 +95,6 @@ def bodies_that_do_not_end(daemon: Daemon, task: Task, count: int, size: int, mo
         assert daemon.rss_bytes() < most
     eventually(lambda: daemon.metric("edged_http_body_bytes") == 0, "the memory is free again")
     answers(daemon, task)
-
-
-def length(size: int) -> bytes:
-    return b"Inference-Header-Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % size
 
 
 def test_heads_that_do_not_end(daemon: Daemon, task: Task) -> None:
@@ -166,7 +113,7 @@ def test_bodies_that_do_not_end(daemon: Daemon, task: Task) -> None:
 def test_bodies_that_do_not_begin(daemon: Daemon, task: Task, count: int) -> None:
     """One byte each of the largest bodies takes no memory from small requests, nor from large ones for long."""
     with crowd(daemon) as stuck:
-        stuck.open(count, HALF_A_HEAD + length(7 * MIB) + b"1")
+        stuck.open(count, HEAD + length(7 * MIB) + b"1")
         eventually(lambda: daemon.metric("edged_http_body_bytes") == min(count, 7) * MIB, "what is reserved is shown")
         for _ in range(3):
             answers(daemon, task)
@@ -208,7 +155,7 @@ def test_a_body_that_is_too_slow(daemon: Daemon) -> None:
     daemon.config["serve"]["body_timeout_s"] = 0.5
     daemon.reload()
     with crowd(daemon) as slow:
-        (connection,) = slow.open(1, HALF_A_HEAD + b"Content-Length: 100\r\n\r\n{")
+        (connection,) = slow.open(1, HEAD + b"Content-Length: 100\r\n\r\n{")
         assert status_of(connection) == 408
     assert refused(daemon, "slow_body") == before + 1
 
@@ -238,5 +185,4 @@ def test_1500_connections_without_requests(task: Task, tmp_path: Path) -> None:
 def test_300_bodies_of_60_mb_that_do_not_end(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration, serve={"deadline_ms": 2000}) as daemon:
         daemon.put_live(task.first)
-        # 64 MiB of bodies, and up to 128 KiB of each connection that waits for memory, over what an idle daemon takes.
-        bodies_that_do_not_end(daemon, task, 300, 60_000_000, (64 + 64 + 300 // 8) * MIB)
+        bodies_that_do_not_end(daemon, task, 300, 60_000_000, 128 * MIB)

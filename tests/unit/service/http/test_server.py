@@ -168,3 +168,51 @@ def test_an_acceptor_that_closes_while_it_waits_for_descriptors(monkeypatch):
         writer.close()
 
     asyncio.run(main())
+
+
+def test_a_body_that_nobody_wanted_is_read_and_the_connection_goes_on():
+    """The response is complete before the body begins."""
+    body = b"x" * 300_000
+
+    async def refuse(_):
+        return Response("no", 413)
+
+    async def main():
+        async with serving(Route("/", refuse, methods=["POST"]), Route("/hello", hello)) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body))
+            assert b" 413 " in await asyncio.wait_for(reader.readuntil(b"no"), 30)
+            writer.write(body + b"GET /hello HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b" 200 " in await asyncio.wait_for(reader.readuntil(b"}"), 30)
+            writer.close()
+            await writer.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_little_of_a_body_is_read_until_somebody_wants_it():
+    """Less while other bodies wait for memory."""
+
+    async def kept(*, short):
+        wanted, sizes = asyncio.Event(), []
+
+        async def wait(request):
+            await wanted.wait()
+            async for piece in request.stream():
+                sizes.append(len(piece))
+            return Response("done")
+
+        async with serving(Route("/", wait, methods=["POST"]), is_short=lambda: short) as served:
+            reader, writer = await asyncio.open_connection("127.0.0.1", served.port)
+            writer.write(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n" + bytes(1_000_000))
+            while served.connections._bodies == {}:
+                await asyncio.sleep(0.01)
+            wanted.set()
+            await asyncio.wait_for(reader.readuntil(b"done"), 30)
+            writer.close()
+            await writer.wait_closed()
+        assert sum(sizes) == 1_000_000
+        return sizes[0]
+
+    assert asyncio.run(kept(short=True)) <= 1 << 12
+    assert 1 << 12 < asyncio.run(kept(short=False)) <= 1 << 16

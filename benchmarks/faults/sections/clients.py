@@ -1,0 +1,248 @@
+"""Clients that hold up heads, connections, bodies and parsers: what they cost the supervisor, and other clients."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.faults.crowd import HALF_A_HEAD, MIB, Crowd, crowd, length
+from benchmarks.faults.section import Row
+from benchmarks.markdown import table
+from benchmarks.serving.daemon import MODEL, NETWORK, PREPARES, Edged, checkpoint, image_call
+from benchmarks.serving.load import Answer, Call, Connection, Load, latency
+
+TITLE = "Clients"
+MOST_MIB = 128
+OTHER, SIDE = "other", 128
+BODY_BYTES = 60_000_000
+_SECONDS, _QUIET_S = 8.0, 5.0  # under attack, and before
+_RATE, _CONNECTIONS = 20, 4  # of the requests of others to each model
+_SETTLES_S = 30.0
+_HEAD = HALF_A_HEAD % MODEL.encode()
+_INPUT = b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 128, 128], "data": ['
+_JSON_BYTES = 15 * MIB  # of those that are read; the limit is 16 MiB
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What hostile clients do.
+
+    Attributes:
+        title: Name on the page.
+        begin: Opens connections and sends over them.
+        call: Request that one client repeats meanwhile; None for none.
+        grpc: Whether the connections are to the port of gRPC.
+    """
+
+    title: str
+    begin: Callable[[Crowd], None] = lambda _: None
+    call: Call | None = None
+    grpc: bool = False
+
+
+def measure(_: argparse.Namespace) -> list[Row]:
+    """Try every attack on one daemon, one after the other."""
+    with tempfile.TemporaryDirectory(prefix="edged-") as name:
+        folder = Path(name)
+        other: dict[str, Any] = {"name": OTHER, "calibration": {"dir": str(folder / "digits"), "images": 32}}
+        other |= {"quantization": {"recipe": "fast", "method": "rtn"}, "gates": {"min_agreement": 0}}
+        other |= {"input": {"size": SIDE, "resize": SIDE}, "probation_s": 0}
+        serve = {"port": 0, "grpc_port": 0}
+        with Edged(folder, side=SIDE, others=[other], worker=PREPARES, serve=serve) as edged:
+            edged.put_live()
+            edged.drop(checkpoint(NETWORK, 9, folder / "other.pt"), OTHER)
+            edged.update_of("other.pt", "COMMITTED")
+            return [_tried(edged, folder / "log", attack) for attack in _attacks()]
+
+
+def _attacks() -> Iterator[Attack]:
+    path = f"/v2/models/{MODEL}/infer"
+    yield Attack("500 heads that do not end", lambda made: _open(made, 500, _HEAD))
+    yield Attack("1,500 connections without requests", lambda made: _open(made, 1500))
+    for count in (30, 100, 300):
+        yield Attack(f"{count} bodies of 60 MB that do not end", lambda made, count=count: _unfinished(made, count))
+    begun = _HEAD + length(BODY_BYTES) + b"1"
+    yield Attack("1,000 bodies of 60 MB of which one byte came", lambda made: _open(made, 1000, begun))
+    yield Attack("60 MB of JSON, repeated", call=Call(path, _numbers(BODY_BYTES)))
+    yield Attack("15 MiB of numbers as JSON, repeated", call=Call(path, _numbers(_JSON_BYTES)))
+    nothing = _INPUT + b"{}," * (_JSON_BYTES // 3) + b"{}]}]}"
+    yield Attack("15 MiB of empty objects as JSON, repeated", call=Call(path, nothing))
+    yield Attack("wrong tokens, as fast as they are answered", lambda made: _open(made, 200, _guess()))
+    yield Attack("gRPC: 1,500 connections without calls", lambda made: _open(made, 1500), grpc=True)
+    yield Attack("gRPC: 300 messages of 15 MB that do not end", lambda made: _unfinished_calls(made, 300), grpc=True)
+
+
+def _open(made: Crowd, count: int, data: bytes = b"") -> None:
+    made.open(count, data)
+
+
+def _unfinished(made: Crowd, count: int) -> None:
+    made.open(count, _HEAD + length(BODY_BYTES))
+    made.push(bytes(BODY_BYTES - 1))
+
+
+def _numbers(size: int) -> bytes:
+    return _INPUT + b"0.1234567," * (size // 10) + b"0]}]}"
+
+
+def _guess() -> bytes:
+    head = b"POST /edged/v1/models/%s/pause HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer guess\r\n"
+    return (head % MODEL.encode() + b"Content-Length: 0\r\n\r\n") * 20
+
+
+def _unfinished_calls(made: Crowd, count: int) -> None:
+    """Begin calls by hand, so that a message can stay unfinished: HTTP/2 without a library of it."""
+    made.open(count, _http2_call(15_000_000))
+    made.push(_http2_data(bytes(64 << 10)), 2.0)
+
+
+def _http2_call(size: int) -> bytes:
+    """Return the bytes that open a connection and a call whose message has a size."""
+    fields = [(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/inference.GRPCInferenceService/ModelInfer")]
+    fields += [(b":authority", b"localhost"), (b"content-type", b"application/grpc"), (b"te", b"trailers")]
+    # Each field as a literal that is not indexed, with lengths below 127 (RFC 7541, 6.2.2).
+    block = b"".join(b"\0%c%b%c%b" % (len(name), name, len(value), value) for name, value in fields)
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"")
+    return preface + _frame(1, 4, 1, block) + _frame(0, 0, 1, b"\0" + size.to_bytes(4, "big"))
+
+
+def _http2_data(content: bytes) -> bytes:
+    """Return frames of data, as much as the window of a new stream has room for."""
+    room = 65_535 - 5
+    pieces = [content[at : at + 16_384] for at in range(0, min(len(content), room), 16_384)]
+    return b"".join(_frame(0, 0, 1, piece) for piece in pieces)
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes) -> bytes:
+    return len(content).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + content
+
+
+def _tried(edged: Edged, log: Path, attack: Attack) -> Row:
+    """Measure others before and during an attack, and what is left of it."""
+    supervisor = psutil.Process(edged.pid)
+    quiet = _others(edged, _QUIET_S)
+    before, logged = supervisor.num_fds(), len(log.read_text())
+    address = _grpc_address(edged) if attack.grpc else edged.address
+    with _most_resident(supervisor) as resident, crowd(address) as made:
+        attack.begin(made)
+        with _repeated(edged, attack.call) as outcomes:
+            during = _others(edged, _SECONDS)
+    left = _settled(supervisor, before)
+    row: Row = {"attack": attack.title, "resident_mib": max(resident) // MIB, "descriptors_lost": left - before}
+    row["answers"] = dict(Counter(outcomes))
+    for name, answers, calm in zip((MODEL, OTHER), during, quiet, strict=True):
+        row[name] = {"quiet": latency(calm).__dict__, "attacked": latency(answers).__dict__}
+    row["faults"] = [*_log_faults(log.read_text()[logged:]), *_failures(during)]
+    if row["resident_mib"] >= MOST_MIB:
+        row["faults"].append(f"the supervisor took {row['resident_mib']} MiB")
+    if left > before:
+        row["faults"].append(f"{left - before} descriptors were lost")
+    return row
+
+
+def _others(edged: Edged, seconds: float) -> list[list[Answer]]:
+    """Send the requests of other clients to both models."""
+    loads = [Load(edged.address, image_call(name, SIDE), _RATE, _CONNECTIONS) for name in (MODEL, OTHER)]
+    with loads[0], loads[1]:
+        time.sleep(seconds)
+    return [load.answers for load in loads]
+
+
+@contextlib.contextmanager
+def _most_resident(process: psutil.Process) -> Iterator[list[int]]:
+    """Sample the resident memory of a process."""
+    samples, over = [process.memory_info().rss], threading.Event()
+
+    def sample() -> None:
+        while not over.wait(0.05):
+            samples.append(process.memory_info().rss)
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def _repeated(edged: Edged, call: Call | None) -> Iterator[list[int]]:
+    """Repeat a request over one connection; yield the statuses."""
+    outcomes: list[int] = []
+    over = threading.Event()
+
+    def repeat(call: Call) -> None:
+        with contextlib.closing(Connection(edged.address)) as connection:
+            while not over.is_set():
+                outcomes.append(connection.ask(call).status)
+
+    threads = [] if call is None else [threading.Thread(target=repeat, args=(call,))]
+    for thread in threads:
+        thread.start()
+    try:
+        yield outcomes
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _settled(process: psutil.Process, before: int) -> int:
+    """Return how many descriptors a process has once those of the attack are closed."""
+    end = time.monotonic() + _SETTLES_S
+    while (now := process.num_fds()) > before and time.monotonic() < end:
+        time.sleep(0.1)
+    return now
+
+
+def _failures(loads: list[list[Answer]]) -> list[str]:
+    failed = Counter(
+        f"{answer.status} {answer.body[:60]!r}" for answers in loads for answer in answers if answer.failed
+    )
+    return [f"{count} requests of others failed: {what}" for what, count in failed.items()]
+
+
+def _log_faults(text: str) -> list[str]:
+    """Return what a log has of an attack that it should not have: tracebacks, and more than a line of a kind."""
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    kinds = Counter(re.sub(r"[0-9]+", "N", line["message"]).split(":")[0] for line in lines)
+    faults = [f"{count} lines in the log: {kind:.60}" for kind, count in kinds.items() if count > 1]
+    return [*faults, *(["a traceback in the log"] if "Traceback" in text else [])]
+
+
+def _grpc_address(edged: Edged) -> str:
+    found: str = edged.get("/edged/v1/status")["grpc_address"]
+    return found
+
+
+def page(rows: list[Row]) -> str:
+    """Return text and table."""
+    lines = []
+    for row in rows:
+        ratios = [row[name]["attacked"]["p99"] / row[name]["quiet"]["p99"] for name in (MODEL, OTHER)]
+        p99 = [f"{row[name]['quiet']['p99']:.0f} -> {row[name]['attacked']['p99']:.0f}" for name in (MODEL, OTHER)]
+        cells = [f"{text} ({ratio:.1f}x)" for text, ratio in zip(p99, ratios, strict=True)]
+        lines.append((row["attack"], row["resident_mib"], row["descriptors_lost"], *cells, len(row["faults"])))
+    header = ("attack", "supervisor, MiB", "descriptors lost", "p99 of the model, ms", "of another model", "faults")
+    text = (
+        "Each attack lasts for some seconds on one daemon with two models, gRPC and default limits. Other clients ask"
+        f" each model {_RATE} times a second; requests that an attacker repeats ask the first one. p99 is that of the"
+        " other clients, in the seconds before and during the attack; attackers and clients compute on the same two"
+        " cores as the daemon. Memory is the most resident memory of the supervisor, with the shared memory of bodies;"
+        f" the limit is {MOST_MIB} MiB. Faults are failed requests of other clients, descriptors that stay open, a"
+        " traceback in the log, or more than one line of a kind there."
+    )
+    return f"{text}\n\n{table(header, lines)}"
