@@ -10,8 +10,10 @@ from google.protobuf.message import DecodeError
 
 from service.grpc.contents import pack_contents
 from service.grpc.messages import ModelInferRequest, RawTensor
+from service.grpc.structure import MOST_FIELDS, has_too_many_fields
 from service.ipc.messages import RequestError
 
+_FEW_BYTES = 16 << 10  # of which no message is expensive
 MOST_STRUCTURE = 5 << 20  # bytes; an image of 640 pixels in typed contents is smaller
 # Parameters of the binary tensor data extension, which gRPC has no use for: its tensors are bytes or typed contents.
 _BINARY_SIZE, _BINARY, _ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
@@ -52,11 +54,17 @@ def parse_message(raw: bytes) -> Any:
     """Return a ModelInferRequest from its bytes.
 
     Parsed messages of many small fields take up to 40 times their bytes, and values in typed contents are converted one
-    by one. So all but a raw tensor is limited.
+    by one. So all but a raw tensor is limited, and so is the number of fields.
 
     Raises:
-        RequestError: The bytes are no such message, or too many of them are not one raw tensor.
+        RequestError: The bytes are no such message, or too many of them are not one raw tensor, or there are too many
+            fields.
     """
+    if len(raw) > _FEW_BYTES and has_too_many_fields(raw):
+        raise RequestError(
+            f"the message has more than {MOST_FIELDS} fields; send fewer parameters, and values packed or as the one"
+            " entry of raw_input_contents"
+        )
     try:
         if len(raw) > MOST_STRUCTURE:
             others = len(raw) - len(RawTensor.FromString(raw).raw_input_contents)

@@ -115,7 +115,7 @@ def test_a_message_may_have_little_besides_its_tensor() -> None:
     large = ModelInferRequest(model_name="m", raw_input_contents=[bytes(3 * MOST_STRUCTURE)]).SerializeToString()
     assert len(parse_message(large).raw_input_contents[0]) == 3 * MOST_STRUCTURE
     for field in (b"\x2a\x00", b"\x3a\x00"):  # inputs, raw_input_contents
-        with pytest.raises(RequestError, match="are not a raw tensor"):
+        with pytest.raises(RequestError, match=r"are not a raw tensor|has more than 4096 fields"):
             parse_message(large + field * (MOST_STRUCTURE // 2 + 1))
 
 
