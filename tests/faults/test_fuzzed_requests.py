@@ -81,7 +81,7 @@ def test_requests_that_no_client_sends(daemon: Daemon, strategy: st.SearchStrate
 
 
 def test_requests_that_once_were_faults(daemon: Daemon) -> None:
-    found = sorted(CORPUS.glob("*.http"))
+    found = sorted(CORPUS.glob("*.txt"))
     assert found
     assert faults_of(daemon.status()["address"], [path.read_bytes() for path in found]) == []
     serves(daemon)
