@@ -4,6 +4,10 @@ import sys
 
 from service.cli.main import execute
 from service.cli.parser import parse
+from service.worker.sandbox import enter_to_read
 
 if __name__ == "__main__":
-    sys.exit(execute(parse(sys.argv[1:])))
+    options = parse(sys.argv[1:])
+    if options.name == "inspect":  # a file that may be hostile, and nothing else
+        enter_to_read(options.checkpoint)
+    sys.exit(execute(options))

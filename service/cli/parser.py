@@ -610,6 +610,7 @@ COMMANDS: dict[str, Command] = {
         _add_inspect,
         "service.cli.offline:inspect",
         notes="A file that would be rejected exits with code 3 and the reason.",
+        computes=True,  # and can be confined, as a process of its own
     ),
     "keygen": Command(
         "generate a key pair that signs checkpoints",

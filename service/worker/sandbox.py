@@ -122,11 +122,35 @@ def enter(job: Job, version: int | None = None) -> list[Part]:
     parts = available(version)
     if job.sandbox == REQUIRE and (missing := lacking(parts)):
         raise SandboxError(f"worker.sandbox is require, and this machine lacks {missing}; set it to auto")
-    if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - only the number counts
-        raise SandboxError("the sandbox would not hold for threads that were started before it; this is a bug of edged")
+    _require_one_thread()
     use_private_temporary_folder(job)
     programs, gpu = _needs_programs(job), _needs_gpu(job)
-    rules = list(places(job, programs=programs, gpu=gpu))
+    parts = _confine(places(job, programs=programs, gpu=gpu), parts, version, programs=programs, gpu=gpu)
+    if job.sandbox == REQUIRE and (missing := lacking(parts)):
+        raise SandboxError(f"worker.sandbox is require, and this machine lacks {missing}; set it to auto")
+    return parts
+
+
+def enter_to_read(file: Path) -> list[Part]:
+    """Confine this process to reading one untrusted file, as far as this machine can, for good.
+
+    Args:
+        file: Path of the file.
+
+    Returns:
+        The parts, with those that do not hold.
+
+    Raises:
+        SandboxError: There are other threads already.
+    """
+    _require_one_thread()
+    rules = [*(Rule(path, READ) for path in interpreter()), *system(programs=False, gpu=False), Rule(file, READ)]
+    return _confine(rules, available(), landlock.abi(), programs=False, gpu=False)
+
+
+def _confine(rules: Iterable[Rule], parts: Iterable[Part], version: int, *, programs: bool, gpu: bool) -> list[Part]:
+    """Set up those parts that this machine has; return the parts, with those that do not hold."""
+    rules = list(rules)
     calls = denied_calls(os.getpid(), signals=version < landlock.SCOPES_ABI, programs=programs, unix_sockets=gpu)
     steps: dict[str, Callable[[], object]] = {  # in this order: seccomp refuses what the others do
         PRIVILEGES: _give_up_privileges,
@@ -142,10 +166,12 @@ def enter(job: Job, version: int | None = None) -> list[Part]:
                 held[name] = f"cannot be set up: {error.strerror or error}"
     if held[PROCESSES] is None:
         held[PROCESSES] = held[NETWORK] or held[FILES]
-    parts = [Part(name, reason) for name, reason in held.items()]
-    if job.sandbox == REQUIRE and (missing := lacking(parts)):
-        raise SandboxError(f"worker.sandbox is require, and this machine lacks {missing}; set it to auto")
-    return parts
+    return [Part(name, reason) for name, reason in held.items()]
+
+
+def _require_one_thread() -> None:
+    if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - only the number counts
+        raise SandboxError("the sandbox would not hold for threads that were started before it; this is a bug of edged")
 
 
 def _give_up_privileges() -> None:

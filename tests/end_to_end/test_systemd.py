@@ -214,6 +214,9 @@ def test_the_sandbox_lets_torch_work_and_the_worker_step_back(service: Service, 
     assert max(scores) <= 0
     assert "NoNewPrivs:\t1" in Path(f"/proc/{generation}/status").read_text()
     service.says("serving digits generation 1")
+    log = service.manager.journal(UNIT)
+    assert "workers are confined" in log
+    assert "not confined" not in log  # as this worker has reported, too
 
 
 RUN_ONNX = """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.worker.sandbox import available, lacking
 from tests.support.fake_daemon import fake_daemon
 
 EDGED = Path(sys.executable).with_name("edged")
@@ -93,3 +94,51 @@ def test_a_torch_that_cannot_be_imported_is_told_in_one_line(tmp_path, monkeypat
     assert done.stderr.startswith("edged: `edged inspect` needs a package that cannot be imported: ")
     assert "torch/_C.abi3.so: " in done.stderr
     assert done.returncode == 69
+
+
+TAKEN_OVER = '''
+import json, os, socket, sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+def attempt(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError as error:
+        return error.strerror
+    return ""
+
+class TakingOver:
+    """Runs this in the place of the code that reads the file."""
+
+    @classmethod
+    def find_spec(cls, name, path, target=None):
+        return ModuleSpec(name, cls()) if name == "edged.models.inspection" else None
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        here = Path.cwd()
+        found = {"its file": attempt((here / "a.pth").read_bytes), "another": attempt((here / "secret").read_bytes),
+                 "writing": attempt((here / "new").touch), "network": attempt(socket.socket)}
+        print(json.dumps(found))
+        sys.stdout.flush()
+        os._exit(0)
+
+sys.meta_path.insert(0, TakingOver)
+'''
+
+
+@pytest.mark.skipif(bool(lacking(available())), reason=f"no sandbox here: {lacking(available())}")
+def test_inspect_can_read_its_file_and_do_nothing_else(tmp_path, monkeypatch):
+    for name in ("a.pth", "secret"):
+        (tmp_path / name).touch()
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/sitecustomize.py").write_text(TAKEN_OVER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "code"))
+    done = subprocess.run([EDGED, "inspect", "a.pth"], cwd=tmp_path, capture_output=True, text=True)
+    assert json.loads(done.stdout) == {
+        "its file": "", "another": "Permission denied", "writing": "Permission denied",
+        "network": "Operation not permitted",
+    }  # fmt: skip
