@@ -1,4 +1,4 @@
-"""Suggest the name that a user probably meant."""
+"""Texts of messages: the name that a user probably meant, and lines that print as one line."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def names_to_choose(word: str, known: Iterable[str], label: str) -> str:
     meant = closest(word, names)
     listed = f"{label} {', '.join(names) or 'none'}"
     return listed if meant is None else f"did you mean {meant!r}? {listed}"
+
+
+def one_line(text: str) -> str:
+    """Return a text that prints as one line: with escapes if it holds other characters than printable ones."""
+    return text if text.isprintable() else ascii(text)[1:-1]

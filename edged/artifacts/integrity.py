@@ -18,6 +18,7 @@ from typing import Any
 from edged.artifacts.digest import sha256_file
 from edged.artifacts.manifest import ONNX
 from edged.errors import ArtifactError
+from edged.json_document import MALFORMED
 
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
@@ -109,8 +110,8 @@ def expected_files(directory: Path) -> list[ExpectedFile]:
         return [_expected(directory, data, key, name) for key, name in _FILES.items() if data.get(key) is not None]
     except OSError as error:
         raise DamageError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DamageError(f"{path} is no manifest: {error!r}") from error
+    except MALFORMED as error:
+        raise DamageError(f"{path} is no manifest: {error!r:.200}") from error
 
 
 def _expected(directory: Path, data: dict[str, Any], key: str, name: str) -> ExpectedFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +10,12 @@ from edged.artifacts.digest import sha256_file
 from edged.artifacts.integrity import DamageError, check_manifest_digest
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import Warmup, load_warmup
-from edged.errors import ArtifactError, EdgedError
+from edged.errors import ArtifactError, EdgedError, UsageError
 from edged.execution.quantization import ActivationQuantization
+from edged.json_document import MALFORMED, parse_document
 from edged.models.architecture import Architecture
 from edged.spec import DetectionSpec, InputSpec
+from edged.spelling import one_line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +62,10 @@ class Artifact:
         if self.activations is None:
             return network
         quantized, _ = load_weights(path)
-        return RoundedNetwork(network, quantized, self.activations).eval()
+        try:
+            return RoundedNetwork(network, quantized, self.activations).eval()
+        except UsageError as error:  # a range in the manifest that no network has
+            raise ArtifactError(f"{self.directory}: {one_line(str(error))}; quantize the checkpoint again") from error
 
     def load_warmup(self) -> Warmup | None:
         """Load the warmup images and their recorded outputs, or None if the artifact has none.
@@ -100,21 +104,17 @@ def read_artifact(directory: str | Path) -> Artifact:
             ranges = None
         activations = None if ranges is None else ActivationQuantization.from_dict(ranges)
     except EdgedError as error:
-        raise ArtifactError(f"{directory}: {_one_line(str(error))}") from error
+        raise ArtifactError(f"{directory}: {one_line(str(error))}") from error
     except OSError as error:
         raise ArtifactError(f"cannot read {error.filename}: {error.strerror}; quantize the checkpoint again") from error
-    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
-        raise ArtifactError(f"cannot read {directory}: {error!r}; quantize the checkpoint again") from error
+    except MALFORMED as error:
+        raise ArtifactError(f"cannot read {directory}: {error!r:.200}; quantize the checkpoint again") from error
     if found != manifest.weights["sha256"]:
         raise ArtifactError(
             f"{weights} has sha256 {found[:16]}..., its manifest says"
-            f" {_one_line(str(manifest.weights['sha256'])[:16])}...; quantize the checkpoint again"
+            f" {one_line(str(manifest.weights['sha256'])[:16])}...; quantize the checkpoint again"
         )
     return Artifact(directory, manifest, _report(directory / "report.json"), architecture, spec, detection, activations)
-
-
-def _one_line(text: str) -> str:
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _check_task(manifest: Manifest, architecture: Architecture) -> None:
@@ -127,10 +127,9 @@ def _check_task(manifest: Manifest, architecture: Architecture) -> None:
 
 def _report(path: Path) -> dict[str, Any]:
     try:
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return parse_document(path.read_bytes())
+    except (OSError, ValueError):
         return {}
-    return report if isinstance(report, dict) else {}
 
 
 def _manifest(path: Path) -> Manifest:

@@ -30,6 +30,7 @@ from edged.atomic import (
     write_atomic,
 )
 from edged.errors import ArtifactError, UsageError
+from edged.json_document import parse_document
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 DAMAGE = "damage.json"
@@ -185,10 +186,9 @@ class ModelStore:
 
     def _record(self, model: str, generation: int) -> dict[str, Any]:
         try:
-            record = json.loads((self.quarantine_folder(model) / str(generation) / DAMAGE).read_bytes())
-        except (OSError, ValueError, RecursionError):
+            return parse_document((self.quarantine_folder(model) / str(generation) / DAMAGE).read_bytes())
+        except (OSError, ValueError):
             return {}
-        return record if isinstance(record, dict) else {}
 
     def previous(self, model: str) -> int | None:
         """Return the generation that was live before the current one, or None if there was none."""
@@ -270,12 +270,9 @@ class ModelStore:
         """
         path = self.path(model, generation) / "manifest.json"
         try:
-            data = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
-            raise ArtifactError(f"cannot read {path}: {error}; publish the checkpoint again") from error
-        if not isinstance(data, dict):
-            raise ArtifactError(f"{path} is a {type(data).__name__}, not a JSON object; publish the checkpoint again")
-        return data
+            return parse_document(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"cannot read {path}: {error!s:.200}; publish the checkpoint again") from error
 
     def require_whole(self, model: str, generation: int) -> None:
         """Check that a generation has the files that serving needs, in their sizes. Digests are checked when they load.
@@ -305,8 +302,8 @@ class ModelStore:
         """Return the highest generation number ever assigned, 0 for none."""
         counter = self._model(model) / "last"
         try:
-            text = counter.read_text().strip()
-        except FileNotFoundError:
+            text = counter.read_text(errors="replace").strip()
+        except OSError:  # there is none, or it is damaged: the generations tell, too
             text = ""
         recorded = int(text) if _GENERATION.fullmatch(text) else 0
         known = (*self.generations(model), *self.quarantined(model), self.current(model) or 0)

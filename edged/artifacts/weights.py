@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from edged.errors import ArtifactError, EdgedError
+from edged.json_document import MALFORMED
 from edged.quant.grid import QuantizedWeight
 from edged.quant.pack import pack, unpack
+from edged.spelling import one_line
 
 _KEY = "edged"
 _PARTS = ("codes", "scale", "zero_point")
@@ -89,8 +91,10 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             yield file, json.loads((file.metadata() or {})[_KEY])
     except EdgedError as error:
         raise ArtifactError(f"cannot read {path}: {error}") from error
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"cannot read {path}: {error}; quantize the checkpoint again") from error
+    except (OSError, SafetensorError, *MALFORMED) as error:
+        raise ArtifactError(
+            f"cannot read {path}: {one_line(str(error)):.200}; quantize the checkpoint again"
+        ) from error
 
 
 def _read(file: Any, name: str, entry: Mapping[str, Any]) -> QuantizedWeight:

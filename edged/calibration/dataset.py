@@ -37,6 +37,7 @@ from edged.calibration.images import (
 from edged.calibration.letterbox import Letterbox
 from edged.calibration.places import CALIBRATE, find_images
 from edged.errors import CalibrationError, ImageError
+from edged.json_document import MALFORMED
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Fit, InputSpec
 
@@ -337,6 +338,6 @@ def _open(directory: Path, digest: str, spec: InputSpec, found: ImageFolder) -> 
     """Open the cache in `directory` if it is complete and has this digest."""
     try:
         cache = ImageCache(directory, spec, found)
-    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged
+    except (OSError, *MALFORMED):  # missing or damaged
         return None
     return cache if cache.digest == digest and cache.current else None

@@ -21,6 +21,9 @@ from typing import Any
 from edged.calibration.folder import ImageFolder, SkippedImage, classes_of, scan
 from edged.calibration.formats import SUFFIXES
 from edged.errors import CalibrationError
+from edged.file_kind import FILE, FOLDER, kind_of
+from edged.json_document import MALFORMED
+from edged.spelling import one_line
 
 CALIBRATE, EVALUATE = "train", "val"
 _YAML, _LIST = frozenset({".yaml", ".yml"}), ".txt"
@@ -43,16 +46,19 @@ def find_images(place: Path, split: str = CALIBRATE) -> ImageFolder:
     Raises:
         CalibrationError: The place is missing or unreadable, or the file is not as described above.
     """
-    if not is_list(place):
-        return scan(place)
-    if place.suffix.lower() == _LIST:
-        return _listed(place.absolute().parent, [place.absolute()], place)
-    return _of_yaml(place, split)
+    try:
+        if not is_list(place):
+            return scan(place)
+        if place.suffix.lower() == _LIST:
+            return _listed(place.absolute().parent, [place.absolute()], place)
+        return _of_yaml(place, split)
+    except CalibrationError as error:  # which may quote what is in the file
+        raise CalibrationError(one_line(str(error))) from error
 
 
 def is_list(place: Path) -> bool:
     """Return whether a place is a data.yaml or a text file, by its suffix, and not a folder of such a name."""
-    return place.suffix.lower() in {*_YAML, _LIST} and not place.is_dir()
+    return place.suffix.lower() in {*_YAML, _LIST} and kind_of(place) != FOLDER
 
 
 @dataclass
@@ -76,13 +82,13 @@ class _Gathered:
         lines = list(_lines(path))
         bases = (path.parent, self.root, Path.cwd())
         missing: list[str] = []
-        base = next((base for base in bases if lines and (base / lines[0]).exists()), path.parent)
+        base = next((base for base in bases if lines and kind_of(base / lines[0])), path.parent)
         for line in lines:
             image = (path.parent if line.startswith("./") else base) / line  # as in YOLOv5
             suffix = image.suffix.lower()
             if suffix not in SUFFIXES:
                 self.others[suffix[:16] if suffix.isprintable() else ""] += 1
-            elif image.is_file():
+            elif kind_of(image) == FILE:
                 self.files[self._name(image)] = None
             else:
                 missing.append(line)
@@ -105,11 +111,11 @@ class _Gathered:
 
 
 def _listed(root: Path, sources: Sequence[Path], place: Path) -> ImageFolder:
-    if len(sources) == 1 and sources[0].is_dir():
+    if len(sources) == 1 and kind_of(sources[0]) == FOLDER:
         return scan(sources[0])
     gathered = _Gathered(Path(os.path.normpath(root)))
     for source in sources:
-        if source.is_dir():
+        if kind_of(source) == FOLDER:
             gathered.add_folder(source)
         elif source.suffix.lower() == _LIST:
             gathered.add_list(source)
@@ -158,7 +164,7 @@ def _roots(place: Path, path: str) -> list[Path]:
 def _resolved(root: Path, entry: str) -> Path | None:
     """Return the place of an entry, or None. As in YOLOv5, `../` is dropped where there is nothing above."""
     candidates = [root / entry, *([root / entry[3:]] if entry.startswith("../") else [])]
-    return next((Path(os.path.normpath(path)) for path in candidates if path.exists()), None)
+    return next((Path(os.path.normpath(path)) for path in candidates if kind_of(path)), None)
 
 
 def _parsed(place: Path) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _parsed(place: Path) -> dict[str, Any]:
     try:
         # The safe loader refuses tags, and an alias is the same object again, so nothing grows.
         data = yaml.safe_load(_read(place, MAX_YAML_BYTES))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, *MALFORMED) as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or "it is nested too deep or holds an impossible value"

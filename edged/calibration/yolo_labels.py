@@ -21,6 +21,7 @@ from torch import Tensor
 
 from edged.calibration.folder import label_path
 from edged.errors import CalibrationError
+from edged.file_kind import FILE, kind_of
 
 MAX_LABEL_BYTES = 1 << 20
 MAX_BOXES = 10_000
@@ -152,7 +153,7 @@ def read_labels(folder: Path, files: Sequence[str]) -> LabelSet | None:
         The labels, or None if no image has a label file.
     """
     paths = [label_path(folder / file) for file in files]
-    found = [path.is_file() for path in paths]
+    found = [kind_of(path) == FILE for path in paths]
     if not any(found):
         return None
     names = [name if name.isprintable() else repr(name) for name in ("/".join(path.parts[-2:]) for path in paths)]

@@ -108,5 +108,6 @@ Range = tuple[float, float]  # the least value, <= 0, and the greatest, >= 0
 
 def _float32(scale: float) -> float:
     """Round to float32, as engines store scales; a tensor that is always zero takes scale 1."""
-    rounded = float(np.float32(scale))
+    with np.errstate(over="ignore"):  # it is infinite then, and refused
+        rounded = float(np.float32(scale))
     return rounded if rounded > np.finfo(np.float32).tiny else 1.0

@@ -39,6 +39,7 @@ from edged.execution.tensorrt_build import (
     NotBuiltError,
     import_tensorrt,
 )
+from edged.json_document import MALFORMED
 from edged.version import __version__
 
 _WORKSPACE_BYTES = 1 << 30
@@ -106,8 +107,8 @@ class Sidecar:
         try:
             data = json.loads(path.read_bytes())
             found = cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise EngineError(f"{path} cannot be read: {error!r}; the engine is built anew") from error
+        except (OSError, *MALFORMED) as error:
+            raise EngineError(f"{path} cannot be read: {error!r:.200}; the engine is built anew") from error
         for field in dataclasses.fields(cls):
             if type(getattr(found, field.name)).__name__ != field.type:
                 raise EngineError(f"{path} cannot be read: {field.name} is no {field.type}; the engine is built anew")

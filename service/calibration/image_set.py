@@ -14,7 +14,8 @@ from edged.artifacts.store import ModelStore
 from edged.calibration.dataset import cache_digest
 from edged.calibration.folder import ImageFolder, label_path
 from edged.calibration.places import find_images
-from edged.errors import ArtifactError, EdgedError, UsageError
+from edged.errors import EdgedError, UsageError
+from edged.json_document import MALFORMED
 from edged.models.names import default_input
 from edged.spec import InputSpec
 from edged.spelling import names_to_choose
@@ -124,7 +125,7 @@ def in_threads(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 def _live(store: ModelStore, model: ModelConfig) -> tuple[InputSpec, tuple[str, ...] | None]:
     default, classes = InputSpec() if model.arch is None else default_input(model.arch), None
-    with contextlib.suppress(ArtifactError, KeyError, TypeError, EdgedError):
+    with contextlib.suppress(EdgedError, *MALFORMED):
         if (current := store.current(model.name)) is not None:
             manifest = store.manifest(model.name, current)
             default = InputSpec.from_dict(manifest["input"])

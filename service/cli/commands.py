@@ -22,7 +22,7 @@ def run(options: Namespace) -> int:
 
 def check_config(options: Namespace) -> int:
     """Check a config file and list every mistake with its line (`edged check-config`)."""
-    from service.config.load import InvalidConfigError, load_config
+    from service.config.load import MAX_PROBLEMS, InvalidConfigError, load_config
     from service.doctor.images import find_images
     from service.doctor.labels import problem_of_labels
 
@@ -34,8 +34,9 @@ def check_config(options: Namespace) -> int:
         config = load_config(path, images, problem_of_labels)
     except InvalidConfigError as error:
         if options.json:
-            problems = [problem.to_dict() for problem in error.problems]
-            print_json({"ok": False, "config": str(path), "problems": problems, "code": error.code})
+            problems = [problem.to_dict() for problem in error.problems[:MAX_PROBLEMS]]
+            more = {"more": len(error.problems) - len(problems)} if len(error.problems) > len(problems) else {}
+            print_json({"ok": False, "config": str(path), "problems": problems, **more, "code": error.code})
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     models = [model.name for model in config.models]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from service.units import format_bytes, format_seconds, iso_time
@@ -132,7 +133,8 @@ def garbage(answer: JSON) -> str:
 def outcome(update: JSON) -> str:
     """Return how one update ended, with its measurements and the seconds of its stages."""
     from service.reporting.candidates import served_by
-    from service.reporting.facts import figures, signature  # 4 ms, for this one answer
+    from service.reporting.facts import measurements, signature  # 4 ms, for this one answer
+    from service.reporting.parts import if_whole
 
     lines = [f"update {update.get('id')} of {update.get('model')}: {update.get('state')}"]
     if update.get("generation"):
@@ -143,9 +145,12 @@ def outcome(update: JSON) -> str:
         lines.append(f"  tried or checked again at {update['retry_at']}")
     lines += [f"  {'signature':10} {signed}" for signed in filter(None, [signature(update)])]
     report: JSON = update.get("report") or {}
-    lines += [f"  {name:10} {value}" for name, value in figures(report)]
-    lines += [f"  {'served by':10} {served}" for served in filter(None, [served_by(report)])]
-    lines += [f"  {key:10} {_swap(report[key])}" for key in ("swap", "rollback") if report.get(key)]
+    lines += [f"  {name:10} {value}" for name, value in measurements(report)]
+    if (served := if_whole("the engine", partial(served_by, report), None)) is not None:
+        lines.append(f"  {'served by':10} {served}")
+    for key in ("swap", "rollback"):
+        if report.get(key):
+            lines.append(f"  {key:10} {if_whole(key, partial(_swap, report[key]), 'unknown')}")
     stages: JSON = update.get("stages") or {}
     lines += [f"  {stage:10} {format_seconds(seconds)}" for stage, seconds in stages.items()]
     return "\n".join(lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ T = TypeVar("T")
 Check = Callable[[Any, "Reader", Location], T]
 
 _EXPONENT = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]+")  # a number elsewhere, but not always in YAML
+_MAX_WHOLE = 10**300  # of a number that may have a fraction
+_MAX_NAME, _MAX_PATH = 255, 4096  # bytes, of Linux
 _REQUIRED: Any = dataclasses.MISSING
 
 
@@ -157,7 +160,7 @@ def number(least: float = -math.inf, most: float | None = None, *, above: float 
             raise ValueError(f"YAML reads that as text; write {_as_yaml(value)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueError("it must be a number")
-        if not math.isfinite(value):
+        if (isinstance(value, int) and abs(value) > _MAX_WHOLE) or not math.isfinite(value):
             raise ValueError("it must be a finite number; leave the key out for its default")
         if above is not None and value <= above:
             raise ValueError(f"it must be more than {above:g}")
@@ -205,7 +208,10 @@ def path(value: Any, reader: Reader, _: Location) -> Path:
     """Resolve a path, which need not exist."""
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError("it must be a path")
-    return Path(reader.base, value)
+    found = Path(reader.base, value)
+    if len(bytes(found)) >= _MAX_PATH or any(len(os.fsencode(part)) > _MAX_NAME for part in found.parts):
+        raise ValueError("it is too long for a path")
+    return found
 
 
 def folder(value: Any, reader: Reader, location: Location) -> Path:

@@ -14,6 +14,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edged.errors import ConfigError
+from edged.file_kind import FOLDER, kind_of
+from edged.spelling import one_line
 from service.config.fields import Reader, folder, list_of, path, setting, subsection
 from service.config.quantization import Quantization, QuantizationConfig
 from service.config.sections import (
@@ -65,6 +67,7 @@ __all__ = [
 ]
 
 _MAX_FILE_BYTES = 1 << 20
+MAX_PROBLEMS = 100  # in a message
 _MAX_SOCKET_PATH = 107  # bytes; sun_path of sockaddr_un, less its NUL
 
 
@@ -100,7 +103,7 @@ class Config:
 
 
 class InvalidConfigError(ConfigError):
-    """The file has mistakes; the message lists all of them, one per line.
+    """The file has mistakes; the message lists them, one per line, the first MAX_PROBLEMS of them.
 
     Attributes:
         problems: Mistakes in the order of their lines.
@@ -108,7 +111,10 @@ class InvalidConfigError(ConfigError):
 
     def __init__(self, file: Path, problems: list[Problem]) -> None:
         self.problems = sorted(problems, key=lambda problem: (problem.line, problem.key))
-        super().__init__("\n".join(f"{file}:{p.line}: {p.key}{' ' if p.key else ''}{p.message}" for p in self.problems))
+        listed = [f"{file}:{p.line}: {p.key}{' ' if p.key else ''}{p.message}" for p in self.problems[:MAX_PROBLEMS]]
+        if len(self.problems) > MAX_PROBLEMS:
+            listed.append(f"{file}: and {len(self.problems) - MAX_PROBLEMS:,} more; correct these first")
+        super().__init__("\n".join(map(one_line, listed)))
 
 
 def load_config(
@@ -192,7 +198,7 @@ def _find_impossible_paths(config: Config, reader: Reader) -> None:
         message = f"makes the socket path {length} bytes long, at most {_MAX_SOCKET_PATH} work; set serve.socket"
         reader.report(location, message)
     state = config.state_dir
-    if state.exists() and not state.is_dir():
+    if kind_of(state) not in (None, FOLDER):
         reader.report(("state_dir",), f"has value {str(state)!r}, which is a file; remove it or choose a folder")
     if config.drop_dir is not None and config.state_dir.resolve() == config.drop_dir.resolve():
         reader.report(("drop_dir",), "is the state_dir; choose another folder")

@@ -45,6 +45,7 @@ def _socket_of(path: Path) -> str:
     import yaml
 
     from edged.errors import ConfigError
+    from edged.json_document import MALFORMED
 
     try:
         data = yaml.safe_load(path.read_bytes())
@@ -52,6 +53,6 @@ def _socket_of(path: Path) -> str:
         socket = (data.get("serve") or {}).get("socket") or f"{state}/edged.sock"
     except OSError as error:
         raise ConfigError(f"cannot read config {path}: {error.strerror}; correct --config or $EDGED_CONFIG") from None
-    except (yaml.YAMLError, AttributeError):
+    except (yaml.YAMLError, *MALFORMED):
         raise ConfigError(f"config {path} is not a valid YAML mapping; run `edged check-config {path}`") from None
     return str(path.absolute().parent / socket)

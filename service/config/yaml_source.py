@@ -7,6 +7,9 @@ from typing import Any
 
 import yaml
 
+from edged.json_document import MALFORMED
+from edged.spelling import one_line
+
 # A path into the data, e.g. ("models", 0, "name").
 Location = tuple[str | int, ...]
 
@@ -74,8 +77,9 @@ def parse_yaml(text: str) -> Source:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
         source.problems.append(Problem(line, "", f"not valid YAML: {error.problem or error.context}"))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        source.problems.append(Problem(1, "", f"not valid YAML: {str(error).splitlines()[0]}"))
+    except (yaml.YAMLError, *MALFORMED) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        source.problems.append(Problem(1, "", f"not valid YAML: {one_line(first):.200}"))
     return source
 
 
@@ -87,7 +91,21 @@ def _value(loader: yaml.SafeLoader, node: yaml.Node, location: Location, source:
         return _mapping(loader, node, location, source)
     if isinstance(node, yaml.SequenceNode):
         return [_value(loader, child, (*location, i), source) for i, child in enumerate(node.value)]
-    return loader.construct_object(node)
+    return _scalar(loader, node)
+
+
+def _scalar(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    """Return the value of a scalar, or of what a tag makes of a node."""
+    try:
+        value = loader.construct_object(node)
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:
+        raise yaml.constructor.ConstructorError(None, None, "it holds half of a character", node.start_mark) from None
+    except MALFORMED:  # such as `!!timestamp x`
+        what = f"it is no {node.tag.rpartition(':')[2]:.20}"
+        raise yaml.constructor.ConstructorError(None, None, what, node.start_mark) from None
+    return value
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, location: Location, source: Source) -> dict[str, Any]:
@@ -95,7 +113,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode, location: Location
     loader.flatten_mapping(node)  # `<<: *defaults`; merged keys come first, so that they can be overridden
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
-        key = loader.construct_object(key_node)
+        key = _scalar(loader, key_node)
         if not isinstance(key, str):
             line = key_node.start_mark.line + 1
             source.problems.append(Problem(line, key_name(location), f"key {key!r:.40} is not text; put it in quotes"))

@@ -6,14 +6,14 @@ import logging
 from typing import Any
 
 from edged.errors import ArtifactError
+from edged.json_document import MALFORMED
+from service.daemon.live_description import describe
 from service.daemon.model_registry import ModelRegistry
 from service.daemon.queue_rows import Turn, queue_rows
 from service.daemon.samples import Samples
 from service.intake.claim_queue import ClaimQueue
 from service.journal.states import State
 from service.journal.update import Update
-from service.reporting.candidates import candidates, kept_in_float
-from service.reporting.facts import figures
 from service.rollout.records import UpdateRecords
 from service.rollout.recovery import Recovery
 from service.rollout.swap import Swapper
@@ -165,24 +165,8 @@ class Queries:
         """Return a description of a generation from its artifact; None if it cannot be read."""
         try:
             manifest, report = await self._swapper.generations.read(model, generation)
-            return {
-                "bits": manifest["quantization"]["bits"],
-                "architecture": manifest["architecture"]["name"],
-                "file_name": manifest["source"]["name"],
-                "sha256": manifest["source"]["sha256"],
-                "made_at": manifest["finished_at"],
-                "figures": list(figures(report["totals"])),
-                "precision": (report["totals"].get("serve") or {}).get("precision"),
-                "layers_in_float": kept_in_float(report["totals"]),
-                "candidates": [each._asdict() for each in candidates(report["totals"])],
-                "agreement": report["totals"].get("agreement"),
-                "artifact_bytes": report["totals"].get("artifact_bytes"),
-                "layers": [
-                    {"name": str(x["name"]), "bits": x.get("bits"), "relative_loss": float(x["relative_loss"])}
-                    for x in report["layers"]
-                ],
-            }
-        except (ArtifactError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return describe(manifest, report)
+        except (ArtifactError, OSError, *MALFORMED) as error:
             log.warning("model %s generation %d: cannot read its description: %r", model, generation, error)
             return None
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from edged.artifacts.store import ModelStore
 from edged.calibration.places import find_images
 from edged.errors import CalibrationError, EdgedError
+from edged.json_document import MALFORMED
 from service.config.load import Config
 from service.config.sections import ModelConfig
 from service.doctor.check import OK, WARN, Check, Machine
@@ -81,8 +82,8 @@ def _read(path: Path) -> _Cache:
         size = (path / "images.u8").stat().st_size
     except FileNotFoundError as error:
         return _Cache(path, f"{Path(error.filename).name} is missing")
-    except (ValueError, KeyError, TypeError) as error:
-        return _Cache(path, f"meta.json cannot be understood: {error!r}")
+    except MALFORMED as error:
+        return _Cache(path, f"meta.json cannot be understood: {error!r:.200}")
     if not files or size == 0 or size % len(files):
         return _Cache(path, f"images.u8 has {size} bytes, which are not {len(files)} images")
     if not digest.startswith(path.name):
@@ -115,7 +116,7 @@ def _unknown(model: ModelConfig, found: list[_Cache], store: ModelStore) -> str:
         if current is None:
             return ""
         digest = str(store.manifest(model.name, current)["calibration"]["digest"])
-    except (EdgedError, OSError, KeyError, TypeError):
+    except (EdgedError, OSError, *MALFORMED):
         return ""  # reported by other checks
     if any(digest.startswith(cache.path.name) for cache in found):
         return ""

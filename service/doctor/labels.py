@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edged.artifacts.store import ModelStore
 from edged.errors import EdgedError
+from edged.json_document import MALFORMED
 from service.config.load import Config, ModelConfig
 from service.storage.paths import Paths
 
@@ -23,7 +24,7 @@ def problem_of_labels(config: Config, model: ModelConfig) -> str | None:
         if model.labels is None or (live := store.current(model.name)) is None:
             return None
         classes = store.manifest(model.name, live)["architecture"]["num_classes"]
-    except (EdgedError, OSError, KeyError, TypeError):  # another user's state folder, or of another version
+    except (EdgedError, OSError, *MALFORMED):  # another user's state folder, or of another version
         return None
     if classes == len(model.labels):
         return None

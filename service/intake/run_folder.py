@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edged.atomic import write_atomic
+from edged.json_document import parse_document
 from service.intake.content import named
 from service.intake.drop_folder import SIDECAR_SUFFIX, is_ignored
 from service.intake.stability import Fingerprint
@@ -166,7 +167,6 @@ def _is_weights(name: str) -> bool:
 
 def _read_note(path: Path) -> Mapping[str, Any] | None:
     try:
-        note = json.loads((path / NOTE).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return parse_document((path / NOTE).read_bytes())
+    except (OSError, ValueError):
         return None
-    return note if isinstance(note, dict) else None

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.artifacts.store import ModelStore
+from edged.json_document import MALFORMED, parse_document
 from service.journal.store import Journal, Update
 from service.reporting.timeline import spans
 from service.storage.paths import Paths
@@ -98,18 +99,20 @@ def _read(folder: Path | None, name: str) -> JSON | None:
     if folder is None:
         return None
     try:
-        data = json.loads((folder / name).read_bytes())
+        return parse_document((folder / name).read_bytes())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        log.warning("cannot read %s: %s; the report leaves it out", folder / name, error)
+    except (OSError, ValueError) as error:
+        log.warning("cannot read %s: %.200s; the report leaves it out", folder / name, error)
         return None
-    return data if isinstance(data, dict) else None
 
 
 def without_pictures(data: JSON) -> JSON:
-    """Return the data without the pictures of the calibration images, but with the predictions."""
+    """Return the data without the pictures of the calibration images, but with the predictions, unless damaged."""
     if not data.get("predictions"):
         return data
-    images = [{**image, "picture": None} for image in data["predictions"].get("images", ())]
+    try:
+        images = [{**image, "picture": None} for image in data["predictions"].get("images", ())]
+    except MALFORMED:  # who knows where the pictures are
+        return {**data, "predictions": None}
     return {**data, "predictions": {**data["predictions"], "images": images}}

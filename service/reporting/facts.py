@@ -6,11 +6,12 @@ daemon may have written its files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edged.signing.keys import shown
 from service.reporting.candidates import kept_in_float, served_by
+from service.reporting.parts import if_whole
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -171,30 +172,34 @@ def facts(data: JSON) -> list[tuple[str, str]]:
     report, manifest = data.get("report") or {}, data.get("manifest") or {}
     totals: JSON = report.get("totals") or update.get("report") or {}
     settings: JSON = manifest.get("quantization") or {}
-    architecture: JSON = manifest.get("architecture") or {}
-    calibration: JSON = manifest.get("calibration") or {}
+    known: list[tuple[str, Callable[[], object]]] = [
+        ("Generation", lambda: update.get("generation")),
+        ("Architecture", lambda: (manifest.get("architecture") or {}).get("name")),
+        ("Weights", lambda: _weights(totals)),
+        ("Reading", lambda: reading(totals)),
+        ("Bits", lambda: bits_text(totals) or bits_text(settings)),
+        ("Method", lambda: settings.get("method")),
+        ("Served by", lambda: served_by(totals)),
+        ("Layers in float", lambda: ", ".join(kept_in_float(totals)) or None),
+        ("Integer kernels", lambda: kernels(totals)),
+    ]
+    more: list[tuple[str, Callable[[], object]]] = [
+        ("Calibration", lambda: _calibration(manifest.get("calibration") or {})),
+        ("Images", lambda: "; ".join(report.get("image_notes") or ()) or None),
+        ("Checkpoint", lambda: format_bytes(update["file_bytes"])),
+        ("Artifact", lambda: _artifact(totals)),
+        ("Device", lambda: totals.get("device")),
+        ("Peak memory of the worker", lambda: _peak(data, totals)),
+        ("Worker held back for requests", lambda: _held_back(data)),
+        ("Time of all stages", lambda: format_seconds(sum(update["stages"].values())) if update["stages"] else None),
+        ("Tries", lambda: update["attempt"] if update["attempt"] > 1 else None),
+        ("SHA-256", lambda: update.get("sha256")),
+        ("Signature", lambda: signature(update)),
+    ]
     found = [
-        ("Generation", update.get("generation")),
-        ("Architecture", architecture.get("name")),
-        ("Weights", _weights(totals)),
-        ("Reading", reading(totals)),
-        ("Bits", bits_text(totals) or bits_text(settings)),
-        ("Method", settings.get("method")),
-        ("Served by", served_by(totals)),
-        ("Layers in float", ", ".join(kept_in_float(totals)) or None),
-        ("Integer kernels", kernels(totals)),
-        *((name.capitalize() if name.islower() else name, value) for name, value in figures(totals)),
-        ("Calibration", f"{calibration['images']} images" if "images" in calibration else None),
-        ("Images", "; ".join(report.get("image_notes") or ()) or None),
-        ("Checkpoint", format_bytes(update["file_bytes"])),
-        ("Artifact", _artifact(totals)),
-        ("Device", totals.get("device")),
-        ("Peak memory of the worker", _peak(data, totals)),
-        ("Worker held back for requests", _held_back(data)),
-        ("Time of all stages", format_seconds(sum(update["stages"].values())) if update["stages"] else None),
-        ("Tries", update["attempt"] if update["attempt"] > 1 else None),
-        ("SHA-256", update.get("sha256")),
-        ("Signature", signature(update)),
+        *_computed(known),
+        *((name.capitalize() if name.islower() else name, value) for name, value in measurements(totals)),
+        *_computed(more),
     ]
     return [(name, str(value)) for name, value in found if value is not None]
 
@@ -209,6 +214,35 @@ def signature(update: JSON) -> str | None:
     if not signed:
         return None
     return f"version {signed.get('version')}, {shown(str(signed.get('key')), str(signed.get('key_id')))}"
+
+
+def measurements(totals: JSON) -> list[tuple[str, str]]:
+    """Return the `figures` of a report, or none if they are damaged.
+
+    Args:
+        totals: Totals of a report.
+    """
+    nothing: list[tuple[str, str]] = []
+    return if_whole("the measurements", lambda: list(figures(totals)), nothing)
+
+
+def _computed(known: Sequence[tuple[str, Callable[[], object]]]) -> Iterator[tuple[str, object]]:
+    for name, value in known:
+        yield name, if_whole(f"the fact {name!r}", value, None)
+
+
+def _calibration(calibration: JSON) -> str | None:
+    return f"{calibration['images']} images" if "images" in calibration else None
+
+
+def totals_of(data: JSON) -> JSON:
+    """Return the totals of the worker's report; {} without any.
+
+    Args:
+        data: Data of the update, see `service.reporting.data.gather`.
+    """
+    totals: JSON = (data.get("report") or {}).get("totals") or {}
+    return totals
 
 
 def _held_back(data: JSON) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edged.atomic import make_folder, write_atomic
 from edged.errors import EdgedError
+from edged.json_document import MALFORMED
 from service.reporting.data import COURSE, EVIDENCE, JSON, PAGE, ResourceTrace, folder_of, gather, is_of
 from service.reporting.page import render
 from service.storage.state_folder import StateFolder
@@ -49,7 +50,7 @@ class Reports:
             if update is None or folder is None or not is_of(update, folder):
                 return
             write_atomic(folder / PAGE, render(gather(journal, store, paths, update_id)).encode())
-        except (OSError, EdgedError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EdgedError, *MALFORMED) as error:
             log.warning("update %d: cannot write report.html: %r", update_id, error)
 
 

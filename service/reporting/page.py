@@ -6,15 +6,28 @@ import base64
 import datetime
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from service.journal.states import WORKER_STAGES
 from service.reporting.candidates import HEAD, Candidate, candidates
 from service.reporting.charts import bars, lines, spans
-from service.reporting.facts import Layer, Memory, Outcome, Stage, facts, layers, memory, outcome, stages, worst_first
+from service.reporting.facts import (
+    Layer,
+    Memory,
+    Outcome,
+    Stage,
+    facts,
+    layers,
+    memory,
+    outcome,
+    stages,
+    totals_of,
+    worst_first,
+)
 from service.reporting.html import MOODS, Html, fill, join, moment
+from service.reporting.parts import if_whole
 from service.reporting.pictures import predictions
 from service.units import format_bytes, format_seconds
 
@@ -22,6 +35,7 @@ JSON = Mapping[str, Any]
 
 STATIC = Path(__file__).parent / "static"
 _NOTHING = Html("")
+_DAMAGED = Html('<p class="note">A part cannot be shown: its file is damaged, or of another version of edged.</p>')
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -83,9 +97,9 @@ def render(data: JSON) -> str:
         reused=_reused(ended),
         facts=join(fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=n, value=v) for n, v in facts(data)),
         course=_course(data),
-        candidates=_candidates(candidates((data.get("report") or {}).get("totals") or {})),
-        layers=_layers(layers(data)),
-        predictions=predictions(data.get("predictions") or {}),
+        candidates=if_whole("the candidates", lambda: _candidates(candidates(totals_of(data))), _DAMAGED),
+        layers=if_whole("the layers", lambda: _layers(layers(data)), _DAMAGED),
+        predictions=if_whole("the predictions", lambda: predictions(data.get("predictions") or {}), _DAMAGED),
     )
 
 
@@ -104,10 +118,11 @@ def _reused(ended: Outcome) -> Html:
 
 
 def _course(data: JSON) -> Html:
-    placed, used = stages(data), memory(data)
+    placed, used = stages(data), if_whole("the memory", lambda: memory(data), None)
     charts = [_stages(placed)] if placed else []
     if used is not None:
-        charts.append(_memory(used, placed, data["update"]["dropped_at"]))
+        chart = partial(_memory, used, placed, data["update"]["dropped_at"])
+        charts.append(if_whole("the memory", chart, _DAMAGED))
     rows = (
         (event["at"], event["state"], ", ".join(f"{key} {value}" for key, value in event["detail"].items()))
         for event in data["update"].get("events") or []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from service.reporting.candidates import candidates
@@ -15,8 +16,10 @@ from service.reporting.facts import (
     outcome,
     prediction_text,
     stages,
+    totals_of,
     worst_first,
 )
+from service.reporting.parts import if_whole
 from service.units import format_bytes, format_seconds
 
 JSON = Mapping[str, Any]
@@ -25,6 +28,7 @@ _WORST_LAYERS = 5
 _MEMORY_ROWS = 10
 _SHOWN_BOXES = 3
 _BAR = 40  # characters
+_DAMAGED = "cannot be shown: its file is damaged, or of another version of edged"
 
 
 def summary(data: JSON, page: str | None) -> str:
@@ -48,14 +52,14 @@ def summary(data: JSON, page: str | None) -> str:
         ("largest relative loss", _layers(data)),
         ("sample predictions, full precision -> quantized", _predictions(data)),
     ):
-        listed = list(rows)
+        listed = if_whole(title, partial(list, rows), [_DAMAGED])
         if listed:
             lines += ["", title, *(f"  {row}".rstrip() for row in listed)]
     return "\n".join([*lines, *(["", f"page: {page}"] if page else [])])
 
 
 def _candidates(data: JSON) -> Iterator[str]:
-    listed = candidates((data.get("report") or {}).get("totals") or {})
+    listed = candidates(totals_of(data))
     width = max((len(candidate.name) for candidate in listed), default=0)
     for candidate in listed:
         yield f"{candidate.name:<{width}}  {candidate.description}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import EdgedError, GateError
+from edged.json_document import MALFORMED
 from service.config.sections import GatesConfig
 from service.serving.generation import Generation
 from service.storage.generations import GenerationRepository
@@ -109,7 +110,7 @@ async def interface_on_disk(generations: GenerationRepository, model: str, numbe
     try:
         manifest, _ = await generations.read(model, number)
         return Interface.of_manifest(manifest)
-    except (EdgedError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (EdgedError, OSError, *MALFORMED) as error:
         # The gate that needs a warm process still checks it.
         log.warning("model %s generation %d: its interface is not known: %r", model, number, error)
         return None

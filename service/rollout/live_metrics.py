@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from edged.errors import ArtifactError
+from edged.json_document import MALFORMED
 from service.metrics.registry import Metrics
 from service.serving.generation import Generation
 from service.storage.generations import GenerationRepository
@@ -34,5 +35,5 @@ async def show_live(metrics: Metrics, generations: GenerationRepository, live: G
             for key, overlap in _OVERLAPS.items():
                 if key in measured:
                     metrics.model_map.labels(model, precision, overlap).set(measured[key] / 100)
-    except (ArtifactError, OSError, ValueError, KeyError, TypeError) as error:
+    except (ArtifactError, OSError, *MALFORMED) as error:
         log.warning("model %s generation %d: cannot export its values: %r", model, number, error)

@@ -18,6 +18,7 @@ from edged.artifacts.store import ModelStore
 from edged.atomic import as_state_error
 from edged.errors import ArtifactError, UsageError
 from edged.execution.engine_cache import TIMINGS, model_digits
+from edged.json_document import MALFORMED
 from service.config.load import Config
 from service.journal.copies import Copies
 from service.journal.store import Journal
@@ -233,7 +234,7 @@ def _models_of(store: ModelStore, model: str, removed: Collection[int]) -> set[s
     """Return how the compiled models of a model's generations begin."""
     found = set()
     for generation in set(store.generations(model)) - set(removed):
-        with contextlib.suppress(ArtifactError, KeyError, TypeError):
+        with contextlib.suppress(ArtifactError, *MALFORMED):
             found.add(model_digits(store.manifest(model, generation)["onnx"]["sha256"]))
     return found
 
@@ -254,7 +255,7 @@ def _caches(config: Config, paths: Paths, store: ModelStore) -> Iterator[Garbage
 def _used_caches(store: ModelStore, model: str) -> set[str]:
     used = set()
     for generation in store.generations(model):
-        with contextlib.suppress(ArtifactError, KeyError, TypeError):
+        with contextlib.suppress(ArtifactError, *MALFORMED):
             used.add(store.manifest(model, generation)["calibration"]["digest"][:_CACHE_NAME])
     return used
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edged.artifacts.store import ModelStore
+from edged.json_document import parse_document
 from service.system.disk_thread import Disk
 
 
@@ -68,10 +68,9 @@ class GenerationRepository:
         path = self._store.path(model, number) / "report.json"
         manifest = self._store.manifest(model, number)
         try:
-            report = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError):  # serving does not need it
+            return manifest, parse_document(path.read_bytes())
+        except (OSError, ValueError):  # serving does not need it
             return manifest, {}
-        return manifest, report if isinstance(report, dict) else {}
 
     async def link_problem(self, model: str) -> str | None:
         """Return why `current` leads to no generation, see `ModelStore.link_problem`."""

@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
+from benchmarks.fuzz.odd_values import changed, changes, every_place
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.store import ModelStore
 from edged.artifacts.writer import write_artifact
@@ -16,7 +17,6 @@ from edged.models.registry import Architecture
 from edged.quant.grid import QuantizedWeight
 from edged.spec import DetectionSpec
 from tests.support.artifact_samples import ARCHITECTURE, FILES, manifest, network_manifest
-from tests.support.odd_values import changed, changes, every_place
 from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 

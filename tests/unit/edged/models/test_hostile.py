@@ -18,13 +18,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.fuzz.odd_values import changed, changes
 from benchmarks.hostile.containers import HEADERS, LEGACY_LIES
 from benchmarks.hostile.mutations import damaged
 from benchmarks.hostile.pickles import BOMBS, GADGETS, GEOMETRIES
 from benchmarks.hostile.spelling import MAKERS, PROTO, as_legacy, as_zip, safetensors, state_dict, tensor, text
 from edged.errors import RejectedError
 from edged.models.inspection import inspect_checkpoint
-from tests.support.odd_values import changed, changes
 from tests.support.refusals import refused
 
 

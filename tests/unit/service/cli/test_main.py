@@ -270,6 +270,15 @@ models:
     assert (code, keys.count("models[1].calibration.dir")) == (78, 0)
 
 
+def test_check_config_lists_the_first_mistakes_of_thousands(capsys, tmp_path):
+    config = tmp_path / "edged.yaml"
+    config.write_text("".join(f"key{number}: 1\n" for number in range(1250)))
+    code, out, err = call(capsys, "check-config", str(config), "--json")
+    found = json.loads(out)
+    assert (code, len(found["problems"]), found["more"]) == (78, 100, 1151)
+    assert len(out + err) < 100_000
+
+
 def test_doctor_fails_when_something_fails(capsys, config, monkeypatch):
     quick = tuple(check for check in doctor.CHECKS if check is not doctor.check_packages)  # which takes seconds
     monkeypatch.setattr(doctor, "CHECKS", quick)

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from edged.errors import ConfigError
 from edged.spec import RECIPES, Choice, DetectionSpec, QuantSpec, recipe
-from service.config.load import Config, InputConfig, InvalidConfigError, ModelConfig, QuantizationConfig, load_config
+from service.config.load import (
+    MAX_PROBLEMS,
+    Config,
+    InputConfig,
+    InvalidConfigError,
+    ModelConfig,
+    QuantizationConfig,
+    load_config,
+)
 from service.config.sections import CalibrationConfig, RuntimeConfig
 from service.ipc.options import Batching
 from tests.support.repository import ROOT
@@ -608,3 +616,34 @@ def test_threads_of_the_worker(folder, written, fixed):
     config = load(folder, f"{MINIMAL}worker: {{{written}}}")
     assert config.worker.fixed_threads == fixed
     assert config.worker.threads == ("auto" if fixed is None else fixed)
+
+
+def test_thousands_of_mistakes_are_counted_and_the_first_ones_listed(tmp_path):
+    path = tmp_path / "edged.yaml"
+    path.write_text("".join(f"key{number}: 1\n" for number in range(1250)))
+    with pytest.raises(InvalidConfigError) as caught:
+        load_config(path)
+    *first, last = str(caught.value).splitlines()
+    assert len(first) == MAX_PROBLEMS
+    assert first[3].startswith(f"{path}:3: key2 is unknown")
+    assert last == f"{path}: and 1,151 more; correct these first"  # models is missing, too
+    assert len(caught.value.problems) == 1251
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("state_dir: !!timestamp x", "1:  not valid YAML: it is no timestamp"),
+        ('state_dir: "\\ud800"', "1:  not valid YAML: it holds half of a character"),
+        ('"\\ud800": 1', "1:  not valid YAML: it holds half of a character"),
+        (f"state_dir: {'a' * 256}", "it is too long for a path"),
+        (f"state_dir: {'a/' * 2048}", "it is too long for a path"),
+        (f"watch: {{settle_s: {10**400}}}", "it must be a finite number"),
+    ],
+)
+def test_values_that_no_program_can_use(tmp_path, text, message):
+    path = tmp_path / "edged.yaml"
+    path.write_text(f"{text}\n")
+    with pytest.raises(InvalidConfigError) as caught:
+        load_config(path)
+    assert message.replace("1:  ", "1: ") in str(caught.value)

@@ -123,11 +123,21 @@ def test_the_page_is_written_next_to_its_data(state):
     assert look(state, again)["course"]["update"] == update.id
 
 
-def test_a_report_that_cannot_be_written_is_only_logged(state, caplog):
+def test_a_part_of_a_report_whose_data_is_damaged_is_left_out(state, caplog):
     update = update_of(state.journal, *FORWARD)
-    update = published(state, update, report='{"layers": [{"name": "without a loss"}]}')
+    update = published(state, update, report='{"layers": [{"name": "without a loss"}], "totals": {"device": "Orin"}}')
     write_report(state, update.id)
-    assert "cannot write report.html: KeyError('relative_loss')" in caplog.text
+    assert "a report leaves out the layers, whose data is damaged: KeyError('relative_loss')" in caplog.text
+    page = (state.store.path("m", update.generation) / "report.html").read_text()
+    assert "A part cannot be shown: its file is damaged" in page
+    assert "Orin" in page
+
+
+def test_a_report_that_cannot_be_written_is_only_logged(state, caplog):
+    update = published(state, update_of(state.journal, *FORWARD), report="{}")
+    (state.store.path("m", update.generation) / "report.html").mkdir()
+    write_report(state, update.id)
+    assert "cannot write report.html: " in caplog.text
     write_report(state, 99)
     in_the_way = state.paths.root / "plain"
     in_the_way.touch()
