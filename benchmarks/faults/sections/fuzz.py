@@ -26,7 +26,7 @@ def measure(options: argparse.Namespace) -> list[Row]:
 
 def page(rows: list[Row]) -> str:
     """Return text and table."""
-    header = ("kind of input", "inputs", "refused", "crashes", "MiB at most", "seconds at most")
+    header = ("kind of input", "inputs", "refused", "crashes", "MiB at most", "CPU seconds at most")
     lines = [
         (row["kind"], row["inputs"], row["refused"], row["crashes"], row["mebibytes"], row["seconds"]) for row in rows
     ]
@@ -38,7 +38,7 @@ def page(rows: list[Row]) -> str:
         " numbers of 400 digits, NaN, halves of characters and deep nesting; YAML gets tags, aliases and merges."
         " Digests and checksums are mended, so that the damage gets past them. A refusal is an error of the class that"
         f" the code promises, in short printable lines; a crash is anything else, or more than {MAX_BYTES >> 20} MiB or"
-        f" {MAX_SECONDS:g} s for one input. What was not refused is damage that hit nothing, or that only leaves"
-        " something out, such as a part of a report."
+        f" {MAX_SECONDS:g} s of processor time for one input. What was not refused is damage that hit nothing, or that"
+        " only leaves something out, such as a part of a report."
     )
     return f"{text}\n\n{table(header, lines)}"
