@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import hashlib
 import io
 import json
 import shutil
+import sqlite3
 import zipfile
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,7 @@ from edged.errors import ArchitectureError, ArtifactError, CalibrationError, Con
 from edged.execution.tensorrt_engine import Sidecar
 from edged.json_document import MALFORMED
 from edged.models.inspection import inspect_checkpoint
+from service.cli import render as tables
 from service.config.load import load_config
 from service.config.locate import find_socket
 from service.daemon.live_description import describe
@@ -55,6 +58,7 @@ COUNTS = {
     "weights": 1500,
     "warmup": 2500,
     "report": 1500,
+    "journal": 1500,
     "records": 2500,
     "config": 3000,
     "images": 2500,
@@ -85,6 +89,7 @@ def file_targets(artifact: Path) -> dict[str, Target]:
             _make_images,
         ),
         Target("report", "report.json and what is next to it", _reports(artifact), _read_report, (), _make_update),
+        Target("journal", "rows of journal.db", _rows(), _read_rows, (), _make_update),
         Target("records", "notes and side files", _records(), _read_records, (EngineError,)),
     )
     return {target.name: target for target in found}
@@ -293,6 +298,69 @@ def _read_report(folder: Path) -> None:
     model_panel(
         0, {**model, **flags, "samples": [], "live": live, "layers": layers, "rollback": None}, None, True
     ).encode()
+
+
+# The journal
+
+_PRISTINE = "pristine.db"
+_COLUMNS = {
+    "updates": (
+        *("model", "state", "file_name", "file_bytes", "sha256", "key", "generation", "attempt", "code", "reason"),
+        *("dropped_at", "updated_at", "stages", "report", "signature"),
+    ),
+    "events": ("at", "state", "detail"),
+    "holds": ("model", "pinned", "paused", "highest_version"),
+}
+_JSON_COLUMNS = ("stages", "report", "signature", "detail")
+
+
+def _rows() -> st.SearchStrategy[Case]:
+    """Return changes of cells, as JSON: table, column, and the value as a Python literal."""
+    report = {"bits": 4, "agreement": 95.0, "swap": {"policy": "auto", "warmup": {"identical": True}}}
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+    values = st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats() | texts | st.binary(max_size=8)
+    documents = json_documents(report).map(lambda data: data.decode(errors="replace"))
+    cells = st.sampled_from([(table, column) for table, columns in _COLUMNS.items() for column in columns])
+
+    def change(cell: tuple[str, str]) -> st.SearchStrategy[tuple[str, str, str]]:
+        chosen = documents | values if cell[1] in _JSON_COLUMNS else values
+        return chosen.map(lambda value: (*cell, repr(value)))
+
+    changes = st.lists(cells.flatmap(change), min_size=1, max_size=4)
+    return _one("changes.json", changes.map(json.dumps).map(str.encode))
+
+
+def _read_rows(folder: Path) -> None:
+    """Read and show a journal with damaged cells as the daemon does, its API and `edged history`."""
+    path = folder / "journal.db"
+    if not (folder / _PRISTINE).exists():
+        shutil.copyfile(path, folder / _PRISTINE)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    shutil.copyfile(folder / _PRISTINE, path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
+        for table, column, literal in json.loads((folder / "changes.json").read_bytes()):
+            value = float(literal) if literal in ("nan", "inf", "-inf") else ast.literal_eval(literal)
+            with contextlib.suppress(sqlite3.IntegrityError):  # some columns must have a value
+                connection.execute(f"UPDATE {table} SET {column} = ?", (value,))  # noqa: S608 - names from above
+    with contextlib.closing(Journal(path)) as journal:
+        updates = [
+            *journal.find(),
+            *journal.open_updates(),
+            *journal.history("m"),
+            *journal.history("m", published=False),
+        ]
+        shown = [update.to_dict() for update in updates]
+        events = [event.to_dict() for update in updates for event in journal.events(update.id)]
+        held = {model: vars(hold) for model, hold in journal.holds().items()}
+        json.dumps([shown, events, held, journal.last_times()], allow_nan=False, ensure_ascii=False).encode()
+        tables.history({"model": "m", "updates": shown, "unpublished": shown})
+        for update in updates:
+            tables.outcome(update.to_dict())
+            journal.shares_claim(update)
+            journal.retry_of(update.id)
+            summary(gather(journal, ModelStore(folder / "models"), Paths(folder), update.id), None)
 
 
 # Small records

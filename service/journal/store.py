@@ -19,7 +19,7 @@ from service.journal import states
 from service.journal.copies import Copies, ModelCopy
 from service.journal.database import Database
 from service.journal.merge import merge
-from service.journal.rows import COLUMNS, event_of, hold_of, update_of
+from service.journal.rows import COLUMNS, event_of, hold_of, last_times_of, update_of
 from service.journal.salvage import Salvage, salvage
 from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
 from service.journal.states import State
@@ -319,7 +319,7 @@ class Journal:
             " ON update_id = id GROUP BY model",
             (State.LIVE.value, State.COMMITTED.value),
         )
-        return {model: (dropped_at, live_at) for model, dropped_at, live_at in rows}
+        return dict(map(last_times_of, rows))
 
     def last_time(self) -> float | None:
         """Return the time of the last change of any update, in seconds since 1970; None if there is none."""

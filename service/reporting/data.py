@@ -9,6 +9,7 @@ The files are stored in the folder of the generation that the update published, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.artifacts.store import ModelStore
+from edged.errors import UsageError
 from edged.json_document import MALFORMED, parse_document
 from service.journal.store import Journal, Update
 from service.reporting.timeline import spans
@@ -82,7 +84,8 @@ def folder_of(update: Update, store: ModelStore, paths: Paths) -> Path | None:
     """Return the folder with the files of an update: its generation, staging folder, or rejected file."""
     places = []
     if update.generation is not None:
-        places.append(store.path(update.model, update.generation))
+        with contextlib.suppress(UsageError):  # a name that is no model's, in a damaged journal
+            places.append(store.path(update.model, update.generation))
     places.append(paths.staged(update.id))
     if update.sha256 is not None:
         places.append(paths.rejected / update.sha256)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.cli import render
-from service.journal.rows import COLUMNS, event_of, hold_of, update_of
+from service.journal.rows import COLUMNS, event_of, hold_of, last_times_of, update_of
 from service.journal.states import ENDS, NEXT, IllegalTransition, State, advance, is_end
 from service.journal.update import Event, Hold, Update, UpdateReport, UpdateSignature
 
@@ -63,6 +63,15 @@ def test_every_row_can_be_read_and_shown(values: list[object]) -> None:
     assert json.loads(json.dumps(plain, allow_nan=False))["state"] == update.state.value
     assert render.history({"model": "m", "updates": [plain], "unpublished": [plain]})
     assert is_end(update.state) == (values[NAMES.index("state")] in {state.value for state in ENDS})
+
+
+@given(st.tuples(STORED, STORED, STORED))
+def test_all_last_times_can_be_exported(values: tuple[object, object, object]) -> None:
+    model, (dropped_at, live_at) = last_times_of(values)
+    assert isinstance(model, str)
+    assert dropped_at >= 0
+    assert (live_at is None) == (values[2] is None)
+    assert last_times_of(("m", 5, 7.5)) == ("m", (5.0, 7.5))
 
 
 @given(st.tuples(STORED, STORED, STORED))
