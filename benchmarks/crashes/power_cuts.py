@@ -16,7 +16,7 @@ from benchmarks.crashes.scenario import SCENARIOS, SECOND, Bases, started
 from edged.artifacts.digest import sha256_file
 from edged.artifacts.store import ModelStore
 from service.journal.states import ENDS
-from tests.support.syscall_faults import Operation, attached, operations
+from tests.support.syscall_faults import Operation, command_prefix, operations
 
 _MODEL = "digits"
 _MOST_BYTES = 1 << 24  # more than one call writes
@@ -40,16 +40,16 @@ class Recording:
 
 
 def record(bases: Bases, folder: Path) -> Recording:
-    """Let the daemon make an update, and log every write."""
+    """Let the daemon start and make an update, and log every write."""
     log, before, after = folder / "log", folder / "before", folder / "after"
     ignored = shutil.ignore_patterns("*.sock", "*-shm")
     with bases.copy(_UPDATE.files, folder / "recorded") as daemon:
-        daemon.start()
         shutil.copytree(daemon.state, before, symlinks=True, ignore=ignored)
-        with attached(daemon.pid, log, calls=TRACED, follow=True, bytes_shown=_MOST_BYTES):
-            _UPDATE.act(daemon, bases.task)
-            come_to_rest(daemon, _UPDATE)
-            bases.learn(daemon, SECOND)
+        daemon.prefix = command_prefix(log, calls=TRACED, bytes_shown=_MOST_BYTES)
+        daemon.start()
+        _UPDATE.act(daemon, bases.task)
+        come_to_rest(daemon, _UPDATE)
+        bases.learn(daemon, SECOND)
         daemon.kill()
         shutil.copytree(daemon.state, after, symlinks=True, ignore=ignored)
         state = str(daemon.state)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.crashes.kills import VICTIMS, kill_at_random
-from benchmarks.crashes.points import Point, distinct, points_of, try_point
+from benchmarks.crashes.points import Point, distinct, killed_at, pairs, points_of, restart_points, try_point
 from benchmarks.crashes.scenario import SCENARIOS, Bases
 from tests.support.syscall_faults import missing
 from tests.support.tasks import Task
@@ -73,6 +73,28 @@ def test_a_kill_at_any_operation_of_an_update(bases: Bases, tmp_path: Path, who:
     points = distinct(points_of(UPDATE, bases, tmp_path, who))
     for point in points[:: len(points) // 12 or 1]:
         trial = try_point(UPDATE, bases, tmp_path, point, [point.fault("SIGKILL")])
+        assert trial.broken == (), point
+
+
+@injects
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_second_fault_while_the_first_is_handled(bases: Bases, disk_points: list[Point], tmp_path: Path) -> None:
+    both = pairs(disk_points)
+    for point, faults in both[:: len(both) // 9 or 1]:
+        assert try_point(UPDATE, bases, tmp_path, point, faults).broken == (), (point, faults)
+
+
+@injects
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_kill_in_the_start_that_follows_a_kill(bases: Bases, disk_points: list[Point], tmp_path: Path) -> None:
+    switched = after(disk_points, lambda each: each.call == "rename" and "/.current.tmp" in each.arguments)
+    killed = killed_at(UPDATE, bases, tmp_path, switched)
+    points = distinct(restart_points(UPDATE, bases, tmp_path, killed))
+    assert points
+    for point in points[:: len(points) // 9 or 1]:
+        trial = try_point(UPDATE, bases, tmp_path, point, [point.fault("SIGKILL")], killed)
         assert trial.broken == (), point
 
 
