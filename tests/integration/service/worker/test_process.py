@@ -16,12 +16,15 @@ import psutil
 import pytest
 
 from edged.artifacts.reader import read_artifact
+from edged.spec import Method, QuantSpec, Scheme
 from service.journal.states import STAGES
 from service.outcomes import Failure
 from service.system.oom_kills import OomKills
 from service.worker.hold_back import QUIET_S, HoldBack
 from service.worker.job import Job
 from service.worker.process import Done, WorkerLimits, WorkerProcess, cause_of_kill
+from service.worker.sandbox import AUTO, OFF, REQUIRE, available, lacking
+from tests.support.fake_gpu import FakeTensorRt
 from tests.support.tasks import Task
 
 LIMITS = WorkerLimits(deadline_s=120)
@@ -235,3 +238,49 @@ def test_requests_change_nothing_of_the_result(job: Job, tmp_path: Path) -> None
     assert isinstance(calm, Done)
     flipped, calmly = (read_artifact(out).directory / "weights.safetensors" for out in (tmp_path / "flipped", job.out))
     assert flipped.read_bytes() == calmly.read_bytes()
+
+
+def test_a_confined_worker_has_tensorrt_build_its_engine(job: Job, tmp_path: Path, fake_tensorrt: FakeTensorRt) -> None:
+    """In a program of its own, which is confined with it."""
+    spec = QuantSpec(method=Method.RTN, bits=6, activation_bits=8, scheme=Scheme.SYMMETRIC)
+    job = replace(job, spec=spec, runtime="tensorrt", engine_folder=tmp_path / "engines", sandbox=needed())
+    outcome, events, _ = run(job, AT_ONCE)
+    assert isinstance(outcome, Done), outcome
+    assert next(each for each in events if each["event"] == "sandbox")["lacking"] == {} or job.sandbox == AUTO
+    candidates = outcome.totals["candidates"]
+    assert [(each["engine"], each["chosen"]) for each in candidates] == [("tensorrt", True)], candidates
+    assert list((tmp_path / "engines").glob("*/engine.plan"))
+
+
+def test_images_where_links_lead_are_read_in_the_sandbox(job: Job, tmp_path: Path) -> None:
+    """A folder that is a link, with links to files and to a folder."""
+    away, place = tmp_path / "away", tmp_path / "place"
+    for folder in sorted(job.calibration_dir.iterdir()):
+        (place / folder.name).mkdir(parents=True)
+        for file in folder.iterdir():
+            (place / folder.name / file.name).symlink_to(file)
+    away.symlink_to(place)
+    (place / "0").rename(tmp_path / "zero")
+    (place / "0").symlink_to(tmp_path / "zero")
+    outcome, _, _ = run(replace(job, calibration_dir=away, sandbox=needed(), private=(tmp_path,)), AT_ONCE)
+    assert isinstance(outcome, Done), outcome
+    assert read_artifact(job.out).report["skipped_images"] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino", "torch"])
+def test_the_sandbox_changes_no_codes(job: Job, tmp_path: Path, runtime: str) -> None:
+    written = {}
+    for sandbox in (OFF, needed()):
+        own = replace(
+            job, out=tmp_path / sandbox, cache_root=tmp_path / f"cache-{sandbox}", engine_folder=tmp_path / "e"
+        )
+        outcome, _, _ = run(replace(own, runtime=runtime, sandbox=sandbox), AT_ONCE)
+        assert isinstance(outcome, Done), outcome
+        written[sandbox] = (own.out / "weights.safetensors").read_bytes()
+    assert written[OFF] == written[needed()]
+
+
+def needed() -> str:
+    """Return the strictest mode of the sandbox that this machine has."""
+    return AUTO if lacking(available()) else REQUIRE
