@@ -27,7 +27,7 @@ from tests.support.tasks import Task
 
 LACKING = lacking(parts_of(AUTO))
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=f"no sandbox here: {LACKING}")
-FEW = 45  # attempts that work without the sandbox, for any user
+FEW = 35  # attempts that work without the sandbox, for any user
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_without_the_sandbox_it_can_do_nearly_all(surroundings: Job, monkeypatch
     """The control; what root alone may do is left to whom the tests run as."""
     found = worked(taken_over(surroundings, monkeypatch, sandbox=OFF))
     assert found >= set(NEEDED)
-    assert len(found - set(NEEDED)) > FEW - 10
+    assert len(found - set(NEEDED)) > FEW
 
 
 @pytest.fixture(scope="module")
