@@ -20,6 +20,7 @@ import torch
 
 from tests.support.daemon import Daemon, eventually, running
 from tests.support.repository import ROOT
+from tests.support.signing import Signer
 from tests.support.tasks import Task
 
 MODULE = ROOT / "configs" / "fleet" / "mender" / "edged-checkpoint"
@@ -165,6 +166,29 @@ def test_an_update_module_fails_with_the_reason(
     assert 'meta-data must be like {"model": "shelf"}' in without.stderr
 
 
+@pytest.fixture(scope="module")
+def signer(tmp_path_factory: pytest.TempPathFactory) -> Signer:
+    return Signer(tmp_path_factory.mktemp("keys"), "release")
+
+
+@pytest.fixture(scope="module")
+def strict(task: Task, signer: Signer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon whose model takes only signed checkpoints, of no older version."""
+    model = {"name": "digits", "calibration": {"dir": str(task.calibration)}, "input": {"size": 8, "resize": 8}}
+    model["trust"] = {"keys": [str(signer.public)], "refuse_downgrade": True}
+    with running(tmp_path_factory.mktemp("strict"), task.calibration, models=[model]) as daemon:
+        yield daemon
+
+
+@pytest.mark.slow
+@needs("rsync")
+def test_rsync_delivers_a_signed_checkpoint(strict: Daemon, signer: Signer, fresh: Path) -> None:
+    signer.write(fresh, "digits", 1)
+    files = [str(fresh), f"{fresh}.sig"]
+    subprocess.run(["rsync", "--archive", "--delay-updates", *files, f"{strict.state}/drop/digits/"], check=True)
+    assert strict.update_of("best.pt", "COMMITTED")["signature"]["version"] == 1
+
+
 @needs("rsync")
 def test_rsync_delivers(settled: Daemon, fresh: Path) -> None:
     weekly = fresh.rename(fresh.with_name("weekly.pt"))
@@ -267,29 +291,44 @@ def program(command: list[str], log: Path) -> Iterator[None]:
             process.wait()
 
 
+class Registry:
+    """A registry with one tag, and the device that pulls from it."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self.folder, self.port = folder, free_port()
+        self.reference = f"127.0.0.1:{self.port}/models/digits:stable"
+        self.environment = {**environment, "STATE_DIRECTORY": str(folder / "pulled")}
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        storage = {"filesystem": {"rootdirectory": str(self.folder / "registry")}}
+        settings = self.folder / "registry.yml"
+        settings.write_text(
+            json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{self.port}"}})
+        )
+        with program(["docker-registry", "serve", str(settings)], self.folder / "registry.log"):
+            eventually(lambda: answers(self.port), "registry", 30)
+            yield
+
+    def publish(self, checkpoint: Path) -> None:
+        push(self.folder / "layout", checkpoint)
+        source, target = f"oci:{self.folder}/layout:stable", f"docker://{self.reference}"
+        subprocess.run(["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, target], check=True)
+
+    def pull(self) -> int:
+        command = [str(PULL), self.reference, "digits", "--src-tls-verify=false"]
+        return subprocess.run(command, env=self.environment).returncode
+
+
 @pytest.mark.slow
 @needs("skopeo", "docker-registry")
 def test_a_registry_keeps_checkpoints(
     settled: Daemon, fresh: Path, task: Task, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    port, settings = free_port(), tmp_path / "registry.yml"
-    storage = {"filesystem": {"rootdirectory": str(tmp_path / "registry")}}
-    settings.write_text(json.dumps({"version": 0.1, "storage": storage, "http": {"addr": f"127.0.0.1:{port}"}}))
-    reference = f"127.0.0.1:{port}/models/digits:stable"
-    environment = {**environment, "STATE_DIRECTORY": str(tmp_path / "pulled")}
-
-    def publish(checkpoint: Path) -> None:
-        push(tmp_path / "layout", checkpoint)
-        source, target = f"oci:{tmp_path}/layout:stable", f"docker://{reference}"
-        subprocess.run(["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, target], check=True)
-
-    def pull() -> int:
-        command = [str(PULL), reference, "digits", "--src-tls-verify=false"]
-        return subprocess.run(command, env=environment).returncode
-
+    registry = Registry(tmp_path, environment)
+    publish, pull = registry.publish, registry.pull
     assert pull() == 69  # nobody answers yet
-    with program(["docker-registry", "serve", str(settings)], tmp_path / "registry.log"):
-        eventually(lambda: answers(port), "registry", 30)
+    with registry.running():
         before = settled.generation()
         publish(fresh)
         assert pull() == 0
@@ -311,16 +350,8 @@ def test_a_registry_keeps_checkpoints(
 @pytest.mark.slow
 @needs("syncthing")
 def test_syncthing_delivers_and_takes_nothing_away(settled: Daemon, fresh: Path, task: Task, tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
     drop = settled.state / "drop" / "digits"
-    homes = {"device": (tmp_path / "device", drop, "receiveonly"), "server": (tmp_path / "server", source, "sendonly")}
-    ports = {name: free_port() for name in homes}
-    configure_syncthing(homes, ports)
-    with contextlib.ExitStack() as stack:
-        for name, (home, _, _) in homes.items():
-            command = ["syncthing", "serve", f"--home={home}", "--no-browser", "--no-restart"]
-            stack.enter_context(program(command, tmp_path / f"{name}.log"))
+    with syncing(tmp_path, drop) as source:
         for checkpoint in (fresh, task.first):  # the second one under the name of the first
             shutil.copy(checkpoint, tmp_path / "new")
             (tmp_path / "new").rename(source / "best.pt")
@@ -328,6 +359,38 @@ def test_syncthing_delivers_and_takes_nothing_away(settled: Daemon, fresh: Path,
             eventually(lambda digest=digest: committed(settled, digest), "the checkpoint is live")  # type: ignore[misc]
             eventually(lambda: not (drop / "best.pt").exists(), "taken out of the drop folder")
         assert (source / "best.pt").read_bytes() == task.first.read_bytes()
+
+
+@pytest.mark.slow
+@needs("syncthing")
+def test_syncthing_delivers_signed_checkpoints_under_one_name(
+    strict: Daemon, signer: Signer, fresh: Path, task: Task, tmp_path: Path
+) -> None:
+    drop = strict.state / "drop" / "digits"
+    with syncing(tmp_path, drop) as source:
+        for version, checkpoint in ((10, fresh), (11, task.first)):
+            shutil.copy(checkpoint, tmp_path / "new")
+            signer.write(tmp_path / "new", "digits", version).rename(source / "best.pt.sig")
+            (tmp_path / "new").rename(source / "best.pt")
+            digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+            eventually(lambda digest=digest: committed(strict, digest), "the checkpoint is live")  # type: ignore[misc]
+            assert strict.updates()[0]["signature"]["version"] == version
+            eventually(lambda: not list(drop.glob("best.pt*")), "both are taken out of the drop folder")
+
+
+@contextlib.contextmanager
+def syncing(folder: Path, drop: Path) -> Iterator[Path]:
+    """Synchronize a drop folder with the folder of a server, which is yielded."""
+    source = folder / "source"
+    source.mkdir()
+    homes = {"device": (folder / "device", drop, "receiveonly"), "server": (folder / "server", source, "sendonly")}
+    ports = {name: free_port() for name in homes}
+    configure_syncthing(homes, ports)
+    with contextlib.ExitStack() as stack:
+        for name, (home, _, _) in homes.items():
+            command = ["syncthing", "serve", f"--home={home}", "--no-browser", "--no-restart"]
+            stack.enter_context(program(command, folder / f"{name}.log"))
+        yield source
 
 
 def committed(daemon: Daemon, digest: str) -> bool:

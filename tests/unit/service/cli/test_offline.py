@@ -12,6 +12,7 @@ from edged.models.resnet import CifarResNet
 from tests.support import scenes
 from tests.support.artifacts import write_untrained
 from tests.support.commands import execute
+from tests.support.signing import Signer
 from tests.support.tasks import DetectionTask, Task
 
 SIZE = ["--input-size", "8"]
@@ -102,6 +103,25 @@ def test_inspect_shows_what_a_checkpoint_holds(tmp_path, capsys):
     assert "key 'net'" in out
     code, out, _ = call(capsys, "inspect", str(tmp_path / "ckpt.pth"), "--json")
     assert (code, json.loads(out)["key"]) == (0, "net")
+
+
+def test_inspect_shows_what_a_signature_claims(tmp_path, capsys):
+    path, signer = tmp_path / "ckpt.pth", Signer(tmp_path, "release")
+    torch.save(CifarResNet(3).state_dict(), path)
+    assert json.loads(call(capsys, "inspect", str(path), "--json")[1])["signature"] is None
+    signature = signer.write(path, "shelf", 7)
+    code, out, _ = call(capsys, "inspect", str(path))
+    assert code == 0
+    assert (
+        f"version 7 of shelf, by {signer.key.id[:16]}; not verified: `edged verify FILE --key PUBLIC_KEY` does" in out
+    )
+    shown = json.loads(call(capsys, "inspect", str(path), "--json")[1])["signature"]
+    claims = {"model": "shelf", "version": 7, "key_ids": [signer.key.id], "matches": True}
+    assert shown == {"file": str(signature), **claims}
+    torch.save(CifarResNet(3).state_dict() | {"linear.bias": torch.ones(10)}, path)
+    assert "ckpt.pth.sig is of another file" in call(capsys, "inspect", str(path))[1]
+    signature.write_text("{}")
+    assert "ckpt.pth.sig cannot be used: its payloadType" in call(capsys, "inspect", str(path))[1]
 
 
 def test_inspect_takes_what_the_tensors_do_not_tell(tmp_path, capsys):

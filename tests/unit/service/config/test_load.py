@@ -19,9 +19,10 @@ from service.config.load import (
     QuantizationConfig,
     load_config,
 )
-from service.config.sections import CalibrationConfig, RuntimeConfig
+from service.config.sections import CalibrationConfig, RuntimeConfig, TrustConfig
 from service.ipc.options import Batching
 from tests.support.repository import ROOT
+from tests.support.signing import Signer
 
 CONFIGS = ROOT / "configs"
 MINIMAL = "models: [{name: m, calibration: {dir: images}}]\n"
@@ -453,6 +454,34 @@ def test_grpc_needs_its_package(folder, monkeypatch):
     assert message == "has value 8001, but grpcio is not installed; `pip install 'edged[grpc]'`, or remove it"
 
 
+def test_keys_are_read_from_their_files(folder):
+    old, new = Signer(folder, "old"), Signer(folder, "new")
+    trust = load(folder, model("trust: {keys: [old.pub, new.pub], refuse_downgrade: true}")).models[0].trust
+    assert trust == TrustConfig(keys=(old.key, new.key), refuse_downgrade=True)
+    assert load(folder, model("trust: {keys: []}")).models[0].trust == TrustConfig()
+
+
+@pytest.mark.parametrize(
+    ("trust", "key", "message"),
+    [
+        ("{keys: [none.pub]}", "trust.keys[0]", "has value 'none.pub'; there is no such file"),
+        ("{keys: [old.key]}", "trust.keys[0]", "old.key is a private key; give the public one"),
+        ("{keys: [edged.yaml]}", "trust.keys[0]", "edged.yaml is no public key in PEM"),
+        ("{keys: [old.pub, copy.pub]}", "trust", "keys has one key twice, as old.pub and copy.pub"),
+        ("{keys: }", "trust.keys", "has no value; it must be a list of at least one entry"),
+        ("{keys: old.pub}", "trust.keys", "has value 'old.pub'; it must be a list"),
+        ("{refuse_downgrade: true}", "trust", "refuse_downgrade compares signed versions, and there are no keys"),
+    ],
+)
+def test_mistakes_in_keys_are_reported(folder, trust, key, message):
+    """An empty value is a mistake, because it would accept everything: no keys are written as []."""
+    Signer(folder, "old")
+    (folder / "copy.pub").write_bytes((folder / "old.pub").read_bytes())
+    [(line, found, text)] = problems(folder, model(f"trust: {trust}"))
+    assert (line, found) == (4, f"models[0].{key}")
+    assert message in text
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_a_loopback_address_needs_no_token(folder, host):
     assert not load(folder, f"{MINIMAL}serve: {{host: '{host}'}}").serve.public
@@ -469,7 +498,9 @@ def test_a_systemd_credential_is_the_administration_token(folder, monkeypatch):
 
 def test_the_key_depends_only_on_settings_that_affect_the_result(folder):
     base = load(folder, model("keep: 3")).models[0]
-    changed = "keep: 9\n    swap: resource\n    batching: {max_batch: 4}\n    report_images: 0"
+    Signer(folder, "release")
+    keys = ("keep: 9", "swap: resource", "batching: {max_batch: 4}", "report_images: 0", "trust: {keys: [release.pub]}")
+    changed = "\n    ".join(keys)
     same = load(folder, model(changed)).models[0]
     assert base.key("ab") == same.key("ab")
     assert base.key("ab").startswith("ab:")
