@@ -21,8 +21,8 @@ from edged.atomic import as_state_error, fsync_directory, temporary_sibling
 from edged.errors import CheckpointError, DeferredError, EdgedError, SignatureError, TooLargeError
 from edged.signing.verification import signature_of
 from service.intake.drop_folder import fingerprint_of, sidecar_of
-from service.intake.orphans import Origin, write_origin
 from service.intake.stability import Fingerprint
+from service.storage.claim_origin import Origin, write_origin
 from service.storage.paths import CLAIMED_NAME
 from service.trust.signatures import Signed
 from service.units import format_bytes, printable

@@ -26,7 +26,6 @@ from service.intake.claim import (
     remove,
 )
 from service.intake.drop_folder import Refusal, fingerprint_of, sidecar_of
-from service.intake.orphans import Origin
 from service.intake.run_folder import note_taken
 from service.intake.stability import Fingerprint
 from service.intake.watcher import Drop
@@ -34,6 +33,7 @@ from service.journal.holds import Holds
 from service.journal.states import State
 from service.journal.update import Update
 from service.rollout.records import UpdateRecords
+from service.storage.claim_origin import Origin
 from service.system.liveness import Liveness, Loop
 from service.trust.signatures import CODES, Signatures, Signed
 

@@ -9,60 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-from edged.atomic import as_state_error, fsync_directory, fsync_file, temporary_sibling, write_atomic
+from edged.atomic import as_state_error, fsync_directory, fsync_file, temporary_sibling
 from edged.errors import StateError
 from service.intake.drop_folder import is_ignored
-from service.storage.paths import CLAIMED_NAME, ORIGIN_NAME
+from service.storage.claim_origin import read_origin
+from service.storage.paths import CLAIMED_NAME
 from service.units import printable
 
 log = logging.getLogger(__name__)
 
-_MAX_ORIGIN_BYTES = 4096
 _DIGEST_LENGTH = 64
 _SHOWN_DIGITS = 12
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a claimed file came from.
-
-    Attributes:
-        model: Model that it was dropped for.
-        name: Its name in the drop folder.
-    """
-
-    model: str
-    name: str
-
-
-def write_origin(folder: Path, origin: Origin) -> None:
-    """Note the origin of the claimed file in `folder`, durably.
-
-    Raises:
-        StateError: The disk is full or the folder cannot be written.
-    """
-    write_atomic(folder / ORIGIN_NAME, json.dumps(vars(origin)).encode())
-
-
-def read_origin(folder: Path) -> Origin | None:
-    """Return the origin of the claimed file in `folder`; None if it is not known."""
-    try:
-        with (folder / ORIGIN_NAME).open("rb") as file:
-            data = json.loads(file.read(_MAX_ORIGIN_BYTES))
-        model, name = data["model"], data["name"]
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
-        return None
-    if not isinstance(model, str) or not isinstance(name, str) or Path(name).name != name or is_ignored(name):
-        return None
-    return Origin(model, name)
 
 
 def give_back(claimed: Path, drop: Path, models: Collection[str], is_known: Callable[[str], bool]) -> list[Path]:
@@ -93,6 +56,8 @@ def give_back(claimed: Path, drop: Path, models: Collection[str], is_known: Call
 
 def _give_back(folder: Path, drop: Path, models: Collection[str]) -> Path | None:
     origin, digest = read_origin(folder), folder.name
+    if origin is not None and is_ignored(origin.name):  # the watcher would never find it
+        origin = None
     if origin is None or origin.model not in models:
         why = "where it came from is not known" if origin is None else f"model {origin.model!r:.80} is not configured"
         log.error("%s belongs to no update, and %s; drop its `file` again, or let `edged gc` remove it", folder, why)

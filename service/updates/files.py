@@ -17,6 +17,7 @@ from service.journal.update import Update
 from service.outcomes import Failure
 from service.reporting.data import ResourceTrace
 from service.reporting.files import keep_evidence, keep_resource_trace
+from service.storage.claim_origin import Origin, write_origin
 from service.storage.leftovers import sweep_temporaries
 from service.storage.paths import CLAIMED_NAME
 from service.storage.state_folder import StateFolder
@@ -131,6 +132,7 @@ class UpdateFiles:
             claimed = folder.claimed_file(ended)
             if file != claimed:
                 link(file, claimed.parent)
+            write_origin(claimed.parent, Origin(ended.model, Path(ended.file_name).name))
             update = journal.retry(ended, key)
         discard(folder.paths.superseded / claimed.parent.name / CLAIMED_NAME)
         return update

@@ -93,6 +93,12 @@ def test_a_fresh_daemon_says_where_to_drop_what():
     assert ", with its .sha256 next to it:" in render.status({**answer, "require_checksum": True})
 
 
+def test_what_is_wrong_with_the_state_folder_comes_first():
+    lines = render.status({**STATUS, "state_problems": ["state_dir /var/lib/edged is gone", "journal.db"]}).splitlines()
+    assert lines[2:5] == ["state_dir /var/lib/edged is gone", "journal.db", ""]
+    assert "state_dir" not in render.status({**STATUS, "state_problems": []})
+
+
 def test_models_with_something_on_its_way_need_no_first_steps():
     models = [{"name": "a", "held": 1}, {"name": "b", "paused": True}, {"name": "c"}, {"name": "d", "generation": 1}]
     models += [{"name": "e", "problem": "its process exited"}, {"name": "f", "current": 2, "generation": None}]

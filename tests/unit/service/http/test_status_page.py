@@ -216,6 +216,15 @@ def test_every_label_names_something_that_is_there():
     assert set(re.findall(r'aria-labelledby="([^"]+)"', page)) <= set(identities)
 
 
+def test_what_is_wrong_with_the_state_folder_is_shown():
+    page = render(overview() | {"state_problems": ["state_dir <x> is gone", "journal.db was damaged"]}, NONE)
+    shown = Text(page).text
+    assert "State folder" in shown
+    assert "state_dir <x> is gone" in shown
+    assert "journal.db was damaged" in shown
+    assert "State folder" not in Text(render(overview() | {"state_problems": []}, NONE)).text
+
+
 def test_a_device_where_nothing_happened_yet():
     fresh = overview(live=False) | {"updates": [], "open": [], "queue": [], "unclaimed": [], "drop_dir": "/var/drop"}
     shown = Text(render(fresh, NONE)).text

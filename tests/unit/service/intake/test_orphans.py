@@ -7,11 +7,10 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.intake.claim import claim
-from service.intake.orphans import Origin, give_back, read_origin, write_origin
+from service.intake.orphans import give_back
+from service.storage.claim_origin import Origin, write_origin
 
 CONTENT = b"a checkpoint" * 1000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -62,11 +61,13 @@ def test_another_file_of_its_name_stays(state: Path) -> None:
     assert (state / "drop/m/best.pt").read_bytes() == b"another"
 
 
-@pytest.mark.parametrize("why", ["another model", "no origin", "damaged", "no folder"])
+@pytest.mark.parametrize("why", ["another model", "no origin", "hidden name", "damaged", "no folder"])
 def test_what_cannot_be_given_back_stays_and_is_logged(why: str, state: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = state / "claimed" / DIGEST
     if why == "no origin":
         (folder / "origin.json").unlink()
+    if why == "hidden name":
+        write_origin(folder, Origin("m", ".best.pt"))
     if why == "damaged":
         (folder / "file").write_bytes(b"damaged")
     if why == "no folder":
@@ -91,21 +92,3 @@ def test_a_claim_makes_no_state_folder(state: Path) -> None:
         claim(state / "drop/m/new.pt", state / "gone" / "claimed")
     assert (state / "drop/m/new.pt").exists()
     assert not (state / "gone").exists()
-
-
-@given(st.text(min_size=1), st.text(min_size=1))
-def test_an_origin_reads_what_it_writes_or_nothing(
-    tmp_path_factory: pytest.TempPathFactory, model: str, name: str
-) -> None:
-    folder = tmp_path_factory.mktemp("claimed")
-    write_origin(folder, Origin(model, name))
-    read = read_origin(folder)
-    assert read is None or read == Origin(model, name)
-    assert read is not None or Path(name).name != name or name[0] in ".~" or "." in name or name[-1] == "~"
-
-
-@given(st.binary(max_size=200))
-def test_any_other_file_is_no_origin(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
-    folder = tmp_path_factory.mktemp("claimed")
-    (folder / "origin.json").write_bytes(content)
-    assert read_origin(folder) is None

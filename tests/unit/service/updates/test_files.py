@@ -77,7 +77,7 @@ def test_a_superseded_file_is_kept_and_taken_again(device: Device) -> None:
     assert (reason["update"], reason["file_name"], reason["result"]) == (ended.id, "a.pt", "superseded")
     again = device.retry(ended)
     assert again is not None
-    assert device.stored() == ["claimed/file"]
+    assert device.stored() == ["claimed/file", "claimed/origin.json"]
     assert device.folder.claimed_file(again).read_bytes() == GOOD
 
 
@@ -88,7 +88,7 @@ def test_a_rejected_file_is_taken_again_and_its_evidence_stays(device: Device) -
     asyncio.run(device.files.discard_claim(update))
     assert device.stored() == ["rejected/file", "rejected/reason.json"]
     assert device.retry(update) is not None
-    assert device.stored() == ["claimed/file", "rejected/file", "rejected/reason.json"]
+    assert device.stored() == ["claimed/file", "claimed/origin.json", "rejected/file", "rejected/reason.json"]
 
 
 def test_a_file_that_is_not_kept_any_more_cannot_be_taken_again(device: Device) -> None:
