@@ -41,8 +41,8 @@ def update_of(row: Sequence[object]) -> Update:
         attempt=_whole(values["attempt"]),
         code=_optional_text(values["code"]),
         reason=_optional_text(values["reason"]),
-        dropped_at=_time(values["dropped_at"]),
-        updated_at=_time(values["updated_at"]),
+        dropped_at=time_of(values["dropped_at"]),
+        updated_at=time_of(values["updated_at"]),
         stages={name: float(seconds) for name, seconds in _object(values["stages"]).items() if _is_number(seconds)},
         report=_report(_object(values["report"])),
         signature=_signature(_object(values["signature"])),
@@ -64,7 +64,7 @@ def hold_of(row: Sequence[object]) -> Hold:
 def event_of(row: Sequence[object]) -> Event:
     """Return the event of a row with time, state and detail."""
     at, state, detail = row
-    return Event(_time(at), State.read(_text(state)), _object(detail))
+    return Event(time_of(at), State.read(_text(state)), _object(detail))
 
 
 def _report(data: Mapping[str, Any]) -> UpdateReport:
@@ -103,8 +103,9 @@ def _whole(value: object) -> int:
     return max(value, 0) if isinstance(value, int) else 0
 
 
-def _time(value: object) -> float:
-    return float(value) if isinstance(value, (int, float)) and 0 <= value <= _LAST_TIME else 0.0
+def time_of(value: object, default: float = 0.0) -> float:
+    """Return a time of a row in seconds since 1970; the default if it is none."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value <= _LAST_TIME else default
 
 
 def _text(value: object) -> str:

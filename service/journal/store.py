@@ -19,7 +19,7 @@ from service.journal import states
 from service.journal.copies import Copies, ModelCopy
 from service.journal.database import Database
 from service.journal.merge import merge
-from service.journal.rows import COLUMNS, event_of, hold_of, last_times_of, update_of
+from service.journal.rows import COLUMNS, event_of, hold_of, last_times_of, time_of, update_of
 from service.journal.salvage import Salvage, salvage
 from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
 from service.journal.states import State
@@ -323,7 +323,9 @@ class Journal:
 
     def last_time(self) -> float | None:
         """Return the time of the last change of any update, in seconds since 1970; None if there is none."""
-        time_: float | None = self._db.select("SELECT MAX(updated_at) FROM updates")[0][0]
+        time_: float | None = self._db.select("SELECT MAX(updated_at) FROM updates WHERE typeof(updated_at) = 'real'")[
+            0
+        ][0]
         return time_
 
     def events(self, update_id: int) -> list[Event]:
@@ -351,12 +353,12 @@ class Journal:
             gone = [
                 (identity,)
                 for rank, (identity, model, generation, updated_at) in enumerate(rows)
-                if (rank >= most or updated_at < oldest) and (model, generation) not in kept
+                if (rank >= most or time_of(updated_at, oldest) < oldest) and (model, generation) not in kept
             ]
             for table, column in (("events", "update_id"), ("updates", "id")):
                 for row in gone:
                     self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", row)  # noqa: S608 - names from above
-            for model in {row[1] for row in rows} if gone else ():
+            for model in {str(row[1]) for row in rows} if gone else ():
                 self._write_copy(model)
         return len(gone)
 

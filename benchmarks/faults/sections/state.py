@@ -35,8 +35,9 @@ def measure(options: argparse.Namespace) -> list[Row]:
         Task.write(Path(folder))
         bench = Bench(Path(folder), Task(Path(folder)))
         for _ in range(options.times or _DEFAULT_TIMES):
-            rows += [{"damage": name, **bench.at_rest(name)} for name in DAMAGES]
-            rows += [{"damage": name, **bench.while_running(name)} for name in LIVE]
+            for name in (*DAMAGES, *LIVE):
+                print(f"    {name} ...", flush=True)
+                rows.append({"damage": name, **(bench.at_rest if name in DAMAGES else bench.while_running)(name)})
     return rows
 
 

@@ -72,6 +72,9 @@ def test_no_hold_and_no_verdict_is_lost(
         last = max(update.id for update in journal.find())
         assert journal.create("cats", f"next-{start}.pt", 1).id > last
         assert all(line.startswith("journal.db was damaged: ") and line in caplog.text for line in journal.restored)
+        assert set(journal.last_times()) >= {"cats"}
+        assert (journal.last_time() or 0.0) > 0
+        assert journal.forget(100, 1.0, ()) == 0
         if start == 1:
             assert journal.restored == []
         journal.close()
