@@ -52,7 +52,7 @@ def update_of(row: Sequence[object]) -> Update:
 def last_times_of(row: Sequence[object]) -> tuple[str, tuple[float, float | None]]:
     """Return a model and the times of a row with its name, of the last drop and of the last success, if any."""
     model, dropped_at, live_at = row
-    return _text(model), (_time(dropped_at), None if live_at is None else _time(live_at))
+    return _text(model), (time_of(dropped_at), None if live_at is None else time_of(live_at))
 
 
 def hold_of(row: Sequence[object]) -> Hold:
