@@ -6,6 +6,7 @@ A rename would be cheaper, but a process that has the file open could still writ
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import logging
@@ -160,6 +161,8 @@ def _claim(
         _check_sidecar(source, digest, quiet, require_checksum)
         if signed is not None and signed.statement.sha256 != digest:
             raise _misfit(source, signed.name, f"sha256 {digest}", signed.statement.sha256, quiet)
+        if origin is not None and signed is not None:
+            origin = dataclasses.replace(origin, signature=signed.signature.envelope)
         with exclusive():
             path = _keep(temporary, claimed_root / digest, origin)
             journal(digest, size)

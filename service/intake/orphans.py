@@ -15,8 +15,9 @@ import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from edged.atomic import as_state_error, fsync_directory, fsync_file, temporary_sibling
+from edged.atomic import as_state_error, fsync_directory, fsync_file, temporary_sibling, write_atomic
 from edged.errors import StateError
+from edged.signing.verification import signature_of
 from service.intake.drop_folder import is_ignored
 from service.storage.claim_origin import read_origin
 from service.storage.paths import CLAIMED_NAME
@@ -73,6 +74,8 @@ def _give_back(folder: Path, drop: Path, models: Collection[str]) -> Path | None
             return target
         name = Path(origin.name)
         target = target.with_name(f"{name.stem}-{digest[:_SHOWN_DIGITS]}{name.suffix}")
+    if origin.signature is not None:  # first: the file alone would be rejected as unsigned
+        write_atomic(signature_of(target), origin.signature.encode())
     _move(folder / CLAIMED_NAME, target)
     _remove(folder)
     log.warning("%s had been claimed, but no update knows of it: moved back to the drop folder", target)

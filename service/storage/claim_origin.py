@@ -9,7 +9,7 @@ from pathlib import Path
 from edged.atomic import write_atomic
 from service.storage.paths import ORIGIN_NAME
 
-_MAX_BYTES = 4096
+_MAX_BYTES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,12 @@ class Origin:
     Attributes:
         model: Model that it was dropped for.
         name: Its name in the drop folder.
+        signature: Contents of its signature file; None if its model needs none.
     """
 
     model: str
     name: str
+    signature: str | None = None
 
 
 def write_origin(folder: Path, origin: Origin) -> None:
@@ -39,9 +41,9 @@ def read_origin(folder: Path) -> Origin | None:
     try:
         with (folder / ORIGIN_NAME).open("rb") as file:
             data = json.loads(file.read(_MAX_BYTES))
-        model, name = data["model"], data["name"]
-    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        model, name, signature = data["model"], data["name"], data.get("signature")
+    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
         return None
     if not isinstance(model, str) or not isinstance(name, str) or Path(name).name != name:
         return None
-    return Origin(model, name)
+    return Origin(model, name, signature if isinstance(signature, str) else None)

@@ -132,7 +132,8 @@ class UpdateFiles:
             claimed = folder.claimed_file(ended)
             if file != claimed:
                 link(file, claimed.parent)
-            write_origin(claimed.parent, Origin(ended.model, Path(ended.file_name).name))
+            signature = None if ended.signature is None else ended.signature.envelope
+            write_origin(claimed.parent, Origin(ended.model, Path(ended.file_name).name, signature))
             update = journal.retry(ended, key)
         discard(folder.paths.superseded / claimed.parent.name / CLAIMED_NAME)
         return update

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edged.signing.verification import signature_of
 from service.intake.claim import claim
 from service.intake.orphans import give_back
 from service.storage.claim_origin import Origin, write_origin
@@ -41,6 +42,14 @@ def test_a_file_without_an_update_goes_back(state: Path, caplog: pytest.LogCaptu
     assert (state / "drop/m/best.pt").read_bytes() == CONTENT
     assert not list((state / "claimed").iterdir())
     assert "no update knows of it: moved back to the drop folder" in caplog.text
+
+
+def test_its_signature_goes_back_with_it(state: Path) -> None:
+    write_origin(state / "claimed" / DIGEST, Origin("m", "best.pt", '{"envelope": 1}'))
+    assert give(state) == ["drop/m/best.pt"]
+    signature = signature_of(state / "drop/m/best.pt")
+    assert left(state) == ["drop/m/best.pt", f"drop/m/{signature.name}"]
+    assert signature.read_text() == '{"envelope": 1}'
 
 
 def test_a_file_with_an_update_stays(state: Path) -> None:
