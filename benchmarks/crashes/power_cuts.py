@@ -102,6 +102,8 @@ def broken_after_cut(state: Path, dropped: Path) -> Iterator[str]:
         yield f"the file is lost: its update is {update}"
     if known is not None and update not in _ENDS and claimed not in kept and source not in kept and not whole:
         yield f"the update is {update} and has neither its file nor its generation"
+    if update in _ENDS and source.exists():
+        yield "the file is in the drop folder again, and its update has ended"
     if update in ("LIVE", "COMMITTED") and not (whole and current == generation):
         yield f"the journal says that generation {generation} is live, current is {current}"
 

@@ -322,6 +322,8 @@ def remove(source: Path, claimed: Fingerprint, signature: Fingerprint | None = N
             # Last: without it, a file that a crash leaves behind would be rejected. Not that of the next file.
             if signature is not None and fingerprint_of(signature_of(source)) == signature:
                 signature_of(source).unlink()
+            with contextlib.suppress(OSError):  # of a share, for example
+                fsync_directory(source.parent)  # or a power cut could bring it back once its update has ended
     except FileNotFoundError:
         pass
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,12 @@ write_atomic(folder / "file", b"new" * 1000)
 fsync_tree(folder / "half")
 rename_into_place(folder / "half", folder / "whole")
 replace_symlink(folder / "link", "whole")
+"""
+CLAIM = """
+import sys
+from pathlib import Path
+from service.intake.claim import claim
+claim(Path(sys.argv[1], "drop", "a.pt"), Path(sys.argv[1], "claimed"))
 """
 CARELESS = """
 import os, sys
@@ -70,6 +77,28 @@ def test_atomic_writes_leave_the_old_or_the_new(tmp_path: Path) -> None:
 def test_a_write_that_is_not_synced_may_leave_an_empty_file(tmp_path: Path) -> None:
     """The control."""
     assert (b"", None, "nothing") in left(tmp_path / "folder", CARELESS)
+
+
+def test_a_claimed_file_is_whole_in_one_of_two_places_and_in_the_end_only_in_one(tmp_path: Path) -> None:
+    folder, log, state = tmp_path / "folder", tmp_path / "log", tmp_path / "cut"
+    source, claimed = Path("drop/a.pt"), Path("claimed", hashlib.sha256(b"weights").hexdigest(), "file")
+    for path in (folder / source, folder / claimed.parts[0]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    (folder / claimed.parts[0]).mkdir()
+    (folder / source).write_bytes(b"weights")
+    disk = Disk(folder)
+    command = [*command_prefix(log, calls=TRACED, bytes_shown=100), sys.executable, "-c", CLAIM, str(folder)]
+    subprocess.run(command, check=True)
+    for operation in operations(log):
+        for kept in Kept if disk.replay(operation) else ():
+            disk.write(state, kept)
+            found = [(state / path).read_bytes() for path in (source, claimed) if (state / path).exists()]
+            assert b"weights" in found, (operation, kept)
+            shutil.rmtree(state)
+    for kept in Kept:
+        disk.write(state, kept)
+        assert not (state / source).exists(), kept
+        shutil.rmtree(state)
 
 
 @pytest.mark.slow
