@@ -128,14 +128,28 @@ class Rollbacks:
         return found
 
     async def reconcile(self, model: str) -> None:
-        """Journal that the generation in service is in service, if an earlier rollback had taken it out."""
-        current, updates = self._swapper.generations.current(model), self._records.updates
+        """Journal that the generation in service is in service, if an earlier rollback had taken it out.
+
+        The links say so if the daemon died before a rollback was journaled: after an update, the previous generation
+        has the older update.
+        """
+        generations, updates = self._swapper.generations, self._records.updates
+        current, previous = generations.current(model), generations.previous(model)
         for update in [] if current is None else await updates.taken_out(model, current):
             log.info(
                 "update %d of %s (%s): generation %s is in service again", update.id, model, update.file_name, current
             )
             await updates.advance(update.id, State.COMMITTED)
             await self._records.reports.write(update.id)
+        if current is None or previous is None:
+            return
+        serving, undone = await updates.brought_live(model, current), await updates.brought_live(model, previous)
+        if serving and undone and undone.state is State.COMMITTED and undone.id > serving.id:
+            reason = f"rolled back to generation {current}; the daemon died before that was journaled"
+            log.warning("update %d of %s (%s): %s", undone.id, model, undone.file_name, reason)
+            await updates.advance(undone.id, State.ROLLED_BACK, code="rollback", reason=reason)
+            self._records.metrics.count_update(model, State.ROLLED_BACK.value.lower(), "rollback")
+            await self._records.reports.write(undone.id)
 
     async def _journal(self, undone: Update, swap: Swap, code: str, reason: str) -> None:
         """Record that the generation of an update was taken out of service."""

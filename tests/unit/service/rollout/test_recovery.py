@@ -79,7 +79,8 @@ class Device:
         self.generations = GenerationRepository(self.store, self.disk)
         servers = cast(dict[str, ModelServer], {"m": self.server})
         swapper = Swapper(servers, self.generations, Holds(self.folder.journal, self.disk), self.metrics)
-        self.recovery = Recovery(swapper, Rollbacks(swapper, self.records, config), self.records, self.kept)
+        self.rollbacks = Rollbacks(swapper, self.records, config)
+        self.recovery = Recovery(swapper, self.rollbacks, self.records, self.kept)
 
     def publish(self, ends_in: State | None = State.COMMITTED, code: str | None = None) -> int:
         """Publish a generation, with an update that ends in a state; make it current if it is committed."""
@@ -241,3 +242,20 @@ def test_another_generation_that_went_live_meanwhile_is_the_one_to_start(device:
     device.publish()
     device.publish()
     assert run(device.recovery.replacement("m", 1, BROKEN)) == 2
+
+
+def test_a_rollback_that_a_crash_kept_from_being_journaled_is_journaled_at_the_start(device: Device) -> None:
+    first, second = device.publish(), device.publish()
+    run(device.rollbacks.reconcile("m"))
+    assert device.update_of(second).state is State.COMMITTED
+    device.store.switch("m", first)  # and then the daemon died
+    for _ in range(2):  # the second time, there is nothing to do
+        run(device.rollbacks.reconcile("m"))
+        assert device.update_of(first).state is State.COMMITTED
+        undone = device.update_of(second)
+        assert (undone.state, undone.code) == (State.ROLLED_BACK, "rollback")
+        assert undone.reason == "rolled back to generation 1; the daemon died before that was journaled"
+    assert device.metric("edged_updates_total", result="rolled_back", reason="rollback") == 1
+    device.store.switch("m", second)  # a rollback of the rollback, and the daemon dies again
+    run(device.rollbacks.reconcile("m"))
+    assert [device.update_of(number).state for number in (first, second)] == [State.COMMITTED] * 2
