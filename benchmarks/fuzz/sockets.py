@@ -44,6 +44,38 @@ async def statuses_of(address: str, raw: bytes) -> list[int]:
     return [int(found) for found in _STATUS.findall(received)]
 
 
+class Batches:
+    """Sends requests in batches: hypothesis draws one at a time, and many draws at once would exceed its limits.
+
+    Args:
+        address: URL of the server.
+        size: Requests of a batch.
+
+    Attributes:
+        sent: Number of requests so far.
+        faults: What was wrong so far.
+    """
+
+    def __init__(self, address: str, size: int) -> None:
+        self.sent = 0
+        self.faults: list[str] = []
+        self._address = address
+        self._size = size
+        self._waiting: list[bytes] = []
+
+    def add(self, raw: bytes) -> None:
+        """Send a request, once its batch is complete."""
+        self._waiting.append(raw)
+        if len(self._waiting) == self._size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send those that are left."""
+        self.faults += faults_of(self._address, self._waiting)
+        self.sent += len(self._waiting)
+        self._waiting.clear()
+
+
 def faults_of(address: str, requests: Sequence[bytes]) -> list[str]:
     """Send requests at once, each over its own connection; return what was wrong with the responses."""
 

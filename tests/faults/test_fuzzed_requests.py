@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz.requests import MODEL, TOKEN, frame_streams, grpc_messages, http_requests, inference_requests
-from benchmarks.fuzz.sockets import faults_of
+from benchmarks.fuzz.sockets import Batches, faults_of
 from edged.artifacts.store import ModelStore
 from service.ipc import frames
 from service.ipc.messages import RequestError
@@ -30,9 +30,8 @@ from tests.support.daemon import Daemon
 from tests.support.requests import TENSOR
 
 CORPUS = Path(__file__).parent / "corpus" / "requests"
-BATCHES, AT_ONCE = 4, 50
+INPUTS, AT_ONCE = 200, 50
 QUIET = settings(
-    max_examples=BATCHES,
     derandomize=True,
     database=None,
     deadline=None,
@@ -69,14 +68,17 @@ def serves(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize("strategy", [http_requests(), inference_requests()], ids=["http", "inference"])
 def test_requests_that_no_client_sends(daemon: Daemon, strategy: st.SearchStrategy[bytes]) -> None:
-    address = daemon.status()["address"]
+    batches = Batches(daemon.status()["address"], AT_ONCE)
 
-    @QUIET
-    @given(st.lists(strategy, min_size=AT_ONCE, max_size=AT_ONCE))
-    def send(requests: list[bytes]) -> None:
-        assert faults_of(address, requests) == []
+    @settings(QUIET, max_examples=INPUTS)
+    @given(strategy)
+    def send(raw: bytes) -> None:
+        batches.add(raw)
 
     send()
+    batches.flush()
+    assert batches.faults == []
+    assert batches.sent >= INPUTS
     serves(daemon)
 
 

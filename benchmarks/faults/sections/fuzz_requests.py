@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from benchmarks.faults.section import Row
 from benchmarks.fuzz.requests import MODEL, TOKEN, frame_streams, grpc_messages, http_requests, inference_requests
-from benchmarks.fuzz.sockets import faults_of
+from benchmarks.fuzz.sockets import Batches
 from benchmarks.markdown import table
 from benchmarks.serving.daemon import PREPARES, Edged
 from benchmarks.serving.load import Connection
@@ -52,14 +52,20 @@ def measure(options: argparse.Namespace) -> list[Row]:
 def _sent(edged: Edged, kind: str, requests: st.SearchStrategy[bytes], count: int) -> Row:
     row = _row(kind)
 
-    @seed(SEED)
-    @_settings(count // AT_ONCE)
-    @given(st.lists(requests, min_size=AT_ONCE, max_size=AT_ONCE))
-    def send(some: list[bytes]) -> None:
-        row["inputs"] += len(some)
-        row["faults"] += faults_of(edged.address, some)
+    batches = Batches(edged.address, AT_ONCE)
 
-    return _timed(row, send)
+    @seed(SEED)
+    @_settings(count)
+    @given(requests)
+    def send(raw: bytes) -> None:
+        batches.add(raw)
+
+    def run() -> None:
+        send()
+        batches.flush()
+        row.update(inputs=batches.sent, faults=batches.faults)
+
+    return _timed(row, run)
 
 
 def _aftermath(edged: Edged, log: str) -> list[str]:
