@@ -24,7 +24,6 @@ _SHOWN_S = 0.5  # for which the fault stays after the update has met it
 SYNCS = ("fsync", "fdatasync")
 NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "symlink", "symlinkat", "mkdir", "mkdirat")
 JOURNAL = ("pwrite64", "ftruncate")
-REMOVALS = ("unlink", "unlinkat", "rmdir")
 
 # What is looked for before the disk is filled: the update has come that far.
 PLACES = {

@@ -15,7 +15,7 @@ from benchmarks.faults.section import Row
 from benchmarks.markdown import table
 from benchmarks.sick_device import disk as sick
 from benchmarks.sick_device.daemon import Drops, serving
-from benchmarks.sick_device.disk import JOURNAL, NAMES, PLACES, REMOVALS, SYNCS, Outcome, Trial
+from benchmarks.sick_device.disk import JOURNAL, NAMES, PLACES, SYNCS, Outcome, Trial
 from tests.support import small_disk, syscall_faults
 from tests.support.daemon import Daemon
 from tests.support.small_disk import PAGE_BYTES, SmallDisk
@@ -24,7 +24,7 @@ from tests.support.tasks import Task
 
 TITLE = "Full and failing disks"
 ERRORS = ("EIO", "EDQUOT", "EROFS")
-CALLS = {"sync": SYNCS, "create or rename": NAMES, "write the journal": JOURNAL, "remove": REMOVALS}
+CALLS = {"sync": SYNCS, "create or rename": NAMES, "write the journal": JOURNAL}
 NUMBERS = (EVERY, "1", "2", "3", "5", "8")
 KINDS = ("no space", "no inodes", *ERRORS)
 
