@@ -67,13 +67,14 @@ def fresh(task: Task, tmp_path: Path) -> Path:
 class Deployment:
     """The folder that Mender gives to an update module, and its calls."""
 
-    def __init__(self, folder: Path, environment: dict[str, str], file: Path, **meta_data: object) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], file: Path, *more: Path, **meta_data: object) -> None:
         self.folder = folder
         self.environment = environment
         for name in ("header", "files", "tmp"):
             (folder / name).mkdir(parents=True)
         (folder / "header" / "meta-data").write_text(json.dumps(meta_data))
-        shutil.copy(file, folder / "files")
+        for each in (file, *more):
+            shutil.copy(each, folder / "files")
 
     def call(self, state: str) -> subprocess.CompletedProcess[str]:
         command = [str(MODULE), state, str(self.folder)]
@@ -189,6 +190,25 @@ def test_rsync_delivers_a_signed_checkpoint(strict: Daemon, signer: Signer, fres
     assert strict.update_of("best.pt", "COMMITTED")["signature"]["version"] == 1
 
 
+@pytest.mark.slow
+def test_an_update_module_installs_a_signed_checkpoint(
+    strict: Daemon, signer: Signer, fresh: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    environment = {**environment, "EDGED_SOCKET": str(strict.state / "edged.sock")}
+    unsigned = Deployment(tmp_path / "unsigned", environment, fresh, model="digits").call("ArtifactInstall")
+    assert unsigned.returncode == 1
+    assert "exited with code 3" in unsigned.stderr
+    signature = signer.write(fresh, "digits", 2)
+    Deployment(tmp_path / "signed", environment, fresh, signature, model="digits").run(
+        "ArtifactInstall", "ArtifactCommit"
+    )
+    assert strict.updates()[0]["signature"]["version"] == 2
+    other = tmp_path / "other.sig"
+    shutil.copy(signature, other)
+    failed = Deployment(tmp_path / "other", environment, fresh, other, model="digits").call("ArtifactInstall")
+    assert "the artifact has the files best.pt, other.sig" in failed.stderr
+
+
 @needs("rsync")
 def test_rsync_delivers(settled: Daemon, fresh: Path) -> None:
     weekly = fresh.rename(fresh.with_name("weekly.pt"))
@@ -239,7 +259,7 @@ def test_mender_deploys_commits_and_rolls_back(
     assert settled.generation() != before
 
 
-def push(layout: Path, checkpoint: Path) -> None:
+def push(layout: Path, checkpoint: Path, *more: Path) -> None:
     """Write an artifact as `oras push` makes it, into an OCI image layout, under the tag stable."""
     blobs = layout / "blobs" / "sha256"
     blobs.mkdir(parents=True, exist_ok=True)
@@ -250,13 +270,16 @@ def push(layout: Path, checkpoint: Path) -> None:
         return {"mediaType": kind, "digest": f"sha256:{digest}", "size": len(contents), **more}
 
     kind = "application/vnd.edged.checkpoint"
-    title = {"org.opencontainers.image.title": "best.pt"}
+    titles = [(checkpoint, "best.pt"), *((path, path.name) for path in more)]
     manifest = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "artifactType": kind,
         "config": blob(b"{}", "application/vnd.oci.empty.v1+json"),
-        "layers": [blob(checkpoint.read_bytes(), kind, annotations=title)],
+        "layers": [
+            blob(path.read_bytes(), kind, annotations={"org.opencontainers.image.title": title})
+            for path, title in titles
+        ],
     }
     tag = {"org.opencontainers.image.ref.name": "stable"}
     index = {"manifests": [blob(json.dumps(manifest).encode(), str(manifest["mediaType"]), annotations=tag)]}
@@ -310,14 +333,31 @@ class Registry:
             eventually(lambda: answers(self.port), "registry", 30)
             yield
 
-    def publish(self, checkpoint: Path) -> None:
-        push(self.folder / "layout", checkpoint)
+    def publish(self, checkpoint: Path, *more: Path) -> None:
+        push(self.folder / "layout", checkpoint, *more)
         source, target = f"oci:{self.folder}/layout:stable", f"docker://{self.reference}"
         subprocess.run(["skopeo", "copy", "--quiet", "--dest-tls-verify=false", source, target], check=True)
 
     def pull(self) -> int:
         command = [str(PULL), self.reference, "digits", "--src-tls-verify=false"]
         return subprocess.run(command, env=self.environment).returncode
+
+
+@pytest.mark.slow
+@needs("skopeo", "docker-registry")
+def test_a_registry_keeps_signed_checkpoints(
+    strict: Daemon, signer: Signer, fresh: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    registry = Registry(tmp_path, {**environment, "EDGED_SOCKET": str(strict.state / "edged.sock")})
+    with registry.running():
+        registry.publish(fresh, signer.write(fresh, "digits", 3))
+        assert registry.pull() == 0
+        assert strict.updates()[0]["signature"]["version"] == 3
+        registry.publish(fresh, signer.write(fresh, "digits", 1))
+        assert registry.pull() == 3
+        assert strict.updates()[0]["code"] == "downgrade"
+        registry.publish(fresh)
+        assert registry.pull() == 3
 
 
 @pytest.mark.slow
