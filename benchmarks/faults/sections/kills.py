@@ -1,0 +1,58 @@
+"""Random kills of every process under load."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from benchmarks.crashes.kills import VICTIMS, kill_at_random
+from benchmarks.crashes.scenario import Bases
+from benchmarks.faults.section import Row
+from benchmarks.markdown import table
+from tests.support.tasks import Task
+
+TITLE = "Kills of any process at any moment"
+_KILLS = 2000
+_SEED = 1
+
+
+def measure(options: argparse.Namespace) -> list[Row]:
+    """Kill --times processes; return one row."""
+    with tempfile.TemporaryDirectory(prefix="edged-") as name:
+        folder = Path(name)
+        (folder / "task").mkdir()
+        Task.write(folder / "task")
+        found = kill_at_random(Bases(folder / "bases", Task(folder / "task")), folder, options.times or _KILLS, _SEED)
+    return [
+        {
+            "kills": dict(found.kills),
+            "files": found.files,
+            "statuses": dict(found.statuses),
+            "longest_s": round(found.longest_s, 1),
+            "faults": list(found.broken),
+        }
+    ]
+
+
+def page(rows: list[Row]) -> str:
+    """Return text and table."""
+    (row,) = rows
+    statuses, kills = row["statuses"], row["kills"]
+    answered = statuses.get("200", 0)
+    unavailable = sum(count for status, count in statuses.items() if status not in ("200", "no connection"))
+    text = (
+        f"{sum(kills.values())} times SIGKILL to a process that was drawn, up to 0.4 s after the last one, while a"
+        f" client asks for one image over and over and {row['files']} files are dropped, one after another. The daemon"
+        " is started again at once if it was the supervisor. After each file it has to serve, with the right answers,"
+        " and everything that must hold after a kill at an operation on the disk was checked. Of the client's requests,"
+        f" {answered} were answered, all with the right numbers; {unavailable} got 503 or another status that says that"
+        f" they should be tried again, and {statuses.get('no connection', 0)} met no supervisor. The longest time"
+        f" between two answers was {row['longest_s']} s, in which several processes were killed."
+    )
+    lines = [(victim, kills.get(victim, 0)) for victim in VICTIMS]
+    lines += [
+        ("files committed", row["files"]),
+        ("anything lost, done twice, wrong or left behind", len(row["faults"])),
+    ]
+    return f"{text}\n\n{table(('killed', 'times'), lines)}"
