@@ -48,18 +48,15 @@ def page(rows: list[Row]) -> str:
         of_kind = [row for row in rows if _kind_of(row["damage"]) == kind]
         names = list(dict.fromkeys(row["damage"] for row in of_kind))
         lost = sum(bool(row["faults"]) for row in of_kind)
-        told = sum(row["told"] for row in of_kind)
-        lines.append((kind, ", ".join(names), len(of_kind), told, lost or "nothing"))
-    total = (len(rows), sum(row["told"] for row in rows), sum(bool(row["faults"]) for row in rows) or "nothing")
-    lines.append(("**all**", "", *total))
+        lines.append((kind, ", ".join(names), len(of_kind), lost or "nothing"))
+    lines.append(("**all**", "", len(rows), sum(bool(row["faults"]) for row in rows) or "nothing"))
     text = (
         "A daemon with a pinned model, a paused one, a drop that each of them holds back, and a file that was rejected,"
         " is killed; its state is damaged, and it is started again. Or its state is damaged while it runs. Lost would"
         " be: the pin, the pause, the ban of the file, one of the drops, the generation in service, an answer, a page"
-        " or a history without an error; a traceback in the log counts, too. Nothing is told where SQLite lost nothing:"
-        " a page that was still in its log, or an index of the log, which it makes anew."
+        " or a history without an error; a traceback in the log counts, too."
     )
-    return f"{text}\n\n{table(('what', 'how', 'times', 'told', 'lost'), lines)}"
+    return f"{text}\n\n{table(('what', 'how', 'times', 'lost'), lines)}"
 
 
 def _kind_of(damage: str) -> str:
