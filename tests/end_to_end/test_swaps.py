@@ -76,6 +76,17 @@ def test_both_children_wait_quietly_and_with_as_many_threads_as_configured(task:
         assert generation.num_threads() <= 2
 
 
+def suspend(process: psutil.Process) -> None:
+    """Stop a process, and wait until the last of its threads has stopped, which may take a while on a busy machine."""
+
+    def is_stopped() -> bool:
+        stats = Path(f"/proc/{process.pid}/task").glob("*/stat")
+        return all(stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in stats)
+
+    process.suspend()
+    eventually(is_stopped, "all threads are stopped")
+
+
 def test_requests_with_the_process_get_one_503_and_all_others_wait(task: Task, tmp_path: Path) -> None:
     asked = 6
     answers: list[httpx.Response] = []
@@ -90,7 +101,7 @@ def test_requests_with_the_process_get_one_503_and_all_others_wait(task: Task, t
         begun = busy(process.pid)
         askers[0].start()
         eventually(begun, "the process is at work")
-        process.suspend()  # so that it cannot answer before it is killed
+        suspend(process)  # so that it cannot answer before it is killed, nor read the next request
         for asker in askers[1:]:
             asker.start()
         in_flight = 'edged_inference_requests_in_flight{model="digits"}'
