@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.atomic import as_state_error
+from edged.atomic import as_state_error, make_folder
 from edged.calibration.folder import label_path
 from edged.calibration.places import find_images
 from edged.errors import CalibrationError, SandboxError
@@ -190,7 +190,7 @@ def use_private_temporary_folder(job: Job) -> None:
     for folder in (temporary, job.cache_root, job.engine_folder):
         if folder is not None:
             with as_state_error(folder):
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
     # A cache of kernels that generations load, too, would be a way into these.
     os.environ |= {"TMPDIR": str(temporary), "CUDA_CACHE_PATH": str(temporary / "cuda")}
     tempfile.tempdir = None
