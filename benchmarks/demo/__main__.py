@@ -58,22 +58,39 @@ def main() -> None:
     options = parser.parse_args()
     if options.keep and kept.find(kept.PID_FILE):
         sys.exit("the daemon of an earlier demo is running; stop it first: make demo-stop")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+    interruption = Interruption()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interruption.arrive)
     try:
-        run(options)
+        run(options, interruption)
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal may be closed
             print("\ninterrupted: the daemon is stopped and its folder removed", file=sys.stderr)
         sys.exit(130)
 
 
-def interrupt(*_: object) -> None:
-    """Handle the signal that ends this process like Ctrl-C, so that the daemon is stopped and its folder removed."""
-    raise KeyboardInterrupt
+class Interruption:
+    """Signals that end this process like Ctrl-C, so that the daemon is stopped and its folder removed.
+
+    Python drops what a signal raises in some callbacks, for example in those of imports. So an interruption is remembered
+    until the next step.
+    """
+
+    def __init__(self) -> None:
+        self._arrived = False
+
+    def arrive(self, *_: object) -> None:
+        """Handle a signal."""
+        self._arrived = True
+        self.check()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal has arrived."""
+        if self._arrived:
+            raise KeyboardInterrupt
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace, interruption: Interruption) -> None:
     """Run all steps, on a daemon that ends with them."""
     folder = Path(tempfile.mkdtemp(prefix=kept.PREFIX))
     real = real_models()
@@ -82,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
     data = digits.load()
     digits.write_folders(data, digits.TRAIN, folder / "digits")
     config = write_config(folder)
-    steps = Steps(6 + len(real), sys.stdout)
+    steps = Steps(6 + len(real), sys.stdout, interruption.check)
     with contextlib.ExitStack() as stack:
         with steps.step("start the daemon"):
             address = stack.enter_context(daemon(config, remove=not options.keep))

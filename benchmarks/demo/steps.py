@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
@@ -77,15 +77,17 @@ class Steps:
     Args:
         count: Number of all steps.
         output: Where they are shown.
+        check: Called before each step; it raises if the run has to end.
     """
 
-    def __init__(self, count: int, output: TextIO) -> None:
-        self._count, self._output = count, output
+    def __init__(self, count: int, output: TextIO, check: Callable[[], None] = lambda: None) -> None:
+        self._count, self._output, self._check = count, output, check
         self._number = 0
 
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """Show a step while it runs, and at its end its seconds."""
+        self._check()
         self._number += 1
         numbered = f"[{self._number}/{self._count}] {title}"
         begin = time.monotonic()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
+import pytest
+
+from benchmarks.demo.__main__ import Interruption
 from benchmarks.demo.steps import Steps
 
 
@@ -51,3 +55,14 @@ def test_a_step_that_fails_is_not_done() -> None:
     except KeyboardInterrupt:
         pass
     assert output.getvalue() == "[1/1] fail\n"
+
+
+def test_a_step_does_not_begin_if_the_run_has_to_end() -> None:
+    output = io.StringIO()
+    interruption = Interruption()
+    steps = Steps(2, output, interruption.check)
+    with steps.step("first"), contextlib.suppress(KeyboardInterrupt):  # as in a callback of an import
+        interruption.arrive()
+    with pytest.raises(KeyboardInterrupt), steps.step("second"):
+        pass
+    assert "second" not in output.getvalue()
