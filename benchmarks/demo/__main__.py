@@ -72,8 +72,8 @@ def main() -> None:
 class Interruption:
     """Signals that end this process like Ctrl-C, so that the daemon is stopped and its folder removed.
 
-    Python drops what a signal raises in some callbacks, for example in those of imports. So an interruption is remembered
-    until the next step.
+    Python drops what a signal raises in some callbacks, for example in those of imports. So an interruption is
+    remembered until the next step.
     """
 
     def __init__(self) -> None:
