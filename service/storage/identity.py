@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from pathlib import Path
 
 from service.storage.paths import Paths
@@ -19,13 +20,19 @@ _REMEDY = (
 class StateIdentity:
     """The state folder that was opened: by device and inode of the folder and of what must not change in it.
 
+    They are kept open as long as this object lives: overlayfs, as of containers, gives a folder another inode number
+    once it had to forget it. So even a folder that stays would seem to have been replaced when memory is short.
+
     Args:
         paths: Locations in the state folder.
     """
 
     def __init__(self, paths: Paths) -> None:
         self._paths = paths
-        self._known = {path: _identity(path) for path in (paths.root, paths.lock, paths.models)}
+        self._open = {path: _open(path) for path in (paths.root, paths.lock, paths.models)}
+        for descriptor in self._open.values():
+            if descriptor is not None:
+                weakref.finalize(self, os.close, descriptor)
         self._read_only = _is_read_only(paths.root)
 
     def problem(self) -> str | None:
@@ -34,10 +41,10 @@ class StateIdentity:
         found = _identity(root)
         if found is None:
             return f"state_dir {root} is gone: {_REMEDY}"
-        if found != self._known[root]:
+        if found != _identity(self._open[root]):
             return f"state_dir {root} was replaced by another folder: {_REMEDY}"
         for path in (self._paths.lock, self._paths.models):
-            if self._known[path] is not None and (found := _identity(path)) != self._known[path]:
+            if self._open[path] is not None and (found := _identity(path)) != _identity(self._open[path]):
                 what = "is gone from" if found is None else "was replaced in"
                 return f"{path.name} {what} state_dir {root}: {_REMEDY}"
         if not self._read_only and _is_read_only(root):
@@ -57,12 +64,20 @@ class StateIdentity:
                 log.error("%s was removed; it is made anew, what was in it is gone", folder)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _open(path: Path) -> int | None:
     try:
-        status = path.stat()
+        return os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return None
-    return status.st_dev, status.st_ino
+
+
+def _identity(place: Path | int | None) -> tuple[int, int] | None:
+    """Return device and inode of a path or a descriptor; None if there is none."""
+    try:
+        status = None if place is None else os.stat(place)  # noqa: PTH116 - of a descriptor, too
+    except OSError:
+        return None
+    return None if status is None else (status.st_dev, status.st_ino)
 
 
 def _is_read_only(path: Path) -> bool:

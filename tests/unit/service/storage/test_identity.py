@@ -56,6 +56,42 @@ def test_a_folder_that_was_emptied(name: str, paths: Paths) -> None:
     assert f"{name} was replaced in state_dir" in (identity.problem() or "")
 
 
+def forget() -> None:
+    """Have the kernel forget files and folders that nobody has open; what was just used stays for a few times."""
+    for _ in range(5):
+        Path("/proc/sys/vm/drop_caches").write_text("2")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_on_an_overlay_a_folder_that_was_forgotten_is_the_same(tmp_path: Path) -> None:
+    """As in a container; with the upper folder on a disk of its own, inode numbers of folders are not lasting."""
+    for name in ("lower", "disk", "merged"):
+        (tmp_path / name).mkdir()
+    disk, merged = tmp_path / "disk", tmp_path / "merged"
+    mounts = [
+        ["mount", "-t", "tmpfs", "tmpfs", disk],
+        ["mkdir", disk / "upper", disk / "work"],
+        ["mount", "-t", "overlay", "overlay", "-o"]
+        + [f"xino=off,lowerdir={tmp_path / 'lower'},upperdir={disk / 'upper'},workdir={disk / 'work'}", merged],
+    ]
+    try:
+        for command in mounts:
+            if (done := subprocess.run(command, capture_output=True, text=True)).returncode != 0:
+                pytest.skip(f"cannot mount: {done.stderr}")
+        paths = Paths(merged / "state")
+        paths.make()
+        before = paths.models.stat().st_ino
+        identity = StateIdentity(paths)
+        forget()
+        assert identity.problem() is None
+        del identity
+        forget()
+        assert paths.models.stat().st_ino != before  # the control
+    finally:
+        for folder in (merged, disk):
+            subprocess.run(["umount", folder], capture_output=True)
+
+
 def test_what_was_not_there_may_come(tmp_path: Path) -> None:
     identity = StateIdentity(Paths(tmp_path))
     (tmp_path / "models").mkdir()
@@ -88,6 +124,7 @@ def test_a_folder_that_is_mounted_over_or_read_only(paths: Paths) -> None:
         assert "is read-only now" in (on_mount.problem() or "")
         subprocess.run(["mount", "-o", "remount,rw", paths.root], check=True)
         assert on_mount.problem() is None
+        del on_mount  # it keeps the mount busy
     finally:
         subprocess.run(["umount", paths.root], check=True)
     assert identity.problem() is None
