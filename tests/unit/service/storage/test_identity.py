@@ -58,8 +58,11 @@ def test_a_folder_that_was_emptied(name: str, paths: Paths) -> None:
 
 def forget() -> None:
     """Have the kernel forget files and folders that nobody has open; what was just used stays for a few times."""
-    for _ in range(5):
-        Path("/proc/sys/vm/drop_caches").write_text("2")
+    try:
+        for _ in range(5):
+            Path("/proc/sys/vm/drop_caches").write_text("2")
+    except OSError as error:
+        pytest.skip(f"the kernel takes no orders: {error}")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -68,11 +71,11 @@ def test_on_an_overlay_a_folder_that_was_forgotten_is_the_same(tmp_path: Path) -
     for name in ("lower", "disk", "merged"):
         (tmp_path / name).mkdir()
     disk, merged = tmp_path / "disk", tmp_path / "merged"
+    layers = f"xino=off,lowerdir={tmp_path / 'lower'},upperdir={disk / 'upper'},workdir={disk / 'work'}"
     mounts = [
         ["mount", "-t", "tmpfs", "tmpfs", disk],
         ["mkdir", disk / "upper", disk / "work"],
-        ["mount", "-t", "overlay", "overlay", "-o"]
-        + [f"xino=off,lowerdir={tmp_path / 'lower'},upperdir={disk / 'upper'},workdir={disk / 'work'}", merged],
+        ["mount", "-t", "overlay", "overlay", "-o", layers, merged],
     ]
     try:
         for command in mounts:
