@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from edged.atomic import as_state_error
+from edged.atomic import as_state_error, make_folder
 from edged.errors import StateError
 from service.journal.states import RETRIABLE, State, is_end
 from service.journal.update import Update
@@ -78,7 +78,7 @@ class UpdateFiles:
     @staticmethod
     def _make(folder: Path) -> None:
         with as_state_error(folder):
-            folder.mkdir(parents=True)
+            make_folder(folder)
 
     async def clear_staging(self, update: Update) -> None:
         """Remove the workplace of an update with all that its worker has left."""

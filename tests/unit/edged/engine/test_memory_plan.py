@@ -140,5 +140,5 @@ def test_the_measured_peak_matches_the_planned_one(tmp_path: Path, limit: int):
     command = [sys.executable, "-c", MEASURE, tmp_path / "images", tmp_path / "cache", str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     measured, planned_bytes = map(int, done.stdout.split())
-    assert measured == pytest.approx(planned_bytes, rel=0.1)
+    assert 0.8 * planned_bytes <= measured <= 1.1 * planned_bytes  # a kernel may take back what is not used
     assert not limit or measured <= limit
