@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +145,8 @@ def enter_to_read(file: Path) -> list[Part]:
         SandboxError: There are other threads already.
     """
     _require_one_thread()
+    with suppress(FileNotFoundError):
+        tempfile.gettempdir()  # found by writing to it, so now; libraries ask for it when they are imported
     rules = [*(Rule(path, READ) for path in interpreter()), *system(programs=False, gpu=False), Rule(file, READ)]
     return _confine(rules, available(), landlock.abi(), programs=False, gpu=False)
 

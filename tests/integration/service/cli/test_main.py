@@ -8,9 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from edged.models.resnet import CifarResNet
 from service.worker.sandbox import available, lacking
 from tests.support.fake_daemon import fake_daemon
+from tests.support.yolov5_samples import save_tiny
 
 EDGED = Path(sys.executable).with_name("edged")
 
@@ -142,3 +145,11 @@ def test_inspect_can_read_its_file_and_do_nothing_else(tmp_path, monkeypatch):
         "its file": "", "another": "Permission denied", "writing": "Permission denied",
         "network": "Operation not permitted",
     }  # fmt: skip
+
+
+def test_inspect_reads_files_of_both_kinds_in_its_sandbox(tmp_path):
+    torch.save(CifarResNet(3).state_dict(), tmp_path / "classifier.pt")
+    save_tiny(tmp_path / "detector.pt")
+    for name in ("classifier.pt", "detector.pt"):
+        done = subprocess.run([EDGED, "inspect", name], cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
