@@ -58,23 +58,25 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--labels", action="store_true", help="the first frame has the names of the classes")
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
-    batching = Batching(options.max_batch, options.max_delay_s)
-    with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
-        try:
-            memory = receive_memory(connection)
-            labels = _read_labels(stream) if options.labels else None
-            with preferred_oom_victim():
-                served, ready = _load(options, labels)
-        except (ConnectionResetError, frames.FrameError):
-            return 0  # the supervisor closed the stream
-        except EdgedError as error:
-            frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
-            return error.exit_code
-        frames.write_blocking(stream, {"kind": "ready", **ready})
-        try:
-            Server(stream, served, batching, memory).run()
-        except (BrokenPipeError, ConnectionResetError, frames.FrameError):
-            return 0  # the supervisor closed the stream
+    try:
+        with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
+            return _serve(options, connection, stream)
+    except (BrokenPipeError, ConnectionResetError, frames.FrameError):
+        return 0  # the supervisor closed the stream, or was killed, at whatever moment
+
+
+def _serve(options: argparse.Namespace, connection: socket.socket, stream: BufferedIOBase) -> int:
+    """Load a model and serve it until the stream ends; return the exit code."""
+    memory = receive_memory(connection)
+    labels = _read_labels(stream) if options.labels else None
+    try:
+        with preferred_oom_victim():
+            served, ready = _load(options, labels)
+    except EdgedError as error:
+        frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
+        return error.exit_code
+    frames.write_blocking(stream, {"kind": "ready", **ready})
+    Server(stream, served, Batching(options.max_batch, options.max_delay_s), memory).run()
     return 0
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,8 +21,10 @@ from edged.artifacts.writer import sha256_file
 from edged.errors import GateError
 from edged.progress import SilentListener
 from edged.spec import Method, QuantSpec, Scheme
+from service.ipc.shared_memory import BodyMemory
 from service.serving.generation import Generation, StartError
 from service.serving.limits import GenerationOptions
+from service.system.processes import child_environment
 from service.worker.job import Job
 from service.worker.pipeline import run_job
 from tests.support import generations, scenes
@@ -200,3 +206,19 @@ def change_manifest(artifact: Path, change: Callable[[dict[str, dict[str, object
     said = json.loads(path.read_text())
     change(said)
     path.write_text(json.dumps(said))
+
+
+def test_a_supervisor_that_ends_while_a_model_loads_leaves_no_traceback(published: Path) -> None:
+    """It was killed: nobody reads that the model is ready."""
+    ours, theirs = socket.socketpair()
+    code = "import sys; from service.inference.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, "--generation", "1", "--model", "m"]
+    command += ["--artifact", str(published / "digits"), "--threads", "1"]
+    command += ["--parent", str(os.getpid()), "--socket-fd", str(theirs.fileno())]
+    with ours, theirs:
+        process = subprocess.Popen(
+            command, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE, text=True, env=child_environment(1)
+        )
+        BodyMemory().send_to(ours)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
