@@ -8,6 +8,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
@@ -58,11 +59,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--labels", action="store_true", help="the first frame has the names of the classes")
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
-    try:
-        with socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
-            return _serve(options, connection, stream)
-    except (BrokenPipeError, ConnectionResetError, frames.FrameError):
-        return 0  # the supervisor closed the stream, or was killed, at whatever moment
+    code = 0
+    # The supervisor may close the stream, or be killed, at any moment, even when the stream is flushed for the last time.
+    ends = suppress(BrokenPipeError, ConnectionResetError, frames.FrameError)
+    with ends, socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
+        code = _serve(options, connection, stream)
+    return code
 
 
 def _serve(options: argparse.Namespace, connection: socket.socket, stream: BufferedIOBase) -> int:
@@ -73,7 +75,8 @@ def _serve(options: argparse.Namespace, connection: socket.socket, stream: Buffe
         with preferred_oom_victim():
             served, ready = _load(options, labels)
     except EdgedError as error:
-        frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
+        with suppress(BrokenPipeError, ConnectionResetError):
+            frames.write_blocking(stream, {"kind": "failed", "code": error.code, "message": str(error)})
         return error.exit_code
     frames.write_blocking(stream, {"kind": "ready", **ready})
     Server(stream, served, Batching(options.max_batch, options.max_delay_s), memory).run()

@@ -278,7 +278,7 @@ def test_nothing_is_left_of_many(tmp_path: Path) -> None:
         server = await begun(fork_server, tmp_path / "none")
         before = server.num_fds(), psutil.Process().num_fds()
         for generation in await asyncio.gather(*(forked(fork_server, tmp_path / "none") for _ in range(5))):
-            assert await generation.wait() == 0  # nobody hears that it cannot load
+            assert await generation.wait() > 0
             await generation.stderr.read()
         assert (server.num_fds(), psutil.Process().num_fds()) == before
         assert server.children() == []
@@ -299,7 +299,7 @@ def test_without_descriptors_it_says_so_and_goes_on(never_loaded: Path, tmp_path
             with pytest.raises(ForkError, match="cannot fork: Too many open files"):
                 await forked(fork_server, tmp_path / "none")
         server.rlimit(psutil.RLIMIT_NOFILE, limits)
-        assert await (await forked(fork_server, tmp_path / "none")).wait() == 0
+        assert await (await forked(fork_server, tmp_path / "none")).wait() > 0
         assert fork_server.pid == server.pid
 
     run(test)
