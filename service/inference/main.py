@@ -60,11 +60,11 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent)
     code = 0
-    # The supervisor may close the stream, or be killed, at any moment, even when the stream is flushed for the last time.
+    # The supervisor may close the stream, or be killed, at any moment, even when it is flushed for the last time.
     ends = suppress(BrokenPipeError, ConnectionResetError, frames.FrameError)
     with ends, socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         code = _serve(options, connection, stream)
-    return code
+    return code  # noqa: RET504 - of a stream that cannot be closed, too
 
 
 def _serve(options: argparse.Namespace, connection: socket.socket, stream: BufferedIOBase) -> int:
