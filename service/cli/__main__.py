@@ -2,12 +2,13 @@
 
 import sys
 
+from edged.signing.verification import signature_of
 from service.cli.main import execute
 from service.cli.parser import parse
 from service.worker.sandbox import enter_to_read
 
 if __name__ == "__main__":
     options = parse(sys.argv[1:])
-    if options.name == "inspect":  # a file that may be hostile, and nothing else
-        enter_to_read(options.checkpoint)
+    if options.name == "inspect":  # files that may be hostile, and nothing else
+        enter_to_read((options.checkpoint, signature_of(options.checkpoint)))
     sys.exit(execute(options))

@@ -101,8 +101,10 @@ def _claimed_signature(checkpoint: Path, sha256: str) -> dict[str, Any] | None:
             return None
         envelope = Envelope.from_json(data)
         statement = Statement.from_json(envelope.payload)
-    except (OSError, SignatureError) as error:
+    except SignatureError as error:
         return {"file": str(path), "problem": str(error)}
+    except OSError as error:
+        return {"file": str(path), "problem": f"cannot be read: {error.strerror}"}
     return {
         "file": str(path),
         "model": statement.model,

@@ -132,11 +132,11 @@ def enter(job: Job, version: int | None = None) -> list[Part]:
     return parts
 
 
-def enter_to_read(file: Path) -> list[Part]:
-    """Confine this process to reading one untrusted file, as far as this machine can, for good.
+def enter_to_read(files: Iterable[Path]) -> list[Part]:
+    """Confine this process to reading untrusted files, as far as this machine can, for good.
 
     Args:
-        file: Path of the file.
+        files: Paths of the files, which need not exist.
 
     Returns:
         The parts, with those that do not hold.
@@ -147,7 +147,7 @@ def enter_to_read(file: Path) -> list[Part]:
     _require_one_thread()
     with suppress(FileNotFoundError):
         tempfile.gettempdir()  # found by writing to it, so now; libraries ask for it when they are imported
-    rules = [*(Rule(path, READ) for path in interpreter()), *system(programs=False, gpu=False), Rule(file, READ)]
+    rules = [*(Rule(path, READ) for path in (*interpreter(), *files)), *system(programs=False, gpu=False)]
     return _confine(rules, available(), landlock.abi(), programs=False, gpu=False)
 
 

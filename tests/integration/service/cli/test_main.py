@@ -153,3 +153,11 @@ def test_inspect_reads_files_of_both_kinds_in_its_sandbox(tmp_path):
     for name in ("classifier.pt", "detector.pt"):
         done = subprocess.run([EDGED, "inspect", name], cwd=tmp_path, capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_inspect_reads_the_signature_in_its_sandbox(tmp_path):
+    torch.save(CifarResNet(3).state_dict(), tmp_path / "signed.pt")
+    for command in ("keygen key", "sign signed.pt --model m --version 3 --key key.key"):
+        subprocess.run([EDGED, *command.split()], cwd=tmp_path, capture_output=True, check=True)
+    done = subprocess.run([EDGED, "inspect", "signed.pt"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, "version 3 of m, by " in done.stdout) == (0, True)
