@@ -60,13 +60,13 @@ class UnsignedError(RejectedError):
 
 
 class SignatureError(RejectedError):
-    """A signature is malformed, by no accepted key, or of something else."""
+    """The signature is malformed, was made by no accepted key, or is for another file or model."""
 
     code = "signature"
 
 
 class DowngradeError(RejectedError):
-    """A signature is of an older version than one that was in service."""
+    """The signature is for an older version than the highest one that was committed."""
 
     code = "downgrade"
 

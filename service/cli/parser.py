@@ -261,7 +261,7 @@ def _add_sign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="model of the devices' config that it is for")
     text = "version of the model: a whole number, larger for a newer one"
     parser.add_argument("--version", type=_number, required=True, metavar="N", help=text)
-    text = "private key; several to let devices accept any of them"
+    text = "private key; repeat the option to sign with several"
     parser.add_argument("--key", type=Path, action="append", required=True, metavar="PRIVATE_KEY", help=text)
     parser.add_argument("--out", type=Path, metavar="PATH", help="signature to write; default: FILE.sig")
     _add_json(parser)
@@ -271,7 +271,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
     parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint to verify")
-    text = "accepted public key; several to accept any of them"
+    text = "accepted public key; repeat the option to accept any of several"
     parser.add_argument("--key", type=Path, action="append", required=True, metavar="PUBLIC_KEY", help=text)
     parser.add_argument("--model", metavar="NAME", help="model that it has to be for; default: any")
     parser.add_argument("--signature", type=Path, metavar="PATH", help="its signature; default: FILE.sig")

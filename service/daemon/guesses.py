@@ -1,4 +1,4 @@
-"""How fast wrong tokens are answered: some at once, then one after the other, for each address and for all together.
+"""Rate limit for answers to wrong tokens: a burst, then a steady rate, for each address and for all together.
 
 Only answers to wrong tokens wait. So nobody can keep out whoever has the right one, from the same address or another.
 """
@@ -35,7 +35,7 @@ class GuessError(AccessError):
 
 
 class Guesses:
-    """The wrong tokens of the last moments. Of an address, one number is kept, for the last thousand addresses.
+    """Recent wrong tokens. One number is kept for each of the last 1,024 addresses.
 
     Args:
         clock: Returns monotonic seconds.
@@ -43,7 +43,7 @@ class Guesses:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        # Until when the answers so far would take, if none were given at once.
+        # When the last answer so far would be sent if there were no burst.
         self._busy_until: OrderedDict[str, float] = OrderedDict()
         self._all_busy_until = 0.0
 

@@ -3,7 +3,7 @@
 A page of another site can make a browser that runs on this machine, or in its network, send requests to the daemon. By
 itself it cannot read the answers. But if its own host name resolves to the address of the daemon (DNS rebinding), the
 browser takes both for one site. Such requests are known by their Host field: it has a name that is not the daemon's.
-Addresses are safe, because a page that is loaded from an address is not loaded from another one.
+An IP address as Host is safe: DNS rebinding needs a name, because an address always leads to the same machine.
 """
 
 from __future__ import annotations

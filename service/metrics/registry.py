@@ -345,7 +345,7 @@ class Metrics:
         )
         self.journal_restored = self._gauge(
             "journal_last_restored_timestamp_seconds",
-            "Time at which the journal was found damaged, and got back what must not be lost.",
+            "Time at which the journal was found damaged, and was restored from its second copy.",
         )
         self.artifact_bytes = self._gauge("artifact_bytes", "Size of the live artifact's weights.", "model")
         self.checkpoint_bytes = self._gauge(

@@ -1,14 +1,15 @@
-"""The sandbox of a worker: what is left of this process's rights once it knows its job.
+"""The sandbox of a worker: the process gives up the rights that its job does not need.
 
-A worker parses untrusted files. Whatever such a file might make of it, it can read its inputs, write its own folders
-and report to the supervisor. The parts:
+A worker parses untrusted files. Even if such a file takes the process over, it can only read its inputs, write its own
+folders and report to the supervisor. The parts:
 
     privileges   no capabilities beyond those for files, no set-user-ID programs, no core dumps
     files        Landlock: only the places below, and in its own folders only regular files
     network      seccomp: no sockets of any kind
     processes    Landlock and seccomp: no signals to others, no look into their memory, no change of their priority
 
-Only what the supervisor has sent was read before. Imports no torch: there must be one thread yet.
+Before it is confined, the process reads nothing but the supervisor's job. This module must not import torch: the process
+must still have a single thread.
 """
 
 from __future__ import annotations
