@@ -66,7 +66,8 @@ NNCF, which get as many of the same images as fit in memory, and keep the same l
 settings, entropy has as many bins as quantized values, so it chooses the whole range, as minmax does.
 
 The goals for the drop were 0.1 (w8a8) and 0.4 (w4a8) for classifiers, which are met, and for yolov5n 1.0 (w8a8), 0.5
-(SiLU in float) and 2.0 (w4a8), which are missed. NNCF is ahead for yolov5n; the difference is within the standard error.
+(SiLU in float) and 2.0 (w4a8), which are missed. NNCF is ahead for yolov5n; the difference is within the standard
+error.
 
 """
 

@@ -8,8 +8,8 @@ folders and report to the supervisor. The parts:
     network      seccomp: no sockets of any kind
     processes    Landlock and seccomp: no signals to others, no look into their memory, no change of their priority
 
-Before it is confined, the process reads nothing but the supervisor's job. This module must not import torch: the process
-must still have a single thread.
+Before it is confined, the process reads nothing but the supervisor's job. This module must not import torch: the
+process must still have a single thread.
 """
 
 from __future__ import annotations
