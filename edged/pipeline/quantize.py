@@ -21,6 +21,7 @@ from typing import Any
 from edged.artifacts.manifest import Manifest
 from edged.artifacts.warmup import record
 from edged.artifacts.writer import require_absent, write_artifact
+from edged.atomic import as_state_error
 from edged.calibration.dataset import MapFn, build_cache
 from edged.calibration.folder import passed_over
 from edged.compress import compress
@@ -138,7 +139,8 @@ def quantize(
     )
     kept = tempfile.TemporaryDirectory(prefix="edged-") if cache_root is None else nullcontext(str(cache_root))
     with kept as folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        with as_state_error(Path(folder)):
+            Path(folder).mkdir(parents=True, exist_ok=True)
         with listener.stage("calibrate"):
             cache = build_cache(
                 calibration, Path(folder), network.input, limit=images, map_fn=map_fn, listener=listener
@@ -159,7 +161,8 @@ def quantize(
             if gates is not None:
                 check_gates(served.evaluation.totals, gates)
         with listener.stage("write"):
-            out.parent.mkdir(parents=True, exist_ok=True)
+            with as_state_error(out):
+                out.parent.mkdir(parents=True, exist_ok=True)
             return write_quantized(out, network, served, spec, labels, detection)
 
 

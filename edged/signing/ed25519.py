@@ -35,9 +35,11 @@ def write_key_pair(base: Path) -> tuple[Path, PublicKey]:
         Path of the private key, and the public key.
 
     Raises:
-        UsageError: One of the files exists.
+        UsageError: One of the files exists, or `base` has no name.
         StateError: The folder cannot be written.
     """
+    if not base.name:
+        raise UsageError(f"NAME has value {str(base)!r}; give the name of the two files without their suffixes")
     private_path, public_path = (base.with_name(base.name + suffix) for suffix in (PRIVATE_SUFFIX, PUBLIC_SUFFIX))
     for path in (private_path, public_path):
         if os.path.lexists(path):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edged.errors import SignatureError
+from edged.errors import SignatureError, UnsignedError
 from edged.signing.envelope import MAX_FILE_BYTES, Envelope
 from edged.signing.keys import PublicKey, all_shown, short
 from edged.signing.statement import Statement
@@ -37,7 +37,19 @@ class Verified:
 
 def signature_of(path: Path) -> Path:
     """Return the path of the signature file of `path`: NAME.sig next to it."""
-    return path.with_name(path.name + SUFFIX)
+    return path.parent / (path.name + SUFFIX)  # `with_name` refuses "." and "/"
+
+
+def unsigned_error(file: str, model: str) -> UnsignedError:
+    """Return the error of a file without a signature, whose model needs one.
+
+    Args:
+        file: Name or path of the file, for the message.
+        model: Name of the model.
+    """
+    command = f"edged sign {file} --model {model} --version N --key FILE"
+    name = signature_of(Path(file)).name
+    return UnsignedError(f"{file} has no {name} next to it, and {model} has trust.keys; write it with `{command}`")
 
 
 def read_signature(path: Path) -> bytes | None:

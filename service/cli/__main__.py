@@ -10,5 +10,5 @@ from service.worker.sandbox import enter_to_read
 if __name__ == "__main__":
     options = parse(sys.argv[1:])
     if options.name == "inspect":  # files that may be hostile, and nothing else
-        enter_to_read((options.checkpoint, signature_of(options.checkpoint)))
+        sys.exit(execute(options, lambda: enter_to_read((options.checkpoint, signature_of(options.checkpoint)))))
     sys.exit(execute(options))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from edged.errors import EdgedError, MemoryLimitError, UnavailableError
@@ -33,10 +33,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return execute(options)
 
 
-def execute(options: argparse.Namespace) -> int:
-    """Run a parsed command in this process and return its exit code."""
+def execute(options: argparse.Namespace, prepare: Callable[[], object] = lambda: None) -> int:
+    """Run a parsed command in this process and return its exit code.
+
+    Args:
+        options: The command and its options.
+        prepare: Called before the command; its errors are reported like those of the command.
+    """
     ignore_warnings_of_pillow()
     try:
+        prepare()
         code: int = options.command.run(options)
         sys.stdout.flush()
     except BrokenPipeError:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edged.atomic import as_state_error
 from edged.calibration.places import EVALUATE
 from edged.errors import SignatureError, UsageError
 from edged.evaluation.gates import Gates
@@ -44,7 +45,7 @@ def quantize(options: Namespace) -> int:
         checkpoint=options.checkpoint,
         out=out,
         calibration_dir=options.calib,
-        cache_root=options.cache,
+        cache_root=_made(options.cache),
         spec=spec,
         arch=options.arch,
         choice=_choice(options),
@@ -62,6 +63,7 @@ def quantize(options: Namespace) -> int:
         memory_limit=options.memory_limit,
         runtime=options.runtime,
     )
+    _made(out.parent)
     result = run_job(job, _listener(options))
     print_result(options, {"out": str(result.artifact), **result.report}, quantization_table)
     return 0
@@ -137,7 +139,7 @@ def evaluate(options: Namespace) -> int:
             options.runtime,
         )
     with listener.stage("decode"):
-        cache = decode_images(options.data, options.cache, network.input, None, listener, EVALUATE)
+        cache = decode_images(options.data, _made(options.cache), network.input, None, listener, EVALUATE)
     print_result(options, score(network, cache, options.data, listener), evaluation_table)
     return 0
 
@@ -148,7 +150,7 @@ def calib(options: Namespace) -> int:
 
     set_up_torch(options.threads, "cpu")
     spec = (InputSpec.letterbox(detector_side()) if options.letterbox else InputSpec()).override(_overrides(options))
-    cache = decode_images(options.folder, options.cache, spec, options.images, _listener(options))
+    cache = decode_images(options.folder, _made(options.cache), spec, options.images, _listener(options))
     result = {
         "folder": str(options.folder),
         "cache": str(cache.directory),
@@ -164,6 +166,13 @@ def calib(options: Namespace) -> int:
     }
     print_result(options, result, calibration_table)
     return 0
+
+
+def _made(folder: Path) -> Path:
+    """Make a folder that the user named, with those around it; the library makes none around the one it writes to."""
+    with as_state_error(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _choice(options: Namespace) -> Choice:

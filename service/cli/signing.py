@@ -96,7 +96,8 @@ def _read(path: Path, file: Path) -> bytes:
     try:
         data = read_signature(path)
     except OSError as error:
-        raise SignatureError(f"{path} cannot be read: {error.strerror}; give a file that you may read") from None
+        remedy = "give a regular file that you may read, no link"
+        raise SignatureError(f"{path} cannot be read: {error.strerror}; {remedy}") from None
     if data is None:
         raise UnsignedError(f"{file} has no {path} next to it; write it with `edged sign`")
     return data

@@ -21,10 +21,9 @@ from edged.errors import (
     RejectedError,
     StateError,
     UnavailableError,
-    UnsignedError,
     UsageError,
 )
-from edged.signing.verification import read_signature, signature_of
+from edged.signing.verification import read_signature, signature_of, unsigned_error
 from edged.spelling import names_to_choose
 from service.client import DaemonClient
 from service.intake.content import is_checkpoint
@@ -77,10 +76,7 @@ def submit(client: DaemonClient, file: Path, model: str) -> dict[str, Any]:
         after -= 1
     signature = _signature(file)
     if signature is None and any(known["name"] == model and known.get("signed") for known in status["models"]):
-        command = f"edged sign {file} --model {model} --version N --key FILE"
-        raise UnsignedError(
-            f"{file} has no {signature_of(file).name} next to it, and {model} has trust.keys; `{command}`"
-        )
+        raise unsigned_error(str(file), model)
     with_checksum = bool(status.get("require_checksum"))
     digest, size = _drop(file, Path(status["drop_dir"], model), with_checksum, signature)
     return {"model": model, "file_name": printable(file.name), "sha256": digest, "bytes": size, "after": after}
@@ -155,7 +151,9 @@ def _signature(file: Path) -> bytes | None:
     try:
         return read_signature(signature_of(file))
     except OSError as error:
-        raise UsageError(f"{signature_of(file)} cannot be read: {error.strerror}; give one that you may read") from None
+        raise UsageError(
+            f"{signature_of(file)} cannot be read: {error.strerror}; give a regular file that you may read"
+        ) from None
 
 
 def _drop(file: Path, folder: Path, with_checksum: bool, signature: bytes | None) -> tuple[str, int]:

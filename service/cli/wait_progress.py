@@ -75,9 +75,8 @@ def doing(update: Mapping[str, Any]) -> tuple[str, str]:
     progress = update.get("progress") or {}
     if progress.get("stage"):
         waits = f", waits for {progress['waits_for']}" if progress.get("waits_for") else ""
-        return f"{progress['stage']}{waits}", f" {progress['done']}/{progress['total']}" if progress.get(
-            "total"
-        ) else ""
+        share = f" {progress['done']}/{progress['total']}" if progress.get("total") else ""
+        return f"{progress['stage']}{waits}", share
     if update["state"] == State.CLAIMED:
         return CLAIMED, ""
     state = str(update["state"])

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from service.config.load import Config
 from service.doctor.check import OK, WARN, Check, Machine
 from service.doctor.packages import probe
-from service.worker.sandbox import OFF, PARTS
+from service.worker.sandbox import FILES, NETWORK, OFF, PARTS
 
 _NAME = "worker sandbox"
 _FIXES = {
-    "files": "a kernel with Landlock (Linux 5.13 and later, CONFIG_SECURITY_LANDLOCK), and `landlock` in its list lsm=",
-    "network": "`sudo apt install libseccomp2`, and a kernel with CONFIG_SECCOMP_FILTER",
+    FILES: "a kernel with Landlock (Linux 5.13 and later, CONFIG_SECURITY_LANDLOCK), and `landlock` in its list lsm=",
+    NETWORK: "`sudo apt install libseccomp2`, and a kernel with CONFIG_SECCOMP_FILTER",
 }
 
 
@@ -34,5 +34,5 @@ def check_sandbox(_: Machine, config: Config | None) -> Iterator[Check]:
         yield Check(_NAME, OK, f"{held}: all hold")
         return
     for part, reason in lacking.items():
-        fix = _FIXES.get(part, _FIXES["network"])
+        fix = _FIXES.get(part, _FIXES[FILES if reason == lacking.get(FILES) else NETWORK])  # others lack one of these
         yield Check(_NAME, WARN, f"{part} not confined: {reason}" + (f"; {held} hold" if held else ""), fix)

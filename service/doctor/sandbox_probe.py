@@ -27,7 +27,7 @@ def probe(folder: Path) -> dict[str, str | None]:
     """
     outside, inside = folder / "outside", folder / "inside"
     outside.touch()
-    job = Job(inside / "file", inside / "out", inside / "images", inside / "cache", scratch=inside)
+    job = Job(inside / "file", inside / "out", inside / "images", inside / "cache")
     parts = {part.name: part.lacking for part in enter(job)}
     parent = os.getppid()
     attempts: dict[str, tuple[str, Callable[[], object]]] = {

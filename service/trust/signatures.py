@@ -11,7 +11,7 @@ from pathlib import Path
 
 from edged.errors import DowngradeError, SignatureError, UnsignedError
 from edged.signing.statement import Statement
-from edged.signing.verification import SUFFIX, read_signature, signature_of, verify
+from edged.signing.verification import SUFFIX, read_signature, signature_of, unsigned_error, verify
 from service.config.load import ModelConfig
 from service.journal.holds import Holds
 from service.journal.update import Update, UpdateSignature
@@ -67,14 +67,10 @@ class Signatures:
         if not model.trust.keys:
             return None
         path = signature_of(source)
-        name, file = printable(path.name), printable(source.name)
         data = read_signature(path)
         if data is None:
-            command = f"edged sign {file} --model {model.name} --version N --key FILE"
-            raise UnsignedError(
-                f"{file} has no {name} next to it, and {model.name} has trust.keys; write it with `{command}`"
-            )
-        return self._check(data, name, model)
+            raise unsigned_error(printable(source.name), model.name)
+        return self._check(data, printable(path.name), model)
 
     def of_claimed(self, update: Update, model: ModelConfig) -> None:
         """Check the journaled signature of a claimed file against the keys in force. Blocks; call it in a thread.

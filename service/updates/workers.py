@@ -168,6 +168,5 @@ class Workers:
             engine_folder=self._files.engines(model.name),
             keep_rejected=True,
             sandbox=config.worker.sandbox,
-            scratch=self._files.workplace(update),
             private=_private(config),
         )

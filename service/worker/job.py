@@ -21,7 +21,7 @@ class Job:
 
     Attributes:
         checkpoint: The untrusted checkpoint file.
-        out: Folder of the artifact; must not exist.
+        out: Folder of the artifact; must not exist. The folder that holds it is the job's alone if there is a sandbox.
         calibration_dir: Folder of the calibration images.
         cache_root: Folder where decoded images are kept.
         spec: Settings of the quantization.
@@ -49,7 +49,6 @@ class Job:
         engine_folder: Folder of TensorRT's engines; None for none.
         keep_rejected: Whether to leave the report of a result that a gate rejects in `out`, without an artifact.
         sandbox: "auto", "require" or "off", see service.worker.sandbox.
-        scratch: Folder of this job alone, which holds `out` and temporary files; None for the parent folder of `out`.
         private: Folders and files that the worker has no business with, wherever they are.
     """
 
@@ -82,7 +81,6 @@ class Job:
     engine_folder: Path | None = None
     keep_rejected: bool = False
     sandbox: str = "auto"
-    scratch: Path | None = None
     private: tuple[Path, ...] = ()
 
     def to_json(self) -> str:
@@ -93,7 +91,6 @@ class Job:
         data |= {"detection": self.detection.to_dict(), "choice": self.choice.to_dict()}
         data |= {"incumbent": None if self.incumbent is None else self.incumbent.to_dict()}
         data |= {"engine_folder": None if self.engine_folder is None else str(self.engine_folder)}
-        data |= {"scratch": None if self.scratch is None else str(self.scratch)}
         data |= {"private": [str(path) for path in self.private]}
         return json.dumps(data)
 
@@ -104,7 +101,6 @@ class Job:
         data |= {key: Path(data[key]) for key in ("checkpoint", "out", "calibration_dir", "cache_root")}
         folder = data["engine_folder"]
         data |= {"engine_folder": None if folder is None else Path(folder)}
-        data |= {"scratch": None if data["scratch"] is None else Path(data["scratch"])}
         data |= {"private": tuple(map(Path, data["private"]))}
         data |= {"spec": QuantSpec.from_dict(data["spec"]), "gates": Gates(**data["gates"])}
         data |= {"detection": DetectionSpec.from_dict(data["detection"]), "choice": Choice.from_dict(data["choice"])}

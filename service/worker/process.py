@@ -80,7 +80,6 @@ class WorkerProcess:
         pid: Process ID; None before the process runs.
         peak_bytes: Largest resident memory that was sampled, in bytes.
         memory: Resident memory over the seconds since the start.
-        waits_for: What it waits for most of the time, see `Starvation`; None for nothing.
     """
 
     def __init__(
@@ -104,7 +103,6 @@ class WorkerProcess:
         self.pid: int | None = None
         self.peak_bytes = 0
         self.memory = MemoryTrace()
-        self.waits_for: str | None = None
 
     @property
     def held_back_s(self) -> float:
@@ -181,10 +179,10 @@ class WorkerProcess:
             await asyncio.sleep(_MEMORY_POLL_S)
             if self._hold_back is not None:
                 self._hold_back.check()
-            found, waited_for = starvation.check(time.monotonic()), self.waits_for
-            self.waits_for = starvation.waits_for
-            if self.waits_for != waited_for:
-                await self._on_event({"event": "waits", "for": self.waits_for})
+            waited_for = starvation.waits_for
+            found = starvation.check(time.monotonic())
+            if starvation.waits_for != waited_for:
+                await self._on_event({"event": "waits", "for": starvation.waits_for})
             if found is not None and self._limits.nice:
                 text = "worker of %s %s: other programs take the cores; lower worker.nice = %d to let it compete"
                 log.warning(text, self._job.name, found, self._limits.nice)

@@ -122,14 +122,12 @@ def enter(job: Job, version: int | None = None) -> list[Part]:
         return parts_of(OFF)
     version = landlock.abi() if version is None else version
     parts = available(version)
-    if job.sandbox == REQUIRE and (missing := lacking(parts)):
-        raise SandboxError(f"worker.sandbox is require, and this machine lacks {missing}; set it to auto")
+    _require_what_is_configured(job, parts)
     _require_one_thread()
     use_private_temporary_folder(job)
     programs, gpu = _needs_programs(job), _needs_gpu(job)
     parts = _confine(places(job, programs=programs, gpu=gpu), parts, version, programs=programs, gpu=gpu)
-    if job.sandbox == REQUIRE and (missing := lacking(parts)):
-        raise SandboxError(f"worker.sandbox is require, and this machine lacks {missing}; set it to auto")
+    _require_what_is_configured(job, parts)
     return parts
 
 
@@ -173,6 +171,11 @@ def _confine(rules: Iterable[Rule], parts: Iterable[Part], version: int, *, prog
     return [Part(name, reason) for name, reason in held.items()]
 
 
+def _require_what_is_configured(job: Job, parts: Iterable[Part]) -> None:
+    if job.sandbox == REQUIRE and (missing := lacking(parts)):
+        raise SandboxError(f"worker.sandbox is require, and this machine lacks {missing}; set it to auto")
+
+
 def _require_one_thread() -> None:
     if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 - only the number counts
         raise SandboxError("the sandbox would not hold for threads that were started before it; this is a bug of edged")
@@ -190,7 +193,7 @@ def use_private_temporary_folder(job: Job) -> None:
     Raises:
         StateError: A folder cannot be made.
     """
-    temporary = scratch(job) / TEMPORARY if job.scratch is not None else scratch(job)
+    temporary = scratch(job) / TEMPORARY
     for folder in (temporary, job.cache_root, job.engine_folder):
         if folder is not None:
             with as_state_error(folder):
@@ -201,8 +204,8 @@ def use_private_temporary_folder(job: Job) -> None:
 
 
 def scratch(job: Job) -> Path:
-    """Return the folder that a job may write to, besides its model's caches."""
-    return job.out.absolute().parent if job.scratch is None else job.scratch
+    """Return the folder of a job alone, which holds `out` and temporary files."""
+    return job.out.absolute().parent
 
 
 def places(job: Job, *, programs: bool = False, gpu: bool = False) -> Iterator[Rule]:

@@ -60,7 +60,6 @@ def surroundings(tmp_path: Path) -> Iterator[Job]:
             state / "calib/victim",
             name="victim",
             runtime="onnxruntime",
-            scratch=state / "staging/1",
             private=(state,),
         )
     serving.kill()

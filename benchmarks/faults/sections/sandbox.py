@@ -67,9 +67,9 @@ def _speed(folder: Path, checkpoint: Path, images: Path, times: int) -> Row:
     digests = set()
     for index in range(times):
         for sandbox in (OFF, REQUIRE) if index % 2 else (REQUIRE, OFF):
-            place = folder / f"{sandbox}-{index}"
-            job = Job(checkpoint, place / "artifact", images, place / "cache", input=_input(), runtime="onnxruntime")
-            job = Job(**{**vars(job), "sandbox": sandbox, "scratch": _made(place), "threads": 1})
+            place = _made(folder / f"{sandbox}-{index}")
+            options = {"input": _input(), "runtime": "onnxruntime", "threads": 1, "sandbox": sandbox}
+            job = Job(checkpoint, place / "artifact", images, place / "cache", **options)
             start = time.monotonic()
             outcome = asyncio.run(WorkerProcess(job, WorkerLimits(nice=0), _ignore).run())
             seconds[sandbox].append(time.monotonic() - start)

@@ -161,3 +161,12 @@ def test_inspect_reads_the_signature_in_its_sandbox(tmp_path):
         subprocess.run([EDGED, *command.split()], cwd=tmp_path, capture_output=True, check=True)
     done = subprocess.run([EDGED, "inspect", "signed.pt"], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, "version 3 of m, by " in done.stdout) == (0, True)
+
+
+@pytest.mark.parametrize("path", [".", "/"])
+def test_a_path_without_a_name_is_no_traceback(path, tmp_path):
+    for command in (["inspect", path], ["verify", path, "--key", "key.pub"], ["keygen", path]):
+        done = subprocess.run([EDGED, *command], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode in (2, 3, 4), (command, done.stderr)
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+        assert "unexpected" not in done.stderr

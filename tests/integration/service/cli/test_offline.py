@@ -52,6 +52,19 @@ def test_quantize_then_evaluate(task: Task, tmp_path: Path) -> None:
     assert abs(scores[task.first]["top1"] - scores[out]["top1"]) < 5
 
 
+def test_folders_that_the_user_names_are_made(task: Task, tmp_path: Path) -> None:
+    """Those of the cache, too: a fresh machine has no ~/.cache."""
+    out, cache = tmp_path / "some" / "new" / "out", tmp_path / "home" / ".cache"
+    done = edged(cache, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, "--json")
+    assert done.returncode == 0, done.stderr
+    assert (out / "manifest.json").exists()
+    for number, command in enumerate(
+        (["evaluate", task.first, "--data", task.test, *SIZE], ["calib", task.calibration])
+    ):
+        done = edged(tmp_path, *command, "--cache", tmp_path / f"cache-{number}" / "a" / "b" / "c")
+        assert done.returncode == 0, done.stderr
+
+
 def codes(cache: Path, checkpoint: Path, images: Path, out: Path, *options: str) -> dict[str, QuantizedWeight]:
     """The codes by parameter name, in the order of the network, of a checkpoint that was quantized with options."""
     done = edged(cache, "quantize", checkpoint, "--calib", images, "--out", out, *options, "--json")

@@ -25,7 +25,7 @@ from service.worker.sandbox import enter
 
 version, root = int(sys.argv[1]), Path(sys.argv[2])
 options = json.loads(sys.argv[3])
-job = Job(root / "claimed", root / "work/artifact", root / "images", root / "cache", scratch=root / "work", **options)
+job = Job(root / "claimed", root / "work/artifact", root / "images", root / "cache", **options)
 parts = enter(job, version)
 (root / "work/a").mkdir()
 (root / "work/a/file").write_text("x")
