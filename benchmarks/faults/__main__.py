@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.faults.section import load, names, with_section
+from benchmarks.checkout import commit
+from benchmarks.faults.section import load, measured, names, with_section
 from benchmarks.options import parser_of, some_of
 
 
@@ -26,14 +27,15 @@ def main() -> None:
     faults: list[str] = []
     for name in options.only:
         print(f"{name} ...", flush=True)
-        section, start = load(name), time.time()
+        section, when, state = load(name), time.strftime("%Y-%m-%d", time.gmtime()), commit()
         rows = section.measure(options)
         faults += [f"{name}: {fault}" for row in rows for fault in row.get("faults", ())]
         for row in rows:
             print("   ", json.dumps(row), flush=True)
-        results = {"rows": rows, "when": time.strftime("%Y-%m-%d", time.gmtime(start))}
+        results = {"rows": rows, "when": when, "commit": state, "times": options.times}
         (options.results / f"{name}.json").write_text(json.dumps(results, indent=1))
-        options.page.write_text(with_section(options.page.read_text(), section.TITLE, section.page(rows)))
+        text = f"{measured(name, options.times, when, state)}\n\n{section.page(rows)}"
+        options.page.write_text(with_section(options.page.read_text(), section.TITLE, text))
     print(f"results in {options.results}, page in {options.page}")
     if faults:
         sys.exit("\n".join(["faults:", *faults]))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import textwrap
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 Row = dict[str, Any]
 SECTIONS = Path(__file__).with_name("sections")
 _HEADING = "## "
+_WIDTH = 120  # characters of a line of text
 
 
 class Section(Protocol):
@@ -39,8 +41,21 @@ def load(name: str) -> Section:
     return cast(Section, importlib.import_module(f"benchmarks.faults.sections.{name}"))
 
 
+def measured(name: str, times: int | None, when: str, commit: str) -> str:
+    """Return the line that a section begins with: how, when and of which state of the code it was measured.
+
+    Args:
+        name: Name of the section.
+        times: Option --times; None if it was not given.
+        when: Date.
+        commit: Short name of the commit; "" if it is not known.
+    """
+    option = "" if times is None else f" --times {times}"
+    return f"`python -m benchmarks.faults --only {name}{option}`, {when}{commit and f' at {commit}'}."
+
+
 def with_section(document: str, title: str, text: str) -> str:
-    """Return a document in which a section is replaced or added; sections are sorted by title.
+    """Return a document in which a section is replaced or added, with its paragraphs wrapped; sorted by title.
 
     Args:
         document: Introduction and sections.
@@ -48,6 +63,12 @@ def with_section(document: str, title: str, text: str) -> str:
         text: What is below the heading.
     """
     introduction, *sections = f"\n{document}".split(f"\n{_HEADING}")
-    texts = dict(section.split("\n", 1) for section in sections) | {title: f"\n{text}\n"}
+    texts = dict(section.split("\n", 1) for section in sections) | {title: f"\n{_wrapped(text)}\n"}
     parts = [f"{_HEADING}{title}\n\n{text.strip()}" for title, text in sorted(texts.items())]
     return "\n\n".join([introduction.strip(), *parts]) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    """Return a text with lines of at most 120 characters, except those of tables."""
+    wrapper = textwrap.TextWrapper(_WIDTH, break_on_hyphens=False, break_long_words=False)
+    return "\n\n".join(part if part.startswith("|") else wrapper.fill(part) for part in text.split("\n\n"))

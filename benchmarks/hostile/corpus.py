@@ -43,11 +43,11 @@ def corpus(canary: str, seed: int = 0, drawn: int = MUTATIONS) -> Iterator[Hosti
     evil = PROTO + call("posix.system", command) + b"."
     yield from _pickles(command, seed)
     families = {
-        "zip that lies": containers.zips(evil),
-        "legacy file that lies": containers.legacy_lies(evil),
+        "malicious zip": containers.zips(evil),
+        "inconsistent legacy file": containers.legacy_lies(evil),
         "tar archive": containers.tars(evil),
         "bare pickle": containers.bare_pickles(evil),
-        "safetensors that lies": containers.safetensors_lies(),
+        "safetensors with a false header": containers.safetensors_lies(),
     }
     for kind, files in families.items():
         yield from (Hostile(kind, name, content) for name, content in files)

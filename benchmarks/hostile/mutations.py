@@ -1,4 +1,4 @@
-"""Valid checkpoints with random damage, and with their checksums mended, so that the damage gets past those."""
+"""Valid checkpoints with random damage, and with their checksums recomputed, so that the damage gets past those."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def mutations(count: int, seed: int = 0) -> Iterator[tuple[str, str, bytes]]:
     for number in range(count):
         for form, data in files.items():
             yield f"damaged {form}", f"drawn {number}", damaged(data, draw, reaches[form])
-        yield "damaged pickle, checksum mended", f"drawn {number}", _mended(files["zip"], draw)
+        yield "damaged pickle, checksum recomputed", f"drawn {number}", _mended(files["zip"], draw)
 
 
 def _mended(data: bytes, draw: random.Random) -> bytes:

@@ -14,16 +14,16 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.checkout import commit
 from benchmarks.options import parser_of, some_of
 from benchmarks.serving.effort import PEERS, QUICK, Effort
 from benchmarks.serving.page import document
-from benchmarks.serving.peers.server import ROOT, set_up
+from benchmarks.serving.peers.server import set_up
 from benchmarks.serving.sections import SECTIONS
 
 
@@ -61,16 +61,6 @@ def main() -> None:
             print("   ", row.get("missing") or json.dumps(row), flush=True)
     options.page.write_text(document(results))
     print(f"results in {options.results}, page in {options.page}")
-
-
-def commit() -> str:
-    """Return the short name of the checked out commit; "" outside a repository."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip()
 
 
 def _options() -> argparse.Namespace:

@@ -197,8 +197,9 @@ def page(rows: list[Row]) -> str:
     text = (
         "Each attack lasts for some seconds on one daemon with two models, gRPC and default limits. Other clients ask"
         f" each model {_RATE} times a second; requests that an attacker repeats ask the first one. Memory is the most"
-        " resident memory of the supervisor, with the shared memory of bodies; the limit is 128 MiB, and 15 MiB more"
-        " because of gRPC. Faults are failed requests of other clients, descriptors that stay open, a traceback in the"
-        " log, or more than one line of a kind there."
+        " resident memory of the supervisor, with the shared memory of bodies. At most 128 MiB are allowed, and 15 MiB"
+        " more because gRPC is on. Faults are more memory than that, failed requests of other clients, descriptors"
+        " that stay open, a traceback in the log, or more than one line of a kind there. The latencies of other"
+        " clients are printed, but are not judged."
     )
     return f"{text}\n\n{table(('attack', 'supervisor, MiB', 'descriptors lost', 'faults'), lines)}"

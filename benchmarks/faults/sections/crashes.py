@@ -107,8 +107,9 @@ def page(rows: list[Row]) -> str:
     text = (
         "The real daemon is traced by strace, which ends a process right before a call that changes the disk, or makes"
         " the call return an error (EIO, ENOSPC, EDQUOT and EROFS in turn). The places are all calls of a run without"
-        " faults, except those between which nothing changes on the disk; as many are tried as the table"
-        " says, evenly spread. After a kill the daemon is started again, after an error it is left alone. Then it must"
+        f" faults, except those between which nothing changes on the disk. Of {total['known']} places"
+        f" {total['reached']} were tried, evenly spread; without --times all are. After a kill the daemon is started"
+        " again, after an error it is left alone. Then it must"
         " serve, with the answers of the model that the journal says is live; each dropped file must have ended as it"
         " would have without the fault, once; all generations must match their digests, and the journal must know them;"
         " and neither half-written files nor processes may be left."

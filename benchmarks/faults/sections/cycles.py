@@ -37,8 +37,8 @@ def page(rows: list[Row]) -> str:
         " the drop folder on, the others back to the previous generation. Counted is what the supervisor and its fork"
         f" server hold at rest, after {edged['few']} swaps and after all. A leak is more than {SLACK} more of what is"
         f" counted, or {MEMORY_SLACK:.0%} more memory (the log lines that the supervisor keeps). The second daemon was"
-        " altered to leak one of each, and 1 MiB, with each swap (`benchmarks/serving/altered`): after"
-        f" {control['cycles']} swaps the same check finds all of them."
+        " altered to leak one of each, and 1 MiB, with each swap (`benchmarks/serving/altered`): counted after"
+        f" {control['few']} and after {control['cycles']} swaps, the same check finds all of these leaks."
     )
     header = ("daemon", "swaps", "descriptors", "segments", "threads", "processes", "MiB", "leaks found")
     lines = [

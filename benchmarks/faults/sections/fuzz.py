@@ -36,8 +36,9 @@ def page(rows: list[Row]) -> str:
         f"{sums[0]} inputs, made by [hypothesis](https://hypothesis.readthedocs.io) from valid ones"
         " (`benchmarks/fuzz/`): bytes are changed, removed and repeated; values of documents become other types,"
         " numbers of 400 digits, NaN, unpaired surrogates and deep nesting; YAML gets tags, aliases and merges."
-        " Digests and checksums are mended, so that the damage gets past them. A refusal is an error of the class that"
-        f" the code promises, in short printable lines; a crash is anything else, or more than {MAX_BYTES >> 20} MiB or"
+        " Digests and checksums are recomputed, so that the damage gets past them. A refusal is an error of the class"
+        " that the code promises, in short printable lines; a crash is anything else, or more than"
+        f" {MAX_BYTES >> 20} MiB or"
         f" {MAX_SECONDS:g} s of processor time for one input. What was not refused is damage that hit nothing, or that"
         " only leaves something out, such as a part of a report."
     )

@@ -42,10 +42,11 @@ def page(rows: list[Row]) -> str:
     answered = statuses.get("200", 0)
     unavailable = sum(count for status, count in statuses.items() if status not in ("200", "no connection"))
     text = (
-        f"{sum(kills.values())} times SIGKILL to a process that was drawn, up to 0.4 s after the last one, while a"
-        f" client asks for one image over and over and {row['files']} files are dropped, one after another. The daemon"
-        " is started again at once if it was the supervisor. After each file it has to serve, with the right answers,"
-        " and everything that must hold after a kill at an operation on the disk was checked. Of the client's requests,"
+        f"{sum(kills.values())} times, a process of the daemon that was chosen at random was killed by SIGKILL, with a"
+        " random pause of at most 0.4 s before each kill. Meanwhile a client sent one image over and over, and"
+        f" {row['files']} files were dropped, one after another. A supervisor that was killed was started again at"
+        " once. After each file the daemon had to serve with the right answers, and everything that must hold after a"
+        " kill at an operation on the disk was checked. Of the client's requests,"
         f" {answered} were answered, all with the right numbers; {unavailable} got 503 or another status that says that"
         f" they should be tried again, and {statuses.get('no connection', 0)} met no supervisor. The longest time"
         f" between two answers was {row['longest_s']} s, in which several processes were killed."
