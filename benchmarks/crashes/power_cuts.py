@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -63,7 +64,7 @@ def _hexadecimal(text: str) -> str:
 
 
 def disks(recording: Recording, bases: Bases) -> Iterator[tuple[str, Disk]]:
-    """Yield the disk after each call that changed it, with the call; the last one as the update has left it."""
+    """Yield each call that changed the disk, and the disk after it: always the same object."""
     disk = Disk(recording.before)
     disk.add(recording.before / "drop" / _MODEL / SECOND, bases.task.second)
     for operation in recording.calls:
@@ -122,6 +123,18 @@ def started_after_cut(bases: Bases, folder: Path, state: Path) -> list[str]:
     return broken
 
 
+def differences(disk: Disk, recording: Recording, folder: Path) -> list[str]:
+    """Return how a disk, replayed to the end, differs from what the update has left: the replay would be wrong."""
+    state = folder / "state"
+    disk.write(state, None)
+    command = ["diff", "-r", "--no-dereference", "--exclude=*-shm", recording.after, state]
+    seen = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    shutil.rmtree(state)
+    if seen.returncode == 0:
+        return []
+    return [f"replayed to the end, the disk is not the real one: {(seen.stdout + seen.stderr)[:500]!a}"]
+
+
 def try_cuts(bases: Bases, folder: Path, starts: int) -> Iterator[Cuts]:
     """Cut the power after each write of an update, and check what is on the disk.
 
@@ -131,9 +144,11 @@ def try_cuts(bases: Bases, folder: Path, starts: int) -> Iterator[Cuts]:
         starts: On how many of these disks the daemon is started, evenly spread, for each kind of cut.
     """
     recording = record(bases, folder)
-    count = sum(1 for _ in disks(recording, bases))
+    replayed = [disk for _, disk in disks(recording, bases)]
+    count = len(replayed)
     begun = {(index * 2 + 1) * count // (2 * starts) for index in range(starts)}
     found = {kept: Cuts(kept) for kept in Kept}
+    found[Kept.NOTHING].broken += differences(replayed[-1], recording, folder)
     for index, (call, disk) in enumerate(disks(recording, bases)):
         for kept, cuts in found.items():
             if index not in begun and kept is Kept.NOTHING and call not in SYNCS:

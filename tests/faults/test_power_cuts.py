@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.crashes.power import TRACED, Disk, Kept
-from benchmarks.crashes.power_cuts import try_cuts
+from benchmarks.crashes.power_cuts import Recording, differences, try_cuts
 from benchmarks.crashes.scenario import Bases
 from tests.support.syscall_faults import command_prefix, missing, operations
 from tests.support.tasks import Task
@@ -77,6 +77,18 @@ def test_atomic_writes_leave_the_old_or_the_new(tmp_path: Path) -> None:
 def test_a_write_that_is_not_synced_may_leave_an_empty_file(tmp_path: Path) -> None:
     """The control."""
     assert (b"", None, "nothing") in left(tmp_path / "folder", CARELESS)
+
+
+def test_a_replay_that_does_not_end_as_the_update_did_is_told(tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    for folder in (before, after):
+        folder.mkdir()
+        (folder / "file").write_bytes(b"old")
+    recording = Recording(before, after, [])
+    assert differences(Disk(before), recording, tmp_path) == []
+    (after / "file").write_bytes(b"new")
+    (told,) = differences(Disk(before), recording, tmp_path)
+    assert "the disk is not the real one" in told
 
 
 def test_a_claimed_file_is_whole_in_one_of_two_places_and_in_the_end_only_in_one(tmp_path: Path) -> None:

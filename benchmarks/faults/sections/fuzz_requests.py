@@ -43,7 +43,9 @@ def measure(options: argparse.Namespace) -> list[Row]:
                 _sent(edged, "HTTP: lines, fields, paths, lengths", http_requests(), count),
                 _sent(edged, "bodies of the Open Inference Protocol", inference_requests(), count),
             ]
-            rows[-1]["faults"] += _aftermath(edged, (folder / "log").read_text())
+            aftermath = _aftermath(edged, (folder / "log").read_text())
+            rows[-1]["faults"] += aftermath
+            rows[-1]["crashes"] += len(aftermath)
     rows.append(_read("frames of a child", frame_streams(), _decode, count))
     rows.append(_read("messages over gRPC", grpc_messages(), _translate, count))
     return rows

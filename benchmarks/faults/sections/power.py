@@ -45,10 +45,10 @@ def page(rows: list[Row]) -> str:
         "All calls of the supervisor and its worker that change the state folder during one update are recorded, from"
         " the dropped file to the end, with their data. They are replayed up to each of them on a model of a disk that"
         " forgets what was not synced: POSIX promises data once its file was synced, and a name once its folder was."
-        " Replayed to the end with everything, the folder is the real one, byte for byte. On each disk `current` must"
-        " lead to a generation that matches its digests, the journal must be whole and agree with it, and the dropped"
-        " file must be in the drop folder or claimed, or its generation whole. On some, evenly spread, the daemon was"
-        " started, and had to finish the update as after a kill. No real disk lost power."
+        " Replayed to the end with everything, the folder must be the real one, byte for byte. On each disk `current`"
+        " must lead to a generation that matches its digests, the journal must be whole and agree with it, and the"
+        " dropped file must be in the drop folder or claimed, or its generation whole. On some, evenly spread, the"
+        " daemon was started, and had to finish the update as after a kill. No real disk lost power."
     )
     lines = [(_LEFT[Kept[row["kept"]]], row["disks"], row["starts"], len(row["faults"])) for row in rows]
     header = ("left of what was not synced", "disks", "with a start of the daemon", "anything lost or damaged")
