@@ -106,8 +106,9 @@ def page(rows: list[Row]) -> str:
         " and the update was REJECTED."
     )
     cost = (
-        f"Workers that quantize a ResNet-20 took {speed['ratio']:.2f} times as long in the sandbox as without it"
-        f" (median of {speed['times']} pairs; {speed[REQUIRE]} and {speed[OFF]} s), and wrote the same codes."
+        f"Workers that quantize a ResNet-20 took {speed['ratio']:.2f} times as long in the sandbox as without it: the"
+        f" median of the ratios of {speed['times']} pairs. The medians of the times were {speed[REQUIRE]} s in the"
+        f" sandbox and {speed[OFF]} s without it. All wrote the same codes."
     )
     lines = [(row["attempt"], *("yes" if row[run] else "no" for run in runs)) for row in tried]
     lines.append(("**all**", *worked.values()))
