@@ -412,15 +412,8 @@ class ClaimQueue:
 
 def _look_at(path: Path) -> _Look | None:
     """Return what a file of the drop folder is; None if it is gone."""
-    try:
-        file = Fingerprint.of(path.lstat())
-        try:
-            checksum = Fingerprint.of(sidecar_of(path).lstat())
-        except FileNotFoundError:
-            checksum = None
-    except OSError:
-        return None
-    return _Look(file, checksum, fingerprint_of(signature_of(path)))
+    file = fingerprint_of(path)
+    return None if file is None else _Look(file, fingerprint_of(sidecar_of(path)), fingerprint_of(signature_of(path)))
 
 
 def _note_taken(run: Path, file: Path, fingerprint: Fingerprint, sha256: str) -> None:

@@ -8,13 +8,13 @@ A file whose update has ended is removed by service.updates.files instead.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 
+from edged.artifacts.digest import sha256_file
 from edged.atomic import as_state_error, fsync_directory, fsync_file, temporary_sibling, write_atomic
 from edged.errors import StateError
 from edged.signing.verification import signature_of
@@ -63,12 +63,12 @@ def _give_back(folder: Path, drop: Path, models: Collection[str]) -> Path | None
         why = "where it came from is not known" if origin is None else f"model {origin.model!r:.80} is not configured"
         log.error("%s belongs to no update, and %s; drop its `file` again, or let `edged gc` remove it", folder, why)
         return None
-    if _digest(folder / CLAIMED_NAME) != digest:
+    if sha256_file(folder / CLAIMED_NAME) != digest:
         log.error("%s belongs to no update and is damaged; drop %s again", folder, printable(origin.name))
         return None
     target = drop / origin.model / origin.name
     if os.path.lexists(target):
-        if target.is_file() and not target.is_symlink() and _digest(target) == digest:
+        if target.is_file() and not target.is_symlink() and sha256_file(target) == digest:
             log.info("%s was being claimed when the daemon was killed; it is in the drop folder still", target)
             _remove(folder)
             return target
@@ -98,14 +98,6 @@ def _move(file: Path, target: Path) -> None:
                 temporary.unlink()
             raise
         fsync_directory(target.parent)
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        digest = hashlib.sha256()
-        while chunk := content.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _remove(folder: Path) -> None:

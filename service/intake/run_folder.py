@@ -10,15 +10,16 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from edged.atomic import write_atomic
 from edged.json_document import parse_document
+from edged.signing.verification import SUFFIX as SIGNATURE_SUFFIX
 from service.intake.content import named
-from service.intake.drop_folder import SIDECAR_SUFFIX, is_ignored
+from service.intake.drop_folder import SIDECAR_SUFFIX, fingerprint_of, is_ignored
 from service.intake.stability import Fingerprint
 from service.units import printable
 
@@ -46,6 +47,7 @@ class Run:
         sidecars: Names of the checksum files anywhere in it.
         complete: Whether `files` has all of them; folders of very many files are not searched.
         taken: The note of the file that was taken before; None if there is none.
+        signatures: Fingerprints of the signature files in it by relative path.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Run:
     sidecars: frozenset[str] = frozenset()
     complete: bool = True
     taken: Mapping[str, Any] | None = None
+    signatures: Mapping[str, Fingerprint | None] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -85,6 +88,7 @@ def scan_run(model: str, path: Path) -> Run:
     """
     files: dict[str, Fingerprint] = {}
     sidecars: set[str] = set()
+    signatures: dict[str, Fingerprint | None] = {}
     folders, complete = [(path, 0)], True
     while folders and complete:
         folder, depth = folders.pop()
@@ -92,6 +96,7 @@ def scan_run(model: str, path: Path) -> Run:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:  # gone again, or not ours to read
             continue
+        signatures |= _signatures(path, entries)
         for entry in entries:
             if entry.name.endswith(SIDECAR_SUFFIX):
                 sidecars.add(entry.name)
@@ -107,7 +112,12 @@ def scan_run(model: str, path: Path) -> Run:
             elif stat.S_ISREG(status.st_mode):
                 files[Path(entry.path).relative_to(path).as_posix()] = Fingerprint.of(status)
         complete = len(files) <= _MAX_FILES
-    return Run(model, path, files, frozenset(sidecars), complete, _read_note(path))
+    return Run(model, path, files, frozenset(sidecars), complete, _read_note(path), signatures)
+
+
+def _signatures(run: Path, entries: Sequence[os.DirEntry[str]]) -> dict[str, Fingerprint | None]:
+    paths = [Path(entry.path) for entry in entries if entry.name.endswith(SIGNATURE_SUFFIX)]
+    return {path.relative_to(run).as_posix(): fingerprint_of(path) for path in paths}
 
 
 def choose(run: Run) -> Choice:

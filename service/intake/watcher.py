@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from edged.signing.verification import signature_of
 from service.intake.content import Inspection, inspect, inspect_signed
-from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, fingerprint_of, sidecar_of
+from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, sidecar_of
 from service.intake.inotify import Watches, is_network_folder
 from service.intake.run_folder import Run, choose, scan_run
 from service.intake.stability import Fingerprint, StabilityTracker
@@ -380,7 +380,8 @@ class Watcher:
             self._left[run.path] = Unclaimed(run.path, "folder", choice.reason)
             return None
         path = run.path / choice.name
-        has_checksum, signature = sidecar_of(path).name in run.sidecars, fingerprint_of(signature_of(path))
+        has_checksum = sidecar_of(path).name in run.sidecars
+        signature = run.signatures.get(signature_of(Path(choice.name)).as_posix())
         candidate = Candidate(run.model, path, run.files[choice.name], has_checksum, signature)
         return candidate if self._is_new(candidate) else None
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from edged.atomic import as_state_error, write_atomic
 from edged.errors import StateError
-from service.journal.rows import COLUMNS, hold_of, update_of
+from edged.json_document import MALFORMED
+from service.journal.rows import COLUMNS, hold_of, json_of, update_of
 from service.journal.states import ENDS, State
 from service.journal.update import Hold, Update, UpdateSignature
 
@@ -85,13 +86,13 @@ def decode(content: bytes) -> ModelCopy:
             raise DamagedCopyError(f"it has format {said.get('format')!r:.20}, not {_FORMAT}")
         data = json.loads(body)
         return _read(data)
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+    except MALFORMED as error:
         raise DamagedCopyError(f"it cannot be read: {error!r:.100}") from error
 
 
 def _plain(value: object) -> object:
     if isinstance(value, UpdateSignature):
-        return json.dumps(vars(value))
+        return json_of(value)
     return value.value if isinstance(value, State) else value
 
 
@@ -174,9 +175,9 @@ def _content(path: Path) -> bytes:
 
 
 def _make_room(path: Path, *, is_folder: bool) -> None:
-    """Move aside what is in the place of a folder, or of a file, and is something else."""
+    """Quarantine what is in the place of a folder, or of a file, and is something else."""
     if os.path.lexists(path) and not (path.is_dir() if is_folder else path.is_file() and not path.is_symlink()):
-        log.error("%s is no %s; it is moved aside", path, "folder" if is_folder else "file")
+        log.error("%s is no %s; it is quarantined", path, "folder" if is_folder else "file")
         _quarantine(path)
 
 
@@ -187,4 +188,4 @@ def _quarantine(path: Path) -> None:
             return  # the first one found stays
         path.replace(aside)
     except OSError as error:
-        raise StateError(f"cannot move {path} aside: {error.strerror}; remove it") from error
+        raise StateError(f"cannot quarantine {path}: {error.strerror}; remove it") from error

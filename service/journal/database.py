@@ -129,12 +129,8 @@ class Database:
         """
         if self.suspect is not None:
             return self.suspect
-        try:
-            status = self.path.lstat()
-        except FileNotFoundError:
-            return "it was removed"
-        if (status.st_dev, status.st_ino) != self._identity:
-            return "another file is in its place"
+        if (replaced := self._replaced()) is not None:
+            return replaced
         begins = os.pread(self._descriptor, len(_MAGIC), 0)
         return None if begins == _MAGIC else "it was overwritten: it does not begin as a database does"
 
@@ -150,7 +146,7 @@ class Database:
             StateError: The folder cannot be written; the open file stays in use.
         """
         with self._lock, self._as_state_error():
-            rescued = self._rescue() if self._was_replaced() else None
+            rescued = self._rescue() if self._replaced() is not None else None
             self.suspect = reason
             aside = _quarantine(self.path)
             self._close()  # afterwards: it removes the log that it finds next to the file
@@ -160,12 +156,13 @@ class Database:
             self._open(expected=False)
             self.damage, self.suspect = Damage(reason, aside), None
 
-    def _was_replaced(self) -> bool:
+    def _replaced(self) -> str | None:
+        """Return what became of the name of the open file; None if the file still has it."""
         try:
             status = self.path.lstat()
         except FileNotFoundError:
-            return True
-        return (status.st_dev, status.st_ino) != self._identity
+            return "it was removed"
+        return None if (status.st_dev, status.st_ino) == self._identity else "another file is in its place"
 
     def _rescue(self) -> Path | None:
         """Write a copy of the open file, which has no name any more; None if it cannot be read."""
@@ -174,9 +171,11 @@ class Database:
             with contextlib.closing(sqlite3.connect(target)) as copy:
                 self._connection.backup(copy)
             fsync_file(target)
-        except sqlite3.Error as error:
-            log.warning("the journal that is open cannot be copied: %s", error)
+        except (sqlite3.Error, OSError) as error:
             target.unlink(missing_ok=True)
+            if isinstance(error, OSError) or "disk is full" in str(error):
+                raise  # the open file stays in use, and is copied later
+            log.warning("the journal that is open cannot be copied: %s", error)
             return None
         return target
 

@@ -5,8 +5,8 @@
     memory              updates that have not ended, where the daemon was running
 
 Nothing is taken from the journal. Where two sources disagree about an update, one that has ended counts more than one
-that has not, and the later change of two. A model is held if any source says
-so, and its highest signed version is that of any source.
+that has not, and the later change of two. A model is held if any source says so, and its highest signed version is that
+of any source.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from service.journal.copies import ModelCopy
 from service.journal.database import Damage, Database
-from service.journal.rows import COLUMNS, hold_of, update_of
+from service.journal.rows import COLUMNS, hold_of, json_of, update_of
 from service.journal.salvage import Salvage
 from service.journal.states import is_end
 from service.journal.update import Hold, Update
@@ -120,10 +120,9 @@ def _put(
         if not went_on and not _is_ahead(update, mine):
             return False
     values = {name: getattr(update, name) for name in COLUMNS.split(", ")} | {"state": update.state.value}
-    values |= {"stages": json.dumps(update.stages), "report": json.dumps(update.report.to_dict())}
-    values |= {"signature": None if update.signature is None else json.dumps(vars(update.signature))}
-    if mine is not None:  # what the copies do not have
-        values |= {"stages": json.dumps(mine.stages), "report": json.dumps(mine.report.to_dict())}
+    figures = mine or update  # the copies do not have them
+    values |= {"stages": json_of(figures.stages), "report": json_of(figures.report)}
+    values |= {"signature": json_of(update.signature)}
     marks = ", ".join(f":{name}" for name in values)
     db.execute(f"INSERT OR REPLACE INTO updates ({', '.join(values)}) VALUES ({marks})", values)  # noqa: S608
     restored = (update.updated_at, update.state.value, json.dumps({"restored": "from a copy"}))

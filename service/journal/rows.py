@@ -7,11 +7,11 @@ names a file or a folder is checked, so that no damage leads out of the state fo
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edged.json_document import parse_document
 from service.journal.states import State
 from service.journal.update import Event, Hold, Update, UpdateReport, UpdateSignature
 from service.units import printable
@@ -67,6 +67,15 @@ def event_of(row: Sequence[object]) -> Event:
     return Event(time_of(at), State.read(_text(state)), _object(detail))
 
 
+def json_of(value: UpdateReport | UpdateSignature | Mapping[str, float] | None) -> str | None:
+    """Return the value of one of the columns that hold JSON."""
+    if value is None:
+        return None
+    if isinstance(value, UpdateSignature):
+        return json.dumps(vars(value))
+    return json.dumps(value.to_dict() if isinstance(value, UpdateReport) else value)
+
+
 def _report(data: Mapping[str, Any]) -> UpdateReport:
     misplaced = {key for key in _PARTS if key in data and not isinstance(data[key], dict)}
     return UpdateReport.from_dict({key: value for key, value in data.items() if key not in misplaced})
@@ -80,19 +89,11 @@ def _signature(data: Mapping[str, Any]) -> UpdateSignature | None:
 
 
 def _object(value: object) -> dict[str, Any]:
-    """Return the JSON object of a text; {} if it holds none. Numbers that JSON cannot spell become None."""
-    if not isinstance(value, str):
-        return {}
+    """Return the JSON object of a text, see `parse_document`; {} if it holds none."""
     try:
-        found = json.loads(value, parse_constant=lambda _: None, parse_float=_finite)
-    except (ValueError, RecursionError):
+        return parse_document(value) if isinstance(value, str) else {}
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _finite(text: str) -> float | None:
-    value = float(text)
-    return value if math.isfinite(value) else None
 
 
 def _is_number(value: object) -> bool:

@@ -103,7 +103,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
 
 
 def _makes_sense(row: tuple[object, ...], update: Update) -> bool:
-    """Return whether a row is one that the daemon has written, as far as can be told."""
+    """Return whether a row is one that the daemon has written, as far as the row shows."""
     values = dict(zip(COLUMNS.split(", "), row, strict=True))
     is_state = values["state"] in State.__members__.values()
     as_written = values["sha256"] == update.sha256 and values["generation"] == update.generation

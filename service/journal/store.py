@@ -19,11 +19,11 @@ from service.journal import states
 from service.journal.copies import Copies, ModelCopy
 from service.journal.database import Database
 from service.journal.merge import merge
-from service.journal.rows import COLUMNS, event_of, hold_of, last_times_of, time_of, update_of
+from service.journal.rows import COLUMNS, event_of, hold_of, json_of, last_times_of, time_of, update_of
 from service.journal.salvage import Salvage, salvage
 from service.journal.schema import MIGRATIONS, SCHEMA, VERSION
 from service.journal.states import State
-from service.journal.update import Event, Hold, Update, UpdateReport, UpdateSignature
+from service.journal.update import Event, Hold, Update
 from service.units import printable
 
 log = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class Journal:
                 raise StateError(f"cannot read the journal {self._db.path}: {error.strerror}") from error
             if problem is not None:
                 self._db.reopen(problem)
+            if self._db.damage is not None:  # of now, or of an earlier time when not all could be restored
                 self._restore([] if self._copies is None else list(self._copies.read()), self._open)
 
     def _restore(self, copies: Sequence[ModelCopy], open_updates: Mapping[int, Update]) -> None:
@@ -323,10 +324,9 @@ class Journal:
 
     def last_time(self) -> float | None:
         """Return the time of the last change of any update, in seconds since 1970; None if there is none."""
-        time_: float | None = self._db.select("SELECT MAX(updated_at) FROM updates WHERE typeof(updated_at) = 'real'")[
-            0
-        ][0]
-        return time_
+        query = "SELECT MAX(updated_at) FROM updates WHERE typeof(updated_at) = 'real'"
+        (last,) = self._db.select(query)[0]
+        return None if last is None else float(last)
 
     def events(self, update_id: int) -> list[Event]:
         """Return the events of an update, the oldest first."""
@@ -351,14 +351,14 @@ class Journal:
         with self._db.transaction():
             rows = self._db.execute(query, ends).fetchall()
             gone = [
-                (identity,)
+                (identity, str(model))
                 for rank, (identity, model, generation, updated_at) in enumerate(rows)
                 if (rank >= most or time_of(updated_at, oldest) < oldest) and (model, generation) not in kept
             ]
             for table, column in (("events", "update_id"), ("updates", "id")):
-                for row in gone:
-                    self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", row)  # noqa: S608 - names from above
-            for model in {str(row[1]) for row in rows} if gone else ():
+                for identity, _ in gone:
+                    self._db.execute(f"DELETE FROM {table} WHERE {column} = ?", (identity,))  # noqa: S608 - from above
+            for model in {model for _, model in gone}:
                 self._write_copy(model)
         return len(gone)
 
@@ -417,7 +417,7 @@ class Journal:
     def _set(self, update_id: int, fields: dict[str, Any]) -> None:
         if unknown := set(fields) - _SETTABLE:
             raise TypeError(f"not a field of an update: {', '.join(sorted(unknown))}")
-        values = {key: _to_json(value) if key in _JSON else value for key, value in fields.items()}
+        values = {key: json_of(value) if key in _JSON else value for key, value in fields.items()}
         values["updated_at"] = self._clock()
         assignments = ", ".join(f"{key} = :{key}" for key in values)
         # The names come from _SETTABLE, the values are bound.
@@ -444,11 +444,3 @@ class Journal:
     def _select(self, where: str, values: Sequence[object]) -> list[Update]:
         # `where` is written in this class; what comes from outside is bound.
         return [update_of(row) for row in self._db.select(f"SELECT {COLUMNS} FROM updates {where}", values)]  # noqa: S608
-
-
-def _to_json(value: UpdateReport | UpdateSignature | dict[str, float] | None) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, UpdateSignature):
-        return json.dumps(vars(value))
-    return json.dumps(value.to_dict() if isinstance(value, UpdateReport) else value)

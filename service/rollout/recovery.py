@@ -110,10 +110,8 @@ class Recovery:
             NothingWholeError: The generation is damaged, and no other one is whole.
         """
         server = self._swapper.servers.get(model)
-        if (
-            server is None or await asyncio.to_thread(self._state_problem) is not None
-        ):  # files that are gone, not damaged
-            return None
+        if server is None or await asyncio.to_thread(self._state_problem) is not None:
+            return None  # where the state folder is gone, its files are not damaged
         async with server.switching:
             current, unfit = self.generations.current(model), self._unfit.setdefault(model, set())
             if current is not None and current != number and current not in unfit:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edged.atomic import write_atomic
+from edged.json_document import MALFORMED
 from service.storage.paths import ORIGIN_NAME
 
-_MAX_BYTES = 1 << 16
+_MAX_BYTES = 1 << 18  # with a signature of its largest size, escaped
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def read_origin(folder: Path) -> Origin | None:
         with (folder / ORIGIN_NAME).open("rb") as file:
             data = json.loads(file.read(_MAX_BYTES))
         model, name, signature = data["model"], data["name"], data.get("signature")
-    except (OSError, ValueError, RecursionError, TypeError, KeyError, AttributeError):
+    except (OSError, *MALFORMED):
         return None
     if not isinstance(model, str) or not isinstance(name, str) or Path(name).name != name:
         return None

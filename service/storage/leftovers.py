@@ -1,4 +1,4 @@
-"""What a crash leaves behind: files and folders that were being written, and are finished by nobody."""
+"""What a crash leaves behind: files and folders that were being written."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def sweep(paths: Paths) -> None:
 
 
 def sweep_temporaries(folder: Path, name: str | None = None) -> None:
-    """Remove temporary files and folders that nobody is writing any more.
+    """Remove temporary files and folders that are not being written any more.
 
     Args:
         folder: Folder to look in.
