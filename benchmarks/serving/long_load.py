@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from benchmarks.serving.daemon import MODEL, PREPARES, SIDE, Edged, swappable
 from benchmarks.serving.effort import Effort, Rows
 from benchmarks.serving.overhead import without_grpc
 from benchmarks.serving.perf_analyzer import AT_ONCE, PerfAnalyzer, Report, without_perf_analyzer
-from benchmarks.serving.processes import free_port, own_bytes
+from benchmarks.serving.processes import free_port, own_bytes, repeating
 
 SHARE = 0.8  # of the highest rate
 GRPC_SHARE = 0.1  # of the minutes
@@ -125,21 +124,8 @@ def middle_of(samples: Sequence[int], start: float, end: float) -> int:
 def memory_samples(pid: int, period_s: float = _SAMPLE_S) -> Iterator[list[int]]:
     """Append the memory of a process tree without pages of files to the yielded list again and again."""
     samples: list[int] = []
-    over = threading.Event()
-
-    def sample() -> None:
-        while True:
-            samples.append(own_bytes(pid))
-            if over.wait(period_s):
-                return
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
+    with repeating(lambda: samples.append(own_bytes(pid)), period_s):
         yield samples
-    finally:
-        over.set()
-        thread.join()
 
 
 def _metrics(edged: Edged) -> str:

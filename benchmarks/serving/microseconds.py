@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from benchmarks.serving.closed_load import HttpClient
 from benchmarks.serving.daemon import MODEL, PREPARES, Edged
 from benchmarks.serving.payloads import SIDE, payloads
 from benchmarks.serving.peers.server import Peer
+from benchmarks.serving.processes import repeating
 
 REQUESTS = 3000
 _SPIED_S = 8
@@ -104,20 +104,9 @@ def _spent_us(pid: int, client: HttpClient) -> float:
 
 def _spied(spy: str, pid: int, client: HttpClient, file: Path) -> list[tuple[list[str], int]]:
     """Return samples of the main thread of a process while it answers."""
-    over = threading.Event()
-
-    def ask() -> None:
-        while not over.is_set():
-            client.send(100)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    try:
-        options = ["-r", str(_RATE), "-d", str(_SPIED_S), "-f", "raw", "-o", str(file), "-p", str(pid)]
+    options = ["-r", str(_RATE), "-d", str(_SPIED_S), "-f", "raw", "-o", str(file), "-p", str(pid)]
+    with repeating(lambda: client.send(100)):
         subprocess.run([spy, "record", *options], check=True, capture_output=True)
-    finally:
-        over.set()
-        asking.join()
     samples = []
     for line in file.read_text().splitlines():
         stack, _, count = line.rpartition(" ")

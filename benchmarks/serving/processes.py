@@ -1,4 +1,4 @@
-"""Process trees of servers: memory, termination and waiting. Used by benchmarks.serving."""
+"""Process trees of servers: memory, termination, waiting and repeating. Used by benchmarks.serving."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -32,6 +33,31 @@ def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -
             return result
         time.sleep(0.02)
     raise TimeoutError(f"{what} did not happen within {timeout_s:g} s")
+
+
+@contextlib.contextmanager
+def repeating(act: Callable[[], object], pause_s: float = 0.0) -> Iterator[None]:
+    """Call a function again and again in another thread during the block, at least once.
+
+    Args:
+        act: Function to call.
+        pause_s: Pause between two calls, in seconds.
+    """
+    over = threading.Event()
+
+    def repeat() -> None:
+        while True:
+            act()
+            if over.wait(pause_s):
+                return
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def tree_bytes(pid: int) -> int:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import re
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from benchmarks.faults.section import Row
 from benchmarks.markdown import table
 from benchmarks.serving.daemon import MODEL, NETWORK, PREPARES, Edged, checkpoint, image_call
 from benchmarks.serving.load import Answer, Call, Connection, Load, latency
+from benchmarks.serving.processes import repeating
 
 TITLE = "Clients"
 MOST_MIB = 128 + 15  # gRPC takes 15 by itself
@@ -30,6 +30,7 @@ BODY_BYTES = 60_000_000
 _SECONDS, _QUIET_S = 5.0, 3.0  # under attack, and before
 _RATE, _CONNECTIONS = 20, 4  # of the requests of others to each model
 _SETTLES_S = 30.0
+_SAMPLE_S = 0.05  # between two looks at the memory
 _HEAD = HALF_A_HEAD % MODEL.encode()
 _INPUT = b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 128, 128], "data": ['
 _JSON_BYTES = 15 * MIB  # of those that are read; the limit is 16 MiB
@@ -103,7 +104,9 @@ def _tried(edged: Edged, log: Path, attack: Attack) -> Row:
     supervisor = psutil.Process(edged.pid)
     quiet = _others(edged, _QUIET_S)
     before, logged = supervisor.num_fds(), len(log.read_text())
-    with _most_resident(supervisor) as resident, crowd(edged.address) as made:
+    resident: list[int] = []
+    sampling = repeating(lambda: resident.append(supervisor.memory_info().rss), _SAMPLE_S)
+    with sampling, crowd(edged.address) as made:
         attack.begin(made)
         with _repeated(edged, attack.call) as outcomes:
             during = _others(edged, _SECONDS)
@@ -129,43 +132,17 @@ def _others(edged: Edged, seconds: float) -> list[list[Answer]]:
 
 
 @contextlib.contextmanager
-def _most_resident(process: psutil.Process) -> Iterator[list[int]]:
-    """Sample the resident memory of a process."""
-    samples, over = [process.memory_info().rss], threading.Event()
-
-    def sample() -> None:
-        while not over.wait(0.05):
-            samples.append(process.memory_info().rss)
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        over.set()
-        thread.join()
-
-
-@contextlib.contextmanager
 def _repeated(edged: Edged, call: Call | None) -> Iterator[list[int]]:
     """Repeat a request over one connection; yield the statuses."""
     outcomes: list[int] = []
-    over = threading.Event()
-
-    def repeat(call: Call) -> None:
-        with contextlib.closing(Connection(edged.address)) as connection:
-            while not over.is_set():
-                outcomes.append(connection.ask(call).status)
-
-    threads = [] if call is None else [threading.Thread(target=repeat, args=(call,))]
-    for thread in threads:
-        thread.start()
-    try:
+    if call is None:
         yield outcomes
-    finally:
-        over.set()
-        for thread in threads:
-            thread.join()
+        return
+    with (
+        contextlib.closing(Connection(edged.address)) as connection,
+        repeating(lambda: outcomes.append(connection.ask(call).status)),
+    ):
+        yield outcomes
 
 
 def _settled(process: psutil.Process, before: int) -> int:

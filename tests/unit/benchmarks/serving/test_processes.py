@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
-from benchmarks.serving.processes import own_bytes, tree_bytes
+from benchmarks.serving.processes import eventually, own_bytes, repeating, tree_bytes
 
 HOLDS = """
 import mmap, sys
@@ -41,3 +42,14 @@ def test_own_memory_of_a_process_that_ended_is_none() -> None:
     with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.readline()"], stdin=subprocess.PIPE) as process:
         assert own_bytes(process.pid, processes=0) > 0
         process.communicate(b"\n")
+
+
+def test_a_function_is_repeated_during_the_block_and_at_least_once() -> None:
+    calls: list[str] = []
+    with repeating(lambda: calls.append(threading.current_thread().name)):
+        eventually(lambda: len(calls) > 2, "three calls")
+    count = len(calls)
+    assert threading.current_thread().name not in calls
+    with repeating(lambda: calls.append("once"), pause_s=3600):
+        pass
+    assert calls[count:] == ["once"]
