@@ -1,13 +1,12 @@
 """Fuzz one target in a process of its own: `python -m benchmarks.fuzz.drive TARGET COUNT SEED ARTIFACT` prints JSON.
 
-Each input is on the disk before it is read, so that one that ends the process can be named.
+An input that ends the process, or keeps it from ending, is a fault of its target.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import resource
 import subprocess
 import sys
 import tempfile
@@ -16,14 +15,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 
-from benchmarks.fuzz.target import Case, Target
+from benchmarks import own_memory
+from benchmarks.fuzz.target import Case, Target, many
 
 MAX_BYTES, MAX_SECONDS = 1 << 30, 10.0  # seconds of processor time, since the machine may be busy
-_MAX_DATA_BYTES = 4 << 30  # ends the process before the machine suffers
 _NAMED = 5  # faults of a target
-_PATIENCE_S = 3600.0
+PATIENCE_S = 3600.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,23 +40,16 @@ def fuzz(target: Target, count: int, number: int, folder: Path) -> dict[str, Any
     worst = {"bytes": 0, "seconds": 0.0}
 
     @seed(number)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
+    @many(count)
     @given(target.cases)
     def read(case: Case) -> None:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is in use now
-        before, start = _status("VmRSS"), time.process_time()
+        before, start = own_memory.restart_peak(), time.process_time()
         row["inputs"] += 1
         try:
             row["refused"] += target.attempt(case, folder) is not None
         except Exception as error:  # what the fuzzer looks for
             row["faults"].append(f"{_described(error)}; {case!r:.300}")
-        seconds, used = time.process_time() - start, max(0, _status("VmHWM") - before)
+        seconds, used = time.process_time() - start, own_memory.beyond(before)
         worst["bytes"], worst["seconds"] = max(worst["bytes"], used), max(worst["seconds"], seconds)
         if used > MAX_BYTES or seconds > MAX_SECONDS:
             row["faults"].append(f"took {used >> 20} MiB and {seconds:.1f} s; {case!r:.300}")
@@ -69,12 +61,16 @@ def fuzz(target: Target, count: int, number: int, folder: Path) -> dict[str, Any
 
 
 def fuzz_apart(name: str, count: int, number: int, artifact: Path) -> dict[str, Any]:
-    """Fuzz a target in another process; return what `fuzz` does, or a fault if the process ends."""
+    """Fuzz a target in another process; return what `fuzz` does, or a fault if the process fails or hangs."""
     command = [sys.executable, "-m", "benchmarks.fuzz.drive", name, str(count), str(number), str(artifact)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=_PATIENCE_S, check=False)
-    if done.returncode == 0:
-        return dict(json.loads(done.stdout.splitlines()[-1]))
-    fault = f"the process ended with status {done.returncode}: {done.stderr[-300:]!a}"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        fault = f"the process did not end within {PATIENCE_S:g} s"
+    else:
+        if done.returncode == 0:
+            return dict(json.loads(done.stdout.splitlines()[-1]))
+        fault = f"the process ended with status {done.returncode}: {done.stderr[-300:]!a}"
     return {
         "target": name,
         "kind": name,
@@ -92,17 +88,12 @@ def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200]} ({Path(place.filename).name}:{place.lineno})"
 
 
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) << 10
-
-
 def main() -> None:
     """Fuzz the target that the arguments name."""
     from benchmarks.fuzz.files import file_targets
 
     name, count, number, artifact = sys.argv[1:]
-    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_DATA_BYTES, _MAX_DATA_BYTES))
+    own_memory.limit()
     logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="edged-") as folder:
         print(json.dumps(fuzz(file_targets(Path(artifact))[name], int(count), int(number), Path(folder))))

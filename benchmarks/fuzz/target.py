@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 MAX_LINE = 1000  # characters of a line of an error
@@ -74,3 +75,14 @@ class Target:
             assert all(line.isprintable() and len(line) <= MAX_LINE for line in lines), ascii(message[:500])  # noqa: S101
             return message
         return None
+
+
+def many(count: int) -> settings:
+    """Return hypothesis' settings for so many inputs: all of them drawn, none shrunk or stored."""
+    return settings(
+        max_examples=count,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )

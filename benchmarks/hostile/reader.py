@@ -10,19 +10,18 @@ import codecs
 import json
 import os
 import re
-import resource
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks import own_memory
 from benchmarks.hostile.detectors import VALUE, VALUES, detector
 from benchmarks.hostile.mutations import valid_files
 from benchmarks.hostile.spelling import as_zip
 from edged.errors import RejectedError
 from edged.models.inspection import inspect_checkpoint
 
-MAX_DATA_BYTES = 4 << 30  # ends the process before the machine suffers
 _FORBIDDEN = re.compile(
     r"os\.(system|exec|posix_spawn|spawn|fork|forkpty|kill|remove|rename|rmdir|mkdir|link|symlink|chmod|putenv|startfile)"
     r"|subprocess\.|socket\.|shutil\.|pty\.|ctypes\.|webbrowser\.|urllib\.|ftplib\.|smtplib\.|sqlite3\.|tempfile\."
@@ -55,8 +54,7 @@ class Watch:
 
 def read(path: Path, watch: Watch) -> dict[str, Any]:
     """Return what a file did: "outcome", "reason", "events", "bytes" of memory beyond those in use, and "seconds"."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is in use now
-    before, start = _status("VmRSS"), time.perf_counter()
+    before, start = own_memory.restart_peak(), time.perf_counter()
     watch.events, watch.active = [], True
     reason = ""
     try:
@@ -67,18 +65,13 @@ def read(path: Path, watch: Watch) -> dict[str, Any]:
     except BaseException as error:  # a fault of the reader, which is what the corpus looks for
         outcome, reason = "crash", f"{type(error).__name__}: {error}"[:500]
     watch.active = False
-    used = {"bytes": max(0, _status("VmHWM") - before), "seconds": time.perf_counter() - start}
+    used = {"bytes": own_memory.beyond(before), "seconds": time.perf_counter() - start}
     return {"outcome": outcome, "reason": reason, "events": watch.events, **used}
-
-
-def _status(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(key)).split()[1]) << 10
 
 
 def main() -> None:
     """Read the files whose paths come on stdin; the first line is a folder for a file that is read before them."""
-    resource.setrlimit(resource.RLIMIT_DATA, (MAX_DATA_BYTES, MAX_DATA_BYTES))
+    own_memory.limit()
     folder = Path(sys.stdin.readline().strip())
     for form, content in valid_files().items():  # whatever is imported on first use is imported now
         (folder / f"valid.{form}").write_bytes(content)

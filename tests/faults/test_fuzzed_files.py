@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.fuzz.artifact import write_small_artifact
-from benchmarks.fuzz.drive import fuzz
+from benchmarks.fuzz.drive import fuzz, fuzz_apart
 from benchmarks.fuzz.files import COUNTS, file_targets
 from benchmarks.fuzz.target import Case, Target
 from edged.errors import ConfigError
@@ -89,3 +89,11 @@ def test_the_fuzzer_finds_a_fault(tmp_path: Path) -> None:
     kinds = {fault.strip("'\"").split(":")[0] for fault in row["faults"]}
     assert kinds <= {"UnicodeDecodeError", "ZeroDivisionError", "AssertionError"}
     assert kinds
+
+
+def test_a_process_that_fails_or_hangs_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = fuzz_apart("manifest", 1, 0, tmp_path / "none")
+    assert (row["crashes"], row["inputs"]) == (1, 0)
+    assert row["faults"][0].startswith("the process ended with status 1: ")
+    monkeypatch.setattr("benchmarks.fuzz.drive.PATIENCE_S", 0.0)
+    assert fuzz_apart("manifest", 1, 0, tmp_path)["faults"] == ["the process did not end within 0 s"]

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from benchmarks.faults.section import Row
 from benchmarks.fuzz.requests import MODEL, TOKEN, frame_streams, grpc_messages, http_requests, inference_requests
 from benchmarks.fuzz.sockets import Batches
+from benchmarks.fuzz.target import many
 from benchmarks.markdown import table
 from benchmarks.serving.daemon import PREPARES, Edged
 from benchmarks.serving.load import Connection
@@ -57,7 +58,7 @@ def _sent(edged: Edged, kind: str, requests: st.SearchStrategy[bytes], count: in
     batches = Batches(edged.address, AT_ONCE)
 
     @seed(SEED)
-    @_settings(count)
+    @many(count)
     @given(requests)
     def send(raw: bytes) -> None:
         batches.add(raw)
@@ -86,7 +87,7 @@ def _read(kind: str, inputs: st.SearchStrategy[Any], read: Callable[[Any], None]
     row = _row(kind)
 
     @seed(SEED)
-    @_settings(count)
+    @many(count)
     @given(inputs)
     def attempt(given_: Any) -> None:
         row["inputs"] += 1
@@ -118,16 +119,6 @@ def _timed(row: Row, run: Callable[[], None]) -> Row:
     start = time.monotonic()
     run()
     return {**row, "crashes": len(row["faults"]), "faults": row["faults"][:_NAMED], "seconds": time.monotonic() - start}
-
-
-def _settings(count: int) -> settings:
-    return settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
 
 
 def page(rows: list[Row]) -> str:
