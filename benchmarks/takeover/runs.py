@@ -7,24 +7,22 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import psutil
 import yaml
 
+from benchmarks.serving.processes import eventually
 from benchmarks.takeover.attempts import RESULTS, TOLD
-
-T = TypeVar("T")
+from edged.errors import UnavailableError
+from service.client import DaemonClient
 
 NOBODY = 65534
 MODEL, OTHER = "victim", "bystander"
@@ -39,15 +37,11 @@ class Taken:
     """What workers could do that were taken over.
 
     Attributes:
-        user: Name of the user.
-        sandbox: worker.sandbox of the config.
         results: "" for each attempt that worked, or why it did not.
         update: The update of the hostile file as its history shows it.
         alive: Whether the daemon answers and the other model serves afterwards, with the same processes.
     """
 
-    user: str
-    sandbox: str
     results: Mapping[str, str]
     update: Mapping[str, Any]
     alive: bool
@@ -90,7 +84,7 @@ class Prepared:
         with self._daemon(folder, [sys.executable], "auto", taken_over=False) as daemon:
             for name in (MODEL, OTHER):
                 drop(self.state, name, checkpoint)
-            eventually(lambda: _served(daemon, self.state), "both models are served")
+            eventually(lambda: _served(daemon, self.state), "both models are served", _PATIENCE_S)
 
     def take_over(self, folder: Path, uid: int, sandbox: str) -> Taken:
         """Run a daemon on a copy of the state folder, and have the worker of a new checkpoint taken over.
@@ -107,18 +101,18 @@ class Prepared:
         state = folder / "state"
         (state / "calib" / OTHER).mkdir(parents=True)
         with self._daemon(folder, python, sandbox, taken_over=True, uid=uid) as daemon:
-            before = eventually(lambda: _served(daemon, state), "both models are served")
+            before = eventually(lambda: _served(daemon, state), "both models are served", _PATIENCE_S)
             self._tell(folder, state, min(before))
             file = folder / "hostile.pt"  # other bytes, or the generation would be known
             file.write_bytes(self._checkpoint.read_bytes())
             _stamp(file)
             drop(state, MODEL, file, uid)
             results = state / "calib" / MODEL / RESULTS
-            update = eventually(lambda: _ended(state, "hostile.pt"), "the hostile file is done with")
+            update = eventually(lambda: _ended(state, "hostile.pt"), "the hostile file is done with", _PATIENCE_S)
             if not results.exists():
                 raise RuntimeError(f"the worker reported nothing: {update['reason']}")
             alive = daemon.poll() is None and _served(daemon, state) == before
-            return Taken("root" if uid == 0 else "a user", sandbox, json.loads(results.read_text()), update, alive)
+            return Taken(json.loads(results.read_text()), update, alive)
 
     def _tell(self, folder: Path, state: Path, generation: int) -> None:
         """Tell the worker where everything is."""
@@ -165,26 +159,18 @@ class Prepared:
 def drop(state: Path, model: str, file: Path, uid: int = 0) -> None:
     """Rename a copy of a file into the drop folder of a model."""
     folder = state / "drop" / model
-    eventually(folder.is_dir, "the drop folder is made")
+    eventually(folder.is_dir, "the drop folder is made", _PATIENCE_S)
     shutil.copy(file, folder / f".{file.name}")
     os.chown(folder / f".{file.name}", uid, uid)
     (folder / f".{file.name}").rename(folder / file.name)
 
 
-def eventually(look: Callable[[], T], what: str) -> T:
-    """Return the first result of `look` that is true; connection errors count as false."""
-    end = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < end:
-        with contextlib.suppress(httpx.TransportError, OSError):
-            if result := look():
-                return result
-        time.sleep(0.05)
-    raise RuntimeError(f"{what}: that did not happen within {_PATIENCE_S:g} s")
-
-
 def _served(daemon: subprocess.Popen[bytes], state: Path) -> set[int]:
     """Return the process IDs of the generations once both models are in service; an empty set before."""
-    models = _get(state, "/edged/v1/status")["models"]
+    try:
+        models = _get(state, "/edged/v1/status")["models"]
+    except UnavailableError:
+        return set()
     found = set()
     for child in psutil.Process(daemon.pid).children():
         with contextlib.suppress(psutil.Error):
@@ -201,12 +187,8 @@ def _ended(state: Path, name: str) -> dict[str, Any] | None:
     return next((each for each in updates if each["file_name"] == name and each["state"] in ends), None)
 
 
-def _get(state: Path, target: str) -> Any:
-    with socket.socket(socket.AF_UNIX) as probe:  # httpx leaves a socket open that it cannot connect
-        probe.connect(str(state / "edged.sock"))
-    transport = httpx.HTTPTransport(uds=str(state / "edged.sock"))
-    with httpx.Client(transport=transport, timeout=60, trust_env=False) as client:
-        return client.get(f"http://edged{target}").json()
+def _get(state: Path, target: str) -> dict[str, Any]:
+    return DaemonClient(str(state / "edged.sock")).get(target)
 
 
 def _environment(*, taken_over: bool) -> dict[str, str]:
