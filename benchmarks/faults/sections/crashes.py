@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -23,9 +22,9 @@ from benchmarks.crashes.points import (
 )
 from benchmarks.crashes.scenario import SCENARIOS, Bases
 from benchmarks.faults.section import Row
+from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
 from tests.support.syscall_faults import missing
-from tests.support.tasks import Task
 
 T = TypeVar("T")
 
@@ -44,12 +43,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     """Try all points, or --times of each row, evenly spread; return a row for each kind."""
     if (reason := missing()) is not None:
         sys.exit(f"faults cannot be injected: {reason}")
-    with tempfile.TemporaryDirectory(prefix="edged-") as name:
-        folder = Path(name)
-        (folder / "task").mkdir()
-        Task.write(folder / "task")
-        bases = Bases(folder / "bases", Task(folder / "task"))
-        return list(_rows(bases, folder, options.times))
+    with trained() as (task, folder):
+        return list(_rows(Bases(folder / "bases", task), folder, options.times))
 
 
 def _rows(bases: Bases, folder: Path, times: int | None) -> Iterator[Row]:

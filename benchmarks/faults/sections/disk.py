@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.faults.section import Row
+from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
 from benchmarks.sick_device import disk as sick
 from benchmarks.sick_device.daemon import Drops, serving
@@ -33,10 +33,8 @@ Moment = tuple[str, Callable[[Callable[[], None]], AbstractContextManager[object
 
 def measure(options: argparse.Namespace) -> list[Row]:
     """Drop a checkpoint at each moment of each fault; return a row for each fault."""
-    with tempfile.TemporaryDirectory(prefix="edged-") as made:
-        folder = Path(made)
-        Task.write(folder)
-        return [row(kind, trials(kind, folder, Task(folder), options.times)) for kind in KINDS]
+    with trained() as (task, folder):
+        return [row(kind, trials(kind, folder, task, options.times)) for kind in KINDS]
 
 
 def row(kind: str, outcomes: Sequence[Outcome]) -> Row:

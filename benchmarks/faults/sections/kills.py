@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
-from pathlib import Path
 
 from benchmarks.crashes.kills import VICTIMS, kill_at_random
 from benchmarks.crashes.scenario import Bases
 from benchmarks.faults.section import Row
+from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
-from tests.support.tasks import Task
 
 TITLE = "Kills of any process at any moment"
 _KILLS = 2000
@@ -19,11 +17,8 @@ _SEED = 1
 
 def measure(options: argparse.Namespace) -> list[Row]:
     """Kill --times processes; return one row."""
-    with tempfile.TemporaryDirectory(prefix="edged-") as name:
-        folder = Path(name)
-        (folder / "task").mkdir()
-        Task.write(folder / "task")
-        found = kill_at_random(Bases(folder / "bases", Task(folder / "task")), folder, options.times or _KILLS, _SEED)
+    with trained() as (task, folder):
+        found = kill_at_random(Bases(folder / "bases", task), folder, options.times or _KILLS, _SEED)
     return [
         {
             "kills": dict(found.kills),

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
-from pathlib import Path
 
 from benchmarks.crashes.power import Kept
 from benchmarks.crashes.power_cuts import try_cuts
 from benchmarks.crashes.scenario import Bases
 from benchmarks.faults.section import Row
+from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
 from tests.support.syscall_faults import missing
-from tests.support.tasks import Task
 
 TITLE = "Power cuts"
 _STARTS = 4
@@ -28,11 +26,8 @@ def measure(options: argparse.Namespace) -> list[Row]:
     """Record one update, and check each disk that a cut may leave; start the daemon on --times of them a row."""
     if (reason := missing()) is not None:
         sys.exit(f"an update cannot be recorded: {reason}")
-    with tempfile.TemporaryDirectory(prefix="edged-") as name:
-        folder = Path(name)
-        (folder / "task").mkdir()
-        Task.write(folder / "task")
-        found = try_cuts(Bases(folder / "bases", Task(folder / "task")), folder, options.times or _STARTS)
+    with trained() as (task, folder):
+        found = try_cuts(Bases(folder / "bases", task), folder, options.times or _STARTS)
         return [
             {"kept": cuts.kept.name, "disks": cuts.disks, "starts": cuts.starts, "faults": cuts.broken}
             for cuts in found

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from benchmarks.faults.journal_damage import DAMAGES
 from benchmarks.faults.section import Row
 from benchmarks.faults.state_trials import LIVE, Bench
+from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
-from tests.support.tasks import Task
 
 TITLE = "Damaged state"
 # The damages of a kind, by how their names begin.
@@ -31,9 +29,8 @@ _DEFAULT_TIMES = 1
 def measure(options: argparse.Namespace) -> list[Row]:
     """Do every damage to a daemon with a pinned and a paused model and a banned file; return a row for each."""
     rows = []
-    with tempfile.TemporaryDirectory(prefix="edged-") as folder:
-        Task.write(Path(folder))
-        bench = Bench(Path(folder), Task(Path(folder)))
+    with trained() as (task, folder):
+        bench = Bench(folder, task)
         for _ in range(options.times or _DEFAULT_TIMES):
             for name in (*DAMAGES, *LIVE):
                 print(f"    {name} ...", flush=True)

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from benchmarks.faults.section import Row
+from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
 from benchmarks.sick_device.clock import STOPS, jumped, stopped
-from tests.support.tasks import Task
 
 TITLE = "Processes that stop, and clocks that jump"
 
 
 def measure(_: argparse.Namespace) -> list[Row]:
     """Return a row for each kind of process that stops, and one for each jump."""
-    with tempfile.TemporaryDirectory(prefix="edged-") as made:
-        folder = Path(made)
-        Task.write(folder)
-        task = Task(folder)
-        rows = []
+    rows = []
+    with trained() as (task, folder):
         with ThreadPoolExecutor(2) as pool:  # most of the time is waited
             running = [pool.submit(stopped, kind, folder / str(number), task) for number, kind in enumerate(STOPS)]
             for each in running:
