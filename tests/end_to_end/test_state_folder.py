@@ -162,11 +162,12 @@ def test_a_journal_that_is_lost_under_the_daemon_is_restored(how: str, task: Tas
 
 def test_a_drop_folder_that_is_replaced_is_watched_anew(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
+        daemon.put_live(task.first)  # so that the folder is watched by now
         folder = daemon.state / "drop"
         folder.rename(tmp_path / "away")
         (folder / "digits").mkdir(parents=True)
-        daemon.drop(task.first)
-        assert daemon.update_of("first.pt")["state"] == "COMMITTED"
+        daemon.drop(task.second)
+        assert daemon.update_of("second.pt")["state"] == "COMMITTED"
         eventually(lambda: "was replaced; watching it anew" in daemon.log.read_text(), "it is told")
 
 

@@ -100,7 +100,6 @@ def test_a_kill_in_the_start_that_follows_a_kill(bases: Bases, disk_points: list
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # httpcore's, where nobody listens
 def test_two_hundred_kills_of_all_processes(bases: Bases, tmp_path: Path) -> None:
     result = kill_at_random(bases, tmp_path, 200, seed=0)
     assert result.broken == ()

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from typing import Any, TypeVar
 import httpx
 import psutil
 import yaml
+
+from tests.support.unix_transport import UnixTransport
 
 T = TypeVar("T")
 
@@ -141,13 +142,7 @@ class Daemon:
         return self._local("POST", target, **options)
 
     def _local(self, method: str, target: str, **options: Any) -> httpx.Response:
-        # httpx leaves a socket open that it cannot connect.
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.state / "edged.sock"))
-            except OSError as error:
-                raise httpx.ConnectError(str(error)) from error
-        transport = httpx.HTTPTransport(uds=str(self.state / "edged.sock"), verify=NO_CERTIFICATES)
+        transport = UnixTransport(self.state / "edged.sock")
         with httpx.Client(transport=transport, timeout=60, trust_env=False) as client:
             return client.request(method, f"http://edged{target}", **options)
 
