@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults.journal_damage import DAMAGES
+from edged.errors import StateError
 from service.journal.copies import Copies
 from service.journal.states import State
 from service.journal.store import Journal
 from service.journal.update import Hold, Update
+from tests.support.small_disk import missing, small_disk
 
 
 def open_journal(folder: Path, *, expected: bool = True) -> Journal:
@@ -179,6 +181,48 @@ def test_a_journal_that_is_damaged_while_it_is_open_goes_on(how: str, tmp_path: 
     assert [update.state for update in journal.open_updates()] == [State.CLAIMED]
     assert journal.restored == []
     journal.close()
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_a_repair_that_failed_halfway_is_tried_again(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        journal = Journal(tmp_path / "journal.db", copies=Copies(disk.path / "copies"))
+        banned = ended(journal, "a.pt", State.REJECTED, code="gate")
+        journal.put_hold("cats", Hold(pinned=True))
+        (tmp_path / "journal.db").write_bytes(b"no database" * 2000)
+        disk.fill()
+        for _ in range(2):
+            with pytest.raises(StateError, match="No space left"):
+                journal.check()
+        assert journal.restored == []
+        disk.clear()
+        journal.check()
+        assert journal.holds() == {"cats": Hold(pinned=True)}
+        known = journal.last_for_key("a.pt:1")
+        assert known is not None
+        assert (known.id, known.state) == (banned.id, State.REJECTED)
+        assert len(journal.restored) == 1
+        journal.close()
+
+
+@pytest.mark.skipif(missing() is not None, reason=str(missing()))
+def test_a_removed_journal_is_used_until_the_disk_has_room_for_its_copy(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        journal = Journal(disk.path / "journal.db", copies=Copies(tmp_path / "copies"))
+        update = ended(journal, "a.pt", State.REJECTED, code="gate")
+        events = journal.events(update.id)
+        (disk.path / "journal.db").unlink()
+        disk.fill()
+        for _ in range(2):
+            with pytest.raises(StateError, match="free space"):
+                journal.check()
+        assert journal.get(update.id) == update
+        assert [path.name for path in disk.path.iterdir() if "journal.db" in path.name and "-" not in path.name] == []
+        disk.clear()
+        journal.check()
+        assert (journal.get(update.id), journal.events(update.id)) == (update, events)  # the copies have no events
+        assert (disk.path / "journal.db").exists()
+        journal.close()
 
 
 def test_a_check_leaves_the_locks_of_the_file_alone(tmp_path: Path) -> None:

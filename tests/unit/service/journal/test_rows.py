@@ -79,6 +79,11 @@ def test_every_event_can_be_read(values: tuple[object, object, object]) -> None:
     json.dumps(event_of(values).to_dict(), allow_nan=False)
 
 
+def test_half_a_surrogate_pair_can_be_sent() -> None:
+    detail = event_of((1.5, "LIVE", r'{"reason": "\ud800"}')).detail
+    assert json.dumps(detail, ensure_ascii=False).encode() == '{"reason": "\N{REPLACEMENT CHARACTER}"}'.encode()
+
+
 @given(st.recursive(st.none() | st.floats() | st.text(), lambda inner: st.dictionaries(st.text(), inner, max_size=3)))
 def test_every_report_can_be_read(report: object) -> None:
     json.dumps(update_of(row(report=json.dumps(report))).to_dict(), allow_nan=False)
