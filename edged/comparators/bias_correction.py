@@ -1,0 +1,39 @@
+"""Empirical bias correction (Nagel et al., arXiv 1906.04721, section 4.2).
+
+Rounding moves the mean of a layer's outputs. What it moved them by, E[Y] - E[Y_hat] of each output channel over the
+calibration images, is added back. Layers are corrected one after another, so Y_hat is computed from the inputs that the
+corrected layers before it return.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edged.comparators.inputs import UnitInputs
+from edged.comparators.method import Options, Solution
+from edged.comparators.nearest import nearest
+from edged.comparators.units import Unit
+
+
+class BiasCorrection:
+    """Round to nearest, and add the change of each channel's mean back."""
+
+    blockwise = False
+    iterations = 0
+
+    def quantize(self, unit: Unit, inputs: UnitInputs, options: Options) -> Solution:
+        """Round the layer and measure the means of its outputs."""
+        weights = nearest(unit, options).weights
+        decoded = {unit.name: weights[unit.name].decode()}
+        with torch.no_grad():
+            outputs = torch.cat([unit.run(part, decoded) for part in torch.split(inputs.of_quantized, 64)])
+        shift = channel_means(inputs.targets, unit) - channel_means(outputs, unit)
+        return Solution(weights, {unit.name: shift})
+
+
+def channel_means(outputs: Tensor, unit: Unit) -> Tensor:
+    """Return the mean of each output channel [rows] of a layer's outputs [n, rows, H, W] or [n, ..., rows]."""
+    if isinstance(unit.layer, nn.Conv2d):
+        outputs = outputs.movedim(1, -1)
+    return outputs.flatten(0, -2).double().mean(0).to(outputs.dtype)

@@ -1,0 +1,121 @@
+"""What reaches a unit of a network: its inputs on the calibration images, and how much its outputs matter."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from edged.comparators.units import Unit
+
+Images = Callable[[], Iterable[Tensor]]
+
+
+@dataclass(frozen=True)
+class UnitInputs:
+    """The inputs and targets of a unit, computed when a method asks for them, and kept until the unit is quantized.
+
+    Attributes:
+        unit: The unit in full precision.
+        full: The network in full precision.
+        quantized: The network in which all units before this one are quantized.
+        images: Returns the calibration images in batches [b, channels, size, size], the same ones at every call.
+    """
+
+    unit: Unit
+    full: nn.Module
+    quantized: nn.Module
+    images: Images
+
+    @functools.cached_property
+    def of_full(self) -> Tensor:
+        """Inputs [n, ...] in full precision."""
+        return inputs_of(self.full, self.unit.name, self.images())
+
+    @functools.cached_property
+    def of_quantized(self) -> Tensor:
+        """Inputs [n, ...] through the quantized units before this one."""
+        return inputs_of(self.quantized, self.unit.name, self.images())
+
+    @functools.cached_property
+    def targets(self) -> Tensor:
+        """Outputs [n, ...] of the unit's module in full precision."""
+        with torch.no_grad():
+            return torch.cat([self.unit.module(part) for part in torch.split(self.of_full, 64)])
+
+
+def inputs_of(model: nn.Module, name: str, images: Iterable[Tensor]) -> Tensor:
+    """Return the inputs [n, ...] of the module `name`, running the network no further than to it.
+
+    Args:
+        model: Network in eval mode.
+        name: Name of a module with one input that the network calls once for each batch.
+        images: Batches of images.
+    """
+    seen: list[Tensor] = []
+
+    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        seen.append(arguments[0].clone())
+        raise _ReachedError
+
+    hook = model.get_submodule(name).register_forward_pre_hook(keep)
+    try:
+        with torch.no_grad():
+            for batch in images:
+                try:
+                    model(batch)
+                except _ReachedError:
+                    continue
+    finally:
+        hook.remove()
+    return torch.cat(seen)
+
+
+class _ReachedError(Exception):
+    """The module whose inputs are wanted has been reached."""
+
+
+def squared_gradients(full: nn.Module, quantized: nn.Module, name: str, images: Iterable[Tensor]) -> Tensor:
+    """Return the squared gradient of the task loss by each output of the module `name`, the diagonal of its Fisher.
+
+    The loss is the Kullback-Leibler divergence of the quantized network's classes from those of full precision; of a
+    detector's raw outputs, it is their squared error.
+
+    Args:
+        full: Network in full precision, eval mode.
+        quantized: The same network with the module, and all before it, quantized: with equal outputs the gradient is 0.
+        name: Name of the module.
+        images: Batches of images.
+
+    Returns:
+        Squared gradients [n, ...] in the shape of the module's outputs.
+    """
+    found: list[Tensor] = []
+    leaves: list[Tensor] = []
+
+    def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1].clone()  # what follows may work in place
+
+    hook = quantized.get_submodule(name).register_forward_hook(cut)
+    try:
+        for batch in images:
+            with torch.no_grad():
+                reference = full(batch)
+            with torch.enable_grad():
+                loss = _divergence(quantized(batch), reference)
+                (gradient,) = torch.autograd.grad(loss, leaves.pop())
+            found.append(gradient.square())
+    finally:
+        hook.remove()
+    return torch.cat(found)
+
+
+def _divergence(output: Tensor, reference: Tensor) -> Tensor:
+    if output.dim() > 2:
+        return functional.mse_loss(output, reference, reduction="sum")
+    return functional.kl_div(output.log_softmax(1), reference.softmax(1), reduction="sum")
