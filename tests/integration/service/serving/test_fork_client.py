@@ -317,5 +317,5 @@ def test_all_die_with_the_supervisor(artifact: Path) -> None:
             process.suspend()  # or each would see the end of its socket, and leave by itself
         parent.kill()
         for process in processes:
-            psutil.wait_procs([process], timeout=10)
+            psutil.wait_procs([process], timeout=60)
             assert not process.is_running() or process.status() == psutil.STATUS_ZOMBIE

@@ -73,7 +73,7 @@ def test_a_loop_that_hangs_stops_the_feeding(manager: Manager, caplog: pytest.Lo
             await expect_silence(manager, status)
             assert status.trouble == "no progress: drop folder"
             loop.expect_within(None)
-            assert await asyncio.wait_for(manager.receive(), 10) == "WATCHDOG=1"
+            assert await asyncio.wait_for(manager.receive(), 60) == "WATCHDOG=1"
             assert status.trouble is None
         feeding.cancel()
 
@@ -88,7 +88,7 @@ def test_an_http_server_that_hangs_stops_the_feeding(manager: Manager) -> None:
         await expect_silence(manager, status)
         assert status.trouble == "no progress: http"
         answers.set()
-        assert await asyncio.wait_for(manager.receive(), 10) == "WATCHDOG=1"
+        assert await asyncio.wait_for(manager.receive(), 60) == "WATCHDOG=1"
         feeding.cancel()
 
     asyncio.run(main())
@@ -105,7 +105,7 @@ def test_disk_work_that_hangs_stops_the_feeding(manager: Manager) -> None:
         assert status.trouble == "no progress: disk"
         go_on.set()
         assert await writing
-        assert await asyncio.wait_for(manager.receive(), 10) == "WATCHDOG=1"
+        assert await asyncio.wait_for(manager.receive(), 60) == "WATCHDOG=1"
         feeding.cancel()
         disk.close()
 

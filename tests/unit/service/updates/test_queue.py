@@ -49,7 +49,7 @@ class Script:
         return update.id in self.live
 
     async def start(self) -> int:
-        return await asyncio.wait_for(self.started.get(), 5)
+        return await asyncio.wait_for(self.started.get(), 60)
 
 
 def run(test: Callable[[Script], Awaitable[None]]) -> list[str]:
