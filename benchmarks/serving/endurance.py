@@ -22,9 +22,14 @@ KILLS = 2
 AT_REST = 2  # processes below the supervisor: a generation and the fork server
 
 
-def swaps(effort: Effort) -> Rows:
-    """Send requests during many swaps; count failures and responses of mixed or retired generations."""
-    with swappable() as edged:
+def swaps(effort: Effort, **settings: Any) -> Rows:
+    """Send requests during many swaps; count failures and responses of mixed or retired generations.
+
+    Args:
+        effort: How many.
+        settings: Sections of the daemon's config.
+    """
+    with swappable(**settings) as edged:
         first = edged.generation
         done: list[Swap] = []
         memory: dict[int, int] = {}

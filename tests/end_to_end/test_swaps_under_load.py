@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.serving.checks import answers_of_two, memory_grew, went_back
-from benchmarks.serving.daemon import swappable
+from benchmarks.serving.daemon import PREPARES, swappable
 from benchmarks.serving.effort import Effort
 from benchmarks.serving.endurance import memory, swaps
 from benchmarks.serving.load import Load
@@ -13,7 +13,7 @@ from benchmarks.serving.processes import eventually
 
 
 def test_ten_swaps_under_load() -> None:
-    with swappable() as edged:
+    with swappable(worker=PREPARES) as edged:
         first = edged.generation
         with Load(edged.address, edged.call, rate=80) as load:
             eventually(lambda: len(load.answers) > 20, "traffic")
@@ -29,7 +29,7 @@ def test_ten_swaps_under_load() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_hundred_swaps_and_fifty_thousand_requests(capsys: pytest.CaptureFixture[str]) -> None:
-    (row,) = swaps(Effort())
+    (row,) = swaps(Effort(), worker=PREPARES)
     with capsys.disabled():
         print(f"\n{row}")
     assert (row["swaps"], row["failed"], row["of_two"], row["went_back"]) == (200, 0, [], [])
