@@ -28,7 +28,7 @@ from edged.errors import (
 from edged.models.class_names import find_class_names
 from edged.models.inert_pickle import DTYPES, StoredTensor, UnknownTensor
 from edged.models.naming import Network
-from edged.models.other_networks import ADVICE, other_network, quantized_by
+from edged.models.other_networks import ADVICE, other_network, quantized_by, reparametrized
 from edged.models.pickle_scan import quoted
 from edged.models.state_dicts import MAX_NAME, MAX_TENSORS, Found, find_state, kind_of, shapes_of
 from edged.models.yolov5.pickled import pickled_model, read_model
@@ -59,6 +59,7 @@ class Checkpoint:
         dtypes: Types in which the values are stored, such as "float16".
         problem: Reason why the names of the tensors belong to no known network; None if they may belong to one.
         class_names: Lists of class names that are saved next to a classifier's weights.
+        assumed: What was assumed where the file does not tell.
     """
 
     state: dict[str, Tensor]
@@ -73,6 +74,7 @@ class Checkpoint:
     dtypes: tuple[str, ...] = ()
     problem: str | None = None
     class_names: tuple[tuple[str, ...], ...] = ()
+    assumed: tuple[str, ...] = ()
 
     def names_of(self, count: int) -> tuple[str, ...] | None:
         """Return the names of a detector's classes, or those that are saved next to the weights of a classifier.
@@ -172,7 +174,15 @@ def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, chec
         dtypes=dtypes,
         problem=problem,
         class_names=find_class_names(contents.tree),
+        assumed=_assumed(found),
     )
+
+
+def _assumed(found: Found) -> tuple[str, ...]:
+    if found.statistics is None:
+        return ()
+    source = f"key {found.statistics!a}" if found.statistics else "the top of the file"
+    return (f"the running statistics of BatchNorm are those of {source}: {found.key!a} holds parameters only",)
 
 
 def _without_values(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -201,7 +211,11 @@ def _refuse_quantized(entries: Mapping[Any, Any]) -> None:
 
 def _problem(found: Found, choice: Choice | None) -> str | None:
     """Return the reason why a state dict is of no network that edged knows; None if its tensors must tell."""
-    other = other_network(shapes_of(found.entries))
+    shapes = shapes_of(found.entries)
+    computed = reparametrized(shapes)
+    if computed is not None:
+        return computed
+    other = other_network(shapes)
     if other is not None:
         return f"it holds {other}, which edged does not know; {ADVICE}"
     return None if found.network is None else _misfit(found.network, choice)

@@ -104,12 +104,12 @@ def foreign_zip(names: list[str]) -> str | None:
         yolo = any("__torch__/models/yolo" in name or "__torch__/ultralytics" in name for name in names)
         what = "the .pt that its training saved" if yolo else "save model.state_dict() instead"
         return f"it is a TorchScript archive, whose network is code; {f'give {what}' if yolo else what}"
-    if any(name.endswith((".data/version", ".data/extern_modules")) for name in names):
-        return "it is a torch.package archive, whose network is code; save model.state_dict() instead"
     if "archive_format" in last or any(
         name.endswith(".json") and "serialized_exported_program" in name for name in names
     ):
         return f"it is an exported program (.pt2); {_TRAINED}"
+    if any(name.endswith((".data/version", ".data/extern_modules")) for name in names):
+        return "it is a torch.package archive, whose network is code; save model.state_dict() instead"
     if "model.weights.h5" in last:
         return f"it is a Keras model (.keras); {_CONVERT}"
     if last and all(name.endswith(".npy") for name in last):

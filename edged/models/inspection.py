@@ -12,6 +12,7 @@ from edged.models.loading import errors_named, read_network
 from edged.models.readings import assumptions
 from edged.models.registry import load_model
 from edged.spec import IMAGE_MODES, Choice
+from edged.spelling import one_line
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of BatchNorm: buffers, not parameters
 _SHOWN = 20  # names of tensors that were left out, and of classes
@@ -34,7 +35,7 @@ class Inspection:
     @property
     def assumptions(self) -> list[str]:
         """The assumptions that edged makes because neither the tensors nor the user determine them."""
-        assumed = assumptions(self.architecture, self.choice)
+        assumed = [*assumptions(self.architecture, self.choice), *self.checkpoint.assumed]
         channels = self.architecture.in_channels
         if channels not in (1, 3) and self.architecture.plan is None:
             assumed.append(
@@ -87,10 +88,10 @@ class Inspection:
     def lines(self) -> list[tuple[str, str]]:
         """Return the inspection in readable form, as pairs of a label and a text."""
         data = self.to_dict()
-        names = data["class_names"] or []
+        names = [one_line(name) for name in data["class_names"] or []]
         shown = f" ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})" if names else ""
         place = f"key {data['key']!a}" if data["key"] else "at the top of the file"
-        left_out = data["left_out"]
+        left_out = [one_line(name) for name in data["left_out"]]
         mean, std = (data["input"][key] or "to be given" for key in ("mean", "std"))
         more = f" and {len(left_out) - _SHOWN} more" if len(left_out) > _SHOWN else ""
         return [

@@ -153,7 +153,7 @@ def load_checkpoint(
         model = own_memory(model)
     source = Source(checkpoint.sha256, checkpoint.file_bytes, name, checkpoint.format)
     weights = "averaged" if checkpoint.averaged else "last"
-    assumed = tuple(assumptions(architecture, choice))
+    assumed = (*assumptions(architecture, choice), *checkpoint.assumed)
     selection = Selection(checkpoint.key, checkpoint.prefix, weights, checkpoint.left_out, assumed)
     others = tuple(readings(architecture, choice))
     return LoadedNetwork(model, architecture, spec, source, selection, others, choice or Choice(), names)

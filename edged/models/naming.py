@@ -2,12 +2,13 @@
 
 A body is found by its stem: the first convolution, under any prefix, with a first block next to it. Three ways of
 naming what follows are known: torchvision's (which timm, kuangliu's CIFAR code, mmpretrain and most others share), that
-of a Sequential of torchvision's children (fastai), and that of transformers. The head is the one linear layer that
-reads the body's features, wherever it is.
+of a Sequential of torchvision's children (fastai), that of transformers, and that of weiaicunzai's CIFAR code. The head
+is the one linear layer that reads the body's features, wherever it is.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ _BESIDE = re.compile(
 )
 _HEADS = re.compile(r"(^|\.)(fc|linear|classifier|head|heads|last_linear|logits|output)(\.|$)")
 _COUNTER = "num_batches_tracked"
+# Modules that wrap another one and put a part of their own into the names of its tensors.
+_WRAPPER = re.compile(r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _SHORTCUT = "(?:downsample|shortcut|identity_downsample|skip|residual|projection|proj)"
 _MEMBER = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
@@ -84,6 +87,17 @@ def _transformers(name: str) -> str | None:
     return None
 
 
+def _residual_function(name: str) -> str | None:
+    if match := re.fullmatch(rf"conv1\.([01])\.{_MEMBER}", name):
+        return f"{'bn' if match[1] == '1' else 'conv'}1.{match[2]}"
+    if match := re.fullmatch(rf"conv(\d)_x\.(\d+)\.shortcut\.([01])\.{_MEMBER}", name):
+        return f"layer{int(match[1]) - 1}.{match[2]}.downsample.{match[3]}.{match[4]}"
+    if match := re.fullmatch(rf"conv(\d)_x\.(\d+)\.residual_function\.([013467])\.{_MEMBER}", name):
+        convolution, is_norm = divmod(int(match[3]), 3)
+        return f"layer{int(match[1]) - 1}.{match[2]}.{'bn' if is_norm else 'conv'}{convolution + 1}.{match[4]}"
+    return None
+
+
 NAMINGS = (
     Naming("torchvision", "conv1.weight", "layer1.0.conv1.weight", _torchvision),
     Naming("Sequential", "0.weight", "4.0.conv1.weight", _sequential),
@@ -93,6 +107,7 @@ NAMINGS = (
         "encoder.stages.0.layers.0.layer.0.convolution.weight",
         _transformers,
     ),
+    Naming("residual_function", "conv1.0.weight", "conv2_x.0.residual_function.0.weight", _residual_function),
 )
 
 
@@ -131,6 +146,8 @@ class Network:
 def find_networks(shapes: Shapes, head: Sequence[str] = ()) -> list[Network]:
     """Find every ResNet body among tensors, with its head.
 
+    Where none fits, the names are read without the parts that wrappers of single blocks put into them.
+
     Args:
         shapes: Shape of each tensor, by name.
         head: Description of a head of several layers, see `edged.spec.Choice.head_layers`; empty for one linear layer.
@@ -138,10 +155,30 @@ def find_networks(shapes: Shapes, head: Sequence[str] = ()) -> list[Network]:
     Raises:
         TooLargeError: There are more than `MAX_NETWORKS`.
     """
+    networks = _find_as_named(shapes, head)
+    stored = {_WRAPPER.sub("", name): name for name in shapes}
+    if any(network.fits for network in networks) or len(stored) < len(shapes) or stored.keys() == shapes.keys():
+        return networks
+    unwrapped = _find_as_named({plain: shapes[name] for plain, name in stored.items()}, head)
+    fitting = [_renamed(network, stored) for network in unwrapped if network.fits]
+    return fitting or networks
+
+
+def _find_as_named(shapes: Shapes, head: Sequence[str]) -> list[Network]:
     bodies = [*_bodies(shapes)]
     if len(bodies) > MAX_NETWORKS:
         raise TooLargeError(f"a state dict holds {len(bodies)} networks, the limit is {MAX_NETWORKS}")
     return [_network(shapes, body, [other for other, _ in bodies], tuple(head)) for body in bodies]
+
+
+def _renamed(network: Network, stored: Mapping[str, str]) -> Network:
+    """Return a network that fits with the names that its tensors have in the file."""
+    return dataclasses.replace(
+        network,
+        names={name: stored[plain] for name, plain in network.names.items()},
+        head=None if network.head is None else stored[network.head],
+        left_out=tuple(stored[plain] for plain in network.left_out),
+    )
 
 
 def _bodies(shapes: Shapes) -> Iterable[tuple[str, Naming]]:

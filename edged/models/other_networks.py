@@ -75,6 +75,27 @@ _QUANTIZED: tuple[tuple[str, str], ...] = (
     (r"(^|\.)(scale|zero_point)$", "torch.ao.quantization"),
     (r"(^|\.)(weight_scale|input_scale|scales|zeros|W_q)$", "a tool for quantization"),
     (r"(^|\.)(_input_quantizer|_weight_quantizer)\.", "NVIDIA's pytorch-quantization"),
+    (r"(^|\.)(input_quantizer|weight_quantizer|output_quantizer)\._\w+$", "NVIDIA's ModelOpt"),
+    (r"(^|\.)(weight_quant|act_quant|input_quant|output_quant)\.\w", "Brevitas"),
+    (r"\.(step_size|lsq_\w+|clip_val|act_alpha)$", "training that learns steps, such as LSQ or PACT"),
+)
+# Parts of names that only a network has whose weights are computed of others -> how, and what to do.
+_REPARAMETRIZED: tuple[tuple[str, str], ...] = (
+    (
+        r"\.weight_(orig|mask)$",
+        "its weights are pruned by torch.nn.utils.prune (weight_orig, weight_mask); call prune.remove(module, 'weight')"
+        " for each of its layers, then save its state_dict()",
+    ),
+    (
+        r"\.weight_g$",
+        "its weights are normalized by torch.nn.utils.weight_norm (weight_g, weight_v); call remove_weight_norm(module)"
+        " for each of its layers, then save its state_dict()",
+    ),
+    (
+        r"(^|\.)parametrizations\.",
+        "its weights are parametrized by torch.nn.utils.parametrize; call remove_parametrizations(module, 'weight') for"
+        " each of its layers, then save its state_dict()",
+    ),
 )
 
 
@@ -127,6 +148,16 @@ def _depth(shapes: Shapes) -> int | None:
     bottleneck = any(name.endswith("layer1.0.conv3.weight") for name in shapes)
     basic, deep = _DEPTHS.get(tuple(blocks[stage] for stage in sorted(blocks)), (0, 0))
     return deep if bottleneck else basic
+
+
+def reparametrized(names: Iterable[str]) -> str | None:
+    """Return why the weights of a network are not in the file as such, and what to do; None if they are.
+
+    Args:
+        names: Names of its tensors.
+    """
+    known = list(names)
+    return next((text for pattern, text in _REPARAMETRIZED if any(re.search(pattern, name) for name in known)), None)
 
 
 def quantized_by(names: Iterable[str]) -> str | None:

@@ -141,7 +141,7 @@ def quoted(text: object, limit: int = 80) -> str:
     # Only the type of a container is named: the text of a list from a small pickle can be astronomically long.
     if isinstance(text, int) and not isinstance(text, bool) and text.bit_length() > 256:
         return f"'a number of {text.bit_length()} bits'"  # Python refuses to write out the largest ones
-    whole = str(text) if isinstance(text, str | int | Exception) else f"a {type(text).__name__}"
+    whole = str(text) if isinstance(text, str | int | float | Exception | None) else f"a {type(text).__name__}"
     return ascii(whole if len(whole) <= limit else whole[: limit - 3] + "...")
 
 

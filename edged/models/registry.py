@@ -165,6 +165,10 @@ def _name_of(state: Mapping[str, Tensor]) -> str:
         if layout == (block, stages):
             _refuse_variants(state, name)
             return name
+    if (block, stages) in _OTHER_DEPTHS:
+        raise ArchitectureError(
+            f"it is a {_OTHER_DEPTHS[block, stages]}, which edged does not know; give one of {', '.join(CLASSIFIERS)}"
+        )
     found = (
         f"{block} blocks {list(stages)} in layer1..layer4"
         if any(stages)
@@ -194,6 +198,13 @@ def _nearest(state: Mapping[str, Tensor]) -> str:
     return f"; nearest is {best}, {len(matching)} of its {size} tensors fit; what fits nothing: {named}{more}"
 
 
+# Published networks with the blocks of a ResNet but in other numbers.
+_OTHER_DEPTHS: Mapping[tuple[str, tuple[int, ...]], str] = {
+    ("basic", (1, 1, 1, 1)): "resnet10",
+    ("bottleneck", (1, 1, 1, 1)): "resnet14",
+    ("bottleneck", (2, 2, 2, 2)): "resnet26",
+    ("bottleneck", (3, 24, 36, 3)): "resnet200",
+}
 # Networks with the same blocks but wider or grouped 3x3 convolutions, by the shape of that of the first block.
 _VARIANTS: Mapping[tuple[str, tuple[int, ...]], str] = {
     ("resnet50", (128, 128)): "wide_resnet50_2",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,9 +25,16 @@ MAX_NAME = 512  # characters
 # Entries of a checkpoint whose state_dict Lightning's WeightAveraging callback has replaced by the averaged one.
 _BY_LIGHTNING = frozenset({"state_dict", "current_model_state", "averaging_state"})
 MAX_LIST = 100  # items of a list that are looked at
+MAX_COMPLETING = 8  # networks whose running statistics may complete averages of parameters
+_STATISTICS = (".running_mean", ".running_var")  # of BatchNorm
+_COUNTER = ".num_batches_tracked"
 _AVERAGED = re.compile(  # as a word of its own, or as one of camelCase
     r"(^|[._-])(?i:ema\d*|averaged?|avg|swa|shadow|polyak)([._-]|$)|(^|\.)n_averaged$"
     r"|[a-z0-9](EMA|Ema|SWA|Swa|Averaged?)([A-Z0-9._-]|$)|(^|[._-])(EMA|[eE]ma|SWA|[sS]wa|[aA]veraged?)[A-Z]"
+)
+# Keys of tensors that have the shapes of the parameters but are none: gradients, and what optimizers keep.
+_OF_OPTIMIZER = re.compile(
+    r"(?i)(^|[._-])(optim\w*|exp_avg\w*|momentum\w*|grads?|gradients?|grad_\w+|adamw?|sgd)([._-]|$)"
 )
 
 
@@ -39,12 +47,14 @@ class Found:
         entries: Entries of the state dict, by name.
         network: The ResNet that it holds; None if there is none.
         declared: Whether an entry next to it says that it is an average over training.
+        statistics: Key of the state dict that the running statistics were taken from; None if they are its own.
     """
 
     key: str
     entries: Mapping[Any, Any] = field(repr=False)
     network: Network | None = None
     declared: bool = False
+    statistics: str | None = None
 
     @property
     def averaged(self) -> bool:
@@ -72,25 +82,36 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
         UnsafeCheckpointError: The file holds a whole module instead of a state dict.
     """
     choice = choice or Choice()
-    found = [state for state in _state_dicts(tree) if choice.key in (None, state.key)]
-    if not found:
-        module = _whole_module(tree)
-        if module is not None:
-            other = other_network(dict(_module_shapes(module)))
-            what = f"it holds the whole module {quoted(module.name)}"
-            if other is not None:
-                raise UnsafeCheckpointError(f"{what}: {other}, which edged does not know; {ADVICE}")
-            raise UnsafeCheckpointError(f"{what}, whose network is code; save model.state_dict() instead")
-        raise CheckpointError(_why_none(tree, choice))
+    states = [*_state_dicts(tree)]
     averaged_key = "state_dict" if isinstance(tree, dict) and tree.keys() >= _BY_LIGHTNING else None
-    fitting = [
+    networks = [
         Found(state.key, state.entries, network, declared=state.key == averaged_key)
-        for state in found
+        for state in states
         for network in find_networks(shapes_of(state.entries), choice.head_layers)
-        if network.fits and choice.prefix in (None, network.prefix)
+        if network.fits
     ]
-    if not fitting:
-        return _nearest(found, choice)
+    fitting = [
+        state
+        for state in _completed(networks, tree)
+        if choice.key in (None, state.key) and (state.network is None or choice.prefix in (None, state.network.prefix))
+    ]
+    if fitting:
+        return _preferred(fitting, choice)
+    chosen = [state for state in states if choice.key in (None, state.key)]
+    if chosen:
+        return _nearest(chosen, choice)
+    module = _whole_module(tree)
+    if module is None:
+        raise CheckpointError(_why_none(tree, choice))
+    other = other_network(dict(_module_shapes(module)))
+    what = f"it holds the whole module {quoted(module.name)}"
+    if other is not None:
+        raise UnsafeCheckpointError(f"{what}: {other}, which edged does not know; {ADVICE}")
+    raise UnsafeCheckpointError(f"{what}, whose network is code; save model.state_dict() instead")
+
+
+def _preferred(fitting: list[Found], choice: Choice) -> Found:
+    """Return the one network to take of those that fit: the averaged one, unless the user asks for the last one."""
     averaged = [state for state in fitting if state.averaged]
     if choice.weights != "last" and averaged:
         fitting = averaged
@@ -108,8 +129,85 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
     return fitting[0]
 
 
+def _completed(networks: list[Found], tree: Any) -> list[Found]:
+    """Give averages of parameters alone the running statistics of the last weights, as training evaluates them.
+
+    Many classes that average weights keep no buffers: by the names of the parameters, or as a list in their order.
+    """
+    whole = [state for state in networks if not _is_parameters_only(state)]
+    partial = [state for state in networks if _is_parameters_only(state) and not _OF_OPTIMIZER.search(state.key)]
+    first = whole[:MAX_COMPLETING]
+    completed = [*whole, *(_with_statistics(state, first) for state in partial)]
+    parameters = [(state, _parameters(state)) for state in first]
+    listed = (_from_list(key, tensors, parameters) for key, tensors in _averaged_lists(tree))
+    return [*completed, *(state for state in listed if state is not None)]
+
+
+def _is_parameters_only(state: Found) -> bool:
+    names = {} if state.network is None else state.network.names
+    return "bn1.weight" in names and not any(name.endswith(_STATISTICS) for name in names)
+
+
+def _with_statistics(state: Found, whole: Sequence[Found]) -> Found:
+    """Return parameters with the running statistics of the first network of the same shapes; unchanged without one."""
+    assert state.network is not None  # noqa: S101 - see _is_parameters_only
+    names = state.network.names
+    for other in whole:
+        of_other = {} if other.network is None else other.network.names
+        statistics = {name: stored for name, stored in of_other.items() if name.endswith(_STATISTICS)}
+        if of_other.keys() - statistics.keys() == names.keys() and all(
+            tuple(other.entries[of_other[name]].shape) == tuple(state.entries[stored].shape)
+            for name, stored in names.items()
+        ):
+            entries = {stored: other.entries[stored] for stored in statistics.values()} | dict(state.entries)
+            network = dataclasses.replace(state.network, names={**names, **statistics})
+            return dataclasses.replace(state, entries=entries, network=network, statistics=other.key)
+    return state
+
+
+def _parameters(state: Found) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the parameters of a state dict by name, in the order in which a module lists them."""
+    return {
+        name: shape for name, shape in shapes_of(state.entries).items() if not name.endswith((*_STATISTICS, _COUNTER))
+    }
+
+
+def _from_list(
+    key: str,
+    tensors: Sequence[StoredTensor | Tensor],
+    candidates: Sequence[tuple[Found, Mapping[str, tuple[int, ...]]]],
+) -> Found | None:
+    """Return the first candidate whose parameters have the shapes of `tensors`, in this order, with these values."""
+    for state, parameters in candidates:
+        if len(parameters) == len(tensors) and [*parameters.values()] == [tuple(each.shape) for each in tensors]:
+            entries = {**state.entries, **dict(zip(parameters, tensors, strict=True))}
+            return Found(key, entries, state.network, statistics=state.key)
+    return None
+
+
+def _is_average(key: str) -> bool:
+    return bool(_AVERAGED.search(key)) and not _OF_OPTIMIZER.search(key)
+
+
+def _averaged_lists(tree: Any) -> Iterator[tuple[str, Sequence[StoredTensor | Tensor]]]:
+    """Yield lists of tensors whose key says that they are an average over training."""
+    for key, value, _ in _containers(tree):
+        if isinstance(value, list | tuple) and 0 < len(value) <= MAX_TENSORS and _is_average(key):
+            tensors = [each for each in value if isinstance(each, StoredTensor | Tensor)]
+            if len(tensors) == len(value):
+                yield key, tensors
+
+
 def _state_dicts(tree: Any) -> Iterator[Found]:
     """Yield every dict that holds a tensor, and objects of subclasses of dict, the outermost first."""
+    for key, value, held in _containers(tree):
+        tensors = any(isinstance(inner, StoredTensor | Tensor | UnknownTensor) for inner in held.values())
+        if tensors and not isinstance(value, list | tuple):
+            yield Found(key, held)
+
+
+def _containers(tree: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any]]]:
+    """Yield the key, the value and the members of every container, the outermost first."""
     queue: deque[tuple[str, Any, int]] = deque([("", tree, 0)])
     seen: set[int] = set()
     while queue and len(seen) < MAX_DICTS:
@@ -118,9 +216,7 @@ def _state_dicts(tree: Any) -> Iterator[Found]:
         if held is None or id(value) in seen:
             continue
         seen.add(id(value))
-        tensors = any(isinstance(inner, StoredTensor | Tensor | UnknownTensor) for inner in held.values())
-        if tensors and not isinstance(value, list | tuple):
-            yield Found(key, held)
+        yield key, value, held
         if depth < MAX_DEPTH:
             inner = ((str(name), each) for name, each in held.items() if isinstance(name, str | int))
             queue += [(f"{key}.{name}" if key else name, each, depth + 1) for name, each in inner]

@@ -11,12 +11,14 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 
 from tests.support.daemon import Daemon, eventually, running
 from tests.support.tasks import Task
+from tests.support.yolov5_samples import save_tiny
 
 
 class Malicious:
@@ -76,6 +78,17 @@ def detector_of_weights_only(_: bytes) -> bytes:
     return saved({"model.0.conv.weight": torch.zeros(16, 3, 6, 6), "model.1.conv.weight": torch.zeros(32, 16, 3, 3)})
 
 
+def with_masks(good: bytes) -> bytes:
+    state = torch.load(io.BytesIO(good), weights_only=True)
+    weight = state.pop("conv1.weight")
+    return saved({**state, "conv1.weight_orig": weight, "conv1.weight_mask": torch.ones_like(weight)})
+
+
+def detector_with_absurd_names(_: bytes) -> bytes:
+    with TemporaryDirectory() as folder:
+        return save_tiny(Path(folder) / "m.pt", names={"9" * 5000: "cat"}).read_bytes()
+
+
 def damaged(good: bytes) -> bytes:
     middle = len(good) // 2
     return good[:middle] + bytes(4096) + good[middle + 4096 :]
@@ -102,6 +115,8 @@ CASES: dict[str, tuple[Callable[[bytes], bytes], str, str]] = {
     "se.pt": (with_attention, "architecture", "an SE-ResNet.*edged reads ResNet-18"),
     "head.pt": (with_long_head, "architecture", r"several layers.*head: \[linear, relu, linear\]"),
     "yolo.pt": (detector_of_weights_only, "architecture", "known by its yaml.*give the .pt that its training saved"),
+    "pruned.pt": (with_masks, "architecture", r"pruned by torch\.nn\.utils\.prune.*call prune\.remove"),
+    "names.pt": (detector_with_absurd_names, "architecture", "class names are a dict whose keys are not 0, 1, 2"),
     "other.pt": (other_network, "architecture", "no supported network.*features.0.weight"),
     "nan.pt": (with_nan, "non_finite", "layer2.0.conv1.weight"),
     "hundred.pt": (more_classes, "gate", "has 100 classes, generation 1 in service has 10; clients rely on it"),

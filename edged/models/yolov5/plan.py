@@ -23,6 +23,8 @@ _ACTIVATION = re.compile(
     r"(?:torch\.)?nn\.(SiLU|ReLU|Hardswish|LeakyReLU)"
     r"\((?:inplace=True|(?:negative_slope=)?(\d?\.\d+))?(?:, *inplace=True)?\)"
 )
+_TOO_LARGE = 1 << 62  # of a whole number: Python refuses to write out the largest ones, and a float cannot hold them
+_INDEX = re.compile(r"[0-9]{1,9}")  # of a class
 Anchors = tuple[tuple[tuple[float, float], ...], ...]
 
 
@@ -205,14 +207,14 @@ def parse_names(value: object) -> tuple[str, ...]:
         ArchitectureError: The value has another form, or a dict lacks an index.
     """
     if isinstance(value, dict):
-        if all(isinstance(key, str) and key.isascii() and key.isdigit() for key in value):  # from JSON
+        if all(isinstance(key, str) and _INDEX.fullmatch(key) for key in value):  # from JSON
             value = {int(key): name for key, name in value.items()}
         if sorted(value, key=str) != sorted(range(len(value)), key=str):
             raise ArchitectureError("the class names are a dict whose keys are not 0, 1, 2, ...")
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list | tuple) or len(value) > MAX_CLASSES:
         raise ArchitectureError(f"the class names are {_kind(value)}; give a list or a dict by index")
-    if any(not isinstance(name, str | int) or len(str(name)) > MAX_NAME_LENGTH for name in value):
+    if not all(map(_is_name, value)):
         raise ArchitectureError(f"a class name is no text of at most {MAX_NAME_LENGTH} characters")
     return tuple(str(name) for name in value)
 
@@ -251,11 +253,18 @@ def _row(index: int, entry: object, absolute: bool) -> Row:
     sources = tuple(source if absolute or source >= 0 else index + source for source in listed)
     lowest = -1 if index == 0 or absolute else 0
     if any(not lowest <= source < index for source in sources) or (len(sources) > 1 and block not in _JOINS):
-        raise ArchitectureError(f"row {index} of the yaml ({block}) cannot read rows {list(sources)}")
+        shown = ", ".join(quoted(source)[1:-1] for source in sources)
+        raise ArchitectureError(f"row {index} of the yaml ({block}) cannot read rows [{shown}]")
     return Row(sources, repeats, block, checked_arguments(index, block, arguments))
 
 
 _JOINS = ("Concat", "Detect")
+
+
+def _is_name(value: object) -> bool:
+    if isinstance(value, int):
+        return abs(value) < _TOO_LARGE
+    return isinstance(value, str) and len(value) <= MAX_NAME_LENGTH
 
 
 def _pair(value: object) -> tuple[float, float]:
@@ -271,7 +280,7 @@ def _number(key: str, value: object) -> float:
 
 
 def _is_number(value: object) -> bool:
-    return type(value) is float or (type(value) is int and abs(value) < 1 << 62)  # no larger one fits a float
+    return type(value) is float or (type(value) is int and abs(value) < _TOO_LARGE)
 
 
 def _listed(value: object) -> Any:

@@ -78,7 +78,7 @@ FILES = {
     "protocol 1": (pickle.dumps({"a": [1, 2]}, 1), "pickle protocol 0 or 1"),
     "zip of a checkpoint": (zipped("run/best.pt", "run/args.yaml"), "zip of other files; unpack it.*'run/best.pt'"),
     "torch.package": (zipped("m/.data/version", "m/.data/extern_modules"), "torch.package archive"),
-    "torch.export": (zipped("m/archive_format", "m/models/model.json"), "exported program"),
+    "torch.export": (zipped("m/archive_format", "m/models/model.json", "m/.data/version"), "exported program"),
     "TorchScript of a YOLOv5": (
         zipped("b/constants.pkl", "b/code/__torch__/models/yolo.py", "b/data.pkl"),
         "TorchScript archive.*give the .pt that its training saved",

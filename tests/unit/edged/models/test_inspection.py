@@ -6,6 +6,7 @@ import torch
 
 from edged.errors import ArchitectureError, CheckpointError
 from edged.models.inspection import inspect_checkpoint
+from edged.models.loading import load_checkpoint
 from edged.models.resnet import BLOCKS, CifarResNet, ResNet
 from edged.spec import Choice
 from tests.support.yolov5_samples import save_tiny
@@ -63,6 +64,19 @@ def test_averaged_weights_are_marked_as_averaged(tmp_path):
     path = save(tmp_path / "m.pth", {"model": state, "model_ema": {name: 2 * tensor for name, tensor in state.items()}})
     assert inspect_checkpoint(path).to_dict()["weights"] == "averaged"
     assert inspect_checkpoint(path, choice=Choice(weights="last")).to_dict()["weights"] == "last"
+
+
+def test_where_the_statistics_of_averaged_parameters_come_from_is_said(tmp_path):
+    network = CifarResNet(3)
+    average = {name: 2 * parameter.detach() for name, parameter in network.named_parameters()}
+    path = save(tmp_path / "m.pth", {"model": network.state_dict(), "ema": {"decay": 0.9, "shadow": average}})
+    found = inspect_checkpoint(path)
+    assert found.to_dict()["weights"] == "averaged"
+    assert "the running statistics of BatchNorm are those of key 'model'" in found.assumptions[1]
+    loaded = load_checkpoint(path)
+    torch.testing.assert_close(loaded.model.conv1.weight, average["conv1.weight"])
+    torch.testing.assert_close(loaded.model.bn1.running_var, network.bn1.running_var)
+    assert loaded.selection.assumptions[-1] == found.assumptions[1]
 
 
 @pytest.mark.parametrize(
@@ -126,6 +140,13 @@ def test_the_text_lists_every_fact(tmp_path):
     assert text["state dict"] == "key 'ema'"
     assert text["weights"] == "averaged, stored as float32"
     assert text["left out"].endswith("and 5 more")
+
+
+def test_names_of_a_file_cannot_control_a_terminal(tmp_path):
+    lines = dict(inspect_checkpoint(save_tiny(tmp_path / "m.pt", names=["a\n\x1b[2J", "b", "c"])).lines())
+    assert lines["classes"] == r"3 (a\n\x1b[2J, b, c)"
+    state = {**CifarResNet(3).state_dict(), "loss.\x1b[31m": torch.zeros(3)}
+    assert dict(inspect_checkpoint(save(tmp_path / "m.pth", state)).lines())["left out"] == r"loss.\x1b[31m"
 
 
 def test_inspection_rejects_the_same_files_as_loading(tmp_path):

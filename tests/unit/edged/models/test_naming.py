@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 
@@ -47,6 +49,20 @@ def as_mmpretrain(name):
     return f"head.{name}" if name.startswith("fc.") else f"backbone.{name}"
 
 
+def as_residual_function(name):
+    """As weiaicunzai's pytorch-cifar100."""
+    first, _, rest = name.partition(".")
+    if first in ("conv1", "bn1"):
+        return f"conv1.{'0' if first == 'conv1' else '1'}.{rest}"
+    if not first.startswith("layer"):
+        return name
+    block, part, rest = rest.split(".", 2)
+    place = f"conv{int(first[5:]) + 1}_x.{block}"
+    if part == "downsample":
+        return f"{place}.shortcut.{rest}"
+    return f"{place}.residual_function.{3 * (int(part[-1]) - 1) + part.startswith('bn')}.{rest}"
+
+
 NAMINGS = {
     "torchvision": lambda name: name,
     "DataParallel": lambda name: f"module.{name}",
@@ -54,6 +70,11 @@ NAMINGS = {
     "transformers": as_transformers,
     "fastai": as_children,
     "mmpretrain": as_mmpretrain,
+    "weiaicunzai": as_residual_function,
+    "weiaicunzai in DataParallel": lambda name: f"module.{as_residual_function(name)}",
+    "compiled blocks": lambda name: re.sub(r"^(layer\d\.\d)\.", r"\1._orig_mod.", name),
+    "checkpointed stages": lambda name: re.sub(r"^(layer\d)\.", r"module.\1._checkpoint_wrapped_module.", name),
+    "a parallel body": lambda name: name if name.startswith("fc.") else f"features.module.{name}",
     "kuangliu": lambda name: name.replace("downsample", "shortcut").replace("fc.", "linear."),
     "a tutorial": lambda name: name.replace("downsample", "identity_downsample"),
     "skip": lambda name: name.replace("downsample", "skip"),
@@ -72,6 +93,23 @@ def test_every_naming_gives_the_same_network(naming):
         stored: stored for stored in network.names.values()
     }
     assert network.left_out == ()
+
+
+def test_bottlenecks_of_weiaicunzai_are_those_of_torchvision():
+    with torch.device("meta"):
+        state = ResNet(BLOCKS["bottleneck"], (3, 4, 6, 3), 100, stem="small").state_dict()
+    renamed = {as_residual_function(name): shape for name, shape in shapes_of(state).items()}
+    network = only(renamed)
+    assert network.fits
+    assert {name: renamed[stored] for name, stored in network.names.items()} == {
+        name: shape for name, shape in shapes_of(state).items() if not name.endswith("num_batches_tracked")
+    }
+
+
+def test_names_that_a_wrapper_would_make_equal_are_left_alone():
+    shapes = shapes_of(resnet18())
+    twice = shapes | {f"module.{name}": shape for name, shape in shapes.items()}
+    assert [network.prefix for network in find_networks(twice)] == ["", "module."]
 
 
 @pytest.mark.parametrize("head", ["fc", "linear"])

@@ -4,10 +4,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from edged.errors import ArchitectureError, CheckpointError
 from edged.models.inspection import inspect_checkpoint
 from edged.models.other_networks import other_network, quantized_by
+from edged.models.registry import recognize
 from edged.models.resnet import BLOCKS, CifarResNet, ResNet
 from edged.models.torchvision_shim import import_torchvision
 from tests.support.refusals import refused
@@ -165,6 +167,18 @@ def test_networks_that_torch_has_quantized_are_named(way, tmp_path):
         ({"fc.weight": torch.uint8, "fc.weight.absmax": torch.float32}, "bitsandbytes"),
         ({"fc.weight": torch.int8, "fc.weight_scale": torch.float32}, "compressed-tensors"),
         ({"fc.weight._data": torch.int8, "fc.weight._scale": torch.float32}, "optimum-quanto"),
+        (
+            {"fc.weight": torch.float32, "fc.input_quantizer._amax": torch.float32},
+            "NVIDIA's ModelOpt",
+        ),
+        (
+            {"fc.weight": torch.float32, "fc.act_quant.fused_activation_quant_proxy.x": torch.float32},
+            "Brevitas",
+        ),
+        (
+            {"fc.weight": torch.float32, "fc.step_size": torch.float32},
+            "training that learns steps, such as LSQ or PACT",
+        ),
         ({"fc.weight.codes": torch.uint8, "fc.weight.scale": torch.float32}, "edged, of one of its own artifacts"),
     ],
 )
@@ -173,6 +187,42 @@ def test_networks_that_other_tools_have_quantized_are_named(parts, tool, tmp_pat
     reason = refused(tmp_path / "m.safetensors")
     assert f"the network is quantized already (by {tool})" in reason
     assert "give the checkpoint of full precision" in reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda layer: prune.l1_unstructured(layer, "weight", 0.5), r"pruned .*call prune\.remove"),
+        (lambda layer: torch.nn.utils.weight_norm(layer), r"normalized .*call remove_weight_norm"),
+        (lambda layer: parametrizations.orthogonal(layer), r"parametrized .*call remove_parametrizations"),
+    ],
+    ids=["pruned", "weight norm", "parametrized"],
+)
+def test_weights_that_are_computed_of_others_get_the_call_that_removes_it(change, reason, tmp_path):
+    model = CifarResNet(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weight_norm is deprecated; its files are not
+        for layer in (model.conv1, model.layer1[0].conv1):
+            change(layer)
+    torch.save({"state_dict": model.state_dict()}, tmp_path / "m.pt")
+    with pytest.raises(ArchitectureError, match=f"{reason}.*then save its state_dict"):
+        inspect_checkpoint(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize(
+    ("block", "blocks", "name"),
+    [
+        ("bottleneck", (2, 2, 2, 2), "resnet26"),
+        ("basic", (1, 1, 1, 1), "resnet10"),
+        ("bottleneck", (1, 1, 1, 1), "resnet14"),
+        ("bottleneck", (3, 24, 36, 3), "resnet200"),
+    ],
+)
+def test_published_resnets_of_other_depths_are_named(block, blocks, name):
+    with torch.device("meta"):
+        state = ResNet(BLOCKS[block], blocks, 10).state_dict()
+    with pytest.raises(ArchitectureError, match=rf"it is a {name}, which edged does not know; give one of resnet18,"):
+        recognize(state)
 
 
 def test_networks_of_full_precision_are_not_quantized():

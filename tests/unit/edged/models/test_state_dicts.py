@@ -63,6 +63,58 @@ def test_averaged_weights_are_taken_where_there_are_any(tree):
         assert found.averaged == (value == 2.0)
 
 
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+PARAMETERS = {name: tensor for name, tensor in AVERAGED.items() if not name.endswith(STATISTICS)}
+
+
+@pytest.mark.parametrize(
+    ("tree", "key"),
+    [
+        ({"model": LAST, "ema": {"decay": 0.9, "shadow": PARAMETERS, "backup": {}}}, "ema.shadow"),
+        ({"model": prefixed("module.", LAST), "ema": PARAMETERS}, "ema"),
+        ({"ema": prefixed("module.", PARAMETERS), "model": LAST}, "ema"),
+        ({**prefixed("net.", LAST), **prefixed("net_ema.", PARAMETERS)}, ""),
+        ({"model": LAST, "ema": {"num_updates": 7, "shadow_params": [*PARAMETERS.values()]}}, "ema.shadow_params"),
+        ({"net": prefixed("module.", LAST), "ema_params": tuple(PARAMETERS.values())}, "ema_params"),
+    ],
+)
+def test_averages_of_parameters_alone_get_the_statistics_of_the_last_weights(tree, key):
+    for weights in ("auto", "averaged"):
+        found = find_state(tree, Choice(weights=weights))
+        names = found.network.names
+        assert (found.key, found.averaged, taken(found)) == (key, True, 2.0)
+        assert {name for name in LAST if not name.endswith("num_batches_tracked")} == names.keys()
+        assert all((found.entries[names[name]] == 2.0).all() for name in PARAMETERS)
+        assert (found.entries[names["layer2.0.bn1.running_mean"]] == 1.0).all()
+        assert found.statistics is not None
+    assert taken(find_state(tree, Choice(weights="last"))) == 1.0
+    assert find_state(tree, Choice(weights="last")).statistics is None
+
+
+def test_a_list_of_averages_can_be_chosen_by_its_key():
+    tree = {"model": LAST, "other": AVERAGED, "ema": [*PARAMETERS.values()]}
+    assert find_state(tree, Choice(key="ema")).key == "ema"
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "optimizer.avg", "grad_ema", "momentum"])
+@pytest.mark.parametrize("values", [PARAMETERS, [*PARAMETERS.values()]], ids=["named", "listed"])
+def test_what_an_optimizer_keeps_is_no_network(key, values):
+    first, _, rest = key.partition(".")
+    assert find_state({"model": LAST, first: {rest: values} if rest else values}).key == "model"
+
+
+@pytest.mark.parametrize(
+    "values", [[*PARAMETERS.values()][:-1], [*PARAMETERS.values()][::-1]], ids=["fewer", "reversed"]
+)
+def test_a_list_that_does_not_fit_the_parameters_is_no_network(values):
+    assert find_state({"model": LAST, "ema": values}).key == "model"
+
+
+def test_parameters_of_another_network_get_no_statistics():
+    other = {name: tensor for name, tensor in CifarResNet(5).state_dict().items() if not name.endswith(STATISTICS)}
+    assert find_state({"model": LAST, "ema": other}).statistics is None
+
+
 def test_averaged_weights_that_are_not_there_are_refused_where_they_are_asked_for():
     assert find_state({"m": LAST}, Choice(weights="last")).key == "m"
     with pytest.raises(CheckpointError, match="holds no averaged weights"):

@@ -254,6 +254,31 @@ def test_absurd_numbers_are_named(tmp_path, depth):
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        ({"9" * 5000: "cat"}, "a dict whose keys are not 0, 1, 2"),
+        ({"\u00b2": "cat"}, "a dict whose keys are not 0, 1, 2"),
+        ([10**6000], "a class name is no text"),
+        ([-(10**6000)], "a class name is no text"),
+        (["x" * 300], "a class name is no text"),
+    ],
+    ids=["key of 5,000 digits", "superscript", "number of 6,000 digits", "negative", "long"],
+)
+def test_absurd_names_are_refused(tmp_path, names, reason):
+    with pytest.raises(ArchitectureError, match=reason):
+        read_checkpoint(save_tiny(tmp_path / "m.pt", names=names))
+
+
+def test_an_absurd_row_is_named_in_one_line(tmp_path):
+    yaml = yaml_of(tiny_plan())
+    yaml["backbone"][1][0] = -(10**6000)
+    with pytest.raises(
+        ArchitectureError, match=r"row 1 of the yaml \(Conv\) cannot read rows \[a number of 19932 bits\]"
+    ):
+        read_checkpoint(save_tiny(tmp_path / "m.pt", yaml=yaml))
+
+
 def test_onnx_is_named(tmp_path):
     (tmp_path / "m.onnx").write_bytes(b"\x08\x07\x12\x07pytorch\x1a\x061.12.0" + bytes(100))
     assert "it is an ONNX file" in refused(tmp_path / "m.onnx", CheckpointError)
