@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from service.reporting.candidates import candidates, kept_in_float
-from service.reporting.facts import figures
+from service.reporting.facts import figures, reading, weights
 
 T = TypeVar("T")
 
@@ -31,6 +31,8 @@ def describe(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str
         "architecture": _checked(str, manifest["architecture"]["name"]),
         "file_name": _checked(str, source["name"]),
         "sha256": _checked(str, source["sha256"]),
+        "weights": weights(totals),
+        "reading": reading(totals),
         "made_at": _checked(str, manifest["finished_at"]),
         "figures": list(figures(totals)),
         "precision": _optional(str, (totals.get("serve") or {}).get("precision")),

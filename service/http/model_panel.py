@@ -214,6 +214,8 @@ def _facts(model: JSON) -> list[tuple[str, object]]:
         ("SHA-256", digest_with_button(digest, f"the checkpoint of {model['name']}") if digest else None),
         ("Made at", moment(_utc(made_at)) if made_at else None),
         ("Architecture", live.get("architecture")),
+        ("Weights", live.get("weights")),
+        ("Reading", live.get("reading")),
         ("Bits", live.get("bits")),
         ("Runtime", ", ".join(filter(None, (live.get("runtime"), live.get("precision")))) or None),
         ("Layers in float", ", ".join(live.get("layers_in_float") or []) or None),

@@ -27,6 +27,7 @@ from service.ipc.messages import Body, RequestError
 
 LOGITS = "logits"
 BINARY_OUTPUTS = "binary_data_output"  # parameter of a request: send every output as bytes
+_FOR_CLIENTS = "content_type"  # parameter of an output: MLServer's clients say with it how they decode it
 _CLASSIFICATION = "classification"  # parameter of an output: the most probable classes, as text
 
 
@@ -201,6 +202,7 @@ def _outputs(asked: object, known: Sequence[str], all_binary: bool) -> _Asked:
         binary[name] = _flag(parameters.pop("binary_data", all_binary), "binary_data")
         if _CLASSIFICATION in parameters:
             classification[name] = parameters.pop(_CLASSIFICATION)
+        parameters.pop(_FOR_CLIENTS, None)
         if parameters:
             known_here = f"binary_data, {_CLASSIFICATION}"
             raise RequestError(f"unknown parameter {min(parameters)!r:.80} of an output; known: {known_here}")

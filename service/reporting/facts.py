@@ -175,7 +175,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
     known: list[tuple[str, Callable[[], object]]] = [
         ("Generation", lambda: update.get("generation")),
         ("Architecture", lambda: (manifest.get("architecture") or {}).get("name")),
-        ("Weights", lambda: _weights(totals)),
+        ("Weights", lambda: weights(totals)),
         ("Reading", lambda: reading(totals)),
         ("Bits", lambda: bits_text(totals) or bits_text(settings)),
         ("Method", lambda: settings.get("method")),
@@ -282,8 +282,12 @@ def kernels(totals: JSON) -> str | None:
     )
 
 
-def _weights(totals: JSON) -> str | None:
-    """Return which weights of the checkpoint were taken, from where, and how many other tensors were left out."""
+def weights(totals: JSON) -> str | None:
+    """Return which weights of the checkpoint were taken, from where, and how many other tensors were left out.
+
+    Args:
+        totals: Totals of a report.
+    """
     taken: JSON = totals.get("checkpoint") or {}
     if not taken:
         return None

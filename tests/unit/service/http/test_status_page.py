@@ -19,6 +19,7 @@ def overview(name="m", text="plain", live=True):
     listed = candidates({"candidates": reports.candidates(text)})
     layers = [{"name": text, "bits": 4, "relative_loss": 0.002}, {"name": "fc", "bits": 8, "relative_loss": 0.001}]
     facts = {"bits": 4, "runtime": "torch", "architecture": text, "file_name": text, "agreement": 95.0,
+             "weights": f"averaged, key {text!r}", "reading": f"assumed: {text}",
              "figures": [("top-1", "86.25 % (full precision 87.00 %, drop +0.75)"), ("agreement", f"95.0 % of {text}")],
              "sha256": "ab" * 32, "made_at": "2026-01-01T00:00:00+00:00", "artifact_bytes": 5 << 20,
              "precision": "integer", "layers_in_float": [text],
@@ -89,6 +90,8 @@ def test_everything_at_a_glance():
         "paused",
         "on probation",
         "Runtime torch, integer",
+        "Weights averaged, key 'plain'",
+        "Reading assumed: plain",
         "Layers in float plain",
         "onnxruntime integer, 1 in float 4.53 ms 95.00 % 86.25 % (drop +0.75) 12.0 MiB serves",
         "Top-1 86.25 % full precision 87.00 %, drop +0.75",

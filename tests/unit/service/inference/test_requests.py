@@ -216,6 +216,7 @@ def test_a_body_without_json_is_one_encoded_image() -> None:
         ({"parameters": {"binary_data_output": True}}, {"raw", "boxes"}),
         ({"outputs": [{"name": "raw"}]}, set()),
         ({"outputs": [{"name": "raw", "parameters": {"binary_data": True}}, {"name": "boxes"}]}, {"raw"}),
+        ({"outputs": [{"name": "raw", "parameters": {"binary_data": True, "content_type": "np"}}]}, {"raw"}),
         (
             {
                 "parameters": {"binary_data_output": True, "iou": 0.5},
