@@ -13,19 +13,17 @@ from typing import Any
 
 from benchmarks.crashes.scenario import Bases, Scenario
 from edged.artifacts.store import ModelStore
-from service.journal.states import ENDS
-from tests.support.daemon import Daemon, eventually, processes
+from tests.support.daemon import ENDS, Daemon, eventually, processes, tracebacks
 
 PATIENCE_S = 600.0  # a traced worker on a busy machine takes minutes
 _MODEL = "digits"
 _IN_SERVICE = ("COMMITTED", "LIVE")
-_ENDS = {state.value for state in ENDS}
 
 
 def is_at_rest(daemon: Daemon, scenario: Scenario) -> bool:
     """Return whether the daemon has nothing to do any more."""
     updates = daemon.updates()
-    if any(update["state"] not in _ENDS for update in updates):
+    if any(update["state"] not in ENDS for update in updates):
         return False
     if not set(scenario.dropped) <= {update["file_name"] for update in updates}:
         return False
@@ -69,21 +67,15 @@ def broken_while_running(daemon: Daemon, scenario: Scenario, bases: Bases) -> It
         answer, expected = bases.answer(daemon), bases.expected(newest["file_name"])
         if answer != expected:
             yield f"generation {live} of {newest['file_name']} answers {answer!r:.300}, not {expected!r:.300}"
-    text = daemon.log.read_text(errors="replace")
-    if "Traceback" in text:
-        yield f"a traceback in the log: {text[text.index('Traceback') :][:1500]}"
+    yield from tracebacks(daemon.log.read_text(errors="replace"))
 
 
 def broken_on_disk(daemon: Daemon) -> Iterator[str]:
     """Yield what does not hold of the state folder once the daemon has been stopped."""
     state = daemon.state
     store = ModelStore(state / "models")
-    for generation in store.generations(_MODEL):
-        if (damage := store.damage(_MODEL, generation)) is not None:
-            yield f"generation {generation} is damaged: {damage}"
-    with closing(sqlite3.connect(state / "journal.db")) as journal:
-        if (verdict := journal.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
-            yield f"the journal is damaged: {verdict}"
+    yield from damaged(state)
+    with closing(_journal(state)) as journal:
         known = {row[0] for row in journal.execute("SELECT generation FROM updates")}
         details = [json.loads(row[0]) for row in journal.execute("SELECT detail FROM events WHERE state = 'PUBLISHED'")]
     known |= {detail.get("generation") for detail in details}  # of an update that was quantized again since
@@ -95,6 +87,21 @@ def broken_on_disk(daemon: Daemon) -> Iterator[str]:
         yield f"left behind: {leftover.relative_to(state)}"
     if left := processes(daemon):
         yield f"processes left behind: {[process.cmdline() for process in left]}"
+
+
+def damaged(state: Path) -> Iterator[str]:
+    """Yield the generations that do not match their digests, and what is wrong with the file of the journal."""
+    store = ModelStore(state / "models")
+    for generation in store.generations(_MODEL):
+        if (damage := store.damage(_MODEL, generation)) is not None:
+            yield f"generation {generation} is damaged: {damage}"
+    with closing(_journal(state)) as journal:
+        if (verdict := journal.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
+            yield f"the journal is damaged: {verdict}"
+
+
+def _journal(state: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True)
 
 
 def _leftovers(state: Path) -> Iterator[Path]:

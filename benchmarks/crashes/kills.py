@@ -112,14 +112,15 @@ def kill_at_random(bases: Bases, folder: Path, count: int, seed: int) -> Kills:
     with bases.copy((FIRST,), folder / f"kills-{seed}") as daemon:
         daemon.config["worker"]["tries"] = count  # a worker that was killed has failed
         with Load(daemon.start(), bases).running() as load:
-            while kills.total() - kills["nobody"] < count:
+            while kills.total() < count:
                 name, files = f"{files}.pt", files + 1
                 _drop_anew(daemon, bases, name)
                 of_file: Counter[str] = Counter()
-                for _ in range(min(_KILLS_A_FILE, count - kills.total() + kills["nobody"])):
+                for _ in range(min(_KILLS_A_FILE, count - kills.total())):
                     time.sleep(draw.uniform(0.0, _PAUSE_S))
                     victims = VICTIMS if of_file["supervisor"] < _MOST_OF_SUPERVISOR else tuple(MODULES)
-                    of_file[_kill_one(daemon, draw.sample(victims, len(victims)))] += 1
+                    if (victim := _kill_one(daemon, draw.sample(victims, len(victims)))) is not None:
+                        of_file[victim] += 1
                 kills += of_file
                 eventually(lambda: bases.answer(daemon) == bases.expected(FIRST), "service")
                 ended = Scenario("kills", (FIRST,), lambda *_: None, {name: GOOD}, dropped=(name,))
@@ -129,7 +130,6 @@ def kill_at_random(bases: Bases, folder: Path, count: int, seed: int) -> Kills:
         if (code := daemon.stop()) != 0:
             broken.append(f"the daemon ended with exit code {code}")
         broken += broken_on_disk(daemon)
-    del kills["nobody"]
     return Kills(kills, files, load.statuses, load.longest_s, tuple(broken))
 
 
@@ -141,8 +141,12 @@ def _drop_anew(daemon: Daemon, bases: Bases, name: str) -> None:
     path.unlink()
 
 
-def _kill_one(daemon: Daemon, victims: Sequence[str]) -> str:
-    """Kill the first of the victims that is there, and start the daemon again if it was the supervisor; return whom."""
+def _kill_one(daemon: Daemon, victims: Sequence[str]) -> str | None:
+    """Kill the first of the victims that is there, and start the daemon again if it was the supervisor.
+
+    Returns:
+        Whom; None if none of them was there.
+    """
     for victim in victims:
         if victim == "supervisor":
             daemon.close()
@@ -151,4 +155,4 @@ def _kill_one(daemon: Daemon, victims: Sequence[str]) -> str:
         with contextlib.suppress(AssertionError, psutil.Error):  # there is none, or it has just ended
             eventually(lambda name=victim: children(daemon, MODULES[name]), victim, _AWAIT_VICTIM_S)[0].kill()
             return victim
-    return "nobody"
+    return None

@@ -16,12 +16,11 @@ from benchmarks.crashes.power import SYNCS, TRACED, Disk, Kept
 from benchmarks.crashes.scenario import SCENARIOS, SECOND, Bases, started
 from edged.artifacts.digest import sha256_file
 from edged.artifacts.store import ModelStore
-from service.journal.states import ENDS
+from tests.support.daemon import ENDS
 from tests.support.syscall_faults import Operation, command_prefix, operations
 
 _MODEL = "digits"
 _MOST_BYTES = 1 << 24  # more than one call writes
-_ENDS = tuple(state.value for state in ENDS)
 _UPDATE = SCENARIOS["update"]
 
 
@@ -99,11 +98,11 @@ def broken_after_cut(state: Path, dropped: Path) -> Iterator[str]:
     update, known, generation = updates[0] if updates else (None, None, None)
     made = generation is not None and (state / "models" / _MODEL / "gen" / str(generation)).exists()
     whole = made and store.damage(_MODEL, generation) is None
-    if not kept and not (update in _ENDS and whole):
+    if not kept and not (update in ENDS and whole):
         yield f"the file is lost: its update is {update}"
-    if known is not None and update not in _ENDS and claimed not in kept and source not in kept and not whole:
+    if known is not None and update not in ENDS and claimed not in kept and source not in kept and not whole:
         yield f"the update is {update} and has neither its file nor its generation"
-    if update in _ENDS and source.exists():
+    if update in ENDS and source.exists():
         yield "the file is in the drop folder again, and its update has ended"
     if update in ("LIVE", "COMMITTED") and not (whole and current == generation):
         yield f"the journal says that generation {generation} is live, current is {current}"

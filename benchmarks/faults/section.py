@@ -10,9 +10,11 @@ import argparse
 import importlib
 import pkgutil
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
+T = TypeVar("T")
 Row = dict[str, Any]
 SECTIONS = Path(__file__).with_name("sections")
 _HEADING = "## "
@@ -39,6 +41,13 @@ def names() -> tuple[str, ...]:
 def load(name: str) -> Section:
     """Return a section; its imports are not needed by the others."""
     return cast(Section, importlib.import_module(f"benchmarks.faults.sections.{name}"))
+
+
+def some(found: Sequence[T], most: int | None) -> list[T]:
+    """Return at most so many of what was found, evenly spread; all for None."""
+    if most is None or most >= len(found):
+        return list(found)
+    return [found[index * len(found) // most] for index in range(most)]
 
 
 def measured(name: str, times: int | None, when: str, commit: str) -> str:

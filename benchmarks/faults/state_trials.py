@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from benchmarks.faults.journal_damage import DAMAGES
-from tests.support.daemon import Daemon, eventually
+from tests.support.daemon import Daemon, eventually, tracebacks
 from tests.support.tasks import Task
 
 PINNED, PAUSED, OTHER = "digits", "paused", "other"
@@ -52,7 +52,9 @@ class Bench:
             self._prepare()
         finally:
             self.daemon.close()
-        shutil.copytree(self.daemon.state, self._template / "state", symlinks=True, ignore=_sockets)
+        shutil.copytree(
+            self.daemon.state, self._template / "state", symlinks=True, ignore=shutil.ignore_patterns("*.sock")
+        )
         shutil.copytree(self._drops, self._template / "drop")
 
     def _prepare(self) -> None:
@@ -116,8 +118,7 @@ class Bench:
 
     def _row(self, found: list[str]) -> dict[str, Any]:
         log = self.daemon.log.read_text(errors="replace")
-        if "Traceback" in log:
-            found.append(f"a traceback: {log[log.index('Traceback') :][:500]}")
+        found += tracebacks(log)
         told = any(words in log for words in ("was damaged: ", "is damaged: ", "drops stay where they are"))
         return {"told": told, "faults": found}
 
@@ -155,10 +156,6 @@ def require(condition: bool, what: str) -> None:
     """Raise an AssertionError unless a condition holds that the trial needs."""
     if not condition:
         raise AssertionError(f"{what} did not happen")
-
-
-def _sockets(_: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.endswith(".sock")]
 
 
 def _problems(client: httpx.Client) -> list[str]:

@@ -11,15 +11,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-from benchmarks.sick_device.daemon import Drops, Traffic, broken, drop, pid_of, place, serving, until_ended, update_of
-from tests.support.daemon import Daemon, children, eventually
+from benchmarks.sick_device.daemon import Drops, Traffic, broken, serving
+from tests.support.daemon import Daemon, children, eventually, tracebacks
 from tests.support.tasks import Task
 
 DAY_S = 86400
 JUMPS = {"an hour ahead": 3600, "ten years ahead": 3650 * DAY_S, "an hour back": -3600, "ten years back": -3650 * DAY_S}
-SETTINGS: dict[str, Any] = {"worker": {"retry_s": 0.2, "recheck_s": 1}, "log": {"format": "human", "level": "info"}}
 _WATCHDOG_S = 10.0
 _STOPPED_S = 5.0  # for which the supervisor is stopped
 _HUNG_S = 400.0  # a generation counts as hung after two minutes, one that does not start after three
@@ -72,7 +70,7 @@ class Notifications:
 
 
 def jumped(folder: Path, task: Task) -> Iterator[tuple[str, list[str]]]:
-    """Let the clock of a daemon jump while it waits, quantizes, defers and proves a generation.
+    """Let the clock of a daemon jump when it is idle, while its worker runs, and while an update is deferred.
 
     Yields:
         Each jump, and what did not hold after it.
@@ -80,11 +78,11 @@ def jumped(folder: Path, task: Task) -> Iterator[tuple[str, list[str]]]:
     folder.mkdir(exist_ok=True)
     clock, notifications = SetClock(folder / "clock"), Notifications(folder / "notify")
     drops = Drops(task, folder)
-    variables = clock.environment | notifications.environment
-    with mock.patch.dict(os.environ, variables):
-        daemon_of = serving(folder / "edged", folder / "log", task, drops, **SETTINGS)
-        daemon, traffic = daemon_of.__enter__()
-    try:
+    environment = clock.environment | notifications.environment
+    with (
+        contextlib.closing(notifications),
+        serving(folder / "edged", folder / "log", task, drops, environment) as (daemon, traffic),
+    ):
         refused = folder / "refused.pt"
         refused.write_bytes(b"no checkpoint")
         daemon.drop(refused)
@@ -96,9 +94,6 @@ def jumped(folder: Path, task: Task) -> Iterator[tuple[str, list[str]]]:
                 faults += _undisturbed(daemon, traffic, notifications)
                 yield f"{name}, {when}", faults
         clock.set(0)
-    finally:
-        daemon_of.__exit__(None, None, None)
-        notifications.close()
 
 
 def _idle(daemon: Daemon, drops: Drops, jump: Callable[[], None]) -> Iterator[str]:
@@ -128,16 +123,15 @@ def _deferred(daemon: Daemon, drops: Drops, jump: Callable[[], None]) -> Iterato
 
 def _goes_live(daemon: Daemon, drops: Drops, meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
     source = drops.new()
-    drop(place(daemon, source))
+    daemon.drop(source)
     meanwhile()
     try:
-        until_ended(daemon, source.name)
+        update = daemon.update_of(source.name)
     except AssertionError as error:
         yield str(error)
         return
     yield from broken(daemon, source.name)
-    stages = update_of(daemon, source.name)["stages"]
-    yield from (f"stage {name} took {s} s" for name, s in stages.items() if not 0 <= s < 600)
+    yield from (f"stage {name} took {s} s" for name, s in update["stages"].items() if not 0 <= s < 600)
 
 
 def _undisturbed(daemon: Daemon, traffic: Traffic, notifications: Notifications) -> Iterator[str]:
@@ -148,8 +142,7 @@ def _undisturbed(daemon: Daemon, traffic: Traffic, notifications: Notifications)
         eventually(notifications.beats, "a heartbeat", 10 * _WATCHDOG_S)
     except AssertionError as error:
         yield str(error)
-    if "Traceback" in (log := daemon.log.read_text(errors="replace")):
-        yield f"traceback: {log[log.index('Traceback') :][:1000]}"
+    yield from tracebacks(daemon.log.read_text(errors="replace"))
     if not any(update["file_name"] == "refused.pt" for update in daemon.updates()):
         yield "an update is gone from the history"
     if not list((daemon.state / "rejected").iterdir()):
@@ -166,15 +159,13 @@ def stopped(kind: str, folder: Path, task: Task) -> dict[str, Any]:
     """
     folder.mkdir(exist_ok=True)
     drops = Drops(task, folder)
-    with serving(folder / "edged", folder / "log", task, drops, **SETTINGS) as (daemon, traffic):
+    with serving(folder / "edged", folder / "log", task, drops) as (daemon, traffic):
         start = time.monotonic()
         faults = list(STOPS[kind](daemon, traffic, drops))
         seconds = round(time.monotonic() - start, 1)
         eventually(lambda: daemon.infer(next(task.test.rglob("*.png"))).status_code == 200, "an answer")
         failed = len(traffic.failures)
-        log = daemon.log.read_text(errors="replace")
-        if "Traceback" in log:
-            faults.append(f"traceback: {log[log.index('Traceback') :][:1000]}")
+        faults += tracebacks(daemon.log.read_text(errors="replace"))
     return {"kind": kind, "seconds": seconds, "failed": failed, "answered": traffic.answers, "faults": faults}
 
 
@@ -222,16 +213,16 @@ def _fork_server_stops(daemon: Daemon, traffic: Traffic, drops: Drops) -> Iterat
     (forker,) = children(daemon, "service.inference.fork_server")
     forker.suspend()
     source = drops.new()
-    drop(place(daemon, source))
-    until_ended(daemon, source.name, _HUNG_S)
+    daemon.drop(source)
+    daemon.update_of(source.name, timeout_s=_HUNG_S)
     yield from broken(daemon, source.name)
     yield from (f"request: {failure}" for failure in traffic.failures[:3])
 
 
 def _supervisor_stops(daemon: Daemon, traffic: Traffic, drops: Drops) -> Iterator[str]:
-    os.kill(pid_of(daemon), signal.SIGSTOP)
+    os.kill(daemon.pid, signal.SIGSTOP)
     time.sleep(_STOPPED_S)
-    os.kill(pid_of(daemon), signal.SIGCONT)
+    os.kill(daemon.pid, signal.SIGCONT)
     yield from _goes_live(daemon, drops)
     yield from (f"request: {failure}" for failure in traffic.failures[:3])
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,11 +15,14 @@ from typing import Any
 import httpx
 import torch
 
+from benchmarks.crashes.invariants import damaged
 from edged.artifacts.store import ModelStore
-from tests.support.daemon import NO_CERTIFICATES, Daemon, eventually
+from tests.support.daemon import NO_CERTIFICATES, Daemon
 from tests.support.tasks import Task
 
 MODEL = "digits"
+# Seconds between two tries: short, since what is counted is what is lost.
+SETTINGS: dict[str, Any] = {"worker": {"retry_s": 0.2, "recheck_s": 1}, "log": {"format": "human", "level": "info"}}
 _PAUSE_S = 0.05  # between two requests
 
 
@@ -87,7 +89,7 @@ class Traffic:
 
 @contextmanager
 def serving(
-    folder: Path, log_file: Path, task: Task, drops: Drops, **settings: Any
+    folder: Path, log_file: Path, task: Task, drops: Drops, environment: Mapping[str, str] | None = None
 ) -> Iterator[tuple[Daemon, Traffic]]:
     """Run a daemon with two generations, under traffic, during the block.
 
@@ -96,11 +98,12 @@ def serving(
         log_file: File for the log.
         task: Checkpoints and images.
         drops: Checkpoints of the two generations.
-        settings: See `Daemon`.
+        environment: Variables of its environment, besides those of this process.
     """
     folder.mkdir(exist_ok=True)
-    daemon = Daemon(folder, task.calibration, **settings)
+    daemon = Daemon(folder, task.calibration, **SETTINGS)
     daemon.log = log_file
+    daemon.environment |= environment or {}
     try:
         daemon.start()
         for _ in range(2):
@@ -109,13 +112,6 @@ def serving(
             yield daemon, traffic
     finally:
         daemon.close()
-
-
-def pid_of(daemon: Daemon) -> int:
-    """Return the process ID of a daemon that was started."""
-    if daemon.process is None:
-        raise RuntimeError("the daemon was not started")
-    return daemon.process.pid
 
 
 def place(daemon: Daemon, source: Path) -> Path:
@@ -163,17 +159,12 @@ def broken(daemon: Daemon, name: str) -> Iterator[str]:
     store = ModelStore(state / "models")
     if store.current(MODEL) != update["generation"]:
         yield f"current is {store.current(MODEL)}, the journal says {update['generation']}"
-    for number in store.generations(MODEL):
-        if (damage := store.damage(MODEL, number)) is not None:
-            yield f"generation {number} is damaged: {damage}"
-    with closing(sqlite3.connect(f"file:{state}/journal.db?mode=ro", uri=True)) as journal:
-        if (verdict := journal.execute("PRAGMA integrity_check").fetchone()[0]) != "ok":
-            yield f"journal: {verdict}"
+    yield from damaged(state)
     yield from (f"left behind: {path.relative_to(state)}" for path in _left(state))
 
 
 def _left(state: Path) -> list[Path]:
-    """Return what an update leaves behind, once that is only what stays; its claimed file goes right after its end."""
+    """Return what an update has left behind; wait for the removal of its claimed file, which follows its end."""
     end = time.monotonic() + 10
     while True:
         folders = (state / "claimed", state / "staging", state / "drop" / MODEL)
@@ -182,9 +173,3 @@ def _left(state: Path) -> list[Path]:
         if not found or time.monotonic() > end:
             return found
         time.sleep(0.05)
-
-
-def until_ended(daemon: Daemon, name: str, timeout_s: float = 120.0) -> None:
-    """Wait until the update of a file has ended, however."""
-    ends = {"COMMITTED", "REJECTED", "FAILED", "SUPERSEDED", "CANCELLED", "ROLLED_BACK"}
-    eventually(lambda: update_of(daemon, name).get("state") in ends, f"the end of {name}", timeout_s)

@@ -7,17 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from benchmarks.sick_device.daemon import MODEL, Drops, Traffic, broken, drop, pid_of, place, reason_to_wait, update_of
-from benchmarks.sick_device.daemon import until_ended as ended
-from tests.support.daemon import Daemon
+from benchmarks.sick_device.daemon import MODEL, Drops, Traffic, broken, drop, place, reason_to_wait, update_of
+from tests.support.daemon import Daemon, tracebacks
 from tests.support.small_disk import PAGE_BYTES, SmallDisk
 from tests.support.syscall_faults import Fault, attached
 
 SIZE, INODES = "48m", 2000
-# Seconds between two tries: short, since what is counted is what is lost.
-SETTINGS: dict[str, Any] = {"worker": {"retry_s": 0.2, "recheck_s": 1}, "log": {"format": "human", "level": "info"}}
 _PATIENCE_S = 60.0  # for an update to meet the fault or to end
 _SHOWN_S = 0.5  # for which the fault stays after the update has met it
 # Calls that only concern the disk; of a write(2), only a full disk says whether it goes to the disk or into a pipe.
@@ -82,14 +78,13 @@ class Trial:
         start = time.monotonic()
         faults = []
         try:
-            ended(daemon, source.name)
+            daemon.update_of(source.name)
         except AssertionError as error:
             faults.append(str(error))
         seconds = round(time.monotonic() - start, 1)
         faults += [*broken(daemon, source.name), *self._failures()]
         log = daemon.log.read_bytes()[logged:].decode(errors="replace")
-        if "Traceback" in log:
-            faults.append(f"traceback: {log[log.index('Traceback') :][:1500]}")
+        faults += tracebacks(log)
         if waited is not None and " error " not in log and " warning " not in log:
             faults.append("the log does not say why it waited")
         return Outcome(moment, waited, seconds, [f"{moment}: {fault}" for fault in faults])
@@ -156,6 +151,6 @@ def cleared(disk: SmallDisk) -> Iterator[None]:
 @contextlib.contextmanager
 def failing(daemon: Daemon, go: Callable[[], None], log: Path, fault: Fault) -> Iterator[None]:
     """Have calls of the daemon and of what it starts fail."""
-    with attached(pid_of(daemon), log, fault, calls=fault.calls, follow=True):
+    with attached(daemon.pid, log, fault, calls=fault.calls, follow=True):
         go()
         yield

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.hostile.spelling import PROTO, call
-from tests.support.daemon import Daemon, edged, eventually, running
-from tests.support.signing import Signer, copy
+from tests.support.daemon import Daemon, edged, eventually, put, running
+from tests.support.signing import Signer
 from tests.support.tasks import Task
 
 AUDITED = Path(__file__).parents[1] / "support" / "audited"
@@ -65,7 +65,7 @@ def test_a_file_goes_live_with_the_signature_that_came_first(
 ) -> None:
     shutil.copy(task.first, tmp_path / "first.pt")
     signature = signers[0].write(tmp_path / "first.pt", "digits", 7)
-    copy(signature, folder_of(daemon, "digits") / "first.pt.sig")
+    put(signature, folder_of(daemon, "digits") / "first.pt.sig")
     daemon.drop(tmp_path / "first.pt")
     update = daemon.update_of("first.pt")
     assert update["state"] == "COMMITTED", update
@@ -110,7 +110,7 @@ def test_nothing_of_a_refused_file_is_parsed(
     assert "edged sign unsigned.pt --model hasty --version N" in rejected(daemon, "unsigned.pt", "unsigned")
     shutil.copy(tmp_path / "unsigned.pt", tmp_path / "forged.pt")
     forged = signers[1].write(tmp_path / "forged.pt", "hasty", 1)
-    copy(forged, folder_of(daemon, "hasty") / "forged.pt.sig")
+    put(forged, folder_of(daemon, "hasty") / "forged.pt.sig")
     daemon.drop(tmp_path / "forged.pt", model="hasty")
     assert "signed by no accepted key" in rejected(daemon, "forged.pt", "signature")
     events = audit.read_text()[before:]
@@ -119,7 +119,7 @@ def test_nothing_of_a_refused_file_is_parsed(
     assert "pickle.find_class" not in events
 
     shutil.copy(tmp_path / "unsigned.pt", tmp_path / "signed.pt")
-    copy(signers[0].write(tmp_path / "signed.pt", "hasty", 1), folder_of(daemon, "hasty") / "signed.pt.sig")
+    put(signers[0].write(tmp_path / "signed.pt", "hasty", 1), folder_of(daemon, "hasty") / "signed.pt.sig")
     daemon.drop(tmp_path / "signed.pt", model="hasty")
     update = daemon.update_of("signed.pt")
     assert (update["state"], update["code"]) == ("REJECTED", "unsafe_checkpoint")
@@ -164,7 +164,7 @@ def test_an_older_version_is_refused_also_after_a_restart_and_a_rollback_works(
 
     def deliver(name: str, version: int) -> None:
         shutil.copy(task.first, tmp_path / name)
-        copy(old.write(tmp_path / name, "digits", version), drop / f"{name}.sig")
+        put(old.write(tmp_path / name, "digits", version), drop / f"{name}.sig")
         daemon.drop(tmp_path / name)
 
     deliver("replayed.pt", 7)  # it was live, and would be again without being quantized
@@ -189,7 +189,7 @@ def test_keys_rotate_with_a_reload(daemon: Daemon, task: Task, signers: tuple[Si
     drop = folder_of(daemon, "hasty")
     trust = next(model["trust"] for model in daemon.config["models"] if model["name"] == "hasty")
     shutil.copy(task.second, tmp_path / "next.pt")
-    copy(new.write(tmp_path / "next.pt", "hasty", 10), drop / "next.pt.sig")
+    put(new.write(tmp_path / "next.pt", "hasty", 10), drop / "next.pt.sig")
     daemon.drop(tmp_path / "next.pt", model="hasty")
     reason = rejected(daemon, "next.pt", "signature")
     assert new.key.id[:16] in reason
@@ -203,7 +203,7 @@ def test_keys_rotate_with_a_reload(daemon: Daemon, task: Task, signers: tuple[Si
     trust["keys"] = [str(new.public)]
     daemon.reload()
     shutil.copy(task.first, tmp_path / "late.pt")
-    copy(old.write(tmp_path / "late.pt", "hasty", 11), drop / "late.pt.sig")
+    put(old.write(tmp_path / "late.pt", "hasty", 11), drop / "late.pt.sig")
     daemon.drop(tmp_path / "late.pt", model="hasty")
     assert old.key.id[:16] in rejected(daemon, "late.pt", "signature")
 
@@ -237,7 +237,7 @@ def test_a_model_without_keys_ignores_signatures(
     del daemon.config["models"][2]["trust"]
     daemon.reload()
     shutil.copy(task.second, tmp_path / "free.pt")
-    copy(signers[1].write(tmp_path / "free.pt", "other", 3), folder_of(daemon, "open") / "free.pt.sig")
+    put(signers[1].write(tmp_path / "free.pt", "other", 3), folder_of(daemon, "open") / "free.pt.sig")
     eventually(lambda: "free.pt.sig is ignored: model open has no trust.keys" in daemon.log.read_text(), "a line")
     daemon.drop(tmp_path / "free.pt", model="open")
     update = daemon.update_of("free.pt")

@@ -33,7 +33,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
 def trial(disk: SmallDisk, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     folder = tmp_path_factory.mktemp("drops")
     drops = Drops(task, folder)
-    with serving(disk.path / "edged", folder / "log", task, drops, **sick.SETTINGS) as (daemon, traffic):
+    with serving(disk.path / "edged", folder / "log", task, drops) as (daemon, traffic):
         yield Trial(daemon, traffic, drops)
 
 

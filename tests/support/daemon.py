@@ -49,6 +49,7 @@ class Daemon:
         self.folder = folder
         self._most_files = most_files  # the limit on open files, soft and hard; None for that of the tests
         self.prefix: tuple[str, ...] = ()  # of its command, such as that of tests.support.syscall_faults
+        self.environment: dict[str, str] = {}  # besides that of the tests
         self.state = folder / "state"
         self.log = folder / "log"
         model = {
@@ -92,7 +93,7 @@ class Daemon:
             command = ["prlimit", f"--nofile={self._most_files}:{self._most_files}", *command]
         command = [*self.prefix, *command]
         with self.log.open("ab") as log:
-            environment = os.environ | {_MARK: str(self.folder)}
+            environment = os.environ | self.environment | {_MARK: str(self.folder)}
             self.process = subprocess.Popen(command, stderr=log, stdout=log, env=environment)
         return self.process
 
@@ -160,10 +161,7 @@ class Daemon:
 
     def drop(self, source: Path, name: str | None = None, model: str = "digits") -> None:
         """Copy a file into the drop folder and rename it into place."""
-        folder = self.state / "drop" / model
-        target = folder / (name or source.name)
-        shutil.copy(source, folder / f".{target.name}")
-        (folder / f".{target.name}").rename(target)
+        put(source, self.state / "drop" / model / (name or source.name))
 
     def update_of(self, name: str, *states: str, timeout_s: float = TIMEOUT_S) -> dict[str, Any]:
         """Return the newest update of a file once it is in one of `states`, by default once it has ended."""
@@ -207,6 +205,18 @@ class Daemon:
     def rss_bytes(self) -> int:
         assert self.process is not None
         return int(psutil.Process(self.process.pid).memory_info().rss)
+
+
+def put(source: Path, target: Path) -> None:
+    """Copy a file to a hidden name, and rename it into place."""
+    hidden = target.with_name(f".{target.name}")
+    shutil.copy(source, hidden)
+    hidden.rename(target)
+
+
+def tracebacks(log: str) -> list[str]:
+    """Return the beginning of each traceback in a log."""
+    return [f"Traceback{rest[:1500]}" for rest in log.split("Traceback")[1:]]
 
 
 def processes(daemon: Daemon) -> list[psutil.Process]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from pathlib import Path
 
 from edged.signing.ed25519 import read_private_key, sign, write_key_pair
@@ -27,10 +26,3 @@ class Signer:
         path = file.with_name(file.name + ".sig")
         path.write_bytes(self.signature(file.read_bytes(), model, version))
         return path
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a file to a hidden name, and rename it into place."""
-    hidden = target.with_name(f".{target.name}")
-    shutil.copy(source, hidden)
-    hidden.rename(target)

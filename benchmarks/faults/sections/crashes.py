@@ -7,7 +7,6 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from benchmarks.crashes.points import (
     ERRORS,
@@ -21,12 +20,10 @@ from benchmarks.crashes.points import (
     try_point,
 )
 from benchmarks.crashes.scenario import SCENARIOS, Bases
-from benchmarks.faults.section import Row
+from benchmarks.faults.section import Row, some
 from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
 from tests.support.syscall_faults import missing
-
-T = TypeVar("T")
 
 TITLE = "Kills and errors at each operation on the disk"
 _UPDATE = SCENARIOS["update"]
@@ -51,11 +48,11 @@ def _rows(bases: Bases, folder: Path, times: int | None) -> Iterator[Row]:
     in_update = points_of(_UPDATE, bases, folder, "disk")
     yield _kills(bases, folder, "update", "disk", times, in_update)
     both = pairs(in_update)
-    trials = (try_point(_UPDATE, bases, folder, point, faults) for point, faults in _some(both, times))
+    trials = (try_point(_UPDATE, bases, folder, point, faults) for point, faults in some(both, times))
     yield _row("error, then an error or a kill in its handling", "update", trials, len(both))
     yield _restarts(bases, folder, in_update, times)
     errors = list(zip(distinct(in_update), itertools.cycle(ERRORS), strict=False))
-    trials = (try_point(_UPDATE, bases, folder, point, [point.fault(error)]) for point, error in _some(errors, times))
+    trials = (try_point(_UPDATE, bases, folder, point, [point.fault(error)]) for point, error in some(errors, times))
     yield _row("error", "update", trials, len(errors))
     for name, who in _KILLS:
         yield _kills(bases, folder, name, who, times, points_of(SCENARIOS[name], bases, folder, who))
@@ -63,27 +60,20 @@ def _rows(bases: Bases, folder: Path, times: int | None) -> Iterator[Row]:
 
 def _kills(bases: Bases, folder: Path, name: str, who: str, times: int | None, points: Sequence[Point]) -> Row:
     places, scenario = distinct(points), SCENARIOS[name]
-    kills = (try_point(scenario, bases, folder, point, [point.fault("SIGKILL")]) for point in _some(places, times))
+    kills = (try_point(scenario, bases, folder, point, [point.fault("SIGKILL")]) for point in some(places, times))
     return _row(f"kill in the {_WHOM[who]}", name, kills, len(places))
 
 
 def _restarts(bases: Bases, folder: Path, in_update: Sequence[Point], times: int | None) -> Row:
-    states = _some(distinct(in_update), _RESTARTS)
+    states = some(distinct(in_update), _RESTARTS)
     trials, known = [], 0
     for first in states:
         killed = killed_at(_UPDATE, bases, folder, first)
         points = distinct(restart_points(_UPDATE, bases, folder, killed))
         known += len(points)
-        for point in _some(points, times and -(-times // _RESTARTS)):
+        for point in some(points, times and -(-times // _RESTARTS)):
             trials.append(try_point(_UPDATE, bases, folder, point, [point.fault("SIGKILL")], killed))
     return _row("kill in the start that follows a kill", "update", trials, known)
-
-
-def _some(found: Sequence[T], times: int | None) -> list[T]:
-    """Return `times` of what was found, evenly spread, or all."""
-    if times is None or times >= len(found):
-        return list(found)
-    return [found[index * len(found) // times] for index in range(times)]
 
 
 def _row(what: str, name: str, trials: Iterable[Trial], known: int) -> Row:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.section import Row
+from benchmarks.faults.section import Row, some
 from benchmarks.faults.trained import trained
 from benchmarks.markdown import table
 from benchmarks.sick_device import disk as sick
@@ -67,14 +67,11 @@ def trials(kind: str, folder: Path, task: Task, most: int | None = None) -> list
             raise SystemExit(why)
         disk = held.enter_context(small_disk.small_disk(work, sick.SIZE, sick.INODES))
         drops = Drops(task, folder)
-        daemon, traffic = held.enter_context(
-            serving(work / "edged", folder / f"{work.name}.log", task, drops, **sick.SETTINGS)
-        )
+        daemon, traffic = held.enter_context(serving(work / "edged", folder / f"{work.name}.log", task, drops))
         trial = Trial(daemon, traffic, drops)
         found = list(moments(kind, daemon, disk, -(-task.first.stat().st_size // PAGE_BYTES), folder / "strace"))
-        step = 1 if most is None else max(1, len(found) // most)
         outcomes = []
-        for name, fault in itertools.islice(found, 0, None, step):
+        for name, fault in some(found, most):
             outcomes.append(trial.run(name, fault))
             print("   ", kind, outcomes[-1], flush=True)
         if not traffic.answers:
@@ -94,33 +91,18 @@ def moments(kind: str, daemon: Daemon, disk: SmallDisk, pages: int, log: Path) -
     """
     if kind == "no space":
         for left in (0, 1, 2, 3, 5, 10, pages // 2, pages - 1, *range(pages, pages + 24, 2)):
-            yield f"{left} pages left", partial(_full, disk, left)
+            yield f"{left} pages left", partial(sick.full, disk, pages=left)
         for place, left in itertools.product(PLACES, (0, 1, 2, 4, 8, 16, 64)):
-            yield f"{left} pages left once {place}", partial(_filled_at, daemon.state, disk, place, left)
+            yield (
+                f"{left} pages left once {place}",
+                partial(sick.filled_at, daemon.state, disk, place=place, pages=left),
+            )
     elif kind == "no inodes":
         for left in range(14):
-            yield f"{left} inodes left", partial(_crowded, disk, left)
+            yield f"{left} inodes left", partial(sick.crowded, disk, inodes=left)
     else:
         for (name, calls), number in itertools.product(CALLS.items(), NUMBERS):
-            yield f"{name} {number}", partial(_failing, daemon, log, Fault(calls, kind, number))
-
-
-def _full(disk: SmallDisk, left: int, go: Callable[[], None]) -> AbstractContextManager[object]:
-    return sick.full(disk, go, left)
-
-
-def _filled_at(
-    state: Path, disk: SmallDisk, place: str, left: int, go: Callable[[], None]
-) -> AbstractContextManager[object]:
-    return sick.filled_at(state, disk, go, place, left)
-
-
-def _crowded(disk: SmallDisk, left: int, go: Callable[[], None]) -> AbstractContextManager[object]:
-    return sick.crowded(disk, go, left)
-
-
-def _failing(daemon: Daemon, log: Path, fault: Fault, go: Callable[[], None]) -> AbstractContextManager[object]:
-    return sick.failing(daemon, go, log, fault)
+            yield f"{name} {number}", partial(sick.failing, daemon, log=log, fault=Fault(calls, kind, number))
 
 
 def page(rows: list[Row]) -> str:
