@@ -59,7 +59,7 @@ class Edged:
             digits.write_folders(digits.load(), digits.TEST, images)
         quick = {"recipe": "fast", "method": "rtn"}  # the swap is measured, not the quantization
         model = {"name": MODEL, "calibration": {"dir": str(images), "images": 32}, "quantization": quick}
-        model["gates"] = {"above_chance": False}  # the weights are random
+        # The weights are random, so no gate looks at them.
         model |= {"input": {"size": side, "resize": side}, "gates": {"min_agreement": 0}, "probation_s": 0}
         self._config: dict[str, Any] = {
             "state_dir": str(folder / "state"),

@@ -182,7 +182,7 @@ def call(number: int, *arguments: Any) -> int:
 
 
 def read_memory_file(around: Surroundings) -> None:
-    """Read the stack of the supervisor in /proc/PID/mem."""
+    """Read the heap of the supervisor in /proc/PID/mem."""
     start = next(
         int(line.split("-")[0], 16)
         for line in Path(f"/proc/{around.supervisor}/maps").read_text().splitlines()
@@ -211,7 +211,7 @@ def read_memory_by_call(around: Surroundings) -> None:
 
 
 def trace(pid: int) -> None:
-    """Trace a process without stopping it, and let it go by ending the thread that does."""
+    """Trace a process, which stops it for a moment, and let it go on."""
     library = ctypes.CDLL(None, use_errno=True)
     library.ptrace.restype = ctypes.c_long
     if library.ptrace(_PTRACE_SEIZE, pid, None, None) < 0:
@@ -325,7 +325,7 @@ def truncate(path: Path) -> None:
     os.truncate(path, path.stat().st_size)
 
 
-def read_folder_of(pid: int) -> bytes:
+def read_environment(pid: int) -> bytes:
     """Read the environment of a process, which may hold secrets."""
     return Path(f"/proc/{pid}/environ").read_bytes()
 
@@ -382,7 +382,7 @@ ATTEMPTS: Mapping[str, Attempt] = {
     "read the supervisor's memory by a call": read_memory_by_call,
     "trace the supervisor": lambda a: trace(a.supervisor),
     "trace a generation": lambda a: trace(a.generation),
-    "read the supervisor's environment": lambda a: read_folder_of(a.supervisor),
+    "read the supervisor's environment": lambda a: read_environment(a.supervisor),
     "take a descriptor of the supervisor": steal_descriptor,
     "change the supervisor's limits": change_limit,
     "change the supervisor's priority": change_priority,
