@@ -13,6 +13,7 @@ import httpx
 
 from benchmarks.faults.journal_damage import DAMAGES
 from tests.support.daemon import Daemon, eventually, tracebacks
+from tests.support.lost_folder import Loss, emptied, has_content, moved, replaced
 from tests.support.tasks import Task
 
 PINNED, PAUSED, OTHER = "digits", "paused", "other"
@@ -191,20 +192,19 @@ def _replace(path: Path) -> None:
     path.write_bytes(b"another file" * 1000)
 
 
-def _folder(change: Callable[[Path, Path], object], undo: Callable[[Path, Path], object]) -> Any:
+def _folder(loss: Loss) -> Callable[[Bench, httpx.Client], list[str]]:
     """Return what takes the state folder away, drops a file meanwhile, and brings the folder back."""
 
     def damage(bench: Bench, client: httpx.Client) -> list[str]:
-        state, away = bench.daemon.state, bench.daemon.folder / "away"
-        change(state, away)
-        eventually(lambda: _problems(client), "it is told")
-        found = [] if bench.serves(client) else ["lost: an answer"]
-        waiting = bench.drop(_BAD + b"!", OTHER, "meanwhile.pt")
-        listed = "drops stay where they are"
-        eventually(lambda: listed in client.get("/edged/v1/status").text and waiting.exists(), "the drop waits")
-        if state.exists() and list(state.iterdir()):
-            found.append("something was written into another folder")
-        undo(state, away)
+        state = bench.daemon.state
+        with loss(state, bench.daemon.folder / "away"):
+            eventually(lambda: _problems(client), "it is told")
+            found = [] if bench.serves(client) else ["lost: an answer"]
+            waiting = bench.drop(_BAD + b"!", OTHER, "meanwhile.pt")
+            listed = "drops stay where they are"
+            eventually(lambda: listed in client.get("/edged/v1/status").text and waiting.exists(), "the drop waits")
+            if has_content(state):
+                found.append("something was written into another folder")
         eventually(lambda: not _problems(client), "it goes on")
         taken = bench.daemon.update_of("meanwhile.pt")
         return found if taken["state"] == "REJECTED" else [*found, f"the drop of meanwhile is {taken['state']}"]
@@ -212,34 +212,12 @@ def _folder(change: Callable[[Path, Path], object], undo: Callable[[Path, Path],
     return damage
 
 
-def _empty(state: Path, away: Path) -> None:
-    away.mkdir()
-    for path in state.iterdir():
-        path.rename(away / path.name)
-
-
-def _refill(state: Path, away: Path) -> None:
-    for path in away.iterdir():
-        path.rename(state / path.name)
-    away.rmdir()
-
-
-def _substitute(state: Path, away: Path) -> None:
-    state.rename(away)
-    state.mkdir()
-
-
-def _undo_substitute(state: Path, away: Path) -> None:
-    state.rmdir()
-    away.rename(state)
-
-
 LIVE: Mapping[str, Callable[[Bench, httpx.Client], list[str]]] = {
     "journal deleted": _journal(Path.unlink),
     "journal replaced": _journal(_replace),
     "journal overwritten": _journal(lambda path: _overwrite(path, b"no database" * 2000)),
     "journal emptied": _journal(lambda path: _overwrite(path, b"")),
-    "state folder moved away": _folder(lambda state, away: state.rename(away), lambda state, away: away.rename(state)),
-    "state folder replaced by an empty one": _folder(_substitute, _undo_substitute),
-    "state folder emptied": _folder(_empty, _refill),
+    "state folder moved away": _folder(moved),
+    "state folder replaced by an empty one": _folder(replaced),
+    "state folder emptied": _folder(emptied),
 }
