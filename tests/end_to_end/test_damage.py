@@ -10,15 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.daemon import Daemon, eventually, running
+from benchmarks.sick_device.daemon import Traffic
+from tests.support.bits import flip_bit
+from tests.support.daemon import Daemon, children, eventually, running, tracebacks
 from tests.support.tasks import Task
-
-
-def flip(path: Path) -> None:
-    """Flip one bit in the middle of a file."""
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def cut(path: Path) -> None:
@@ -32,10 +27,10 @@ def replace(link: Path, by: Callable[[Path], object]) -> None:
 
 # By the name of the model that is damaged: what is done to its folder, and the generation that serves then.
 DAMAGE: dict[str, tuple[Callable[[Path], object], int]] = {
-    "weights": (lambda model: flip(model / "gen/2/weights.safetensors"), 1),
-    "warmup": (lambda model: flip(model / "gen/2/warmup.safetensors"), 1),
+    "weights": (lambda model: flip_bit(model / "gen/2/weights.safetensors"), 1),
+    "warmup": (lambda model: flip_bit(model / "gen/2/warmup.safetensors"), 1),
     "manifest": (lambda model: cut(model / "gen/2/manifest.json"), 1),
-    "bit_of_manifest": (lambda model: flip(model / "gen/2/manifest.json"), 1),
+    "bit_of_manifest": (lambda model: flip_bit(model / "gen/2/manifest.json"), 1),
     "no_folder": (lambda model: shutil.rmtree(model / "gen/2"), 1),
     "dangling": (lambda model: replace(model / "current", lambda link: link.symlink_to("gen/9")), 2),
     "plain_file": (lambda model: replace(model / "current", lambda link: link.write_text("gen/2")), 2),
@@ -44,6 +39,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], int]] = {
     "report": (lambda model: cut(model / "gen/2/report.json"), 2),
 }
 ALL_LOST = "all_lost"
+DAMAGED_GENERATIONS = 'edged_damaged_generations{model="digits"}'
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +57,8 @@ def daemon(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dae
             damage(models / name)
         shutil.copytree(models / "digits", models / ALL_LOST, symlinks=True)
         for number in (1, 2):
-            flip(models / ALL_LOST / f"gen/{number}/weights.safetensors")
-        flip(models / "digits/gen/2/weights.safetensors")  # the one that the journal knows
+            flip_bit(models / ALL_LOST / f"gen/{number}/weights.safetensors")
+        flip_bit(models / "digits/gen/2/weights.safetensors")  # the one that the journal knows
         daemon.spawn()
         configured = len(DAMAGE) + 2
 
@@ -121,7 +117,7 @@ def test_the_update_its_history_and_the_page_say_so_and_a_new_drop_makes_it_agai
 
 def test_damage_under_the_running_daemon_is_found_when_the_process_dies(daemon: Daemon, task: Task) -> None:
     assert daemon.process is not None
-    flip(daemon.state / "models/digits/gen/3/weights.safetensors")
+    flip_bit(daemon.state / "models/digits/gen/3/weights.safetensors")
     live = [child for child in psutil.Process(daemon.process.pid).children() if "digits" in child.cmdline()]
     live[0].kill()
     eventually(lambda: daemon.generation() == 1, "the whole generation serves again")
@@ -148,7 +144,7 @@ def test_a_damaged_generation_is_made_again_where_its_checkpoint_is_kept(task: T
         daemon.drop(task.second)
         daemon.update_of("second.pt", "LIVE")  # its file is kept until the probation is over
         daemon.kill()
-        flip(daemon.state / "models/digits/gen/2/weights.safetensors")
+        flip_bit(daemon.state / "models/digits/gen/2/weights.safetensors")
         daemon.config["models"][0]["probation_s"] = 0
         daemon.start()
         eventually(lambda: daemon.generation() == 3, "it is made again")
@@ -157,3 +153,41 @@ def test_a_damaged_generation_is_made_again_where_its_checkpoint_is_kept(task: T
         made = daemon.update_of("second.pt", "COMMITTED")
         assert (made["generation"], made["sha256"]) == (3, lost["sha256"])
         daemon.await_no_claims()
+
+
+@pytest.mark.slow
+def test_the_daily_check_finds_damage_while_the_models_serve(task: Task, tmp_path: Path) -> None:
+    """The check is due all the time here, so it is done whenever the daemon looks whether it is."""
+    image = next(task.test.rglob("*.png"))
+    with running(tmp_path, task.calibration, storage={"scrub_hours": 1e-6}) as daemon:
+        daemon.put_live(task.first)
+        daemon.put_live(task.second)
+        folder, process = daemon.state / "models/digits", children(daemon, "service.inference.main")
+        with Traffic(daemon, image) as traffic:
+            flip_bit(folder / "gen/1/weights.safetensors")
+            eventually(lambda: daemon.metric(DAMAGED_GENERATIONS) == 1, "the damage is found")
+            eventually((folder / "damaged/1/damage.json").exists, "it is quarantined")
+            record = json.loads((folder / "damaged/1/damage.json").read_text())
+            assert (record["generation"], record["replaced_by"], record["file_name"]) == (1, None, "first.pt")
+            assert "weights.safetensors" in record["reason"]
+            assert "model digits: generation 1 is damaged and quarantined" in daemon.log.read_text()
+            history = daemon.get("/edged/v1/models/digits/history").json()
+            assert (history["generations"], history["damaged"][0]["generation"]) == ([2], 1)
+            refused = daemon.post("/edged/v1/models/digits/rollback")
+            assert refused.status_code == 409, refused.text
+
+            flip_bit(folder / "gen/2/weights.safetensors")
+            problem = eventually(lambda: model_of(daemon, "digits")["problem"], "the damage of the live one is found")
+            assert str(problem).startswith("serves generation 2 from memory, which is damaged on the disk")
+            assert daemon.metric(DAMAGED_GENERATIONS) == 2
+            assert "generation 2 is damaged on the disk, and goes on serving from memory" in daemon.log.read_text()
+            assert (folder / "gen/2").is_dir()
+
+            flip_bit(folder / "gen/2/weights.safetensors")
+            eventually(lambda: model_of(daemon, "digits")["problem"] is None, "it is found whole again")
+            answers = traffic.answers
+            eventually(lambda: traffic.answers > answers, "another answer")
+        assert traffic.failures == []
+        assert children(daemon, "service.inference.main") == process
+        assert daemon.generation() == 2
+        assert tracebacks(daemon.log.read_text()) == []
