@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from edged.artifacts.store import DAMAGE
 from service.storage.paths import Paths
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ def sweep(paths: Paths) -> None:
     """
     for folder in _folders(paths.root):
         sweep_temporaries(folder)
+    for folder in _entries(paths.models, "*/damaged/*"):  # a generation in quarantine may have such a name, too
+        sweep_temporaries(folder, DAMAGE)
     for path in _entries(paths.staging, "*"):
         _remove(path)
 

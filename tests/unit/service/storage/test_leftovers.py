@@ -40,6 +40,8 @@ def test_what_was_being_written_is_removed_and_nothing_else(paths: Paths, monkey
     ):
         folder.mkdir(parents=True)
         (folder / "file").touch()
+    quarantined = store.quarantine_folder("m") / "2"
+    (quarantined / ".artifact.0.tmp").mkdir(parents=True)  # quarantined twice
     (paths.root / "drop/m").mkdir(parents=True)
     (paths.root / "drop/m/.model.pt.tmp").touch()  # of who drops it
     whole = all_below(paths.root)
@@ -53,6 +55,7 @@ def test_what_was_being_written_is_removed_and_nothing_else(paths: Paths, monkey
         for file in (
             *(paths.models / "m/last", store.path("m", 1) / "report.html", paths.rejected / SHA / "reason.json"),
             *(paths.superseded / SHA / "reason.json", paths.claimed / "claim", paths.capture("m") / "1.png"),
+            quarantined / "damage.json",
         ):
             with pytest.raises(KeyboardInterrupt):
                 write_atomic(file, b"new")
