@@ -21,7 +21,9 @@ _IN_SERVICE = ("COMMITTED", "LIVE")
 
 
 def is_at_rest(daemon: Daemon, scenario: Scenario) -> bool:
-    """Return whether the daemon has nothing to do any more."""
+    """Return whether the daemon serves and has nothing to do any more."""
+    if daemon.get("/v2/health/ready").status_code != 200:
+        return False
     updates = daemon.updates()
     if any(update["state"] not in ENDS for update in updates):
         return False

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import httpx
 import psutil
-import torch
 
 from benchmarks.crashes.invariants import broken_on_disk, broken_while_running, come_to_rest
-from benchmarks.crashes.scenario import FIRST, GOOD, Bases, Scenario
+from benchmarks.crashes.scenario import FIRST, GOOD, Bases, Scenario, write_anew
 from tests.support.daemon import Daemon, children, eventually
 
 MODULES = {
@@ -136,7 +135,7 @@ def kill_at_random(bases: Bases, folder: Path, count: int, seed: int) -> Kills:
 def _drop_anew(daemon: Daemon, bases: Bases, name: str) -> None:
     """Drop the first network once more, as another file."""
     path = daemon.folder / name
-    torch.save({"state_dict": torch.load(bases.task.first), "epoch": name}, path)
+    write_anew(bases.task, path)
     daemon.drop(path)
     path.unlink()
 

@@ -138,17 +138,18 @@ def killed_at(scenario: Scenario, bases: Bases, folder: Path, point: Point) -> P
 
 
 def restart_points(scenario: Scenario, bases: Bases, folder: Path, killed: Path) -> list[Point]:
-    """Return the points of the start that follows a kill, up to the next worker."""
+    """Return the points of the start that follows a kill, up to the next worker or to rest."""
     log = folder / f"strace-{next(_numbers)}"
     with bases.copy(killed, folder / "restarted") as daemon:
         daemon.prefix = command_prefix(log)
         with started(daemon):
             come_to_rest(daemon, scenario)
+            made = operations(log)
     found: dict[tuple[str, int], Point] = {}  # the kill hits the first thread that comes to the n-th call
-    for each in operations(log):
-        if str(daemon.state / "staging") in each.arguments and each.call in ("write", "fsync", "mkdir"):
+    for each in made:
+        if f"{daemon.state / 'staging'}/" in each.arguments and each.call in ("write", "fsync", "mkdir"):
             break
-        if str(daemon.state) in each.arguments and "journal.db-shm" not in each.arguments:
+        if str(daemon.state) in each.arguments and "journal.db-shm" not in each.arguments and each.error is None:
             found.setdefault((each.call, each.number), Point("start", each.call, each.number, each.arguments))
     return list(found.values())
 
@@ -181,6 +182,8 @@ def try_point(
                 daemon.prefix = command_prefix(log, *faults)
                 daemon.spawn()
                 _await_end(daemon, scenario)
+                if not daemon.has_ended:
+                    daemon.kill()  # it has come to rest before the point
                 daemon.prefix = ()
             else:
                 daemon.start()

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import torch
 
 from tests.support.daemon import Daemon, eventually, processes
 from tests.support.tasks import Task
 
-FIRST, SECOND, JUNK = "first.pt", "second.pt", "junk.pt"
+FIRST, SECOND, THIRD, JUNK = "first.pt", "second.pt", "third.pt", "junk.pt"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ class Bases:
         folder.mkdir(parents=True, exist_ok=True)
         junk = task.first.with_name(JUNK)
         junk.write_bytes(b"no checkpoint")
+        write_anew(task, task.first.with_name(THIRD))
         self.image = next(iter(sorted(task.test.rglob("*.png"))))
 
     def answer(self, daemon: Daemon) -> object:
@@ -128,6 +130,11 @@ class Bases:
             daemon.close()
             eventually(lambda: not processes(daemon), "all processes have ended")
             shutil.rmtree(folder)
+
+
+def write_anew(task: Task, path: Path) -> None:
+    """Write the first network once more, as a file of other content."""
+    torch.save({"state_dict": torch.load(task.first), "epoch": path.name}, path)
 
 
 @contextlib.contextmanager

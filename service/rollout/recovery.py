@@ -88,9 +88,10 @@ class Recovery:
             self.damaged[model] = await self.generations.quarantined(model)
             problem = await self.generations.link_problem(model)
             current = self.generations.current(model)
-            if problem is None:
-                return current
-            return await self._fall_back(model, current, problem, DAMAGED)
+            if problem is not None:
+                return await self._fall_back(model, current, problem, DAMAGED)
+            await self._finish(model, current)
+            return current
         except NothingWholeError as error:
             self._swapper.server(model).lose(str(error))
         except (EdgedError, OSError) as error:
@@ -213,11 +214,27 @@ class Recovery:
             await self._attempted("its update is not journaled", self._rollbacks.reconcile(model))
             await self._note(model, chosen, {"recovered": f"put in service again: {why}"})
         if update is not None and code == DAMAGED:
-            again = self._checkpoints.make_again(update)
-            await self._attempted(f"{update.file_name} cannot be quantized again", again)
+            await self._make_again(update)
         if chosen is None:
             raise NothingWholeError(reason)
         return chosen
+
+    async def _finish(self, model: str, current: int | None) -> None:
+        """Journal that damaged generations were taken out of service, if the daemon died before that was journaled."""
+        for number, record in self.damaged[model].items():
+            if record.get("replaced_by") is None or number == current:
+                continue
+            update = await self._of_generation(model, number)
+            if update is None or update.state not in (State.LIVE, State.COMMITTED):
+                continue
+            reason = f"generation {current} serves again: {record.get('reason')}"
+            log.warning("update %d of %s (%s): %s", update.id, model, update.file_name, reason)
+            await self._attempted("its update is not journaled", self._journal(update, DAMAGED, reason))
+            await self._make_again(update)
+
+    async def _make_again(self, update: Update) -> None:
+        again = self._checkpoints.make_again(update)
+        await self._attempted(f"{update.file_name} cannot be quantized again", again)
 
     async def _newest_whole(self, model: str, besides: int | None) -> int | None:
         """Return the generation that is to serve; what is found damaged before it is quarantined."""

@@ -9,11 +9,14 @@ import pytest
 
 from benchmarks.crashes.kills import VICTIMS, kill_at_random
 from benchmarks.crashes.points import Point, distinct, killed_at, pairs, points_of, restart_points, try_point
+from benchmarks.crashes.recovery import RECOVERY, damaged_base, recovery_points
 from benchmarks.crashes.scenario import SCENARIOS, Bases
+from benchmarks.faults.section import some
 from tests.support.syscall_faults import missing
 from tests.support.tasks import Task
 
 UPDATE = SCENARIOS["update"]
+KILLS_OF_RECOVERY = 10
 injects = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 
 
@@ -96,6 +99,29 @@ def test_a_kill_in_the_start_that_follows_a_kill(bases: Bases, disk_points: list
     for point in points[:: len(points) // 9 or 1]:
         trial = try_point(UPDATE, bases, tmp_path, point, [point.fault("SIGKILL")], killed)
         assert trial.broken == (), point
+
+
+@pytest.fixture(scope="module")
+def damaged(bases: Bases, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return damaged_base(bases, tmp_path_factory.mktemp("damaged"))
+
+
+@pytest.fixture(scope="module")
+def points_of_recovery(bases: Bases, damaged: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Point]:
+    return some(recovery_points(bases, tmp_path_factory.mktemp("recovery"), damaged), KILLS_OF_RECOVERY)
+
+
+@injects
+@pytest.mark.slow
+@pytest.mark.parametrize("index", range(KILLS_OF_RECOVERY))
+def test_a_kill_in_the_start_that_replaces_a_damaged_generation(
+    bases: Bases, damaged: Path, points_of_recovery: list[Point], tmp_path: Path, index: int
+) -> None:
+    """The newest whole generation serves after the next start, wherever the first one was killed."""
+    point = points_of_recovery[index]
+    trial = try_point(RECOVERY, bases, tmp_path, point, [point.fault("SIGKILL")], damaged)
+    assert trial.broken == (), point
+    assert trial.reached or point.number > 1, point  # which thread makes the second call of a kind is not certain
 
 
 @pytest.mark.slow

@@ -161,6 +161,39 @@ def test_damage_leads_to_the_newest_whole_generation_and_is_journaled(device: De
     assert device.metric("edged_updates_total", result="rolled_back", reason="damaged") == 1
 
 
+@pytest.mark.parametrize("died_at", ["_journal", "_newest_whole"])
+def test_what_a_death_of_the_daemon_kept_from_being_journaled_is_journaled_at_the_start(
+    device: Device, monkeypatch: pytest.MonkeyPatch, died_at: str
+) -> None:
+    for _ in range(3):
+        device.publish()
+    device.damage(3)
+    device.damage(2)
+    device.kept.files = {"2.pt", "3.pt"}
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(device.recovery, died_at, die)
+        with pytest.raises(KeyboardInterrupt):
+            run(device.recovery.replacement("m", 3, BROKEN))
+    assert device.update_of(3).state is State.COMMITTED
+    current = run(device.recovery.entry("m"))
+    if died_at == "_newest_whole":  # nothing had happened yet
+        assert current == 3
+        assert device.update_of(3).state is State.COMMITTED
+        assert run(device.recovery.replacement("m", 3, BROKEN)) == 1
+    for _ in range(2):  # the second time, there is nothing to do
+        assert run(device.recovery.entry("m")) == 1
+        undone = device.update_of(3)
+        assert (undone.state, undone.code) == (State.ROLLED_BACK, "damaged")
+        assert str(undone.reason).startswith("generation 1 serves again: ")
+        assert device.kept.again == ["3.pt"]
+        assert device.metric("edged_updates_total", result="rolled_back", reason="damaged") == 1
+    assert device.update_of(2).state is State.COMMITTED  # it was damaged too, but not in service
+
+
 def test_what_failed_or_never_served_is_chosen_last_or_never(device: Device) -> None:
     good, unknown = device.publish(), device.publish(None)
     by_hand = device.publish(State.ROLLED_BACK, "rollback")
