@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from benchmarks.execution.peers import CALIBRATORS, is_installed, quantize_with_peer
 from benchmarks.markdown import Goal, goal, goals_section, table
+from edged.comparators.peers.onnx_tools import CALIBRATORS, is_installed, quantize_with_peer
 from edged.execution.processor import processor_saturates
 
 if TYPE_CHECKING:

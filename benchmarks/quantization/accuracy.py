@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 
 from benchmarks.options import parser_of
-from benchmarks.quantization.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, is_installed
 from benchmarks.quantization.measure import METHODS
 from benchmarks.quantization.networks import NETWORKS, data_root
 from benchmarks.quantization.plot import draw
 from benchmarks.quantization.results import Results, Row
 from benchmarks.quantization.tables import document, network_table
+from edged.comparators.peers.brevitas import DEFAULT_SCALE, PEERS, SCALES, is_installed
 
 OWN_METHODS = tuple(method for method in METHODS if method not in PEERS)
 # OBQ downdates an inverse for every row, rows * d^3 work: 1.7e14 multiplications over ResNet-18's 3x3 layers.

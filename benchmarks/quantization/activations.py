@@ -26,13 +26,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.execution.peers import PEERS, is_installed, quantize_with_peer
 from benchmarks.markdown import line, table
 from benchmarks.options import parser_of
 from benchmarks.quantization import detection, networks
 from benchmarks.quantization.tables import TITLES
 from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import Boxes
+from edged.comparators.peers.onnx_tools import PEERS, is_installed, quantize_with_peer
 from edged.compress import compress
 from edged.evaluation.detection import agreement, average_precision, detections_of
 from edged.evaluation.fidelity import fidelity

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from benchmarks.markdown import Goal, goal
-from benchmarks.quantization.brevitas_peer import PEERS
 from benchmarks.quantization.results import Results, Row, paired_difference
+from edged.comparators.peers.brevitas import PEERS
 
 MEAN_DROP = {4: 0.15, 3: 0.5, 2: 3.0}  # `balanced`, points of top-1
 HELD_OUT = {4: 0.85, 2: 0.65}  # `fast`, relative to `paper`

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.options import parser_of
-from benchmarks.quantization.brevitas_peer import DEFAULT_SCALE, PEERS, SCALES, prepare, quantize_with_peer
 from benchmarks.quantization.heldout import held_out_loss
 from benchmarks.quantization.networks import TEST_BATCH, Loaded, load
 from benchmarks.quantization.results import Row, pack_hits
+from edged.comparators.peers.brevitas import DEFAULT_SCALE, PEERS, SCALES, prepare, quantize_with_peer
 from edged.compress import compress
 from edged.evaluation.classification import accuracy, predict
 from edged.evaluation.fidelity import fidelity

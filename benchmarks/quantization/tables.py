@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.markdown import goals_section, table
-from benchmarks.quantization.brevitas_peer import PEERS
 from benchmarks.quantization.goals import goals
 from benchmarks.quantization.measure import METHODS
 from benchmarks.quantization.networks import NETWORKS
 from benchmarks.quantization.results import Key, Results, Row, paired_difference
+from edged.comparators.peers.brevitas import PEERS
 
 TITLES = {
     "resnet20": "CIFAR ResNet-20",

@@ -11,8 +11,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edged.comparators.units import Unit
+from edged.models.graph import Program, Values
 
 Images = Callable[[], Iterable[Tensor]]
+
+
+class Stream:
+    """The calibration images on their way through a network: the values that are live at one cut of it.
+
+    Args:
+        program: Program of the network.
+        model: The network, whose units before a cut have their final weights when that cut is asked for.
+        images: Returns the calibration images in batches.
+    """
+
+    def __init__(self, program: Program, model: nn.Module, images: Images) -> None:
+        self._program, self._modules = program, dict(model.named_modules())
+        self._batches: list[Values] | None = None
+        self._images, self._index = images, 0
+
+    def inputs_of(self, layer: str) -> Tensor:
+        """Return the inputs [n, ...] of a layer; no layer before it can be asked for afterwards."""
+        cut = next(cut for cut in self._program.cuts if layer in cut.layers)
+        before = self._batches or ({self._program.input: batch} for batch in self._images())
+        if self._batches is None or cut.index > self._index:
+            with torch.no_grad():
+                self._batches = [self._program.run(part, self._index, cut, self._modules) for part in before]
+            self._index = cut.index
+        return torch.cat([part[cut.source] for part in self._batches])
 
 
 @dataclass(frozen=True)
@@ -24,59 +50,32 @@ class UnitInputs:
         full: The network in full precision.
         quantized: The network in which all units before this one are quantized.
         images: Returns the calibration images in batches [b, channels, size, size], the same ones at every call.
+        full_stream: The images on their way through `full`.
+        quantized_stream: The images on their way through `quantized`.
     """
 
     unit: Unit
     full: nn.Module
     quantized: nn.Module
     images: Images
+    full_stream: Stream
+    quantized_stream: Stream
 
     @functools.cached_property
     def of_full(self) -> Tensor:
         """Inputs [n, ...] in full precision."""
-        return inputs_of(self.full, self.unit.name, self.images())
+        return self.full_stream.inputs_of(next(iter(self.unit.layers)))
 
     @functools.cached_property
     def of_quantized(self) -> Tensor:
         """Inputs [n, ...] through the quantized units before this one."""
-        return inputs_of(self.quantized, self.unit.name, self.images())
+        return self.quantized_stream.inputs_of(next(iter(self.unit.layers)))
 
     @functools.cached_property
     def targets(self) -> Tensor:
         """Outputs [n, ...] of the unit's module in full precision."""
         with torch.no_grad():
             return torch.cat([self.unit.module(part) for part in torch.split(self.of_full, 64)])
-
-
-def inputs_of(model: nn.Module, name: str, images: Iterable[Tensor]) -> Tensor:
-    """Return the inputs [n, ...] of the module `name`, running the network no further than to it.
-
-    Args:
-        model: Network in eval mode.
-        name: Name of a module with one input that the network calls once for each batch.
-        images: Batches of images.
-    """
-    seen: list[Tensor] = []
-
-    def keep(_: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        seen.append(arguments[0].clone())
-        raise _ReachedError
-
-    hook = model.get_submodule(name).register_forward_pre_hook(keep)
-    try:
-        with torch.no_grad():
-            for batch in images:
-                try:
-                    model(batch)
-                except _ReachedError:
-                    continue
-    finally:
-        hook.remove()
-    return torch.cat(seen)
-
-
-class _ReachedError(Exception):
-    """The module whose inputs are wanted has been reached."""
 
 
 def squared_gradients(full: nn.Module, quantized: nn.Module, name: str, images: Iterable[Tensor]) -> Tensor:

@@ -14,13 +14,14 @@ from edged.comparators.adaround import AdaRound
 from edged.comparators.bias_correction import BiasCorrection
 from edged.comparators.bit_split import BitSplit
 from edged.comparators.brecq import Brecq
-from edged.comparators.inputs import Images, UnitInputs
+from edged.comparators.inputs import Images, Stream, UnitInputs
 from edged.comparators.method import Comparator, Options, Solution
 from edged.comparators.nearest import Nearest
 from edged.comparators.obq import Obq
 from edged.comparators.units import Unit, find_units
 from edged.device import device_of, exact_float32
 from edged.errors import UsageError
+from edged.models.graph import Program
 from edged.models.layers import shared_copy
 from edged.progress import ProgressListener, SilentListener
 from edged.quant.grid import QuantizedWeight
@@ -71,9 +72,11 @@ def quantize_with(
     method, listener = COMPARATORS[name], listener or SilentListener()
     units = find_units(model, method.blockwise)
     network, quantized = shared_copy(model), {}
+    program = Program(model)
+    streams = Stream(program, model, images), Stream(program, network, images)
     with exact_float32(device_of(model)), torch.no_grad():
         for done, unit in enumerate(units, start=1):
-            solution = method.quantize(unit, UnitInputs(unit, model, network, images), options)
+            solution = method.quantize(unit, UnitInputs(unit, model, network, images, *streams), options)
             for layer, weight in solution.weights.items():
                 quantized[f"{layer}.weight"] = weight
             _install(network, unit, solution)

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from edged.calibration.geometry import QuantizableLayer
-from edged.errors import ArchitectureError
+from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.models.resnet import BasicBlock, Bottleneck, CifarBlock
 from edged.models.yolov5.blocks import Bottleneck as DetectorBottleneck
@@ -35,7 +35,7 @@ class Unit:
     Attributes:
         name: Module name.
         module: The module in full precision.
-        layers: Its layers by their names in the network, in order of execution.
+        layers: Its layers by their names in the network, in order of execution. The first reads the unit's input.
         norm: BatchNorm that alone reads a single layer's output; None for a block, or if there is none.
         activation: Activation that alone reads what the norm returns; None for a block, or if there is none.
         norm_name: Module name of the norm; empty if there is none.
@@ -90,15 +90,13 @@ def find_units(model: nn.Module, blockwise: bool) -> list[Unit]:
         ArchitectureError: The network has no layer to quantize.
     """
     modules, layers = dict(model.named_modules()), quantizable_layers(model)
-    nodes = [n for n in fx.symbolic_trace(model).graph.nodes if n.op == "call_module" and n.target in layers]
-    if not nodes:
-        raise ArchitectureError("the model has no convolution or linear layer to quantize")
+    nodes = {str(node.target): node for node in fx.symbolic_trace(model).graph.nodes if node.op == "call_module"}
     found: dict[str, Unit] = {}
-    for node in nodes:
-        layer = str(node.target)
+    # The engine's order, in which layers that read the same value follow one another.
+    for layer in (name for cut in Program(model).cuts for name in cut.layers):
         block = _block_around(layer, modules) if blockwise else None
         if block is None:
-            found[layer] = _single(node, layer, modules)
+            found[layer] = _single(nodes[layer], layer, modules)
         else:
             members = {**(found[block].layers if block in found else {}), layer: layers[layer]}
             found[block] = Unit(block, modules[block], members)

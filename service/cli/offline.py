@@ -45,11 +45,11 @@ def quantize(options: Namespace) -> int:
         checkpoint=options.checkpoint,
         out=out,
         calibration_dir=options.calib,
-        cache_root=_made(options.cache),
+        cache_root=make_folder(options.cache),
         spec=spec,
         arch=options.arch,
-        choice=_choice(options),
-        input=_overrides(options),
+        choice=choice_of(options),
+        input=input_overrides(options),
         images=options.images,
         gates=dataclasses.replace(
             Gates(above_chance=False) if options.default_gates else Gates.none(),
@@ -63,8 +63,8 @@ def quantize(options: Namespace) -> int:
         memory_limit=options.memory_limit,
         runtime=options.runtime,
     )
-    _made(out.parent)
-    result = run_job(job, _listener(options))
+    make_folder(out.parent)
+    result = run_job(job, listener_of(options))
     print_result(options, {"out": str(result.artifact), **result.report}, quantization_table)
     return 0
 
@@ -88,7 +88,7 @@ def inspect(options: Namespace) -> int:
     """Show what edged sees in a checkpoint, without quantizing it (`edged inspect`)."""
     from edged.models.inspection import inspect_checkpoint
 
-    found = inspect_checkpoint(options.checkpoint, options.arch, _choice(options))
+    found = inspect_checkpoint(options.checkpoint, options.arch, choice_of(options))
     signature = _claimed_signature(options.checkpoint, found.checkpoint.sha256)
     lines = [*found.lines(), *([] if signature is None else [("signature", _signature_text(signature))])]
     print_result(options, {**found.to_dict(), "signature": signature}, lambda _: two_columns(lines))
@@ -131,15 +131,15 @@ def evaluate(options: Namespace) -> int:
     from edged.pipeline.scoring import open_scorable, score
     from service.worker.pipeline import decode_images, set_up_torch
 
-    listener = _listener(options)
+    listener = listener_of(options)
     set_up_torch(options.threads, "cpu")
     with listener.stage("load"):
         network = open_scorable(
-            *(options.model, options.arch, _overrides(options), _choice(options), options.preprocessing_of),
+            *(options.model, options.arch, input_overrides(options), choice_of(options), options.preprocessing_of),
             options.runtime,
         )
     with listener.stage("decode"):
-        cache = decode_images(options.data, _made(options.cache), network.input, None, listener, EVALUATE)
+        cache = decode_images(options.data, make_folder(options.cache), network.input, None, listener, EVALUATE)
     print_result(options, score(network, cache, options.data, listener), evaluation_table)
     return 0
 
@@ -149,8 +149,10 @@ def calib(options: Namespace) -> int:
     from service.worker.pipeline import decode_images, set_up_torch
 
     set_up_torch(options.threads, "cpu")
-    spec = (InputSpec.letterbox(detector_side()) if options.letterbox else InputSpec()).override(_overrides(options))
-    cache = decode_images(options.folder, _made(options.cache), spec, options.images, _listener(options))
+    spec = (InputSpec.letterbox(detector_side()) if options.letterbox else InputSpec()).override(
+        input_overrides(options)
+    )
+    cache = decode_images(options.folder, make_folder(options.cache), spec, options.images, listener_of(options))
     result = {
         "folder": str(options.folder),
         "cache": str(cache.directory),
@@ -168,24 +170,27 @@ def calib(options: Namespace) -> int:
     return 0
 
 
-def _made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """Make a folder that the user named, with those around it; the library makes none around the one it writes to."""
     with as_state_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _choice(options: Namespace) -> Choice:
+def choice_of(options: Namespace) -> Choice:
+    """Return which network of a checkpoint the options choose."""
     head = tuple(word.strip() for word in options.head.split(",")) if options.head else ()
     return Choice(options.key, options.prefix, options.weights, options.stem_pooling, options.stride_in, head)
 
 
-def _overrides(options: Namespace) -> dict[str, Any]:
+def input_overrides(options: Namespace) -> dict[str, Any]:
+    """Return the fields of InputSpec that the options give."""
     given = {"size": options.input_size, "resize": options.resize, "mean": options.mean, "std": options.std}
     return {key: value for key, value in given.items() if value is not None}
 
 
-def _listener(options: Namespace) -> ProgressListener:
+def listener_of(options: Namespace) -> ProgressListener:
+    """Return a listener that draws bars on a terminal, or a silent one with --json."""
     if options.json:
         return SilentListener()
     from service.cli.progress_bar import BarListener

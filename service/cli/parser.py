@@ -310,6 +310,43 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_computing(parser)
 
 
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    from pathlib import Path
+
+    from edged.spec import QuantSpec, bounds_of
+    from service.comparison.job import DEFAULT_METHODS, METHODS, PEERS
+
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="PyTorch checkpoint of a supported network")
+    parser.add_argument("--calib", type=Path, required=True, metavar="DIR", help=_IMAGES)
+    text = "labelled images: a folder for each class; for a detector images with YOLO labels, or a data.yaml (its val)"
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help=text)
+    extra = [name for name in METHODS if name not in DEFAULT_METHODS]
+    text = f"methods, of {', '.join(METHODS)}, {', '.join(PEERS)}; default: the first {len(METHODS)} but {extra[0]}"
+    parser.add_argument("--methods", nargs="+", metavar="METHOD", help=text)
+    bounds = bounds_of(QuantSpec)["bits"]
+    bits = range(int(bounds.least), int(bounds.most) + 1)
+    text = "bits of each weight of all layers, one or several numbers (4)"
+    parser.add_argument(
+        "--bits", type=int, nargs="+", choices=bits, default=[4], metavar=f"{bits[0]}..{bits[-1]}", help=text
+    )
+    text = "also measure the tools of others that are installed: Brevitas, and at 8 bits NNCF and quantize_static"
+    parser.add_argument("--peers", action="store_true", help=text)
+    text = (
+        "most optimization steps of each layer or block; default: as many as in each method's paper (AdaRound 10000,"
+        " BRECQ 20000, AdaQuant 100, bit-split 10 rounds)"
+    )
+    parser.add_argument("--iterations", type=_number, metavar="N", help=text)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")
+    text = "folder for comparison.json, .csv and .svg; rows that it has of the same comparison are not measured again"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    text = "device that computes; auto takes a GPU if there is one"
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help=text)
+    _add_arch(parser)
+    _add_choice(parser)
+    _add_image_count(parser)
+    _add_computing(parser)
+
+
 def _add_calib(parser: argparse.ArgumentParser) -> None:
     from pathlib import Path
 
@@ -652,6 +689,13 @@ COMMANDS: dict[str, Command] = {
         _add_evaluate,
         "service.cli.offline:evaluate",
         computes=True,
+    ),
+    "compare": Command(
+        "compare quantization methods on a checkpoint: accuracy, time and memory of each",
+        "edged compare resnet18.pth --calib images --data labelled-images --bits 4 3 2 --out comparison",
+        _add_compare,
+        "service.cli.compare:compare",
+        notes="Each method is measured in a process of its own. Some take hours: see --methods and --iterations.",
     ),
     "calib": Command(
         "decode a folder of calibration images and show what is in it",

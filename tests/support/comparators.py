@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from edged.comparators.inputs import UnitInputs
+from edged.comparators.inputs import Stream, UnitInputs
 from edged.comparators.method import Options
 from edged.comparators.nearest import nearest
 from edged.comparators.units import Unit, find_units
+from edged.models.graph import Program
 from edged.models.layers import shared_copy
 from edged.models.resnet import CifarResNet
 
@@ -41,10 +42,27 @@ def unit_inputs(model: nn.Module, name: str, options: Options, *, blockwise: boo
     quantized = shared_copy(model)
     for unit in find_units(model, blockwise):
         if unit.name == name:
-            return unit, UnitInputs(unit, model, quantized, images)
+            return unit, inputs_at(unit, model, quantized)
         for layer, weight in nearest(unit, options).weights.items():
             quantized.get_submodule(layer).weight = nn.Parameter(weight.decode(), requires_grad=False)
     raise ValueError(name)
+
+
+def inputs_at(unit: Unit, model: nn.Module, quantized: nn.Module) -> UnitInputs:
+    """Return the inputs of a unit of `model` when the layers before it are those of `quantized`."""
+    program = Program(model)
+    streams = Stream(program, model, images), Stream(program, quantized, images)
+    return UnitInputs(unit, model, quantized, images, *streams)
+
+
+def inputs_of(model: nn.Module, name: str) -> Tensor:
+    """Return the inputs of a module over all images, as a hook sees them in whole passes."""
+    seen: list[Tensor] = []
+    hook = model.get_submodule(name).register_forward_hook(lambda _, arguments, __: seen.append(arguments[0].clone()))
+    for batch in images():
+        model(batch)
+    hook.remove()
+    return torch.cat(seen)
 
 
 def output_error(unit: Unit, inputs: UnitInputs, weights: dict[str, Tensor]) -> float:

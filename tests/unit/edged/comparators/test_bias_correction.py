@@ -4,11 +4,10 @@ import torch
 from torch.testing import assert_close
 
 from edged.comparators.bias_correction import channel_means
-from edged.comparators.inputs import inputs_of
 from edged.comparators.method import Options
 from edged.comparators.network import quantize_with
 from edged.comparators.units import find_units
-from tests.support.comparators import images, network
+from tests.support.comparators import images, inputs_of, network
 
 
 def test_every_channel_has_the_mean_of_full_precision_on_the_calibration_images():
@@ -21,7 +20,7 @@ def test_every_channel_has_the_mean_of_full_precision_on_the_calibration_images(
         norms = [net.get_submodule(unit.norm_name) if unit.norm_name else None for net in (model, found, plain)]
         means = []
         for net, module, norm in zip((model, found, plain), modules, norms, strict=True):
-            y = module(inputs_of(net, unit.name, images()))
+            y = module(inputs_of(net, unit.name))
             means.append(channel_means(y if norm is None else norm(y), unit))
         assert_close(means[1], means[0], rtol=1e-4, atol=1e-4)
         moved = max(moved, float((means[2] - means[0]).abs().max()))

@@ -11,7 +11,7 @@ from edged.comparators.method import Options
 from edged.comparators.nearest import nearest
 from edged.comparators.units import Unit, find_units
 from edged.models.layers import shared_copy
-from tests.support.comparators import decoded, images, network, output_error, unit_inputs
+from tests.support.comparators import decoded, inputs_at, network, output_error, unit_inputs
 
 OPTIONS = Options(bits=2, iterations=200)
 
@@ -21,7 +21,7 @@ def layerwise(model: torch.nn.Module, block: Unit, inputs: UnitInputs) -> dict[s
     quantized, weights = shared_copy(inputs.quantized), {}
     for unit in find_units(model, blockwise=False):
         if unit.name in block.layers:
-            solution = AdaRound().quantize(unit, UnitInputs(unit, model, quantized, images), OPTIONS)
+            solution = AdaRound().quantize(unit, inputs_at(unit, model, quantized), OPTIONS)
             weights |= decoded(solution.weights)
             quantized.get_submodule(unit.name).weight = torch.nn.Parameter(weights[unit.name], requires_grad=False)
     return weights

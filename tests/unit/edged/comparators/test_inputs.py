@@ -1,34 +1,39 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
 
-from edged.comparators.inputs import inputs_of, squared_gradients
+from edged.comparators.inputs import Stream, squared_gradients
 from edged.comparators.method import Options
-from tests.support.comparators import images, network, unit_inputs
+from edged.models.graph import Program
+from tests.support.comparators import images, inputs_of, network, unit_inputs
 
 
-def test_inputs_are_those_of_a_whole_pass():
-    model, seen = network(), []
-    hook = model.layer2[0].conv2.register_forward_hook(lambda _, arguments, __: seen.append(arguments[0].clone()))
-    for batch in images():
-        model(batch)
-    hook.remove()
-    assert_close(inputs_of(model, "layer2.0.conv2", images()), torch.cat(seen))
+@pytest.mark.parametrize("name", ["conv1", "layer1.0.conv1", "layer2.0", "layer2.0.conv2", "linear"])
+def test_inputs_are_those_of_whole_passes(name: str):
+    model, (unit, inputs) = network(), unit_inputs(network(), name, Options(bits=2), blockwise=name == "layer2.0")
+    assert_close(inputs.of_full, inputs_of(model, name))
+    assert_close(inputs.of_quantized, inputs_of(inputs.quantized, name))
+    assert_close(inputs.targets, unit.module(inputs_of(model, name)))
+    if name != "conv1":
+        assert (inputs.of_quantized - inputs.of_full).abs().max() > 0.01
 
 
-def test_no_hook_is_left_behind():
+def test_a_stream_goes_on_from_one_layer_to_the_next():
     model = network()
-    inputs_of(model, "layer2.0", images())
-    assert model(next(iter(images()))).shape == (16, 10)
+    stream = Stream(Program(model), model, images)
+    for name in ("conv1", "layer1.0.conv1", "layer1.0.conv2", "layer3.0.conv2", "linear"):
+        assert_close(stream.inputs_of(name), inputs_of(model, name))
 
 
-def test_targets_are_of_full_precision_and_inputs_of_the_quantized_network():
+def test_layers_are_run_as_they_are_when_the_next_one_is_asked_for():
     model = network()
-    unit, inputs = unit_inputs(model, "layer2.0.conv1", Options(bits=2))
-    assert_close(inputs.targets, unit.module(inputs_of(model, unit.name, images())))
-    assert (inputs.of_quantized - inputs.of_full).abs().max() > 0.01
+    stream = Stream(Program(model), model, images)
+    stream.inputs_of("layer1.0.conv1")
+    model.layer1[0].conv1.weight = nn.Parameter(2 * model.layer1[0].conv1.weight, requires_grad=False)
+    assert_close(stream.inputs_of("layer1.0.conv2"), inputs_of(model, "layer1.0.conv2"))
 
 
 def test_squared_gradients_equal_finite_differences():

@@ -1,0 +1,191 @@
+"""Measure one method on one checkpoint: accuracy, seconds, ratio to a forward pass, and memory added.
+
+Runs in a process of its own, so that the peak of memory is that of one method; imports torch.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edged.calibration.dataset import ImageCache
+from edged.calibration.places import EVALUATE
+from edged.comparators.method import Options
+from edged.comparators.network import COMPARATORS, quantize_with
+from edged.comparators.peers.peer import open_peer
+from edged.compress import compress
+from edged.device import device_of, moved, synchronize
+from edged.evaluation.classification import predict
+from edged.evaluation.gates import Gates
+from edged.memory import (
+    device_peak_bytes,
+    give_back_free_memory,
+    memory_errors_of,
+    present_bytes,
+)
+from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.scoring import Scorable, score
+from edged.pipeline.soundness import sound_network
+from edged.progress import ProgressListener
+from edged.spec import recipe
+from edged.version import __version__
+from service.comparison.job import FULL_PRECISION, PEERS, Measurement
+from service.worker.pipeline import decode_images, set_up_torch
+
+BATCH = 64
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+Quantize = Callable[[], nn.Module]
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """What it took to quantize.
+
+    Attributes:
+        model: The quantized network.
+        seconds: Wall time.
+        forward_seconds: Wall time of a plain forward pass over the calibration images, right before.
+        added_bytes: Peak memory less that before; of the GPU's tensors if it computes.
+    """
+
+    model: nn.Module
+    seconds: float
+    forward_seconds: float
+    added_bytes: int
+
+
+def measure(job: Measurement, listener: ProgressListener) -> dict[str, Any]:
+    """Quantize once and measure the result.
+
+    Args:
+        job: What to measure.
+        listener: Receives the stages and their progress.
+
+    Returns:
+        The row, in plain JSON types: "method", "bits", "activation_bits", "iterations", "seconds", "passes",
+        "added_bytes", and "score" with what `edged.pipeline.scoring.score` returns. "machine" and "identity" say what
+        was measured where: rows can be compared if both are the same.
+
+    Raises:
+        EdgedError: The checkpoint or the images cannot be used, or the method failed.
+    """
+    device = set_up_torch(job.threads, "cpu" if job.method in PEERS else job.device)
+    network = load_checkpoint(job.checkpoint, job.arch, input_settings=job.input, choice=job.choice)
+    calibration = decode_images(job.calibration, job.cache, network.input, job.images, listener)
+    test = decode_images(job.data, job.cache, network.input, None, listener, EVALUATE)
+    network = sound_network(network, calibration, Gates.none(), device)
+    # Convolutions of a CPU run faster on this layout, in every method.
+    model = network.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    quantize, activation_bits = _method(job, network, model, calibration, listener)
+    with listener.stage("quantize"), memory_errors_of(device):
+        cost = _cost(quantize, model, calibration, device)
+    scorable = Scorable(cost.model, network.architecture, network.input)
+    scores = score(scorable, test, job.data, listener)
+    method = COMPARATORS.get(job.method)
+    return {
+        "method": job.method,
+        "bits": job.bits,
+        "activation_bits": activation_bits,
+        "iterations": 0 if method is None else _iterations(job, method.iterations),
+        "seconds": round(cost.seconds, 3),
+        "forward_seconds": round(cost.forward_seconds, 3),
+        "passes": round(cost.seconds / cost.forward_seconds, 3),
+        "added_bytes": cost.added_bytes,
+        "score": {key: scores[key] for key in ("top1", "top5", "map50", "map50_95", "images") if key in scores},
+        "machine": _machine(device),
+        "identity": {
+            "checkpoint": network.source.sha256,
+            "architecture": network.architecture.name,
+            "calibration": calibration.digest,
+            "calibration_images": len(calibration.calibration),
+            "comparison_key": scores["comparison_key"],
+            "input": network.input.to_dict(),
+            "seed": job.seed,
+            "edged": __version__,
+        },
+    }
+
+
+def _method(
+    job: Measurement, network: LoadedNetwork, model: nn.Module, cache: ImageCache, listener: ProgressListener
+) -> tuple[Quantize, int | None]:
+    """Return the function that quantizes, with everything imported that it needs, and the bits of activations."""
+    if job.method == FULL_PRECISION:
+        return lambda: model, None
+    if job.method in PEERS:
+        peer = open_peer(job.method, job.bits, BATCH)
+        return partial(peer.quantize, model, network.architecture, cache), peer.activation_bits
+    if job.method in COMPARATORS:
+        options = Options(job.bits, iterations=_iterations(job, COMPARATORS[job.method].iterations), seed=job.seed)
+        return partial(_compared, job.method, model, cache, options, listener), None
+    spec = recipe(job.method, bits=job.bits, seed=job.seed)
+    return lambda: compress(model, cache, spec, listener=listener).model, None
+
+
+def _compared(
+    method: str, model: nn.Module, cache: ImageCache, options: Options, listener: ProgressListener
+) -> nn.Module:
+    device = device_of(model)
+
+    def images() -> Iterator[Tensor]:
+        return (moved(batch, device) for batch in cache.batches(cache.calibration, BATCH))
+
+    return quantize_with(method, model, images, options, listener).model
+
+
+def _iterations(job: Measurement, published: int) -> int:
+    return published if job.iterations is None else min(job.iterations, published)
+
+
+def _cost(quantize: Quantize, model: nn.Module, cache: ImageCache, device: torch.device) -> _Cost:
+    # The first pass chooses kernels and starts threads.
+    predict(model, cache, cache.calibration[:BATCH], BATCH)
+    start = time.perf_counter()
+    predict(model, cache, cache.calibration, BATCH)
+    forward = time.perf_counter() - start
+    before = _restart_peak(device)
+    start = time.perf_counter()
+    quantized = quantize()
+    synchronize(device)
+    seconds = time.perf_counter() - start
+    return _Cost(quantized, seconds, forward, max(0, device_peak_bytes(device) - before))
+
+
+def _restart_peak(device: torch.device) -> int:
+    """Let the peak of memory start at what is in use now, and return that in bytes."""
+    gc.collect()
+    give_back_free_memory()  # memory that is free but resident would hide later allocations
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        _CLEAR_REFS.write_text("5")
+    return present_bytes(device)
+
+
+def _machine(device: torch.device) -> dict[str, Any]:
+    return {
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """Return the processor's name as the kernel has it, or its kind if it has none."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,169 @@
+"""Make all measurements of a comparison, one process after another, and keep the rows in a folder. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from edged.atomic import as_state_error, write_atomic
+from edged.errors import EdgedError, UsageError
+from edged.progress import ProgressListener
+from service.comparison.job import FULL_PRECISION, INTEGER_BITS, PEERS_OF_INTEGERS, Measurement
+from service.comparison.picture import draw
+from service.comparison.table import as_csv
+from service.system.processes import FEW_KERNELS, child_environment
+
+RESULT = "comparison.json"
+Row = dict[str, Any]
+Measure = Callable[[Measurement, ProgressListener, str], Row]
+
+
+class MeasurementError(EdgedError):
+    """A measurement failed for the reason that its process reported."""
+
+    def __init__(self, message: str, code: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.code, self.exit_code = code, exit_code  # type: ignore[misc]  # of the error in the other process
+
+
+def measurements(base: Measurement, methods: Sequence[str], bits: Sequence[int]) -> Iterator[Measurement]:
+    """Yield what to measure: full precision first, then each method at each number of bits that it knows.
+
+    Args:
+        base: What all measurements share.
+        methods: Names of methods and peers; each is measured once, whatever the order.
+        bits: Bits per weight.
+    """
+    yield base
+    for method in dict.fromkeys(methods):
+        for width in (INTEGER_BITS,) if method in PEERS_OF_INTEGERS else dict.fromkeys(bits):
+            yield dataclasses.replace(base, method=method, bits=width)
+
+
+def compare(
+    wanted: Sequence[Measurement], out: Path | None, listener: ProgressListener, measure: Measure | None = None
+) -> dict[str, Any]:
+    """Measure what is not in the folder yet, and write the folder's files after each row.
+
+    Args:
+        wanted: Measurements, full precision first.
+        out: Folder for comparison.json, comparison.csv and comparison.svg; None to write nothing. It may hold rows of
+            an earlier call for the same checkpoint, images and seed, which are kept.
+        listener: Receives the stages of each measurement, and their progress.
+        measure: Makes one measurement; by default in a process of its own.
+
+    Returns:
+        "identity", "machine" and "rows", in plain JSON types. A method that failed has a row with "error".
+
+    Raises:
+        EdgedError: Full precision cannot be measured: the checkpoint or the images cannot be used.
+        UsageError: The folder holds another comparison.
+        StateError: The folder cannot be written.
+    """
+    measure = measure or in_own_process
+    first = measure(wanted[0], listener, f"1/{len(wanted)} {wanted[0].method}")
+    result = {"identity": first.pop("identity"), "machine": first.pop("machine"), "rows": [first]}
+    if out is not None:
+        result["rows"] += _earlier(out, result)
+    for number, job in enumerate(wanted[1:], start=2):
+        if any((row["method"], row["bits"]) == (job.method, job.bits) and "error" not in row for row in result["rows"]):
+            continue
+        try:
+            row = measure(job, listener, f"{number}/{len(wanted)} {job.method} {job.bits}")
+            del row["identity"], row["machine"]
+        except EdgedError as error:
+            row = {"method": job.method, "bits": job.bits, "error": str(error)}
+        kept = [r for r in result["rows"] if (r["method"], r["bits"]) != (job.method, job.bits)]
+        result["rows"] = [*kept, row]
+        if out is not None:
+            _write(out, result)
+    if out is not None:
+        _write(out, result)
+    return result
+
+
+def in_own_process(job: Measurement, listener: ProgressListener, label: str) -> Row:
+    """Make one measurement in a process of its own.
+
+    Args:
+        job: What to measure.
+        listener: Receives the stages of that process.
+        label: Put before the names of its stages.
+
+    Raises:
+        MeasurementError: It failed; the message says why.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "service.comparison.main"]
+    environment = child_environment(job.threads, kernels=FEW_KERNELS)
+    with tempfile.TemporaryFile() as printed:
+        child = subprocess.Popen(  # noqa: S603 - this program
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=printed, env=environment, text=True
+        )
+        with child:
+            assert child.stdin is not None  # noqa: S101 - asked for
+            assert child.stdout is not None  # noqa: S101
+            try:
+                json.dump({"parent": os.getpid(), "measurement": job.to_dict()}, child.stdin)
+                child.stdin.close()
+                last = _follow(child.stdout, listener, label)
+            except BaseException:
+                child.kill()
+                raise
+        if "row" in last:
+            row: Row = last["row"]
+            return row
+        if "error" in last:
+            raise MeasurementError(last["error"], last["code"], last["exit_code"])
+        raise MeasurementError(_exit_reason(child.returncode, printed), EdgedError.code, EdgedError.exit_code)
+
+
+def _follow(lines: IO[str], listener: ProgressListener, label: str) -> Mapping[str, Any]:
+    """Pass the progress that a child reports on, and return its last message; empty if it sent none."""
+    message: dict[str, Any] = {}
+    with ExitStack() as stage:
+        for line in lines:
+            message = json.loads(line)
+            if "stage" in message:
+                stage.close()
+                stage.enter_context(listener.stage(f"{label}: {message['stage']}"))
+            elif "done" in message:
+                listener.progress(message["done"], message["total"])
+    return message
+
+
+def _exit_reason(code: int, printed: IO[bytes]) -> str:
+    """Return why a child ended without a result, with the last line that it printed."""
+    printed.seek(0)
+    lines = [line for line in printed.read().decode(errors="replace").splitlines() if line.strip()]
+    how = f"was killed by signal {-code}, which is 9 when memory runs out" if code < 0 else f"exited with code {code}"
+    return f"its process {how}" + (f": {lines[-1].strip():.200}" if lines else "")
+
+
+def _earlier(out: Path, result: Mapping[str, Any]) -> list[Row]:
+    """Return the rows that a folder holds of the same comparison, without that of full precision."""
+    path = out / RESULT
+    if not path.exists():
+        return []
+    with as_state_error(path):
+        earlier = json.loads(path.read_bytes())
+    for key in ("identity", "machine"):
+        if earlier.get(key) != result[key]:
+            differs = [name for name, value in result[key].items() if (earlier.get(key) or {}).get(name) != value]
+            raise UsageError(f"--out {out} holds a comparison with another {differs[0]}; choose another folder")
+    return [row for row in earlier["rows"] if row["method"] != FULL_PRECISION]
+
+
+def _write(out: Path, result: Mapping[str, Any]) -> None:
+    with as_state_error(out):
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomic(out / RESULT, (json.dumps(result, indent=2) + "\n").encode())
+        write_atomic(out / "comparison.csv", as_csv(result).encode())
+        write_atomic(out / "comparison.svg", draw(result).encode())
