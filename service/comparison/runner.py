@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +23,7 @@ from service.comparison.table import as_csv
 from service.system.processes import FEW_KERNELS, child_environment
 
 RESULT = "comparison.json"
+PROGRAM = ("-m", "service.comparison.main")
 Row = dict[str, Any]
 Measure = Callable[[Measurement, ProgressListener, str], Row]
 
@@ -101,7 +103,7 @@ def in_own_process(job: Measurement, listener: ProgressListener, label: str) -> 
     Raises:
         MeasurementError: It failed; the message says why.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "service.comparison.main"]
+    command = [sys.executable, "-W", "ignore", *PROGRAM]
     environment = child_environment(job.threads, kernels=FEW_KERNELS)
     with tempfile.TemporaryFile() as printed:
         child = subprocess.Popen(  # noqa: S603 - this program
@@ -111,8 +113,9 @@ def in_own_process(job: Measurement, listener: ProgressListener, label: str) -> 
             assert child.stdin is not None  # noqa: S101 - asked for
             assert child.stdout is not None  # noqa: S101
             try:
-                json.dump({"parent": os.getpid(), "measurement": job.to_dict()}, child.stdin)
-                child.stdin.close()
+                with contextlib.suppress(BrokenPipeError):  # it has ended; why is read below
+                    json.dump({"parent": os.getpid(), "measurement": job.to_dict()}, child.stdin)
+                    child.stdin.close()
                 last = _follow(child.stdout, listener, label)
             except BaseException:
                 child.kill()
@@ -153,12 +156,17 @@ def _earlier(out: Path, result: Mapping[str, Any]) -> list[Row]:
     if not path.exists():
         return []
     with as_state_error(path):
-        earlier = json.loads(path.read_bytes())
+        text = path.read_bytes()
+    try:
+        earlier = json.loads(text)
+        rows = [row for row in earlier["rows"] if row["method"] != FULL_PRECISION]
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(f"{path} is no result of `edged compare`; choose another folder for --out") from None
     for key in ("identity", "machine"):
         if earlier.get(key) != result[key]:
             differs = [name for name, value in result[key].items() if (earlier.get(key) or {}).get(name) != value]
             raise UsageError(f"--out {out} holds a comparison with another {differs[0]}; choose another folder")
-    return [row for row in earlier["rows"] if row["method"] != FULL_PRECISION]
+    return rows
 
 
 def _write(out: Path, result: Mapping[str, Any]) -> None:
