@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from edged.calibration.batchnorm import reestimate_batchnorm
 from edged.calibration.dataset import ImageCache
 from edged.device import CPU, device_of, exact_float32, moved, on_cpu
 from edged.engine.activation_ranges import ActivationRanges
+from edged.engine.cluster_affine import fit_cluster_affine
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.memory_plan import MemoryPlan, Resources
 from edged.engine.statistics import CORRECTED
@@ -30,10 +32,13 @@ from edged.execution.rounded import RoundedNetwork
 from edged.execution.selection import Policies, Ranges, choose_policies, first_policies
 from edged.execution.simulator import run_rounded
 from edged.memory import give_back_free_memory
+from edged.models import cluster_affine
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener, SilentListener
 from edged.quant.grid import QuantizedWeight
 from edged.spec import ACTIVATION_BITS, AUTO, FLOAT, INTEGER, QuantSpec, Statistics
+
+log = logging.getLogger(__name__)
 
 # Held-out images that choose the statistics: choosing between two takes fewer images than reporting on one.
 CHOICE_IMAGES = 32
@@ -93,6 +98,7 @@ class Compressed:
         full: The network in full precision.
         cache: The images that were used.
         activations: Ranges of the activations; None if they were not quantized.
+        corrected_share: Share of the held-out error that a transformation of the logits takes away; None without one.
         onnx: The network as an ONNX model; None if there is none.
         engine: The network as the engine that serves it computes it; None for torch.
         serves_floats: Whether it is served with activations in float although these have ranges.
@@ -107,6 +113,7 @@ class Compressed:
     full: nn.Module
     cache: ImageCache
     activations: ActivationQuantization | None = None
+    corrected_share: float | None = None
     onnx: bytes | None = None
     engine: nn.Module | None = None
     serves_floats: bool = False
@@ -201,7 +208,29 @@ def compress(
         activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges)
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
     reports = _reports(full, done, spec)
-    return Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
+    found = Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
+    return _with_cluster_affine(found, spec.seed, watcher) if spec.cluster_affine else found
+
+
+def _with_cluster_affine(found: Compressed, seed: int, listener: ProgressListener) -> Compressed:
+    """Return a classifier whose logits are transformed, or itself where that does not help on held-out images."""
+    if not isinstance(getattr(found.model, cluster_affine.NAME, None), nn.Identity):
+        log.info("cluster_affine has no effect: it is for classifiers")
+        return found
+    with listener.stage("correct"), exact_float32(device_of(found.full)):
+        quantized, reference = (
+            predict(model, found.cache, found.cache.calibration, found.batch_size, listener)
+            for model in (found.model, found.full)
+        )
+        correction = fit_cluster_affine(quantized, reference, seed)
+        held_out = predict(found.model, found.cache, found.cache.held_out, found.batch_size)
+        errors = [squared_error(found.reference_logits, logits) for logits in (held_out, correction(held_out))]
+    if errors[1] >= errors[0]:
+        return found
+    model = shared_copy(found.model)
+    setattr(model, cluster_affine.NAME, correction.to(device_of(found.model)).eval())
+    tensors = {f"{cluster_affine.NAME}.{name}": value for name, value in correction.state_dict().items()}
+    return found.varied(model=model, rest=found.rest | tensors, corrected_share=1 - errors[1] / errors[0])
 
 
 def _with_ranges(full: nn.Module, spec: QuantSpec) -> tuple[nn.Module, ActivationRanges | None]:

@@ -160,6 +160,8 @@ class QuantSpec:
         rows_at_once: Rows that are searched together; changes memory and speed, not codes.
         propagation: How far each layer corrects the errors of the layers before it: 0 (not at all) to 1 (in full).
         statistics: Treatment of BatchNorm statistics and biases.
+        cluster_affine: Whether a classifier's logits are brought closer to full precision by a transformation that
+            depends on the nearest of some centroids (arXiv 2509.26277); kept only if it lowers the held-out error.
         augmentation: Versions of each calibration image that are used: the image itself, then random flips and crops.
         seed: Seed of every random choice.
 
@@ -187,6 +189,7 @@ class QuantSpec:
     rows_at_once: int = _whole(256, 1)
     propagation: float = _real(1.0, 0, 1)
     statistics: Statistics = Statistics.MATCH
+    cluster_affine: bool = False
     augmentation: int = _whole(1, 1)
     seed: int = _whole(0, 0)
 

@@ -14,6 +14,8 @@ from torch.nn import functional
 from edged.errors import ArchitectureError
 from edged.execution import graph as ops
 from edged.execution.graph import Graph, Node, Weight
+from edged.models.cluster_affine import ClusterAffine
+from edged.models.graph import trace
 from edged.quant.grid import QuantizedWeight
 
 # The 2x2 corners that YOLOv5's Focus joins, in its order: (row, column) offsets.
@@ -41,7 +43,7 @@ class _Builder:
     def __init__(self, model: nn.Module, quantized: Mapping[str, QuantizedWeight]) -> None:
         self._modules = dict(model.named_modules())
         self._quantized = quantized
-        self._trace = fx.symbolic_trace(model).graph
+        self._trace = trace(model)
         self._nodes: dict[str, Node] = {}
         self._renamed: dict[str, str] = {}  # values of steps without an operation of their own
         self._corners: dict[str, tuple[str, tuple[int, int], tuple[int, int]]] = {}  # value: source, offset, step
@@ -132,6 +134,9 @@ class _Builder:
             return
         del self._nodes[source.name]
         self._add(_folded(source, step.name, module))
+
+    def _cluster_affine(self, step: fx.Node, module: ClusterAffine) -> None:
+        self._add(ops.ClusterAffine(step.name, self._inputs(step), module.centroids, module.gain, module.shift))
 
     def _max_pool(self, step: fx.Node, module: nn.MaxPool2d) -> None:
         if module.ceil_mode or module.dilation != 1:
@@ -259,6 +264,7 @@ class _Builder:
         nn.Linear: _linear,
         nn.BatchNorm2d: _batchnorm,
         nn.BatchNorm1d: _batchnorm_of_vectors,
+        ClusterAffine: _cluster_affine,
         nn.MaxPool2d: _max_pool,
         nn.Upsample: _upsample,
         nn.ReLU: _relu,

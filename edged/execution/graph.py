@@ -126,6 +126,21 @@ class Affine(Node):
 
 
 @dataclass(frozen=True)
+class ClusterAffine(Node):
+    """Logits scaled and shifted by factors of the nearest centroid, see `edged.models.cluster_affine`.
+
+    Attributes:
+        centroids: Centroids, float32 [clusters, columns].
+        gain: Factors, of the same shape.
+        shift: Summands, of the same shape.
+    """
+
+    centroids: Tensor
+    gain: Tensor
+    shift: Tensor
+
+
+@dataclass(frozen=True)
 class Resize(Node):
     """Nearest-neighbor enlargement by a whole factor.
 

@@ -180,10 +180,8 @@ class _Writer:
             return self._pooled("GlobalAveragePool", name, inputs)
         if isinstance(node, ops.GlobalMaxPool):
             return self._pooled("GlobalMaxPool", name, inputs)
-        if isinstance(node, ops.Affine):
-            factor = self._constant(f"{name}.factor", _array(node.factor))
-            scaled = self._add("Mul", [*inputs, factor], f"{name}.scaled")
-            return self._add("Add", [scaled, self._constant(f"{name}.shift", _array(node.shift))], name)
+        if isinstance(node, ops.Affine | ops.ClusterAffine):
+            return self._affine(node, *inputs)
         if isinstance(node, ops.Resize):
             scales = self._constant(f"{name}.scales", np.array([1, 1, node.factor, node.factor], np.float32))
             modes = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
@@ -195,6 +193,30 @@ class _Writer:
         if isinstance(node, ops.Predictions):
             return self._predictions(node, inputs)
         return self._add(_SAME_NAME[type(node)], inputs, name)
+
+    def _affine(self, node: ops.Affine | ops.ClusterAffine, vectors: str) -> str:
+        if isinstance(node, ops.Affine):
+            factor, shift = (
+                self._constant(f"{node.name}.{part}", _array(values))
+                for part, values in (("factor", node.factor), ("shift", node.shift))
+            )
+        else:
+            factor, shift = self._of_nearest(node, vectors)
+        scaled = self._add("Mul", [vectors, factor], f"{node.name}.scaled")
+        return self._add("Add", [scaled, shift], node.name)
+
+    def _of_nearest(self, node: ops.ClusterAffine, logits: str) -> tuple[str, str]:
+        """Write the factors and summands of the nearest centroid, see `edged.models.cluster_affine`."""
+        name, centroids = node.name, node.centroids
+        factors = self._constant(f"{name}.centroids", _array(-2 * centroids.T))
+        squares = self._constant(f"{name}.squares", _array(centroids.square().sum(1)))
+        distance = self._add("Gemm", [logits, factors, squares], f"{name}.distance")
+        nearest = self._add("ArgMin", [distance], f"{name}.nearest", axis=1, keepdims=0)
+        factor, shift = (
+            self._add("Gather", [self._constant(f"{name}.{part}s", _array(values)), nearest], f"{name}.{part}")
+            for part, values in (("factor", node.gain), ("shift", node.shift))
+        )
+        return factor, shift
 
     def _pooled(self, kind: str, name: str, inputs: list[str]) -> str:
         """Write a pooling of whole maps; its codes pass through the flattening unchanged."""

@@ -23,6 +23,7 @@ from edged.execution.graph import (
     ACTIVATIONS,
     Add,
     Affine,
+    ClusterAffine,
     Conv,
     GlobalMaxPool,
     Graph,
@@ -151,7 +152,7 @@ def _owners(graph: Graph, in_float: Collection[str], *, float_activations: bool)
     def computes_on_codes(node: Node) -> bool:
         if isinstance(node, ACTIVATIONS) and not isinstance(node, Relu):
             return not float_activations
-        return node.name not in in_float and not isinstance(node, Predictions | Affine)
+        return node.name not in in_float and not isinstance(node, Predictions | Affine | ClusterAffine)
 
     owners: dict[str, str] = {}
     for name in (graph.input, *producers):

@@ -13,6 +13,7 @@ from edged.execution.graph import Graph, Node
 from edged.execution.grids import Grids
 from edged.execution.integer_layer import IntegerLayer
 from edged.execution.placement import Placement
+from edged.models.cluster_affine import transformed
 
 Values = Mapping[str, Tensor]
 
@@ -130,6 +131,8 @@ def _of_one_value(node: Node, x: Tensor) -> Tensor:
         return x.amax((2, 3))
     if isinstance(node, ops.Affine):
         return x * node.factor + node.shift
+    if isinstance(node, ops.ClusterAffine):
+        return transformed(x, node.centroids, node.gain, node.shift)
     if isinstance(node, ops.Resize):
         return functional.interpolate(x, scale_factor=node.factor, mode="nearest")
     if isinstance(node, ops.LeakyRelu):

@@ -94,13 +94,18 @@ class _Rules:
         return all(reader.op_type in (*_LAYERS, *_COPYING, "Add") for reader in readers)
 
     def _sum(self, node: NodeProto) -> Iterator[str]:
-        if not self._integer or any(name in self._constants for name in node.input):
+        if not self._integer or any(name in self._constants or self._is_chosen(name) for name in node.input):
             return
         quantized = [self._source(name) is not None for name in node.input]
         if all(quantized):
             yield f"both inputs of Add {node.name} are quantized, so no convolution can take it in"
         elif not any(quantized) and not any(self._reaches_float(name) for name in (*node.input, *node.output)):
             yield f"no input of Add {node.name} is quantized"
+
+    def _is_chosen(self, name: str) -> bool:
+        """Return whether a value is chosen among constants, as the shift of logits is by the nearest centroid."""
+        node = self._producers.get(name)
+        return node is not None and node.op_type == "Gather" and node.input[0] in self._constants
 
     def _reaches_float(self, name: str) -> bool:
         """Return whether a value gets to a layer with a float weight, without codes in between."""

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from edged.calibration.geometry import QuantizableLayer
 from edged.errors import ArchitectureError
+from edged.models.cluster_affine import ClusterAffine
 from edged.models.layers import quantizable_layers
 
 Values = dict[str, Tensor]
@@ -56,7 +57,7 @@ class Program:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        graph = fx.symbolic_trace(model).graph
+        graph = trace(model)
         self._layers = quantizable_layers(model)
         self._nodes = _layers_together(list(graph.nodes), self._layers)
         self.input: str = next(node.name for node in self._nodes if node.op == "placeholder")
@@ -140,6 +141,20 @@ class Program:
         later = [node for node in self._nodes[index:] if node in self._before_layers]
         read = {source.name for node in later for source in node.all_input_nodes}
         return tuple(node.name for node in self._nodes[:index] if node.name in read)
+
+
+def trace(model: nn.Module) -> fx.Graph:
+    """Return the steps of a network, in which a `ClusterAffine` is one.
+
+    Args:
+        model: Traceable by torch.fx. Not modified.
+    """
+    return _Tracer().trace(model)
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, ClusterAffine) or super().is_leaf_module(module, name)
 
 
 def _layers_together(nodes: Sequence[fx.Node], layers: Mapping[str, QuantizableLayer]) -> list[fx.Node]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edged.errors import ArchitectureError
+from edged.models import cluster_affine
 from edged.models.architecture import ARCHITECTURES, CIFAR, CLASSIFIERS, DETECTORS, TORCHVISION, Architecture, checked
 from edged.models.head_description import CONCAT_POOL, linear
 from edged.models.other_networks import ADVICE, other_network
@@ -130,13 +131,17 @@ def load_model(state: Mapping[str, Tensor], architecture: Architecture) -> nn.Mo
 
     Args:
         state: float32 tensors by name. The model uses them without a copy. A batch counter (num_batches_tracked) that
-            is missing, misshapen or not an integer becomes 0.
+            is missing, misshapen or not an integer becomes 0. That of an artifact may have a `ClusterAffine`.
         architecture: Architecture that `recognize` returned or that a manifest holds.
 
     Raises:
         ArchitectureError: A tensor is missing, unexpected, misshapen or of the wrong type.
     """
     model = _skeleton(checked(architecture))
+    centroids = state.get(f"{cluster_affine.NAME}.centroids")
+    if centroids is not None and isinstance(model, CifarResNet | ResNet):
+        with torch.device("meta"):
+            model.correction = cluster_affine.ClusterAffine.empty(len(centroids), architecture.num_classes)
     expected = _compare(state, model, architecture.name)
     complete = {
         name: _counter(state.get(name), tensor) if name.endswith(_COUNTER) else state[name]

@@ -100,6 +100,7 @@ class CifarResNet(nn.Module):
         self.layer3 = self._stage(WIDTHS[1], WIDTHS[2], blocks, shortcut)
         self.pool = pool_of(head)
         self.linear = head_of(head, WIDTHS[2], num_classes)
+        self.correction: nn.Module = nn.Identity()  # or a ClusterAffine
 
     @staticmethod
     def _stage(in_channels: int, out_channels: int, blocks: int, shortcut: str) -> nn.Sequential:
@@ -111,7 +112,7 @@ class CifarResNet(nn.Module):
         """[batch, in_channels, height, width] -> logits [batch, num_classes]."""
         x = functional.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
-        logits: Tensor = self.linear(torch.flatten(self.pool(x), 1))
+        logits: Tensor = self.correction(self.linear(torch.flatten(self.pool(x), 1)))
         return logits
 
 
@@ -206,12 +207,13 @@ class ResNet(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = _stages(block, blocks, variant.stride_in)
         self.avgpool = pool_of(variant.head)
         self.fc = head_of(variant.head, IMAGENET_WIDTHS[-1] * block.expansion, num_classes)
+        self.correction: nn.Module = nn.Identity()  # or a ClusterAffine
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, in_channels, height, width] -> logits [batch, num_classes]."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        logits: Tensor = self.fc(torch.flatten(self.avgpool(x), 1))
+        logits: Tensor = self.correction(self.fc(torch.flatten(self.avgpool(x), 1)))
         return logits
 
 

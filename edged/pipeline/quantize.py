@@ -232,6 +232,7 @@ def _report(
         "checkpoint": network.selection.to_dict(),
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
         "bn_reestimated": compressed.bn_reestimated,
+        **({"corrected_share": compressed.corrected_share} if spec.cluster_affine else {}),
         "peak_memory_bytes": peak_bytes(),
         "device": device_name(device),
         "peak_device_memory_bytes": device_peak_bytes(device),

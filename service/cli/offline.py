@@ -28,7 +28,7 @@ from service.worker.job import Job
 SETTINGS = (
     *("method", "bits", "first_bits", "last_bits", "small_bits", "activation_bits"),
     *("scheme", "order"),
-    *("beam", "damp_ratio", "propagation", "statistics", "seed"),
+    *("beam", "damp_ratio", "propagation", "statistics", "cluster_affine", "seed"),
 )
 THRESHOLDS = ("confidence", "iou", "max_detections")
 

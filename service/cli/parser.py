@@ -445,6 +445,8 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         ("--statistics", Statistics, "how batch normalization is corrected"),
     ):
         parser.add_argument(name, choices=[member.value for member in kind], help=text)
+    text = "bring a classifier's logits closer to full precision by the nearest of some centroids (CAT), if that helps"
+    parser.add_argument("--cluster-affine", action="store_true", default=None, help=text)
     for name, number, text in (
         ("--beam", int, "partial assignments kept in each row (1: greedy)"),
         ("--damp-ratio", float, "damping, relative to the mean of the diagonal"),

@@ -8,7 +8,7 @@ from typing import Any
 from edged.calibration.folder import passed_over
 from edged.spec import InputSpec
 from service.reporting.candidates import candidates, kept_in_float, served_by
-from service.reporting.facts import NAMES, bits_text, figures, kernels, reading
+from service.reporting.facts import NAMES, bits_text, figures, kernels, logits, reading
 from service.units import format_bytes, format_seconds
 
 _WORST_LAYERS = 5
@@ -28,6 +28,8 @@ def quantization_table(result: Mapping[str, Any]) -> str:
         rows.append(("layers in float", ", ".join(layers)))
     if (slower := kernels(totals)) is not None:
         rows.append(("integer kernels", slower))
+    if (changed := logits(totals)) is not None:
+        rows.append(("logits", changed))
     if listed := candidates(totals):
         rows.append(("candidates to serve", ""))
         rows += [(f"  {each.name}", each.description) for each in listed]

@@ -367,7 +367,7 @@ class ModelConfig:
             )
             if getattr(self, key) == usual
         ]
-        for key, usual in (("activation_bits", AUTO), ("small_bits", None)):
+        for key, usual in (("activation_bits", AUTO), ("small_bits", None), ("cluster_affine", False)):
             if data["quantization"][key] == usual:
                 del data["quantization"][key]
         # The engine decides whether activations are quantized, and which candidates can pass the gates.

@@ -24,6 +24,7 @@ from edged.execution.positive_scales import with_positive_scales
 from edged.execution.quantization import ActivationQuantization
 from edged.execution.tensorrt import place_for_tensorrt
 from edged.models.architecture import Architecture
+from edged.models.cluster_affine import ClusterAffine
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.models.registry import build
@@ -118,6 +119,17 @@ def classifier(name: str, **changes: object) -> nn.Module:
     return lively(build(Architecture(name, **{"num_classes": 7, "stem": stem, "shortcut": "projection"} | changes)))
 
 
+def corrected() -> nn.Module:
+    """Return a classifier whose logits are transformed, by other factors for each centroid."""
+    model = classifier("cifar_resnet20")
+    with torch.no_grad():
+        logits = model(images(model, 6, seed=2))
+    generator = torch.Generator().manual_seed(3)
+    gain, shift = (torch.rand(logits.shape, generator=generator) + 0.5 for _ in range(2))
+    model.correction = ClusterAffine(logits, gain, shift)
+    return model
+
+
 def detector(activation: str = "SiLU", *, focus: bool = False) -> YoloV5:
     """Return a tiny YOLOv5 with random weights; `focus` as those of v5.0 and before, with SPP."""
     rows = [*FOCUS, *SMALL_HEAD] if focus else [*BACKBONE, *HEAD]
@@ -138,6 +150,7 @@ NETWORKS: Mapping[str, Callable[[], nn.Module]] = {
     "relu": lambda: detector("nn.ReLU()"),
     "head of fastai": lambda: classifier("cifar_resnet20", head=FASTAI),
     "batchnorm after linear": lambda: classifier("cifar_resnet20", head=("linear:24", "batchnorm", "relu", "linear:7")),
+    "corrected logits": corrected,
     **{
         f"head with {kind}": (lambda kind=kind: classifier("cifar_resnet20", head=("linear:24", kind, "linear:7")))  # type: ignore[misc]
         for kind in ("leaky_relu", "gelu", "silu", "hardswish", "tanh", "sigmoid")

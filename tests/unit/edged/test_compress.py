@@ -104,6 +104,34 @@ def test_statistics_stay_as_trained_when_asked(model: nn.Module, cache: ImageCac
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in done.rest.items())
 
 
+@pytest.mark.parametrize("bits", [2, 3, 8])
+def test_logits_are_transformed_only_if_that_helps(model: nn.Module, cache: ImageCache, bits: int):
+    plain = compress(model, cache, QuantSpec(bits=bits))
+    done = compress(model, cache, QuantSpec(bits=bits, cluster_affine=True))
+    assert all(torch.equal(done.quantized[name].codes, plain.quantized[name].codes) for name in done.quantized)
+    added = {name: value for name, value in done.rest.items() if name not in plain.rest}
+    if done.corrected_share is None:
+        assert (added, relative_error(done)) == ({}, relative_error(plain))
+        return
+    assert added.keys() == {f"correction.{part}" for part in ("centroids", "gain", "shift")}
+    assert relative_error(done) < relative_error(plain)
+    assert relative_error(done) / relative_error(plain) == pytest.approx(1 - done.corrected_share)
+    assert torch.equal(done.logits, done.model.correction(plain.logits))
+
+
+def test_a_transformation_helps_at_2_bits(model: nn.Module, cache: ImageCache):
+    assert compress(model, cache, QuantSpec(bits=2, cluster_affine=True)).corrected_share is not None
+
+
+def test_a_detector_has_no_logits_to_transform(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+    write_folder(tmp_path / "images", classes=2, images=20)
+    cache = build_cache(tmp_path / "images", tmp_path / "cache", InputSpec.letterbox(32))
+    done = compress(tiny_model(), cache, QuantSpec(bits=2, cluster_affine=True))
+    assert done.corrected_share is None
+    assert "cluster_affine has no effect" in caplog.text
+
+
 def test_a_seed_gives_the_same_codes(model: nn.Module, cache: ImageCache):
     first, second = (compress(model, cache, QuantSpec(bits=3, seed=5)) for _ in range(2))
     assert all(torch.equal(weight.codes, second.quantized[name].codes) for name, weight in first.quantized.items())

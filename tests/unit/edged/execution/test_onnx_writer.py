@@ -185,7 +185,12 @@ def test_a_network_in_float_keeps_its_codes_and_computes_the_same(kind: str, bit
 
 @pytest.mark.parametrize("float_weights", [False, True])
 def test_every_operation_computes_in_onnx_as_in_torch(float_weights: bool) -> None:
-    for name in ("head of fastai", "focus", *(name for name in NETWORKS if name.startswith("head with"))):
+    for name in (
+        "head of fastai",
+        "focus",
+        "corrected logits",
+        *(name for name in NETWORKS if name.startswith("head with")),
+    ):
         done = execution(network(name))
         placement = place_nothing(done.placement.graph)
         if float_weights:

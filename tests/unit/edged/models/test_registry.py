@@ -127,6 +127,20 @@ def test_build_gives_memory_that_can_be_filled(name):
     assert recognize(model.state_dict()) == architecture
 
 
+def test_the_transformation_of_an_artifacts_logits_is_loaded() -> None:
+    factors = {name: torch.rand(5, 10) for name in ("centroids", "gain", "shift")}
+    state = cifar_state() | {f"correction.{name}": value for name, value in factors.items()}
+    architecture = Architecture("cifar_resnet20", 10, "cifar", shortcut="pad")
+    model = load_model(state, architecture)
+    torch.testing.assert_close(dict(model.correction.named_buffers()), factors, rtol=0, atol=0)
+    del state["correction.gain"]
+    with pytest.raises(ArchitectureError, match=r"needs tensor 'correction\.gain', which is missing"):
+        load_model(state, architecture)
+    wide = torch.rand(5, 11)
+    with pytest.raises(ArchitectureError, match=r"'correction\.gain' of shape \[5, 10\]; it has \[5, 11\]"):
+        load_model(state | {"correction.gain": wide}, architecture)
+
+
 def cifar_state() -> dict[str, torch.Tensor]:
     return CifarResNet(3).state_dict()
 
@@ -144,6 +158,7 @@ def without(state, key):
         (without(cifar_state(), "layer2.1.conv1.weight"), r"basic blocks \[3, 1, 3, 0\]"),
         (without(cifar_state(), "linear.weight"), "needs tensor 'linear.weight', which is missing"),
         ({**cifar_state(), "extra": torch.zeros(1)}, "has no tensor 'extra'"),
+        ({**cifar_state(), "correction.centroids": torch.zeros(2, 10)}, "has no tensor 'correction.centroids'"),
         ({**cifar_state(), "bn1.bias": torch.zeros(17)}, r"'bn1.bias' of shape \[16\]; it has \[17\]"),
         ({**cifar_state(), "conv1.weight": torch.zeros(16, 3)}, "needs 4 dimensions in 'conv1.weight'"),
         ({**cifar_state(), "conv1.weight": torch.zeros(16, 5, 3, 3)}, "in_channels has value 5"),

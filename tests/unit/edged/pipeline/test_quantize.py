@@ -11,14 +11,18 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from edged.artifacts.engines import open_executor, open_onnx
 from edged.artifacts.reader import read_artifact
 from edged.calibration.dataset import build_cache
 from edged.errors import CalibrationError, GateError, StateError, UsageError
 from edged.evaluation.gates import Gates
 from edged.models.architecture import Architecture
+from edged.models.cluster_affine import ClusterAffine
 from edged.models.loading import LoadedNetwork, load_checkpoint
+from edged.pipeline.export import export
 from edged.pipeline.quantize import quantize
 from edged.spec import Choice, InputSpec, Method, QuantSpec
+from tests.support.executions import relative_error
 from tests.support.readouts import fitted
 from tests.support.tasks import Task
 
@@ -124,6 +128,27 @@ def test_an_artifact_rebuilds_a_described_head(task: Task, tmp_path: Path) -> No
     x = build_cache(task.test, tmp_path / "cache", artifact.input).batch(torch.arange(64))
     agreement = (artifact.load_model()(x).argmax(1) == network.model(x).argmax(1)).float().mean()
     assert agreement > 0.9
+
+
+@pytest.mark.parametrize("activation_bits", [None, 8])
+def test_an_artifact_keeps_the_transformation_of_its_logits_in_every_engine(
+    task: Task, network: LoadedNetwork, tmp_path: Path, activation_bits: int | None
+) -> None:
+    spec = QuantSpec(method=Method.RTN, bits=2, cluster_affine=True, activation_bits=activation_bits)
+    result = quantize(network, task.calibration, tmp_path / "out", spec, device="cpu", runtime="onnxruntime")
+    artifact = read_artifact(result.artifact)
+    model = artifact.load_model()
+    x = build_cache(task.test, tmp_path / "cache", artifact.input).batch(torch.arange(32))
+    found = model(x)
+    engines = [torch.from_numpy(open_executor(artifact, "onnxruntime", 1).run(x.numpy()))]
+    exported = export(artifact.directory, tmp_path / "model.onnx", target="openvino", dynamic_batch=True)
+    engines.append(torch.from_numpy(open_onnx(exported.path, "onnxruntime", 1).run(x.numpy())))
+    for logits in engines:
+        assert relative_error(logits, found) < 1e-3
+    network_alone = model if activation_bits is None else model.network
+    assert isinstance(network_alone.correction, ClusterAffine)
+    assert result.report["totals"]["corrected_share"] > 0
+    assert not isinstance(network.model.correction, ClusterAffine)  # the full network is not modified
 
 
 @pytest.mark.slow  # a ResNet-18; the readings themselves are in test_readings.py

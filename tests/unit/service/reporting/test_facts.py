@@ -1,6 +1,17 @@
 import pytest
 
-from service.reporting.facts import facts, figures, kernels, layers, memory, outcome, reading, stages, worst_first
+from service.reporting.facts import (
+    facts,
+    figures,
+    kernels,
+    layers,
+    logits,
+    memory,
+    outcome,
+    reading,
+    stages,
+    worst_first,
+)
 from tests.support.reports import data_of
 
 
@@ -97,6 +108,16 @@ def test_layers_are_in_the_order_of_the_network_or_of_their_loss():
     assert layers(data_of(report=None)) == []
     with pytest.raises(KeyError, match="relative_loss"):
         layers(data_of(report={"layers": [{"name": "incomplete"}]}))
+
+
+def test_what_became_of_the_logits_is_told():
+    assert logits({}) is None
+    assert "does not help" in str(logits({"corrected_share": None}))
+    text = logits({"corrected_share": 0.0512})
+    assert text is not None
+    assert "5.1 % lower" in text
+    report = {**data_of()["report"], "totals": {"bits": 2, "corrected_share": 0.0512}}
+    assert ("Logits", text) in facts(data_of(report=report))
 
 
 def test_exact_kernels_are_named_with_what_avoids_them():
