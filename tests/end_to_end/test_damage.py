@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from benchmarks.sick_device.daemon import Traffic
@@ -118,8 +117,8 @@ def test_the_update_its_history_and_the_page_say_so_and_a_new_drop_makes_it_agai
 def test_damage_under_the_running_daemon_is_found_when_the_process_dies(daemon: Daemon, task: Task) -> None:
     assert daemon.process is not None
     flip_bit(daemon.state / "models/digits/gen/3/weights.safetensors")
-    live = [child for child in psutil.Process(daemon.process.pid).children() if "digits" in child.cmdline()]
-    live[0].kill()
+    (live,) = (child for child in children(daemon, "service.inference.main") if "digits" in child.cmdline())
+    live.kill()
     eventually(lambda: daemon.generation() == 1, "the whole generation serves again")
     assert daemon.infer(next(task.test.rglob("*.png"))).status_code == 200
     update = daemon.update_of("again.pt", "ROLLED_BACK")

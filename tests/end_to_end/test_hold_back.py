@@ -26,8 +26,12 @@ def test_requests_take_a_core_from_the_worker(task: Task, tmp_path: Path) -> Non
         (worker,) = eventually(lambda: workers(daemon), "a worker")
         worker.suspend()  # so that it does not end meanwhile
         assert len(os.sched_getaffinity(worker.pid)) == CORES
-        assert daemon.infer(image).status_code == 200
-        assert len(os.sched_getaffinity(worker.pid)) == CORES - 1
+
+        def held_back() -> bool:
+            assert daemon.infer(image).status_code == 200
+            return len(os.sched_getaffinity(worker.pid)) == CORES - 1  # for three seconds after a request
+
+        eventually(held_back, "the worker leaves a core to requests")
         worker.resume()
         update = daemon.update_of("second.pt")
         assert update["state"] == "COMMITTED"

@@ -34,7 +34,8 @@ def failed(daemon: Daemon) -> dict[str, Any]:
     update = daemon.update_of("second.pt")
     assert (update["state"], update["code"], update["generation"]) == ("ROLLED_BACK", "probation", 2)
     eventually(lambda: daemon.generation() == 1, "the generation before")
-    assert daemon.metric('edged_updates_total{model="digits",reason="probation",result="rolled_back"}') == 1
+    counted = 'edged_updates_total{model="digits",reason="probation",result="rolled_back"}'
+    eventually(lambda: daemon.metric(counted) == 1, "it is counted")
     eventually(lambda: daemon.metric('edged_model_probation{model="digits"}') == 0, "the end of the probation")
     return update
 

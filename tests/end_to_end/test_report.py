@@ -124,6 +124,7 @@ def test_a_detectors_report_from_its_file(daemon: Daemon, detected: dict[str, An
 def test_a_refused_files_report_shows_why(daemon: Daemon, refused: dict[str, Any], tmp_path: Path) -> None:
     page = daemon.state / "rejected" / refused["sha256"] / "report.html"
     assert (page.parent / "reason.json").is_file()
+    eventually(page.is_file, "the report is written")
     with browsing() as browser:
         text = seen(browser, page.as_uri(), "refused", tmp_path)
         assert refused["reason"] in text
@@ -143,8 +144,9 @@ def test_the_report_over_http(daemon: Daemon, classified: dict[str, Any]) -> Non
         found = client.get(f"{target}.json").json()
         assert client.get("/edged/v1/updates/999/report").status_code == 404
     assert {image["picture"] for image in found["predictions"]["images"]} == {None}  # without a token
+    file = daemon.state / "models" / "digits" / "gen" / "1" / "report.html"
     page = daemon.get(target)
-    assert page.text == (daemon.state / "models" / "digits" / "gen" / "1" / "report.html").read_text()
+    eventually(lambda: file.read_text() == page.text, "the report is written")
     assert page.text.count("data:image") == 8
     copies = [*daemon.state.glob("models/digits/gen/1/*"), *daemon.state.glob("calib/digits/*/*")]
     assert {"warmup.safetensors", "predictions.json", "images.u8"} < {path.name for path in copies}

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.support.daemon import Daemon, children, eventually, running
+from tests.support.daemon import Daemon, children, eventually, running, workers
 from tests.support.tasks import Task
 
 UNDER_WAY = ("CLAIMED", "VERIFIED", "LOADED", "CALIBRATED")
@@ -20,6 +21,13 @@ def states(daemon: Daemon, update: int) -> list[str]:
 def serves(daemon: Daemon, task: Task, generation: int) -> None:
     answer = daemon.infer(next(task.test.rglob("*.png")))
     assert (answer.status_code, answer.json()["model_version"]) == (200, str(generation))
+
+
+def suspended_worker(daemon: Daemon) -> psutil.Process:
+    """Suspend the worker of an update, which would be over in a moment; it is resumed before its parent ends."""
+    (worker,) = eventually(lambda: workers(daemon), "a worker")
+    worker.suspend()
+    return worker
 
 
 def since_start(daemon: Daemon) -> str:
@@ -41,8 +49,11 @@ def test_kill_9(task: Task, tmp_path: Path, at: tuple[str, ...], tries: int) -> 
         if "PUBLISHED" in at:  # it would be over in a moment
             children(daemon, "service.inference.fork_server")[0].suspend()
         daemon.drop(task.second)
+        worker = suspended_worker(daemon) if at == UNDER_WAY else None
         killed = daemon.update_of("second.pt", *at)
         dropped_at = daemon.metric('edged_last_drop_timestamp_seconds{model="digits"}')
+        if worker is not None:
+            worker.resume()
         daemon.kill()
 
         daemon.start()
@@ -109,8 +120,10 @@ def test_stops_of_the_daemon_are_no_tries(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.drop(task.first)
         for _ in range(3):
+            worker = suspended_worker(daemon)
             # Not yet right after a start: the daemon answers before it goes on.
             eventually(lambda: daemon.update_of("first.pt", *UNDER_WAY)["attempt"] == 1, "the attempt begins")
+            worker.resume()
             assert daemon.stop() == 0
             daemon.start()
         ended = daemon.update_of("first.pt")
@@ -134,7 +147,9 @@ def test_a_configured_model_is_known_from_the_first_answer_on(task: Task, tmp_pa
 def test_sigterm_in_the_middle_of_an_update(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.drop(task.first)
+        worker = suspended_worker(daemon)
         daemon.update_of("first.pt", *UNDER_WAY)
+        worker.resume()
         assert daemon.stop() == 0
         daemon.start()
         assert daemon.update_of("first.pt")["state"] == "COMMITTED"

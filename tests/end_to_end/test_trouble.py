@@ -94,7 +94,6 @@ def test_limits_of_the_worker(task: Task, tmp_path: Path) -> None:
 def test_a_worker_that_is_killed_is_started_again(task: Task, tmp_path: Path) -> None:
     with running(tmp_path, task.calibration) as daemon:
         daemon.drop(task.first)
-        daemon.update_of("first.pt", "CLAIMED", "VERIFIED", "LOADED")
         (worker,) = eventually(lambda: workers(daemon), "a worker")
         worker.kill()
         update = daemon.update_of("first.pt")

@@ -113,7 +113,8 @@ def test_wrong_requests_are_answered_with_a_reason(daemon: Daemon, first: dict[s
 
 def test_metrics_tell_of_the_update(daemon: Daemon, first: dict[str, object]) -> None:
     daemon.infer()
-    assert daemon.metric('edged_updates_total{model="digits",reason="",result="committed"}') == 1
+    counted = 'edged_updates_total{model="digits",reason="",result="committed"}'
+    eventually(lambda: daemon.metric(counted) == 1, "it is counted")
     assert daemon.metric('edged_update_stage_duration_seconds_count{model="digits",stage="quantize"}') == 1
     assert daemon.metric('edged_swap_duration_seconds_count{model="digits"}') == 1
     assert daemon.metric('edged_worker_peak_memory_bytes{model="digits"}') > 100e6
@@ -165,7 +166,8 @@ def test_the_same_file_again_changes_nothing(daemon: Daemon, first: dict[str, ob
     again = daemon.put_live(task.first, "again.pt")
     assert again["generation"] == 1
     assert "quantize" not in again["stages"]
-    assert daemon.metric('edged_updates_total{model="digits",reason="unchanged",result="committed"}') == 1
+    counted = 'edged_updates_total{model="digits",reason="unchanged",result="committed"}'
+    eventually(lambda: daemon.metric(counted) == 1, "it is counted")
 
 
 def test_the_second_update_takes_over_and_a_rollback_undoes_it(
