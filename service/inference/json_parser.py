@@ -13,7 +13,8 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BufferedIOBase
 from typing import Any
 
@@ -47,9 +48,9 @@ def answer_frames(requests: BufferedIOBase, answers: BufferedIOBase) -> None:
     """Answer each frame of a stream."""
     while (frame := frames.read_blocking(requests)) is not None:
         text = frame[1]
-        _limit_memory(len(text))
         try:
-            header, parts = split(text)
+            with _limited_memory(len(text)):
+                header, parts = split(text)
         except RequestError as error:
             header, parts = {"error": str(error), "status": error.status}, []
         except MemoryError:
@@ -119,11 +120,16 @@ def _take_data(request: dict[str, Any]) -> Any:
     return inputs[0].pop("data", None)
 
 
-def _limit_memory(size: int) -> None:
+@contextmanager
+def _limited_memory(size: int) -> Iterator[None]:
     """Let this process have as much memory as JSON of a size may take; then parsing ends with a MemoryError."""
     limit = psutil.Process().memory_info().vms + _MEMORY_RATE * size + _MEMORY_BYTES
-    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (limit if most == resource.RLIM_INFINITY else min(limit, most), most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))  # or the next JSON could be too large to be received
 
 
 def _too_complex(size: int) -> str:

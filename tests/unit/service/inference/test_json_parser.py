@@ -1,7 +1,6 @@
 import io
 import json
 import resource
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.spec import InputSpec
+from service.inference import json_parser
 from service.inference.json_parser import answer_frames, join, split
 from service.inference.requests import Request, parse_request
 from service.ipc import frames
@@ -81,14 +81,6 @@ def test_little_may_be_other_than_data() -> None:
         split(json.dumps({"inputs": [{"data": [0] * 200_000}] * 2}).encode())
 
 
-@pytest.fixture
-def limits() -> Iterator[None]:
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
-
-
-@pytest.mark.usefixtures("limits")
 def test_frames_are_answered_one_by_one_and_errors_are_too() -> None:
     asked, answers = io.BytesIO(), io.BytesIO()
     for text in (b'{"inputs": [{"data": [1]}]}', b"no JSON", b"[" * 1_000_000, b'{"inputs": [{"data": [2]}]}'):
@@ -102,3 +94,18 @@ def test_frames_are_answered_one_by_one_and_errors_are_too() -> None:
     assert ["error" in header for header in headers] == [False, True, True, False]
     assert headers[2]["status"] == 400
     assert "nested too deeply" in headers[2]["error"]
+
+
+def test_the_memory_is_limited_only_while_json_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A larger JSON after a small one is received, and parsed within a limit of its own."""
+    monkeypatch.setattr(json_parser, "_MEMORY_BYTES", 8 << 20)
+    before, asked, answers = resource.getrlimit(resource.RLIMIT_AS), io.BytesIO(), io.BytesIO()
+    large = b"A" * (40 << 20)
+    for data in (b"AAAA", large, b"AAAA"):
+        frames.write_blocking(asked, {}, b'{"inputs": [{"data": ["%s"]}]}' % data)
+    asked.seek(0)
+    answer_frames(asked, answers)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    answers.seek(0)
+    found = [frames.read_blocking(answers) for _ in range(3)]
+    assert [each[0]["sizes"] for each in found if each is not None] == [[4], [len(large)], [4]]
