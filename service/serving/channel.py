@@ -373,9 +373,8 @@ class Channel(asyncio.Protocol):
         if pending.done is None:
             return
         pending.done = None
-        if pending.id not in self._sent:
-            with contextlib.suppress(ValueError):
-                self._waiting.remove(pending)
+        if not pending.sent_at:
+            self._waiting.remove(pending)
         self.inflight -= 1
         if self.inflight == 0:
             self._idle.set()
