@@ -77,3 +77,9 @@ def test_numbers_of_a_response_are_read_back(values: Any, binary: set[str]) -> N
     assert read.keys() == {"boxes", "counts"}
     np.testing.assert_array_equal(read["boxes"], values)
     assert read["counts"].tolist() == [7, -(1 << 40)]
+
+
+def test_a_response_to_an_id_that_only_escapes_can_express_is_read_back() -> None:
+    body = format_response([float_output("scores", np.array([0.5], np.float32))], "m", "1", "\ud800")
+    assert json.loads(body.content)["id"] == "\ud800"
+    assert read_outputs(body)["scores"].tolist() == [0.5]
