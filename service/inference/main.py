@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> int:
     ends = suppress(BrokenPipeError, ConnectionResetError, frames.FrameError)
     with ends, socket.socket(fileno=options.socket_fd) as connection, connection.makefile("rwb") as stream:
         code = _serve(options, connection, stream)
-    return code  # noqa: RET504 - of a stream that cannot be closed, too
+    return code  # noqa: RET504 - also if closing the stream failed, which `ends` suppressed
 
 
 def _serve(options: argparse.Namespace, connection: socket.socket, stream: BufferedIOBase) -> int:

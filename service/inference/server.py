@@ -36,12 +36,6 @@ class _Received(NamedTuple):
     def form(self) -> Form | None:
         return Form(*self.header["form"]) if "form" in self.header else None
 
-    @property
-    def has_large_json(self) -> bool:
-        """Whether another process parses its JSON."""
-        has_files = self.form is not None and self.form.content_type != ""
-        return not has_files and is_large(self.body)
-
 
 class _Prepared(NamedTuple):
     header: dict[str, Any]
@@ -85,7 +79,8 @@ class Server:
 
         Raises:
             OSError: The supervisor closed the stream in the middle of a reply.
-            FrameError: A frame is damaged or cut short. Only without batching.
+            FrameError: A frame is damaged or cut short, and no second thread reads: without batching, before the first
+                large JSON.
         """
         if self._batching.max_batch > 1 or self._run_inline():
             self._run_threaded()
@@ -93,7 +88,7 @@ class Server:
     def _run_inline(self) -> bool:
         """Answer requests in this thread; return true once one has large JSON, false at the end of the stream."""
         while (received := self._receive()) is not None:
-            if received.has_large_json:
+            if is_large(received.body):
                 self._park(received)
                 return True
             if (prepared := self._prepare(received)) is not None:
@@ -111,7 +106,7 @@ class Server:
     def _read_into(self, waiting: BatchQueue[_Prepared]) -> None:
         try:
             while (received := self._receive()) is not None:
-                if received.has_large_json:
+                if is_large(received.body):
                     self._park(received)
                 elif (prepared := self._prepare(received)) is not None:
                     self._put(waiting, prepared)
