@@ -220,16 +220,12 @@ class Channel(asyncio.Protocol):
             ServingError: The child exited before it replied.
         """
         self._check_open(alone=alone)
-        options: dict[str, Any] = {"json_bytes": json_bytes}
+        options = _options_of(json_bytes, form, observe)
         if rival is not None:
             options["rival"] = {"request_bytes": len(body), "json_bytes": rival.body.json_bytes}
             body = bytes(body if isinstance(body, bytes) else body.view) + bytes(rival.body.content)
-        if observe is not None:
-            options["observe"] = observe
         if alone:
             options["alone"] = True
-        if form is not None:
-            options["form"] = form
         reply: asyncio.Future[Reply] = self._loop.create_future()
         pending = self._start(body, options, deadline_s, partial(_set_outcome, reply))
         try:
@@ -251,11 +247,7 @@ class Channel(asyncio.Protocol):
             BusyError, NotStartedError: See `request`; `done` is not called then.
         """
         self._check_open(alone=False)
-        options: dict[str, Any] = {"json_bytes": question.json_bytes}
-        if question.observe is not None:
-            options["observe"] = question.observe
-        if question.form is not None:
-            options["form"] = question.form
+        options = _options_of(question.json_bytes, question.form, question.observe)
         self._start(question.body, options, deadline_s, done)
 
     async def pump(self) -> None:
@@ -430,6 +422,16 @@ class Channel(asyncio.Protocol):
     @property
     def _gone(self) -> str:
         return f"model {self._model!r} has lost its process; try again in some seconds"
+
+
+def _options_of(json_bytes: int | None, form: Form | None, observe: Order | None) -> dict[str, Any]:
+    """Return the entries of a frame's header that every request has, or may have."""
+    options: dict[str, Any] = {"json_bytes": json_bytes}
+    if observe is not None:
+        options["observe"] = observe
+    if form is not None:
+        options["form"] = form
+    return options
 
 
 def _set_outcome(reply: asyncio.Future[Reply], outcome: Reply | ServingError) -> None:
