@@ -103,6 +103,19 @@ def test_who_may_see_calibration_images(serve, monkeypatch, host, tokens, given,
     assert checked(may_see_images, configured, given=given, local=local) is allowed
 
 
+def test_without_a_token_to_guess_nobody_is_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many tokens come: they may be those of another daemon."""
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    refused: list[int] = []
+    tokens = Tokens(ServeConfig, lambda: refused.append(1), clock=lambda: 0.0)
+
+    async def ask() -> list[bool]:
+        return [await may_see_images(request("Bearer x"), tokens) for _ in range(1000)]
+
+    assert asyncio.run(ask()) == [False] * 1000
+    assert refused == []
+
+
 def test_wrong_tokens_are_refused_once_too_many_wait_and_the_right_one_never_is(serve):
     """From the same address, and whatever the token is for."""
     refused = []
