@@ -14,7 +14,7 @@ from starlette.types import Scope
 
 from edged.errors import EdgedError
 from service.http.auth import LOCAL, allows_inference, check_inference
-from service.http.bodies import Answer, BodyLimits, answer_of, check_body, response_of, store_body
+from service.http.bodies import BodyLimits, DirectAnswer, answer_of, check_body, response_of, store_body
 from service.http.errors import response_to, status_of
 from service.http.fields import IndexedRequest
 from service.http.forms import form_of
@@ -199,7 +199,7 @@ class Admission:
         if not self._route.begin(self._request, self._question, done):
             run(self._respond(due))
 
-    async def _respond(self, due: float) -> Answer | Response:
+    async def _respond(self, due: float) -> DirectAnswer | Response:
         """Return the response of a request that waits for a process, or the reason why it gets none."""
         try:
             left_s = max(0.0, due - time.monotonic())

@@ -57,7 +57,7 @@ class Merged:
         restored = [f"{model} is {_of(hold)}" for model, hold in sorted(self.holds.items())]
         if self.read:
             restored.append(f"{self.read} updates read from the damaged file")
-        restored += [f"{count} ended updates of {model}, without their steps" for model, count in self.updates.items()]
+        restored += [f"{count} ended updates of {model}, as its copy has them" for model, count in self.updates.items()]
         if self.open:
             restored.append(f"{self.open} updates that have not ended")
         gone = (

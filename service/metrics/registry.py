@@ -157,7 +157,7 @@ class Metrics:
             self.worker_sandbox.labels(part.name).set(part.lacking is None)
 
     def count_http_refusal(self, reason: str) -> None:
-        """Count what the HTTP server refused to stay within its bounds."""
+        """Count what the HTTP server refused, to stay within its bounds or to be safe."""
         self.http_refused.labels(reason).inc()
 
     def show_http(self, connections: Mapping[str, Callable[[], float]], body_bytes: Callable[[], float]) -> None:
