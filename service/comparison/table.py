@@ -11,7 +11,10 @@ from service.comparison.job import FULL_PRECISION
 from service.reporting.facts import NAMES
 from service.units import format_bytes, format_seconds
 
-_COLUMNS = ("method", "bits", "activation_bits", "iterations", "seconds", "passes", "added_bytes", "forward_seconds")
+_COLUMNS = (
+    *("method", "bits", "activation_bits", "iterations"),
+    *("seconds", "passes", "cpu_seconds", "cpu_passes", "forward_seconds", "added_bytes"),
+)
 _SCORES = ("top1", "top5", "map50", "map50_95")
 
 
@@ -24,7 +27,7 @@ def as_text(result: Mapping[str, Any]) -> str:
     """Return the table for people, and below it why methods failed."""
     metric, rows = metric_of(result), result["rows"]
     full = rows[0]["score"][metric]
-    header = ("method", "bits", NAMES[metric], "drop", "time", "passes", "memory added", "steps")
+    header = ("method", "bits", NAMES[metric], "drop", "time", "passes", "CPU passes", "memory added", "steps")
     cells: list[tuple[str, ...]] = [header]
     for row in rows:
         if "error" not in row:
@@ -59,7 +62,7 @@ def as_csv(result: Mapping[str, Any]) -> str:
 def _cells(row: Mapping[str, Any], metric: str, full: float) -> tuple[str, ...]:
     value = row["score"][metric]
     if row["method"] == FULL_PRECISION:
-        return FULL_PRECISION, "32", f"{value:.2f}", "", "", "", "", ""
+        return FULL_PRECISION, "32", f"{value:.2f}", *[""] * 6
     bits = f"{row['bits']}" if row["activation_bits"] is None else f"{row['bits']}/{row['activation_bits']}"
     return (
         row["method"],
@@ -68,6 +71,7 @@ def _cells(row: Mapping[str, Any], metric: str, full: float) -> tuple[str, ...]:
         f"{full - value:.2f}",
         format_seconds(row["seconds"]),
         f"{row['passes']:.1f}",
+        f"{row['cpu_passes']:.1f}",
         format_bytes(row["added_bytes"]),
         str(row["iterations"] or ""),
     )

@@ -23,6 +23,8 @@ def row(job: Measurement, metric: str = "top1") -> dict[str, Any]:
         "seconds": {"adaround": 600.5, "rtn": 0.05}.get(job.method, 5.0),
         "forward_seconds": 2.5,
         "passes": {"adaround": 240.2, "rtn": 0.02}.get(job.method, 2.0),
+        "cpu_seconds": 6.0,
+        "cpu_passes": 1.5,
         "added_bytes": 100 << 20,
         "score": {metric: SCORES.get(job.method, 75.0) - (4 - job.bits if job.bits < 4 else 0), "images": 10_000},
         "machine": {"processor": "AMD EPYC", "device": "cpu", "threads": 2, "torch": "2.13.0", "python": "3.11.7"},

@@ -9,6 +9,8 @@ from service.comparison.runner import compare, measurements
 from service.comparison.table import as_csv, as_text, metric_of
 from tests.support.comparisons import BASE, Recorder, row
 
+MORE = ("memory", "added", "steps")
+
 
 def result(*methods: str, failing: str = "") -> dict[str, Any]:
     return compare(list(measurements(BASE, methods, [4])), None, SilentListener(), Recorder(failing))
@@ -16,9 +18,9 @@ def result(*methods: str, failing: str = "") -> dict[str, Any]:
 
 def test_the_table_has_the_columns_of_the_paper():
     lines = as_text(result("rtn", "adaround", "nncf", "obq", failing="obq")).splitlines()
-    assert lines[0].split() == ["method", "bits", "top-1", "drop", "time", "passes", "memory", "added", "steps"]
+    assert lines[0].split() == ["method", "bits", "top-1", "drop", "time", "passes", "CPU", "passes", *MORE]
     assert lines[1].split() == ["full", "precision", "32", "81.03"]
-    assert lines[2].split() == ["rtn", "4", "60.00", "21.03", "0.05", "s", "0.0", "100.0", "MiB"]
+    assert lines[2].split() == ["rtn", "4", "60.00", "21.03", "0.05", "s", "0.0", "1.5", "100.0", "MiB"]
     assert lines[3].split()[:4] == ["adaround", "4", "80.50", "0.53"]
     assert lines[3].split()[-1] == "10000"
     assert lines[4].split()[1] == "8/8"
