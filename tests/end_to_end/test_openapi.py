@@ -20,7 +20,7 @@ from schemathesis.specs.openapi import checks
 from edged.artifacts.store import ModelStore
 from service.http.openapi import document
 from tests.support.artifacts import write_untrained, write_untrained_detector
-from tests.support.daemon import Daemon
+from tests.support.daemon import TIMEOUT_S, Daemon
 from tests.support.tasks import Task
 
 TOKEN = "a word that only the administrator knows"  # noqa: S105 - of this daemon alone
@@ -111,7 +111,7 @@ def ask(daemon: Daemon, schema: Any, method: str, path: str, examples: int) -> N
         @settings(max_examples=examples, derandomize=True, database=None, deadline=None, suppress_health_check=ANYWAY)
         @given(case=operation.as_strategy(generation_mode=mode))
         def check(case: Any) -> None:
-            response = case.call_and_validate(base_url=address, headers=ADMIN, checks=CHECKS)
+            response = case.call_and_validate(base_url=address, headers=ADMIN, checks=CHECKS, timeout=TIMEOUT_S)
             assert response.status_code not in (500, 501, 502), response.text
 
         try:
@@ -148,7 +148,9 @@ def test_each_operation_does_what_it_is_there_for(
             "media_type": "application/octet-stream",
         }
     case = schema[path][method].Case(**parts)
-    response = case.call_and_validate(base_url=daemon.status()["address"], headers=ADMIN, checks=CHECKS)
+    response = case.call_and_validate(
+        base_url=daemon.status()["address"], headers=ADMIN, checks=CHECKS, timeout=TIMEOUT_S
+    )
     # Nothing waits that could be cancelled.
     expected = "409" if path.endswith("/cancel") else min(DOCUMENT["paths"][path][method]["responses"])
     assert str(response.status_code) == expected, response.text
@@ -186,10 +188,10 @@ def test_answers_of_models_are_as_documented(daemon: Daemon, schema: Any, task: 
         headers = {"Accept": "image/png"}
         status, kind = (200, "image/png") if model == "shapes" else (406, "application/json")
     case = schema["/v2/models/{model}/infer"]["post"].Case(path_parameters=given, body=body, media_type=media_type)
-    response = case.call_and_validate(base_url=address, headers=ADMIN | headers, checks=CHECKS)
+    response = case.call_and_validate(base_url=address, headers=ADMIN | headers, checks=CHECKS, timeout=TIMEOUT_S)
     assert (response.status_code, response.headers["content-type"]) == (status, [kind]), response.text
     case = schema["/v2/models/{model}/stats"]["get"].Case(path_parameters=given)
-    response = case.call_and_validate(base_url=address, headers=ADMIN, checks=CHECKS)
+    response = case.call_and_validate(base_url=address, headers=ADMIN, checks=CHECKS, timeout=TIMEOUT_S)
     assert response.json()["model_stats"][0]["inference_count"] > 0
 
 
