@@ -30,7 +30,7 @@ BODY_BYTES = 60_000_000
 _SECONDS, _QUIET_S = 8.0, 8.0  # under attack, and before
 MOST_SLOWER = 2.0  # times the p99 of others may be that before
 _RATE, _CONNECTIONS = 20, 4  # of the requests of others to each model
-_SETTLES_S = 30.0
+_SETTLES_S, _SETTLED_S = 30.0, 0.5
 _SAMPLE_S = 0.05  # between two looks at the memory
 _HEAD = HALF_A_HEAD % MODEL.encode()
 _INPUT = b'{"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 3, 128, 128], "data": ['
@@ -122,19 +122,25 @@ def _tried(edged: Edged, log: Path, attack: Attack) -> Row:
     resident: list[int] = []
     sampling = repeating(lambda: resident.append(supervisor.memory_info().rss), _SAMPLE_S)
     with sampling, crowd(edged.address) as made:
-        attack.begin(made)
+        with _asking(edged) as beginning:
+            attack.begin(made)
+            _taken_in(supervisor)
         with _repeated(edged, attack.call) as outcomes:
             during = _others(edged, supervisor, _SECONDS)
     left = _settled(supervisor, before)
     row: Row = {"attack": attack.title, "resident_mib": max(resident) // MIB, "descriptors_lost": max(0, left - before)}
     row["answers"] = dict(Counter(outcomes))
+    row["worst_at_first_ms"] = round(max(latency(load.answers).worst for load in beginning if load.answers))
     row["cpu_percent"] = {"quiet": quiet.cpu_percent, "attacked": during.cpu_percent}
     row["slower"] = {}
     for name, answers, calm in zip((MODEL, OTHER), during.answers, quiet.answers, strict=True):
         before_it, attacked = latency(calm), latency(answers)
         row[name] = {"quiet": vars(before_it), "attacked": vars(attacked)}
         row["slower"][name] = round(attacked.p99 / before_it.p99, 1)
-    row["faults"] = [*_log_faults(log.read_text()[logged:]), *_failures(during.answers)]
+    row["faults"] = [
+        *_log_faults(log.read_text()[logged:]),
+        *_failures([*(load.answers for load in beginning), *during.answers]),
+    ]
     if row["resident_mib"] >= MOST_MIB:
         row["faults"].append(f"the supervisor took {row['resident_mib']} MiB")
     if left > before:
@@ -144,13 +150,20 @@ def _tried(edged: Edged, log: Path, attack: Attack) -> Row:
 
 def _others(edged: Edged, supervisor: psutil.Process, seconds: float) -> Others:
     """Send the requests of other clients to both models."""
-    loads = [Load(edged.address, image_call(name, SIDE), _RATE, _CONNECTIONS) for name in (MODEL, OTHER)]
-    with loads[0], loads[1]:
+    with _asking(edged) as loads:
         start, before = time.monotonic(), supervisor.cpu_times()
         time.sleep(seconds)
         after = supervisor.cpu_times()
         percent = 100 * (after.user + after.system - before.user - before.system) / (time.monotonic() - start)
     return Others(tuple(load.answers for load in loads), round(percent))
+
+
+@contextlib.contextmanager
+def _asking(edged: Edged) -> Iterator[list[Load]]:
+    """Send the requests of other clients to both models during the block."""
+    loads = [Load(edged.address, image_call(name, SIDE), _RATE, _CONNECTIONS) for name in (MODEL, OTHER)]
+    with loads[0], loads[1]:
+        yield loads
 
 
 @contextlib.contextmanager
@@ -165,6 +178,16 @@ def _repeated(edged: Edged, call: Call | None) -> Iterator[list[int]]:
         repeating(lambda: outcomes.append(connection.ask(call).status)),
     ):
         yield outcomes
+
+
+def _taken_in(process: psutil.Process) -> None:
+    """Wait until a process opens no more descriptors: the kernel accepts connections before it does."""
+    end = time.monotonic() + _SETTLES_S
+    count, since = process.num_fds(), time.monotonic()
+    while time.monotonic() < min(since + _SETTLED_S, end):
+        time.sleep(0.05)
+        if (now := process.num_fds()) > count:
+            count, since = now, time.monotonic()
 
 
 def _settled(process: psutil.Process, before: int) -> int:
@@ -196,7 +219,7 @@ def page(rows: list[Row]) -> str:
         (
             *(row["attack"], row["resident_mib"], row["cpu_percent"]["quiet"], row["cpu_percent"]["attacked"]),
             *(row["slower"][MODEL], row["slower"][OTHER], "met" if _is_met(row) else "missed"),
-            *(row["descriptors_lost"], len(row["faults"])),
+            *(row["worst_at_first_ms"], row["descriptors_lost"], len(row["faults"])),
         )
         for row in rows
     ]
@@ -210,12 +233,14 @@ def page(rows: list[Row]) -> str:
     )
     slower = (
         f"The p99 of other clients is to stay within {MOST_SLOWER:g} times that before the attack:"
-        f" {sum(map(_is_met, rows))} of {len(rows)} attacks met that for both models. It depends on what else the"
-        " machine does, with the attackers and all clients on the same two cores, so a miss is not counted as a fault."
+        f" {sum(map(_is_met, rows))} of {len(rows)} attacks met that for both models. That is counted once all"
+        " connections of an attack are accepted; the longest time that a request of others took until then is in the"
+        ' column "at first". Attackers and clients share one process and the two cores, which other work used as well,'
+        " so a miss is not counted as a fault."
     )
     header = (
         *("attack", "supervisor, MiB", "CPU before, %", "CPU, %", "p99 of the first model, times that before"),
-        *("of the other", f"within {MOST_SLOWER:g} times", "descriptors lost", "faults"),
+        *("of the other", f"within {MOST_SLOWER:g} times", "at first, ms", "descriptors lost", "faults"),
     )
     return f"{text}\n\n{slower}\n\n{table(header, lines)}"
 
