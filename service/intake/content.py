@@ -115,6 +115,8 @@ def missing(file: BinaryIO, size: int) -> str | None:
     """
     file.seek(0)
     head = file.read(_HEAD_BYTES)
+    if not any(head):  # created, or its space was reserved, before its first bytes came
+        return f"{size} bytes are there" + (", the first of them zeros" if size else "")
     try:
         if head[8:9] == b"{":
             return _compare(size, _safetensors_bytes(file), "its header promises")

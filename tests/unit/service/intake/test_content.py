@@ -77,8 +77,13 @@ def test_the_reason_has_what_is_there_and_what_is_promised(written: Callable[[],
 
 
 def test_a_file_of_another_format_misses_nothing() -> None:
-    for data in (b"", b"PK", b"epoch,loss\n1,0.5\n", b"\x89PNG\r\n\x1a\n" + bytes(100), b"\x80"):
+    for data in (b"PK", b"epoch,loss\n1,0.5\n", b"\x89PNG\r\n\x1a\n" + bytes(100), b"\x80"):
         assert missing(io.BytesIO(data), len(data)) in (None, "its pickle has no end: 1 bytes are there")
+
+
+def test_a_file_whose_first_bytes_have_not_come_is_not_there() -> None:
+    assert missing(io.BytesIO(b""), 0) == "0 bytes are there"
+    assert missing(io.BytesIO(bytes(5000)), 5000) == "5000 bytes are there, the first of them zeros"
 
 
 def test_a_space_reserved_for_the_whole_file_is_not_the_file() -> None:

@@ -402,7 +402,7 @@ def test_an_overflow_of_the_queue_loses_no_file(tmp_path):
             for _ in range(limit // 4 + 1000):  # four events each
                 one.rename(two)
                 two.rename(one)
-            (tmp_path / "m" / "lost.pt").touch()  # its events find no room
+            (tmp_path / "m" / "lost.pt").write_bytes(b"x")  # its events find no room
             watcher.send_signal(signal.SIGCONT)
             while (line := watcher.stdout.readline()) != "lost.pt\n":
                 assert line, "the watcher ended"
@@ -500,6 +500,17 @@ async def test_a_file_that_is_cut_off_is_waited_for_until_its_rest_comes(tmp_pat
         assert "it is cut off: its zip has no end" in reasons(watcher)["m/a.pt"]
         with path.open("ab") as file:
             file.write(data[-100:])
+        assert (await reports.drop()).truncated is None
+
+
+@run
+async def test_an_empty_file_is_waited_for_as_an_upload_that_has_just_begun(tmp_path):
+    async with watching(tmp_path) as (reports, watcher):
+        path = tmp_path / "m" / "a.pt"
+        path.touch()
+        await until(lambda: "m/a.pt" in reasons(watcher))
+        assert "it is cut off: 0 bytes are there; waiting up to 3600 s" in reasons(watcher)["m/a.pt"]
+        path.write_bytes(checkpoint())
         assert (await reports.drop()).truncated is None
 
 
