@@ -122,7 +122,7 @@ def _other_plain_network(shapes: Shapes) -> str | None:
     """Recognize what has the names of a ResNet, or of a plain stack of convolutions."""
     first = next((name for name in shapes if name.endswith(_FIRST_NORM)), None)
     if first is not None and not any(name.endswith("running_mean") for name in shapes):
-        return "a ResNet with another normalization than BatchNorm (it has no running_mean)"
+        return "a ResNet with another normalization than BatchNorm, or without its buffers (it has no running_mean)"
     if first is not None and first.removesuffix(_FIRST_NORM) + "bn1.weight" not in shapes:
         return "a pre-activation ResNet (no BatchNorm after its stem)"
     if any(len(shape) == 5 for shape in shapes.values()):

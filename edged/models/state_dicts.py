@@ -90,13 +90,16 @@ def find_state(tree: Any, choice: Choice | None = None) -> Found:
         for network in find_networks(shapes_of(state.entries), choice.head_layers)
         if network.fits
     ]
+    completed = _completed(networks, tree)
     fitting = [
         state
-        for state in _completed(networks, tree)
+        for state in completed
         if choice.key in (None, state.key) and (state.network is None or choice.prefix in (None, state.network.prefix))
     ]
     if fitting:
-        return _preferred(fitting, choice)
+        taken = _preferred(fitting, choice)
+        _check_statistics(taken, completed)
+        return taken
     chosen = [state for state in states if choice.key in (None, state.key)]
     if chosen:
         return _nearest(chosen, choice)
@@ -141,6 +144,20 @@ def _completed(networks: list[Found], tree: Any) -> list[Found]:
     parameters = [(state, _parameters(state)) for state in first]
     listed = (_from_list(key, tensors, parameters) for key, tensors in _averaged_lists(tree))
     return [*completed, *(state for state in listed if state is not None)]
+
+
+def _check_statistics(taken: Found, others: Sequence[Found]) -> None:
+    """Check that averages of parameters could be completed where the file holds a whole network, too.
+
+    Raises:
+        CheckpointError: They are of another network than the whole one.
+    """
+    whole = next((state for state in others if not _is_parameters_only(state)), None)
+    if whole is not None and _is_parameters_only(taken):
+        raise CheckpointError(
+            f"{taken.place} holds parameters without the running statistics of BatchNorm, and other ones than"
+            f" {whole.place}, which has them; set weights: last, or checkpoint: {{key: ...}}, to take the latter"
+        )
 
 
 def _is_parameters_only(state: Found) -> bool:

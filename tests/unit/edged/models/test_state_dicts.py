@@ -112,7 +112,11 @@ def test_a_list_that_does_not_fit_the_parameters_is_no_network(values):
 
 def test_parameters_of_another_network_get_no_statistics():
     other = {name: tensor for name, tensor in CifarResNet(5).state_dict().items() if not name.endswith(STATISTICS)}
-    assert find_state({"model": LAST, "ema": other}).statistics is None
+    tree = {"model": LAST, "ema": other}
+    with pytest.raises(CheckpointError, match=r"key 'ema'.* other ones than key 'model'.*set weights: last"):
+        find_state(tree)
+    assert find_state(tree, Choice(weights="last")).key == find_state(tree, Choice(key="model")).key == "model"
+    assert find_state({"ema": other}).statistics is None
 
 
 def test_averaged_weights_that_are_not_there_are_refused_where_they_are_asked_for():
