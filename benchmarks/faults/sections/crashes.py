@@ -19,6 +19,7 @@ from benchmarks.crashes.points import (
     restart_points,
     try_point,
 )
+from benchmarks.crashes.recovery import RECOVERY, damaged_base, recovery_points
 from benchmarks.crashes.scenario import SCENARIOS, Bases
 from benchmarks.faults.section import Row, some
 from benchmarks.faults.trained import trained
@@ -51,6 +52,7 @@ def _rows(bases: Bases, folder: Path, times: int | None) -> Iterator[Row]:
     trials = (try_point(_UPDATE, bases, folder, point, faults) for point, faults in some(both, times))
     yield _row("error, then an error or a kill in its handling", "update", trials, len(both))
     yield _restarts(bases, folder, in_update, times)
+    yield _recovery(bases, folder, times)
     errors = list(zip(distinct(in_update), itertools.cycle(ERRORS), strict=False))
     trials = (try_point(_UPDATE, bases, folder, point, [point.fault(error)]) for point, error in some(errors, times))
     yield _row("error", "update", trials, len(errors))
@@ -74,6 +76,15 @@ def _restarts(bases: Bases, folder: Path, in_update: Sequence[Point], times: int
         for point in some(points, times and -(-times // _RESTARTS)):
             trials.append(try_point(_UPDATE, bases, folder, point, [point.fault("SIGKILL")], killed))
     return _row("kill in the start that follows a kill", "update", trials, known)
+
+
+def _recovery(bases: Bases, folder: Path, times: int | None) -> Row:
+    damaged = damaged_base(bases, folder)
+    points = recovery_points(bases, folder, damaged)
+    kills = (
+        try_point(RECOVERY, bases, folder, point, [point.fault("SIGKILL")], damaged) for point in some(points, times)
+    )
+    return _row("kill in a start that replaces a damaged generation", RECOVERY.name, kills, len(points))
 
 
 def _row(what: str, name: str, trials: Iterable[Trial], known: int) -> Row:
