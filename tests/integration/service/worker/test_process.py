@@ -173,7 +173,7 @@ def test_a_worker_that_gets_no_core(job: Job) -> None:
 
 
 def test_a_worker_that_takes_too_much(job: Job) -> None:
-    outcome, _, worker = run(job, WorkerLimits(memory_max=40 << 20))
+    outcome, _, worker = run(job, WorkerLimits(memory_max=40 << 20, nice=0))
     assert isinstance(outcome, Failure)
     assert outcome.code == "memory"
     assert worker.peak_bytes > 40 << 20
