@@ -28,7 +28,7 @@ T = TypeVar("T")
 ENDS = {"COMMITTED", "REJECTED", "FAILED", "SUPERSEDED", "CANCELLED", "ROLLED_BACK"}
 NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # a client that reads none starts a hundred times faster
 _MARK = "TESTED_DAEMON"  # in the environment of a daemon and of all processes that it starts
-TIMEOUT_S = 120.0  # for what takes a second or two on a machine that is not busy
+TIMEOUT_S = 240.0  # for what takes a second or two on a machine that is not busy
 
 
 def eventually(look: Callable[[], T], what: str, timeout_s: float = TIMEOUT_S) -> T:
