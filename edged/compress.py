@@ -102,6 +102,7 @@ class Compressed:
         onnx: The network as an ONNX model; None if there is none.
         engine: The network as the engine that serves it computes it; None for torch.
         serves_floats: Whether it is served with activations in float although these have ranges.
+        chosen_bits: How bits were chosen for each layer, as it stands in the report; None if they were given.
     """
 
     model: nn.Module
@@ -117,6 +118,7 @@ class Compressed:
     onnx: bytes | None = None
     engine: nn.Module | None = None
     serves_floats: bool = False
+    chosen_bits: Mapping[str, Any] | None = None
 
     @property
     def served_activations(self) -> ActivationQuantization | None:
@@ -175,6 +177,7 @@ def compress(
     *,
     resources: Resources | None = None,
     listener: ProgressListener | None = None,
+    bits: Mapping[str, int] | None = None,
 ) -> Compressed:
     """Quantize all convolutions and linear layers of `model`.
 
@@ -183,6 +186,8 @@ def compress(
             modified. The work is done on the device of its parameters; the result stays there.
         cache: Calibration and held-out images.
         spec: How to quantize.
+        bits: Bits of each layer by its name, as `edged.pipeline.mixed_precision` chooses them; None for those of the
+            spec.
         resources: Memory to work in; changes speed only.
         listener: Receives the stages "layers" and "compare", their progress and the memory plan.
 
@@ -193,7 +198,7 @@ def compress(
     """
     watcher: ProgressListener = listener or SilentListener()
     # Convolutions of a CPU and of tensor cores run up to twice as fast on this layout.
-    full = _in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    full = in_float32(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     ranges = None
     if spec.quantizes_activations:
         full, ranges = _with_ranges(full, spec)
@@ -201,7 +206,7 @@ def compress(
         spec = dataclasses.replace(spec, activation_bits=None)
     give_back_free_memory()  # the other layout and the checkpoint
     with watcher.stage("layers"):
-        done = quantize_network(full, cache, spec, resources or Resources(), watcher, ranges)
+        done = quantize_network(full, cache, spec, resources or Resources(), watcher, ranges, bits)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     with watcher.stage("compare"), exact_float32(device_of(full)):
         served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
@@ -298,8 +303,12 @@ def _batch_size(plan: MemoryPlan) -> int:
     return max(1, plan.steps[0].batch // 2)
 
 
-def _in_float32(model: nn.Module) -> nn.Module:
-    """Return the model itself, or a float32 copy where any of its numbers have another precision."""
+def in_float32(model: nn.Module) -> nn.Module:
+    """Return the model itself, or a float32 copy where any of its numbers have another precision.
+
+    Args:
+        model: The network. Not modified.
+    """
     tensors = (tensor for tensor in model.state_dict().values() if tensor.is_floating_point())
     return model if all(tensor.dtype is torch.float32 for tensor in tensors) else copy.deepcopy(model).float()
 

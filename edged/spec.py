@@ -50,7 +50,8 @@ class Bounds:
 
     def __str__(self) -> str:
         if self.word is not None:
-            return f"{self.word}, {self.least:g} or none"
+            numbers = f"{self.least:g}" if self.least == self.most else f"{self.least:g} to {self.most:g}"
+            return f"{self.word}, {numbers} or none" if self.optional else f"{numbers} or {self.word}"
         return f"{self.least} to {self.most}" if self.most < MAX_WHOLE else f"a number from {self.least} on"
 
 
@@ -138,7 +139,10 @@ class QuantSpec:
 
     Attributes:
         method: Method that chooses the codes.
-        bits: Bits per weight code.
+        bits: Bits per weight code; AUTO chooses them for each layer, within `size_limit` or `max_drop`.
+        size_limit: Most bytes of the artifact's weights file with bits AUTO; None for no limit but `max_drop`.
+        max_drop: Most points of top-1 or mAP50-95 to lose on the held-out images with bits AUTO, which takes as few
+            bytes as that needs; None to lose as little as `size_limit` allows.
         scheme: Symmetric or asymmetric per-channel grid.
         order: Column order of FastOBQ.
         descending: Whether the highest score of the order comes first.
@@ -170,7 +174,9 @@ class QuantSpec:
     """
 
     method: Method = Method.FASTOBQ
-    bits: int = _whole(4, 2, 8)
+    bits: int | str = _bounded(4, Bounds(2, 8, whole=True, word=AUTO))
+    size_limit: int | None = _whole(None, 1)
+    max_drop: float | None = _bounded(None, Bounds(0, 100, whole=False, optional=True))
     scheme: Scheme = Scheme.ASYMMETRIC
     order: Order = Order.SENSITIVITY
     descending: bool = True
@@ -195,6 +201,22 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         _check_bounds(self)
+        given = [name for name in ("size_limit", "max_drop") if getattr(self, name) is not None]
+        if self.bits == AUTO and not given:
+            raise UsageError("bits is auto without a limit; give size_limit or max_drop, too")
+        if self.bits != AUTO and given:
+            raise UsageError(f"{given[0]} is for bits auto, and bits has value {self.bits}; give bits auto, or drop it")
+
+    @property
+    def uniform_bits(self) -> int | None:
+        """Bits of each layer that no other setting gives bits; None where they are chosen for each layer."""
+        return None if isinstance(self.bits, str) else self.bits
+
+    @property
+    def width(self) -> int:
+        """Bits of each code by settings of a single layer, whose bits are known."""
+        assert isinstance(self.bits, int)  # noqa: S101 - see `edged.engine.layerwise.spec_of_layer`
+        return self.bits
 
     @property
     def quantizes_activations(self) -> bool:
@@ -202,11 +224,12 @@ class QuantSpec:
         return self.activation_bits is not None
 
     @property
-    def bits_of_small_layers(self) -> int:
-        """Bits of layers with few weights, and of a detector's output layers."""
-        if self.small_bits is not None:
+    def bits_of_small_layers(self) -> int | None:
+        """Bits of layers with few weights, and of a detector's output layers; None where they are chosen for each."""
+        bits = self.uniform_bits
+        if self.small_bits is not None or bits is None:
             return self.small_bits
-        return max(self.bits, SMALL_BITS) if self.quantizes_activations else self.bits
+        return max(bits, SMALL_BITS) if self.quantizes_activations else bits
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON types, enums as their values."""

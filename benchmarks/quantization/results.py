@@ -99,10 +99,15 @@ def pack_hits(hits: npt.NDArray[np.bool_]) -> str:
     return base64.b64encode(zlib.compress(np.packbits(hits).tobytes())).decode()
 
 
+def unpacked(hits: str, images: int) -> npt.NDArray[np.bool_]:
+    """Return what `pack_hits` packed for a number of images."""
+    packed = np.frombuffer(zlib.decompress(base64.b64decode(hits)), np.uint8)
+    return np.unpackbits(packed, count=images).astype(bool)
+
+
 def unpack_hits(row: Row) -> npt.NDArray[np.bool_]:
     """Decode the hits of a row to bool [n]."""
-    packed = np.frombuffer(zlib.decompress(base64.b64decode(row.hits)), np.uint8)
-    return np.unpackbits(packed, count=row.images).astype(bool)
+    return unpacked(row.hits, row.images)
 
 
 def paired_difference(row: Row, other: Row) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edged.errors import ArtifactError
+from edged.spec import AUTO
 
 SCHEMA_VERSION = 1
 ONNX = "model.onnx"  # file of the network as an ONNX model
@@ -17,7 +18,7 @@ ONNX = "model.onnx"  # file of the network as an ONNX model
 _NESTED: dict[str, dict[str, type]] = {
     "architecture": {"name": str},
     "input": {"size": int, "resize": int, "mean": list, "std": list},
-    "quantization": {"method": str, "bits": int},
+    "quantization": {"method": str},
     "source": {"sha256": str, "bytes": int, "name": str, "format": str},
     "calibration": {
         "digest": str,
@@ -144,6 +145,7 @@ def _check(data: Mapping[str, Any]) -> None:
         _check_kind(key, data[key], kind)
     for key, entries in _NESTED.items():
         _check_nested(key, data[key], entries)
+    _check_bits(data["quantization"])
     for key, entries in _NESTED_OR_NULL.items():
         if data.get(key) is not None:
             _check_nested(key, data[key], entries)
@@ -153,6 +155,11 @@ def _check(data: Mapping[str, Any]) -> None:
     classes = data["classes"]
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise ArtifactError(f"manifest key 'classes' has value {classes!r:.80}; need a list of names or null")
+
+
+def _check_bits(quantization: Mapping[str, Any]) -> None:
+    if quantization.get("bits") != AUTO:
+        _check_nested("quantization", quantization, {"bits": int})
 
 
 def _check_nested(key: str, value: Any, entries: Mapping[str, type]) -> None:

@@ -21,10 +21,24 @@ from torch import Tensor
 from edged.errors import ArtifactError, EdgedError
 from edged.json_document import MALFORMED
 from edged.quant.grid import QuantizedWeight
-from edged.quant.pack import pack, unpack
+from edged.quant.pack import pack, packed_bytes, unpack
 from edged.spelling import one_line
 
 _KEY = "edged"
+# The format orders tensors by dtype, the widest first, then by name. These are the dtypes of state dicts.
+_NAMES = {
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+_RANKED = list(_NAMES)
 _PARTS = ("codes", "scale", "zero_point")
 
 
@@ -51,6 +65,34 @@ def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Map
     # Cloned, because safetensors rejects tensors that share memory.
     owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(owned, path, metadata={_KEY: json.dumps(layout)})
+
+
+def stored_bytes(state: Mapping[str, Tensor], bits: Mapping[str, int]) -> int:
+    """Return the size of the file that `save_weights` would write, to the byte.
+
+    Args:
+        state: State dict; only names, shapes and dtypes are read.
+        bits: Bits of each weight that is quantized, by its name in the state dict.
+    """
+    tensors: list[tuple[int, str, str, list[int], int]] = []  # rank, name, dtype, shape, bytes
+    for name, value in state.items():
+        if name not in bits:
+            rank = _RANKED.index(value.dtype)
+            tensors.append((rank, name, _NAMES[value.dtype], list(value.shape), value.nbytes))
+            continue
+        rows, packed = value.shape[0], packed_bytes(value.numel(), bits[name])
+        codes, floats = (_RANKED.index(dtype) for dtype in (torch.uint8, torch.float32))
+        tensors.append((codes, f"{name}.codes", _NAMES[torch.uint8], [packed], packed))
+        tensors.append((codes, f"{name}.zero_point", _NAMES[torch.uint8], [rows], rows))
+        tensors.append((floats, f"{name}.scale", _NAMES[torch.float32], [rows], 4 * rows))
+    layout = {name: {"bits": width, "shape": list(state[name].shape)} for name, width in bits.items()}
+    head: dict[str, Any] = {"__metadata__": {_KEY: json.dumps(layout)}}
+    end = 0
+    for _, name, dtype, shape, size in sorted(tensors):
+        head[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+    return 8 + -(-len(text) // 8) * 8 + end  # the length of the head, the head padded to 8 bytes, the tensors
 
 
 def load_weights(path: Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tensor]]:

@@ -16,8 +16,9 @@ ones: new images enter at a cut by running through everything before it.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener
 from edged.quant.layer import LayerResult, quantize_layer
 from edged.spec import QuantSpec, Scheme
+
+Visit = Callable[[str, QuantizableLayer, Tensor, Moments], None]  # name, layer, Hessian, moments
 
 FULL, QUANTIZED = "full", "quantized"
 # Codes of 8 bits, less their zero points, fit an engine's 8 bits only around the middle. Sums of two products of 7-bit
@@ -73,6 +76,7 @@ def quantize_network(
     resources: Resources,
     listener: ProgressListener,
     ranges: ActivationRanges | None = None,
+    bits: Mapping[str, int] | None = None,
 ) -> Quantized:
     """Quantize every convolution and linear layer.
 
@@ -85,6 +89,7 @@ def quantize_network(
         listener: Listener that is notified of the plan and of the number of layers done.
         ranges: Ranges of the activations, which are measured and then followed by the quantized stream; None to keep
             activations in float.
+        bits: Bits of each layer by its name; None for those of the spec.
 
     Raises:
         ArchitectureError: The network has no layers to quantize.
@@ -101,7 +106,8 @@ def quantize_network(
     # Values that do not fit the memory are stored in the folder of the cache, whose filesystem has room for images.
     store = ActivationStore(plan.activation_memory, cache.directory)
     with store, exact_float32(device), torch.inference_mode():
-        work = _Work(model, program, images, spec, plan, store, ranges)
+        widths = bits_by_layer(program, quantizable_layers(model), spec) if bits is None else bits
+        work = _Work(model, program, images, spec, plan, store, ranges, widths)
         done, total = 0, sum(len(cut.layers) for cut in program.cuts)
         for index, cut in enumerate(program.cuts):
             work.quantize_at(index)
@@ -109,6 +115,41 @@ def quantize_network(
             listener.progress(done, total)
         synchronize(device)  # the end of the stage that the listener times
     return Quantized(work.quantized, work.results, work.images, plan, ranges)
+
+
+def visit_layers(
+    model: nn.Module,
+    cache: ImageCache,
+    spec: QuantSpec,
+    resources: Resources,
+    listener: ProgressListener,
+    visit: Visit,
+) -> None:
+    """Run the images through the full-precision network once, and show each layer's moments.
+
+    Args:
+        model: Full-precision network in eval mode, on the device to compute on. Not modified.
+        cache: Cache of the calibration images.
+        spec: Settings that the memory is planned by; its `propagation` must be 0.
+        resources: Memory limits; change speed only.
+        listener: Listener that is notified of the plan and of the number of layers done.
+        visit: Called for each layer in order of execution.
+
+    Raises:
+        ArchitectureError, MemoryLimitError: As for `quantize_network`.
+    """
+    device = device_of(model)
+    images = AugmentedImages(cache, 1, spec.seed, device)
+    program = Program(model)
+    plan = plan_work(program, model, images, spec, resources)
+    listener.planned(plan.to_dict())
+    store = ActivationStore(plan.activation_memory, cache.directory)
+    with store, exact_float32(device), torch.inference_mode():
+        work = _Visits(model, program, images, spec, plan, store, None, {}, visit=visit)
+        for index in range(len(program.cuts)):
+            work.quantize_at(index)
+            listener.progress(index + 1, len(program.cuts))
+        synchronize(device)
 
 
 class _Work:
@@ -121,6 +162,7 @@ class _Work:
         plan: MemoryPlan,
         store: ActivationStore,
         ranges: ActivationRanges | None,
+        bits: Mapping[str, int],
     ) -> None:
         self.quantized = shared_copy(model)
         self.results: dict[str, LayerResult] = {}
@@ -131,7 +173,7 @@ class _Work:
         self._quantized_modules = dict(self.quantized.named_modules())
         self._images = images
         self._store = store
-        self._bits = _bits_by_layer(program, self._layers, spec)
+        self._bits = bits
         self._ranges = ranges
         self._observe = None if ranges is None else ranges.observe
         self._round = None if ranges is None else ranges.rounded
@@ -210,7 +252,7 @@ class _Work:
     def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
         """Quantize one layer and install its weight and corrected statistics in the quantized network."""
         layer, moments = self._layers[name], sums.moments[name]
-        spec = _spec_of_layer(self._spec, self._bits[name], self._plan.rows_at_once)
+        spec = dataclasses.replace(spec_of_layer(self._spec, self._bits[name]), rows_at_once=self._plan.rows_at_once)
         result = quantize_layer(layer.weight, H, spec, sums.cross(name))
         self.results[name] = result
         installed = self._quantized_modules[name]
@@ -226,6 +268,17 @@ class _Work:
         after = statistics_of_weight(decoded, moments, result.power)
         norm = self._quantized_modules.get(self._program.followers.get(name, ""))
         correct_statistics(installed, norm, before, after, self._spec.statistics)
+
+
+class _Visits(_Work):
+    """Shows the moments of each layer instead of quantizing it."""
+
+    def __init__(self, *args: Any, visit: Visit) -> None:
+        super().__init__(*args)
+        self._visit = visit
+
+    def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
+        self._visit(name, self._layers[name], H, sums.moments[name])
 
 
 class _CutSums:
@@ -275,23 +328,54 @@ class _CutSums:
         return moments.cross(position) * (2 / moments.positions)
 
 
-def _bits_by_layer(program: Program, layers: Mapping[str, QuantizableLayer], spec: QuantSpec) -> dict[str, int]:
+def given_bits(model: nn.Module, spec: QuantSpec) -> dict[str, int | None]:
+    """Return the bits that a spec gives each layer of a network, by name in order of execution; None if it gives none.
+
+    Args:
+        model: The network. Not modified.
+        spec: Settings; only with bits AUTO are there layers without bits.
+
+    Raises:
+        ArchitectureError: The network has no layers to quantize.
+    """
+    program = Program(model)
+    given = bits_by_layer(program, quantizable_layers(model), spec)
+    return {name: given.get(name) for cut in program.cuts for name in cut.layers}
+
+
+def bits_by_layer(program: Program, layers: Mapping[str, QuantizableLayer], spec: QuantSpec) -> dict[str, int]:
+    """Return the bits of each layer by its name, in order of execution.
+
+    Args:
+        program: Program of the network.
+        layers: Quantizable layers of the network by name.
+        spec: Settings. With bits AUTO, only layers that others of its settings give bits are in the result.
+    """
     names = [name for cut in program.cuts for name in cut.layers]
-    small, heads = spec.bits_of_small_layers, program.last_layers if len(program.last_layers) > 1 else ()
+    heads = program.last_layers if len(program.last_layers) > 1 else ()
     share = SMALL_SHARE_OF_DETECTOR if heads else SMALL_SHARE
     most = share * sum(layers[name].weight.numel() for name in names)
-    bits = {name: small if name in heads or layers[name].weight.numel() <= most else spec.bits for name in names}
+    small = {name for name in names if name in heads or layers[name].weight.numel() <= most}
     # A single layer is both the first and the last one: `last_bits` applies, or else `first_bits`.
-    bits[names[0]] = spec.first_bits or bits[names[0]]
-    for name in program.last_layers:
-        bits[name] = spec.last_bits or bits[name]
-    return bits
+    given = {
+        name: (spec.last_bits if name in program.last_layers else None)
+        or (spec.first_bits if name == names[0] else None)
+        or (spec.bits_of_small_layers if name in small else spec.uniform_bits)
+        for name in names
+    }
+    return {name: bits for name, bits in given.items() if bits is not None}
 
 
-def _spec_of_layer(spec: QuantSpec, bits: int, rows_at_once: int) -> QuantSpec:
+def spec_of_layer(spec: QuantSpec, bits: int) -> QuantSpec:
+    """Return the settings of a layer with these bits.
+
+    Args:
+        spec: Settings of the network.
+        bits: Bits of the layer.
+    """
     centered = spec.quantizes_activations and bits >= AROUND_THE_MIDDLE
     scheme = Scheme.SYMMETRIC if centered else spec.scheme
-    return dataclasses.replace(spec, bits=bits, scheme=scheme, rows_at_once=rows_at_once)
+    return dataclasses.replace(spec, bits=bits, scheme=scheme, size_limit=None, max_drop=None)
 
 
 def _without_bias(y: Tensor, layer: QuantizableLayer) -> Tensor:

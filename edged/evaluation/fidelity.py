@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor, float64, nn
 
 from edged.calibration.dataset import ImageCache
 from edged.errors import CalibrationError
@@ -59,6 +59,22 @@ def squared_error(reference: Tensor, other: Tensor | None = None) -> float:
     others = [None] * len(reference) if other is None else other
     pairs = zip(reference, others, strict=True)
     return sum(float((fp.double() if q is None else q.double() - fp.double()).square().sum()) for fp, q in pairs)
+
+
+def detection_error(reference: Tensor, raw: Tensor) -> float:
+    """Compute the error of a detector's scores and boxes, summed over images.
+
+    A score is objectness times class probability. Errors of a box count as much as full precision believes in it.
+
+    Args:
+        reference: Full-precision raw outputs [n, predictions, 5 + classes]. Not modified.
+        raw: Quantized raw outputs of the same shape. Not modified.
+    """
+    full, other = reference.sigmoid(), raw.sigmoid()
+    scores, others = (each[..., 5:] * each[..., 4:5] for each in (full, other))
+    boxes = (other[..., :4] - full[..., :4]).square_().sum(-1)
+    confidence = scores.amax(-1)
+    return float((others - scores).square_().sum(dtype=float64)) + float((boxes * confidence).sum(dtype=float64))
 
 
 def relative_errors(

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edged.spec import AUTO
+
 if TYPE_CHECKING:
     from edged.execution.executors import Executor, Floats
     from edged.quant.grid import QuantizedWeight
@@ -43,7 +45,8 @@ def settings_may_saturate(quantization: Mapping[str, Any]) -> bool:
     Args:
         quantization: Settings, as `QuantSpec.to_dict()` returns them.
     """
-    bits = max(quantization.get(key) or 0 for key in ("bits", "first_bits", "last_bits"))
+    given = [quantization.get(key) or 0 for key in ("bits", "first_bits", "last_bits")]
+    bits = max(8 if bits == AUTO else bits for bits in given)
     return bits > (7 if quantization.get("scheme") == "symmetric" else 6)
 
 

@@ -88,6 +88,7 @@ class Program:
         modules: Mapping[str, nn.Module],
         watch: Callable[[Values], None] | None = None,
         replace: Callable[[str, Tensor], Tensor] | None = None,
+        complete: bool = False,
     ) -> Values:
         """Run the steps from `start` to a cut, except those that no layer needs.
 
@@ -95,11 +96,13 @@ class Program:
             values: Values that are live at `start`, by name. Values of later steps may be given, too: those steps are
                 skipped. Emptied on the way, which frees the memory of values that are no longer needed.
             start: Index of the first step.
-            stop: Cut to stop at; None runs to the network's output, which needs values that no cut keeps: start at 0.
+            stop: Cut to stop at; None runs to the network's output, which needs values that no cut keeps: start at 0,
+                or at a cut where the run that stopped there was complete.
             modules: The network's modules by name; layers may be replaced.
             watch: Called with the values that are live after each step, before those without further readers are
                 dropped.
             replace: Called with the name and the value of each step that is run; returns the value to go on with.
+            complete: Whether steps that only the network's output needs are run, too, and their values kept.
 
         Returns:
             The values that are live at `stop`, or {"output": ...}.
@@ -110,7 +113,7 @@ class Program:
             node = self._nodes[index]
             if node.op == "output":
                 return {"output": alive[node.all_input_nodes[0].name]}
-            if stop is not None and node not in self._before_layers:
+            if stop is not None and not complete and node not in self._before_layers:
                 continue
             if node.name not in alive:
                 value = _run_step(node, alive, modules)
@@ -120,7 +123,7 @@ class Program:
             for read in node.all_input_nodes:
                 if self._last_reader[read.name] == index:
                     alive.pop(read.name, None)
-        return alive if stop is None else {name: alive[name] for name in stop.live}
+        return alive if stop is None or complete else {name: alive[name] for name in stop.live}
 
     def value_of(self, layer: str) -> str:
         """Return the name of the value that a layer computes."""

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from edged.artifacts.writer import require_absent, write_artifact
 from edged.atomic import as_state_error
 from edged.calibration.dataset import MapFn, build_cache
 from edged.calibration.folder import passed_over
-from edged.compress import compress
+from edged.compress import Compressed
 from edged.device import choose_device, device_name, device_of
 from edged.engine.memory_plan import Resources
 from edged.evaluation.gates import Gates, check_gates
@@ -34,6 +33,7 @@ from edged.pipeline.candidates import settled_spec, within_memory
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import executor_of
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
+from edged.pipeline.mixed_precision import Compressor, HeldOut, gates_with
 from edged.pipeline.soundness import sound_network
 from edged.pipeline.timing import Clock
 from edged.progress import ProgressListener, SilentListener
@@ -47,7 +47,7 @@ class QuantizationResult:
     Attributes:
         artifact: The artifact folder; `edged.load_artifact` opens it.
         report: The contents of its report.json: "source", "totals", "layers", "plan", "skipped_images",
-            "calibration_colours".
+            "calibration_colours"; with bits auto also "chosen_bits".
     """
 
     artifact: Path
@@ -91,7 +91,8 @@ def quantize(
 ) -> QuantizationResult:
     """Quantize a checkpoint with the help of calibration images and write the result to a new artifact folder.
 
-    Every convolution and linear layer is quantized to `spec.bits` bits per weight (FastOBQ, arXiv 2509.05576). A tenth
+    Every convolution and linear layer is quantized to `spec.bits` bits per weight (FastOBQ, arXiv 2509.05576), or with
+    bits "auto" to bits of its own, within `spec.size_limit` bytes or `spec.max_drop` points of accuracy. A tenth
     of the images, at least 8, is held out to compare the quantized model with full precision.
 
     Args:
@@ -132,6 +133,8 @@ def quantize(
     """
     calibration, out, spec = Path(calibration), Path(out), settled_spec(spec or QuantSpec(), runtime)
     detection, listener = detection or DetectionSpec(), listener or SilentListener()
+    if spec.max_drop is not None:
+        gates = gates_with(gates or Gates.none(), spec)
     require_absent(out)
     chosen = choose_device(device)
     network = (
@@ -150,7 +153,8 @@ def quantize(
             network = sound_network(network, cache, gates or Gates.none(), chosen)
         with listener.stage("quantize"), memory_errors_of(chosen):
             model = network.model.to(chosen)
-            compress_by = partial(compress, model, cache, resources=Resources(memory_limit), listener=listener)
+            held_out = HeldOut(network.architecture, labels, detection)
+            compress_by = Compressor(model, cache, held_out, Resources(memory_limit), listener)
             compressed, spec = within_memory(compress_by, spec)
             quantized = [compressed]
             del compressed  # the list has its only reference
@@ -221,6 +225,7 @@ def _report(
     split = [f"from {cache.split} of the data.yaml"] if cache.split else []
     totals = served.evaluation.totals | {
         "bits": spec.bits,
+        **_widths(compressed),
         "first_bits": compressed.layers[0].bits,
         "last_bits": compressed.layers[-1].bits,
         "small_bits": spec.bits_of_small_layers,
@@ -241,12 +246,19 @@ def _report(
         "source": network.source.to_dict(),
         "totals": {**totals, **extra_totals},
         "layers": [layer.to_dict() for layer in compressed.layers],
+        **({} if compressed.chosen_bits is None else {"chosen_bits": dict(compressed.chosen_bits)}),
         "plan": compressed.plan.to_dict(),
         "skipped_images": [vars(entry) for entry in cache.skipped],
         "image_notes": [*split, *([others] if others else []), *labels.notes],
         # The reference distribution of live requests' images, see edged.calibration.color_histograms.
         "calibration_colours": cache.color_histogram().round(6).tolist(),
     }
+
+
+def _widths(compressed: Compressed) -> dict[str, Any]:
+    """Return the least, most and mean bits where each layer has its own."""
+    chosen = compressed.chosen_bits
+    return {} if chosen is None else {"layer_bits": {key: chosen[key] for key in ("least", "most", "mean")}}
 
 
 def _manifest(

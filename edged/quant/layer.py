@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from edged.quant.coordinate_descent import descend
 from edged.quant.error_propagation import compensated_weights
 from edged.quant.fastobq import QuantizedRows, quantize_with_factor
 from edged.quant.grid import Grid, QuantizedWeight, minmax_grid
-from edged.quant.linalg import FACTOR_ROWS, Factor, damp_in_place, factorize
+from edged.quant.linalg import FACTOR_ROWS, Damping, Factor, damp_in_place, factorize
 from edged.quant.objective import row_loss
 from edged.quant.obq import ROWS_AT_ONCE as OBQ_ROWS
 from edged.quant.obq import quantize_rows_greedily
@@ -94,9 +95,36 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
     rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
     crosses = [None] * H.shape[0] if cross is None else list(cross)
     groups = [_quantize_group(W, matrix, spec, part) for W, matrix, part in zip(rows, H, crosses, strict=True)]
+    return _joined(groups, spec.width, weight)
+
+
+def quantize_at_widths(weight: Tensor, H: Tensor, specs: Sequence[QuantSpec]) -> list[LayerResult]:
+    """Quantize a weight once for each spec, all with one factorization: for comparing widths, not for serving.
+
+    Columns are visited by descending diag H, which is the same order at every width, and ranges are not refined by the
+    true loss. Losses are somewhat higher than those of `quantize_layer`, in about the same relation to each other.
+
+    Args:
+        weight: Weight [rows, ...] of any shape. Not modified.
+        H: Undamped Hessian 2/n X X^T [conv_groups, d, d]. Its diagonal is damped during the call and restored.
+        specs: Settings that differ in bits and scheme only.
+
+    Returns:
+        A result for each spec.
+
+    Raises:
+        CalibrationError: A Hessian is not finite or cannot be made positive definite.
+    """
+    rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
+    groups = [_quantize_group_at_widths(W, matrix, specs) for W, matrix in zip(rows, H, strict=True)]
+    return [_joined([group[i] for group in groups], spec.width, weight) for i, spec in enumerate(specs)]
+
+
+def _joined(groups: Sequence[_Group], bits: int, weight: Tensor) -> LayerResult:
+    """Return the result of a layer from those of its conv groups."""
     target_power = torch.cat([group.target_power for group in groups])
     loss, energy = sum(group.loss for group in groups), float(target_power.sum())
-    grid = Grid(torch.cat([g.grid.scale for g in groups]), torch.cat([g.grid.zero_point for g in groups]), spec.bits)
+    grid = Grid(torch.cat([g.grid.scale for g in groups]), torch.cat([g.grid.zero_point for g in groups]), bits)
     return LayerResult(
         weight=grid.quantized(torch.cat([group.codes for group in groups]), tuple(weight.shape)),
         loss=loss,
@@ -140,6 +168,32 @@ def _quantize_group(W: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | None)
         grid, quantized, order = _quantize_rows(live, H, R, grid, orders, spec)
     finally:
         damping.undo(H)
+    return _measured(W, H, grid, quantized, order, damping)
+
+
+def _quantize_group_at_widths(W: Tensor, H: Tensor, specs: Sequence[QuantSpec]) -> list[_Group]:
+    columns = order_beforehand(H, Order.HESSIAN)
+    damping, factor = damp_in_place(H, columns, specs[0].damp_ratio, specs[0].damp_absolute)
+    try:
+        live = W.masked_fill(damping.dead, 0)
+        R = factor.take_upper()
+        del factor
+        found = []
+        for spec in specs:
+            grid = _first_grid(live, H, spec)
+            plain = spec.method is Method.RTN
+            found.append((grid, round_to_nearest(live, H, grid) if plain else _solved(live, R, grid, columns, spec)))
+    finally:
+        damping.undo(H)
+    return [_measured(W, H, grid, quantized, Order.HESSIAN, damping) for grid, quantized in found]
+
+
+def _solved(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantSpec) -> QuantizedRows:
+    return quantize_with_factor(W, R, grid, columns, spec.block_size)
+
+
+def _measured(W: Tensor, H: Tensor, grid: Grid, quantized: QuantizedRows, order: Order, damping: Damping) -> _Group:
+    """Return codes with their loss under the undamped H."""
     # Scales are served as float32, so the reported loss is that of the decoded weights.
     delta = grid.quantized(quantized.codes, tuple(W.shape)).decode().to(W.dtype) - W
     product, loss = matmul_nt(W, H), row_loss(delta, H)
@@ -194,11 +248,11 @@ def _quantize_rows(
 
 def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
     if spec.search is Search.MINMAX:
-        return minmax_grid(W, spec.bits, spec.scheme)
+        return minmax_grid(W, spec.width, spec.scheme)
     # Round-to-nearest does not compensate errors, so its grid minimizes the plain rounding error.
     plain = spec.search is Search.MSE or spec.method is Method.RTN
     weight = torch.ones_like(H.diagonal()) if plain else H.diagonal()
-    return weighted_grid(W, weight, spec.bits, spec.scheme)
+    return weighted_grid(W, weight, spec.width, spec.scheme)
 
 
 def _improved(W: Tensor, H: Tensor, grid: Grid, rows: QuantizedRows, columns: Tensor, spec: QuantSpec) -> QuantizedRows:
@@ -221,5 +275,5 @@ def _search_grid(W: Tensor, R: Tensor, grid: Grid, columns: Tensor, spec: QuantS
     if spec.search is not Search.GOLDEN:
         return start
     # One clip factor for all rows may be worse than the per-row factors of the initial grid.
-    clipped = quantize_with_golden_section(W, R, spec.bits, spec.scheme, columns, spec.block_size)
+    clipped = quantize_with_golden_section(W, R, spec.width, spec.scheme, columns, spec.block_size)
     return min(start, clipped, key=lambda entry: float(entry[1].loss.sum()))

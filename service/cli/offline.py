@@ -19,14 +19,14 @@ from edged.signing.envelope import Envelope
 from edged.signing.keys import short
 from edged.signing.statement import Statement
 from edged.signing.verification import read_signature, signature_of
-from edged.spec import Choice, DetectionSpec, InputSpec, recipe
+from edged.spec import AUTO, Choice, DetectionSpec, InputSpec, recipe
 from service.cli.output import print_result
 from service.cli.tables import calibration_table, evaluation_table, export_table, quantization_table, two_columns
 from service.units import printable
 from service.worker.job import Job
 
 SETTINGS = (
-    *("method", "bits", "first_bits", "last_bits", "small_bits", "activation_bits"),
+    *("method", "bits", "size_limit", "first_bits", "last_bits", "small_bits", "activation_bits"),
     *("scheme", "order"),
     *("beam", "damp_ratio", "propagation", "statistics", "cluster_affine", "seed"),
 )
@@ -40,7 +40,10 @@ def quantize(options: Namespace) -> int:
     out: Path = options.out
     if out.exists():
         raise UsageError(f"--out {out} already exists; remove it or choose another folder")
-    spec = recipe(options.recipe, **{name: getattr(options, name) for name in SETTINGS})
+    settings = {name: getattr(options, name) for name in SETTINGS}
+    if options.bits == AUTO:  # otherwise --max-drop is a gate alone
+        settings["max_drop"] = options.max_drop
+    spec = recipe(options.recipe, **settings)
     job = Job(
         checkpoint=options.checkpoint,
         out=out,

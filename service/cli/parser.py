@@ -419,8 +419,10 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     text = f"sets every quantization option that is not given ({DEFAULT_RECIPE})"
     parser.add_argument("--recipe", choices=RECIPES, default=DEFAULT_RECIPE, help=text)
     bits = range(int(bounds["bits"].least), int(bounds["bits"].most) + 1)
-    text = "bits of each weight"
-    parser.add_argument("--bits", type=int, choices=bits, metavar=f"{bits[0]}..{bits[-1]}", help=text)
+    text = "bits of each weight; auto chooses them for each layer, within --size-limit or --max-drop"
+    parser.add_argument("--bits", type=_bits, metavar=f"{bits[0]}..{bits[-1]}|auto", help=text)
+    text = "with --bits auto: most bytes of the artifact's weights, for example 3MiB"
+    parser.add_argument("--size-limit", type=_bytes, metavar="SIZE", help=text)
     same = "those of --bits"
     for name, which, default in (
         ("--first-bits", "the first layer", same),
@@ -490,7 +492,8 @@ def _range(bounds: Bounds) -> str:
 def _add_gates(parser: argparse.ArgumentParser) -> None:
     text = "least agreement with the full-precision model (0)"
     parser.add_argument("--min-agreement", type=float, default=0.0, metavar="PERCENT", help=text)
-    parser.add_argument("--max-drop", type=float, metavar="POINTS", help="most points of top-1 or mAP50-95 to lose")
+    text = "most points of top-1 or mAP50-95 to lose; with --bits auto, as few bytes are taken as that needs"
+    parser.add_argument("--max-drop", type=float, metavar="POINTS", help=text)
     parser.add_argument("--min-accuracy", type=float, metavar="PERCENT", help="least top-1 or mAP50-95 to reach")
     text = "accept a network of absurd weights or constant outputs"
     parser.add_argument("--no-default-gates", dest="default_gates", action="store_false", help=text)
@@ -540,6 +543,16 @@ def _bytes(text: str) -> int:
         return parse_bytes(text)
     except UsageError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _bits(text: str) -> int | str:
+    from edged.spec import AUTO, QuantSpec, bounds_of
+
+    bounds = bounds_of(QuantSpec)["bits"]
+    value = int(text) if text.isascii() and text.isdecimal() else text
+    if not bounds.allow(value):
+        raise argparse.ArgumentTypeError(f"{text!r:.40}; write {bounds}")
+    return AUTO if value == AUTO else int(value)
 
 
 def _activation_bits(text: str) -> int | str | None:

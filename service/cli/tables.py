@@ -7,6 +7,7 @@ from typing import Any
 
 from edged.calibration.folder import passed_over
 from edged.spec import InputSpec
+from service.reporting.bits import chosen_bits, tries
 from service.reporting.candidates import candidates, kept_in_float, served_by
 from service.reporting.facts import NAMES, bits_text, figures, kernels, logits, reading
 from service.units import format_bytes, format_seconds
@@ -45,6 +46,11 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     worst = sorted(result["layers"], key=lambda layer: -layer["relative_loss"])[:_WORST_LAYERS]
     rows.append(("largest relative loss", ""))
     rows += [(f"  {layer['name']}", f"{layer['relative_loss']:.2e} at {layer['bits']} bits") for layer in worst]
+    if chosen := chosen_bits(result):
+        rows.append(("bits of the layers", ""))
+        rows += [(f"  {layer.name}", layer.description) for layer in chosen]
+    if (tried := tries(result)) is not None:
+        rows.append(("tried", tried))
     rows += [("calibration", note) for note in result["image_notes"]]
     return two_columns([*rows, *_skipped(result["skipped_images"])])
 

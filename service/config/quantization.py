@@ -14,7 +14,7 @@ from typing import Any
 
 from edged.errors import UsageError
 from edged.spec import AUTO, DEFAULT_RECIPE, MAX_WHOLE, RECIPES, Bounds, QuantSpec, bounds_of, recipe
-from service.config.fields import Check, Reader, boolean, choice, described, number, setting, whole
+from service.config.fields import Check, Reader, boolean, choice, described, number, setting, size, whole
 from service.config.yaml_source import Location
 
 
@@ -33,10 +33,12 @@ class Quantization:
         return recipe(given.pop("recipe"), **given)
 
 
-def _check(hint: Any, bounds: Bounds | None) -> Check[Any]:
-    """Return the check of a QuantSpec field, from its type and bounds."""
+def _check(name: str, hint: Any, bounds: Bounds | None) -> Check[Any]:
+    """Return the check of a QuantSpec field, from its name, type and bounds."""
     if bounds is not None and bounds.word is not None:
         return _whole_or_word(bounds, bounds.word)
+    if name == "size_limit":
+        return size
     if bounds is not None and bounds.whole:
         return whole(int(bounds.least), None if bounds.most == MAX_WHOLE else int(bounds.most))
     if bounds is not None:
@@ -47,18 +49,21 @@ def _check(hint: Any, bounds: Bounds | None) -> Check[Any]:
 
 
 def _whole_or_word(bounds: Bounds, word: str) -> Check[Any]:
-    """Return the check of a field that is a number within bounds, a word, or left empty."""
+    """Return the check of a field that is a number within bounds or a word, or left empty where it is optional."""
     check = whole(int(bounds.least), int(bounds.most))
+    numbers = f"{bounds.least}" if bounds.least == bounds.most else f"{bounds.least} to {bounds.most}"
 
     def read(value: Any, reader: Reader, location: Location) -> Any:
-        if value is None or value == word:
+        if value == word or (value is None and bounds.optional):
             return value
         try:
             return check(value, reader, location)
         except ValueError:
-            raise ValueError(f"write {word}, {bounds.least} or null") from None
+            raise ValueError(f"write {word}, {numbers}{' or null' if bounds.optional else ''}") from None
 
-    return described(read, f"`{word}`, `{bounds.least}` or `null`")
+    if bounds.optional:
+        return described(read, f"`{word}`, `{numbers}` or `null`")
+    return described(read, f"whole number, {numbers}, or `{word}`")
 
 
 _BOUNDS = bounds_of(QuantSpec)
@@ -69,7 +74,7 @@ QuantizationConfig: type[Quantization] = dataclasses.make_dataclass(
     [
         ("recipe", str, setting(choice(*RECIPES), DEFAULT_RECIPE)),
         *(
-            (name, Any, setting(_check(hint, _BOUNDS.get(name)), _DEFAULTS.get(name)))
+            (name, Any, setting(_check(name, hint, _BOUNDS.get(name)), _DEFAULTS.get(name)))
             for name, hint in typing.get_type_hints(QuantSpec).items()
         ),
     ],

@@ -367,7 +367,14 @@ class ModelConfig:
             )
             if getattr(self, key) == usual
         ]
-        for key, usual in (("activation_bits", AUTO), ("small_bits", None), ("cluster_affine", False)):
+        unused = {
+            "activation_bits": AUTO,
+            "small_bits": None,
+            "cluster_affine": False,
+            "size_limit": None,
+            "max_drop": None,
+        }
+        for key, usual in unused.items():
             if data["quantization"][key] == usual:
                 del data["quantization"][key]
         # The engine decides whether activations are quantized, and which candidates can pass the gates.

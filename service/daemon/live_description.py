@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from edged.spec import AUTO
 from service.reporting.candidates import candidates, kept_in_float
 from service.reporting.facts import figures, reading, weights
 
@@ -27,7 +28,7 @@ def describe(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str
     """
     source, totals = manifest["source"], report["totals"]
     return {
-        "bits": _checked(int, manifest["quantization"]["bits"]),
+        "bits": _bits(manifest["quantization"]["bits"]),
         "architecture": _checked(str, manifest["architecture"]["name"]),
         "file_name": _checked(str, source["name"]),
         "sha256": _checked(str, source["sha256"]),
@@ -45,6 +46,11 @@ def describe(manifest: Mapping[str, Any], report: Mapping[str, Any]) -> dict[str
             for layer in report["layers"]
         ],
     }
+
+
+def _bits(value: object) -> int | str:
+    """Return bits of weights, or AUTO where each layer has its own."""
+    return AUTO if value == AUTO else _checked(int, value)
 
 
 def _checked(kind: type[T], value: object) -> T:

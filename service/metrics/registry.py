@@ -171,14 +171,14 @@ class Metrics:
             self.http_connections.labels(listener).set_function(count)
         self.http_body_bytes.set_function(body_bytes)
 
-    def show_model(self, model: str, generation: int, digest: str, bits: int, runtime: str) -> None:
+    def show_model(self, model: str, generation: int, digest: str, bits: int | str, runtime: str) -> None:
         """Show the live generation; the labels of the previous generation disappear.
 
         Args:
             model: Model name.
             generation: Number of the live generation.
             digest: SHA-256 of the source file in hex; shortened here.
-            bits: Bits per quantized weight.
+            bits: Bits per quantized weight; "auto" where each layer has its own.
             runtime: Runtime that executes the model.
         """
         self._forget(self.model_info, model)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edged.signing.keys import shown
+from edged.spec import AUTO
 from service.reporting.candidates import kept_in_float, served_by
 from service.reporting.parts import if_whole
 from service.units import format_bytes, format_seconds
@@ -261,12 +262,17 @@ def bits_text(settings: JSON) -> str | None:
     bits = settings.get("bits")
     if bits is None:
         return None
+    activations = settings.get("activation_bits")
+    after = [] if activations is None else [f"activations {activations}"]
+    if bits == AUTO:
+        widths = settings.get("layer_bits") or {}
+        found = [f"{widths['least']} to {widths['most']}, {widths['mean']:.2f} on average"] if widths else []
+        return ", ".join([": ".join([AUTO, *found]), *after])
     small = settings.get("small_bits") or bits
     others = ((which, settings.get(f"{which}_bits")) for which in ("first", "last"))
     layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits, small)]
     layers += [f"small layers {small}"] if small != bits else []
-    activations = settings.get("activation_bits")
-    return ", ".join([str(bits), *layers, *([] if activations is None else [f"activations {activations}"])])
+    return ", ".join([str(bits), *layers, *after])
 
 
 def kernels(totals: JSON) -> str | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from service.journal.states import WORKER_STAGES
+from service.reporting.bits import HEAD as BITS_HEAD
+from service.reporting.bits import Chosen, chosen_bits
 from service.reporting.candidates import HEAD, Candidate, candidates
 from service.reporting.charts import bars, lines, spans
 from service.reporting.facts import (
@@ -98,7 +100,7 @@ def render(data: JSON) -> str:
         facts=join(fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=n, value=v) for n, v in facts(data)),
         course=_course(data),
         candidates=if_whole("the candidates", lambda: _candidates(candidates(totals_of(data))), _DAMAGED),
-        layers=if_whole("the layers", lambda: _layers(layers(data)), _DAMAGED),
+        layers=if_whole("the layers", lambda: _layers(layers(data), chosen_bits(data.get("report") or {})), _DAMAGED),
         predictions=if_whole("the predictions", lambda: predictions(data.get("predictions") or {}), _DAMAGED),
     )
 
@@ -165,7 +167,7 @@ def _candidates(listed: Sequence[Candidate]) -> Html:
     return fill(_CANDIDATES, head=_head(HEAD), rows=join(_row(candidate) for candidate in listed))
 
 
-def _layers(quantized: Sequence[Layer]) -> Html:
+def _layers(quantized: Sequence[Layer], chosen: Sequence[Chosen]) -> Html:
     if not quantized:
         return _NOTHING
     count, worst = len(quantized), worst_first(quantized)[0]
@@ -184,7 +186,10 @@ def _layers(quantized: Sequence[Layer]) -> Html:
         for layer in quantized
     )
     head = ("Layer", "Kind", "Weights", "Bits", "Loss", "Order", "Images")
-    return fill(_LAYERS, charts=join(charts), table=_table("As a table", head, rows))
+    tables = [_table("As a table", head, rows)]
+    if chosen:
+        tables.append(_table("Why these bits", BITS_HEAD, chosen))
+    return fill(_LAYERS, charts=join(charts), table=join(tables))
 
 
 def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from service.reporting.bits import chosen_bits, tries
 from service.reporting.candidates import candidates
 from service.reporting.facts import (
     class_name,
@@ -50,6 +51,7 @@ def summary(data: JSON, page: str | None) -> str:
         ("stages", _stages(data)),
         ("memory of the worker", _memory(data)),
         ("largest relative loss", _layers(data)),
+        ("bits of the layers, with the error of the outputs", _bits(data)),
         ("sample predictions, full precision -> quantized", _predictions(data)),
     ):
         listed = if_whole(title, partial(list, rows), [_DAMAGED])
@@ -90,6 +92,14 @@ def _memory(data: JSON) -> Iterator[str]:
 def _layers(data: JSON) -> Iterator[str]:
     for layer in worst_first(layers(data))[:_WORST_LAYERS]:
         yield f"{layer.name:<24} {layer.relative_loss:.2e} at {layer.bits} bits"
+
+
+def _bits(data: JSON) -> Iterator[str]:
+    listed = chosen_bits(data.get("report") or {})
+    for layer in listed:
+        yield f"{layer.name:<24} {layer.description}"
+    if (tried := tries(data.get("report") or {})) is not None:
+        yield f"tried: {tried}"
 
 
 def _predictions(data: JSON) -> Iterator[str]:

@@ -17,7 +17,6 @@ import torch
 
 from edged.calibration.dataset import MIN_IMAGES, ImageCache, build_cache
 from edged.calibration.places import CALIBRATE
-from edged.compress import compress
 from edged.device import CPU, choose_device
 from edged.engine.memory_plan import Resources, check_memory
 from edged.evaluation.gates import check_gates
@@ -29,6 +28,7 @@ from edged.pipeline.candidates import settled_spec, within_memory
 from edged.pipeline.choosing import Judging, Served, Serving, choose_or_repeat
 from edged.pipeline.engine import Building
 from edged.pipeline.evaluation import Labels, held_out_labels, require_labels
+from edged.pipeline.mixed_precision import Compressor, HeldOut, gates_with
 from edged.pipeline.quantize import Provenance, QuantizationResult, write_quantized
 from edged.pipeline.soundness import sound_network
 from edged.pipeline.timing import Measuring, undisturbed
@@ -56,7 +56,8 @@ def run_job(job: Job, listener: ProgressListener, measuring: Measuring = undistu
         EdgedError: The job cannot be done; nothing is left in `job.out`, except for what `job.keep_rejected` asks for.
     """
     started_at = _now()
-    job = dataclasses.replace(job, spec=settled_spec(job.spec, job.runtime))
+    spec = settled_spec(job.spec, job.runtime)
+    job = dataclasses.replace(job, spec=spec, gates=gates_with(job.gates, spec))
     device = set_up_torch(job.threads, job.device)
     timer = TimingListener(listener, job.memory_limit, device)
     network = load_checkpoint(
@@ -79,7 +80,8 @@ def run_job(job: Job, listener: ProgressListener, measuring: Measuring = undistu
         network = sound_network(network, cache, job.gates, device)
     with timer.stage("quantize"), memory_errors_of(device):
         model = network.model.to(device)
-        quantize = partial(compress, model, cache, resources=Resources(job.memory_limit), listener=timer)
+        held_out = HeldOut(network.architecture, labels, job.detection)
+        quantize = Compressor(model, cache, held_out, Resources(job.memory_limit), timer)
         compressed, spec = within_memory(quantize, job.spec)
         quantized = [compressed]
         del compressed  # the list has its only reference

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.errors import UsageError
-from edged.spec import DetectionSpec, Fit, InputSpec, Method, Order, QuantSpec, Scheme, recipe
+from edged.spec import AUTO, DetectionSpec, Fit, InputSpec, Method, Order, QuantSpec, Scheme, recipe
 
 SPECS = st.builds(
     QuantSpec,
@@ -41,6 +42,12 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
         ({"bits": True}, "bits has value True; choose 2 to 8"),
         ({"bits": None}, "bits has value None; choose 2 to 8"),
         ({"bits": "4"}, "bits has value '4'; choose 2 to 8"),
+        ({"bits": "all"}, "bits has value 'all'; choose 2 to 8 or auto"),
+        ({"bits": "auto"}, "bits is auto without a limit; give size_limit or max_drop, too"),
+        ({"bits": "auto", "size_limit": 0}, "size_limit has value 0; choose a number from 1 on"),
+        ({"bits": "auto", "max_drop": -0.1}, r"max_drop has value -0\.1; choose 0 to 100"),
+        ({"bits": 3, "size_limit": 9}, "size_limit is for bits auto, and bits has value 3; give bits auto, or drop it"),
+        ({"max_drop": 0.3}, "max_drop is for bits auto, and bits has value 4"),
         ({"first_bits": 1}, "first_bits has value 1; choose 2 to 8"),
         ({"last_bits": 4.0}, "last_bits has value 4.0; choose 2 to 8"),
         ({"beam": 0}, "beam has value 0; choose 1 to 64"),
@@ -64,6 +71,13 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
 def test_impossible_settings_are_named(data: dict, message: str):
     with pytest.raises(UsageError, match=message):
         QuantSpec.from_dict(data)
+
+
+def test_bits_of_their_own_leave_those_of_small_layers_open():
+    spec = QuantSpec(bits=AUTO, size_limit=1000, activation_bits=8)
+    assert (spec.uniform_bits, spec.bits_of_small_layers) == (None, None)
+    assert dataclasses.replace(spec, small_bits=6).bits_of_small_layers == 6
+    assert QuantSpec(bits=3, activation_bits=8).bits_of_small_layers == 7
 
 
 def test_every_number_is_bounded():

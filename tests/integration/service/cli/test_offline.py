@@ -16,6 +16,7 @@ import torch
 from edged.artifacts.weights import load_weights
 from edged.quant.grid import QuantizedWeight
 from tests.support import scenes, trained
+from tests.support.commands import execute
 from tests.support.tasks import DetectionTask, Task
 
 SIZE = ["--input-size", "8"]
@@ -101,6 +102,48 @@ def check_bits_of_the_ends(checkpoint: Path, images: Path, folder: Path, *option
 
 def test_the_first_and_the_last_layer_can_have_their_own_bits(task: Task, tmp_path: Path) -> None:
     check_bits_of_the_ends(task.first, task.calibration, tmp_path, *SIZE, "--images", "64")
+
+
+def test_each_layer_gets_bits_within_a_size(task: Task, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ["--calib", task.calibration, "--out", out, *SIZE, "--images", "64", "--recipe", "fast"]
+    auto = ["quantize", task.first, *options, "--bits", "auto"]
+    done = edged(tmp_path, *auto, "--size-limit", "1KiB")
+    assert (done.returncode, done.stdout) == (2, "")
+    least = re.search(r"size_limit is 1024 bytes, and with the fewest bits the weights take (\d+) bytes", done.stderr)
+    assert least is not None, done.stderr
+    limit = int(least[1]) * 3 // 2
+    done = edged(tmp_path, *auto, "--size-limit", str(limit))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^bits +auto: [2-8] to [2-8], [2-8]\.\d\d on average", done.stdout, re.M)
+    assert re.search(r"^  conv1 +[2-8] bits: error .*with one bit less", done.stdout, re.M)
+    assert (out / "weights.safetensors").stat().st_size <= limit
+    report = json.loads((out / "report.json").read_text())
+    assert len({layer["bits"] for layer in report["layers"]}) > 1
+    done = edged(tmp_path, "evaluate", out, "--data", task.test, "--json")
+    assert json.loads(done.stdout)["top1"] > 85, done.stderr
+    done = edged(tmp_path, "export", out, "--format", "onnx", "--target", "onnxruntime", "--out", tmp_path / "m.onnx")
+    assert done.returncode == 0, done.stderr
+    onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--bits", "auto"], "bits is auto without a limit; give size_limit or max_drop, too"),
+        (["--size-limit", "3MiB"], "size_limit is for bits auto, and bits has value 4"),
+        (["--bits", "auto", "--size-limit", "3 parsecs"], "argument --size-limit"),
+        (["--bits", "most"], "argument --bits: 'most'; write 2 to 8 or auto"),
+    ],
+)
+def test_limits_of_size_that_mean_nothing_are_named(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    try:
+        code = execute("quantize", task.first, "--calib", task.calibration, "--out", tmp_path / "out", *options)
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    assert (code, message in capsys.readouterr().err) == (2, True)
 
 
 @pytest.mark.slow

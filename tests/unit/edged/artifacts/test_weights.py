@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from edged.artifacts.weights import decoded_state, load_weights, save_weights
+from edged.artifacts.weights import decoded_state, load_weights, save_weights, stored_bytes
 from edged.errors import ArtifactError
 from edged.models.layers import quantizable_layers
 from edged.models.torchvision_shim import import_torchvision
@@ -139,3 +139,20 @@ def test_a_resnet18_at_four_bits_takes_a_seventh_of_its_bytes(tmp_path: Path):
     save_weights(tmp_path / "weights", codes, {k: v for k, v in state.items() if k not in codes})
     full = sum(tensor.nbytes for tensor in state.values())
     assert (tmp_path / "weights").stat().st_size <= 0.14 * full
+
+
+@given(
+    widths=st.lists(st.integers(2, 8), min_size=1, max_size=6),
+    rows=st.integers(1, 300),
+    columns=st.integers(1, 300),
+    name=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=5),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_size_of_the_file_is_known_to_the_byte(
+    tmp_path_factory: pytest.TempPathFactory, widths: list[int], rows: int, columns: int, name: str
+) -> None:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    weights = {f"{name}{index}": quantized((rows, columns), bits) for index, bits in enumerate(widths)}
+    save_weights(path, weights, REST)
+    state = {**REST, **{key: weight.decode() for key, weight in weights.items()}}
+    assert stored_bytes(state, {key: weight.bits for key, weight in weights.items()}) == path.stat().st_size

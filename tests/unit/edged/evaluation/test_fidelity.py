@@ -8,7 +8,7 @@ from torch import nn
 from edged.calibration.dataset import build_cache
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
-from edged.evaluation.fidelity import Fidelity, fidelity, relative_errors
+from edged.evaluation.fidelity import Fidelity, detection_error, fidelity, relative_errors
 from edged.spec import InputSpec
 from tests.support.pictures import write_folder
 
@@ -59,3 +59,13 @@ def test_batchwise_errors_equal_those_of_all_outputs(tmp_path: Path) -> None:
     expected = [fidelity(reference, output).relative_error for output in outputs]
     for batch_size in (1, 3, 7, 100):
         assert relative_errors(full, candidates, cache, indices, batch_size) == pytest.approx(expected, rel=1e-5)
+
+
+def test_errors_of_boxes_count_as_much_as_full_precision_believes_in_them() -> None:
+    full = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.5, 0.25, 0.5], [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])[None].logit()
+    moved = full.sigmoid()
+    moved[0, 0, 0], moved[0, 1, 1] = 0.6, 0.7
+    moved[0, 0, 6] = 0.75
+    # One score rises from 0.25 to 0.375; the best scores of the two predictions are 0.25.
+    assert detection_error(full, moved.logit()) == pytest.approx(0.125**2 + 0.25 * (0.3**2 + 0.2**2), rel=1e-5)
+    assert detection_error(full, full) == 0

@@ -65,6 +65,7 @@ def test_codes_saturate_if_two_products_of_a_row_do_not_fit_16_bits(
         ({"bits": 6, "first_bits": None, "last_bits": None, "scheme": "asymmetric"}, False),
         ({"bits": 4, "first_bits": 8, "last_bits": None, "scheme": "symmetric"}, True),
         ({"bits": 4, "scheme": "asymmetric"}, False),
+        ({"bits": "auto", "scheme": "symmetric"}, True),
     ],
 )
 def test_settings_of_artifacts_that_do_not_say(settings: dict[str, object], expected: bool) -> None:

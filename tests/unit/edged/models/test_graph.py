@@ -11,6 +11,7 @@ from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.models.registry import build
 from edged.models.resnet import CifarResNet
+from tests.support.yolov5_samples import tiny_model
 
 
 class TwoBranches(nn.Module):
@@ -58,6 +59,20 @@ def test_going_from_cut_to_cut_is_running_the_network(model: nn.Module):
             assert tuple(values) == cut.live
             assert all(torch.equal(values[cut.source], expected[layer]) for layer in cut.layers)
         assert torch.equal(program.run({program.input: x}, 0, None, modules)["output"], y)
+
+
+@pytest.mark.parametrize("model", [TwoBranches(), CifarResNet(3), tiny_model()])
+def test_a_complete_run_to_a_cut_can_be_resumed_to_the_output(model: nn.Module):
+    torch.manual_seed(0)
+    model.eval()
+    program, modules, x = Program(model), dict(model.named_modules()), torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        y = model(x)
+        values, start = {program.input: x}, 0
+        for cut in program.cuts:
+            values, start = program.run(values, start, cut, modules, complete=True), cut.index
+            assert set(values) >= set(cut.live)
+            assert torch.equal(program.run(dict(values), start, None, modules)["output"], y)
 
 
 def test_given_values_are_used_instead_of_running_their_steps():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from edged.quant.layer import quantize_layer
+from edged.quant.layer import quantize_at_widths, quantize_layer
 from edged.quant.objective import row_loss
 from edged.spec import Method, Order, QuantSpec, Scheme, Search
 from tests.support.quant_layers import make_layer
@@ -84,3 +84,28 @@ def test_a_dead_input_changes_no_other_code(order: Order):
     found = quantize_layer(W, with_dead[None], spec)
     assert torch.equal(found.weight.codes[:, alive], expected.weight.codes)
     assert found.dead_inputs == 1
+
+
+@pytest.mark.parametrize("method", [Method.FASTOBQ, Method.RTN])
+def test_widths_share_a_factor_and_report_the_loss_of_their_codes(method: Method):
+    torch.manual_seed(0)
+    weight, H = torch.randn(6, 2, 3, 3), hessian_of(3, 18)
+    before = H.clone()
+    specs = [QuantSpec(method=method, bits=bits) for bits in range(2, 9)]
+    results = quantize_at_widths(weight, H, specs)
+    assert torch.equal(H, before)
+    losses = []
+    for spec, result in zip(specs, results, strict=True):
+        D = (result.weight.decode() - weight).flatten(1).view(3, 2, 18)
+        losses.append(float(((D @ H) * D).sum() / 2))
+        assert result.loss == pytest.approx(losses[-1], rel=1e-4, abs=1e-6)
+        assert result.weight.bits == spec.bits
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_at_one_width_the_codes_are_those_of_a_solve_in_the_same_order_and_range():
+    torch.manual_seed(0)
+    weight, H = torch.randn(8, 27), hessian_of(1, 27)
+    spec = QuantSpec(bits=3, order=Order.HESSIAN, search=Search.WEIGHTED)
+    (alone,) = quantize_at_widths(weight, H, [spec])
+    assert torch.equal(alone.weight.codes, quantize_layer(weight, H, spec).weight.codes)

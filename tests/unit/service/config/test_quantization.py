@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import pytest
 
 from edged.errors import UsageError
-from edged.spec import MAX_WHOLE, QuantSpec, bounds_of
+from edged.spec import AUTO, MAX_WHOLE, QuantSpec, bounds_of
 from service.config.load import InvalidConfigError, load_config
 from tests.support.commands import execute
 
@@ -24,9 +25,14 @@ def values(name: str) -> list[float]:
     return [bounds.least - step, bounds.least, bounds.least + step, *top]
 
 
+def companions(name: str) -> dict[str, str]:
+    """Return the settings that a field needs beside it."""
+    return {"bits": "auto"} if name in ("size_limit", "max_drop") else {}
+
+
 def accepted_by_spec(name: str, value: float) -> bool:
     try:
-        QuantSpec.from_dict({name: value})
+        QuantSpec.from_dict({**companions(name), name: value})
     except UsageError:
         return False
     return True
@@ -35,7 +41,8 @@ def accepted_by_spec(name: str, value: float) -> bool:
 def accepted_by_config(name: str, value: float, folder: Path) -> bool:
     (folder / "images").mkdir(exist_ok=True)
     path = folder / "edged.yaml"
-    path.write_text(f"models: [{{name: m, calibration: {{dir: images}}, quantization: {{{name}: {value}}}}}]\n")
+    quantization = json.dumps({**companions(name), name: value})
+    path.write_text(f"models: [{{name: m, calibration: {{dir: images}}, quantization: {quantization}}}]\n")
     try:
         load_config(path)
     except InvalidConfigError:
@@ -56,7 +63,9 @@ def accepted_by_command(name: str, value: float, folder: Path) -> bool:
 
 def test_every_number_of_a_spec_has_bounds() -> None:
     numbers = {name for name, value in QuantSpec().to_dict().items() if type(value) in (int, float)}
-    assert set(BOUNDS) == numbers | {"first_bits", "last_bits", "small_bits", "activation_bits"}
+    assert set(BOUNDS) == numbers | {
+        *("first_bits", "last_bits", "small_bits", "activation_bits", "size_limit", "max_drop")
+    }
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -72,6 +81,43 @@ def test_the_command_line_accepts_the_same_numbers(
 ) -> None:
     for value in values(name):
         assert accepted_by_command(name, value, tmp_path) == accepted_by_spec(name, value), capsys.readouterr().err
+
+
+def quantization_of(folder: Path, text: str) -> QuantSpec:
+    (folder / "images").mkdir(exist_ok=True)
+    path = folder / "edged.yaml"
+    path.write_text(f"models: [{{name: m, calibration: {{dir: images}}, quantization: {{{text}}}}}]\n")
+    return load_config(path).models[0].quantization.to_spec()
+
+
+def test_bits_of_each_layer_are_chosen_within_a_size_with_a_unit_or_a_drop(tmp_path: Path) -> None:
+    spec = quantization_of(tmp_path, "bits: auto, size_limit: 3MiB")
+    assert (spec.bits, spec.size_limit, spec.max_drop) == (AUTO, 3 << 20, None)
+    spec = quantization_of(tmp_path, "bits: auto, max_drop: 0.3, size_limit: 2000")
+    assert (spec.bits, spec.size_limit, spec.max_drop) == (AUTO, 2000, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("bits: auto", "bits is auto without a limit; give size_limit or max_drop, too"),
+        ("size_limit: 3MiB", "size_limit is for bits auto, and bits has value 4"),
+        ("bits: auto, size_limit: 3 parsecs", "write bytes as a number or for example 800MiB"),
+        ("bits: most", "write auto, 2 to 8"),
+    ],
+)
+def test_limits_that_mean_nothing_are_named(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InvalidConfigError, match=message):
+        quantization_of(tmp_path, text)
+
+
+def test_digests_of_models_without_limits_stay_as_they_were(tmp_path: Path) -> None:
+    """A new key at its default must not quantize every model of a fleet again."""
+    digests = set()
+    for text in ("bits: 4", "", "bits: auto, size_limit: 3MiB", "bits: auto, max_drop: 1"):
+        quantization_of(tmp_path, text)
+        digests.add(load_config(tmp_path / "edged.yaml").models[0].digest())
+    assert len(digests) == 3
 
 
 def test_damping_has_no_upper_bound_but_infinity() -> None:

@@ -43,6 +43,7 @@ def test_which_weights_were_taken_and_what_was_assumed() -> None:
     ("manifest", "report"),
     [
         ({**MANIFEST, "quantization": {"bits": "4"}}, REPORT),
+        ({**MANIFEST, "quantization": {"bits": "any"}}, REPORT),
         ({**MANIFEST, "quantization": {"bits": True}}, REPORT),
         ({**MANIFEST, "source": None}, REPORT),
         ({}, REPORT),

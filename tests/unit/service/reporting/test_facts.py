@@ -1,6 +1,7 @@
 import pytest
 
 from service.reporting.facts import (
+    bits_text,
     facts,
     figures,
     kernels,
@@ -128,3 +129,9 @@ def test_exact_kernels_are_named_with_what_avoids_them():
     assert "--bits 7" in text
     report = {**data_of()["report"], "totals": {"bits": 8, "exact_kernels": True}}
     assert ("Integer kernels", text) in facts(data_of(report=report))
+
+
+def test_bits_of_each_layer_are_shown_by_their_range_and_mean():
+    totals = {"bits": "auto", "layer_bits": {"least": 2, "most": 6, "mean": 3.456}, "first_bits": 6, "small_bits": None}
+    assert bits_text({**totals, "activation_bits": 8}) == "auto: 2 to 6, 3.46 on average, activations 8"
+    assert bits_text({"bits": "auto"}) == "auto"  # the quantization of a manifest

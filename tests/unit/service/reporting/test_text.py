@@ -29,6 +29,22 @@ def test_memory_is_shown_in_tenths_of_the_time():
     assert [line.split()[-2:] for line in lines[start + 1 : start + 3]] == [["100.0", "MiB"], ["300.0", "MiB"]]
 
 
+def test_bits_that_were_chosen_are_listed_with_what_spoke_for_them():
+    layers = [
+        {"name": "conv1", "bits": 8, "given": True, "weights": 9, "errors": {"8": 0.5}},
+        {"name": "fc", "bits": 3, "given": False, "weights": 9, "errors": {"2": 0.02, "3": 0.004, "4": 0.001}},
+    ]
+    report = {**data_of()["report"], "chosen_bits": {"layers": layers, "tries": [{"bytes": 900, "drop": 0.5}]}}
+    lines = summary(data_of(report=report), None).splitlines()
+    start = lines.index("bits of the layers, with the error of the outputs")
+    assert [line.split(maxsplit=1) for line in lines[start + 1 : start + 4]] == [
+        ["conv1", "8 bits: given by the settings"],
+        ["fc", "3 bits: error 4.00e-03, with one bit less 2.00e-02, with one bit more 1.00e-03"],
+        ["tried:", "900 bytes lose +0.50"],
+    ]
+    assert "bits of the layers, with the error of the outputs" not in summary(data_of(), None)
+
+
 def test_unknown_facts_are_left_out():
     update = {**data_of()["update"], "state": "REJECTED", "code": "checkpoint", "reason": "empty", "stages": {}}
     nothing = {"report": None, "manifest": None, "predictions": None, "course": None, "timeline": [], "update": update}

@@ -28,6 +28,7 @@ from edged.evaluation.gates import Gates
 from edged.models.checkpoint import read_checkpoint
 from edged.progress import SilentListener
 from edged.spec import DetectionSpec, Method, QuantSpec
+from service.config.load import load_config
 from service.journal.states import STAGES
 from service.worker.job import PREDICTIONS, Job
 from service.worker.pipeline import run_job
@@ -96,6 +97,22 @@ def test_the_artifact_is_what_was_evaluated(task: Task, tmp_path: Path) -> None:
     assert totals["held_out_images"] == 20
     inputs, labels = task.digits.tensors(slice(1500, None))
     assert (artifact.load_model()(inputs).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_bits_that_a_config_leaves_to_measurement_hold_the_drop(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "edged.yaml").write_text(
+        f"models: [{{name: digits, calibration: {{dir: {task.calibration}, images: 64}},"
+        " quantization: {recipe: fast, bits: auto, max_drop: 30, activation_bits: null}}]\n"
+    )
+    model = load_config(tmp_path / "edged.yaml").models[0]
+    spec = model.quantization.to_spec()
+    job = Job.from_json(replace(job_of(task, tmp_path), spec=spec, images=64, runtime="torch").to_json())
+    report = run_job(job, SilentListener()).report
+    assert report["totals"]["bits"] == "auto"
+    assert report["totals"]["drop"]["top1"] <= 30
+    assert [layer["bits"] for layer in report["chosen_bits"]["layers"]] == [layer["bits"] for layer in report["layers"]]
+    assert report["chosen_bits"]["tries"]
+    assert read_artifact(job.out).manifest.quantization["max_drop"] == 30
 
 
 def test_names_in_the_file_are_those_of_the_classes(task: Task, tmp_path: Path) -> None:

@@ -1,0 +1,222 @@
+"""Compare bits that are chosen for each layer with one width for all: accuracy against bytes, on a CIFAR ResNet.
+
+Uniform widths from 2 to 8 bits, then `bits: auto` with the bytes of such an artifact as its limit (and shares of them),
+all with the recipe `balanced`. Requires EDGED_DATA with weights/ and cifar10/. Rows are kept in a file, so that single
+ones can be measured again.
+
+    python -m benchmarks.quantization.pareto --out docs/mixed-precision
+    python -m benchmarks.quantization.pareto --networks resnet20 --limits 4 --uniform 4
+    python -m benchmarks.quantization.pareto --render --out docs/mixed-precision     # measure nothing
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.markdown import table
+from benchmarks.options import parser_of
+from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
+from benchmarks.quantization.results import pack_hits, unpacked
+from edged.artifacts.weights import stored_bytes
+from edged.engine.memory_plan import Resources
+from edged.evaluation.classification import accuracy, predict
+from edged.evaluation.fidelity import fidelity
+from edged.models.layers import quantizable_layers
+from edged.models.registry import recognize
+from edged.pipeline.evaluation import Labels
+from edged.pipeline.mixed_precision import Compressor, HeldOut
+from edged.progress import SilentListener
+from edged.spec import AUTO, DetectionSpec, recipe
+
+CLASSIFIERS = tuple(NETWORKS)
+WIDTH, HEIGHT, LEFT, TOP = 560, 300, 64, 56
+COLORS = {"uniform": "#e08214", "auto": "#2f7ed8"}
+STYLE = """
+text { font: 12px system-ui, sans-serif; fill: #24292f } .title { font-size: 15px; font-weight: 600 }
+.page { fill: #ffffff } .grid { stroke: #d0d7de; stroke-width: 1 }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3 } .page { fill: #0d1117 } .grid { stroke: #30363d } }
+"""
+
+
+def main() -> None:
+    """Measure what the options select, print the tables, and write them if requested."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--networks", nargs="+", choices=CLASSIFIERS, default=["resnet20"])
+    parser.add_argument("--uniform", type=int, nargs="*", default=[2, 3, 4, 5, 6, 7, 8], help="widths for all layers")
+    parser.add_argument(
+        "--limits", type=float, nargs="*", default=[2.5, 3, 3.4, 4, 5], help="mean bits that limit auto"
+    )
+    parser.add_argument("--render", action="store_true", help="only write the table and the picture")
+    parser.add_argument("--results", type=Path, default=Path("build/pareto.json"), help="file in which rows are kept")
+    parser.add_argument("--cache", type=Path, default=Path("build/accuracy-cache"), help="folder for decoded images")
+    parser.add_argument("--out", type=Path, help="write OUT.md and OUT.svg")
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = json.loads(options.results.read_text()) if options.results.exists() else []
+    if not options.render:
+        options.cache.mkdir(parents=True, exist_ok=True)
+        for name in options.networks:
+            loaded = load(name, options.cache)
+            compressor = compressor_of(loaded)
+            jobs = [("uniform", float(bits)) for bits in options.uniform] + [("auto", each) for each in options.limits]
+            for method, bits in jobs:
+                row = measure(name, loaded, compressor, method, bits)
+                rows = [
+                    each for each in rows if (each["network"], each["method"], each["bits"]) != (name, method, bits)
+                ]
+                rows.append(row)
+                options.results.parent.mkdir(parents=True, exist_ok=True)
+                options.results.write_text(json.dumps(rows))
+                print({key: value for key, value in row.items() if key != "hits"}, flush=True)
+    print(document(rows))
+    if options.out:
+        options.out.with_suffix(".md").write_text(document(rows, options.out.name))
+        options.out.with_suffix(".svg").write_text(draw(rows))
+
+
+def compressor_of(loaded: Loaded) -> Compressor:
+    """Return what quantizes the network, as the pipeline does it."""
+    labels = Labels(classes=loaded.calibration.labels_of(loaded.calibration.held_out))
+    held_out = HeldOut(recognize(loaded.model.state_dict()), labels, DetectionSpec())
+    return Compressor(loaded.model, loaded.calibration, held_out, Resources(), SilentListener())
+
+
+def measure(name: str, loaded: Loaded, compressor: Compressor, method: str, bits: float) -> dict[str, Any]:
+    """Quantize once and return accuracy, bytes and seconds; those of the first `auto` include measuring the layers."""
+    start = time.perf_counter()
+    if method == "uniform":
+        done = compressor(recipe("balanced", bits=int(bits)))
+    else:
+        done = compressor(recipe("balanced", bits=AUTO, size_limit=limit_of(loaded, bits)))
+    seconds = time.perf_counter() - start
+    logits = predict(done.model, loaded.test, torch.arange(len(loaded.test)), batch_size=TEST_BATCH)
+    widths = {key: weight.bits for key, weight in done.quantized.items()}
+    return {
+        "network": name,
+        "method": method,
+        "bits": bits,
+        "bytes": stored_bytes(loaded.model.state_dict(), widths),
+        "top1": accuracy(logits, loaded.labels).top1,
+        "reference_top1": accuracy(loaded.reference, loaded.labels).top1,
+        "agreement": fidelity(loaded.reference, logits).agreement,
+        "relative_error": fidelity(loaded.reference, logits).relative_error,
+        "seconds": seconds,
+        "hits": pack_hits((logits.argmax(1) == loaded.labels).numpy()),
+        "images": len(loaded.test),
+        "widths": list(widths.values()),
+    }
+
+
+def limit_of(loaded: Loaded, bits: float) -> int:
+    """Return the bytes of the artifact at a width; between two whole widths as many as the share between them."""
+    state, names = loaded.model.state_dict(), [f"{name}.weight" for name in quantizable_layers(loaded.model)]
+    below, above = (stored_bytes(state, dict.fromkeys(names, width)) for width in (int(bits), min(8, int(bits) + 1)))
+    return round(below + (bits - int(bits)) * (above - below))
+
+
+def document(rows: list[dict[str, Any]], picture: str = "") -> str:
+    """Return the page: a table for each network."""
+    parts = ["# Bits for each layer", "", "`python -m benchmarks.quantization.pareto --out docs/mixed-precision`", ""]
+    parts.append(
+        "1,024 calibration images, a tenth of them held out; recipe `balanced`, activations in float, all test images"
+        " of the networks in [accuracy.md](accuracy.md). `auto` has the bytes of a uniform artifact, or a share of it,"
+        " as its limit."
+    )
+    if picture:
+        parts += ["", f"![Points of top-1 lost and relative error, by bytes]({picture}.svg)"]
+    for name in dict.fromkeys(row["network"] for row in rows):
+        own = sorted((row for row in rows if row["network"] == name), key=lambda row: (row["bytes"], row["method"]))
+        parts += ["", f"## {name}", "", table(HEAD, [cells(row, own) for row in own])]
+    parts += ["", *NOTES, ""]
+    return "\n".join(parts)
+
+
+HEAD = ("method", "bytes", "mean bits", "top-1 %", "drop", "against uniform W4", "agreement %", "relative error")
+NOTES = (
+    "- **against uniform W4**: difference in top-1 ± its paired standard error (same images, one right and one wrong).",
+    "- **agreement**: test images with the same class as in full precision. **relative error**: |q - fp|² / |fp|² of"
+    " the logits; it is what `auto` minimizes, on held-out calibration images, and it has far less noise than top-1.",
+)
+
+
+def cells(row: dict[str, Any], others: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the cells of a row."""
+    uniform = next((each for each in others if (each["method"], each["bits"]) == ("uniform", 4.0)), None)
+    versus = "" if uniform in (None, row) else paired(row, uniform)
+    name = f"W{row['bits']:g}" if row["method"] == "uniform" else f"auto, {min(row['widths'])} to {max(row['widths'])}"
+    return (
+        name,
+        f"{row['bytes']:,}",
+        f"{row['bits']:g}",
+        f"{row['top1']:.2f}",
+        f"{row['reference_top1'] - row['top1']:+.2f}",
+        versus,
+        f"{row['agreement']:.2f}",
+        f"{row['relative_error']:.2e}",
+    )
+
+
+def paired(row: dict[str, Any], other: dict[str, Any] | None) -> str:
+    """Return the difference in top-1 with its paired standard error."""
+    assert other is not None  # noqa: S101 - there is one
+    ours, theirs = (unpacked(each["hits"], each["images"]).astype(int) for each in (row, other))
+    differences = ours - theirs
+    error = 100 * float(differences.std()) / len(differences) ** 0.5
+    return f"{100 * float(differences.mean()):+.2f} ± {error:.2f}"
+
+
+def draw(rows: list[dict[str, Any]]) -> str:
+    """Return the picture as SVG text: the relative error against bytes, both logarithmic, a panel for each network."""
+    names = list(dict.fromkeys(row["network"] for row in rows))
+    wide = WIDTH + LEFT + 30
+    height = (TOP + HEIGHT + 40) * max(len(names), 1)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {height}" width="{wide}" height="{height}">',
+        "<title>Relative error of the logits against bytes of the weights</title>",
+        f"<style>{STYLE}</style>",
+        f'<rect class="page" width="{wide}" height="{height}" rx="6"/>',
+    ]
+    for index, name in enumerate(names):
+        parts += _panel(name, [row for row in rows if row["network"] == name], index * (TOP + HEIGHT + 40) + TOP)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _panel(name: str, rows: list[dict[str, Any]], top: float) -> list[str]:
+    sizes, errors = [row["bytes"] for row in rows], [row["relative_error"] for row in rows]
+
+    def place(row: dict[str, Any]) -> tuple[float, float]:
+        across = (row["bytes"] - min(sizes)) / max(max(sizes) - min(sizes), 1)
+        up = torch.tensor([row["relative_error"], min(errors), max(errors)]).log()
+        share = float((up[0] - up[1]) / max(float(up[2] - up[1]), 1e-9))
+        return LEFT + 12 + across * (WIDTH - 24), top + HEIGHT - 12 - share * (HEIGHT - 24)
+
+    parts = [
+        f'<text class="title" x="{LEFT}" y="{top - 28}">{name}: error of the logits by bytes of the weights</text>'
+    ]
+    parts.append(f'<rect class="grid" fill="none" x="{LEFT}" y="{top}" width="{WIDTH}" height="{HEIGHT}"/>')
+    for order, (method, color) in enumerate(COLORS.items()):
+        own = sorted((row for row in rows if row["method"] == method), key=lambda row: row["bytes"])
+        points = [place(row) for row in own]
+        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        parts.append(f'<polyline fill="none" stroke="{color}" stroke-width="1.6" points="{line}"/>')
+        parts += [f'<circle fill="{color}" cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>' for x, y in points]
+        parts.append(f'<circle fill="{color}" cx="{LEFT + 6 + 90 * order}" cy="{top - 12}" r="3.6"/>')
+        parts.append(f'<text x="{LEFT + 16 + 90 * order}" y="{top - 8}">{method}</text>')
+    for row in rows:
+        if row["method"] == "uniform":
+            x, y = place(row)
+            label = f"W{row['bits']:g} {row['reference_top1'] - row['top1']:+.2f}"
+            parts.append(f'<text x="{min(x + 6, LEFT + WIDTH - 52):.1f}" y="{y - 6:.1f}">{label}</text>')
+    parts.append(f'<text x="{LEFT}" y="{top + HEIGHT + 18}">{min(sizes):,} bytes</text>')
+    parts.append(f'<text text-anchor="end" x="{LEFT + WIDTH}" y="{top + HEIGHT + 18}">{max(sizes):,}</text>')
+    for value, y in ((max(errors), top + 16), (min(errors), top + HEIGHT - 8)):
+        parts.append(f'<text text-anchor="end" x="{LEFT - 4}" y="{y}">{value:.1e}</text>')
+    return parts
+
+
+if __name__ == "__main__":
+    main()
