@@ -7,6 +7,7 @@ idle connection expires, and not at all without connections.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Protocol
@@ -65,10 +66,12 @@ class Connections:
         self._open: set[Connection] = set()
         # Connection -> since when, oldest first. An open connection is in at most one of these; in none while its
         # request is answered.
-        self._idle: dict[Connection, float] = {}
+        self._silent: dict[Connection, float] = {}  # no request yet
+        self._idle: dict[Connection, float] = {}  # between two requests
         self._heads: dict[Connection, float] = {}
         self._bodies: dict[Connection, float] = {}
         self._spares: dict[Connection, None] = {}  # oldest first
+        self._asked: set[Connection] = set()  # that have sent a whole request
         self._timer: asyncio.TimerHandle | None = None
         self._is_ticking = False  # whether the timer is set for what arrives
 
@@ -111,6 +114,7 @@ class Connections:
         """Forget a connection."""
         self.ends(connection)
         self._open.discard(connection)
+        self._asked.discard(connection)
         self._spares.pop(connection, None)
         if not self._open and self._timer is not None:
             self._timer.cancel()
@@ -118,11 +122,12 @@ class Connections:
 
     def ends(self, connection: Connection) -> None:
         """Note that a connection gets no more requests; it counts until it is closed."""
-        for group in (self._idle, self._heads, self._bodies):
+        for group in (self._silent, self._idle, self._heads, self._bodies):
             group.pop(connection, None)
 
     def head_began(self, connection: Connection) -> None:
         """Note that the first bytes of a request have arrived."""
+        self._silent.pop(connection, None)
         self._idle.pop(connection, None)
         self._heads.setdefault(connection, time.monotonic())
         if not self._is_ticking:
@@ -135,23 +140,29 @@ class Connections:
 
     def arrived(self, connection: Connection) -> None:
         """Note that a request is complete."""
+        self._asked.add(connection)
         self._heads.pop(connection, None)
         self._bodies.pop(connection, None)
 
     def rests(self, connection: Connection) -> None:
         """Note that a connection waits for its next request."""
         if connection in self._open:
-            self._idle[connection] = time.monotonic()
+            group = self._idle if connection in self._asked else self._silent
+            group[connection] = time.monotonic()
             if self._timer is None:
                 self._schedule()
 
     def make_room(self) -> bool:
         """Close the connection that is idle for the longest time, or else the one with the oldest unfinished head.
 
+        Of idle ones, those that have never sent a request go first: the others belong to clients that may be about to
+        send the next one.
+
         Returns:
             Whether there was one.
         """
-        idle = next((idle for idle in self._idle if not idle.has_unsent()), None)
+        waiting = itertools.chain(self._silent, self._idle)
+        idle = next((connection for connection in waiting if not connection.has_unsent()), None)
         if idle is not None:
             self.closed(idle)
             idle.close_idle()
@@ -173,8 +184,8 @@ class Connections:
         self._is_ticking = bool(self._heads or self._bodies)
         if self._is_ticking:
             at = time.monotonic() + min(_CHECK_S, self.serve.head_timeout_s / 4, self.serve.body_timeout_s / 4)
-        elif self._idle:
-            at = next(iter(self._idle.values())) + IDLE_S
+        elif self._silent or self._idle:
+            at = min(next(iter(group.values())) for group in (self._silent, self._idle) if group) + IDLE_S
         else:
             return
         if self._timer is not None:
@@ -196,7 +207,7 @@ class Connections:
                 self.ends(connection)
                 connection.refuse_body(reason)
                 self.refusals.note("slow_body")
-        for connection in _older(self._idle, now - IDLE_S):
+        for connection in [*_older(self._silent, now - IDLE_S), *_older(self._idle, now - IDLE_S)]:
             self.closed(connection)
             if connection.has_unsent():
                 self.refusals.note("slow_reader")

@@ -199,6 +199,25 @@ def test_what_is_no_http_gets_400(head: bytes) -> None:
     asyncio.run(main())
 
 
+def test_connections_that_never_asked_are_closed_before_those_of_clients() -> None:
+    async def main() -> None:
+        async with serving(*ROUTES, limit=3) as served, contextlib.AsyncExitStack() as stack:
+            asking = await stack.enter_async_context(client_of(served))
+            asking.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")  # it is the oldest, and idle for the longest time
+            assert (await asking.answer())[0] == 200
+            silent = []
+            for count in range(1, 8):
+                silent.append(await stack.enter_async_context(client_of(served)))
+                await until(lambda: len(served.connections) == min(3, 1 + count))  # noqa: B023
+            for client in silent[:-2]:
+                assert await client.closed()
+            asking.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await asking.answer())[0] == 200
+            assert served.refused == {"idle": 5}
+
+    asyncio.run(main())
+
+
 def test_idle_connections_are_closed_the_oldest_first() -> None:
     async def main() -> None:
         async with serving(*ROUTES, limit=3) as served, contextlib.AsyncExitStack() as stack:
@@ -233,7 +252,9 @@ def test_over_the_limit_only_get_is_answered() -> None:
             working = [await stack.enter_async_context(client_of(served)) for _ in range(2)]
             for client in working:
                 client.send(b"GET /busy HTTP/1.1\r\nHost: x\r\n\r\n")
-            await until(lambda: not served.connections._idle and len(served.connections) == 2)
+            await until(
+                lambda: not (served.connections._idle or served.connections._silent) and len(served.connections) == 2
+            )
             async with client_of(served) as spare:
                 spare.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
                 status, fields, _ = await spare.answer()
