@@ -38,6 +38,7 @@ class Measurement:
         images: Most calibration images.
         iterations: Most optimization steps of a layer or block; None for as many as the method's paper takes.
         seed: Seed of every random choice.
+        settings: Fields of QuantSpec that replace those of a recipe; not used by other methods.
         threads: Threads for computing; None for one per core.
         device: "auto", "cpu" or "cuda".
     """
@@ -54,6 +55,7 @@ class Measurement:
     images: int | None = None
     iterations: int | None = None
     seed: int = 0
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     threads: int | None = None
     device: str = "auto"
 

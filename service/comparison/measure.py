@@ -140,7 +140,7 @@ def _method(
     if job.method in COMPARATORS:
         options = Options(job.bits, iterations=_iterations(job, COMPARATORS[job.method].iterations), seed=job.seed)
         return partial(_compared, job.method, model, cache, options, listener), None
-    spec = recipe(job.method, bits=job.bits, seed=job.seed)
+    spec = recipe(job.method, **{"bits": job.bits, "seed": job.seed, **job.settings})
     return lambda: compress(model, cache, spec, listener=listener).model, None
 
 

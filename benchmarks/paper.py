@@ -1,0 +1,6 @@
+"""Run benchmarks.quantization.paper under its short name."""
+
+from benchmarks.quantization.paper import main
+
+if __name__ == "__main__":
+    main()
