@@ -225,11 +225,14 @@ def _figure(value: float | None, digits: int = 0) -> str:
 
 
 def _introduction(options: argparse.Namespace) -> str:
-    steps = "" if options.iterations is None else f" Methods that learn take at most {options.iterations} steps."
+    command = "python -m benchmarks.paper" + " --small" * options.small
+    if options.methods != METHODS:
+        command += f" --methods {' '.join(options.methods)}"
+    if options.iterations is not None:
+        command += f" --iterations {options.iterations}"
     return (
-        "Figures of arXiv 2509.05576, whose GPU is not named, beside those of"
-        f" `python -m benchmarks.paper{' --small' * options.small}`, at {commit()}.{steps} Empty cells were not"
-        " measured, or are not in the paper: at full size they need ImageNet, COCO and release weights."
+        f"Figures of arXiv 2509.05576, whose GPU is not named, beside those of `{command}`, at {commit()}. Empty cells"
+        " were not measured, or are not in the paper: at full size they need ImageNet, COCO and release weights."
     )
 
 
