@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,9 +17,15 @@ from tests.support.tasks import Task
 def messages(job: Measurement) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "service.comparison.main"]
     request = json.dumps({"parent": os.getpid(), "measurement": job.to_dict()})
-    done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, input=request, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_settings_replace_those_of_a_recipe(task: Task, tmp_path: Path) -> None:
+    job = Measurement(task.first, task.calibration, task.test, tmp_path, "fast", 2, input={"size": 8}, threads=1)
+    (error,) = messages(dataclasses.replace(job, settings={"order": "any"}))[-1:]
+    assert "order has value 'any'" in error["error"]
 
 
 def test_it_reports_stages_progress_and_one_row(task: Task, tmp_path: Path) -> None:

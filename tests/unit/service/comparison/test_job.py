@@ -29,5 +29,6 @@ def test_a_measurement_is_the_same_after_its_way_through_a_pipe():
         choice=Choice(key="ema"),
         input={"size": 32},
         iterations=7,
+        settings={"order": "weight"},
     )
     assert Measurement.from_dict(json.loads(json.dumps(job.to_dict()))) == job
