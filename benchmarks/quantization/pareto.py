@@ -135,11 +135,21 @@ def document(rows: list[dict[str, Any]], picture: str = "") -> str:
     return "\n".join(parts)
 
 
-HEAD = ("method", "bytes", "mean bits", "top-1 %", "drop", "against uniform W4", "agreement %", "relative error")
+HEAD = (
+    "method",
+    "bytes",
+    "mean bits",
+    "top-1 %",
+    "drop",
+    "against uniform W4",
+    "agreement %",
+    "relative error",
+    "seconds",
+)
 NOTES = (
     "- **against uniform W4**: difference in top-1 ± its paired standard error (same images, one right and one wrong).",
     "- **agreement**: test images with the same class as in full precision. **relative error**: |q - fp|² / |fp|² of"
-    " the logits; it is what `auto` minimizes, on held-out calibration images, and it has far less noise than top-1.",
+    " the logits; it is what `auto` minimizes, on held-out calibration images, and has far less noise than top-1.",
 )
 
 
