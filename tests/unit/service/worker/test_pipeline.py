@@ -247,7 +247,7 @@ def test_a_full_gpu_raises_a_memory_limit_error(task: Task, tmp_path: Path, monk
     def overflow(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr("service.worker.pipeline.compress", overflow)
+    monkeypatch.setattr("edged.pipeline.mixed_precision.compress", overflow)
     with pytest.raises(MemoryLimitError, match=r"ran out of memory; give a lower memory limit than the \d+ MiB"):
         run_job(job_of(task, tmp_path), SilentListener())
 
