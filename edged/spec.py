@@ -206,6 +206,8 @@ class QuantSpec:
             raise UsageError("bits is auto without a limit; give size_limit or max_drop, too")
         if self.bits != AUTO and given:
             raise UsageError(f"{given[0]} is for bits auto, and bits has value {self.bits}; give bits auto, or drop it")
+        if self.cluster_affine and self.size_limit is not None:
+            raise UsageError("cluster_affine adds bytes that size_limit does not count; leave one of them out")
 
     @property
     def uniform_bits(self) -> int | None:

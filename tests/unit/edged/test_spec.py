@@ -48,6 +48,10 @@ def test_from_dict_inverts_to_dict(spec: QuantSpec):
         ({"bits": "auto", "max_drop": -0.1}, r"max_drop has value -0\.1; choose 0 to 100"),
         ({"bits": 3, "size_limit": 9}, "size_limit is for bits auto, and bits has value 3; give bits auto, or drop it"),
         ({"max_drop": 0.3}, "max_drop is for bits auto, and bits has value 4"),
+        (
+            {"bits": "auto", "size_limit": 9, "cluster_affine": True},
+            "cluster_affine adds bytes that size_limit does not count; leave one of them out",
+        ),
         ({"first_bits": 1}, "first_bits has value 1; choose 2 to 8"),
         ({"last_bits": 4.0}, "last_bits has value 4.0; choose 2 to 8"),
         ({"beam": 0}, "beam has value 0; choose 1 to 64"),
