@@ -32,6 +32,7 @@ COMMANDS = [
         "quantize",
         "export",
         "evaluate",
+        "compare",
         "calib",
         "calib add",
         "calib list",

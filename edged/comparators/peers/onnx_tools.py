@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,9 +79,9 @@ def _quantize_static(
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    logging.getLogger().setLevel(logging.ERROR)
     prepared = target.with_suffix(".prepared.onnx")
-    quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    with _errors_only():
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)
     name = onnx.load(source).graph.input[0].name
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
@@ -88,19 +89,32 @@ def _quantize_static(
             images = next(batches, None)
             return None if images is None else {name: images}
 
-    quantization.quantize_static(
-        prepared,
-        target,
-        Reader(),
-        quant_format=quantization.QuantFormat.QDQ,
-        per_channel=True,
-        reduce_range=reduce_range,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-        calibrate_method=quantization.CalibrationMethod[CALIBRATORS[calibrator]],
-        nodes_to_exclude=list(kept),
-    )
+    with _errors_only():
+        quantization.quantize_static(
+            prepared,
+            target,
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=reduce_range,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            calibrate_method=quantization.CalibrationMethod[CALIBRATORS[calibrator]],
+            nodes_to_exclude=list(kept),
+        )
     prepared.unlink()
+
+
+@contextmanager
+def _errors_only() -> Iterator[None]:
+    """Keep the advice of ONNX Runtime's tools, which use the root logger, out of the log during the block."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def _nncf(source: Path, target: Path, batches: Iterator[Floats], count: int, kept: Sequence[str]) -> None:

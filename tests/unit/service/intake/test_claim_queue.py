@@ -172,7 +172,7 @@ def test_a_file_that_meets_a_full_disk_is_taken_once_there_is_room(tmp_path: Pat
     async def main() -> None:
         async with device_in(tmp_path, disk.path / "state") as device:
             disk.fill()
-            path = device.drop(bytes(1 << 16))
+            path = device.drop(b"w" * (1 << 16))
             for _ in range(3):
                 reason = await device.until_given_back()
                 assert "full" in reason or "No space left" in reason

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def test_eight_bits_agree_with_full_precision(name: str, model: nn.Module, cache
     package = {"quantize-static": "onnxruntime", "nncf": "nncf"}.get(name, "brevitas")
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+    before, level = {key: value.clone() for key, value in model.state_dict().items()}, logging.getLogger().level
     peer = open_peer(name, 8, 16)
     found = peer.quantize(model, trained.RESNET20, cache)
     assert peer.activation_bits == (8 if isinstance(peer, IntegerTool) else None)
@@ -43,6 +44,7 @@ def test_eight_bits_agree_with_full_precision(name: str, model: nn.Module, cache
     assert fidelity(reference, outputs).agreement > 90
     assert not torch.equal(reference, outputs)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    assert logging.getLogger().level == level
     if package == "brevitas":
         layer = quantizable_layers(found)["layer1.0.conv1"].weight.flatten(1)
         assert max(len(row.unique()) for row in layer) <= 256
