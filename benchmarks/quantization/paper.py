@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,10 +231,12 @@ def _introduction(options: argparse.Namespace) -> str:
         command += f" --methods {' '.join(options.methods)}"
     if options.iterations is not None:
         command += f" --iterations {options.iterations}"
-    return (
+    text = (
         f"Figures of arXiv 2509.05576, whose GPU is not named, beside those of `{command}`, at {commit()}. Empty cells"
         " were not measured, or are not in the paper: at full size they need ImageNet, COCO and release weights."
+        " Compare times only within this run, which may have been beside other work."
     )
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 _SMALL_SETS = """\
