@@ -12,6 +12,8 @@ from service.cli.output import print_json, print_result, print_text
 from service.client import DaemonClient
 from service.config.locate import find_config, find_own_config, find_socket
 
+_RECENT = 50  # updates that may begin and end between two looks of a watched status
+
 
 def run(options: Namespace) -> int:
     """Run the daemon until a signal stops it (`edged run`)."""
@@ -102,7 +104,12 @@ def status(options: Namespace) -> int:
         def update(number: int) -> dict[str, Any]:
             return client.get(f"/edged/v1/updates/{number}")
 
-        watch(lambda: _status_of(client, options.model), update, sys.stdout, as_json=options.json)
+        def status() -> dict[str, Any]:
+            rows = client.get(f"/edged/v1/updates?limit={_RECENT}")["updates"]
+            recent = [row for row in rows if options.model in (None, row["model"])]
+            return {**_status_of(client, options.model), "recent": recent}
+
+        watch(status, update, sys.stdout, as_json=options.json)
     answer = _status_of(client, options.model)
 
     def text(result: dict[str, Any]) -> str:

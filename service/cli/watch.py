@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, TextIO
 
 from edged.errors import EdgedError, UnavailableError
 from service.cli.output import print_json
 from service.cli.render import fresh_models, model_state, status
 from service.cli.wait_progress import CLAIMED, doing
+from service.journal.states import ENDS, State
 from service.units import iso_time
 
 JSON = Mapping[str, Any]
@@ -34,6 +35,7 @@ def watch(fetch: Callable[[], JSON], update: Callable[[int], JSON], stream: Text
     redraws = stream.isatty() and not as_json
     while True:
         lines = list(changes.of(answer))
+        answer = {key: value for key, value in answer.items() if key != "recent"}
         if redraws:
             stream.write(f"{_CLEAR}{status(answer)}\n\n{iso_time(time.time())}, every {_EVERY_S:g} s; Ctrl-C ends\n")
         elif as_json and lines:
@@ -68,15 +70,21 @@ class Changes:
         self._update = update
         self._known: dict[str, str] = {}
         self._open: dict[int, str] = {}
+        self._seen: set[int] | None = None  # updates that need not be told any more; None before the first status
 
     def of(self, answer: JSON) -> Iterator[str]:
-        """Yield a line for everything that differs from the previous status; at first for everything that is there."""
+        """Yield a line for everything that differs from the previous status; at first for everything that is there.
+
+        Args:
+            answer: The status, with "recent", the newest updates: one may have begun and ended since the previous one.
+        """
         now = dict(_facts(answer))
         open_now = {int(update["id"]): _name(update) for update in answer.get("updates", [])}
         for identity in self._open.keys() - open_now.keys():  # it has ended, and is in no status any more
             name = self._open[identity]
             self._known.pop(name, None)
             yield f"{name}: {self._end_of(identity)}"
+        yield from self._missed(answer.get("recent", []), open_now)
         for subject, text in now.items():
             before = self._known.get(subject)
             if text == CLAIMED and before is not None:  # for a moment between two stages
@@ -86,6 +94,16 @@ class Changes:
         for subject in self._known.keys() - now.keys():
             yield f"{subject}: gone"
         self._known, self._open = now, open_now
+
+    def _missed(self, recent: Sequence[JSON], open_now: Collection[int]) -> Iterator[str]:
+        """Yield a line for each update that has ended and was open in no status."""
+        known = {*self._open, *open_now}
+        ended = {int(update["id"]) for update in recent if State.read(update["state"]) in ENDS}
+        for update in reversed(recent):  # the oldest first
+            identity = int(update["id"])
+            if self._seen is not None and identity in ended - self._seen - known:
+                yield f"{_name(update)}: {doing({**update, 'progress': None})[0]}"
+        self._seen = ended | known
 
     def _end_of(self, identity: int) -> str:
         try:

@@ -28,6 +28,23 @@ def ended(number: int) -> dict[str, Any]:
     return update("COMMITTED", "probation")
 
 
+def test_an_update_that_begins_and_ends_between_two_looks_is_told() -> None:
+    changes = Changes(ended)
+    old, new = {**update("FAILED"), "id": 6}, {**update("REJECTED"), "code": "checkpoint", "reason": "no checkpoint"}
+    assert len(list(changes.of(status(1, recent=[old])))) == 1  # the model
+    (line,) = changes.of(status(1, recent=[new, old]))
+    assert line.startswith("update 7 of shelf (best.pt): REJECTED")
+    assert list(changes.of(status(1, recent=[new, old]))) == []
+
+
+def test_one_that_is_seen_open_is_told_once() -> None:
+    changes = Changes(ended)
+    assert list(changes.of(status(1)))
+    assert list(changes.of(status(1, update("LOADED", "quantize", 1), recent=[update("LOADED")])))
+    assert list(changes.of(status(1, recent=[update("COMMITTED")]))) == ["update 7 of shelf (best.pt): COMMITTED"]
+    assert list(changes.of(status(1, recent=[update("COMMITTED")]))) == []
+
+
 def test_a_line_for_each_change() -> None:
     changes = Changes(ended)
     name = "update 7 of shelf (best.pt)"
@@ -118,6 +135,7 @@ def test_ctrl_c_ends_the_command(capsys, monkeypatch, tmp_path) -> None:  # type
 
     monkeypatch.setattr(time, "sleep", interrupt)
     with fake_daemon(tmp_path / "s") as script:
+        script.answer("GET /edged/v1/updates?limit=50", {"updates": []})
         script.answer("GET /edged/v1/status", status(1))
         code, out, err = call(capsys, "status", "--watch", "--json", "--socket", str(tmp_path / "s"))
         assert (code, json.loads(out.splitlines()[0])["models"][0]["generation"]) == (130, 1)
