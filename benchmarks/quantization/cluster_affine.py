@@ -8,17 +8,13 @@ transformed. Requires EDGED_DATA. Usage:
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.checkout import commit
-from benchmarks.markdown import table
-from benchmarks.options import parser_of, some_of
-from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
+from benchmarks.quantization.each_network import Page, measure_each_network
+from benchmarks.quantization.networks import TEST_BATCH, Loaded
 from edged.compress import compress
 from edged.engine.cluster_affine import fit_cluster_affine
 from edged.evaluation.classification import predict
@@ -30,45 +26,26 @@ HEADER = ("network", "bits", "full precision", "as it is", "transformed", "gain"
 
 def main() -> None:
     """Print the table, and write it if requested."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--networks", type=some_of(NETWORKS, "network"), default=tuple(NETWORKS))
-    parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
-    parser.add_argument("--cache", type=Path, help="folder for decoded images; by default a temporary one")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.networks:
-            loaded = load(name, Path(options.cache or folder))
-            for row in measured(loaded, options.bits):
-                rows.append((name, *row))
-                print(table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
-    if options.out:
-        bits = " ".join(map(str, options.bits))
-        command = f"python -m benchmarks.cluster_affine --networks {','.join(options.networks)} --bits {bits}"
-        title = f"# Transformed logits\n\n`{command}`, at {commit()}."
-        options.out.write_text("\n\n".join([title, table(HEADER, rows), _NOTES]))
+    measure_each_network(__doc__, Page("cluster_affine", "Transformed logits", HEADER, _NOTES), measured)
 
 
-def measured(loaded: Loaded, widths: list[int]) -> Iterator[tuple[str, ...]]:
-    """Yield a row for each width: bits, top-1 in percent and its gain with a standard error, and the held-out error."""
-    for bits in widths:
-        done = compress(loaded.model, loaded.calibration, recipe("balanced", bits=bits))
-        model, cache = done.model, done.cache
-        full, quantized = (predict(net, cache, cache.calibration, TEST_BATCH) for net in (done.full, model))
-        correction = fit_cluster_affine(quantized, full)
-        errors = [squared_error(done.reference_logits, logits) for logits in (done.logits, correction(done.logits))]
-        plain = predict(model, loaded.test, torch.arange(len(loaded.test)), TEST_BATCH)
-        hits = [_hits(logits, loaded) for logits in (loaded.reference, plain, correction(plain))]
-        gain = 100 * (hits[2] - hits[1])
-        yield (
-            str(bits),
-            *(f"{100 * float(each.mean()):.2f}" for each in hits),
-            f"{float(gain.mean()):+.2f} ± {float(gain.std()) / len(gain) ** 0.5:.2f}",
-            str(len(correction.centroids)),
-            f"{100 * (errors[1] / errors[0] - 1):+.1f} %",
-            "yes" if errors[1] < errors[0] else "no",
-        )
+def measured(loaded: Loaded, bits: int) -> Iterator[tuple[str, ...]]:
+    """Yield the row of one width: top-1 in percent and its gain with a standard error, and the held-out error."""
+    done = compress(loaded.model, loaded.calibration, recipe("balanced", bits=bits))
+    model, cache = done.model, done.cache
+    full, quantized = (predict(net, cache, cache.calibration, TEST_BATCH) for net in (done.full, model))
+    correction = fit_cluster_affine(quantized, full)
+    errors = [squared_error(done.reference_logits, logits) for logits in (done.logits, correction(done.logits))]
+    plain = predict(model, loaded.test, torch.arange(len(loaded.test)), TEST_BATCH)
+    hits = [_hits(logits, loaded) for logits in (loaded.reference, plain, correction(plain))]
+    gain = 100 * (hits[2] - hits[1])
+    yield (
+        *(f"{100 * float(each.mean()):.2f}" for each in hits),
+        f"{float(gain.mean()):+.2f} ± {float(gain.std()) / len(gain) ** 0.5:.2f}",
+        str(len(correction.centroids)),
+        f"{100 * (errors[1] / errors[0] - 1):+.1f} %",
+        "yes" if errors[1] < errors[0] else "no",
+    )
 
 
 def _hits(logits: Tensor, loaded: Loaded) -> Tensor:

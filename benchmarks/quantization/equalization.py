@@ -15,17 +15,13 @@ stay the same. Networks are quantized by recipe `balanced`. Requires EDGED_DATA.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkout import commit
-from benchmarks.markdown import table
-from benchmarks.options import parser_of, some_of
-from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
+from benchmarks.quantization.each_network import Page, measure_each_network
+from benchmarks.quantization.networks import TEST_BATCH, Loaded
 from edged.compress import compress
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import squared_error
@@ -40,25 +36,7 @@ HEADER = ("network", "bits", "a", "b", "top-1 %", "gain", "relative error on the
 
 def main() -> None:
     """Print the table, and write it if requested."""
-    parser = parser_of(__doc__)
-    parser.add_argument("--networks", type=some_of(NETWORKS, "network"), default=tuple(NETWORKS))
-    parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
-    parser.add_argument("--cache", type=Path, help="folder for decoded images; by default a temporary one")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in options.networks:
-            loaded = load(name, Path(options.cache or folder))
-            for bits in options.bits:
-                for row in measured(loaded, bits):
-                    rows.append((name, str(bits), *row))
-                    print(table(HEADER, rows[-1:]).splitlines()[-1], flush=True)
-    if options.out:
-        bits = " ".join(map(str, options.bits))
-        command = f"python -m benchmarks.equalization --networks {','.join(options.networks)} --bits {bits}"
-        title = f"# Cross-layer equalization\n\n`{command}`, at {commit()}."
-        options.out.write_text("\n\n".join([title, table(HEADER, rows), _NOTES]))
+    measure_each_network(__doc__, Page("equalization", "Cross-layer equalization", HEADER, _NOTES), measured)
 
 
 def measured(loaded: Loaded, bits: int) -> Iterator[tuple[str, ...]]:

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from edged.calibration.dataset import ImageCache
+from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import compress
 from edged.models.resnet import CifarResNet
-from edged.spec import QuantSpec
+from edged.spec import InputSpec, QuantSpec
+from tests.support.pictures import write_folder
+
+
+def small_cache(folder: Path) -> ImageCache:
+    """Return a cache of 96 random images of 16 pixels in four classes, which it writes into the folder."""
+    write_folder(folder / "images", classes=4, images=24)
+    return build_cache(folder / "images", folder / "cache", InputSpec(16, 16))
 
 
 def network(cache: ImageCache, blocks: int = 3) -> nn.Module:

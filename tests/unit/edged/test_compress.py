@@ -20,7 +20,7 @@ from edged.models.layers import quantizable_layers
 from edged.models.registry import load_model
 from edged.progress import SilentListener
 from edged.spec import RECIPES, Fit, InputSpec, Method, Order, QuantSpec, Statistics, recipe
-from tests.support.compressed import digest_of_codes, network
+from tests.support.compressed import digest_of_codes, network, small_cache
 from tests.support.pictures import write_folder
 from tests.support.repository import ROOT
 from tests.support.yolov5_samples import tiny_model, tiny_plan
@@ -28,9 +28,7 @@ from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
-    root: Path = tmp_path_factory.mktemp("calibration")
-    write_folder(root / "images", classes=4, images=24)
-    return build_cache(root / "images", root / "cache", InputSpec(16, 16))
+    return small_cache(tmp_path_factory.mktemp("calibration"))
 
 
 @pytest.fixture(scope="module")

@@ -2,31 +2,27 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from edged.calibration.dataset import ImageCache, build_cache
+from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import quantize_network
 from edged.engine.memory_plan import Resources
 from edged.engine.sensitivity import ANCHORS, WIDTHS, LayerSensitivity, measure_sensitivity
 from edged.errors import MemoryLimitError
 from edged.evaluation.fidelity import squared_error
 from edged.progress import SilentListener
-from edged.spec import AUTO, InputSpec, Order, QuantSpec, Search, Statistics
-from tests.support.compressed import network
-from tests.support.pictures import write_folder
+from edged.spec import AUTO, Order, QuantSpec, Search, Statistics
+from tests.support.compressed import network, small_cache
 
 SPEC = QuantSpec(bits=AUTO, size_limit=1 << 20)
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
-    root: Path = tmp_path_factory.mktemp("calibration")
-    write_folder(root / "images", classes=4, images=24)
-    return build_cache(root / "images", root / "cache", InputSpec(16, 16))
+    return small_cache(tmp_path_factory.mktemp("calibration"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from edged.pipeline import mixed_precision
 from edged.pipeline.evaluation import Labels
 from edged.pipeline.mixed_precision import TRIES, Compressor, HeldOut, gates_with
 from edged.spec import AUTO, DetectionSpec, InputSpec, QuantSpec
-from tests.support.compressed import network
+from tests.support.compressed import network, small_cache
 from tests.support.pictures import write_folder
 from tests.support.yolov5_samples import tiny_model, tiny_plan
 
@@ -34,9 +34,7 @@ def spec_of(**settings: Any) -> QuantSpec:
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> ImageCache:
-    root: Path = tmp_path_factory.mktemp("calibration")
-    write_folder(root / "images", classes=4, images=24)
-    return build_cache(root / "images", root / "cache", InputSpec(16, 16))
+    return small_cache(tmp_path_factory.mktemp("calibration"))
 
 
 @pytest.fixture(scope="module")
