@@ -91,6 +91,7 @@ class Method(str, enum.Enum):
     FASTOBQ = "fastobq"  # one column order and one inverse Hessian for all rows (arXiv 2509.05576)
     OBQ = "obq"  # an order and an inverse Hessian for each row (arXiv 2208.11580): slow, for comparison
     RTN = "rtn"  # round to nearest
+    REQUANT = "requant"  # round to nearest in a range found by golden-section search (arXiv 2510.04044)
 
 
 class Order(str, enum.Enum):
@@ -112,7 +113,7 @@ class Search(str, enum.Enum):
     MSE = "mse"  # least squared rounding error
     WEIGHTED = "weighted"  # least squared rounding error weighted by diag(H)
     LOSS = "loss"  # weighted, then refined by the true loss after compensation
-    GOLDEN = "golden"  # one clip factor per layer by golden-section search (arXiv 2510.04044), on the true loss
+    GOLDEN = "golden"  # one clip factor per layer by golden-section search (arXiv 2510.04044)
 
 
 class Statistics(str, enum.Enum):

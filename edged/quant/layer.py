@@ -20,11 +20,13 @@ from edged.quant.objective import row_loss
 from edged.quant.obq import ROWS_AT_ONCE as OBQ_ROWS
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import KNOWN_BEFOREHAND, column_order, order_beforehand
+from edged.quant.requant import estimated_grid
 from edged.quant.rtn import round_to_nearest
 from edged.quant.scale_search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
 from edged.spec import Method, Order, QuantSpec, Search
 
 # The orders that Order.BEST tries.
+NEAREST = (Method.RTN, Method.REQUANT)  # methods that round each weight on its own
 BEST_OF = (Order.SENSITIVITY, Order.MIN_PIVOT, Order.HESSIAN)
 
 
@@ -68,8 +70,9 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     if spec.method is Method.OBQ:
         return 4 * ((groups + 2) * d**2 + OBQ_ROWS * d**2)
     # The Hessian, a permuted copy, and the scratch memory of factorizing that copy in place.
-    candidates = len(REFINE) if spec.search is Search.LOSS else 1
-    at_once = min(rows, spec.rows_at_once)
+    candidates = len(REFINE) if spec.search is Search.LOSS and spec.method not in NEAREST else 1
+    one_share = spec.method is Method.REQUANT and spec.search is Search.GOLDEN  # of all rows, which are kept together
+    at_once = rows if one_share else min(rows, spec.rows_at_once)
     # Each candidate holds its errors in float32 and its codes twice; some matrices have the weight's own shape.
     searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
     return 4 * (groups + 1) * d**2 + max(2 * 4 * FACTOR_ROWS * d, searched) + 4 * 4 * rows * d
@@ -181,8 +184,8 @@ def _quantize_group_at_widths(W: Tensor, H: Tensor, specs: Sequence[QuantSpec]) 
         found = []
         for spec in specs:
             grid = _first_grid(live, H, spec)
-            plain = spec.method is Method.RTN
-            found.append((grid, round_to_nearest(live, H, grid) if plain else _solved(live, R, grid, columns, spec)))
+            nearest = spec.method in NEAREST
+            found.append((grid, round_to_nearest(live, H, grid) if nearest else _solved(live, R, grid, columns, spec)))
     finally:
         damping.undo(H)
     return [_measured(W, H, grid, quantized, Order.HESSIAN, damping) for grid, quantized in found]
@@ -230,7 +233,7 @@ def _quantize_rows(
 
     R is the upper factor [d, d] in the only order of `orders` if that was known beforehand, else None.
     """
-    if spec.method is Method.RTN:
+    if spec.method in NEAREST:
         return grid, round_to_nearest(W, H, grid), Order.NONE
     if spec.method is Method.OBQ:
         for columns in orders.values():
@@ -247,6 +250,8 @@ def _quantize_rows(
 
 
 def _first_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
+    if spec.method is Method.REQUANT:
+        return estimated_grid(W, H, spec)
     if spec.search is Search.MINMAX:
         return minmax_grid(W, spec.width, spec.scheme)
     # Round-to-nearest does not compensate errors, so its grid minimizes the plain rounding error.

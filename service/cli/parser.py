@@ -411,6 +411,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         Order,
         QuantSpec,
         Scheme,
+        Search,
         Statistics,
         bounds_of,
     )
@@ -443,6 +444,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
     for name, kind, text in (
         ("--method", Method, "how weights are rounded"),
         ("--order", Order, "in which order the columns of a layer are quantized"),
+        ("--search", Search, "how the range of each row is found"),
         ("--scheme", Scheme, "range of the codes"),
         ("--statistics", Statistics, "how batch normalization is corrected"),
     ):

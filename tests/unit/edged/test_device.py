@@ -107,6 +107,7 @@ WORK = {
     "new statistics": QuantSpec(statistics=Statistics.REESTIMATE, order=Order.ERROR, search=Search.MINMAX),
     "obq": QuantSpec(method=Method.OBQ, bits=4),
     "rtn": QuantSpec(method=Method.RTN),
+    "requant": QuantSpec(method=Method.REQUANT),
 }
 
 

@@ -154,12 +154,14 @@ def test_the_ends_of_a_genuine_resnet20_can_have_their_own_bits(real_data: Path,
 
 def test_a_model_in_integers_is_exported_and_run(task: Task, tmp_path: Path) -> None:
     out, file = tmp_path / "out", tmp_path / "digits.onnx"
-    options = ["--activation-bits", "8", "--method", "rtn", "--bits", "7", "--images", "64"]
+    options = ["--activation-bits", "8", "--method", "requant", "--search", "golden", "--bits", "7", "--images", "64"]
     options += ["--runtime", "onnxruntime"]
     done = edged(tmp_path, "quantize", task.first, "--calib", task.calibration, "--out", out, *SIZE, *options)
     assert done.returncode == 0, done.stderr
     assert re.search(r"bits +7, activations 8\n", done.stdout)
-    assert json.loads((out / "manifest.json").read_text())["activations"]["bits"] == 8
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["activations"]["bits"] == 8
+    assert (manifest["quantization"]["method"], manifest["quantization"]["search"]) == ("requant", "golden")
     assert json.loads((out / "report.json").read_text())["totals"]["activation_bits"] == 8
 
     done = edged(tmp_path, "export", out, "--out", file, "--dynamic-batch", "--json")

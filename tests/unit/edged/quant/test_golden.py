@@ -22,6 +22,7 @@ SPECS = {
     "beam": QuantSpec(bits=4, search=Search.MINMAX, order=Order.NONE, beam=8),
     "obq": QuantSpec(bits=3, search=Search.MSE, method=Method.OBQ),
     "rtn": QuantSpec(bits=4, search=Search.MINMAX, method=Method.RTN),
+    "requant": QuantSpec(bits=3, search=Search.GOLDEN, method=Method.REQUANT),
 }
 DIGESTS = {
     "greedy": "de7033a1b0b4bb2e",
@@ -32,6 +33,7 @@ DIGESTS = {
     "beam": "78caf81239ff0d27",
     "obq": "b49f298bd7230a2e",
     "rtn": "e13544da88c492ce",
+    "requant": "33ad9411801efa28",
 }
 
 

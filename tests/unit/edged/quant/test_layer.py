@@ -15,7 +15,11 @@ ALL_SETTINGS = [
     for bits in (2, 4, 8)
     for scheme in Scheme
     for order in (Order.SENSITIVITY, Order.HESSIAN, Order.NONE)
-] + [QuantSpec(search=search, descent_passes=1, order=Order.BEST) for search in Search]
+] + [
+    QuantSpec(method=method, search=search, descent_passes=1, order=Order.BEST)
+    for search in Search
+    for method in Method
+]
 
 
 def hessian_of(groups: int, d: int, n: int = 200) -> torch.Tensor:
@@ -86,7 +90,7 @@ def test_a_dead_input_changes_no_other_code(order: Order):
     assert found.dead_inputs == 1
 
 
-@pytest.mark.parametrize("method", [Method.FASTOBQ, Method.RTN])
+@pytest.mark.parametrize("method", [Method.FASTOBQ, Method.RTN, Method.REQUANT])
 def test_widths_share_a_factor_and_report_the_loss_of_their_codes(method: Method):
     torch.manual_seed(0)
     weight, H = torch.randn(6, 2, 3, 3), hessian_of(3, 18)
