@@ -85,6 +85,7 @@ class UpdateActions:
             raise NotReadyError(
                 f"the file of update {update_id} is not kept any more; drop {ended.file_name} again{hint}"
             )
+        self._updates.note_retry(update)
         log.warning(
             "update %d of %s (%s) takes the file of update %d again",
             update.id,

@@ -212,9 +212,9 @@ class ClaimQueue:
             if (taken := await self._taken_as(drop, look)) is not None:
                 await self._remove_taken(drop, look, taken)
                 return
-        update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
+        update = await self._create(drop.model, drop.name, drop.size, drop.seen)
         await self._journal_wait(drop.path, update)
-        stages = {"settle": max(0.0, time.time() - drop.seen_at)}
+        stages = {"settle": time.monotonic() - drop.seen}
         self._metrics.stage_duration.labels(drop.model, "settle").observe(stages["settle"])
         await self._updates.advance(update.id, State.SETTLED, stages=stages)
         try:
@@ -316,7 +316,7 @@ class ClaimQueue:
 
     async def _park(self, drop: Drop, code: str, reason: str) -> None:
         """Leave the file in the drop folder, and journal why."""
-        update = await self._create(drop.model, drop.name, drop.size, drop.seen_at)
+        update = await self._create(drop.model, drop.name, drop.size, drop.seen)
         await self._updates.annotate(update.id, code=code, reason=reason)
         self._parked[drop.path] = Parked(drop, update)
         self._count_parked(drop.model)
@@ -324,9 +324,9 @@ class ClaimQueue:
             "update %d of %s (%s) waits in the drop folder: %s", update.id, drop.model, update.file_name, reason
         )
 
-    async def _create(self, model: str, file_name: str, size: int, seen_at: float) -> Update:
-        self._metrics.last_drop.labels(model).set(seen_at)
-        return await self._updates.create(model, file_name, size, seen_at)
+    async def _create(self, model: str, file_name: str, size: int, seen: float) -> Update:
+        self._metrics.last_drop.labels(model).set(time.time() - (time.monotonic() - seen))
+        return await self._updates.create(model, file_name, size, seen)
 
     def _count_parked(self, model: str) -> None:
         self._metrics.drops_held.labels(model).set(self.parked(model))
@@ -398,7 +398,7 @@ class ClaimQueue:
         identity = (name, refusal.size, refusal.code)
         if any((update.file_name, update.file_bytes, update.code) == identity for update in known):
             return
-        update = await self._create(refusal.model, name, refusal.size, time.time())
+        update = await self._create(refusal.model, name, refusal.size, time.monotonic())
         await self._journal_wait(refusal.path, update)
         await self._journal_end(update, State.REJECTED, refusal.code, f"{name}: {refusal.reason}")
 

@@ -49,7 +49,7 @@ class Drop:
         model: Model that it was dropped for.
         path: Path in the drop folder.
         size: Size in bytes.
-        seen_at: Time of its first observation, seconds since 1970.
+        seen: Monotonic time of its first observation, in seconds.
         settled_by: "quiet", "rename" or "sidecar". Only after "quiet" is a wrong checksum final.
         truncated: What is missing of a file that was given up, in words; None if nothing is known to be missing.
         run: Folder of a whole training run that the file was found in; None if it was dropped by itself.
@@ -59,7 +59,7 @@ class Drop:
     model: str
     path: Path
     size: int
-    seen_at: float
+    seen: float
     settled_by: str
     truncated: str | None = None
     run: Path | None = None
@@ -409,13 +409,13 @@ class Watcher:
         if lack is not None:
             self._unchecked.add(path)
         self._reported[path] = self._identity(candidate)
-        seen_at = time.time() - (now - (self._tracker.first_seen(path if file.run is None else file.run.path) or now))
+        seen = self._tracker.first_seen(path if file.run is None else file.run.path)
         self._tracker.forget(path)
         drop = Drop(
             model=candidate.model,
             path=path,
             size=candidate.fingerprint.size,
-            seen_at=seen_at,
+            seen=now if seen is None else seen,
             settled_by="sidecar" if awaited else file.by,  # one that has just appeared may not be complete yet
             truncated=truncated,
             run=None if file.run is None else file.run.path,

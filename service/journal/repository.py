@@ -29,6 +29,8 @@ class UpdateRepository:
         store: Published generations; the journal keeps the update of a generation as long as the generation exists.
         config: Configuration in force; its `history` limits how many ended updates are kept.
         now: Function that returns the time by which ages are judged, in seconds since 1970.
+        wall: Function that returns the seconds since 1970.
+        steady: Function that returns monotonic seconds: the clock may be set while an update is worked on.
 
     Attributes:
         journal: The journal itself, for work that already runs outside the event loop.
@@ -41,12 +43,16 @@ class UpdateRepository:
         store: ModelStore,
         config: CurrentConfig,
         now: Callable[[], float] = time.time,
+        wall: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self.journal = journal
         self._disk = disk
         self._store = store
         self._config = config
         self._now = now
+        self._wall, self._steady = wall, steady
+        self._seen: dict[int, float] = {}  # monotonic, of open updates that began in this process
 
     async def get(self, update_id: int) -> Update:
         """Return an update.
@@ -91,9 +97,29 @@ class UpdateRepository:
         """Return when a file was last dropped and when an update last went live, by model name."""
         return await self._disk(self.journal.last_times)
 
-    async def create(self, model: str, file_name: str, file_bytes: int, dropped_at: float) -> Update:
-        """Begin an update, or continue the one of the same file that was not claimed yet, see `Journal.create`."""
-        return await self._disk(self.journal.create, model, file_name, file_bytes, dropped_at)
+    async def create(self, model: str, file_name: str, file_bytes: int, seen: float) -> Update:
+        """Begin an update, or continue the one of the same file that was not claimed yet, see `Journal.create`.
+
+        Args:
+            model: Model name.
+            file_name: Name of the dropped file.
+            file_bytes: Size of the file in bytes.
+            seen: Monotonic time at which the file was first seen, in seconds.
+        """
+        dropped_at = self._wall() - (self._steady() - seen)
+        update = await self._disk(self.journal.create, model, file_name, file_bytes, dropped_at)
+        if update.dropped_at == dropped_at:  # not one that is continued
+            self._seen[update.id] = seen
+        return update
+
+    def note_retry(self, update: Update) -> None:
+        """Note that an update has just begun with the file of an ended one."""
+        self._seen[update.id] = self._steady()
+
+    def seconds_since_drop(self, update: Update) -> float:
+        """Return how long ago an update's file was first seen; by the wall clock where another process saw it."""
+        seen = self._seen.get(update.id)
+        return max(0.0, self._wall() - update.dropped_at) if seen is None else self._steady() - seen
 
     async def retry_of(self, update_id: int) -> int | None:
         """Return the number of the ended update whose file an update takes again; None for a dropped file."""
@@ -105,6 +131,7 @@ class UpdateRepository:
         """Move an update to `state`, see `Journal.advance`. After a final state, expired updates are forgotten."""
         advanced = await self._disk(self.journal.advance, update_id, state, detail, **fields)
         if is_end(state):
+            self._seen.pop(update_id, None)
             await self.forget_expired()
         return advanced
 

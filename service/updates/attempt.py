@@ -341,9 +341,9 @@ class Attempt:
         await self._records.updates.annotate(update.id, code=None, reason=None)
 
     def _count_live(self) -> None:
-        now, metrics, name = time.time(), self._records.metrics, self._update.model
-        metrics.last_success.labels(name).set(now)
-        metrics.update_duration.labels(name).observe(now - self._update.dropped_at)
+        metrics, name = self._records.metrics, self._update.model
+        metrics.last_success.labels(name).set(time.time())
+        metrics.update_duration.labels(name).observe(self._records.updates.seconds_since_drop(self._update))
 
     async def _probation(self, server: ModelServer) -> Committed | RolledBack:
         resumed = self._update.state is State.LIVE

@@ -350,4 +350,4 @@ def test_a_file_that_was_rejected_is_known_again_and_a_corrected_one_is_taken(tm
 
 
 def drop_of(path: Path) -> Drop:
-    return Drop("m", path, path.stat().st_size, time.time(), "quiet")
+    return Drop("m", path, path.stat().st_size, time.monotonic(), "quiet")

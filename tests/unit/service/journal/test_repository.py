@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -30,9 +31,19 @@ def paths(tmp_path: Path) -> Paths:
     return made
 
 
-def repository(paths: Paths, journal: Journal, disk: Disk) -> UpdateRepository:
+class Clocks:
+    """Clocks of a device, which a test sets."""
+
+    wall, steady = 1e9, 50.0
+
+
+def repository(paths: Paths, journal: Journal, disk: Disk, clocks: type[Clocks] = Clocks) -> UpdateRepository:
     config = CurrentConfig(load_config(paths.root.parent / "edged.yaml"))
-    return UpdateRepository(journal, disk, ModelStore(paths.models), config)
+    return UpdateRepository(
+        *(journal, disk, ModelStore(paths.models), config),
+        wall=lambda: clocks.wall,
+        steady=lambda: clocks.steady,
+    )
 
 
 def test_an_update_that_does_not_exist_is_named(paths: Paths) -> None:
@@ -72,3 +83,39 @@ def test_an_update_is_committed_although_the_expired_ones_cannot_be_removed(
         other.execute("DROP TRIGGER full")
     other.close()
     assert asyncio.run(main()) == (State.COMMITTED, 10)
+
+
+def test_the_time_since_a_drop_follows_no_clock_that_is_set(paths: Paths) -> None:
+    class Device(Clocks):
+        pass
+
+    async def main() -> list[float]:
+        with contextlib.closing(Journal(paths.journal)) as journal, contextlib.closing(Disk()) as disk:
+            updates = repository(paths, journal, disk, Device)
+            update = await updates.create("m", "a.pt", 1, seen=47.0)
+            assert update.dropped_at == 1e9 - 3
+            again = await updates.create("m", "b.pt", 1, seen=47.0)
+            updates.note_retry(again)
+            found = []
+            for Device.wall, Device.steady in ((2e9, 57.0), (0.0, 58.0)):  # the clock is set ahead, then back
+                found += [updates.seconds_since_drop(update), updates.seconds_since_drop(again)]
+            return found
+
+    assert asyncio.run(main()) == [10.0, 7.0, 11.0, 8.0]
+
+
+def test_the_time_since_a_drop_counts_from_the_first_of_two_processes_and_is_never_negative(paths: Paths) -> None:
+    class Device(Clocks):
+        pass
+
+    async def main() -> list[float]:
+        with contextlib.closing(Journal(paths.journal)) as journal, contextlib.closing(Disk()) as disk:
+            await repository(paths, journal, disk, Device).create("m", "a.pt", 1, seen=50.0)
+            restarted = repository(paths, journal, disk, Device)
+            found = []
+            for Device.wall, Device.steady in ((1e9 + 20, 7.0), (1e9 - 20, 8.0)):
+                update = await restarted.create("m", "a.pt", 1, seen=Device.steady)  # the same file is found again
+                found.append(restarted.seconds_since_drop(update))
+            return found
+
+    assert asyncio.run(main()) == [20.0, 0.0]
