@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ from edged.spelling import names_to_choose
 from service.client import DaemonClient
 from service.intake.content import is_checkpoint
 from service.intake.drop_folder import is_ignored, write_beside, write_sidecar
+from service.intake.temporaries import temporary_in
 from service.journal.states import ENDS, State
 from service.journal.update import PAUSED, PINNED
 from service.units import printable
@@ -157,8 +157,7 @@ def _signature(file: Path) -> bytes | None:
 
 
 def _drop(file: Path, folder: Path, with_checksum: bool, signature: bytes | None) -> tuple[str, int]:
-    # Hidden, so that the daemon ignores it; the rename shows it complete.
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"
+    temporary = temporary_in(folder)
     digest, size = hashlib.sha256(), 0
     try:
         source = file.open("rb")

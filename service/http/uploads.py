@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +17,7 @@ from edged.signing.verification import SUFFIX as SIGNATURE_SUFFIX
 from service.http.parameters import ParameterError
 from service.intake.content import is_checkpoint, named
 from service.intake.drop_folder import is_ignored, write_sidecar
+from service.intake.temporaries import temporary_in
 from service.units import format_bytes, printable
 
 _MAX_NAME = 200  # bytes; filesystems allow 255, and names get suffixes
@@ -54,7 +54,7 @@ async def receive(
     limit = (MAX_FILE_BYTES, "the limit of a signature") if is_signature else (max_bytes, "watch.max_bytes")
     if is_ignored(name.removesuffix(SIGNATURE_SUFFIX) or name):
         raise ParameterError(f"{printable(name)} looks like an unfinished file, which the daemon ignores; rename it")
-    temporary = folder / f".{secrets.token_hex(8)}.tmp"  # hidden, so that the daemon ignores it
+    temporary = temporary_in(folder)
     with as_state_error(folder):
         try:
             with await asyncio.to_thread(temporary.open, "xb") as file:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from edged.signing.verification import SUFFIX as SIGNATURE_SUFFIX
 from edged.signing.verification import signature_of
 from service.intake.stability import Fingerprint
+from service.intake.temporaries import temporary_in, temporary_of
 from service.units import format_bytes
 
 SIDECAR_SUFFIX = ".sha256"
@@ -74,7 +74,7 @@ def write_beside(path: Path, data: bytes) -> None:
     Raises:
         OSError: The folder cannot be written.
     """
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")  # hidden, so that the daemon ignores it
+    temporary = temporary_in(path.parent)
     try:
         temporary.write_bytes(data)
         temporary.chmod(0o644)  # the daemon may run as another user
@@ -131,6 +131,7 @@ class Scan:
         folders: Folders in the drop folder that belong to no model (""), and those in the folder of a model.
         missing: Folders that do not exist or cannot be read.
         signatures: Signature files, with the models that they were dropped for.
+        temporaries: Files that edged itself writes, or wrote until it was killed.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -138,6 +139,7 @@ class Scan:
     folders: list[tuple[str, Path]] = field(default_factory=list)
     missing: list[Path] = field(default_factory=list)
     signatures: list[tuple[str, Path]] = field(default_factory=list)
+    temporaries: dict[Path, Fingerprint] = field(default_factory=dict)
 
 
 class DropFolder:
@@ -179,6 +181,8 @@ class DropFolder:
                 scan.missing.append(folder)
                 continue
             scan.signatures += [(model, folder / name) for name in names if name.endswith(SIGNATURE_SUFFIX)]
+            temporaries = {folder / name: temporary_of(folder / name) for name in names}
+            scan.temporaries |= {path: known for path, known in temporaries.items() if known is not None}
             for found in self._look(folder, model, names):
                 if isinstance(found, Candidate):
                     scan.candidates.append(found)

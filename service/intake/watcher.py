@@ -27,6 +27,7 @@ from service.intake.drop_folder import Candidate, DropFolder, Refusal, Scan, sid
 from service.intake.inotify import Watches, is_network_folder
 from service.intake.run_folder import Run, choose, scan_run
 from service.intake.stability import Fingerprint, StabilityTracker
+from service.intake.temporaries import Temporaries
 from service.intake.unclaimed import Unclaimed, no_checkpoint, refused
 from service.intake.writers import being_written
 from service.system.liveness import Liveness, Loop
@@ -171,6 +172,7 @@ class Watcher:
         self._liveness = liveness or Liveness()
         self._reported_rebuilds = 0
         self._tracker = StabilityTracker(options.settle_s, options.settle_max_s)
+        self._temporaries = Temporaries()
         # As it was reported, with its signature if it needs one: another signature makes it a new file.
         self._reported: dict[Path, tuple[Fingerprint, Fingerprint | None]] = {}
         self._refused: set[tuple[Path, int, str]] = set()
@@ -300,6 +302,7 @@ class Watcher:
                 log.warning("no more inotify watches (%s); looking every %.0f s instead", error, self._interval_s())
                 watched = False
         scan = self._folder.scan()
+        self._temporaries.remove_abandoned(scan.temporaries, time.monotonic())
         if scan.missing:
             self._replace_missing()
         else:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from edged.signing.verification import signature_of
 from service.intake import watcher as watcher_module
 from service.intake.drop_folder import DropFolder, Refusal, sidecar_of
 from service.intake.run_folder import note_taken
+from service.intake.temporaries import Temporaries, temporary_in
 from service.intake.watcher import Watcher, WatchOptions
 from tests.support.signing import Signer
 
@@ -645,3 +647,13 @@ async def test_a_file_that_arrives_in_pieces_is_logged_once(tmp_path):
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+@run
+async def test_what_an_upload_left_behind_is_removed(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watcher_module, "Temporaries", partial(Temporaries, abandoned_s=SETTLE_S))
+        async with watching(tmp_path, rescan_s=0.05):
+            abandoned = temporary_in(tmp_path / "m")
+            abandoned.write_bytes(b"half")
+            await until(lambda: not abandoned.exists())
