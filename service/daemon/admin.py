@@ -86,7 +86,8 @@ class Administration:
         holds = self._swapper.holds
         hold = dataclasses.replace(holds.of(model), **changes)
         await holds.put(model, hold)
-        log.warning("model %s: pinned %s, paused %s", model, hold.pinned, hold.paused)
+        words = ("pinned" if hold.pinned else "not pinned", "paused" if hold.paused else "not paused")
+        log.warning("model %s: %s, %s", model, *words)
         if holds.why(model) is None:
             await self._intake.release(model)
         return {"model": model, "generation": self._swapper.generations.current(model), **vars(hold)}

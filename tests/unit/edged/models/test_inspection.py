@@ -50,13 +50,16 @@ def test_a_classifier_is_described(tmp_path):
 
 
 def test_a_detector_is_described(tmp_path):
-    found = inspect_checkpoint(save_tiny(tmp_path / "best.pt")).to_dict()
+    inspection = inspect_checkpoint(save_tiny(tmp_path / "best.pt"))
+    found, lines = inspection.to_dict(), dict(inspection.lines())
     assert (found["architecture"], found["task"], found["class_names"]) == (
         "yolov5",
         "detection",
         ["cat", "dog", "cow"],
     )
     assert (found["key"], found["activation"], found["input"]["size"]) == ("model", "nn.SiLU()", 640)
+    assert lines["input"] == "640 pixels, 3 channels, mean [0.0, 0.0, 0.0], std [1.0, 1.0, 1.0]"
+    assert "stem" not in lines  # its yaml says all of its layers
 
 
 def test_averaged_weights_are_marked_as_averaged(tmp_path):

@@ -50,8 +50,8 @@ MESSAGES = [
     "update 12 of shelf claimed: b.pt, 5 bytes",
     "update 1 of cam is committed",
     "worker of cam: two",
-    "model shelf: pinned True, paused False",
-    "model shelf-2: pinned True, paused False",
+    "model shelf: pinned, not paused",
+    "model shelf-2: pinned, not paused",
 ]
 
 
