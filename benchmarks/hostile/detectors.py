@@ -70,10 +70,10 @@ def _module(
     return instance(name, {"training": False, **groups, **attributes})
 
 
-_TOWER = 10**400
+_TOWER = 10**5000  # more digits than Python converts to text
 _ODD: Mapping[str, Any] = {
-    "10 ** 400": _TOWER,
-    "-10 ** 400": -_TOWER,
+    "10 ** 5000": _TOWER,
+    "-10 ** 5000": -_TOWER,
     "2 ** 63": 1 << 63,
     "1e308": 1e308,
     "infinity": float("inf"),
@@ -117,7 +117,7 @@ def absurd_detectors() -> Iterator[tuple[str, bytes]]:
     yield "a row of 1,000,000 sources", detector({"backbone": _row(list(range(1_000_000)))})
     yield "1,000,000 rows", detector({"backbone": [0] * 1_000_000})
     yield "10,001 classes", detector({"nc": 10_001}, {"names": ["a"] * 10_001})
-    yield "names by a number of 400 digits", detector(model={"names": {0: "a", _TOWER: "b"}})
+    yield "names by a number of 5,000 digits", detector(model={"names": {0: "a", _TOWER: "b"}})
     yield "nn.SiLU( a thousand times", detector({"activation": "nn.SiLU(" * 1000})
     yield "a slope of 1e400", detector({"activation": "nn.LeakyReLU(1e400)"})
     yield "a module of another kind", detector({}, {"yaml": instance("models.yolo.Model", {})})

@@ -150,14 +150,14 @@ def read_checkpoint(
 
 def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, check: Check, copied: bool) -> Checkpoint:
     found = find_state(contents.tree, choice)
-    _refuse_quantized(found.entries)
     network = found.network
-    left_out: tuple[str, ...] = ()
+    left_out = network.left_out if network is not None and network.fits else ()
+    _refuse_quantized({name: value for name, value in found.entries.items() if name not in left_out})
     if network is None or not network.fits:
         entries, problem = strip_prefixes(found.entries), _problem(found, choice)
     else:
         entries = {name: found.entries[stored] for name, stored in network.names.items()}
-        left_out, problem = network.left_out, None
+        problem = None
     state = {name: _read(contents, name, value) for name, value in entries.items()}
     dtypes = _float_types(state)
     checked = _checked_tensors(state, len(data))
@@ -198,6 +198,9 @@ def _without_values(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _refuse_quantized(entries: Mapping[Any, Any]) -> None:
     """Reject a network that is quantized already, with the tool that did it.
 
+    Args:
+        entries: Entries of its state dict, without those that are not of the network, such as a loss's.
+
     Raises:
         CheckpointError: It is one.
     """
@@ -211,14 +214,14 @@ def _refuse_quantized(entries: Mapping[Any, Any]) -> None:
 
 def _problem(found: Found, choice: Choice | None) -> str | None:
     """Return the reason why a state dict is of no network that edged knows; None if its tensors must tell."""
-    shapes = shapes_of(found.entries)
-    computed = reparametrized(shapes)
+    shapes, network = shapes_of(found.entries), found.network
+    computed = reparametrized(shapes if network is None else network.unknown_in_body)
     if computed is not None:
         return computed
     other = other_network(shapes)
     if other is not None:
         return f"it holds {other}, which edged does not know; {ADVICE}"
-    return None if found.network is None else _misfit(found.network, choice)
+    return None if network is None else _misfit(network, choice)
 
 
 def _float_types(state: Mapping[str, Tensor]) -> tuple[str, ...]:

@@ -142,6 +142,12 @@ class Network:
         """Whether the head was found and every tensor of the network is known."""
         return self.head is not None and not self.unknown and not self.heads
 
+    @property
+    def unknown_in_body(self) -> list[str]:
+        """The unknown tensors that are in the same parts of the network as tensors that are known."""
+        parts = {_part(stored, self.prefix) for stored in self.names.values()}
+        return [name for name in self.unknown if _part(name, self.prefix) in parts]
+
 
 def find_networks(shapes: Shapes, head: Sequence[str] = ()) -> list[Network]:
     """Find every ResNet body among tensors, with its head.
@@ -294,6 +300,11 @@ def _near_matrices(layers: Sequence[StoredLayer]) -> frozenset[str]:
     """Return the names of the tensors of linear layers, and of other layers with the same parent as one."""
     parents = {_parent(layer.name) for layer in layers if layer.kind == "linear"}
     return frozenset(name for layer in layers if _parent(layer.name) in parents for name in layer.tensors)
+
+
+def _part(name: str, prefix: str) -> str:
+    """Return the name of a tensor up to the first dot after a prefix."""
+    return name[: len(prefix)] + name[len(prefix) :].partition(".")[0]
 
 
 def _parent(layer: str) -> str | None:

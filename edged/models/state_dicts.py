@@ -235,8 +235,13 @@ def _containers(tree: Any) -> Iterator[tuple[str, Any, Mapping[Any, Any]]]:
         seen.add(id(value))
         yield key, value, held
         if depth < MAX_DEPTH:
-            inner = ((str(name), each) for name, each in held.items() if isinstance(name, str | int))
-            queue += [(f"{key}.{name}" if key else name, each, depth + 1) for name, each in inner]
+            inner = ((name, each) for name, each in held.items() if _is_key(name))
+            queue += [(f"{key}.{name}" if key else str(name), each, depth + 1) for name, each in inner]
+
+
+def _is_key(name: object) -> bool:
+    """Return whether a key can be joined to others by dots: Python cannot write out the largest numbers."""
+    return isinstance(name, str) or (isinstance(name, int) and abs(name) < 1 << 63)
 
 
 def _different(found: list[Found]) -> list[Found]:

@@ -209,7 +209,7 @@ def parse_names(value: object) -> tuple[str, ...]:
     if isinstance(value, dict):
         if all(isinstance(key, str) and _INDEX.fullmatch(key) for key in value):  # from JSON
             value = {int(key): name for key, name in value.items()}
-        if sorted(value, key=str) != sorted(range(len(value)), key=str):
+        if value.keys() != set(range(len(value))):
             raise ArchitectureError("the class names are a dict whose keys are not 0, 1, 2, ...")
         value = [value[index] for index in range(len(value))]
     if not isinstance(value, list | tuple) or len(value) > MAX_CLASSES:

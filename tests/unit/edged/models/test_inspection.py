@@ -125,7 +125,7 @@ def test_mean_and_std_of_images_with_alpha_are_to_be_given(tmp_path, channels, m
     found = inspect_checkpoint(save(tmp_path / "m.pth", CifarResNet(3, 10, channels).state_dict()))
     assert found.to_dict()["input"] == {"size": 32, "resize": 32, "mean": None, "std": None}
     assert f"images have {mode} channels; input needs mean and std of {channels} values" in found.assumptions
-    assert dict(found.lines())["input"] == "32 pixels, mean to be given, std to be given"
+    assert dict(found.lines())["input"] == f"32 pixels, {channels} channels, mean to be given, std to be given"
 
 
 def test_images_of_more_channels_are_rejected_with_what_is_read(tmp_path):

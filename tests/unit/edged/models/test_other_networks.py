@@ -209,6 +209,20 @@ def test_weights_that_are_computed_of_others_get_the_call_that_removes_it(change
         inspect_checkpoint(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("name", ["loss.scale", "criterion.step_size", "metric.act_quant.scale"])
+def test_a_loss_that_has_a_scale_does_not_make_its_network_a_quantized_one(name, tmp_path):
+    torch.save({"state_dict": {**CifarResNet(3).state_dict(), name: torch.ones(1)}}, tmp_path / "m.pt")
+    assert inspect_checkpoint(tmp_path / "m.pt").to_dict()["left_out"] == [name]
+
+
+def test_a_second_head_whose_weights_are_computed_of_others_is_what_fits_nothing(tmp_path):
+    """The network's own weights are as they should be, so there is nothing to remove from its layers."""
+    projector = {"projector.last_layer.weight_g": torch.ones(3, 1), "projector.last_layer.weight_v": torch.ones(3, 64)}
+    torch.save({"state_dict": {**CifarResNet(3).state_dict(), **projector}}, tmp_path / "m.pt")
+    with pytest.raises(ArchitectureError, match=r"tensors that fit nothing: 'projector\.last_layer\.weight_g'"):
+        inspect_checkpoint(tmp_path / "m.pt")
+
+
 @pytest.mark.parametrize(
     ("block", "blocks", "name"),
     [

@@ -193,3 +193,7 @@ def test_dicts_that_hold_each_other_end():
     tree["a"]["b"] = tree
     with pytest.raises(CheckpointError):
         find_state(tree)
+
+
+def test_a_key_of_more_digits_than_python_writes_out_is_passed_over():
+    assert find_state({"names": {10**5000: LAST, "a": "b"}, "model": LAST, -(10**5000): LAST}).key == "model"
