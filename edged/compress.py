@@ -230,7 +230,7 @@ def _with_cluster_affine(found: Compressed, seed: int, listener: ProgressListene
         correction = fit_cluster_affine(quantized, reference, seed)
         held_out = predict(found.model, found.cache, found.cache.held_out, found.batch_size)
         errors = [squared_error(found.reference_logits, logits) for logits in (held_out, correction(held_out))]
-    if errors[1] >= errors[0]:
+    if not errors[1] < errors[0]:  # also where lines through almost equal logits are so steep that they overflow
         return found
     model = shared_copy(found.model)
     setattr(model, cluster_affine.NAME, correction.to(device_of(found.model)).eval())

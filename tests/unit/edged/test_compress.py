@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from edged.calibration.dataset import ImageCache, build_cache
 from edged.compress import Compressed, compress
 from edged.errors import ArchitectureError
 from edged.models.architecture import Architecture
+from edged.models.cluster_affine import ClusterAffine
 from edged.models.layers import quantizable_layers
 from edged.models.registry import load_model
 from edged.progress import SilentListener
@@ -119,6 +120,17 @@ def test_logits_are_transformed_only_if_that_helps(model: nn.Module, cache: Imag
 
 def test_a_transformation_helps_at_2_bits(model: nn.Module, cache: ImageCache):
     assert compress(model, cache, QuantSpec(bits=2, cluster_affine=True)).corrected_share is not None
+
+
+def test_a_transformation_whose_error_is_not_a_number_is_not_kept(
+    model: nn.Module, cache: ImageCache, monkeypatch: pytest.MonkeyPatch
+):
+    def overflowed(quantized: Tensor, reference: Tensor, seed: int) -> ClusterAffine:
+        found = ClusterAffine.empty(1, quantized.shape[1])
+        return ClusterAffine(*(torch.full_like(value, torch.nan) for value in found.buffers()))
+
+    monkeypatch.setattr("edged.compress.fit_cluster_affine", overflowed)
+    assert compress(model, cache, QuantSpec(bits=2, cluster_affine=True)).corrected_share is None
 
 
 def test_a_detector_has_no_logits_to_transform(tmp_path: Path, caplog: pytest.LogCaptureFixture):
