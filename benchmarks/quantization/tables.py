@@ -61,7 +61,10 @@ def document(results: Results, machine: str, figure: str = "") -> str:
         figure: Name of the plot in the folder of the page, without suffix.
     """
     parts = [f"# Accuracy\n\n`{COMMAND}`" + (f" on {machine}." if machine else ".")]
-    parts.append("1,024 calibration images, a tenth of them held out; all layers at the same width.")
+    parts.append(
+        "1,024 calibration images, a tenth of them held out; all layers at the same width. Widths for each layer are in"
+        " [mixed-precision.md](mixed-precision.md), with accuracy against bytes."
+    )
     if figure:
         parts.append(f"![Points of top-1 lost, by bits]({figure}.svg)")
     parts.append(goals_section(goals(results)))

@@ -235,6 +235,7 @@ class _Choice:
             "mean": sum(bits * count for bits, count in zip(each, weights, strict=True)) / sum(weights),
             "error": found.allocation.cost,
             "bound": found.allocation.bound,
+            "frontier": self._frontier(),
             "tries": tries,
             "layers": [
                 {
@@ -248,6 +249,17 @@ class _Choice:
                 for name, layer in self._measured.items()
             ],
         }
+
+    def _frontier(self) -> dict[str, list[dict[str, Any]]]:
+        """Return bytes and error of each width for all layers, and of the choice with the same bytes at most."""
+        uniform, chosen = [], []
+        for bits in WIDTHS:
+            widths = {name: layer.fixed or bits for name, layer in self._measured.items()}
+            error = sum(layer.errors[widths[name]] for name, layer in self._measured.items())
+            uniform.append({"bits": bits, "bytes": self._sizes(widths), "error": error})
+            found = self.within(self._sizes(widths))
+            chosen.append({"bytes": found.bytes, "error": found.allocation.cost})
+        return {"uniform": uniform, "chosen": chosen}
 
 
 def _options(layer: LayerSensitivity) -> list[Option]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 JSON = Mapping[str, Any]
+Mark = tuple[str, float, float]  # name, bytes, error
 
 HEAD = ("Layer", "Weights", "Bits", "Error of the outputs", "With one bit less", "With one bit more")
 
@@ -51,6 +52,24 @@ def tries(report: JSON) -> str | None:
     """
     tried = (report.get("chosen_bits") or {}).get("tries") or []
     return ", ".join(f"{entry['bytes']} bytes lose {entry['drop']:+.2f}" for entry in tried) or None
+
+
+def frontier(report: JSON) -> list[tuple[str, list[Mark]]]:
+    """Return curves of the error by bytes: one width for all layers, bits for each layer, and the artifact itself.
+
+    Args:
+        report: Contents of report.json.
+
+    Returns:
+        For each curve its name and its marks; none where bits were given for all alike.
+    """
+    chosen: JSON = report.get("chosen_bits") or {}
+    known: JSON = chosen.get("frontier") or {}
+    if not known:
+        return []
+    uniform = [(f"{each['bits']} bits in all layers", each["bytes"], each["error"]) for each in known["uniform"]]
+    others = [("bits for each layer", each["bytes"], each["error"]) for each in known["chosen"]]
+    return [("uniform", uniform), ("auto", others), ("artifact", [("this artifact", chosen["bytes"], chosen["error"])])]
 
 
 def _chosen(entry: JSON) -> Chosen:

@@ -1,4 +1,4 @@
-"""Charts as SVG: bars, lines and spans of time. Pure."""
+"""Charts as SVG: bars, lines, curves and spans of time. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ _LETTER = 6.5  # approximate width of a letter
 _GAP_S = 30.0  # samples that are further apart are not joined by a line
 _BARS_WIDTH, _BARS_LEFT, _BARS_BASE = 1200.0, 64.0, 118.0  # of a chart of bars: its names are below the bars
 _WIDEST, _NARROWEST = 28.0, 1.0  # of a bar
+_DOT = 2.6  # radius of a mark on a curve
 _ROUND = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10)
 _NAME_STEP, _NAME_LETTER, _LONGEST_NAME = 11.0, 5.6, 22  # width of a name on its side; letters that are shown of one
 
 Point = tuple[float, "float | None"]
+Mark = tuple[str, float, float]  # name, place on the horizontal axis, height
 
 
 def bars(values: Sequence[tuple[str, float]], label: str) -> Html:
@@ -139,6 +141,77 @@ def lines(
     )
     left, right = ticks or (f"{span_s / 60:.0f} min ago", "now")
     return _chart(label, _grid(_LEFT, _WIDTH, _HEIGHT - _BOTTOM, most, unit), left, right, join([ground, drawn]))
+
+
+def curves(
+    series: Sequence[tuple[str, Sequence[Mark]]],
+    units: tuple[Callable[[float], str], Callable[[float], str]],
+    label: str,
+) -> Html:
+    """Draw a line with a dot at each mark for each series, heights on a logarithmic axis.
+
+    Args:
+        series: CSS class and marks of each line. Marks are joined in order of their place; those without a positive
+            height are left out.
+        units: Functions that format a place and a height.
+        label: Description of the chart for screen readers.
+    """
+    kept = [(name, sorted((m for m in marks if m[2] > 0), key=lambda mark: mark[1])) for name, marks in series]
+    places = [place for _, marks in kept for _, place, _ in marks] or [0.0]
+    heights = [math.log10(height) for _, marks in kept for _, _, height in marks] or [0.0]
+    (left, right), (low, high) = (min(places), max(places)), (math.floor(min(heights)), math.ceil(max(heights)))
+    tall = max(high - low, 1)
+
+    def at(mark: Mark) -> tuple[float, float]:
+        across = (mark[1] - left) / (right - left or 1.0)
+        return _LEFT + _DOT + across * (_WIDTH - _LEFT - 2 * _DOT), _y((math.log10(mark[2]) - low) / tall)
+
+    drawn = (_curve(name, [(mark, *at(mark)) for mark in marks], units) for name, marks in kept if marks)
+    grid = _decades(low, low + tall, units[1])
+    return _chart(label, grid, units[0](left), units[0](right), join(drawn))
+
+
+def _curve(
+    name: str,
+    placed: Sequence[tuple[Mark, float, float]],
+    units: tuple[Callable[[float], str], Callable[[float], str]],
+) -> Html:
+    dots = (
+        fill(
+            '<circle class="dot {name}" cx="{x}" cy="{y}" r="{radius}">'
+            "<title>{text}: {place}, {height}</title></circle>",
+            name=name,
+            x=f"{x:.1f}",
+            y=f"{y:.1f}",
+            radius=f"{_DOT:g}",
+            text=text,
+            place=units[0](place),
+            height=units[1](height),
+        )
+        for (text, place, height), x, y in placed
+    )
+    path = " ".join(f"{x:.1f},{y:.1f}" for _, x, y in placed)
+    line = fill('<polyline class="line {name}" points="{path}"/>', name=name, path=path)
+    return join([line, *dots])
+
+
+def _decades(low: int, high: int, unit: Callable[[float], str]) -> Html:
+    """Return the lines at the bottom, the middle and the top of a logarithmic axis, at powers of ten."""
+    powers = sorted({low, (low + high) // 2, high})
+    return join(
+        fill(
+            '<line class="{kind}" x1="{left}" y1="{y}" x2="{right}" y2="{y}"/>'
+            '<text class="tick end" x="{before}" y="{base}">{value}</text>',
+            kind="axis" if power == low else "grid",
+            left=f"{_LEFT:.0f}",
+            right=f"{_WIDTH:.0f}",
+            y=f"{_y((power - low) / (high - low)):.1f}",
+            before=f"{_LEFT - 6:.0f}",
+            base=f"{_y((power - low) / (high - low)) + 4:.1f}",
+            value=unit(10.0**power),
+        )
+        for power in powers
+    )
 
 
 def spans(rows: Sequence[tuple[str, float, float]], label: str) -> Html:

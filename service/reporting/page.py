@@ -12,9 +12,9 @@ from typing import Any
 
 from service.journal.states import WORKER_STAGES
 from service.reporting.bits import HEAD as BITS_HEAD
-from service.reporting.bits import Chosen, chosen_bits
+from service.reporting.bits import Chosen, Mark, chosen_bits, frontier
 from service.reporting.candidates import HEAD, Candidate, candidates
-from service.reporting.charts import bars, lines, spans
+from service.reporting.charts import bars, curves, lines, spans
 from service.reporting.facts import (
     Layer,
     Memory,
@@ -69,6 +69,9 @@ _PAGE = """<!doctype html>
 _WIDE = """<figure class="wide"><figcaption>{caption}</figcaption>
 <div class="scroll" tabindex="0" role="region" aria-label="{caption}">{chart}</div></figure>"""
 _FIGURE = "<figure><figcaption>{caption}</figcaption>{chart}</figure>"
+_FRONTIER = """<figure><figcaption>Error of the outputs by bytes of the weights, measured a layer at a time and added:
+<span class="key uniform">one width for all layers</span> <span class="key auto">bits for each layer</span>
+<span class="key artifact">this artifact</span></figcaption>{chart}</figure>"""
 _TABLE = """<details><summary>{label}</summary><div class="scroll" tabindex="0" role="region" aria-label="{label}">
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></details>"""
 _CANDIDATES = """<section aria-labelledby="candidates"><h2 id="candidates">Candidates to serve</h2>
@@ -100,7 +103,7 @@ def render(data: JSON) -> str:
         facts=join(fill("<div><dt>{name}</dt><dd>{value}</dd></div>", name=n, value=v) for n, v in facts(data)),
         course=_course(data),
         candidates=if_whole("the candidates", lambda: _candidates(candidates(totals_of(data))), _DAMAGED),
-        layers=if_whole("the layers", lambda: _layers(layers(data), chosen_bits(data.get("report") or {})), _DAMAGED),
+        layers=if_whole("the layers", lambda: _layers(data), _DAMAGED),
         predictions=if_whole("the predictions", lambda: predictions(data.get("predictions") or {}), _DAMAGED),
     )
 
@@ -167,9 +170,12 @@ def _candidates(listed: Sequence[Candidate]) -> Html:
     return fill(_CANDIDATES, head=_head(HEAD), rows=join(_row(candidate) for candidate in listed))
 
 
-def _layers(quantized: Sequence[Layer], chosen: Sequence[Chosen]) -> Html:
+def _layers(data: JSON) -> Html:
+    quantized: Sequence[Layer] = layers(data)
     if not quantized:
         return _NOTHING
+    report: JSON = data.get("report") or {}
+    chosen: Sequence[Chosen] = chosen_bits(report)
     count, worst = len(quantized), worst_first(quantized)[0]
     losses = bars(
         [(layer.name, layer.relative_loss) for layer in quantized],
@@ -181,6 +187,8 @@ def _layers(quantized: Sequence[Layer], chosen: Sequence[Chosen]) -> Html:
         fill(_WIDE, caption="Loss of each layer, as a share of its output's energy", chart=losses),
         fill(_WIDE, caption="Bits of each layer's weights", chart=bits),
     ]
+    if known := frontier(report):
+        charts.append(_frontier(known))
     rows = (
         (layer.name, layer.kind, layer.size, layer.bits, f"{layer.relative_loss:.3g}", layer.order, layer.images)
         for layer in quantized
@@ -190,6 +198,15 @@ def _layers(quantized: Sequence[Layer], chosen: Sequence[Chosen]) -> Html:
     if chosen:
         tables.append(_table("Why these bits", BITS_HEAD, chosen))
     return fill(_LAYERS, charts=join(charts), table=join(tables))
+
+
+def _frontier(known: Sequence[tuple[str, Sequence[Mark]]]) -> Html:
+    """Draw the error of the outputs against the bytes of the weights, for one width in all layers and for several."""
+    marks = dict(known)
+    (_, size, error) = marks["artifact"][0]
+    label = f"Error of the outputs by bytes of the weights; this artifact takes {format_bytes(size)} at {error:.2g}"
+    chart = curves(known, (format_bytes, lambda value: f"{value:.2g}"), label)
+    return fill(_FRONTIER, chart=chart)
 
 
 def _table(label: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:

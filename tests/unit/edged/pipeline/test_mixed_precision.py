@@ -114,6 +114,20 @@ def test_the_choice_beats_one_width_of_the_same_bytes(compressor: Compressor) ->
     assert chosen(compressor, size_limit=fixed + bytes_of_three)["error"] < 0.9 * error_of_three
 
 
+def test_the_report_compares_one_width_with_the_choice_of_the_same_bytes(
+    compressor: Compressor, tmp_path: Path
+) -> None:
+    report = chosen(compressor, size_limit=45_000)
+    uniform, others = report["frontier"]["uniform"], report["frontier"]["chosen"]
+    assert [each["bits"] for each in uniform] == [2, 3, 4, 5, 6, 7, 8]
+    assert uniform[1]["bytes"] == written_bytes(compressor(QuantSpec(bits=3, **PLAIN)), tmp_path)
+    assert uniform[1]["error"] == pytest.approx(sum(layer["errors"]["3"] for layer in report["layers"]))
+    for one, other in zip(uniform, others, strict=True):
+        assert other["bytes"] <= one["bytes"]
+        assert other["error"] <= one["error"] * (1 + 1e-9)
+    assert others[2]["error"] < 0.9 * uniform[2]["error"]
+
+
 def test_the_same_images_give_the_same_bits_and_codes(model: nn.Module, cache: ImageCache) -> None:
     first, second = (compressor_of(model, cache)(spec_of(size_limit=45_000)) for _ in range(2))
     assert first.chosen_bits == second.chosen_bits

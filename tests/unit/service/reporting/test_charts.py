@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.reporting.charts import bars, ceiling, lines, spans
+from service.reporting.charts import bars, ceiling, curves, lines, spans
 
 
 def numbers(pattern, markup):
@@ -89,3 +89,28 @@ def test_bands_are_behind_the_line_and_named_if_there_is_room():
     assert re.findall(r">(\w*)</text>", chart)[-3:] == ["a", "", "quantize"]
     assert chart.index('class="band') < chart.index('class="line')
     assert ">100 s<" in chart
+
+
+def dots(chart, name):
+    found = re.findall(rf'<circle class="dot {name}" cx="([\d.]+)" cy="([\d.]+)" r="[\d.]+"><title>([^<]*)', chart)
+    return [(float(x), float(y), text) for x, y, text in found]
+
+
+def test_curves_have_a_dot_at_each_mark_and_logarithmic_heights():
+    first = ("a", [("<last>", 300.0, 0.01), ("one", 100.0, 1.0), ("two", 200.0, 0.1), ("exact", 250.0, 0.0)])
+    chart = curves([first, ("b", [("other", 300.0, 0.1)]), ("c", [])], ("{:.0f} B".format, "{:g}".format), "Errors")
+    (one, two, last), (other,) = dots(chart, "a"), dots(chart, "b")
+    assert [text for *_, text in (one, two, last)] == ["one: 100 B, 1", "two: 200 B, 0.1", "&lt;last&gt;: 300 B, 0.01"]
+    assert two[0] - one[0] == pytest.approx(last[0] - two[0])
+    assert two[1] - one[1] == pytest.approx(last[1] - two[1])
+    assert two[1] > one[1]  # downwards
+    assert other[:2] == (last[0], two[1])
+    (path,) = re.findall(r'class="line a" points="([^"]*)"', chart)
+    assert path == " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in (one, two, last))
+    axes = re.findall(r'class="tick[^>]*>([^<]*)<', chart)
+    assert axes == ["0.01", "0.1", "1", "100 B", "300 B"]
+
+
+def test_a_single_mark_is_a_curve():
+    chart = curves([("a", [("only", 5.0, 1.0)])], (str, str), "Errors")
+    assert [text for *_, text in dots(chart, "a")] == ["only: 5.0, 1.0"]

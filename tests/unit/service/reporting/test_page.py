@@ -76,6 +76,20 @@ def test_every_chart_has_a_description():
     ]
 
 
+def test_bits_for_each_layer_are_drawn_by_what_they_cost():
+    data = data_of()
+    known = {
+        "uniform": [{"bits": 2, "bytes": 900, "error": 0.5}, {"bits": 3, "bytes": 1200, "error": 0.125}],
+        "chosen": [{"bytes": 900, "error": 0.25}, {"bytes": 1200, "error": 0.0625}],
+    }
+    data["report"]["chosen_bits"] = {"bytes": 1000, "error": 0.2, "frontier": known, "layers": []}
+    page = render(data)
+    label = "Error of the outputs by bytes of the weights; this artifact takes 1000 B at 0.2"
+    assert label in [tag["aria-label"] for tag in tags(page, "svg") if "aria-label" in tag]
+    assert [tag["class"] for tag in tags(page, "circle")] == ["dot uniform"] * 2 + ["dot auto"] * 2 + ["dot artifact"]
+    assert "<title>3 bits in all layers: 1.2 KiB, 0.12</title>" in page
+
+
 def test_memory_is_divided_into_stages():
     page = render(data_of())
     bands = re.findall(r'<rect class="band \w+" x="([\d.]+)" .*?width="([\d.]+)".*?<title>(\w+)</title>', page)
