@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import load, save
 
 from edged.calibration.images import normalize
 from edged.errors import ArtifactError
@@ -117,8 +117,8 @@ def record(executor: Executor, cache: ImageCache) -> Warmup:
 
 def save_warmup(path: Path, warmup: Warmup) -> dict[str, Any]:
     """Write warmup.safetensors, neither atomically nor synced, and return the manifest's entry for it."""
-    save_file({"pixels": warmup.pixels, "outputs": warmup.outputs}, path)
-    data = path.read_bytes()
+    data = save({"pixels": warmup.pixels, "outputs": warmup.outputs})
+    path.write_bytes(data)
     return {
         "sha256": hashlib.sha256(data).hexdigest(),
         "bytes": len(data),

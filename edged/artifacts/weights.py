@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from edged.errors import ArtifactError, EdgedError
@@ -64,7 +64,8 @@ def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Map
     tensors |= rest
     # Cloned, because safetensors rejects tensors that share memory.
     owned = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(owned, path, metadata={_KEY: json.dumps(layout)})
+    # `save_file` would make it readable by nobody else, unlike the other files of the artifact.
+    path.write_bytes(save(owned, metadata={_KEY: json.dumps(layout)}))
 
 
 def stored_bytes(state: Mapping[str, Tensor], bits: Mapping[str, int]) -> int:

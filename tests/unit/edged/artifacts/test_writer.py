@@ -16,6 +16,12 @@ def test_the_folder_has_three_files_and_nothing_is_left_next_to_it(written: Path
     assert list(written.parent.iterdir()) == [written]
 
 
+def test_whoever_may_read_one_file_may_read_all(written: Path) -> None:
+    plain = written.parent / "plain"
+    plain.touch()
+    assert {(written / name).stat().st_mode for name in FILES} == {plain.stat().st_mode}
+
+
 def test_the_writer_adds_sizes_to_the_report(written: Path) -> None:
     totals = json.loads((written / "report.json").read_text())["totals"]
     size = (written / "weights.safetensors").stat().st_size
