@@ -3,7 +3,7 @@
 Each network is quantized once by recipe `balanced`; its logits on the test images are then counted as they are and
 transformed. Requires EDGED_DATA. Usage:
 
-    python -m benchmarks.cluster_affine [--networks resnet20,...] [--bits 4 3 2] [--out docs/cluster_affine.md]
+    python -m benchmarks.cluster_affine [--networks resnet20,...] [--bits 4 3 2] [--out docs/cluster-affine.md]
 """
 
 from __future__ import annotations
