@@ -115,6 +115,7 @@ def run(options: argparse.Namespace, interruption: Interruption) -> None:
         if not options.keep:
             show_next(address, config)
     if options.keep:
+        print("it is started again, to run on after this program")
         process = start(config)
         kept.remember(kept.PID_FILE, process.pid, config)
         show_next(wait_until_ready(config, process), config, "make demo-stop")
