@@ -51,6 +51,18 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
     return Accuracy(top1, top5, count)
 
 
+def top1_hits(logits: Tensor, labels: Tensor) -> list[bool]:
+    """Return for each image whether its label has the largest logit, as `accuracy` counts it.
+
+    Args:
+        logits: Logits [n, classes]. Not modified.
+        labels: Class indices, int64 [n]. Not modified.
+    """
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices[:, 0]
+    found: list[bool] = (best == labels.to(best.device)).tolist()
+    return found
+
+
 def predict(
     model: nn.Module,
     cache: ImageCache,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ Flags = npt.NDArray[np.bool_]
 THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
 RECALLS: Floats = np.linspace(0, 1, 101)
 MAX_PER_CLASS = 100  # boxes of one class in one image that count, as in COCO's evaluation
+GROUPS = 20  # groups of images that are left out in turn
 
 
 @dataclass(frozen=True)
@@ -127,20 +128,70 @@ def average_precision(
     Raises:
         CalibrationError: There are no labeled boxes, or the arguments differ in length.
     """
+    matched = _matched(found, labels, sizes)
+    average = _mean_average(matched) * 100
+    images = sum(truth is not None for truth in labels)
+    total = sum(image.total for each in matched.values() for image in each.values())
+    return Precision(float(average[0]), float(average.mean()), images, total)
+
+
+def average_precision_without(
+    found: Sequence[Detections], labels: Sequence[Boxes | None], sizes: Sequence[tuple[int, int]], groups: int = GROUPS
+) -> list[float]:
+    """Score detections without each group of images in turn, from which the standard error of mAP50-95 follows.
+
+    Args:
+        found: Detections of each image, boxes in pixels.
+        labels: Labeled boxes of each image; None for an image that is left out.
+        sizes: Width and height of each image, in pixels.
+        groups: Number of groups, at most; image i belongs to group i modulo this number.
+
+    Returns:
+        mAP50-95 in percent without each group, of those that leave a labeled box.
+
+    Raises:
+        CalibrationError: There are no labeled boxes, or the arguments differ in length.
+    """
+    matched = _matched(found, labels, sizes)
+    values = []
+    for group in range(min(groups, len(found))):
+        rest = {
+            kind: {image: each for image, each in images.items() if image % groups != group}
+            for kind, images in matched.items()
+        }
+        labeled = {kind: images for kind, images in rest.items() if any(each.total for each in images.values())}
+        if labeled:
+            values.append(float(_mean_average(labeled).mean()) * 100)
+    return values
+
+
+def _matched(
+    found: Sequence[Detections], labels: Sequence[Boxes | None], sizes: Sequence[tuple[int, int]]
+) -> dict[int, dict[int, _Matched]]:
+    """Return for each class that is labeled somewhere what was matched, by the index of the image.
+
+    Raises:
+        CalibrationError: There are no labeled boxes, or the arguments differ in length.
+    """
     if not len(found) == len(labels) == len(sizes):
         raise CalibrationError(f"cannot score {len(found)} images against {len(labels)} labels; give one for each")
-    rows = [(seen, truth, size) for seen, truth, size in zip(found, labels, sizes, strict=True) if truth is not None]
-    classes = sorted({kind for _, truth, _ in rows for kind in truth.classes.tolist()})
+    classes = sorted({kind for truth in labels if truth is not None for kind in truth.classes.tolist()})
     if not classes:
         raise CalibrationError("the labels have no boxes; label some images to measure mAP")
-    matched: dict[int, list[_Matched]] = {kind: [] for kind in classes}
-    for seen, truth, size in rows:
+    matched: dict[int, dict[int, _Matched]] = {kind: {} for kind in classes}
+    for index, (seen, truth, size) in enumerate(zip(found, labels, sizes, strict=True)):
+        if truth is None:
+            continue
         boxes, kinds = truth.in_pixels(*size).numpy(), truth.classes.numpy()
         for kind in {*kinds.tolist(), *seen.classes.tolist()} & matched.keys():
-            matched[kind].append(_match(seen, boxes[kinds == kind], kind))
-    average = np.mean([_averages(matched[kind]) for kind in classes], axis=0) * 100
-    total = sum(len(truth.classes) for _, truth, _ in rows)
-    return Precision(float(average[0]), float(average.mean()), len(rows), total)
+            matched[kind][index] = _match(seen, boxes[kinds == kind], kind)
+    return matched
+
+
+def _mean_average(matched: Mapping[int, Mapping[int, _Matched]]) -> Floats:
+    """Return the mean over classes of the average precision at each IoU threshold [thresholds], from 0 to 1."""
+    average: Floats = np.mean([_averages(list(images.values())) for images in matched.values()], axis=0)
+    return average
 
 
 def agreement(reference: Sequence[Detections], found: Sequence[Detections]) -> float:

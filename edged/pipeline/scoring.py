@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import read_labels
 from edged.errors import UsageError
 from edged.evaluation.class_names import name_difference
-from edged.evaluation.classification import accuracy, predict
-from edged.evaluation.detection import average_precision, detect_all
+from edged.evaluation.classification import accuracy, predict, top1_hits
+from edged.evaluation.detection import average_precision, average_precision_without, detect_all
+from edged.evaluation.standard_errors import Sample, sample_of_groups, sample_of_hits
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.models.registry import Architecture
 from edged.pipeline.engine import EngineNetwork
@@ -202,7 +203,9 @@ def _with_options(origin: str, options: Mapping[str, Any]) -> str:
     return f"{given}, otherwise {origin}" if given else origin
 
 
-def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressListener) -> dict[str, Any]:
+def score(
+    network: Scorable, cache: ImageCache, data: Path, listener: ProgressListener, with_sample: bool = False
+) -> dict[str, Any]:
     """Measure top-1 and top-5, or a detector's mAP50 and mAP50-95, over all images of a cache.
 
     Args:
@@ -210,6 +213,8 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
         cache: Decoded images of `data`.
         data: A folder of images per class, in the order of the logits; for a detector images with YOLO labels.
         listener: Receives the stage "predict" and the number of images that are done.
+        with_sample: Whether to add "sample", from which `edged.evaluation.standard_errors` computes the standard error
+            of top-1 or of mAP50-95, and of its difference to that of another network.
 
     Returns:
         "top1" and "top5", or "map50", "map50_95" and "boxes" (labeled boxes), in percent; and "images" (measured),
@@ -229,10 +234,11 @@ def score(network: Scorable, cache: ImageCache, data: Path, listener: ProgressLi
     # Convolutions of a CPU run faster on this layout. An engine has its own.
     model = full.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
     measure = _accuracy if architecture.plan is None else _precision
-    measured, labels = measure(model, architecture, cache, data, listener)
+    measured, sample, labels = measure(model, architecture, cache, data, listener)
     return {
         "images": len(cache),
         **measured,
+        **({"sample": sample()} if with_sample else {}),
         "skipped": len(cache.skipped),
         "skipped_images": [vars(entry) for entry in cache.skipped],
         "task": architecture.task,
@@ -263,7 +269,7 @@ def _named_differently(network: Scorable, cache: ImageCache, data: Path) -> list
 
 def _accuracy(
     model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
-) -> tuple[dict[str, Any], object]:
+) -> tuple[dict[str, Any], Callable[[], Sample], object]:
     classes, outputs = len(cache.classes), architecture.num_classes
     if classes != outputs:
         raise UsageError(
@@ -273,13 +279,15 @@ def _accuracy(
     labels = cache.labels_of(indices)
     assert labels is not None  # noqa: S101 - there are classes
     with listener.stage("predict"):
-        result = accuracy(predict(model, cache, indices, listener=listener), labels)
-    return {"top1": result.top1, "top5": result.top5}, labels.tolist()
+        logits = predict(model, cache, indices, listener=listener)
+        result = accuracy(logits, labels)
+    scores = {"top1": result.top1, "top5": result.top5}
+    return scores, lambda: sample_of_hits(top1_hits(logits, labels)), labels.tolist()
 
 
 def _precision(
     model: nn.Module, architecture: Architecture, cache: ImageCache, data: Path, listener: ProgressListener
-) -> tuple[dict[str, Any], object]:
+) -> tuple[dict[str, Any], Callable[[], Sample], object]:
     assert architecture.plan is not None  # noqa: S101 - a detector
     labels = read_labels(cache.root, cache.files)
     if labels is not None:
@@ -297,4 +305,4 @@ def _precision(
         result = average_precision(detections, labels.boxes, cache.sizes)
     scores = {"map50": result.map50, "map50_95": result.map50_95, "boxes": result.boxes, "images": result.images}
     known = [None if boxes is None else [boxes.classes.tolist(), boxes.boxes.tolist()] for boxes in labels.boxes]
-    return scores, known
+    return scores, lambda: sample_of_groups(average_precision_without(detections, labels.boxes, cache.sizes)), known

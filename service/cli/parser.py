@@ -329,11 +329,11 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--bits", type=int, nargs="+", choices=bits, default=[4], metavar=f"{bits[0]}..{bits[-1]}", help=text
     )
-    text = "also measure the tools of others that are installed: Brevitas, and at 8 bits NNCF and quantize_static"
+    text = "also measure the tools of others: Brevitas, AIMET, and at 8 bits NNCF and quantize_static"
     parser.add_argument("--peers", action="store_true", help=text)
     text = (
         "most optimization steps of each layer or block; default: as many as in each method's paper (AdaRound 10000,"
-        " BRECQ 20000, AdaQuant 100, bit-split 10 rounds)"
+        " BRECQ 20000, AdaQuant 100, bit-split 10 rounds; AIMET 15000)"
     )
     parser.add_argument("--iterations", type=_number, metavar="N", help=text)
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of every random choice (0)")

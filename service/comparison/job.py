@@ -14,11 +14,12 @@ FULL_PRECISION = "full precision"
 COMPARATORS = ("rtn", "bias-correction", "adaquant", "adaround", "bit-split", "brecq", "obq")
 METHODS = (*COMPARATORS, "paper", *(name for name in RECIPES if name != "paper"))
 DEFAULT_METHODS = tuple(name for name in METHODS if name != "best")
-PEERS_OF_WEIGHTS = ("brevitas-gptq", "brevitas-qronos")
+PEERS_OF_WEIGHTS = ("brevitas-gptq", "brevitas-qronos", "aimet-adaround")
 # Peers that quantize weights and activations, to 8 bits only.
 PEERS_OF_INTEGERS = ("quantize-static", "nncf")
 PEERS = (*PEERS_OF_WEIGHTS, *PEERS_OF_INTEGERS)
 INTEGER_BITS = 8
+REFERENCE = "balanced"  # the method whose score the others are compared with
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from edged.calibration.dataset import ImageCache
 from edged.calibration.places import EVALUATE
 from edged.comparators.method import Options
 from edged.comparators.network import COMPARATORS, quantize_with
-from edged.comparators.peers.peer import open_peer
+from edged.comparators.peers.peer import Peer, open_peer, versions_of
 from edged.compress import compress
 from edged.device import device_of, moved, synchronize
 from edged.evaluation.classification import predict
@@ -44,6 +44,7 @@ from service.worker.pipeline import decode_images, set_up_torch
 
 BATCH = 64
 PASSES, SHORT_S = 3, 10.0
+_SCORES = ("top1", "top5", "map50", "map50_95", "images", "sample")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 Quantize = Callable[[], nn.Module]
 
@@ -81,10 +82,10 @@ def measure(job: Measurement, listener: ProgressListener) -> dict[str, Any]:
         listener: Receives the stages and their progress.
 
     Returns:
-        The row, in plain JSON types: "method", "bits", "activation_bits", "iterations", "seconds", "passes",
-        "cpu_seconds", "cpu_passes", "forward_seconds", "added_bytes", and "score" with what
-        `edged.pipeline.scoring.score` returns. "machine" and "identity" say what was measured where: rows can be
-        compared if both are the same.
+        The row, in plain JSON types: "method", "bits", "activation_bits", "versions" (of a peer's packages),
+        "iterations", "seconds", "passes", "cpu_seconds", "cpu_passes", "forward_seconds", "added_bytes", and "score"
+        with what `edged.pipeline.scoring.score` returns. "machine" and "identity" say what was measured where: rows
+        can be compared if both are the same.
 
     Raises:
         EdgedError: The checkpoint or the images cannot be used, or the method failed.
@@ -96,24 +97,27 @@ def measure(job: Measurement, listener: ProgressListener) -> dict[str, Any]:
     network = sound_network(network, calibration, Gates.none(), device)
     # Convolutions of a CPU run faster on this layout, in every method.
     model = network.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    quantize, activation_bits = _method(job, network, model, calibration, listener)
+    torch.manual_seed(job.seed)  # of methods without a generator of their own
+    with listener.stage("import"):
+        peer = open_peer(job.method, job.bits, BATCH, job.iterations) if job.method in PEERS else None
+    quantize, iterations = _method(job, peer, network, model, calibration, listener)
     with listener.stage("quantize"), memory_errors_of(device):
         cost = _cost(quantize, model, calibration, device)
     scorable = Scorable(cost.model, network.architecture, network.input)
-    scores = score(scorable, test, job.data, listener)
-    method = COMPARATORS.get(job.method)
+    scores = score(scorable, test, job.data, listener, with_sample=True)
     return {
         "method": job.method,
         "bits": job.bits,
-        "activation_bits": activation_bits,
-        "iterations": 0 if method is None else _iterations(job, method.iterations),
+        "activation_bits": None if peer is None else peer.activation_bits,
+        "versions": {} if peer is None else versions_of(peer),
+        "iterations": iterations,
         "seconds": round(cost.took.wall, 3),
         "forward_seconds": round(cost.forward.wall, 3),
         "passes": round(cost.took.wall / cost.forward.wall, 3),
         "cpu_seconds": round(cost.took.cpu, 3),
         "cpu_passes": round(cost.took.cpu / cost.forward.cpu, 3),
         "added_bytes": cost.added_bytes,
-        "score": {key: scores[key] for key in ("top1", "top5", "map50", "map50_95", "images") if key in scores},
+        "score": {key: scores[key] for key in _SCORES if key in scores},
         "machine": _machine(device),
         "identity": {
             "checkpoint": network.source.sha256,
@@ -129,19 +133,25 @@ def measure(job: Measurement, listener: ProgressListener) -> dict[str, Any]:
 
 
 def _method(
-    job: Measurement, network: LoadedNetwork, model: nn.Module, cache: ImageCache, listener: ProgressListener
-) -> tuple[Quantize, int | None]:
-    """Return the function that quantizes, with everything imported that it needs, and the bits of activations."""
+    job: Measurement,
+    peer: Peer | None,
+    network: LoadedNetwork,
+    model: nn.Module,
+    cache: ImageCache,
+    listener: ProgressListener,
+) -> tuple[Quantize, int]:
+    """Return the function that quantizes, and its optimization steps of a layer or block; 0 if it has none."""
     if job.method == FULL_PRECISION:
-        return lambda: model, None
-    if job.method in PEERS:
-        peer = open_peer(job.method, job.bits, BATCH)
-        return partial(peer.quantize, model, network.architecture, cache), peer.activation_bits
+        return lambda: model, 0
+    if peer is not None:
+        return partial(peer.quantize, model, network.architecture, cache), peer.iterations
     if job.method in COMPARATORS:
-        options = Options(job.bits, iterations=_iterations(job, COMPARATORS[job.method].iterations), seed=job.seed)
-        return partial(_compared, job.method, model, cache, options, listener), None
+        published = COMPARATORS[job.method].iterations
+        iterations = published if job.iterations is None else min(job.iterations, published)
+        options = Options(job.bits, iterations=iterations, seed=job.seed)
+        return partial(_compared, job.method, model, cache, options, listener), iterations
     spec = recipe(job.method, **{"bits": job.bits, "seed": job.seed, **job.settings})
-    return lambda: compress(model, cache, spec, listener=listener).model, None
+    return lambda: compress(model, cache, spec, listener=listener).model, 0
 
 
 def _compared(
@@ -153,10 +163,6 @@ def _compared(
         return (moved(batch, device) for batch in cache.batches(cache.calibration, BATCH))
 
     return quantize_with(method, model, images, options, listener).model
-
-
-def _iterations(job: Measurement, published: int) -> int:
-    return published if job.iterations is None else min(job.iterations, published)
 
 
 def _cost(quantize: Quantize, model: nn.Module, cache: ImageCache, device: torch.device) -> _Cost:

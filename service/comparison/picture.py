@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
+from service.comparison.differences import metric_of
 from service.comparison.job import FULL_PRECISION
-from service.comparison.table import metric_of
 from service.reporting.facts import NAMES
 
 _WIDTH, _HEIGHT = 760.0, 420.0

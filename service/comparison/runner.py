@@ -17,12 +17,14 @@ from typing import IO, Any
 from edged.atomic import as_state_error, write_atomic
 from edged.errors import EdgedError, UsageError
 from edged.progress import ProgressListener
-from service.comparison.job import FULL_PRECISION, INTEGER_BITS, PEERS_OF_INTEGERS, Measurement
+from service.comparison.differences import against_reference, error_of
+from service.comparison.job import FULL_PRECISION, INTEGER_BITS, PEERS_OF_INTEGERS, REFERENCE, Measurement
 from service.comparison.picture import draw
 from service.comparison.table import as_csv
 from service.system.processes import FEW_KERNELS, child_environment
 
 RESULT = "comparison.json"
+AGAINST = f"against_{REFERENCE}"
 PROGRAM = ("-m", "service.comparison.main")
 Row = dict[str, Any]
 Measure = Callable[[Measurement, ProgressListener, str], Row]
@@ -63,7 +65,9 @@ def compare(
         measure: Makes one measurement; by default in a process of its own.
 
     Returns:
-        "identity", "machine" and "rows", in plain JSON types. A method that failed has a row with "error".
+        "identity", "machine" and "rows", in plain JSON types. A row has what `service.comparison.measure.measure`
+        returns; in addition its score has "standard_error", and "against_balanced" has "difference" and
+        "standard_error" where there is a row to compare with. A method that failed has a row with "error".
 
     Raises:
         EdgedError: Full precision cannot be measured: the checkpoint or the images cannot be used.
@@ -86,9 +90,25 @@ def compare(
         kept = [r for r in result["rows"] if (r["method"], r["bits"]) != (job.method, job.bits)]
         result["rows"] = [*kept, row]
         if out is not None:
-            _write(out, result)
+            _write(out, _annotated(result))
+    _annotated(result)
     if out is not None:
         _write(out, result)
+    return result
+
+
+def _annotated(result: dict[str, Any]) -> dict[str, Any]:
+    """Add standard errors and differences to the rows; what they follow from stays, for later rows."""
+    for row in result["rows"]:
+        if (error := error_of(row)) is not None:
+            row["score"]["standard_error"] = round(error, 4)
+        row.pop(AGAINST, None)
+        if (found := against_reference(row, result)) is not None:
+            difference, error = found
+            row[AGAINST] = {
+                "difference": round(difference, 4),
+                "standard_error": None if error is None else round(error, 4),
+            }
     return result
 
 

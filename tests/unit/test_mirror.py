@@ -10,6 +10,7 @@ TESTED_BY = {
     "edged/calibration/conv_moments": "unit/edged/calibration/test_moments.py",
     "edged/models/allowlist": "unit/edged/models/yolov5/test_pickled.py",
     "edged/artifacts/digest": "unit/edged/artifacts/test_writer.py",
+    "edged/comparators/peers/aimet": "unit/edged/comparators/peers/test_peer.py",
     "edged/comparators/peers/brevitas": "unit/edged/comparators/peers/test_peer.py",
     "edged/comparators/peers/onnx_tools": "unit/edged/comparators/peers/test_peer.py",
     "edged/execution/onnx_model": "unit/edged/execution/test_executors.py",

@@ -13,7 +13,13 @@ from edged.calibration.dataset import build_cache
 from edged.calibration.yolo_labels import Boxes
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
-from edged.evaluation.detection import agreement, average_precision, detect_all, detections_of
+from edged.evaluation.detection import (
+    agreement,
+    average_precision,
+    average_precision_without,
+    detect_all,
+    detections_of,
+)
 from edged.models.detections import Detections
 from edged.models.yolov5.decode import detect
 from edged.spec import EVALUATION, Fit, InputSpec
@@ -178,3 +184,20 @@ def test_detections_are_in_pixels_of_the_original_images(tmp_path):
         assert float(boxes.boxes[:, 2].max()) <= width
         assert float(boxes.boxes[:, 3].max()) <= height
     assert [len(entry) for entry in detections_of(raw, plan, cache, indices)] == [len(entry) for entry in found]
+
+
+def test_scores_without_a_group_are_those_of_the_other_images():
+    found, labels, sizes = random_task(3)
+    labels[4] = None
+    values = average_precision_without(found, labels, sizes, groups=6)
+    for group, value in enumerate(values):
+        rest = [i for i in range(len(found)) if i % 6 != group]
+        expected = average_precision(*([each[i] for i in rest] for each in (found, labels, sizes)))
+        assert value == pytest.approx(expected.map50_95)
+    assert len(values) == 6
+
+
+def test_a_group_that_has_all_labels_cannot_be_left_out():
+    labels = [there(((0, 0, 50, 50), 0)), there(), there()]
+    found = [seen(((0, 0, 50, 50), 0.9, 0)), seen(), seen()]
+    assert average_precision_without(found, labels, [SIZE] * 3) == [100.0, 100.0]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edged.comparators.network import COMPARATORS as IMPLEMENTED
-from edged.comparators.peers import brevitas
+from edged.comparators.peers import aimet, brevitas
 from edged.comparators.peers.peer import open_peer
 from edged.errors import UsageError
 from edged.spec import RECIPES, Choice
@@ -17,7 +17,7 @@ def test_it_names_what_the_library_has():
     assert set(COMPARATORS) == set(IMPLEMENTED)
     assert set(METHODS) == {*IMPLEMENTED, *RECIPES}
     assert set(DEFAULT_METHODS) < set(METHODS)
-    assert PEERS_OF_WEIGHTS == brevitas.PEERS
+    assert set(PEERS_OF_WEIGHTS) == {*brevitas.PEERS, aimet.PEER}
     with pytest.raises(UsageError) as caught:
         open_peer("another", 4, 8)
     assert set(PEERS) == set(str(caught.value).partition("choose one of ")[2].split(", "))

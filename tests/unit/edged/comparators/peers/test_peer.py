@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from edged.calibration.dataset import ImageCache, build_cache
-from edged.comparators.peers.peer import IntegerTool, open_peer
+from edged.comparators.peers import aimet
+from edged.comparators.peers.peer import IntegerTool, open_peer, versions_of
 from edged.errors import UnavailableError, UsageError
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import fidelity
@@ -29,14 +30,14 @@ def model(task: Task) -> nn.Module:
     return load_model(torch.load(task.first, weights_only=True), trained.RESNET20).eval()
 
 
-@pytest.mark.parametrize("name", ["brevitas-gptq", "brevitas-qronos", "quantize-static", "nncf"])
+@pytest.mark.parametrize("name", ["brevitas-gptq", "brevitas-qronos", "aimet-adaround", "quantize-static", "nncf"])
 @pytest.mark.filterwarnings("ignore")  # theirs
 def test_eight_bits_agree_with_full_precision(name: str, model: nn.Module, cache: ImageCache, tmp_path: Path):
-    package = {"quantize-static": "onnxruntime", "nncf": "nncf"}.get(name, "brevitas")
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    try:
+        peer = open_peer(name, 8, 16, iterations=2)
+    except UnavailableError as error:
+        pytest.skip(str(error))
     before, level = {key: value.clone() for key, value in model.state_dict().items()}, logging.getLogger().level
-    peer = open_peer(name, 8, 16)
     found = peer.quantize(model, trained.RESNET20, cache)
     assert peer.activation_bits == (8 if isinstance(peer, IntegerTool) else None)
     reference = predict(model, cache, cache.held_out)
@@ -45,7 +46,9 @@ def test_eight_bits_agree_with_full_precision(name: str, model: nn.Module, cache
     assert not torch.equal(reference, outputs)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert logging.getLogger().level == level
-    if package == "brevitas":
+    assert all(versions_of(peer).values())
+    assert (peer.iterations == 2) == (name == "aimet-adaround")
+    if peer.activation_bits is None:
         layer = quantizable_layers(found)["layer1.0.conv1"].weight.flatten(1)
         assert max(len(row.unique()) for row in layer) <= 256
 
@@ -59,3 +62,13 @@ def test_a_tool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
 def test_an_unknown_tool_is_refused():
     with pytest.raises(UsageError, match="did you mean 'brevitas-gptq'"):
         open_peer("brevitas-gtpq", 4, 16)
+
+
+def test_a_tool_that_cannot_be_imported_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch):
+    def broken() -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(aimet, "prepare", broken)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    with pytest.raises(UnavailableError, match=r"aimet_torch cannot be imported here.*nms does not exist.*aimet-torch"):
+        open_peer("aimet-adaround", 4, 16)
