@@ -125,6 +125,13 @@ class Statistics(str, enum.Enum):
     REESTIMATE = "reestimate"  # replaced by those of the calibration images, as in the paper
 
 
+class Levels(str, enum.Enum):
+    """The spacing of the values that codes stand for."""
+
+    UNIFORM = "uniform"  # equal steps
+    POWER = "power"  # denser around zero, for storage: weights are decoded to floats (arXiv 2510.04044)
+
+
 class Scheme(str, enum.Enum):
     """The position of zero in the grid."""
 
@@ -145,6 +152,7 @@ class QuantSpec:
         max_drop: Most points of top-1 or mAP50-95 to lose on the held-out images with bits AUTO, which takes as few
             bytes as that needs; None to lose as little as `size_limit` allows.
         scheme: Symmetric or asymmetric per-channel grid.
+        levels: Spacing of the grid's values. Those of POWER need method REQUANT, and activations in float.
         order: Column order of FastOBQ.
         descending: Whether the highest score of the order comes first.
         search: Search for each row's range.
@@ -179,6 +187,7 @@ class QuantSpec:
     size_limit: int | None = _whole(None, 1)
     max_drop: float | None = _bounded(None, Bounds(0, 100, whole=False, optional=True))
     scheme: Scheme = Scheme.ASYMMETRIC
+    levels: Levels = Levels.UNIFORM
     order: Order = Order.SENSITIVITY
     descending: bool = True
     search: Search = Search.LOSS
@@ -209,6 +218,19 @@ class QuantSpec:
             raise UsageError(f"{given[0]} is for bits auto, and bits has value {self.bits}; give bits auto, or drop it")
         if self.cluster_affine and self.size_limit is not None:
             raise UsageError("cluster_affine adds bytes that size_limit does not count; leave one of them out")
+        if self.levels is Levels.POWER:
+            self._check_power_levels()
+
+    def _check_power_levels(self) -> None:
+        if self.method is not Method.REQUANT:
+            raise UsageError(f"levels has value power, and method {self.method.value}; give method requant, too")
+        if self.activation_bits not in (None, AUTO):
+            raise UsageError(
+                f"levels has value power, which no engine computes on integers, and activation_bits"
+                f" {self.activation_bits}; give activation_bits none, or levels uniform"
+            )
+        if self.size_limit is not None:
+            raise UsageError("levels power adds bytes that size_limit does not count; leave one of them out")
 
     @property
     def uniform_bits(self) -> int | None:
@@ -224,7 +246,7 @@ class QuantSpec:
     @property
     def quantizes_activations(self) -> bool:
         """Whether activations are quantized, for certain or to be compared with floats."""
-        return self.activation_bits is not None
+        return self.activation_bits is not None and self.levels is Levels.UNIFORM
 
     @property
     def bits_of_small_layers(self) -> int | None:
@@ -248,6 +270,7 @@ class QuantSpec:
         kinds: dict[str, type[enum.Enum]] = {
             "method": Method,
             "scheme": Scheme,
+            "levels": Levels,
             "order": Order,
             "search": Search,
             "statistics": Statistics,

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edged.errors import ArtifactError
-from edged.spec import AUTO
+from edged.spec import AUTO, Levels
 
 SCHEMA_VERSION = 1
+# Of artifacts whose weights have power levels. An edged that does not know these refuses the version.
+SCHEMA_OF_LEVELS = 2
 ONNX = "model.onnx"  # file of the network as an ONNX model
 
 # Required keys of each nested object, with their types. An object may have more keys.
@@ -68,7 +70,8 @@ class Manifest:
         onnx: File model.onnx: sha256 (hex) and bytes; filled in by the writer. None if there is no such file.
         serve: What the model was judged with, and is served with: engine (one of `edged.spec.RUNTIMES`) and precision
             (one of `edged.spec.PRECISIONS`). None in older manifests.
-        schema_version: Version of this schema.
+        schema_version: Version of this schema: SCHEMA_OF_LEVELS if the weights have power levels, or SCHEMA_VERSION.
+            Filled in by the writer.
     """
 
     name: str
@@ -134,8 +137,9 @@ class Manifest:
 def _check(data: Mapping[str, Any]) -> None:
     """Raise ArtifactError for the first key that is not as documented."""
     version = data.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise ArtifactError(f"manifest schema_version has value {version!r}; this edged reads {SCHEMA_VERSION}")
+    if not isinstance(version, int) or version not in (SCHEMA_VERSION, SCHEMA_OF_LEVELS):
+        readable = f"{SCHEMA_VERSION} and {SCHEMA_OF_LEVELS}"
+        raise ArtifactError(f"manifest schema_version has value {version!r:.80}; this edged reads {readable}")
     known = {item.name for item in dataclasses.fields(Manifest)}
     if missing := sorted(known - set(data) - set(_OPTIONAL)):
         raise ArtifactError(f"manifest lacks {missing[0]!r}; quantize the checkpoint again")
@@ -151,6 +155,7 @@ def _check(data: Mapping[str, Any]) -> None:
             _check_nested(key, data[key], entries)
     if data.get("activations") is not None:
         _check_kind("activations", data["activations"], dict)
+    _check_levels(data)
     _check_task(data.get("task", TASKS[0]), data.get("detection"))
     classes = data["classes"]
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
@@ -160,6 +165,20 @@ def _check(data: Mapping[str, Any]) -> None:
 def _check_bits(quantization: Mapping[str, Any]) -> None:
     if quantization.get("bits") != AUTO:
         _check_nested("quantization", quantization, {"bits": int})
+
+
+def _check_levels(data: Mapping[str, Any]) -> None:
+    levels, version = data["quantization"].get("levels", Levels.UNIFORM.value), data["schema_version"]
+    if (levels == Levels.POWER.value) != (version == SCHEMA_OF_LEVELS):
+        raise ArtifactError(
+            f"manifest key 'quantization.levels' has value {levels!r:.80}, and schema_version {version};"
+            " quantize the checkpoint again"
+        )
+    if version == SCHEMA_OF_LEVELS and data.get("activations") is not None:
+        raise ArtifactError(
+            "manifest has ranges of activations, and weights with power levels, which no engine computes on integers;"
+            " quantize the checkpoint again"
+        )
 
 
 def _check_nested(key: str, value: Any, entries: Mapping[str, type]) -> None:

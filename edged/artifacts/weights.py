@@ -2,6 +2,9 @@
 
 A quantized weight `name` is stored as `name.codes` (packed uint8), `name.scale` (float32 [rows]) and `name.zero_point`
 (uint8 [rows]). Its bits and shape are in the file's metadata under "edged", as JSON.
+
+A weight with power levels has `name.step` in place of `name.scale`, so that no older edged takes it for a uniform one,
+and `name.exponent` (uint8 [rows], in sixteenths). Its metadata says `"levels": "power"`.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from edged.errors import ArtifactError, EdgedError
 from edged.json_document import MALFORMED
 from edged.quant.grid import QuantizedWeight
 from edged.quant.pack import pack, packed_bytes, unpack
+from edged.quant.power_grid import MOST_SIXTEENTHS, UNIFORM, PowerWeight
+from edged.spec import Levels
 from edged.spelling import one_line
 
 _KEY = "edged"
@@ -39,7 +44,10 @@ _NAMES = {
     torch.bool: "BOOL",
 }
 _RANKED = list(_NAMES)
-_PARTS = ("codes", "scale", "zero_point")
+_PARTS = {
+    Levels.UNIFORM.value: ("codes", "scale", "zero_point"),
+    Levels.POWER.value: ("codes", "step", "zero_point", "exponent"),
+}
 
 
 def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:
@@ -56,9 +64,12 @@ def save_weights(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Map
     tensors: dict[str, Tensor] = {}
     layout: dict[str, dict[str, Any]] = {}
     for name, weight in quantized.items():
-        parts = (pack(weight.codes.cpu(), weight.bits), weight.scale, weight.zero_point)
-        tensors |= {f"{name}.{part}": value for part, value in zip(_PARTS, parts, strict=True)}
+        parts = [pack(weight.codes.cpu(), weight.bits), weight.scale, weight.zero_point]
         layout[name] = {"bits": weight.bits, "shape": list(weight.shape)}
+        if isinstance(weight, PowerWeight):
+            parts.append(weight.exponent)
+            layout[name]["levels"] = Levels.POWER.value
+        tensors |= dict(zip(_tensor_names(name, layout[name]), parts, strict=True))
     if taken := sorted(set(rest) & (set(tensors) | set(layout))):
         raise ArtifactError(f"tensor {taken[0]!r} is both quantized and kept; pass it once")
     tensors |= rest
@@ -107,7 +118,7 @@ def load_weights(path: Path) -> tuple[dict[str, QuantizedWeight], dict[str, Tens
     """
     with _opened(path) as (file, layout):
         quantized = {name: _read(file, name, entry) for name, entry in layout.items()}
-        taken = {f"{name}.{part}" for name in layout for part in _PARTS}
+        taken = _taken(layout)
         rest = {name: file.get_tensor(name) for name in file.keys() if name not in taken}  # noqa: SIM118  # no dict
     return quantized, rest
 
@@ -122,7 +133,7 @@ def decoded_state(path: Path) -> dict[str, Tensor]:
     """
     with _opened(path) as (file, layout):
         state = {name: _read(file, name, entry).decode() for name, entry in layout.items()}
-        taken = {f"{name}.{part}" for name in layout for part in _PARTS}
+        taken = _taken(layout)
         return state | {name: file.get_tensor(name) for name in file.keys() if name not in taken}  # noqa: SIM118  # no dict
 
 
@@ -140,12 +151,41 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
         ) from error
 
 
+def _tensor_names(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return the names of a weight's tensors, in the order of _PARTS."""
+    levels = entry.get("levels", Levels.UNIFORM.value)
+    if not isinstance(levels, str) or levels not in _PARTS:
+        raise ArtifactError(
+            f"weight {name!r} has levels {levels!r:.80}; this edged reads {' and '.join(_PARTS)},"
+            " a newer one may have written it"
+        )
+    return [f"{name}.{part}" for part in _PARTS[levels]]
+
+
+def _taken(layout: Mapping[str, Any]) -> set[str]:
+    return {tensor for name, entry in layout.items() for tensor in _tensor_names(name, entry)}
+
+
 def _read(file: Any, name: str, entry: Mapping[str, Any]) -> QuantizedWeight:
     bits, shape = int(entry["bits"]), tuple(int(size) for size in entry["shape"])
-    packed, scale, zero_point = (file.get_tensor(f"{name}.{part}") for part in _PARTS)
+    packed, scale, zero_point, *more = (file.get_tensor(tensor) for tensor in _tensor_names(name, entry))
     rows, count = scale.numel(), math.prod(shape)
     if scale.dtype is not torch.float32 or zero_point.dtype is not torch.uint8 or zero_point.shape != (rows,):
         raise ArtifactError(f"the grid of {name!r} is damaged; quantize the checkpoint again")
     if rows == 0 or count % rows or min(shape, default=0) <= 0:
         raise ArtifactError(f"weight {name!r} of shape {list(shape)} has {rows} scales; quantize the checkpoint again")
-    return QuantizedWeight(unpack(packed, bits, count).view(rows, -1), scale, zero_point, bits, shape)
+    weight = QuantizedWeight(unpack(packed, bits, count).view(rows, -1), scale, zero_point, bits, shape)
+    return _with_levels(name, weight, *more) if more else weight
+
+
+def _with_levels(name: str, weight: QuantizedWeight, exponent: Tensor) -> PowerWeight:
+    """Return a weight with power levels, none of which is outside their table."""
+    if (
+        exponent.dtype is not torch.uint8
+        or exponent.shape != weight.scale.shape
+        or bool((exponent < UNIFORM).any() or (exponent > MOST_SIXTEENTHS).any())
+        or bool((weight.zero_point > (1 << weight.bits) - 1).any())
+        or not bool((weight.scale.isfinite() & (weight.scale > 0)).all())
+    ):
+        raise ArtifactError(f"the levels of {name!r} are damaged; quantize the checkpoint again")
+    return PowerWeight(**vars(weight), exponent=exponent)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from edged.artifacts.digest import sha256_file
-from edged.artifacts.manifest import ONNX, Manifest
+from edged.artifacts.manifest import ONNX, SCHEMA_OF_LEVELS, SCHEMA_VERSION, Manifest
 from edged.artifacts.warmup import Warmup, save_warmup
 from edged.artifacts.weights import save_weights
 from edged.atomic import as_state_error, fsync_tree, rename_into_place, temporary_sibling
@@ -42,7 +42,7 @@ def write_artifact(
         directory: Path of the new folder, which must not exist; its parent must exist.
         quantized: Quantized weights by name.
         rest: All other tensors of the state dict by name.
-        manifest: Manifest whose `weights`, `warmup` and `onnx` are filled in here.
+        manifest: Manifest whose `weights`, `warmup`, `onnx` and `schema_version` are filled in here.
         report: Report in JSON types. "artifact_bytes" (size of the weights file) and "compression" (checkpoint bytes
             per artifact byte) are added to its `totals`, because they are known only now.
         warmup: Warmup images and their recorded outputs; None for no such file.
@@ -73,6 +73,7 @@ def write_artifact(
                 },
                 warmup=None if warmup is None else _save_warmup(temporary / "warmup.safetensors", warmup),
                 onnx=None if onnx is None else _save_onnx(temporary / ONNX, onnx),
+                schema_version=_schema_of(quantized),
             )
             figures = {"artifact_bytes": size, "compression": manifest.source["bytes"] / size}
             report = {**report, "totals": {**report.get("totals", {}), **figures}}
@@ -96,6 +97,10 @@ def require_absent(directory: Path) -> None:
     """
     if directory.exists():
         raise StateError(f"cannot write {directory}: it already exists; remove it or choose another folder")
+
+
+def _schema_of(quantized: Mapping[str, QuantizedWeight]) -> int:
+    return SCHEMA_VERSION if all(weight.is_uniform for weight in quantized.values()) else SCHEMA_OF_LEVELS
 
 
 def _save(path: Path, quantized: Mapping[str, QuantizedWeight], rest: Mapping[str, Tensor]) -> None:

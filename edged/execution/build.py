@@ -362,7 +362,7 @@ def _over_corners(conv: ops.Conv, corners: _Corners) -> ops.Conv:
     if quantized is not None:
         codes = spread(quantized.codes.view(quantized.shape))
         shape = tuple(codes.shape)
-        quantized = QuantizedWeight(codes.flatten(1), quantized.scale, quantized.zero_point, quantized.bits, shape)
+        quantized = dataclasses.replace(quantized, codes=codes.flatten(1), shape=shape)
     weight = Weight(conv.weight.parameter, values, quantized)
     stride, padding = ((2 * pair[0], 2 * pair[1]) for pair in (conv.stride, conv.padding))
     return ops.Conv(conv.name, corners.inputs, weight, conv.bias, stride, padding, conv.groups)

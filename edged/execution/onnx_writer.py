@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from edged.execution.grids import ActivationGrid, Grids
 from edged.execution.placement import Placement
 from edged.execution.rearranged import SPLIT_ORDER, JoinedPixels, joined_pixels, products_of_codes
 from edged.quant.grid import QuantizedWeight
+from edged.quant.power_grid import PowerWeight, magnitudes
 
 PACKED_BITS = 4
 SIGNED_MAX = 127
@@ -309,7 +311,20 @@ class _Writer:
         scales = _by_row(_array(quantized.scale), codes.ndim)
         raised = self._add("Cast", [stored], f"{name}.raised", to=TensorProto.FLOAT)
         centered = self._add("Sub", [raised, self._constant(f"{name}.zeros", zeros)], f"{name}.centered")
+        if isinstance(quantized, PowerWeight):
+            centered = self._levels(name, quantized, centered)
         return self._add("Mul", [centered, self._constant(f"{name}.scales", scales)], name)
+
+    def _levels(self, name: str, quantized: PowerWeight, steps: str) -> str:
+        """Write the levels of a weight's steps from zero, looked up in a table for each exponent."""
+        exponents, chosen = torch.unique(quantized.exponent, return_inverse=True)
+        above = _array(magnitudes(exponents, quantized.bits))
+        table = np.concatenate([-above[:, :0:-1], above], axis=1)
+        zeros = _array(chosen).astype(np.float32) * table.shape[1] + table.shape[1] // 2
+        shift = self._constant(f"{name}.level_zero", _by_row(zeros, len(quantized.shape)))
+        places = self._add("Add", [steps, shift], f"{name}.place")
+        indices = self._add("Cast", [places], f"{name}.index", to=TensorProto.INT32)
+        return self._add("Gather", [self._constant(f"{name}.levels", table.ravel()), indices], f"{name}.level")
 
     def _integer_weight(self, node: ops.Weighted, shape: str | None = None) -> str:
         """Write a weight as codes, in another shape if one is given, by nodes that engines run once."""

@@ -122,8 +122,15 @@ def place_quantized(graph: Graph, activations: ActivationQuantization) -> Placem
     """Return the values that are carried as codes by a quantization of the activations.
 
     Raises:
-        ArtifactError: The network has no layer of a name in `activations.in_float`.
+        ArtifactError: The network has no layer of a name in `activations.in_float`, or a weight whose codes no engine
+            can compute on.
     """
+    for node in graph.weighted():
+        if node.weight.quantized is not None and not node.weight.quantized.is_uniform:
+            raise ArtifactError(
+                f"weight {node.weight.parameter!r} has power levels, which no engine computes on integers;"
+                " quantize the checkpoint again with levels uniform, or with activation bits none"
+            )
     return place(graph, activations.float_layers, activations.in_float, float_silu=activations.silu == FLOAT)
 
 

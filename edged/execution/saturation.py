@@ -30,7 +30,7 @@ def codes_may_saturate(quantized: Mapping[str, QuantizedWeight]) -> bool:
     Args:
         quantized: Quantized weights by name.
     """
-    return any(_row_may_saturate(weight) for weight in quantized.values())
+    return any(_row_may_saturate(weight) for weight in quantized.values() if weight.is_uniform)
 
 
 def _row_may_saturate(weight: QuantizedWeight) -> bool:

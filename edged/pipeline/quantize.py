@@ -37,7 +37,7 @@ from edged.pipeline.mixed_precision import Compressor, HeldOut, gates_with
 from edged.pipeline.soundness import sound_network
 from edged.pipeline.timing import Clock
 from edged.progress import ProgressListener, SilentListener
-from edged.spec import DetectionSpec, QuantSpec
+from edged.spec import DetectionSpec, Levels, QuantSpec
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,7 @@ def _report(
         "network_bytes": sum(value.nbytes for value in compressed.model.state_dict().values()),
         "bn_reestimated": compressed.bn_reestimated,
         **({"corrected_share": compressed.corrected_share} if spec.cluster_affine else {}),
+        **({} if spec.levels is Levels.UNIFORM else {"levels": spec.levels.value}),
         "peak_memory_bytes": peak_bytes(),
         "device": device_name(device),
         "peak_device_memory_bytes": device_peak_bytes(device),

@@ -68,6 +68,11 @@ class QuantizedWeight:
     bits: int
     shape: tuple[int, ...]
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether levels have equal steps, so that engines can compute on the codes."""
+        return True
+
     def to(self, device: torch.device) -> QuantizedWeight:
         """Return the weight on a device; its tensors are shared if they are there."""
         tensors = {name: getattr(self, name).to(device) for name in ("codes", "scale", "zero_point")}
@@ -126,9 +131,9 @@ def range_grid(low: Tensor, high: Tensor, bits: int, scheme: Scheme) -> Grid:
     steps = 2**bits - 1
     if scheme is Scheme.SYMMETRIC:
         middle = 2 ** (bits - 1)
-        scale = _positive(high / (middle - 1))
+        scale = positive_scale(high / (middle - 1))
         return Grid(scale, torch.full_like(scale, middle), bits)
-    scale = _positive((high - low) / steps)
+    scale = positive_scale((high - low) / steps)
     return Grid(scale, torch.round(-low / scale).clamp_(0, steps), bits)
 
 
@@ -143,7 +148,12 @@ def minmax_grid(W: Tensor, bits: int, scheme: Scheme) -> Grid:
     return range_grid(*row_range(W, scheme), bits, scheme)
 
 
-def _positive(scale: Tensor) -> Tensor:
-    # A scale is stored as float32 and divided by, so it must be a normal number; an all-zero row takes scale 1.
+def positive_scale(scale: Tensor) -> Tensor:
+    """Return scales that can be stored and divided by, with 1 in place of those of all-zero rows.
+
+    Args:
+        scale: Scales [rows], >= 0. Not modified.
+    """
+    # A scale is stored as float32, so it must be a normal number.
     tiny = torch.finfo(torch.float32).tiny
     return torch.where(scale > tiny, scale, torch.ones_like(scale))

@@ -20,10 +20,11 @@ from edged.quant.objective import row_loss
 from edged.quant.obq import ROWS_AT_ONCE as OBQ_ROWS
 from edged.quant.obq import quantize_rows_greedily
 from edged.quant.ordering import KNOWN_BEFOREHAND, column_order, order_beforehand
+from edged.quant.power_grid import joined
 from edged.quant.requant import estimated_grid
 from edged.quant.rtn import round_to_nearest
 from edged.quant.scale_search import REFINE, quantize_with_golden_section, quantize_with_search, weighted_grid
-from edged.spec import Method, Order, QuantSpec, Search
+from edged.spec import Levels, Method, Order, QuantSpec, Search
 
 # The orders that Order.BEST tries.
 NEAREST = (Method.RTN, Method.REQUANT)  # methods that round each weight on its own
@@ -74,7 +75,8 @@ def solve_bytes(weight: Tensor, groups: int, spec: QuantSpec) -> int:
     one_share = spec.method is Method.REQUANT and spec.search is Search.GOLDEN  # of all rows, which are kept together
     at_once = rows if one_share else min(rows, spec.rows_at_once)
     # Each candidate holds its errors in float32 and its codes twice; some matrices have the weight's own shape.
-    searched = at_once * d * max(6 * candidates, 8 * spec.beam if spec.beam > 1 else 0)
+    levels = 10 if spec.levels is Levels.POWER else 6  # numbers of a level by row and column, some of them of 8 bytes
+    searched = at_once * d * max(levels * candidates, 8 * spec.beam if spec.beam > 1 else 0)
     return 4 * (groups + 1) * d**2 + max(2 * 4 * FACTOR_ROWS * d, searched) + 4 * 4 * rows * d
 
 
@@ -98,7 +100,7 @@ def quantize_layer(weight: Tensor, H: Tensor, spec: QuantSpec, cross: Tensor | N
     rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
     crosses = [None] * H.shape[0] if cross is None else list(cross)
     groups = [_quantize_group(W, matrix, spec, part) for W, matrix, part in zip(rows, H, crosses, strict=True)]
-    return _joined(groups, spec.width, weight)
+    return _joined(groups, weight)
 
 
 def quantize_at_widths(weight: Tensor, H: Tensor, specs: Sequence[QuantSpec]) -> list[LayerResult]:
@@ -120,14 +122,14 @@ def quantize_at_widths(weight: Tensor, H: Tensor, specs: Sequence[QuantSpec]) ->
     """
     rows = weight.detach().flatten(1).to(H.dtype).chunk(H.shape[0])
     groups = [_quantize_group_at_widths(W, matrix, specs) for W, matrix in zip(rows, H, strict=True)]
-    return [_joined([group[i] for group in groups], spec.width, weight) for i, spec in enumerate(specs)]
+    return [_joined([group[i] for group in groups], weight) for i in range(len(specs))]
 
 
-def _joined(groups: Sequence[_Group], bits: int, weight: Tensor) -> LayerResult:
+def _joined(groups: Sequence[_Group], weight: Tensor) -> LayerResult:
     """Return the result of a layer from those of its conv groups."""
     target_power = torch.cat([group.target_power for group in groups])
     loss, energy = sum(group.loss for group in groups), float(target_power.sum())
-    grid = Grid(torch.cat([g.grid.scale for g in groups]), torch.cat([g.grid.zero_point for g in groups]), bits)
+    grid = joined([group.grid for group in groups])
     return LayerResult(
         weight=grid.quantized(torch.cat([group.codes for group in groups]), tuple(weight.shape)),
         loss=loss,

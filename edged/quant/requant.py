@@ -12,14 +12,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from edged.quant.grid import Grid, minmax_grid, range_grid, row_range
+from edged.quant.grid import Grid, range_grid, row_range
 from edged.quant.objective import row_loss
-from edged.spec import QuantSpec, Search
+from edged.quant.power_grid import UNIFORM, joined, power_range_grid
+from edged.spec import Levels, QuantSpec, Search
 
 LEAST_SHARE = 0.02
 # Locally convex is not convex: these points bracket the lowest of several minima before golden sections narrow it.
 BRACKET_POINTS = 9
 TOLERANCE = 1e-3  # of the share
+EXPONENTS = (UNIFORM, 18, 20, 22, 24, 28, 32, 40)  # of non-uniform levels, in sixteenths
+_CHEAPER = {Search.LOSS: Search.WEIGHTED}  # the true loss takes a product of matrices for each share
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -37,33 +40,56 @@ def estimated_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
     Args:
         W: Weights [rows, d]. Not modified.
         H: Damped Hessian [d, d]. Not modified.
-        spec: Bits, scheme, search, and the rows that are searched together, which bound memory.
+        spec: Bits, scheme, levels, search, and the rows that are searched together, which bound memory.
     """
-    if spec.search is Search.MINMAX:
-        return minmax_grid(W, spec.width, spec.scheme)
+    find = _power_grid if spec.levels is Levels.POWER else _uniform_grid
     if spec.search is Search.GOLDEN:
-        return _grid_of_least_error(W, spec, lambda D: D.square().sum(1).sum().expand(len(D)))
-    error = _ROW_ERRORS[spec.search]
-    parts = [_grid_of_least_error(part, spec, lambda D: error(D, H)) for part in torch.split(W, spec.rows_at_once)]
-    scale, zero_point = (torch.cat([getattr(part, name) for part in parts]) for name in ("scale", "zero_point"))
-    return Grid(scale, zero_point, spec.width)
+        return find(W, H, spec)
+    return joined([find(part, H, spec) for part in torch.split(W, spec.rows_at_once)])
 
 
-_ROW_ERRORS: dict[Search, Callable[[Tensor, Tensor], Tensor]] = {
-    Search.MSE: lambda D, H: D.square().sum(1),
-    Search.WEIGHTED: lambda D, H: D.square() @ H.diagonal(),
-    Search.LOSS: row_loss,
-}
-
-
-def _grid_of_least_error(W: Tensor, spec: QuantSpec, error: Callable[[Tensor], Tensor]) -> Grid:
-    """Return the grid whose range is the share of the full one that minimizes `error` of nearest(W) - W, by row."""
+def _uniform_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
     low, high = row_range(W, spec.scheme)
 
     def grid_of(share: Tensor) -> Grid:
         return range_grid(low * share, high * share, spec.width, spec.scheme)
 
-    return grid_of(golden_section(lambda share: error(grid_of(share).nearest(W) - W), len(W), W))
+    return grid_of(_best_share(W, H, grid_of, spec.search))
+
+
+def _power_grid(W: Tensor, H: Tensor, spec: QuantSpec) -> Grid:
+    """Choose each row's exponent by an error that is cheap, with the best range of each; then search its range."""
+    low, high = row_range(W, spec.scheme)
+    cheap = _CHEAPER.get(spec.search, spec.search)
+
+    def grids_of(exponent: Tensor) -> Callable[[Tensor], Grid]:
+        return lambda share: power_range_grid(low * share, high * share, spec.width, spec.scheme, exponent)
+
+    chosen = torch.full((len(W),), UNIFORM, dtype=torch.uint8, device=W.device)
+    least = torch.full_like(low, torch.inf)
+    for sixteenths in EXPONENTS:
+        exponent = torch.full_like(chosen, sixteenths)
+        grid = grids_of(exponent)(_best_share(W, H, grids_of(exponent), cheap))
+        error = _errors(grid.nearest(W) - W, H, cheap)
+        chosen, least = torch.where(error < least, exponent, chosen), torch.minimum(error, least)
+    return grids_of(chosen)(_best_share(W, H, grids_of(chosen), spec.search))
+
+
+def _best_share(W: Tensor, H: Tensor, grid_of: Callable[[Tensor], Grid], search: Search) -> Tensor:
+    """Return the share [rows] whose grid rounds W with the least error."""
+    if search is Search.MINMAX:
+        return W.new_ones(len(W))
+    return golden_section(lambda share: _errors(grid_of(share).nearest(W) - W, H, search), len(W), W)
+
+
+def _errors(D: Tensor, H: Tensor, search: Search) -> Tensor:
+    """Return the error of each row [rows]; that of all rows together, for each of them, where they share a range."""
+    if search is Search.LOSS:
+        return row_loss(D, H)
+    if search is Search.WEIGHTED:
+        return D.square() @ H.diagonal()
+    errors = D.square().sum(1)
+    return errors.sum().expand(len(D)) if search is Search.GOLDEN else errors
 
 
 def golden_section(error: Callable[[Tensor], Tensor], rows: int, like: Tensor) -> Tensor:

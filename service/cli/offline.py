@@ -27,7 +27,7 @@ from service.worker.job import Job
 
 SETTINGS = (
     *("method", "bits", "size_limit", "first_bits", "last_bits", "small_bits", "activation_bits"),
-    *("scheme", "order", "search"),
+    *("scheme", "levels", "order", "search"),
     *("beam", "damp_ratio", "propagation", "statistics", "cluster_affine", "seed"),
 )
 THRESHOLDS = ("confidence", "iou", "max_detections")

@@ -407,6 +407,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         DEFAULT_RECIPE,
         RECIPES,
         RUNTIMES,
+        Levels,
         Method,
         Order,
         QuantSpec,
@@ -445,6 +446,7 @@ def _add_quantization(parser: argparse.ArgumentParser) -> None:
         ("--method", Method, "how weights are rounded"),
         ("--order", Order, "in which order the columns of a layer are quantized"),
         ("--search", Search, "how the range of each row is found"),
+        ("--levels", Levels, "spacing of the codes' values; power (method requant) is for storage, computed in float"),
         ("--scheme", Scheme, "range of the codes"),
         ("--statistics", Statistics, "how batch normalization is corrected"),
     ):

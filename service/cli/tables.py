@@ -9,7 +9,7 @@ from edged.calibration.folder import passed_over
 from edged.spec import InputSpec
 from service.reporting.bits import chosen_bits, tries
 from service.reporting.candidates import candidates, kept_in_float, served_by
-from service.reporting.facts import NAMES, bits_text, figures, kernels, logits, reading
+from service.reporting.facts import NAMES, bits_text, figures, kernels, levels, logits, reading
 from service.units import format_bytes, format_seconds
 
 _WORST_LAYERS = 5
@@ -20,6 +20,8 @@ def quantization_table(result: Mapping[str, Any]) -> str:
     """Return the result of `edged quantize`."""
     totals = result["totals"]
     rows = [("artifact", result["out"]), ("bits", bits_text(totals) or "?")]
+    if (spaced := levels(totals)) is not None:
+        rows.append(("levels", spaced))
     if (read := reading(totals)) is not None:
         rows.append(("reading", read))
     rows += figures(totals)

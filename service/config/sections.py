@@ -34,6 +34,7 @@ from edged.spec import (
     Choice,
     DetectionSpec,
     InputSpec,
+    Levels,
     Scheme,
 )
 from service.config.fields import (
@@ -371,6 +372,7 @@ class ModelConfig:
             "activation_bits": AUTO,
             "small_bits": None,
             "cluster_affine": False,
+            "levels": Levels.UNIFORM.value,
             "size_limit": None,
             "max_drop": None,
         }

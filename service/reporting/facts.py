@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from edged.signing.keys import shown
-from edged.spec import AUTO
+from edged.spec import AUTO, Levels
 from service.reporting.candidates import kept_in_float, served_by
 from service.reporting.parts import if_whole
 from service.units import format_bytes, format_seconds
@@ -180,6 +180,7 @@ def facts(data: JSON) -> list[tuple[str, str]]:
         ("Reading", lambda: reading(totals)),
         ("Bits", lambda: bits_text(totals) or bits_text(settings)),
         ("Method", lambda: settings.get("method")),
+        ("Levels", lambda: levels(totals)),
         ("Served by", lambda: served_by(totals)),
         ("Layers in float", lambda: ", ".join(kept_in_float(totals)) or None),
         ("Integer kernels", lambda: kernels(totals)),
@@ -273,6 +274,17 @@ def bits_text(settings: JSON) -> str | None:
     layers = [f"{which} layer {own}" for which, own in others if own not in (None, bits, small)]
     layers += [f"small layers {small}"] if small != bits else []
     return ", ".join([str(bits), *layers, *after])
+
+
+def levels(totals: JSON) -> str | None:
+    """Return what the codes of the weights stand for, where they are for storage only; None where levels are uniform.
+
+    Args:
+        totals: Totals of a report.
+    """
+    if totals.get("levels", Levels.UNIFORM.value) == Levels.UNIFORM.value:
+        return None
+    return f"{totals['levels']}, for storage only: computed in float"
 
 
 def kernels(totals: JSON) -> str | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from edged.artifacts.manifest import Manifest
 from edged.models.registry import Architecture
 from edged.quant.grid import QuantizedWeight
+from edged.quant.power_grid import MOST_SIXTEENTHS, UNIFORM, PowerWeight
 from edged.spec import InputSpec, QuantSpec
 
 ARCHITECTURE = Architecture("cifar_resnet20", 10, "cifar", 3, "pad")
@@ -50,6 +51,14 @@ def quantized(shape: tuple[int, ...], bits: int, seed: int = 0) -> QuantizedWeig
 
     scale = torch.rand(rows, generator=generator) + 0.01
     return QuantizedWeight(draw(rows, columns), scale, draw(rows), bits, shape)
+
+
+def power_weight(shape: tuple[int, ...], bits: int, seed: int = 0) -> PowerWeight:
+    """Return a weight with random codes of power levels."""
+    generator = torch.Generator().manual_seed(seed)
+    weight = quantized(shape, bits, seed)
+    exponent = torch.randint(UNIFORM, MOST_SIXTEENTHS + 1, (shape[0],), dtype=torch.uint8, generator=generator)
+    return PowerWeight(**vars(weight), exponent=exponent)
 
 
 def stage(folder: Path, mark: str) -> Path:

@@ -177,3 +177,20 @@ def test_a_letterbox_has_a_size_and_nothing_to_crop() -> None:
 def test_impossible_overrides(overrides: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         InputSpec().override(overrides)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "levels has value power, and method fastobq; give method requant, too"),
+        ({"method": "rtn"}, "and method rtn"),
+        ({"method": "requant", "activation_bits": 8}, "which no engine computes on integers, and activation_bits 8"),
+        ({"method": "requant", "bits": "auto", "size_limit": 9}, "levels power adds bytes that size_limit does not"),
+    ],
+)
+def test_power_levels_are_for_requant_and_for_storage(fields: dict, message: str):
+    with pytest.raises(UsageError, match=message):
+        recipe("balanced", levels="power", **fields)
+    spec = recipe("balanced", method="requant", levels="power", activation_bits="auto")
+    assert not spec.quantizes_activations
+    assert QuantSpec.from_dict(spec.to_dict()) == spec

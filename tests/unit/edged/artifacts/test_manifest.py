@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from edged.artifacts.manifest import Manifest
+from edged.artifacts.manifest import SCHEMA_OF_LEVELS, SCHEMA_VERSION, Manifest
 from edged.errors import ArtifactError
+from edged.spec import Levels, Method, QuantSpec
 from tests.support.artifact_samples import manifest
 
 
@@ -45,6 +46,23 @@ def test_ranges_of_activations_are_stored() -> None:
     assert Manifest.from_dict(data).activations is None  # written by version 0.1.0
 
 
+POWER = QuantSpec(method=Method.REQUANT, levels=Levels.POWER).to_dict()
+
+
+def test_power_levels_have_a_schema_of_their_own() -> None:
+    original = manifest(quantization=POWER, schema_version=SCHEMA_OF_LEVELS)
+    assert Manifest.from_json(original.to_json()) == original
+    with_ranges = original.to_dict() | {"activations": {"bits": 8, "ranges": {"x": [-1.0, 2.0]}, "float_layers": []}}
+    with pytest.raises(ArtifactError, match="power levels, which no engine computes on integers"):
+        Manifest.from_dict(with_ranges)
+
+
+def test_manifests_from_before_levels_have_uniform_ones() -> None:
+    data = manifest().to_dict()
+    del data["quantization"]["levels"]
+    assert Manifest.from_dict(data).schema_version == SCHEMA_VERSION
+
+
 OPTIONAL = ("task", "detection", "warmup", "activations", "onnx", "serve")
 NEEDED = [field.name for field in dataclasses.fields(Manifest) if field.name not in OPTIONAL]
 
@@ -60,7 +78,15 @@ def test_a_missing_key_raises_an_error_with_its_name(key: str) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("schema_version", 2, "schema_version has value 2; this edged reads 1"),
+        ("schema_version", 3, "schema_version has value 3; this edged reads 1 and 2"),
+        ("schema_version", 2, "'quantization.levels' has value 'uniform', and schema_version 2"),
+        ("schema_version", 1.0, "schema_version has value 1.0"),
+        ("schema_version", True, "schema_version' has value True; need int"),
+        (
+            "quantization",
+            QuantSpec().to_dict() | {"levels": "power"},
+            "levels' has value 'power', and schema_version 1",
+        ),
         ("schema_version", "1", "schema_version has value '1'"),
         ("name", None, "'name' has value None; need str"),
         ("classes", "ab", "'classes' has value 'ab'"),

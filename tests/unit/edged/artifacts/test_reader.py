@@ -9,14 +9,15 @@ from hypothesis import HealthCheck, given, settings
 from torch import Tensor
 
 from benchmarks.fuzz.odd_values import changed, changes, every_place
+from edged.artifacts.manifest import SCHEMA_OF_LEVELS
 from edged.artifacts.reader import read_artifact
 from edged.artifacts.store import ModelStore
 from edged.artifacts.writer import write_artifact
 from edged.errors import ArtifactError
 from edged.models.registry import Architecture
 from edged.quant.grid import QuantizedWeight
-from edged.spec import DetectionSpec
-from tests.support.artifact_samples import ARCHITECTURE, FILES, manifest, network_manifest
+from edged.spec import DetectionSpec, Levels, Method, QuantSpec
+from tests.support.artifact_samples import ARCHITECTURE, FILES, manifest, network_manifest, power_weight
 from tests.support.yolov5_samples import tiny_model, tiny_plan
 
 
@@ -33,6 +34,19 @@ def test_a_written_artifact_is_read_back(
     state = model.state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+def test_an_artifact_with_power_levels_is_read_back(
+    tmp_path: Path, parts: tuple[dict[str, QuantizedWeight], dict[str, Tensor]]
+) -> None:
+    quantized = {name: power_weight(weight.shape, 4) for name, weight in parts[0].items()}
+    spec = QuantSpec(method=Method.REQUANT, levels=Levels.POWER)
+    described = dataclasses.replace(network_manifest(), quantization=spec.to_dict())
+    write_artifact(tmp_path / "a", quantized=quantized, rest=parts[1], manifest=described, report={})
+    artifact = read_artifact(tmp_path / "a")
+    assert artifact.manifest.schema_version == SCHEMA_OF_LEVELS
+    state = artifact.load_model().state_dict()
+    assert all(torch.equal(state[name], weight.decode()) for name, weight in quantized.items())
 
 
 def write_detector(path: Path, **changes: object) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from edged.errors import ArtifactError
 from edged.models.layers import quantizable_layers
 from edged.models.torchvision_shim import import_torchvision
 from edged.quant.grid import minmax_grid
+from edged.quant.power_grid import PowerWeight
 from edged.spec import Scheme
-from tests.support.artifact_samples import quantized
+from tests.support.artifact_samples import power_weight, quantized
 
 REST = {
     "bn.weight": torch.tensor([1.5, -0.25]),
@@ -58,6 +59,43 @@ def test_the_layout_on_disk_is_as_documented(tmp_path: Path) -> None:
         assert set(file.keys()) == {"a.weight.codes", "a.weight.scale", "a.weight.zero_point"}
         assert file.get_tensor("a.weight.codes").shape == (9,)  # 24 codes of 3 bits
         assert json.loads(file.metadata()["edged"]) == {"a.weight": {"bits": 3, "shape": [4, 6]}}
+
+
+@given(
+    bits=st.integers(2, 8),
+    shape=st.lists(st.integers(1, 5), min_size=2, max_size=4).map(tuple),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_power_levels_survive_the_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, bits: int, shape: tuple, seed: int
+) -> None:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    weight = power_weight(shape, bits, seed)
+    save_weights(path, {"conv.weight": weight, "uniform.weight": quantized(shape, bits, seed)}, REST)
+    loaded, rest = load_weights(path)
+    read = loaded["conv.weight"]
+    assert isinstance(read, PowerWeight)
+    assert (read.bits, read.shape, loaded["uniform.weight"].is_uniform) == (bits, shape, True)
+    for part in ("codes", "scale", "zero_point", "exponent"):
+        assert torch.equal(getattr(read, part), getattr(weight, part))
+    assert rest.keys() == REST.keys()
+    state = decoded_state(path)
+    assert torch.equal(state["conv.weight"].view(torch.int32), weight.decode().view(torch.int32))
+    assert state.keys() == {"conv.weight", "uniform.weight", *REST}
+
+
+def test_power_levels_take_a_byte_for_each_row(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w", {"a.weight": power_weight((4, 6), 3)}, {})
+    with safe_open(tmp_path / "w", framework="pt") as file:
+        # An edged that knows uniform levels only looks for a.weight.scale, and refuses the file.
+        assert set(file.keys()) == {"a.weight.codes", "a.weight.step", "a.weight.zero_point", "a.weight.exponent"}
+        assert (file.get_tensor("a.weight.exponent").dtype, file.get_tensor("a.weight.exponent").shape) == (
+            torch.uint8,
+            (4,),
+        )
+        layout = json.loads(file.metadata()["edged"])
+        assert layout == {"a.weight": {"bits": 3, "shape": [4, 6], "levels": "power"}}
 
 
 def test_four_bits_take_little_more_than_an_eighth_of_float32(tmp_path: Path) -> None:
@@ -107,6 +145,70 @@ def test_an_inconsistent_file_is_rejected(
         with pytest.raises(ArtifactError, match=message) as caught:
             read(path)
         assert str(path) in str(caught.value)
+
+
+POWER = {"a": {"bits": 4, "shape": [2, 4], "levels": "power"}}
+GOOD_POWER = {
+    "a.codes": torch.zeros(4, dtype=torch.uint8),
+    "a.step": torch.ones(2),
+    "a.zero_point": torch.tensor([0, 15], dtype=torch.uint8),
+    "a.exponent": torch.tensor([16, 48], dtype=torch.uint8),
+}
+
+
+@pytest.mark.parametrize(
+    ("tensors", "layout", "message"),
+    [
+        ({"a.exponent": torch.tensor([16, 49], dtype=torch.uint8)}, POWER, "levels of 'a' are damaged"),
+        ({"a.exponent": torch.tensor([15, 16], dtype=torch.uint8)}, POWER, "levels of 'a' are damaged"),
+        ({"a.exponent": torch.tensor([16], dtype=torch.uint8)}, POWER, "levels of 'a' are damaged"),
+        ({"a.exponent": torch.tensor([16, 16], dtype=torch.int16)}, POWER, "levels of 'a' are damaged"),
+        ({"a.zero_point": torch.tensor([0, 16], dtype=torch.uint8)}, POWER, "levels of 'a' are damaged"),
+        ({"a.step": torch.tensor([1.0, float("inf")])}, POWER, "levels of 'a' are damaged"),
+        ({"a.step": torch.tensor([1.0, float("nan")])}, POWER, "levels of 'a' are damaged"),
+        ({"a.step": torch.tensor([0.0, 1.0])}, POWER, "levels of 'a' are damaged"),
+        ({"a.step": torch.ones(2).double()}, POWER, "grid of 'a' is damaged"),
+        ({"a.step": torch.ones(3)}, POWER, "grid of 'a' is damaged"),
+        ({}, {"a": {**POWER["a"], "bits": 9}}, "bits has value 9"),
+        ({}, {"a": {**POWER["a"], "levels": "cubic"}}, "levels 'cubic'; this edged reads uniform and power, a newer"),
+        ({}, {"a": {**POWER["a"], "levels": ["power"]}}, r"levels \['power'\]"),
+        ({}, {"a": {**POWER["a"], "levels": None}}, "levels None"),
+        ({}, {"a": {**POWER["a"], "levels": "uniform"}}, "a.scale"),
+        ({}, {"a": {"bits": 4, "shape": [2, 4]}}, "a.scale"),
+    ],
+)
+def test_inconsistent_power_levels_are_rejected(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], layout: object, message: str
+) -> None:
+    path = tmp_path / "w"
+    save_file(GOOD_POWER, path, metadata={"edged": json.dumps(POWER)})
+    assert load_weights(path)[0]["a"].decode().shape == (2, 4)
+    save_file(GOOD_POWER | tensors, path, metadata={"edged": json.dumps(layout)})
+    for read in (load_weights, decoded_state):
+        with pytest.raises(ArtifactError, match=message) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255), tail=st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_changed_byte_is_rejected_or_leaves_weights_that_decode(
+    tmp_path_factory: pytest.TempPathFactory, place: float, value: int, tail: bool
+) -> None:
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_weights(path, {"a": power_weight((3, 2, 3, 3), 3)}, {})
+    data = bytearray(path.read_bytes())
+    header = 8 + int.from_bytes(data[:8], "little")
+    first, last = (header, len(data)) if tail else (0, header)
+    data[first + int(place * (last - first))] = value
+    path.write_bytes(bytes(data))
+    try:
+        quantized, _ = load_weights(path)
+    except ArtifactError:
+        return
+    for weight in quantized.values():
+        assert bool(weight.decode().isfinite().all())
 
 
 def test_a_file_of_another_kind_is_rejected(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ from edged.execution.graph import (
     Silu,
     Weight,
 )
-from edged.execution.placement import PASSING, head_parameters, layers_to_keep, place, place_nothing
+from edged.execution.placement import PASSING, head_parameters, layers_to_keep, place, place_nothing, place_quantized
+from edged.execution.quantization import ActivationQuantization
+from tests.support.artifact_samples import power_weight
 from tests.support.executions import network
 
 WEIGHT = Weight("first.weight", torch.zeros(3, 3, 1, 1))
@@ -35,6 +37,14 @@ def conv(name: str, source: str, weight: Weight = WEIGHT) -> Conv:
 
 def graph(*nodes: object) -> Graph:
     return Graph("x", 3, nodes, nodes[-1].name)  # type: ignore[arg-type, attr-defined]
+
+
+def test_codes_of_power_levels_are_refused_where_integers_would_compute_on_them() -> None:
+    weight = Weight("first.weight", torch.zeros(3, 3, 1, 1), power_weight((3, 3, 1, 1), 4))
+    placed = graph(conv("a", "x", weight), Relu("b", ("a",)))
+    with pytest.raises(ArtifactError, match=r"'first\.weight' has power levels, which no engine computes on integers"):
+        place_quantized(placed, ActivationQuantization(8, {"x": (0.0, 1.0)}, ()))
+    assert place_nothing(placed).values == []
 
 
 def test_a_relu_is_absorbed_by_the_convolution_before_it() -> None:

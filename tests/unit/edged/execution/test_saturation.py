@@ -27,6 +27,7 @@ from edged.execution.saturation import (
 )
 from edged.execution.simulator import Simulator
 from edged.quant.grid import QuantizedWeight
+from edged.quant.power_grid import PowerWeight
 from edged.spec import Scheme
 from tests.support.executions import executed, relative_error
 from tests.support.saturation import CHANNELS, CODE, ROWS, SIDE
@@ -40,6 +41,13 @@ def weight(codes: list[list[int]], zero_points: list[int], bits: int = 8) -> Qua
     rows = torch.tensor(codes, dtype=torch.uint8)
     zeros = torch.tensor(zero_points, dtype=torch.uint8)
     return QuantizedWeight(rows, torch.ones(len(rows)), zeros, bits, tuple(rows.shape))
+
+
+def test_codes_of_power_levels_never_saturate() -> None:
+    uniform = weight([[255, 255]], [0])
+    assert codes_may_saturate({"a": uniform})
+    exponent = torch.tensor([16], dtype=torch.uint8)
+    assert not codes_may_saturate({"a": PowerWeight(**vars(uniform), exponent=exponent)})
 
 
 @given(st.lists(st.lists(st.integers(0, 255), min_size=3, max_size=3), min_size=1, max_size=4), st.data())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import torch
 from PIL import Image, ImageOps
 
 from edged.artifacts.engines import open_executor, open_onnx
+from edged.artifacts.manifest import SCHEMA_OF_LEVELS
 from edged.artifacts.reader import read_artifact
+from edged.artifacts.weights import load_weights
 from edged.calibration.dataset import build_cache
 from edged.errors import CalibrationError, GateError, StateError, UsageError
 from edged.evaluation.gates import Gates
@@ -21,7 +24,7 @@ from edged.models.cluster_affine import ClusterAffine
 from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.export import export
 from edged.pipeline.quantize import quantize
-from edged.spec import Choice, InputSpec, Method, QuantSpec
+from edged.spec import Choice, InputSpec, Levels, Method, QuantSpec
 from tests.support.executions import relative_error
 from tests.support.readouts import fitted
 from tests.support.tasks import Task
@@ -190,3 +193,49 @@ def test_networks_that_read_alpha_are_quantized_with_images_that_have_it(
     assert result.report["totals"]["quantized"]["top1"] > 40  # chance is 10
     warmup = artifact.load_warmup()
     assert warmup is not None
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_power_levels_are_stored_as_codes_and_computed_in_float_by_every_engine(
+    task: Task, network: LoadedNetwork, tmp_path: Path, runtime: str
+) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    spec = QuantSpec(method=Method.REQUANT, bits=4, levels=Levels.POWER, activation_bits="auto", propagation=0.0)
+    result = quantize(network, task.calibration, tmp_path / "out", spec, device="cpu", runtime=runtime)
+    artifact = read_artifact(result.artifact)
+    assert (artifact.manifest.schema_version, artifact.activations) == (SCHEMA_OF_LEVELS, None)
+    assert (result.report["totals"]["levels"], artifact.manifest.serve) == (
+        "power",
+        {"engine": runtime, "precision": "float"},
+    )
+    assert {candidate["precision"] for candidate in result.report["totals"]["candidates"]} == {"float"}
+    weights, _ = load_weights(artifact.directory / "weights.safetensors")
+    assert not any(weight.is_uniform for weight in weights.values())
+    model = artifact.load_model()
+    assert all(torch.equal(model.state_dict()[name], weight.decode()) for name, weight in weights.items())
+    x = build_cache(task.test, tmp_path / "cache", artifact.input).batch(torch.arange(32))
+    found = model(x)
+    assert float((found.argmax(1) == network.model(x).argmax(1)).float().mean()) > 0.9
+    assert relative_error(torch.from_numpy(open_executor(artifact, runtime, 1).run(x.numpy())), found) < 1e-4
+
+
+def test_power_levels_are_exported_as_codes_that_engines_decode(
+    task: Task, network: LoadedNetwork, tmp_path: Path
+) -> None:
+    spec = QuantSpec(method=Method.REQUANT, bits=4, levels=Levels.POWER, propagation=0.0)
+    uniform = dataclasses.replace(spec, levels=Levels.UNIFORM)
+    sizes = []
+    for each in (uniform, spec):
+        done = quantize(network, task.calibration, tmp_path / each.levels.value, each, device="cpu", runtime="torch")
+        exported = export(done.artifact, tmp_path / f"{each.levels.value}.onnx", dynamic_batch=True)
+        assert not exported.integer
+        sizes.append(exported.bytes)
+    assert sizes[1] < 1.4 * sizes[0]
+    artifact = read_artifact(tmp_path / "power")
+    x = build_cache(task.test, tmp_path / "cache", artifact.input).batch(torch.arange(32))
+    expected = artifact.load_model()(x)
+    for engine, target in (("onnxruntime", "onnxruntime"), ("onnxruntime", "tensorrt")):
+        file = tmp_path / f"{target}.onnx"
+        export(artifact.directory, file, target=target, dynamic_batch=True)
+        assert relative_error(torch.from_numpy(open_onnx(file, engine, 1).run(x.numpy())), expected) < 1e-4

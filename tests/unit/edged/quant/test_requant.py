@@ -13,8 +13,9 @@ from torch.testing import assert_close
 from edged.quant.grid import minmax_grid, range_grid, row_range
 from edged.quant.layer import quantize_layer
 from edged.quant.objective import row_loss
-from edged.quant.requant import BRACKET_POINTS, LEAST_SHARE, TOLERANCE, estimated_grid, golden_section
-from edged.spec import Method, QuantSpec, Scheme, Search
+from edged.quant.power_grid import PowerGrid
+from edged.quant.requant import BRACKET_POINTS, EXPONENTS, LEAST_SHARE, TOLERANCE, estimated_grid, golden_section
+from edged.spec import Levels, Method, QuantSpec, Scheme, Search
 from tests.support.quant_layers import LAYERS, Layer, make_layer
 
 SEARCHED = [search for search in Search if search is not Search.MINMAX]
@@ -146,3 +147,52 @@ def test_the_reported_loss_is_that_of_the_codes():
     result = quantize_layer(layer.W, layer.H[None], QuantSpec(method=Method.REQUANT, bits=3))
     D = result.weight.decode().double() - layer.W
     assert result.loss == pytest.approx(float(row_loss(D, layer.H).sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize("search", Search)
+@pytest.mark.parametrize("bits", [3, 4])
+def test_power_levels_round_heavy_tails_with_less_error(search: Search, bits: int):
+    W, H = heavy_tailed(), torch.eye(288, dtype=torch.float64)[None]
+    losses = []
+    for levels in Levels:
+        spec = QuantSpec(method=Method.REQUANT, bits=bits, search=search, levels=levels, damp_ratio=0.0)
+        result = quantize_layer(W, H, spec)
+        D = result.weight.decode().double() - W
+        assert result.loss == pytest.approx(float(D.square().sum() / 2), rel=1e-6)
+        assert result.weight.is_uniform == (levels is Levels.UNIFORM)
+        losses.append(result.loss)
+    assert losses[1] < 0.9 * losses[0]
+
+
+@settings(max_examples=15, deadline=None)
+@given(layer=LAYERS, search=st.sampled_from([Search.MSE, Search.WEIGHTED]), scheme=st.sampled_from(Scheme))
+def test_exponents_of_rows_are_never_worse_than_uniform_levels(layer: Layer, search: Search, scheme: Scheme):
+    spec = QuantSpec(method=Method.REQUANT, bits=layer.grid.bits, scheme=scheme, search=search)
+    uniform, power = (
+        row_errors(
+            layer.W,
+            layer.H,
+            estimated_grid(layer.W, layer.H, replace(spec, levels=levels)).nearest(layer.W),
+            search,
+        )
+        for levels in Levels
+    )
+    # An exponent of 1 is tried, too; ties of rounding may lead its search elsewhere.
+    assert bool((power <= uniform * (1 + 1e-6) + 1e-12).all())
+
+
+def test_one_exponent_serves_all_rows_that_share_a_range():
+    spec = QuantSpec(method=Method.REQUANT, bits=4, search=Search.GOLDEN, levels=Levels.POWER)
+    grid = estimated_grid(heavy_tailed(), torch.eye(288, dtype=torch.float64), spec)
+    assert isinstance(grid, PowerGrid)
+    assert len(grid.exponent.unique()) == 1
+    assert int(grid.exponent[0]) in EXPONENTS[1:]
+
+
+def test_each_conv_group_has_exponents_of_its_own():
+    W = heavy_tailed(6, 18).reshape(6, 2, 3, 3)
+    H = torch.eye(18, dtype=torch.float64).repeat(3, 1, 1)
+    spec = QuantSpec(method=Method.REQUANT, bits=4, levels=Levels.POWER)
+    whole = quantize_layer(W, H, spec).weight
+    parts = [quantize_layer(W[i : i + 2], H[:1], spec).weight.decode() for i in (0, 2, 4)]
+    assert torch.equal(whole.decode(), torch.cat(parts))

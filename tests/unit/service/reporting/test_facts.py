@@ -6,6 +6,7 @@ from service.reporting.facts import (
     figures,
     kernels,
     layers,
+    levels,
     logits,
     memory,
     outcome,
@@ -119,6 +120,14 @@ def test_what_became_of_the_logits_is_told():
     assert "5.1 % lower" in text
     report = {**data_of()["report"], "totals": {"bits": 2, "corrected_share": 0.0512}}
     assert ("Logits", text) in facts(data_of(report=report))
+
+
+def test_levels_for_storage_are_named():
+    assert levels({}) is None
+    text = levels({"levels": "power"})
+    assert text == "power, for storage only: computed in float"
+    report = {**data_of()["report"], "totals": {"bits": 4, "levels": "power"}}
+    assert ("Levels", text) in facts(data_of(report=report))
 
 
 def test_exact_kernels_are_named_with_what_avoids_them():
