@@ -1,8 +1,8 @@
 """What every comparator is: a method that quantizes one unit of a network, given the inputs that reach it.
 
-The comparators are the other rows of Table 1 in arXiv 2509.05576. They exist for `edged compare` alone: the engine that
-quantizes models for service (`edged.engine`) uses none of them. All of them start from the same grid of each channel,
-read the same calibration images and return the same kind of codes.
+The comparators are the other rows of Table 1 in arXiv 2509.05576, and REQuant. They exist for `edged compare` alone:
+the engine that quantizes models for service (`edged.engine`) uses none of them. All of them but REQuant start from the
+same grid of each channel; they read the same calibration images and return the same kind of codes.
 """
 
 from __future__ import annotations

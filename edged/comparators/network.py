@@ -18,6 +18,7 @@ from edged.comparators.inputs import Images, Stream, UnitInputs
 from edged.comparators.method import Comparator, Options, Solution
 from edged.comparators.nearest import Nearest
 from edged.comparators.obq import Obq
+from edged.comparators.requant import Requant
 from edged.comparators.units import Unit, find_units
 from edged.device import device_of, exact_float32
 from edged.errors import UsageError
@@ -35,6 +36,7 @@ COMPARATORS: Mapping[str, Comparator] = {
     "bit-split": BitSplit(),
     "brecq": Brecq(),
     "obq": Obq(),
+    "requant": Requant(),
 }
 
 
