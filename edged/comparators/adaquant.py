@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edged.comparators.inputs import UnitInputs
+from edged.comparators.inputs import Samples, UnitInputs
 from edged.comparators.method import Options, Solution, grid_of
 from edged.comparators.units import Unit
 from edged.quant.grid import Grid, QuantizedWeight
@@ -29,12 +29,11 @@ class AdaQuant:
     def quantize(self, unit: Unit, inputs: UnitInputs, options: Options) -> Solution:
         """Optimize the layer's weights, scales and the shift of its outputs."""
         trained = _Trained(unit, grid_of(unit.layer.weight, options))
-        with torch.no_grad():
-            targets = unit.normalized(inputs.targets)
-        x, generator = inputs.of_quantized, torch.Generator().manual_seed(options.seed)
+        targets = inputs.keep("targets", map(unit.normalized, inputs.targets()))
+        generator = torch.Generator().manual_seed(options.seed)
         for _ in range(self.iterations if options.iterations is None else options.iterations):
-            chosen = torch.randint(len(x), (min(BATCH, len(x)),), generator=generator).to(x.device)
-            trained.step(x[chosen], targets[chosen])
+            chosen = torch.randint(len(targets), (min(BATCH, len(targets)),), generator=generator)
+            trained.step(inputs.of_quantized, targets, chosen)
         return Solution({unit.name: trained.quantized()}, {unit.name: trained.shift.detach()})
 
 
@@ -55,15 +54,18 @@ class _Trained:
             ]
         )
 
-    def step(self, x: Tensor, target: Tensor) -> None:
-        with torch.enable_grad():
-            weight = self._rounded().reshape(self._shape)
-            y = self._unit.run(x, {self._unit.name: weight})
-            shift = self.shift[:, None, None] if isinstance(self._unit.layer, nn.Conv2d) else self.shift
-            loss = functional.mse_loss(self._unit.normalized(y + shift), target)
+    def step(self, inputs: Samples, targets: Samples, chosen: Tensor) -> None:
+        """Make a step for the mean squared error on the chosen images, whose gradients are summed part by part."""
+        self._optimizer.zero_grad()
+        for part in targets.parts(chosen):
+            with torch.enable_grad():
+                weight = self._rounded().reshape(self._shape)
+                y = self._unit.run(inputs.rows(part), {self._unit.name: weight})
+                shift = self.shift[:, None, None] if isinstance(self._unit.layer, nn.Conv2d) else self.shift
+                loss = functional.mse_loss(self._unit.normalized(y + shift), targets.rows(part))
+                loss = loss * (len(part) / len(chosen))
             parameters = [self._weight, self._range, self.shift]
-            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
-                parameter.grad = gradient
+            torch.autograd.backward(loss, inputs=parameters)
         self._optimizer.step()
 
     def quantized(self) -> QuantizedWeight:

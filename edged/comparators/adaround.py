@@ -6,8 +6,6 @@ its inputs are those that the quantized layers before it return.
 
 from __future__ import annotations
 
-import torch
-
 from edged.comparators.inputs import UnitInputs
 from edged.comparators.method import Options, Solution, grid_of
 from edged.comparators.rounding import SoftRounding, cosine, learn_rounding
@@ -23,8 +21,7 @@ class AdaRound:
     def quantize(self, unit: Unit, inputs: UnitInputs, options: Options) -> Solution:
         """Learn the rounding of the layer."""
         rounding = SoftRounding(unit.layer.weight, grid_of(unit.layer.weight, options))
-        with torch.no_grad():
-            targets = unit.activated(inputs.targets)
+        targets = inputs.keep("targets", map(unit.activated, inputs.targets()))
         learn_rounding(
             unit,
             {unit.name: rounding},

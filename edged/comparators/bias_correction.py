@@ -26,14 +26,16 @@ class BiasCorrection:
         """Round the layer and measure the means of its outputs."""
         weights = nearest(unit, options).weights
         decoded = {unit.name: weights[unit.name].decode()}
-        with torch.no_grad():
-            outputs = torch.cat([unit.run(part, decoded) for part in torch.split(inputs.of_quantized, 64)])
-        shift = channel_means(inputs.targets, unit) - channel_means(outputs, unit)
+        change = torch.zeros(len(unit.layer.weight), dtype=torch.float64)
+        for x, y in inputs.pairs():
+            with torch.no_grad():
+                change += len(x) * (channel_means(y, unit) - channel_means(unit.run(x, decoded), unit)).cpu()
+        shift = (change / len(inputs.of_quantized)).to(unit.layer.weight)
         return Solution(weights, {unit.name: shift})
 
 
 def channel_means(outputs: Tensor, unit: Unit) -> Tensor:
-    """Return the mean of each output channel [rows] of a layer's outputs [n, rows, H, W] or [n, ..., rows]."""
+    """Return the mean of each output channel, float64 [rows], of outputs [n, rows, H, W] or [n, ..., rows]."""
     if isinstance(unit.layer, nn.Conv2d):
         outputs = outputs.movedim(1, -1)
-    return outputs.flatten(0, -2).double().mean(0).to(outputs.dtype)
+    return outputs.flatten(0, -2).mean(0, dtype=torch.float64)

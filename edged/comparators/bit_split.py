@@ -49,7 +49,7 @@ class BitSplit:
         bias = 0 if layer.bias is None else layer.bias.detach()
         if isinstance(bias, Tensor) and isinstance(layer, nn.Conv2d):
             bias = bias[:, None, None]
-        for x, y in zip(torch.split(inputs.of_quantized, 64), torch.split(inputs.targets, 64), strict=True):
+        for x, y in inputs.pairs():
             moments.update(x, [y - bias])
         C, H = moments.cross(0) * (2 / moments.positions), hessian(moments)
         grid = grid_of(layer.weight, options)

@@ -7,13 +7,16 @@ all layers have the same number.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
 from edged.comparators.inputs import UnitInputs, squared_gradients
 from edged.comparators.method import Options, Solution, grid_of
 from edged.comparators.nearest import nearest
-from edged.comparators.rounding import SoftRounding, learn_rounding, linear
+from edged.comparators.rounding import Importance, SoftRounding, learn_rounding, linear
 from edged.comparators.units import Unit
 from edged.models.layers import shared_copy
 
@@ -27,8 +30,7 @@ class Brecq:
     def quantize(self, unit: Unit, inputs: UnitInputs, options: Options) -> Solution:
         """Learn the rounding of the unit's layers together."""
         roundings = {k: SoftRounding(layer.weight, grid_of(layer.weight, options)) for k, layer in unit.layers.items()}
-        with torch.no_grad():
-            targets = unit.activated(inputs.targets)
+        targets = inputs.keep("targets", map(unit.activated, inputs.targets()))
         learn_rounding(
             unit,
             roundings,
@@ -43,12 +45,29 @@ class Brecq:
         return Solution({name: rounding.quantized() for name, rounding in roundings.items()})
 
 
-def importance_of(unit: Unit, inputs: UnitInputs, options: Options) -> Tensor:
-    """Return the squared gradient by each output [n, ...] of a block rounded to nearest, with a mean of 1."""
+def importance_of(unit: Unit, inputs: UnitInputs, options: Options) -> Importance:
+    """Return the squared gradient by each output of a block rounded to nearest, with a mean of 1.
+
+    Returns:
+        A function from the indices of images to the squared gradients [images, ...].
+    """
     rounded = shared_copy(inputs.quantized)
     for name, weight in nearest(unit, options).weights.items():
         layer = rounded.get_submodule(name)
         layer.weight = nn.Parameter(weight.decode(), requires_grad=False)
-    squares = squared_gradients(inputs.full, rounded, unit.name, inputs.images())
-    mean = squares.mean()
-    return squares / mean if mean > 0 else torch.ones_like(squares)
+    scale, sums = 0.0, []
+
+    def scaled() -> Iterator[Tensor]:
+        nonlocal scale
+        for squares in squared_gradients(inputs.full, rounded, unit.name, inputs.images()):
+            # About 1 from here on, because float16 would lose what is very small.
+            scale = scale or float(squares.mean())
+            squares /= scale or 1.0
+            sums.append(float(squares.mean()) * len(squares))
+            yield squares
+
+    kept = inputs.keep("importance", scaled())
+    mean = math.fsum(sums) / len(kept)
+    if mean == 0:
+        return lambda images: torch.ones_like(kept.rows(images))
+    return lambda images: kept.rows(images) / mean

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -21,6 +23,8 @@ from edged.comparators.obq import Obq
 from edged.comparators.requant import Requant
 from edged.comparators.units import Unit, find_units
 from edged.device import device_of, exact_float32
+from edged.engine.activations import ActivationStore
+from edged.engine.memory_plan import ACTIVATION_MEMORY
 from edged.errors import UsageError
 from edged.models.graph import Program
 from edged.models.layers import shared_copy
@@ -54,7 +58,12 @@ class ComparedNetwork:
 
 
 def quantize_with(
-    name: str, model: nn.Module, images: Images, options: Options, listener: ProgressListener | None = None
+    name: str,
+    model: nn.Module,
+    images: Images,
+    options: Options,
+    listener: ProgressListener | None = None,
+    folder: Path | None = None,
 ) -> ComparedNetwork:
     """Quantize all convolutions and linear layers of a network with a comparator.
 
@@ -64,6 +73,7 @@ def quantize_with(
         images: Returns the calibration images in batches on the network's device, the same ones at every call.
         options: Bits, grid, iterations and seed.
         listener: Receives the number of units that are done.
+        folder: Folder for values of the images that do not fit the memory for them; None for that of temporary files.
 
     Raises:
         ArchitectureError: The model has no layer to quantize.
@@ -75,10 +85,13 @@ def quantize_with(
     units = find_units(model, method.blockwise)
     network, quantized = shared_copy(model), {}
     program = Program(model)
-    streams = Stream(program, model, images), Stream(program, network, images)
-    with exact_float32(device_of(model)), torch.no_grad():
+    store = ActivationStore(ACTIVATION_MEMORY, folder or Path(tempfile.gettempdir()))
+    streams = Stream("full", program, model, images, store), Stream("quantized", program, network, images, store)
+    with store, exact_float32(device_of(model)), torch.no_grad():
         for done, unit in enumerate(units, start=1):
-            solution = method.quantize(unit, UnitInputs(unit, model, network, images, *streams), options)
+            inputs = UnitInputs(unit, model, network, images, *streams, store)
+            solution = method.quantize(unit, inputs, options)
+            inputs.release()
             for layer, weight in solution.weights.items():
                 quantized[f"{layer}.weight"] = weight
             _install(network, unit, solution)

@@ -6,8 +6,6 @@ damped by a hundredth of its mean diagonal.
 
 from __future__ import annotations
 
-import torch
-
 from edged.calibration.moments import hessian, moments_for
 from edged.comparators.inputs import UnitInputs
 from edged.comparators.method import Options, Solution
@@ -25,7 +23,7 @@ class Obq:
     def quantize(self, unit: Unit, inputs: UnitInputs, options: Options) -> Solution:
         """Quantize the layer under the Hessian of its inputs."""
         moments = moments_for(unit.layer)
-        for x in torch.split(inputs.of_full, 64):
+        for x in inputs.of_full.batches():
             moments.update(x)
         # Search.MSE is the grid of the other comparators.
         spec = QuantSpec(method=Method.OBQ, bits=options.bits, scheme=options.scheme, search=Search.MSE)

@@ -8,13 +8,16 @@ every h ends at 0 or 1 (arXiv 2004.10568, Eq. 22-24).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
+from edged.comparators.inputs import Samples
 from edged.comparators.units import Unit
 from edged.quant.grid import Grid, QuantizedWeight
+
+Importance = Callable[[Iterable[int]], Tensor]
 
 ZETA, GAMMA = 1.1, -0.1
 BETA_START, BETA_END = 20.0, 2.0
@@ -81,9 +84,9 @@ def learning_rate(iterations: int, published: int) -> float:
 def learn_rounding(
     unit: Unit,
     roundings: Mapping[str, SoftRounding],
-    inputs: Tensor,
-    targets: Tensor,
-    importance: Tensor | None,
+    inputs: Samples,
+    targets: Samples,
+    importance: Importance | None,
     *,
     iterations: int,
     published: int,
@@ -95,9 +98,9 @@ def learn_rounding(
     Args:
         unit: The unit in full precision.
         roundings: Rounding of each of its layers by name. Their variables are modified.
-        inputs: Inputs [n, ...] through the quantized units before it.
-        targets: Outputs [n, ...] after `Unit.activated`, in full precision.
-        importance: Weight of each squared error [n, ...], or None for equal ones.
+        inputs: Inputs through the quantized units before it.
+        targets: Outputs after `Unit.activated`, in full precision.
+        importance: Returns the weights of squared errors [images, ...]; None for equal ones.
         iterations: Steps, each on BATCH images.
         published: Steps in the method's paper.
         beta: The schedule of the regularizer.
@@ -108,18 +111,20 @@ def learn_rounding(
     optimizer = torch.optim.Adam(variables, lr=learning_rate(iterations, published))
     warm = int(WARM_START * iterations)
     for step in range(iterations):
-        chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator).to(inputs.device)
-        with torch.enable_grad():
-            output = unit.activated(unit.run(inputs[chosen], {k: r.weight() for k, r in roundings.items()}))
-            errors = (output - targets[chosen]).square()
-            if importance is not None:
-                errors = errors * importance[chosen]
-            # The sum over channels, and the mean over images and positions.
-            loss = errors.sum() / (errors.numel() / errors.shape[1])
-            if step >= warm:
-                sharpness = beta((step - warm) / (iterations - warm))
-                loss = loss + REGULARIZER * sum(rounding.regularizer(sharpness) for rounding in roundings.values())
-            gradients = torch.autograd.grad(loss, variables)
-        for variable, gradient in zip(variables, gradients, strict=True):
-            variable.grad = gradient
+        chosen = torch.randint(len(inputs), (min(BATCH, len(inputs)),), generator=generator)
+        optimizer.zero_grad()
+        for part in targets.parts(chosen):
+            with torch.enable_grad():
+                output = unit.activated(unit.run(inputs.rows(part), {k: r.weight() for k, r in roundings.items()}))
+                errors = (output - targets.rows(part)).square()
+                if importance is not None:
+                    errors = errors * importance(part)
+                # The sum over channels, and the mean over all chosen images and positions.
+                loss = errors.sum() / (errors[0, 0].numel() * len(chosen))
+            torch.autograd.backward(loss, inputs=variables)
+        if step >= warm:
+            sharpness = beta((step - warm) / (iterations - warm))
+            with torch.enable_grad():
+                sums = [REGULARIZER * rounding.regularizer(sharpness) for rounding in roundings.values()]
+            torch.autograd.backward(sums, inputs=variables)
         optimizer.step()

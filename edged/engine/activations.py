@@ -117,11 +117,18 @@ class ActivationStore:
             kept[name] = self._keep(_compact(values[name]))
         self._kept[stream, first] = kept
 
-    def get(self, stream: str, first: int) -> Values:
-        """Return the values of a batch as float32, in new tensors."""
+    def get(self, stream: str, first: int, only: str | None = None) -> Values:
+        """Return the values of a batch as float32, in new tensors.
+
+        Args:
+            stream: Name of the stream.
+            first: Index of the batch's first image.
+            only: Name of the only value to return; None for all.
+        """
         return {
             name: self._spill.read(value).float() if isinstance(value, _OnDisk) else value.to(torch.float32, copy=True)
             for name, value in self._kept[stream, first].items()
+            if only in (None, name)
         }
 
     def discard(self, stream: str, first: int) -> None:

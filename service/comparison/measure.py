@@ -42,7 +42,7 @@ from edged.version import __version__
 from service.comparison.job import FULL_PRECISION, PEERS, Measurement
 from service.worker.pipeline import decode_images, set_up_torch
 
-BATCH = 64
+BATCH, BATCH_PIXELS = 64, 1_000_000  # most images, and most pixels of them, in a batch
 PASSES, SHORT_S = 3, 10.0
 _SCORES = ("top1", "top5", "map50", "map50_95", "images", "sample")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
@@ -99,7 +99,7 @@ def measure(job: Measurement, listener: ProgressListener) -> dict[str, Any]:
     model = network.model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     torch.manual_seed(job.seed)  # of methods without a generator of their own
     with listener.stage("import"):
-        peer = open_peer(job.method, job.bits, BATCH, job.iterations) if job.method in PEERS else None
+        peer = open_peer(job.method, job.bits, batch_size(calibration), job.iterations) if job.method in PEERS else None
     quantize, iterations = _method(job, peer, network, model, calibration, listener)
     with listener.stage("quantize"), memory_errors_of(device):
         cost = _cost(quantize, model, calibration, device)
@@ -160,14 +160,19 @@ def _compared(
     device = device_of(model)
 
     def images() -> Iterator[Tensor]:
-        return (moved(batch, device) for batch in cache.batches(cache.calibration, BATCH))
+        return (moved(batch, device) for batch in cache.batches(cache.calibration, batch_size(cache)))
 
-    return quantize_with(method, model, images, options, listener).model
+    return quantize_with(method, model, images, options, listener, cache.directory).model
+
+
+def batch_size(cache: ImageCache) -> int:
+    """Return how many images a forward pass computes at a time, so that its outputs take little memory."""
+    return max(1, min(BATCH, BATCH_PIXELS // cache.input.size**2))
 
 
 def _cost(quantize: Quantize, model: nn.Module, cache: ImageCache, device: torch.device) -> _Cost:
     # The first pass chooses kernels and starts threads.
-    predict(model, cache, cache.calibration[:BATCH], BATCH)
+    predict(model, cache, cache.calibration[: batch_size(cache)], batch_size(cache))
     forward = _forward_time(model, cache)
     before = _restart_peak(device)
     start = _now()
@@ -181,7 +186,7 @@ def _forward_time(model: nn.Module, cache: ImageCache) -> _Time:
     times: list[_Time] = []
     while not times or (len(times) < PASSES and sum(t.wall for t in times) < SHORT_S):
         start = _now()
-        predict(model, cache, cache.calibration, BATCH)
+        predict(model, cache, cache.calibration, batch_size(cache))
         times.append(_since(start))
     return _Time(statistics.median(t.wall for t in times), statistics.median(t.cpu for t in times))
 

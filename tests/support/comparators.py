@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from edged.comparators.inputs import Stream, UnitInputs
+from edged.comparators.inputs import Samples, Stream, UnitInputs
 from edged.comparators.method import Options
 from edged.comparators.nearest import nearest
 from edged.comparators.units import Unit, find_units
+from edged.engine.activations import ActivationStore
 from edged.models.graph import Program
 from edged.models.layers import shared_copy
 from edged.models.resnet import CifarResNet
@@ -50,9 +54,16 @@ def unit_inputs(model: nn.Module, name: str, options: Options, *, blockwise: boo
 
 def inputs_at(unit: Unit, model: nn.Module, quantized: nn.Module) -> UnitInputs:
     """Return the inputs of a unit of `model` when the layers before it are those of `quantized`."""
-    program = Program(model)
-    streams = Stream(program, model, images), Stream(program, quantized, images)
-    return UnitInputs(unit, model, quantized, images, *streams)
+    program, store = Program(model), ActivationStore(1 << 20, Path(tempfile.gettempdir()))
+    streams = Stream("full", program, model, images, store), Stream("quantized", program, quantized, images, store)
+    inputs = UnitInputs(unit, model, quantized, images, *streams, store)
+    weakref.finalize(inputs, store.__exit__)
+    return inputs
+
+
+def whole(samples: Samples | Iterator[Tensor]) -> Tensor:
+    """Return samples of all images, or batches, as one tensor."""
+    return torch.cat(list(samples.batches() if isinstance(samples, Samples) else samples))
 
 
 def inputs_of(model: nn.Module, name: str) -> Tensor:
@@ -68,8 +79,8 @@ def inputs_of(model: nn.Module, name: str) -> Tensor:
 def output_error(unit: Unit, inputs: UnitInputs, weights: dict[str, Tensor]) -> float:
     """Return the mean squared error of a unit's outputs, after BatchNorm and activation, with other weights."""
     with torch.no_grad():
-        found = unit.activated(unit.run(inputs.of_quantized, weights))
-        return float((found - unit.activated(inputs.targets)).square().mean())
+        found = unit.activated(unit.run(whole(inputs.of_quantized), weights))
+        return float((found - unit.activated(whole(inputs.targets()))).square().mean())
 
 
 def decoded(weights: object) -> dict[str, Tensor]:

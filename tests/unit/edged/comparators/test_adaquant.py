@@ -6,18 +6,19 @@ import torch
 from edged.comparators.adaquant import AdaQuant
 from edged.comparators.method import Options, grid_of
 from edged.comparators.nearest import nearest
-from tests.support.comparators import decoded, network, unit_inputs
+from tests.support.comparators import decoded, network, unit_inputs, whole
 
 
 @pytest.mark.parametrize("name", ["layer1.0.conv1", "linear"])
 def test_the_output_error_falls_as_weights_scales_and_shifts_are_optimized(name: str):
     options = Options(bits=3)
     unit, inputs = unit_inputs(network(), name, options)
+    x, target = whole(inputs.of_quantized), whole(inputs.targets())
 
     def error(weight: torch.Tensor, shift: torch.Tensor) -> float:
-        y = unit.run(inputs.of_quantized, {unit.name: weight})
+        y = unit.run(x, {unit.name: weight})
         y = y + (shift if y.dim() == 2 else shift[:, None, None])
-        return float((unit.normalized(y) - unit.normalized(inputs.targets)).square().mean())
+        return float((unit.normalized(y) - unit.normalized(target)).square().mean())
 
     found = AdaQuant().quantize(unit, inputs, options)
     before = error(*decoded(nearest(unit, options).weights).values(), torch.zeros(len(unit.layer.weight)))

@@ -10,7 +10,7 @@ from edged.comparators.bit_split import BitSplit, split_bits
 from edged.comparators.method import Options
 from edged.comparators.nearest import nearest
 from edged.spec import Scheme
-from tests.support.comparators import decoded, network, unit_inputs
+from tests.support.comparators import decoded, network, unit_inputs, whole
 from tests.support.quant_layers import make_layer
 
 
@@ -50,9 +50,10 @@ def test_it_ends_where_no_single_bit_can_be_changed_for_the_better():
 def test_the_output_error_of_a_layer_falls(name: str):
     options = Options(bits=2)
     unit, inputs = unit_inputs(network(), name, options)
+    x, y = whole(inputs.of_quantized), whole(inputs.targets())
 
     def error(weights: dict[str, torch.Tensor]) -> float:
-        return float((unit.run(inputs.of_quantized, weights) - inputs.targets).square().mean())
+        return float((unit.run(x, weights) - y).square().mean())
 
     found = BitSplit().quantize(unit, inputs, options)
     assert error(decoded(found.weights)) < 0.8 * error(decoded(nearest(unit, options).weights))

@@ -49,6 +49,23 @@ def test_eight_bits_are_close_to_full_precision(name: str):
     assert_close(found(batch), model(batch), rtol=0.1, atol=0.1)
 
 
+@pytest.mark.parametrize("name", COMPARATORS)
+def test_no_layer_computes_all_images_at_once(name: str, monkeypatch: pytest.MonkeyPatch):
+    """A method's memory must not grow with the number of images."""
+    monkeypatch.setattr("edged.comparators.inputs.PART_BYTES", 1 << 14)
+    model, seen = shallow(), []
+    convolve = nn.functional.conv2d
+
+    def counted(x: torch.Tensor, *arguments: object, **more: object) -> torch.Tensor:
+        seen.append(len(x))
+        return convolve(x, *arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(nn.functional, "conv2d", counted)
+    quantize_with(name, model, lambda: (part for batch in images() for part in batch.split(4)), OPTIONS)
+    assert max(seen, default=0) <= 4
+    assert bool(seen) == (name not in ("rtn", "requant"))
+
+
 def test_an_unknown_method_is_refused():
     with pytest.raises(UsageError, match="did you mean 'adaround'"):
         quantize_with("adaronud", network(), images, OPTIONS)

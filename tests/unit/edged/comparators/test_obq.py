@@ -6,7 +6,7 @@ from torch import Tensor
 from edged.comparators.method import Options, grid_of
 from edged.comparators.obq import Obq
 from edged.quant.grid import Grid
-from tests.support.comparators import network, unit_inputs
+from tests.support.comparators import network, unit_inputs, whole
 
 
 def literal(w: Tensor, H: Tensor, grid: Grid) -> list[int]:
@@ -32,7 +32,7 @@ def test_codes_equal_the_direct_computation_on_the_unfolded_inputs():
     options = Options(bits=3)
     unit, inputs = unit_inputs(network(), "conv1", options)
     found = Obq().quantize(unit, inputs, options).weights["conv1"]
-    X = torch.nn.functional.unfold(inputs.of_full.double(), 3, padding=1).transpose(0, 1).flatten(1)
+    X = torch.nn.functional.unfold(whole(inputs.of_full).double(), 3, padding=1).transpose(0, 1).flatten(1)
     H = 2 / X.shape[1] * X @ X.T
     H = H + 0.01 * H.diagonal().mean() * torch.eye(len(H))
     grid = grid_of(unit.layer.weight, options)
