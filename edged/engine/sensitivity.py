@@ -1,9 +1,10 @@
 """What a network loses by each layer at each width, measured before the widths are chosen.
 
-One pass of the images gives each layer's moments, and from these follow its losses at all widths. How much a layer
-matters for the network's outputs is measured: with the layer alone quantized at ANCHORS, on held-out images. Only the
-rest of the network behind the layer is run again, from values that were kept at its cut. Between and beyond the anchors
-the error follows the layer's loss, which is known at every width:
+One pass of the images gives each layer's moments, and from these follow its losses: at SOLVED by quantizing it, between
+them by interpolation, because each bit divides the loss by about the same factor. How much a layer matters for the
+network's outputs is measured: with the layer alone quantized at ANCHORS, on held-out images. Only the rest of the
+network behind the layer is run again, from values that were kept at its cut. Between and beyond the anchors the error
+follows the layer's loss, which is known at every width:
 
     error(b) = error(a) * loss(b) / loss(a)     outside the anchors
     log error is linear in log loss             between two of them
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -35,11 +37,12 @@ from edged.quant.layer import quantize_at_widths
 from edged.spec import QuantSpec, Search
 
 WIDTHS = tuple(range(2, 9))
-ANCHORS = (2, 4)  # widths at which a layer's effect on the outputs is measured
-PASS_IMAGES = 256  # most calibration images for the moments: losses are compared, not minimized
-MIN_PROBES, MAX_PROBES = 8, 64  # held-out images on which effects are measured
+SOLVED = (2, 3, 4, 8)  # widths at which layers are quantized
+ANCHORS = (2, 4)  # those at which a layer's effect on the outputs is measured
+PASS_IMAGES = 128  # most calibration images for the moments: losses are compared, not minimized
+MIN_PROBES, MAX_PROBES = 16, 64  # held-out images on which effects are measured
 # Images of the probes times layers, as a share of the calibration images: bounds the time that measuring takes.
-PROBE_SHARE = 1.0
+PROBE_SHARE = 0.5
 PROBE_BATCH = 16
 
 Distance = Callable[[Tensor, Tensor], float]
@@ -111,11 +114,11 @@ def measure_sensitivity(
     losses: dict[str, dict[int, float]] = {}
     probes: dict[str, dict[int, _Probe]] = {}
     settings = dataclasses.replace(spec, propagation=0.0, augmentation=1, search=Search.WEIGHTED, beam=1)
-    specs = [spec_of_layer(settings, bits) for bits in WIDTHS]
+    specs = [spec_of_layer(settings, bits) for bits in SOLVED]
 
     def visit(name: str, layer: QuantizableLayer, H: Tensor, moments: Moments) -> None:
-        results = dict(zip(WIDTHS, quantize_at_widths(layer.weight, H, specs), strict=True))
-        losses[name] = {bits: result.relative_loss for bits, result in results.items()}
+        results = dict(zip(SOLVED, quantize_at_widths(layer.weight, H, specs), strict=True))
+        losses[name] = _with_widths_between({bits: result.relative_loss for bits, result in results.items()})
         probes[name] = {}
         norm = norms.get(program.followers.get(name, ""))
         for bits in ANCHORS:
@@ -187,6 +190,17 @@ def _fewer(cache: ImageCache, count: int) -> ImageCache:
     some = copy.copy(cache)
     some.calibration = _evenly(cache.calibration, count)
     return some
+
+
+def _with_widths_between(losses: Mapping[int, float]) -> dict[int, float]:
+    """Return the loss at each width from those at some, by interpolating its logarithm linearly in the bits."""
+    known = sorted(losses)
+    found = dict(losses)
+    for low, high in itertools.pairwise(known):
+        for bits in range(low + 1, high):
+            share = (bits - low) / (high - low)
+            found[bits] = losses[low] ** (1 - share) * losses[high] ** share
+    return {bits: found[bits] for bits in sorted(found)}
 
 
 def _at_all_widths(losses: Mapping[int, float], errors: Mapping[int, float]) -> dict[int, float]:

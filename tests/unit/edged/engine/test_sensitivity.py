@@ -10,7 +10,7 @@ from torch import nn
 from edged.calibration.dataset import ImageCache
 from edged.engine.layerwise import quantize_network
 from edged.engine.memory_plan import Resources
-from edged.engine.sensitivity import ANCHORS, WIDTHS, LayerSensitivity, measure_sensitivity
+from edged.engine.sensitivity import ANCHORS, SOLVED, WIDTHS, LayerSensitivity, measure_sensitivity
 from edged.errors import MemoryLimitError
 from edged.evaluation.fidelity import squared_error
 from edged.progress import SilentListener
@@ -57,6 +57,17 @@ def test_at_the_anchors_the_error_is_that_of_the_network_with_the_layer_alone_qu
             expected = squared_error(model(images), alone(images)) / len(images)
         assert layer.errors[bits] == pytest.approx(expected, rel=1e-2)
         assert layer.losses[bits] == pytest.approx(quantized.results[name].relative_loss, rel=1e-3)
+
+
+@pytest.mark.parametrize("bits", [3, 6])
+def test_losses_are_those_of_a_quantization_or_near_where_they_are_interpolated(
+    model: nn.Module, cache: ImageCache, found: dict[str, LayerSensitivity], bits: int
+):
+    spec = QuantSpec(bits=bits, propagation=0, search=Search.WEIGHTED, order=Order.HESSIAN)
+    quantized = quantize_network(model, cache, spec, Resources(), SilentListener())
+    tolerance = 1e-3 if bits in SOLVED else 0.3  # a bit is a factor of 4
+    for name, layer in found.items():
+        assert layer.losses[bits] == pytest.approx(quantized.results[name].relative_loss, rel=tolerance)
 
 
 def test_errors_and_losses_fall_with_the_width(found: dict[str, LayerSensitivity]):
