@@ -74,3 +74,15 @@ def test_a_cut_search_states_a_bound_that_holds(monkeypatch: pytest.MonkeyPatch)
     assert found.bytes <= limit
     assert found.bound <= exact.cost <= found.cost
     assert found.bound >= 0.9 * exact.cost
+
+
+@pytest.mark.parametrize("depth", [60, 156])  # of a YOLOv5 and of a ResNet-152
+@pytest.mark.parametrize("mean", [2.5, 4, 7])
+def test_deep_networks_are_solved_exactly(depth: int, mean: float) -> None:
+    layers = network_of(depth)
+    limit = int(sum(options[0].bytes for options in layers) * mean / 2)
+    found = allocate(layers, limit)
+    assert found.bound == found.cost  # nothing was cut
+    assert 0.999 * limit < found.bytes <= limit
+    uniform = [options[int(mean) - 2] for options in layers]
+    assert found.cost < 0.95 * sums(uniform)[0]
