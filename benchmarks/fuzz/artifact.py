@@ -16,11 +16,17 @@ from edged.models.resnet import CifarResNet
 from edged.pipeline.quantize import quantize
 from edged.spec import Method, QuantSpec
 
+INTEGERS = QuantSpec(method=Method.RTN, bits=4, activation_bits=8)
 _SIDE = 8
 
 
-def write_small_artifact(directory: Path) -> None:
-    """Quantize a network with random weights into a folder that must not exist."""
+def write_small_artifact(directory: Path, spec: QuantSpec = INTEGERS) -> None:
+    """Quantize a network with random weights into a folder that must not exist.
+
+    Args:
+        directory: The folder.
+        spec: How to quantize.
+    """
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(prefix="edged-") as name:
@@ -31,5 +37,4 @@ def write_small_artifact(directory: Path) -> None:
             pixels = draw.integers(0, 256, (_SIDE, _SIDE, 3), np.uint8)
             Image.fromarray(pixels).save(folder / "images" / f"{number}.png")
         network = load_checkpoint(folder / "m.safetensors", input_settings={"size": _SIDE, "resize": _SIDE})
-        spec = QuantSpec(method=Method.RTN, bits=4, activation_bits=8)
         quantize(network, folder / "images", directory, spec, runtime="onnxruntime")

@@ -19,6 +19,7 @@ from benchmarks.fuzz.drive import fuzz, fuzz_apart
 from benchmarks.fuzz.files import COUNTS, file_targets
 from benchmarks.fuzz.target import Case, Target
 from edged.errors import ConfigError
+from edged.spec import Levels, Method, QuantSpec
 
 CORPUS = Path(__file__).parent / "corpus"
 INPUTS = {"manifest": 100, "weights": 100, "report": 100}
@@ -59,6 +60,25 @@ def test_bad_input_ends_in_the_error_that_is_promised(name: str, targets: dict[s
     @given(target.cases)
     def read(case: Case) -> None:
         target.attempt(case, tmp_path)
+
+    read()
+
+
+@pytest.mark.slow  # as above, on weights with power levels
+@pytest.mark.parametrize("name", ["manifest", "weights"])
+def test_bad_input_of_power_levels_ends_in_the_error_that_is_promised(name: str, tmp_path: Path) -> None:
+    spec = QuantSpec(method=Method.REQUANT, bits=3, levels=Levels.POWER, propagation=0.0)
+    write_small_artifact(tmp_path / "artifact", spec)
+    target = file_targets(tmp_path / "artifact")[name]
+    (tmp_path / "fuzzed").mkdir()
+    target.prepare(tmp_path / "fuzzed")
+
+    @settings(
+        max_examples=MOST, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+    )
+    @given(target.cases)
+    def read(case: Case) -> None:
+        target.attempt(case, tmp_path / "fuzzed")
 
     read()
 
