@@ -227,7 +227,7 @@ class QuantSpec:
         if self.activation_bits not in (None, AUTO):
             raise UsageError(
                 f"levels has value power, which no engine computes on integers, and activation_bits"
-                f" {self.activation_bits}; give activation_bits none, or levels uniform"
+                f" {self.activation_bits}; leave activation_bits out, or give levels uniform"
             )
         if self.size_limit is not None:
             raise UsageError("levels power adds bytes that size_limit does not count; leave one of them out")

@@ -129,7 +129,7 @@ def place_quantized(graph: Graph, activations: ActivationQuantization) -> Placem
         if node.weight.quantized is not None and not node.weight.quantized.is_uniform:
             raise ArtifactError(
                 f"weight {node.weight.parameter!r} has power levels, which no engine computes on integers;"
-                " quantize the checkpoint again with levels uniform, or with activation bits none"
+                " quantize the checkpoint again with levels uniform"
             )
     return place(graph, activations.float_layers, activations.in_float, float_silu=activations.silu == FLOAT)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import UsageError
-from edged.spec import AUTO, MAX_WHOLE, QuantSpec, bounds_of
+from edged.spec import AUTO, MAX_WHOLE, Levels, Method, QuantSpec, bounds_of
 from service.config.load import InvalidConfigError, load_config
 from tests.support.commands import execute
 
@@ -104,11 +104,18 @@ def test_bits_of_each_layer_are_chosen_within_a_size_with_a_unit_or_a_drop(tmp_p
         ("size_limit: 3MiB", "size_limit is for bits auto, and bits has value 4"),
         ("bits: auto, size_limit: 3 parsecs", "write bytes as a number or for example 800MiB"),
         ("bits: most", "write auto, 2 to 8"),
+        ("levels: power", "levels has value power, and method fastobq; give method requant, too"),
+        ("method: requant, levels: power, activation_bits: 8", "and activation_bits 8; leave activation_bits out"),
     ],
 )
-def test_limits_that_mean_nothing_are_named(tmp_path: Path, text: str, message: str) -> None:
+def test_settings_that_mean_nothing_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InvalidConfigError, match=message):
         quantization_of(tmp_path, text)
+
+
+def test_power_levels_leave_activations_in_float(tmp_path: Path) -> None:
+    spec = quantization_of(tmp_path, "method: requant, levels: power, bits: 3")
+    assert (spec.method, spec.levels, spec.quantizes_activations) == (Method.REQUANT, Levels.POWER, False)
 
 
 def test_digests_of_models_without_limits_stay_as_they_were(tmp_path: Path) -> None:
