@@ -70,7 +70,7 @@ class Changes:
         self._update = update
         self._known: dict[str, str] = {}
         self._open: dict[int, str] = {}
-        self._seen: set[int] | None = None  # updates that need not be told any more; None before the first status
+        self._seen: set[int] | None = None  # updates that need not be reported any more; None before the first status
 
     def of(self, answer: JSON) -> Iterator[str]:
         """Yield a line for everything that differs from the previous status; at first for everything that is there.
