@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from edged.calibration.dataset import ImageCache
 from edged.calibration.geometry import QuantizableLayer
@@ -91,6 +92,7 @@ def measure_sensitivity(
     distance: Distance,
     resources: Resources,
     listener: ProgressListener,
+    shrink: int = 1,
 ) -> dict[str, LayerSensitivity]:
     """Measure what each layer costs at each width.
 
@@ -101,6 +103,8 @@ def measure_sensitivity(
         distance: Error of outputs [b, ...] relative to those of full precision, summed over the images.
         resources: Memory limits.
         listener: Receives the number of layers and probes that are done.
+        shrink: Factor by which the sides of the held-out images are divided, for networks that take images of several
+            sizes. What images say of a layer differs more from one to the next than from one to its half.
 
     Returns:
         The sensitivity of each layer by its name, in order of execution.
@@ -135,7 +139,7 @@ def measure_sensitivity(
     if limit is not None:
         resources = dataclasses.replace(resources, memory_limit=max(1, limit - kept))
     visit_layers(model, _fewer(cache, PASS_IMAGES), settings, resources, listener, visit)
-    errors = _errors(model, program, cache, probes, distance, listener)
+    errors = _errors(model, program, cache, probes, distance, listener, shrink)
     fixed = bits_by_layer(program, layers, spec)
     return {
         name: LayerSensitivity(
@@ -152,6 +156,7 @@ def _errors(
     probes: Mapping[str, Mapping[int, _Probe]],
     distance: Distance,
     listener: ProgressListener,
+    shrink: int,
 ) -> dict[str, dict[int, float]]:
     """Return the mean error of the outputs of an image with one layer quantized, by layer and width."""
     found = {name: dict.fromkeys(widths, 0.0) for name, widths in probes.items()}
@@ -159,7 +164,10 @@ def _errors(
     device, modules = device_of(model), dict(model.named_modules())
     with torch.inference_mode(), exact_float32(device):
         for start in range(0, len(some), PROBE_BATCH):
-            pixels = cache.batch(some[start : start + PROBE_BATCH]).to(memory_format=torch.channels_last)
+            pixels = cache.batch(some[start : start + PROBE_BATCH])
+            if shrink > 1:
+                pixels = avg_pool2d(pixels, shrink)
+            pixels = pixels.to(memory_format=torch.channels_last)
             values, at = {program.input: moved(pixels, device)}, 0
             exact = program.run(dict(values), 0, None, modules)["output"]
             for index, cut in enumerate(program.cuts):

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 # Quantizations that look for the fewest bytes within a limit of accuracy. Each halves the ratio of the limits of bytes
 # that are left, on a logarithmic scale: from 4 (8 bits to 2) to 1.09.
 TRIES = 4
+SMALLEST_SIDE = 256  # pixels of images on which the layers of a detector are compared
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,12 @@ class Compressor:
         return self._within_drop(spec, choice, most, spec.max_drop)
 
     def _sensitivities(self, spec: QuantSpec) -> dict[str, LayerSensitivity]:
-        distance = squared_error if self._held_out.architecture.plan is None else detection_error
+        plan = self._held_out.architecture.plan
+        distance = squared_error if plan is None else detection_error
+        shrink = 1 if plan is None else _shrink(self._cache.input.size, max(plan.strides()))
         full = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         with self._listener.stage("sensitivity"):
-            return measure_sensitivity(full, self._cache, spec, distance, self._resources, self._listener)
+            return measure_sensitivity(full, self._cache, spec, distance, self._resources, self._listener, shrink)
 
     def _quantized(self, spec: QuantSpec, bits: Mapping[str, int] | None = None) -> Compressed:
         return compress(self._model, self._cache, spec, resources=self._resources, listener=self._listener, bits=bits)
@@ -260,6 +263,16 @@ class _Choice:
             found = self.within(self._sizes(widths))
             chosen.append({"bytes": found.bytes, "error": found.allocation.cost})
         return {"uniform": uniform, "chosen": chosen}
+
+
+def _shrink(size: int, stride: int) -> int:
+    """Return the factor by which a detector's images are shrunk where only layers are compared.
+
+    Args:
+        size: Side of the images in pixels.
+        stride: Largest stride of the detector, by which a side must be divisible.
+    """
+    return 2 if size % (2 * stride) == 0 and size >= 2 * SMALLEST_SIDE else 1
 
 
 def _options(layer: LayerSensitivity) -> list[Option]:

@@ -105,6 +105,24 @@ def test_the_model_is_not_modified_and_a_second_measurement_is_equal(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_effects_can_be_measured_on_smaller_images(
+    model: nn.Module, cache: ImageCache, found: dict[str, LayerSensitivity]
+):
+    halves = measure_sensitivity(model, cache, SPEC, squared_error, Resources(), SilentListener(), shrink=2)
+    (name, *_) = found
+    spec = QuantSpec(bits=2, propagation=0, search=Search.WEIGHTED, order=Order.HESSIAN)
+    theirs = quantize_network(model, cache, spec, Resources(), SilentListener()).model
+    alone = copy.deepcopy(model)
+    for module in (name, name.replace("conv", "bn")):
+        alone.get_submodule(module).load_state_dict(theirs.get_submodule(module).state_dict())
+    images = nn.functional.avg_pool2d(cache.batch(cache.held_out), 2)
+    with torch.inference_mode():
+        expected = squared_error(model(images), alone(images)) / len(images)
+    assert halves[name].errors[2] == pytest.approx(expected, rel=1e-2)
+    assert halves[name].errors[2] != pytest.approx(found[name].errors[2], rel=0.05)
+    assert halves[name].losses == found[name].losses
+
+
 def test_without_correction_of_statistics_layers_cost_more(
     model: nn.Module, cache: ImageCache, found: dict[str, LayerSensitivity]
 ):

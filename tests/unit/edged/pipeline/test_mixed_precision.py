@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -190,3 +191,17 @@ def test_a_detector_gets_bits_of_its_own(tmp_path: Path) -> None:
     assert done.chosen_bits is not None
     assert written_bytes(done, tmp_path) == done.chosen_bits["bytes"] <= limit
     assert done.chosen_bits["least"] < done.chosen_bits["most"]
+
+
+@pytest.mark.parametrize(("size", "shrink"), [(640, 2), (512, 2), (480, 1), (416, 1), (520, 1), (1280, 2)])
+def test_layers_of_a_detector_are_compared_on_halves_of_large_images(
+    monkeypatch: pytest.MonkeyPatch, cache: ImageCache, size: int, shrink: int
+) -> None:
+    """Where the halves are images that the detector takes: its largest stride divides their sides."""
+    asked = []
+    monkeypatch.setattr(mixed_precision, "measure_sensitivity", lambda *args: asked.append(args[-1]) or {})
+    some = copy.copy(cache)
+    some.input = InputSpec.letterbox(size)
+    held_out = HeldOut(Architecture.detector(tiny_plan()), Labels(), DetectionSpec())
+    Compressor(tiny_model(), some, held_out)._sensitivities(spec_of(size_limit=9))
+    assert asked == [shrink]
