@@ -19,7 +19,7 @@ from edged.models.architecture import Architecture
 from edged.models.loading import LoadedNetwork, Source
 from edged.models.registry import build
 from edged.pipeline.engine import Engines, executor_of
-from edged.spec import InputSpec, Method, Order, QuantSpec, Search, Statistics
+from edged.spec import InputSpec, Levels, Method, Order, QuantSpec, Search, Statistics
 from tests.support.pictures import write_folder
 from tests.support.pretended import DEVICE, PretendedDevice
 
@@ -108,6 +108,7 @@ WORK = {
     "obq": QuantSpec(method=Method.OBQ, bits=4),
     "rtn": QuantSpec(method=Method.RTN),
     "requant": QuantSpec(method=Method.REQUANT),
+    "power levels": QuantSpec(method=Method.REQUANT, levels=Levels.POWER),
 }
 
 
