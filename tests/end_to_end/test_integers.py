@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from edged.artifacts.manifest import SCHEMA_OF_LEVELS
 from edged.artifacts.reader import read_artifact
 from edged.pipeline.export import export
 from tests.support import trained
@@ -43,8 +44,15 @@ def daemon(task: Task, detection_task: DetectionTask, tmp_path_factory: pytest.T
         "gates": {"min_agreement": 90},
         "runtime": "auto",
     }
+    stored = {
+        "name": "stored",
+        "calibration": {"dir": str(task.calibration), "images": 80},
+        "input": {"size": 8, "resize": 8},
+        "quantization": {"recipe": "fast", "bits": 4, "method": "requant", "levels": "power"},
+    }
     folder = tmp_path_factory.mktemp("integers")
-    with running(folder, task.calibration, models=[digits, shapes, either], serve={"threads": 2}) as daemon:
+    models = [digits, shapes, either, stored]
+    with running(folder, task.calibration, models=models, serve={"threads": 2}) as daemon:
         yield daemon
 
 
@@ -127,3 +135,17 @@ def test_floats_go_live_where_integers_fail_a_gate(daemon: Daemon, task: Task, t
     assert assert_the_chosen_one_serves(daemon, task)["precision"] == "float"
     integer = next(each for each in totals_of(daemon, "either")["candidates"] if each["precision"] == "integer")
     assert "gates.min_agreement is 90 %" in integer["refused"]
+
+
+def test_codes_that_are_for_storage_are_served_in_float(daemon: Daemon, task: Task) -> None:
+    update = daemon.put_live(task.first, "stored.pt", model="stored")
+    folder = daemon.state / "models" / "stored" / "current"
+    artifact = read_artifact(folder)
+    assert (artifact.manifest.schema_version, artifact.activations) == (SCHEMA_OF_LEVELS, None)
+    images = sorted(task.test.rglob("*.png"))[:20]
+    (output,) = daemon.infer(*images, model="stored").json()["outputs"]
+    served = torch.tensor(output["data"]).reshape(output["shape"])
+    inputs = trained.normalize(task.digits.images[[int(path.stem) for path in images]], artifact.input)
+    assert relative_error(served, artifact.load_model()(torch.from_numpy(inputs))) < 1e-5
+    page = daemon.get(f"/edged/v1/updates/{update['id']}/report").text
+    assert "power, for storage only: computed in float" in page
