@@ -325,8 +325,9 @@ class ClaimQueue:
         )
 
     async def _create(self, model: str, file_name: str, size: int, seen: float) -> Update:
-        self._metrics.last_drop.labels(model).set(time.time() - (time.monotonic() - seen))
-        return await self._updates.create(model, file_name, size, seen)
+        seen_at = time.time() - (time.monotonic() - seen)
+        self._metrics.last_drop.labels(model).set(seen_at)
+        return await self._updates.create(model, file_name, size, seen_at, seen)
 
     def _count_parked(self, model: str) -> None:
         self._metrics.drops_held.labels(model).set(self.parked(model))

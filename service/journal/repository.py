@@ -97,16 +97,16 @@ class UpdateRepository:
         """Return when a file was last dropped and when an update last went live, by model name."""
         return await self._disk(self.journal.last_times)
 
-    async def create(self, model: str, file_name: str, file_bytes: int, seen: float) -> Update:
+    async def create(self, model: str, file_name: str, file_bytes: int, dropped_at: float, seen: float) -> Update:
         """Begin an update, or continue the one of the same file that was not claimed yet, see `Journal.create`.
 
         Args:
             model: Model name.
             file_name: Name of the dropped file.
             file_bytes: Size of the file in bytes.
-            seen: Monotonic time at which the file was first seen, in seconds.
+            dropped_at: When the file was first seen, seconds since 1970.
+            seen: The same by the monotonic clock.
         """
-        dropped_at = self._wall() - (self._steady() - seen)
         update = await self._disk(self.journal.create, model, file_name, file_bytes, dropped_at)
         if update.dropped_at == dropped_at:  # not one that is continued
             self._seen[update.id] = seen

@@ -92,9 +92,7 @@ def test_the_time_since_a_drop_follows_no_clock_that_is_set(paths: Paths) -> Non
     async def main() -> list[float]:
         with contextlib.closing(Journal(paths.journal)) as journal, contextlib.closing(Disk()) as disk:
             updates = repository(paths, journal, disk, Device)
-            update = await updates.create("m", "a.pt", 1, seen=47.0)
-            assert update.dropped_at == 1e9 - 3
-            again = await updates.create("m", "b.pt", 1, seen=47.0)
+            update, again = [await updates.create("m", name, 1, 1e9 - 3, seen=47.0) for name in ("a.pt", "b.pt")]
             updates.note_retry(again)
             found = []
             for Device.wall, Device.steady in ((2e9, 57.0), (0.0, 58.0)):  # the clock is set ahead, then back
@@ -110,11 +108,13 @@ def test_the_time_since_a_drop_counts_from_the_first_of_two_processes_and_is_nev
 
     async def main() -> list[float]:
         with contextlib.closing(Journal(paths.journal)) as journal, contextlib.closing(Disk()) as disk:
-            await repository(paths, journal, disk, Device).create("m", "a.pt", 1, seen=50.0)
+            await repository(paths, journal, disk, Device).create("m", "a.pt", 1, 1e9, seen=50.0)
             restarted = repository(paths, journal, disk, Device)
             found = []
             for Device.wall, Device.steady in ((1e9 + 20, 7.0), (1e9 - 20, 8.0)):
-                update = await restarted.create("m", "a.pt", 1, seen=Device.steady)  # the same file is found again
+                update = await restarted.create(
+                    "m", "a.pt", 1, Device.wall, seen=Device.steady
+                )  # the same file is found again
                 found.append(restarted.seconds_since_drop(update))
             return found
 
