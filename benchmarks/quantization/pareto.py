@@ -1,26 +1,33 @@
-"""Compare bits that are chosen for each layer with one width for all: accuracy against bytes, on a CIFAR ResNet.
+"""Compare bits that are chosen for each layer with one width for all: accuracy against bytes.
 
 Uniform widths from 2 to 8 bits, then `bits: auto` with the bytes of such an artifact as its limit (and shares of them),
-all with the recipe `balanced`. Requires EDGED_DATA with weights/ and cifar10/. Rows are kept in a file, so that single
-ones can be measured again.
+all with the recipe `balanced`. Requires EDGED_DATA with weights/ and cifar10/, imagenette/ or coco/. Rows are kept in a
+file, so that single ones can be measured again.
 
     python -m benchmarks.quantization.pareto --out docs/mixed-precision
-    python -m benchmarks.quantization.pareto --networks resnet20 --limits 4 --uniform 4
+    python -m benchmarks.quantization.pareto --networks resnet56 yolov5n --uniform 4 --limits 4 3.25
     python -m benchmarks.quantization.pareto --render --out docs/mixed-precision     # measure nothing
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.markdown import table
 from benchmarks.options import parser_of
+from benchmarks.quantization import pareto_detector
 from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
+from benchmarks.quantization.pareto_detector import DETECTORS, Detector
 from benchmarks.quantization.results import pack_hits, unpacked
 from edged.artifacts.weights import stored_bytes
 from edged.engine.memory_plan import Resources
@@ -34,6 +41,7 @@ from edged.progress import SilentListener
 from edged.spec import AUTO, DetectionSpec, recipe
 
 CLASSIFIERS = tuple(NETWORKS)
+Measure = Callable[[str, float], dict[str, Any]]  # method and bits to a row
 WIDTH, HEIGHT, LEFT, TOP = 560, 300, 64, 56
 COLORS = {"uniform": "#e08214", "auto": "#2f7ed8"}
 STYLE = """
@@ -46,7 +54,7 @@ text { font: 12px system-ui, sans-serif; fill: #24292f } .title { font-size: 15p
 def main() -> None:
     """Measure what the options select, print the tables, and write them if requested."""
     parser = parser_of(__doc__)
-    parser.add_argument("--networks", nargs="+", choices=CLASSIFIERS, default=["resnet20"])
+    parser.add_argument("--networks", nargs="+", choices=(*CLASSIFIERS, *DETECTORS), default=["resnet20"])
     parser.add_argument("--uniform", type=int, nargs="*", default=[2, 3, 4, 5, 6, 7, 8], help="widths for all layers")
     parser.add_argument(
         "--limits", type=float, nargs="*", default=[2.5, 3, 3.4, 4, 5], help="mean bits that limit auto"
@@ -60,11 +68,10 @@ def main() -> None:
     if not options.render:
         options.cache.mkdir(parents=True, exist_ok=True)
         for name in options.networks:
-            loaded = load(name, options.cache)
-            compressor = compressor_of(loaded)
+            measure = detector(name, options.cache) if name in DETECTORS else classifier(name, options.cache)
             jobs = [("uniform", float(bits)) for bits in options.uniform] + [("auto", each) for each in options.limits]
             for method, bits in jobs:
-                row = measure(name, loaded, compressor, method, bits)
+                row = measure(method, bits)
                 rows = [
                     each for each in rows if (each["network"], each["method"], each["bits"]) != (name, method, bits)
                 ]
@@ -78,6 +85,28 @@ def main() -> None:
         options.out.with_suffix(".svg").write_text(draw(rows))
 
 
+def classifier(name: str, cache: Path) -> Measure:
+    """Return what measures rows of a classifier, whose layers are measured once.
+
+    Args:
+        name: Name of the network.
+        cache: Folder for decoded images.
+    """
+    loaded = load(name, cache)
+    return functools.partial(measure_classifier, name, loaded, compressor_of(loaded))
+
+
+def detector(name: str, cache: Path) -> Measure:
+    """Return what measures rows of a detector, whose layers are measured once.
+
+    Args:
+        name: Name of the network.
+        cache: Folder for decoded images.
+    """
+    found = Detector(name, cache)
+    return lambda method, bits: found.measure(method, bits, limit_of(found.loaded.model, bits))
+
+
 def compressor_of(loaded: Loaded) -> Compressor:
     """Return what quantizes the network, as the pipeline does it."""
     labels = Labels(classes=loaded.calibration.labels_of(loaded.calibration.held_out))
@@ -85,13 +114,13 @@ def compressor_of(loaded: Loaded) -> Compressor:
     return Compressor(loaded.model, loaded.calibration, held_out, Resources(), SilentListener())
 
 
-def measure(name: str, loaded: Loaded, compressor: Compressor, method: str, bits: float) -> dict[str, Any]:
+def measure_classifier(name: str, loaded: Loaded, compressor: Compressor, method: str, bits: float) -> dict[str, Any]:
     """Quantize once and return accuracy, bytes and seconds; those of the first `auto` include measuring the layers."""
     start = time.perf_counter()
     if method == "uniform":
         done = compressor(recipe("balanced", bits=int(bits)))
     else:
-        done = compressor(recipe("balanced", bits=AUTO, size_limit=limit_of(loaded, bits)))
+        done = compressor(recipe("balanced", bits=AUTO, size_limit=limit_of(loaded.model, bits)))
     seconds = time.perf_counter() - start
     logits = predict(done.model, loaded.test, torch.arange(len(loaded.test)), batch_size=TEST_BATCH)
     widths = {key: weight.bits for key, weight in done.quantized.items()}
@@ -111,9 +140,9 @@ def measure(name: str, loaded: Loaded, compressor: Compressor, method: str, bits
     }
 
 
-def limit_of(loaded: Loaded, bits: float) -> int:
+def limit_of(model: nn.Module, bits: float) -> int:
     """Return the bytes of the artifact at a width; between two whole widths as many as the share between them."""
-    state, names = loaded.model.state_dict(), [f"{name}.weight" for name in quantizable_layers(loaded.model)]
+    state, names = model.state_dict(), [f"{name}.weight" for name in quantizable_layers(model)]
     below, above = (stored_bytes(state, dict.fromkeys(names, width)) for width in (int(bits), min(8, int(bits) + 1)))
     return round(below + (bits - int(bits)) * (above - below))
 
@@ -124,13 +153,19 @@ def document(rows: list[dict[str, Any]], picture: str = "") -> str:
     parts.append(
         "1,024 calibration images, a tenth of them held out; recipe `balanced`, activations in float, all test images"
         " of the networks in [accuracy.md](accuracy.md). `auto` has the bytes of a uniform artifact, or a share of it,"
-        " as its limit."
+        " as its limit. yolov5n has the 128 images of coco/calib and is scored on the 128 of coco/val."
     )
     if picture:
         parts += ["", f"![Points of top-1 lost and relative error, by bytes]({picture}.svg)"]
     for name in dict.fromkeys(row["network"] for row in rows):
         own = sorted((row for row in rows if row["network"] == name), key=lambda row: (row["bytes"], row["method"]))
-        parts += ["", f"## {name}", "", table(HEAD, [cells(row, own) for row in own])]
+        if name in DETECTORS:
+            shown = table(pareto_detector.HEAD, [pareto_detector.cells(row) for row in own])
+        else:
+            shown = table(HEAD, [cells(row, own) for row in own])
+        parts += ["", f"## {name}", "", shown]
+        if said := saved(own):
+            parts += ["", said]
     parts += ["", *NOTES, ""]
     return "\n".join(parts)
 
@@ -144,12 +179,13 @@ HEAD = (
     "against uniform W4",
     "agreement %",
     "relative error",
-    "seconds",
 )
 NOTES = (
     "- **against uniform W4**: difference in top-1 ± its paired standard error (same images, one right and one wrong).",
     "- **agreement**: test images with the same class as in full precision. **relative error**: |q - fp|² / |fp|² of"
-    " the logits; it is what `auto` minimizes, on held-out calibration images, and has far less noise than top-1.",
+    " the logits; it is what `auto` minimizes, on held-out calibration images, and has far less noise than top-1."
+    " Of a detector: errors of scores and boxes as a share of the scores' energy.",
+    "- **drop** of a detector: ± its standard error by a jackknife over sixteenths of the 128 images.",
 )
 
 
@@ -163,11 +199,49 @@ def cells(row: dict[str, Any], others: list[dict[str, Any]]) -> tuple[str, ...]:
         f"{row['bytes']:,}",
         f"{row['bits']:g}",
         f"{row['top1']:.2f}",
-        f"{row['reference_top1'] - row['top1']:+.2f}",
+        f"{lost(row):+.2f}",
         versus,
         f"{row['agreement']:.2f}",
         f"{row['relative_error']:.2e}",
     )
+
+
+def saved(rows: list[dict[str, Any]]) -> str:
+    """Return how many bytes fewer auto takes for what uniform W4 loses; empty if that was not measured.
+
+    Args:
+        rows: Rows of one network.
+    """
+    uniform = next((row for row in rows if (row["method"], row["bits"]) == ("uniform", 4.0)), None)
+    auto = sorted((row for row in rows if row["method"] == "auto"), key=lambda row: row["bytes"])
+    if uniform is None or not auto:
+        return ""
+    parts = []
+    if holding := [row["bytes"] for row in auto if lost(row) <= lost(uniform)]:
+        parts.append(f"{100 * (1 - min(holding) / uniform['bytes']):.0f} % by what is lost")
+    if (same := bytes_at(auto, uniform["relative_error"])) is not None:
+        parts.append(f"{100 * (1 - same / uniform['bytes']):.0f} % by the relative error, interpolated")
+    return f"Fewer bytes than uniform W4: {', '.join(parts)}." if parts else ""
+
+
+def bytes_at(rows: list[dict[str, Any]], error: float) -> float | None:
+    """Return the bytes at a relative error, by interpolating its logarithm; None if no two rows are around it.
+
+    Args:
+        rows: Rows of one method, by bytes.
+        error: The error.
+    """
+    for small, large in itertools.pairwise(rows):
+        if small["relative_error"] >= error >= large["relative_error"] > 0:
+            whole = math.log(small["relative_error"] / large["relative_error"])
+            share = math.log(small["relative_error"] / error) / whole if whole else 0.0
+            return float(small["bytes"] + share * (large["bytes"] - small["bytes"]))
+    return None
+
+
+def lost(row: dict[str, Any]) -> float:
+    """Return the points of top-1 or mAP that are lost."""
+    return float(row["drop"] if "drop" in row else row["reference_top1"] - row["top1"])
 
 
 def paired(row: dict[str, Any], other: dict[str, Any] | None) -> str:
@@ -219,7 +293,7 @@ def _panel(name: str, rows: list[dict[str, Any]], top: float) -> list[str]:
     for row in rows:
         if row["method"] == "uniform":
             x, y = place(row)
-            label = f"W{row['bits']:g} {row['reference_top1'] - row['top1']:+.2f}"
+            label = f"W{row['bits']:g} {lost(row):+.2f}"
             parts.append(f'<text x="{min(x + 6, LEFT + WIDTH - 52):.1f}" y="{y - 6:.1f}">{label}</text>')
     parts.append(f'<text x="{LEFT}" y="{top + HEIGHT + 18}">{min(sizes):,} bytes</text>')
     parts.append(f'<text text-anchor="end" x="{LEFT + WIDTH}" y="{top + HEIGHT + 18}">{max(sizes):,}</text>')
