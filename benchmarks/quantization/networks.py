@@ -78,8 +78,13 @@ def data_root() -> Path:
     return Path(root)
 
 
-def load(name: str, cache_root: Path) -> Loaded:
+def load(name: str, cache_root: Path, test_images: int | None = None) -> Loaded:
     """Load checkpoint, images and full-precision outputs; cache decoded images and outputs in `cache_root`.
+
+    Args:
+        name: Key of NETWORKS.
+        cache_root: Folder for decoded images and outputs.
+        test_images: Number of test images to draw; None for all.
 
     Raises:
         UsageError: The test images have no class folders.
@@ -88,7 +93,7 @@ def load(name: str, cache_root: Path) -> Loaded:
     state = read_checkpoint(root / "weights" / network.file).state
     model = load_model(state, recognize(state)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     calibration = build_cache(root / network.calibration, cache_root, network.input, limit=CALIBRATION_IMAGES)
-    test = build_cache(root / network.test, cache_root, network.input)
+    test = build_cache(root / network.test, cache_root, network.input, limit=test_images)
     if test.labels is None:
         raise UsageError(f"the test images of {name} have no class folders")
     return Loaded(

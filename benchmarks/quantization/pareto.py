@@ -59,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--limits", type=float, nargs="*", default=[2.5, 3, 3.4, 4, 5], help="mean bits that limit auto"
     )
+    parser.add_argument("--test-images", type=int, help="test images of a classifier to draw (all)")
     parser.add_argument("--render", action="store_true", help="only write the table and the picture")
     parser.add_argument("--results", type=Path, default=Path("build/pareto.json"), help="file in which rows are kept")
     parser.add_argument("--cache", type=Path, default=Path("build/accuracy-cache"), help="folder for decoded images")
@@ -68,7 +69,11 @@ def main() -> None:
     if not options.render:
         options.cache.mkdir(parents=True, exist_ok=True)
         for name in options.networks:
-            measure = detector(name, options.cache) if name in DETECTORS else classifier(name, options.cache)
+            measure = (
+                detector(name, options.cache)
+                if name in DETECTORS
+                else classifier(name, options.cache, options.test_images)
+            )
             jobs = [("uniform", float(bits)) for bits in options.uniform] + [("auto", each) for each in options.limits]
             for method, bits in jobs:
                 row = measure(method, bits)
@@ -85,14 +90,15 @@ def main() -> None:
         options.out.with_suffix(".svg").write_text(draw(rows))
 
 
-def classifier(name: str, cache: Path) -> Measure:
+def classifier(name: str, cache: Path, test_images: int | None = None) -> Measure:
     """Return what measures rows of a classifier, whose layers are measured once.
 
     Args:
         name: Name of the network.
         cache: Folder for decoded images.
+        test_images: Number of test images to draw; None for all.
     """
-    loaded = load(name, cache)
+    loaded = load(name, cache, test_images)
     return functools.partial(measure_classifier, name, loaded, compressor_of(loaded))
 
 
@@ -151,7 +157,7 @@ def document(rows: list[dict[str, Any]], picture: str = "") -> str:
     """Return the page: a table for each network."""
     parts = ["# Bits for each layer", "", "`python -m benchmarks.quantization.pareto --out docs/mixed-precision`", ""]
     parts.append(
-        "1,024 calibration images, a tenth of them held out; recipe `balanced`, activations in float, all test images"
+        "1,024 calibration images, a tenth of them held out; recipe `balanced`, activations in float, test images"
         " of the networks in [accuracy.md](accuracy.md). `auto` has the bytes of a uniform artifact, or a share of it,"
         " as its limit. yolov5n has the 128 images of coco/calib and is scored on the 128 of coco/val."
     )
@@ -162,7 +168,7 @@ def document(rows: list[dict[str, Any]], picture: str = "") -> str:
         if name in DETECTORS:
             shown = table(pareto_detector.HEAD, [pareto_detector.cells(row) for row in own])
         else:
-            shown = table(HEAD, [cells(row, own) for row in own])
+            shown = f"{own[0]['images']:,} test images.\n\n" + table(HEAD, [cells(row, own) for row in own])
         parts += ["", f"## {name}", "", shown]
         if said := saved(own):
             parts += ["", said]
