@@ -205,7 +205,7 @@ def _frontier(known: Sequence[tuple[str, Sequence[Mark]]]) -> Html:
     marks = dict(known)
     (_, size, error) = marks["artifact"][0]
     label = f"Error of the outputs by bytes of the weights; this artifact takes {format_bytes(size)} at {error:.2g}"
-    chart = curves(known, (format_bytes, lambda value: f"{value:.2g}"), label)
+    chart = curves(known, (format_bytes, lambda value: f"{value:.3g}"), label)
     return fill(_FRONTIER, chart=chart)
 
 

@@ -87,7 +87,7 @@ def test_bits_for_each_layer_are_drawn_by_what_they_cost():
     label = "Error of the outputs by bytes of the weights; this artifact takes 1000 B at 0.2"
     assert label in [tag["aria-label"] for tag in tags(page, "svg") if "aria-label" in tag]
     assert [tag["class"] for tag in tags(page, "circle")] == ["dot uniform"] * 2 + ["dot auto"] * 2 + ["dot artifact"]
-    assert "<title>3 bits in all layers: 1.2 KiB, 0.12</title>" in page
+    assert "<title>3 bits in all layers: 1.2 KiB, 0.125</title>" in page
 
 
 def test_memory_is_divided_into_stages():
