@@ -35,6 +35,7 @@ from edged.models.yolov5.pickled import pickled_model, read_model
 from edged.models.yolov5.plan import Plan
 from edged.models.zip_container import Contents, pieces, read_contents
 from edged.spec import Choice
+from edged.spelling import one_line
 
 MAX_FILE_BYTES = 2 << 30
 MAX_WRAPPERS = 4
@@ -145,7 +146,12 @@ def read_checkpoint(
                 tensors, _sha256(data), len(data), contents.format, plan, model.key, "", averaged, (), dtypes
             )
     except (CheckpointError, ArchitectureError) as error:
-        raise type(error)(f"{path.name if path.name.isprintable() else ascii(path.name)}: {error}") from None
+        raise type(error)(f"{shown_name(path)}: {error}") from None
+
+
+def shown_name(path: Path) -> str:
+    """Return the name of a file as messages show it: on one line, and not empty for a folder such as "."."""
+    return one_line(path.name or str(path))
 
 
 def _classifier(contents: Contents, data: mmap.mmap, choice: Choice | None, check: Check, copied: bool) -> Checkpoint:

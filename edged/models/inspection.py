@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.models.architecture import Architecture
-from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, shown_name
 from edged.models.loading import errors_named, read_network
 from edged.models.readings import assumptions
 from edged.models.registry import load_model
@@ -125,7 +125,7 @@ def inspect_checkpoint(
         ArchitectureError: The tensors fit no supported network, or not `arch`.
         AccessError: The file may not be read.
     """
-    with errors_named(path, path.name):
+    with errors_named(path, shown_name(path)):
         checkpoint, architecture = read_network(path, arch, choice, max_bytes)
         load_model(checkpoint.state, architecture)
     return Inspection(checkpoint, architecture, choice or Choice())

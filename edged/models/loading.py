@@ -12,13 +12,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from edged.errors import RejectedError, UsageError
-from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint
+from edged.models.checkpoint import MAX_FILE_BYTES, Checkpoint, read_checkpoint, shown_name
 from edged.models.layers import own_memory
 from edged.models.readings import assumptions, readings
 from edged.models.registry import Architecture, load_model, recognize
 from edged.models.yolov5.plan import Plan
 from edged.progress import ProgressListener, SilentListener
 from edged.spec import Choice, InputSpec
+from edged.spelling import one_line
 
 
 @dataclass(frozen=True)
@@ -205,4 +206,4 @@ def errors_named(path: Path, name: str) -> Iterator[None]:
     try:
         yield
     except RejectedError as error:
-        raise type(error)(f"{name}: {str(error).removeprefix(f'{path.name}: ')}") from error
+        raise type(error)(f"{one_line(name)}: {str(error).removeprefix(f'{shown_name(path)}: ')}") from error

@@ -161,3 +161,12 @@ def test_inspection_rejects_the_same_files_as_loading(tmp_path):
         inspect_checkpoint(save(tmp_path / "m.pth", unknown))
     with pytest.raises(CheckpointError, match="holds 2 networks that fit"):
         inspect_checkpoint(save(tmp_path / "m.pth", {"a": state, "b": {k: v + 1 for k, v in state.items()}}))
+
+
+@pytest.mark.parametrize(("path", "shown"), [("b\nad.pt", r"b\nad.pt"), ("\x1b[31m.pt", r"\x1b[31m.pt"), (".", ".")])
+def test_a_file_is_named_once_and_on_one_line(path, shown, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        inspect_checkpoint(Path(path))
+    problem = "it is a folder; give a file" if path == "." else "cannot be opened: No such file or directory"
+    assert str(caught.value) == f"{shown}: {problem}"
