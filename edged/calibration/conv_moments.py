@@ -18,9 +18,9 @@ from torch.nn.functional import pad
 
 from edged.matmul import shifted_products
 
-_OFFSETS = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
-_SIDES = ("top", "bottom", "left", "right")
-_CORNERS = ("topleft", "topright", "bottomleft", "bottomright")
+OFFSETS = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1)]
+SIDES = ("top", "bottom", "left", "right")
+CORNERS = ("topleft", "topright", "bottomleft", "bottomright")
 _MISSED_ROW = {1: "top", -1: "bottom"}
 _MISSED_COLUMN = {1: "left", -1: "right"}
 
@@ -39,8 +39,8 @@ class LagMoments:
         # Lags of 0..2 rows down and -2..2 columns across: 13 lags, two of them twice. [C, C, 3, 5]
         self._lags = _zeros(channels, 3, 5, device)
         # Lags 0..2 along each edge, and the corners' lag 0.
-        self._edges = {side: _zeros(channels, *_extent(side), device) for side in (*_SIDES, *_CORNERS)}
-        self._totals = {side: torch.zeros(channels, device=device) for side in ("", *_SIDES, *_CORNERS)}
+        self._edges = {side: _zeros(channels, *extent_of(side), device) for side in (*SIDES, *CORNERS)}
+        self._totals = {side: torch.zeros(channels, device=device) for side in ("", *SIDES, *CORNERS)}
         self._cross: list[Tensor] = []  # [rows, C, 3, 3] each
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
@@ -50,8 +50,8 @@ class LagMoments:
         self._lags += shifted_products(x, pad(x, (0, 0, 0, 2)), (3, 5), padding=(0, 2))
         self._totals[""] += x.sum((0, 2, 3))
         for side, products in self._edges.items():
-            edge = _edge(x, side)
-            down, right = _extent(side)
+            edge = edge_of(x, side)
+            down, right = extent_of(side)
             products += shifted_products(edge, pad(edge, (0, right - 1, 0, down - 1)), (down, right))
             self._totals[side] += edge.sum((0, 2, 3))
         sums = [shifted_products(y.float(), x, (3, 3), padding=(1, 1)) for y in targets]
@@ -63,8 +63,8 @@ class LagMoments:
         """Return scale * X X^T, float32 [1, d, d], and release its sums; it can be called only once."""
         C = self._channels
         out = self._lags.new_empty(C, 9, C, 9)
-        for i, o in enumerate(_OFFSETS):
-            for j, p in enumerate(_OFFSETS[i:], start=i):
+        for i, o in enumerate(OFFSETS):
+            for j, p in enumerate(OFFSETS[i:], start=i):
                 block = self._block(o, p)
                 out[:, i, :, j] = block
                 if i != j:
@@ -75,7 +75,7 @@ class LagMoments:
     def total(self) -> Tensor:
         """Return the sum of inputs X 1, float32 [1, d]."""
         sums = []
-        for row, column in _OFFSETS:
+        for row, column in OFFSETS:
             rows, columns = _MISSED_ROW.get(row, ""), _MISSED_COLUMN.get(column, "")
             missed = [self._totals[side] for side in (rows, columns) if side]
             both = self._totals[rows + columns] if rows and columns else 0
@@ -108,7 +108,7 @@ class LagMoments:
 
 def lag_elements(channels: int) -> int:
     """Return the number of elements in the sums over inputs."""
-    extents = [(3, 5), *(_extent(side) for side in (*_SIDES, *_CORNERS))]
+    extents = [(3, 5), *(extent_of(side) for side in (*SIDES, *CORNERS))]
     return channels**2 * sum(down * across for down, across in extents)
 
 
@@ -117,12 +117,12 @@ def _zeros(channels: int, height: int, width: int, device: torch.device | None) 
     return zeros.to(memory_format=torch.channels_last)  # the layout of weight gradients
 
 
-def _extent(side: str) -> tuple[int, int]:
+def extent_of(side: str) -> tuple[int, int]:
     """Return the numbers of lags down and to the right that are needed for an edge."""
-    return (1, 1) if side in _CORNERS else (1, 3) if side in ("top", "bottom") else (3, 1)
+    return (1, 1) if side in CORNERS else (1, 3) if side in ("top", "bottom") else (3, 1)
 
 
-def _edge(x: Tensor, side: str) -> Tensor:
+def edge_of(x: Tensor, side: str) -> Tensor:
     """Return the edge row [b, C, 1, W], column [b, C, H, 1] or corner [b, C, 1, 1] that `side` names."""
     rows = slice(0, 1) if "top" in side else slice(-1, None) if "bottom" in side else slice(None)
     columns = slice(0, 1) if "left" in side else slice(-1, None) if "right" in side else slice(None)

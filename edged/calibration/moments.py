@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from edged.calibration.conv_moments import LagMoments, lag_elements
 from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, padded, strided
+from edged.calibration.gram import BLOCK, add_gram, mirror
+from edged.calibration.integer_moments import IntegerColumnMoments, IntegerLagMoments, integers_are_faster
 from edged.matmul import matmul_nt, shifted_products
 
 
@@ -50,17 +52,18 @@ class Moments(Protocol):
         """Return Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
 
 
-BLOCK = 512  # rows per product
-FEW_COLUMNS = 64
 MAX_PATCH_BYTES = 16 << 20  # of patches at a time: more would not fit the processor's cache
 
 
 def moments_for(layer: QuantizableLayer) -> Moments:
     """Create the moments that are fastest for a layer's geometry."""
+    integers = integers_are_faster(layer)
+    if isinstance(layer, nn.Conv2d) and is_same_3x3(layer):
+        return (IntegerLagMoments if integers else LagMoments)(layer.in_channels, layer.weight.device)
+    if integers:
+        return IntegerColumnMoments(layer)
     if isinstance(layer, nn.Linear) or is_pointwise(layer):
         return DenseMoments(layer)
-    if is_same_3x3(layer):
-        return LagMoments(layer.in_channels, layer.weight.device)
     return UnfoldMoments(layer)
 
 
@@ -98,35 +101,6 @@ def hessian(moments: Moments) -> Tensor:
     The Gram matrix is taken out of `moments`, so this can be called only once.
     """
     return moments.take_gram(2 / max(moments.positions, 1))
-
-
-def add_gram(upper: Tensor, columns: Tensor) -> None:
-    """Add X X^T to `upper`, skipping the blocks below the diagonal, which takes 0.56 of the work at d = 4608.
-
-    Args:
-        upper: Sum [d, d], modified in place except for the blocks below the diagonal.
-        columns: Inputs X [d, n]. Not modified.
-    """
-    d, n = columns.shape
-    for rows in _row_blocks(d):
-        target, left, right = upper[rows, rows.start :], columns[rows], columns[rows.start :]
-        if n < FEW_COLUMNS:  # writing the result takes most of the time, so it is written only once
-            target.addmm_(left, right.t())
-        else:
-            target += matmul_nt(left, right)
-
-
-def mirror(upper: Tensor) -> Tensor:
-    """Copy the blocks of `upper` [d, d] above the diagonal to those below it, in place, and return it."""
-    for rows in _row_blocks(upper.shape[0]):
-        upper[rows.stop :, rows] = upper[rows, rows.stop :].t()
-    return upper
-
-
-def _row_blocks(d: int) -> list[slice]:
-    # Narrow products are slow, so a matrix of fewer than two full blocks is not divided.
-    size = BLOCK if d >= 2 * BLOCK else d
-    return [slice(start, min(start + size, d)) for start in range(0, d, size)]
 
 
 class DenseMoments:
