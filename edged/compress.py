@@ -45,6 +45,7 @@ CHOICE_IMAGES = 32
 # Pixels of the held-out images that choose the ranges of activations, which takes ten passes over them.
 CHOICE_PIXELS = 32 * 224**2
 CHOICE_BATCH = 4
+SMALL_OUTPUTS = 16 << 20  # bytes of the outputs on all held-out images that may be kept
 
 
 @dataclass(frozen=True)
@@ -209,11 +210,14 @@ def compress(
         done = quantize_network(full, cache, spec, resources or Resources(), watcher, ranges, bits)
     quantized = {f"{name}.weight": result.weight for name, result in done.results.items()}
     with watcher.stage("compare"), exact_float32(device_of(full)):
-        served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan))
-        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges)
+        reference = _small_reference(full, cache, _batch_size(done.plan))
+        served, accepted = _best_statistics(full, done.model, cache, spec, _batch_size(done.plan), reference)
+        activations = None if ranges is None else _best_ranges(full, served, quantized, cache, ranges, reference)
     rest = {name: value for name, value in served.state_dict().items() if name not in quantized}
     reports = _reports(full, done, spec)
     found = Compressed(served, quantized, rest, reports, accepted, done.plan, full, cache, activations)
+    if reference is not None:
+        found.__dict__["reference_logits"] = reference
     return _with_cluster_affine(found, spec.seed, watcher) if spec.cluster_affine else found
 
 
@@ -258,18 +262,28 @@ def _with_ranges(full: nn.Module, spec: QuantSpec) -> tuple[nn.Module, Activatio
     return positive, ActivationRanges(placement, ACTIVATION_BITS, first_policies(placement))
 
 
+def _small_reference(full: nn.Module, cache: ImageCache, batch_size: int) -> Tensor | None:
+    """Return the outputs of `full` on the held-out images; None where they are large, as a detector's are."""
+    first = predict(full, cache, cache.held_out[:1])
+    if first.nbytes * len(cache.held_out) > SMALL_OUTPUTS:
+        return None
+    return predict(full, cache, cache.held_out, batch_size)
+
+
 def _best_ranges(
     full: nn.Module,
     model: nn.Module,
     quantized: Mapping[str, QuantizedWeight],
     cache: ImageCache,
     measured: ActivationRanges,
+    reference: Tensor | None,
 ) -> ActivationQuantization:
     """Choose the ranges of the activations by the error of the outputs on held-out images."""
     count = max(2, min(CHOICE_IMAGES, CHOICE_PIXELS // cache.input.size**2))
-    some = cache.held_out[:: max(1, len(cache.held_out) // count)][:count]
+    every = max(1, len(cache.held_out) // count)
+    some = cache.held_out[::every][:count]
     batches = list(cache.batches(some, CHOICE_BATCH))
-    reference = predict(full, cache, some, batch_size=CHOICE_BATCH)
+    expected = predict(full, cache, some, CHOICE_BATCH) if reference is None else reference[::every][:count]
     graph = build_graph(on_cpu(model), _on_cpu(quantized))
     float_layers = tuple(head_parameters(graph))
     placement = place(graph, float_layers)
@@ -278,10 +292,13 @@ def _best_ranges(
     def quantization(policies: Policies) -> ActivationQuantization:
         return ActivationQuantization(measured.bits, ranges.of(policies), float_layers)
 
-    def error(policies: Policies) -> float:
-        grids = quantization(policies).grids()
-        found = torch.cat([run_rounded(placement, grids, batch) for batch in batches])
-        return squared_error(reference, found)
+    def error(policies: Policies, limit: float) -> float:
+        grids, total = quantization(policies).grids(), 0.0
+        for batch, outputs in zip(batches, torch.split(expected, CHOICE_BATCH), strict=True):
+            total += squared_error(outputs, run_rounded(placement, grids, batch))
+            if total >= limit:
+                break
+        return total
 
     with torch.inference_mode():
         return quantization(choose_policies(placement, error))
@@ -314,7 +331,12 @@ def in_float32(model: nn.Module) -> nn.Module:
 
 
 def _best_statistics(
-    full: nn.Module, quantized: nn.Module, cache: ImageCache, spec: QuantSpec, batch_size: int
+    full: nn.Module,
+    quantized: nn.Module,
+    cache: ImageCache,
+    spec: QuantSpec,
+    batch_size: int,
+    reference: Tensor | None,
 ) -> tuple[nn.Module, bool]:
     """Return the quantized network with other statistics, or with the trained ones where those come closer.
 
@@ -331,8 +353,9 @@ def _best_statistics(
     else:
         return plain, False
     # The images are sorted by class: a subset must not be one of classes.
-    some = cache.held_out[:: max(1, len(cache.held_out) // CHOICE_IMAGES)]
-    before, after = relative_errors(full, [plain, changed], cache, some, batch_size)
+    every = max(1, len(cache.held_out) // CHOICE_IMAGES)
+    known = full if reference is None else reference[::every]
+    before, after = relative_errors(known, [plain, changed], cache, cache.held_out[::every], batch_size)
     return (changed, True) if after < before else (plain, False)
 
 

@@ -1,7 +1,8 @@
 """Compare layer Hessians with unfold + matmul, for every layer shape of ResNet-18, ResNet-50 and YOLOv5s.
 
-Both methods get the same images in the same order and are timed in turns; the result is the ratio of the best of
-several runs, including the assembly of the matrix. Usage:
+Three methods get the same images in the same order and are timed in turns: unfolding, edged's sums in floats, and what
+edged uses, which sums integers where the processor is faster with these. The results are ratios of the best of several
+runs, including the assembly of the matrix. Usage:
 python -m benchmarks.quantization.hessian [--images 32] [--repeats 3] [--device auto|cpu|cuda]
 """
 
@@ -9,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -91,9 +93,9 @@ def unfolded(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
     return total
 
 
-def ours(layer: nn.Conv2d, batches: list[Tensor]) -> Tensor:
+def ours(layer: nn.Conv2d, batches: list[Tensor], *, integers: bool | None = None) -> Tensor:
     """Return the same Gram matrix, computed by edged."""
-    moments = moments_for(layer)
+    moments = moments_for(layer, integers=integers)
     for x in batches:
         moments.update(x)
     return moments.take_gram()[0]
@@ -116,44 +118,53 @@ def main() -> None:
     device = choose_device(options.device)
     threads, images = torch.get_num_threads(), options.images
     print(f"{device_name(device)}, {threads} threads, {images} images in batches of {BATCH}, float32")
-    print(f"{'network':10} {'layer':>22} {'count':>5} {'unfold ms':>10} {'ours ms':>9} {'ratio':>6} {'rel. error':>10}")
+    heads = f"{'unfold ms':>10} {'float ms':>9} {'ours ms':>9} {'ratio':>6} {'rel. error':>10}"
+    print(f"{'network':10} {'layer':>22} {'count':>5} {heads}")
     networks = {
         "resnet18": resnet_shapes("resnet18"),
         "resnet50": resnet_shapes("resnet50"),
         "yolov5s": yolov5s_shapes(),
     }
     for network, shapes in networks.items():
-        sums = {"3x3 stride 1": [0.0, 0.0], "all": [0.0, 0.0]}
+        sums = {"3x3 stride 1": [0.0, 0.0, 0.0], "all": [0.0, 0.0, 0.0]}
         slower = []
         for shape, count in shapes.items():
             with exact_float32(device):
-                usual, our = measure(network, shape, count, options.images, options.repeats, device)
+                times = measure(network, shape, count, options.images, options.repeats, device)
             for key in ["all"] + ["3x3 stride 1"] * is_same_3x3(shape.layer()):
-                sums[key][0] += count * usual
-                sums[key][1] += count * our
-            if our > 1.05 * usual:
+                sums[key] = [total + count * taken for total, taken in zip(sums[key], times, strict=True)]
+            if times[2] > 1.05 * min(times):
                 slower.append(shape)
-        for key, (usual, our) in sums.items():
-            print(f"{network:10} {key:>22} {'':5} {1e3 * usual:10.1f} {1e3 * our:9.1f} {usual / our:6.2f}")
-        print(f"{network:10} layers slower than unfold + matmul by more than 5 %: {slower or 'none'}")
+        for key, times in sums.items():
+            print(f"{network:10} {key:>22} {'':5} {row(times)}")
+        print(f"{network:10} layers slower than another method by more than 5 %: {slower or 'none'}")
 
 
-def measure(
-    network: str, shape: Shape, count: int, images: int, repeats: int, device: torch.device
-) -> tuple[float, float]:
-    """Time one shape with both methods in turns, print its row, and return the seconds (unfold, ours)."""
+def measure(network: str, shape: Shape, count: int, images: int, repeats: int, device: torch.device) -> list[float]:
+    """Time one shape with all methods in turns, print its row, and return the seconds (unfold, in floats, ours)."""
     layer = shape.layer().to(device)
     batches = [
-        torch.randn(BATCH, shape.channels, shape.side, shape.side).to(device, memory_format=torch.channels_last)
+        torch.randn(BATCH, shape.channels, shape.side, shape.side).to(device, memory_format=torch.channels_last).relu_()
         for _ in range(images // BATCH)
     ]
-    expected, found = unfolded(layer, batches).double(), ours(layer, batches).double()
+    calls = [
+        partial(unfolded, layer, batches),
+        partial(ours, layer, batches, integers=False),
+        partial(ours, layer, batches),
+    ]
+    expected, _, found = (call().double() for call in calls)
     error = float((found - expected).norm() / expected.norm())
-    times = [(seconds(lambda: unfolded(layer, batches)), seconds(lambda: ours(layer, batches))) for _ in range(repeats)]
-    usual, our = (min(column) for column in zip(*times, strict=True))
+    times = [[seconds(call) for call in calls] for _ in range(repeats)]
+    least = [min(column) for column in zip(*times, strict=True)]
     name = f"{shape.channels} {shape.kernel}x{shape.kernel}/{shape.stride} {shape.side}^2"
-    print(f"{network:10} {name:>22} {count:5} {1e3 * usual:10.1f} {1e3 * our:9.1f} {usual / our:6.2f} {error:10.1e}")
-    return usual, our
+    print(f"{network:10} {name:>22} {count:5} {row(least)} {error:10.1e}")
+    return least
+
+
+def row(times: Sequence[float]) -> str:
+    """Return the cells of the times in seconds (unfold, in floats, ours), and the ratio of the first to the last."""
+    usual, floats, our = times
+    return f"{1e3 * usual:10.1f} {1e3 * floats:9.1f} {1e3 * our:9.1f} {usual / our:6.2f}"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Moments of inputs that are rounded to integers of 8 bits, whose products processors sum exactly and faster.
 
-Each channel of a batch is rounded on a scale of its own, x = scale * code + e. Then
+Each channel of a batch is rounded on a scale of its own, x = scale * (code + zero) + e. Then
 
-    X X^T  ~  scale * (C C^T) * scale^T,   with the diagonal of X X^T itself
+    X X^T  ~  scale * (C C^T + zero * sums of C + ...) * scale^T,   with the diagonal of X X^T itself
 
 The rounding errors e of a channel are uncorrelated with other channels, so their products vanish in sums over many
 positions. On the diagonal they would add up: to about 0.1 % of damping, and to weights that shrink where they correct
@@ -25,16 +25,16 @@ from edged.calibration.gram import mirror, row_blocks
 # Processors with VNNI sum products of 8-bit codes. Others clip the sum of two products to 16 bits, which 7-bit codes
 # never reach.
 LEVELS, LEVELS_WITHOUT_VNNI = 127, 63
-MOST_SUMMED = 1 << 17  # products that an int32 holds: 2^31 / 127^2
+MOST_SUMMED = 1 << 15  # products that an int32 holds: 2^31 / (2 * 127)^2
 # Of smaller products, rounding the inputs takes more time than is saved.
-FEWEST_CHANNELS, FEWEST_COLUMNS = 64, 128
+FEWEST_CHANNELS, FEWEST_COLUMNS = 128, 256
 MAX_PATCH_BYTES = 16 << 20  # of patches at a time
 
 
 @functools.cache
 def levels() -> int:
     """Return the largest code whose products this processor sums exactly and fast; 0 if there is none."""
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return 0  # torch would compute them one by one
     most = LEVELS if torch.cpu._is_vnni_supported() else LEVELS_WITHOUT_VNNI
     full = torch.full((64, 64), most, dtype=torch.int8)
@@ -59,8 +59,8 @@ def integers_are_faster(layer: QuantizableLayer) -> bool:
 class IntegerLagMoments(LagMoments):
     """Moments of a 3x3 convolution that keeps the map's size; see `LagMoments`.
 
-    Codes are laid out as [H, W + 2, b, C], with zeros in the last two columns. Pixels that are a lag apart are then a
-    fixed number of rows apart in a matrix [H (W + 2) b, C], so no lag needs a copy.
+    Codes are laid out as [H, W + 2, b, C], with zero pixels in the last two columns. Pixels that are a lag apart are
+    then a fixed number of rows apart in a matrix [H (W + 2) b, C], so no lag needs a copy.
     """
 
     def __init__(self, channels: int, device: torch.device | None = None) -> None:
@@ -86,11 +86,11 @@ class IntegerLagMoments(LagMoments):
             self._sum_floats(side, _line(pixels, side))
         self._cross = self._cross or [_matrices(y.new_zeros(y.shape[1], len(scale), 3, 3)) for y in targets]
         for total, y in zip(self._cross, targets, strict=True):
-            outputs, output_scale = _rounded(y.float().permute(2, 3, 0, 1), 2)
-            scales = torch.outer(output_scale, scale)
-            for down, right in OFFSETS:
-                pair = _apart(outputs.flatten(0, 2), flat, (down * (width + 2) + right) * batch)
-                _add(total[:, :, down + 1, right + 1], *pair, scales)
+            for outputs, output_scale in _in_parts(y.float().permute(2, 3, 0, 1), 2):
+                scales = torch.outer(output_scale, scale)
+                for down, right in OFFSETS:
+                    pair = _apart(outputs.flatten(0, 2), flat, (down * (width + 2) + right) * batch)
+                    _add(total[:, :, down + 1, right + 1], *pair, scales)
 
     def take_gram(self, scale: float = 1.0) -> Tensor:
         """Return scale * X X^T, float32 [1, d, d], and release its sums; it can be called only once."""
@@ -133,19 +133,21 @@ class IntegerColumnMoments:
         self._total += self._patches(pixels.sum(0, keepdim=True)).sum(0)
         self._power += self._patches(pixels.square().sum(0, keepdim=True)).sum(0)
         codes, scale = _rounded(pixels)
-        outputs = [_rounded(y.float().permute(0, 2, 3, 1) if y.dim() == 4 else y.float()[None, None]) for y in targets]
+        outputs = [_in_parts(y.float().permute(0, 2, 3, 1) if y.dim() == 4 else y.float()[None, None]) for y in targets]
         scale = scale.repeat(len(self._total) // len(scale))
-        self._cross = self._cross or [self._gram.new_zeros(len(each), len(scale)) for _, each in outputs]
+        self._cross = self._cross or [self._gram.new_zeros(len(parts[0][1]), len(scale)) for parts in outputs]
         at_once = self._images_at_once(codes)
         for start in range(0, len(codes), at_once):
             images = slice(start, start + at_once)
-            columns = self._patches(codes[images])
+            columns = self._columns(codes[images])
             self.positions += len(columns)
             for rows in row_blocks(len(scale)):
                 block = self._gram[rows, rows.start :]
-                _add(block, columns[:, rows], columns[:, rows.start :], torch.outer(scale[rows], scale[rows.start :]))
-            for total, (y, y_scale) in zip(self._cross, outputs, strict=True):
-                _add(total, y[images].flatten(0, 2), columns, torch.outer(y_scale, scale))
+                left = torch.cat([columns[:, rows], columns[:, len(scale) :]], dim=1)
+                _add(block, left, columns[:, rows.start :], torch.outer(scale[rows], scale[rows.start :]))
+            for total, parts in zip(self._cross, outputs, strict=True):
+                for y, y_scale in parts:
+                    _add(total, y[images].flatten(0, 2), columns, torch.outer(y_scale, scale))
 
     def take_gram(self, scale: float = 1.0) -> Tensor:
         """Return scale * X X^T, float32 [1, d, d], and release its sums; it can be called only once."""
@@ -179,12 +181,21 @@ class IntegerColumnMoments:
         ]
         return torch.cat(shifted, dim=3).flatten(0, 2)
 
+    def _columns(self, codes: Tensor) -> Tensor:
+        """Return the patches of codes [b, H, W, C], with the column of the zero, if there is one, at the end."""
+        channels = self._shape[0]
+        patches = self._patches(codes[..., :channels])
+        if codes.shape[-1] == channels:
+            return patches
+        zero = codes[0, 0, 0, -1:].expand(len(patches), 1)
+        return torch.cat([patches, zero], dim=1)
+
     def _as_weight(self, sums: Tensor) -> Tensor:
         """Return sums [..., kh * kw * C] with the columns of a weight, [..., d]."""
         if len(self._shape) == 1:
             return sums
-        channels = self._shape[0]
-        return sums.unflatten(-1, (-1, channels)).transpose(-1, -2).flatten(-2)
+        by_offset = sums.reshape(*sums.shape[:-1], -1, self._shape[0])
+        return by_offset.transpose(-1, -2).flatten(-2)
 
     def _images_at_once(self, codes: Tensor) -> int:
         if isinstance(self._layer, nn.Linear):
@@ -216,23 +227,54 @@ def _rounded(x: Tensor, columns_after: int = 0) -> tuple[Tensor, Tensor]:
 
     Args:
         x: Values [H, W, b, C], float32. Not modified.
-        columns_after: Columns of zeros to append.
+        columns_after: Columns of zero pixels to append.
 
     Returns:
-        Codes int8 [H, W + columns_after, b, C], and the scale of each channel [C], in units of x per code. Where a
+        Codes int8 [H, W + columns_after, b, C], and the scale of each channel [C], in units of x per code. Where no
+        value is negative, there is one more channel, which holds the zero: the number to add to all codes. Where a
         channel is not finite, the scale is not either.
     """
     axes = tuple(range(x.dim() - 1))
-    largest = torch.maximum(x.amax(axes), -x.amin(axes))
+    least, greatest = x.amin(axes), x.amax(axes)
+    zero = levels() if bool((least >= 0).all()) else 0
+    scale = torch.maximum(greatest, -least) / (levels() + zero)
     height, width, batch, channels = x.shape
-    codes = torch.empty(height, width + columns_after, batch, channels, dtype=torch.int8, device=x.device)
-    codes[:, width:] = 0
-    codes[:, :width] = (x * torch.where(largest > 0, levels() / largest, 0.0)).round_()
-    return codes, largest / levels()
+    codes = x.new_empty(height, width + columns_after, batch, channels + bool(zero), dtype=torch.int8)
+    pixels = codes[..., :channels]
+    pixels[:, width:] = -zero
+    pixels[:, :width] = (x * torch.where(scale > 0, 1 / scale, 0.0)).round_().sub_(zero)
+    codes[..., channels:] = zero
+    return codes, scale
+
+
+def _in_parts(y: Tensor, columns_after: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """Round values and then what that leaves, as `_rounded` does: together about 15 bits.
+
+    Weights are fitted to the target outputs, with as many numbers as there are inputs: rounding them to 8 bits would
+    cost as much accuracy as a tenth of the weights' own rounding at 4 bits.
+    """
+    codes, scale = _rounded(y, columns_after)
+    channels = len(scale)
+    found = (codes[:, : y.shape[1], :, :channels] + codes[:1, :1, :1, channels:].sum(3, keepdim=True).float()) * scale
+    return [(codes, scale), _rounded(y - found, columns_after)]
 
 
 def _add(total: Tensor, left: Tensor, right: Tensor, scales: Tensor) -> None:
-    """Add left^T right * scales to `total` [m, n], of codes [positions, m] and [positions, n]."""
+    """Add left^T right * scales to `total` [m, n], of codes [positions, m] and [positions, n], after adding zeros."""
     for start in range(0, len(left), MOST_SUMMED):
-        product = torch._int_mm(left[start : start + MOST_SUMMED].t(), right[start : start + MOST_SUMMED])
-        total.addcmul_(product.float(), scales)
+        rows = slice(start, start + MOST_SUMMED)
+        product = _product(left[rows], right[rows])
+        m, n = total.shape
+        # sum (a + z) (b + z) = sum a b + sum a z + sum z b + sum z z
+        entries = product[:m, :n]
+        for zeros in (product[:m, n:], product[m:, :n], product[m:, n:]):
+            if zeros.numel():
+                entries += zeros
+        total.addcmul_(entries.float(), scales)
+
+
+def _product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left^T right, of codes [positions, m] and [positions, n], as whole numbers [m, n]."""
+    if left.shape[1] == 1:  # torch reads a transposed matrix of one column by wrong strides
+        return left.double().t() @ right.double()
+    return torch._int_mm(left.t(), right)

@@ -6,7 +6,8 @@
 
 Three classes compute the same sums: `DenseMoments` for linear layers and 1x1 convolutions, `LagMoments`
 (conv_moments.py) for plain 3x3 convolutions, and `UnfoldMoments` for all other convolutions. Y X^T of a convolution is
-its weight gradient for output gradients Y, which needs no patches for any geometry.
+its weight gradient for output gradients Y, which needs no patches for any geometry. Two more (integer_moments.py) sum
+inputs that are rounded to integers, where processors are faster with these.
 """
 
 from __future__ import annotations
@@ -55,9 +56,15 @@ class Moments(Protocol):
 MAX_PATCH_BYTES = 16 << 20  # of patches at a time: more would not fit the processor's cache
 
 
-def moments_for(layer: QuantizableLayer) -> Moments:
-    """Create the moments that are fastest for a layer's geometry."""
-    integers = integers_are_faster(layer)
+def moments_for(layer: QuantizableLayer, *, integers: bool | None = None) -> Moments:
+    """Create the moments that are fastest for a layer's geometry.
+
+    Args:
+        layer: The layer.
+        integers: Whether its inputs are rounded to integers of 8 bits; None for what is faster on this processor.
+    """
+    if integers is None:
+        integers = integers_are_faster(layer)
     if isinstance(layer, nn.Conv2d) and is_same_3x3(layer):
         return (IntegerLagMoments if integers else LagMoments)(layer.in_channels, layer.weight.device)
     if integers:

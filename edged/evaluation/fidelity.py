@@ -78,12 +78,16 @@ def detection_error(reference: Tensor, raw: Tensor) -> float:
 
 
 def relative_errors(
-    full: nn.Module, candidates: Sequence[nn.Module], cache: ImageCache, indices: Tensor, batch_size: int = 32
+    full: nn.Module | Tensor,
+    candidates: Sequence[nn.Module],
+    cache: ImageCache,
+    indices: Tensor,
+    batch_size: int = 32,
 ) -> list[float]:
     """Compute the relative error of each candidate, holding the outputs of only one batch in memory.
 
     Args:
-        full: Full-precision network.
+        full: Full-precision network, or its outputs [n, ...] where these are known.
         candidates: Quantized networks whose outputs have the same shape.
         cache: Cache of the images.
         indices: Indices of the images, int64 [n].
@@ -95,12 +99,16 @@ def relative_errors(
     power, errors = 0.0, [0.0] * len(candidates)
     for start in range(0, len(indices), batch_size):
         part = indices[start : start + batch_size]
-        reference = predict(full, cache, part, batch_size)
+        if isinstance(full, Tensor):
+            reference = full[start : start + batch_size]
+        else:
+            reference = predict(full, cache, part, batch_size)
         power += squared_error(reference)
         for number, candidate in enumerate(candidates):
             errors[number] += squared_error(reference, predict(candidate, cache, part, batch_size))
         del reference
-        give_back_free_memory()  # after large maps the C library keeps more than the next batch needs
+        if not isinstance(full, Tensor):
+            give_back_free_memory()  # after large maps the C library keeps more than the next batch needs
     return [_ratio(error, power) for error in errors]
 
 

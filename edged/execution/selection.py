@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 from edged.execution.graph import Add, Concat, Conv, Linear, Silu
@@ -51,25 +52,26 @@ def first_policies(placement: Placement) -> Policies:
     return {name: TRIED[kind][0] for name, kind in kinds_of(placement).items()}
 
 
-def choose_policies(placement: Placement, error: Callable[[Policies], float]) -> Policies:
+def choose_policies(placement: Placement, error: Callable[[Policies, float], float]) -> Policies:
     """Choose the policy of each kind of value, one kind after the other, by the error that it leaves.
 
     Args:
         placement: The values that are carried as codes.
-        error: Returns the error of the network's outputs on held-out images for the policies of all values.
+        error: Returns the error of the network's outputs on held-out images for the policies of all values. At a sum of
+            the second argument or more it may stop, because the policies are not taken then.
 
     Returns:
         The policy of each of `placement.values`. Its error is never above that of `first_policies`.
     """
     kinds = kinds_of(placement)
     chosen = first_policies(placement)
-    least = error(chosen)
+    least = error(chosen, math.inf)
     for kind, policies in TRIED.items():
         if kind not in kinds.values():
             continue
         for policy in policies[1:]:
             tried = {name: policy if kinds[name] == kind else chosen[name] for name in chosen}
-            if (found := error(tried)) < NEEDED * least:
+            if (found := error(tried, NEEDED * least)) < NEEDED * least:
                 chosen, least = tried, found
     return chosen
 

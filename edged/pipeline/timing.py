@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 MIN_ROUNDS, MAX_ROUNDS = 5, 40
-BUDGET_S = 2.0  # after which no round begins, once there were MIN_ROUNDS
+BUDGET_S = 1.0  # after which no round begins, once there were MIN_ROUNDS
 
 
 Clock = Callable[[], float]  # returns a time in seconds, as time.perf_counter does

@@ -7,6 +7,7 @@ from tests.support.repository import ROOT
 # Module -> the test files, relative to tests/, that test it along with the module that uses it.
 TESTED_BY = {
     "edged/calibration/formats": "unit/edged/calibration/test_odd_images.py",
+    "edged/calibration/gram": "unit/edged/calibration/test_moments.py",
     "edged/calibration/conv_moments": "unit/edged/calibration/test_moments.py",
     "edged/models/allowlist": "unit/edged/models/yolov5/test_pickled.py",
     "edged/artifacts/digest": "unit/edged/artifacts/test_writer.py",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ def test_kinds_of_a_detector() -> None:
 def test_the_choice_is_never_worse_than_the_start(seed: int) -> None:
     tried: list[float] = []
 
-    def error(policies: Policies) -> float:
+    def error(policies: Policies, limit: float = math.inf) -> float:
         tried.append(random.Random(f"{seed} {sorted(policies.items())}").random())
         return tried[-1]
 
@@ -56,8 +57,20 @@ def test_the_choice_is_never_worse_than_the_start(seed: int) -> None:
 
 def test_a_policy_that_lowers_the_error_by_little_is_not_taken() -> None:
     start = first_policies(PLACEMENT)
-    assert choose_policies(PLACEMENT, lambda policies: 1.0 if policies == start else 0.96) == start
-    assert choose_policies(PLACEMENT, lambda policies: 1.0 if policies == start else 0.94) != start
+    assert choose_policies(PLACEMENT, lambda policies, _: 1.0 if policies == start else 0.96) == start
+    assert choose_policies(PLACEMENT, lambda policies, _: 1.0 if policies == start else 0.94) != start
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32))
+def test_an_error_that_stops_at_its_limit_changes_no_choice(seed: int) -> None:
+    def whole(policies: Policies, limit: float) -> float:
+        return random.Random(f"{seed} {sorted(policies.items())}").random()
+
+    def stopped(policies: Policies, limit: float) -> float:
+        return min(whole(policies, limit), limit)
+
+    assert choose_policies(PLACEMENT, stopped) == choose_policies(PLACEMENT, whole)
 
 
 def test_every_policy_of_every_kind_is_tried() -> None:
@@ -65,7 +78,7 @@ def test_every_policy_of_every_kind_is_tried() -> None:
     wanted = {"pre-activation": RangePolicy.MINMAX, "activation": RangePolicy.MSE, "sum": RangePolicy.PERCENTILE}
     kinds = kinds_of(placement)
 
-    def wrong(policies: Policies) -> float:
+    def wrong(policies: Policies, limit: float = math.inf) -> float:
         return sum(wanted.get(kinds[name], policy) is not policy for name, policy in policies.items())
 
     chosen = choose_policies(placement, wrong)
@@ -76,7 +89,7 @@ def test_every_policy_of_every_kind_is_tried() -> None:
 
 def test_the_first_policies_stay_where_none_is_better() -> None:
     placement = placed(RESNET)
-    assert choose_policies(placement, lambda _: 1.0) == first_policies(placement)
+    assert choose_policies(placement, lambda *_: 1.0) == first_policies(placement)
 
 
 def test_ranges_follow_the_policies() -> None:
