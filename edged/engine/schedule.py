@@ -17,6 +17,7 @@ OVERSAMPLING = 32
 # Neighboring positions of one image are correlated, so even layers with large maps see this many images.
 MIN_IMAGES = 128
 MAX_BATCH = 128
+ENOUGH_IMAGES, CACHED_BYTES = 32, 8 << 20
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,9 @@ def schedule(
 def with_batches(steps: list[Step], batch_bytes: int) -> list[Step]:
     """Set each step's batch to the largest power of two that fits.
 
-    Maps shrink towards the end of the network, where larger batches avoid slow products of small matrices.
+    Maps shrink towards the end of the network, where larger batches avoid slow products of small matrices. With more
+    than ENOUGH_IMAGES nothing is gained beyond CACHED_BYTES: in a CIFAR ResNet-20 such batches took the same time, and
+    half as much memory again.
 
     Args:
         steps: Steps in order of execution. Not modified.
@@ -91,10 +94,14 @@ def with_batches(steps: list[Step], batch_bytes: int) -> list[Step]:
     """
     batch, sized = MAX_BATCH, []
     for step in reversed(steps):
-        while batch > 1 and batch * step.peak_bytes > batch_bytes:
+        while batch > 1 and _too_large(batch, step.peak_bytes, batch_bytes):
             batch //= 2
         sized.append(replace(step, batch=batch))
     return sized[::-1]
+
+
+def _too_large(batch: int, image_bytes: int, batch_bytes: int) -> bool:
+    return batch * image_bytes > (batch_bytes if batch <= ENOUGH_IMAGES else min(batch_bytes, CACHED_BYTES))
 
 
 class _Peak:

@@ -151,15 +151,14 @@ class IntegerTool:
     def quantize(self, model: nn.Module, architecture: Architecture, cache: ImageCache) -> nn.Module:
         """Write the network as an ONNX model and quantize that; a detector's output layers stay in float."""
         images = cache.calibration[: MAX_PIXELS // cache.input.size**2]
+        batch = min(self.batch_size, len(images))  # only whole batches are read
         with tempfile.TemporaryDirectory(prefix="edged-") as folder:
             source, target = Path(folder) / "float.onnx", Path(folder) / "peer.onnx"
             # In the dialect of TensorRT, because its opset is one that NNCF writes no invalid QuantizeLinear for.
             in_float = onnx_model(model, {}, None, architecture, cache.input, target="tensorrt")
             source.write_bytes(in_float.SerializeToString())
             reduce_range = processor_saturates()
-            onnx_tools.quantize_with_peer(
-                self.name, source, target, cache, images, self.batch_size, reduce_range=reduce_range
-            )
+            onnx_tools.quantize_with_peer(self.name, source, target, cache, images, batch, reduce_range=reduce_range)
             return EngineNetwork(OnnxExecutor(target.read_bytes(), torch.get_num_threads()))
 
 

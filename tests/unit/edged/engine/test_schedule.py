@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from edged.engine.schedule import Step, schedule, with_batches
+from edged.engine.schedule import CACHED_BYTES, ENOUGH_IMAGES, Step, schedule, with_batches
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.models.resnet import CifarResNet
@@ -59,3 +59,9 @@ def test_bytes_per_image_match_those_counted_by_hand():
     assert first.peak_bytes == 2 * map_16
     # The block's input stays alive for the shortcut.
     assert (second.live_bytes, second.output_bytes, second.peak_bytes) == (map_16, map_16, 3 * map_16)
+
+
+def test_batches_of_many_images_are_no_larger_than_the_processors_cache():
+    found = steps(batch_bytes=1 << 30)
+    assert {step.batch for step in found} == {32, 64, 128}
+    assert all(step.batch <= ENOUGH_IMAGES or step.batch * step.peak_bytes <= CACHED_BYTES for step in found)

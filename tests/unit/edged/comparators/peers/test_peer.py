@@ -53,6 +53,12 @@ def test_eight_bits_agree_with_full_precision(name: str, model: nn.Module, cache
         assert max(len(row.unique()) for row in layer) <= 256
 
 
+@pytest.mark.filterwarnings("ignore")  # theirs
+def test_fewer_images_than_a_batch_are_enough(model: nn.Module, cache: ImageCache):
+    found = open_peer("quantize-static", 8, len(cache) + 1).quantize(model, trained.RESNET20, cache)
+    assert fidelity(predict(model, cache, cache.held_out), predict(found, cache, cache.held_out)).agreement > 90
+
+
 def test_a_tool_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UnavailableError, match="nncf is not installed"):
