@@ -36,9 +36,11 @@ def levels() -> int:
     """Return the largest code whose products this processor sums exactly and fast; 0 if there is none."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return 0  # torch would compute them one by one
-    most = LEVELS if torch.cpu._is_vnni_supported() else LEVELS_WITHOUT_VNNI
-    full = torch.full((64, 64), most, dtype=torch.int8)
-    return most if bool((torch._int_mm(full, full) == 64 * most**2).all()) else 0
+    for most in (LEVELS, LEVELS_WITHOUT_VNNI):
+        full = torch.full((64, 64), most, dtype=torch.int8)
+        if bool((torch._int_mm(full, full) == 64 * most**2).all()):
+            return most
+    return 0
 
 
 def integers_are_faster(layer: QuantizableLayer) -> bool:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,6 +24,7 @@ from edged.calibration.integer_moments import (
 )
 from edged.calibration.moments import DenseMoments, Moments, UnfoldMoments, moments_for
 from tests.support.geometries import GEOMETRIES
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.skipif(not levels(), reason="this processor has no fast products of integers")
 
@@ -134,6 +139,18 @@ def test_the_longest_sum_fits_its_integers():
     moments.update(x, [x])
     assert_close(moments.take_gram(), torch.full((1, 64, 64), float(len(x))))
     assert_close(moments.cross(0), torch.full((1, 64, 64), float(len(x))))
+
+
+def test_codes_are_smaller_where_the_processor_clips_sums():
+    program = (
+        "import torch; from edged.calibration.integer_moments import levels; torch.manual_seed(0);"
+        "most = levels(); codes = torch.randint(-most, most + 1, (2, 999, 96), dtype=torch.int8);"
+        "codes[:, :500] = most; left, right = codes;"
+        "assert (torch._int_mm(left.t(), right) == left.t().int() @ right.int()).all(); print(most)"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == str(LEVELS_WITHOUT_VNNI), done.stderr
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
