@@ -147,7 +147,7 @@ class Compressor:
         """Quantize with the bits of least error within a limit of bytes."""
         found = choice.within(limit)
         done = self._quantized(spec, found.bits)
-        return dataclasses.replace(done, chosen_bits=choice.report(spec, found, tries))
+        return done.varied(chosen_bits=choice.report(spec, found, tries))
 
     def _within_drop(self, spec: QuantSpec, choice: _Choice, most: int, max_drop: float) -> Compressed:
         """Quantize with the fewest bytes, among TRIES limits, whose measured loss of accuracy holds."""

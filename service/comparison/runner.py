@@ -60,7 +60,8 @@ def compare(
     Args:
         wanted: Measurements, full precision first.
         out: Folder for comparison.json, comparison.csv and comparison.svg; None to write nothing. It may hold rows of
-            an earlier call for the same checkpoint, images and seed, which are kept.
+            an earlier call for the same checkpoint, images and seed, which are kept, but for rows of methods that
+            would take another number of steps now.
         listener: Receives the stages of each measurement, and their progress.
         measure: Makes one measurement; by default in a process of its own.
 
@@ -80,11 +81,12 @@ def compare(
     if out is not None:
         result["rows"] += _earlier(out, result)
     for number, job in enumerate(wanted[1:], start=2):
-        if any((row["method"], row["bits"]) == (job.method, job.bits) and "error" not in row for row in result["rows"]):
+        if any(_answers(row, job) for row in result["rows"]):
             continue
         try:
             row = measure(job, listener, f"{number}/{len(wanted)} {job.method} {job.bits}")
             del row["identity"], row["machine"]
+            row["most_iterations"] = job.iterations
         except EdgedError as error:
             row = {"method": job.method, "bits": job.bits, "error": str(error)}
         kept = [r for r in result["rows"] if (r["method"], r["bits"]) != (job.method, job.bits)]
@@ -95,6 +97,13 @@ def compare(
     if out is not None:
         _write(out, result)
     return result
+
+
+def _answers(row: Row, job: Measurement) -> bool:
+    """Return whether a row of an earlier call is what a measurement would give."""
+    if (row["method"], row["bits"]) != (job.method, job.bits) or "error" in row:
+        return False
+    return not row["iterations"] or row.get("most_iterations") == job.iterations
 
 
 def _annotated(result: dict[str, Any]) -> dict[str, Any]:
@@ -183,8 +192,9 @@ def _earlier(out: Path, result: Mapping[str, Any]) -> list[Row]:
     except (ValueError, KeyError, TypeError):
         raise UsageError(f"{path} is no result of `edged compare`; choose another folder for --out") from None
     for key in ("identity", "machine"):
-        if earlier.get(key) != result[key]:
-            differs = [name for name, value in result[key].items() if (earlier.get(key) or {}).get(name) != value]
+        before, now = earlier.get(key) or {}, result[key]
+        differs = [name for name in {**now, **before} if before.get(name) != now.get(name)]
+        if differs:
             raise UsageError(f"--out {out} holds a comparison with another {differs[0]}; choose another folder")
     return rows
 

@@ -64,6 +64,27 @@ def test_rows_of_an_earlier_call_are_kept_and_failed_ones_measured_again(tmp_pat
     assert not any("error" in row for row in result["rows"])
 
 
+def test_rows_with_another_number_of_steps_are_measured_again(tmp_path: Path):
+    compare(jobs("rtn", "adaround"), tmp_path, SILENT, Recorder())
+    fewer = [dataclasses.replace(job, iterations=100) for job in jobs("rtn", "adaround")]
+    again, once_more = Recorder(), Recorder()
+    compare(fewer, tmp_path, SILENT, again)
+    result = compare(fewer, tmp_path, SILENT, once_more)
+    assert again.measured == [(FULL_PRECISION, 32), ("adaround", 4)]
+    assert once_more.measured == [(FULL_PRECISION, 32)]
+    assert [row["method"] for row in result["rows"]] == [FULL_PRECISION, "rtn", "adaround"]
+
+
+def test_a_folder_that_tells_more_of_its_comparison_is_refused(tmp_path: Path):
+    compare(jobs("rtn"), tmp_path, SILENT, Recorder())
+    path = tmp_path / "comparison.json"
+    stored = json.loads(path.read_text())
+    stored["identity"]["preprocessing"] = "of a later version"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(UsageError, match="another preprocessing"):
+        compare(jobs("rtn"), tmp_path, SILENT, Recorder())
+
+
 def test_a_folder_of_another_comparison_is_refused(tmp_path: Path):
     compare(jobs("rtn"), tmp_path, SILENT, Recorder())
     with pytest.raises(UsageError, match="another seed"):
