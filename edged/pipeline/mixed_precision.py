@@ -163,22 +163,25 @@ class Compressor:
             last = None  # its memory is needed
             give_back_free_memory()
             last, last_limit = self._quantized(spec, found.bits), limit
-            drop = self._drop(last)
+            drop = self._drop(last, spec)
             tries.append({"bytes": found.bytes, "drop": drop, "bits": list(found.bits.values())})
             log.info("%d bytes lose %.2f points; %g are allowed", found.bytes, drop, max_drop)
             low, high = (low, limit) if drop <= max_drop else (limit, high)
         listed = [{key: entry[key] for key in ("bytes", "drop")} for entry in tries]
         if last is not None and last_limit == high:
-            return dataclasses.replace(last, chosen_bits=choice.report(spec, choice.within(high), listed))
+            return last.varied(chosen_bits=choice.report(spec, choice.within(high), listed))
         del last
         give_back_free_memory()
         return self._at(spec, choice, high, listed)
 
-    def _drop(self, compressed: Compressed) -> float:
-        """Return the points of the task's metric that are lost on the held-out images, with activations in float."""
+    def _drop(self, compressed: Compressed, spec: QuantSpec) -> float:
+        """Return the points of the task's metric that are lost on the held-out images.
+
+        Activations count as well where they have to be integers. With AUTO they are in float where they lose too much.
+        """
         held_out = self._held_out
-        floats = compressed.varied(serves_floats=True)
-        totals = evaluate(floats, held_out.architecture, held_out.labels, held_out.detection).totals
+        served = compressed.varied(serves_floats=spec.activation_bits == AUTO)
+        totals = evaluate(served, held_out.architecture, held_out.labels, held_out.detection).totals
         return float(totals["drop"][METRICS[held_out.architecture.task][0]])
 
 

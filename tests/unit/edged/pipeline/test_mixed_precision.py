@@ -18,9 +18,9 @@ from edged.errors import CalibrationError, UsageError
 from edged.evaluation.gates import Gates
 from edged.models.architecture import Architecture
 from edged.pipeline import mixed_precision
-from edged.pipeline.evaluation import Labels
+from edged.pipeline.evaluation import Evaluation, Labels, evaluate
 from edged.pipeline.mixed_precision import TRIES, Compressor, HeldOut, gates_with
-from edged.spec import AUTO, DetectionSpec, InputSpec, QuantSpec
+from edged.spec import ACTIVATION_BITS, AUTO, DetectionSpec, InputSpec, QuantSpec
 from tests.support.compressed import network, small_cache
 from tests.support.pictures import write_folder
 from tests.support.yolov5_samples import tiny_model, tiny_plan
@@ -158,6 +158,22 @@ def test_a_drop_that_anything_keeps_takes_few_bytes_and_one_that_nothing_keeps_t
     assert easy["bytes"] < 1.1 * chosen(compressor, size_limit=1 << 30)["bytes"] / 8**0.5
     sizes = [entry["bytes"] for entry in easy["tries"]]
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(("activation_bits", "floats"), [(ACTIVATION_BITS, False), (AUTO, True), (None, False)])
+def test_tries_are_measured_as_they_may_be_served(
+    monkeypatch: pytest.MonkeyPatch, compressor: Compressor, activation_bits: int | str | None, floats: bool
+) -> None:
+    measured: list[Compressed] = []
+
+    def recorded(compressed: Compressed, *args: Any) -> Evaluation:
+        measured.append(compressed)
+        return evaluate(compressed, *args)
+
+    monkeypatch.setattr(mixed_precision, "evaluate", recorded)
+    done = compressor(spec_of(max_drop=100.0, activation_bits=activation_bits))
+    assert done.chosen_bits is not None
+    assert [each.serves_floats for each in measured] == [floats] * len(done.chosen_bits["tries"])
 
 
 def test_both_limits_hold_together(compressor: Compressor) -> None:
