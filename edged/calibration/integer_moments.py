@@ -2,11 +2,11 @@
 
 Each channel of a batch is rounded on a scale of its own, x = scale * (code + zero) + e. Then
 
-    X X^T  ~  scale * (C C^T + zero * sums of C + ...) * scale^T,   with the diagonal of X X^T itself
+    X X^T  ~  scale * (C + zero) (C + zero)^T * scale^T,   with the diagonal of X X^T itself
 
 The rounding errors e of a channel are uncorrelated with other channels, so their products vanish in sums over many
-positions. On the diagonal they would add up: to about 0.1 % of damping, and to weights that shrink where they correct
-the errors of earlier layers. So the diagonal is summed in float32.
+positions. On the diagonal they would add up, as more damping, by which weights that correct the errors of earlier
+layers would shrink. So the diagonal is summed in float32.
 """
 
 from __future__ import annotations
