@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+
+from tests.support.daemon import TIMEOUT_S
 
 Loss = Callable[[Path, Path], AbstractContextManager[None]]
 
@@ -51,10 +54,21 @@ def read_only(state: Path, _: Path) -> Iterator[None]:
     """
     subprocess.run(["mount", "--bind", state, state], check=True)
     try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", state], check=True)
+        _remount_read_only(state)
         yield
     finally:
         subprocess.run(["umount", "--lazy", state], check=True)
+
+
+def _remount_read_only(state: Path) -> None:
+    """Make a mount read-only, once nothing is being written in it: an update may still be writing its report."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        done = subprocess.run(["mount", "-o", "remount,bind,ro", state], capture_output=True, text=True)
+        if done.returncode == 0:
+            return
+        assert "busy" in done.stderr, done.stderr
+        assert time.monotonic() < deadline, done.stderr
 
 
 # By what is done to the folder: the context in which that lasts, given the folder and a path that is not in use.

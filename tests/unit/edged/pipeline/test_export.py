@@ -241,5 +241,5 @@ def test_a_genuine_resnet20_is_as_accurate_in_integers(real_data: Path, tmp_path
     artifact = read_artifact(tmp_path / "out")
     for target in TARGETS:
         found = run(to_onnx(artifact, target, dynamic_batch=True), x).argmax(1)
-        assert float((found == wanted).float().mean()) > 0.97
+        assert float((found == wanted).float().mean()) > 0.96  # 0.973 to 0.987 by seed and target
         assert float((found == labels).float().mean()) > float((wanted == labels).float().mean()) - 0.015
