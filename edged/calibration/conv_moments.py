@@ -37,9 +37,9 @@ class LagMoments:
         self.positions = 0
         self._channels = channels
         # Lags of 0..2 rows down and -2..2 columns across: 13 lags, two of them twice. [C, C, 3, 5]
-        self._lags = _zeros(channels, 3, 5, device)
+        self._lags = self._zeros(channels, channels, 3, 5, device)
         # Lags 0..2 along each edge, and the corners' lag 0.
-        self._edges = {side: _zeros(channels, *extent_of(side), device) for side in (*SIDES, *CORNERS)}
+        self._edges = {side: self._zeros(channels, channels, *extent_of(side), device) for side in (*SIDES, *CORNERS)}
         self._totals = {side: torch.zeros(channels, device=device) for side in ("", *SIDES, *CORNERS)}
         self._cross: list[Tensor] = []  # [rows, C, 3, 3] each
 
@@ -86,6 +86,12 @@ class LagMoments:
         """Return Y X^T of the target with this index, float32 [1, rows, d]."""
         return self._cross[target].flatten(1)[None]
 
+    @staticmethod
+    def _zeros(rows: int, channels: int, height: int, width: int, device: torch.device | None) -> Tensor:
+        """Return sums of zeros [rows, channels, height, width], in the layout of weight gradients."""
+        zeros = torch.zeros(rows, channels, height, width, device=device)
+        return zeros.to(memory_format=torch.channels_last)
+
     def _block(self, o: tuple[int, int], p: tuple[int, int]) -> Tensor:
         """Sum x(q + o) x(q + p)^T over output positions q [C, C], for o not after p in reading order."""
         dr, dc = p[0] - o[0], p[1] - o[1]
@@ -110,11 +116,6 @@ def lag_elements(channels: int) -> int:
     """Return the number of elements in the sums over inputs."""
     extents = [(3, 5), *(extent_of(side) for side in (*SIDES, *CORNERS))]
     return channels**2 * sum(down * across for down, across in extents)
-
-
-def _zeros(channels: int, height: int, width: int, device: torch.device | None) -> Tensor:
-    zeros = torch.zeros(channels, channels, height, width, device=device)
-    return zeros.to(memory_format=torch.channels_last)  # the layout of weight gradients
 
 
 def extent_of(side: str) -> tuple[int, int]:

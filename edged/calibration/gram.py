@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
 
+from torch import Tensor, nn
+
+from edged.calibration.geometry import QuantizableLayer
 from edged.matmul import matmul_nt
 
 BLOCK = 512  # rows per product
 FEW_COLUMNS = 64
+MAX_PATCH_BYTES = 16 << 20  # of patches at a time: more would not fit the processor's cache
 
 
 def add_gram(upper: Tensor, columns: Tensor) -> None:
@@ -42,3 +46,18 @@ def row_blocks(d: int) -> list[slice]:
     # Narrow products are slow, so a matrix of fewer than two full blocks is not divided.
     size = BLOCK if d >= 2 * BLOCK else d
     return [slice(start, min(start + size, d)) for start in range(0, d, size)]
+
+
+def images_at_once(layer: QuantizableLayer, sides: Sequence[int], itemsize: int) -> int:
+    """Return the number of images whose patches fit MAX_PATCH_BYTES, at least 1.
+
+    Args:
+        layer: The layer; a linear one has no images, and its inputs count as one.
+        sides: Height and width of its padded inputs.
+        itemsize: Bytes of a number in a patch.
+    """
+    if isinstance(layer, nn.Linear):
+        return 1
+    # A stride may exceed a side.
+    numbers = layer.groups * layer.weight[0].numel() * sides[0] * sides[1] // (layer.stride[0] * layer.stride[1])
+    return max(1, MAX_PATCH_BYTES // max(1, itemsize * numbers))

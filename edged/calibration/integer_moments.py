@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from edged.calibration.conv_moments import OFFSETS, LagMoments, edge_of, extent_of
 from edged.calibration.geometry import QuantizableLayer, is_same_3x3, padded
-from edged.calibration.gram import mirror, row_blocks
+from edged.calibration.gram import images_at_once, mirror, row_blocks
 
 # Processors with VNNI sum products of 8-bit codes. Others clip the sum of two products to 16 bits, which 7-bit codes
 # never reach.
@@ -28,7 +28,6 @@ LEVELS, LEVELS_WITHOUT_VNNI = 127, 63
 MOST_SUMMED = 1 << 15  # products that an int32 holds: 2^31 / (2 * 127)^2
 # Of smaller products, rounding the inputs takes more time than is saved.
 FEWEST_CHANNELS, FEWEST_COLUMNS = 128, 256
-MAX_PATCH_BYTES = 16 << 20  # of patches at a time
 
 
 @functools.cache
@@ -67,8 +66,6 @@ class IntegerLagMoments(LagMoments):
 
     def __init__(self, channels: int, device: torch.device | None = None) -> None:
         super().__init__(channels, device)
-        self._lags = _matrices(self._lags)
-        self._edges = {side: _matrices(lags) for side, lags in self._edges.items()}
         self._powers = {side: torch.zeros_like(total) for side, total in self._totals.items()}
 
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
@@ -86,7 +83,7 @@ class IntegerLagMoments(LagMoments):
             for lag in range(max(extent_of(side))):
                 _add(lags.flatten(2)[:, :, lag], *_apart(line, line, lag * batch), scales)
             self._sum_floats(side, _line(pixels, side))
-        self._cross = self._cross or [_matrices(y.new_zeros(y.shape[1], len(scale), 3, 3)) for y in targets]
+        self._cross = self._cross or [self._zeros(y.shape[1], len(scale), 3, 3, y.device) for y in targets]
         for total, y in zip(self._cross, targets, strict=True):
             for outputs, output_scale in _in_parts(y.float().permute(2, 3, 0, 1), 2):
                 scales = torch.outer(output_scale, scale)
@@ -100,6 +97,11 @@ class IntegerLagMoments(LagMoments):
             matrix = self._edges[side][:, :, 0, 0] if side else self._lags[:, :, 0, 2]
             matrix.diagonal().copy_(power)
         return super().take_gram(scale)
+
+    @staticmethod
+    def _zeros(rows: int, channels: int, height: int, width: int, device: torch.device | None) -> Tensor:
+        """Return sums of zeros [rows, channels, height, width], in which the matrix of each lag is contiguous."""
+        return torch.zeros(height, width, rows, channels, device=device).permute(2, 3, 0, 1)
 
     def _sum_floats(self, side: str, pixels: Tensor) -> None:
         rows = pixels.reshape(-1, pixels.shape[-1])
@@ -138,7 +140,7 @@ class IntegerColumnMoments:
         outputs = [_in_parts(y.float().permute(0, 2, 3, 1) if y.dim() == 4 else y.float()[None, None]) for y in targets]
         scale = scale.repeat(len(self._total) // len(scale))
         self._cross = self._cross or [self._gram.new_zeros(len(parts[0][1]), len(scale)) for parts in outputs]
-        at_once = self._images_at_once(codes)
+        at_once = images_at_once(self._layer, codes.shape[1:3], codes.itemsize)
         for start in range(0, len(codes), at_once):
             images = slice(start, start + at_once)
             columns = self._columns(codes[images])
@@ -198,19 +200,6 @@ class IntegerColumnMoments:
             return sums
         by_offset = sums.reshape(*sums.shape[:-1], -1, self._shape[0])
         return by_offset.transpose(-1, -2).flatten(-2)
-
-    def _images_at_once(self, codes: Tensor) -> int:
-        if isinstance(self._layer, nn.Linear):
-            return len(codes)
-        strides = self._layer.stride[0] * self._layer.stride[1]
-        positions = codes.shape[1] * codes.shape[2] // strides
-        return max(1, MAX_PATCH_BYTES // (len(self._total) * positions))
-
-
-def _matrices(sums: Tensor) -> Tensor:
-    """Return zeros of the shape of `sums` [rows, C, h, w], in which the matrix [rows, C] of each lag is contiguous."""
-    rows, channels, height, width = sums.shape
-    return sums.new_zeros(height, width, rows, channels).permute(2, 3, 0, 1)
 
 
 def _line(pixels: Tensor, side: str) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from edged.calibration.conv_moments import LagMoments, lag_elements
 from edged.calibration.geometry import QuantizableLayer, conv_columns, is_pointwise, is_same_3x3, padded, strided
-from edged.calibration.gram import BLOCK, add_gram, mirror
+from edged.calibration.gram import BLOCK, MAX_PATCH_BYTES, add_gram, images_at_once, mirror
 from edged.calibration.integer_moments import IntegerColumnMoments, IntegerLagMoments, integers_are_faster
 from edged.matmul import matmul_nt, shifted_products
 
@@ -51,9 +51,6 @@ class Moments(Protocol):
 
     def cross(self, target: int) -> Tensor:
         """Return Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
-
-
-MAX_PATCH_BYTES = 16 << 20  # of patches at a time: more would not fit the processor's cache
 
 
 def moments_for(layer: QuantizableLayer, *, integers: bool | None = None) -> Moments:
@@ -165,7 +162,7 @@ class UnfoldMoments:
     def update(self, x: Tensor, targets: Sequence[Tensor] = ()) -> None:
         """Add a batch of inputs [b, C, H, W] and targets [b, rows, H', W'] to the sums."""
         x, layer = padded(self._layer, x.float()), self._layer
-        for image in torch.split(x, self._images_at_once(x)):
+        for image in torch.split(x, images_at_once(layer, x.shape[2:], x.itemsize)):
             columns = conv_columns(layer, image)
             self.positions += columns.shape[2]
             for upper, group in zip(self._gram, columns, strict=True):
@@ -193,11 +190,6 @@ class UnfoldMoments:
     def cross(self, target: int) -> Tensor:
         """Return Y X^T of the target with this index, float32 [conv_groups, rows / conv_groups, d]."""
         return self._cross[target]
-
-    def _images_at_once(self, x: Tensor) -> int:
-        strides = self._layer.stride[0] * self._layer.stride[1]
-        patches = self._gram.shape[:2].numel() * x.shape[2] * x.shape[3] // strides
-        return max(1, MAX_PATCH_BYTES // (4 * patches))
 
 
 def _summed(totals: list[Tensor], new: list[Tensor]) -> list[Tensor]:

@@ -132,6 +132,15 @@ def test_long_sums_are_divided(layer: nn.Conv2d, monkeypatch: pytest.MonkeyPatch
     assert_close(divided.take_gram(), whole.take_gram(), rtol=1e-5, atol=1e-4)
 
 
+def test_a_map_may_be_smaller_than_the_stride():
+    layer, x = nn.Conv2d(4, 3, 1, stride=2), codes(5, 4, 1, 1, channel=1, most=levels())
+    found, expected = IntegerColumnMoments(layer), DenseMoments(layer)
+    found.update(x)
+    expected.update(x)
+    assert found.positions == expected.positions == 5
+    assert_close(found.take_gram(), expected.take_gram(), rtol=1e-5, atol=1e-2)
+
+
 def test_the_longest_sum_fits_its_integers():
     assert integer_moments.MOST_SUMMED * (2 * LEVELS) ** 2 < 2**31
     x = torch.ones(integer_moments.MOST_SUMMED + 5, 64)
