@@ -45,8 +45,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
         raise CalibrationError(
             f"label {int(labels.max())} has no logit: the model knows {classes} classes; use its class folders"
         )
-    best = logits.topk(min(5, classes), dim=1).indices
-    hits = best == labels.to(best.device)[:, None]
+    hits = _ranked_hits(logits, labels)
     top1, top5 = (100.0 * float(hits[:, :k].any(1).double().mean()) for k in (1, 5))
     return Accuracy(top1, top5, count)
 
@@ -58,9 +57,14 @@ def top1_hits(logits: Tensor, labels: Tensor) -> list[bool]:
         logits: Logits [n, classes]. Not modified.
         labels: Class indices, int64 [n]. Not modified.
     """
-    best = logits.topk(min(5, logits.shape[1]), dim=1).indices[:, 0]
-    found: list[bool] = (best == labels.to(best.device)).tolist()
+    found: list[bool] = _ranked_hits(logits, labels)[:, 0].tolist()
     return found
+
+
+def _ranked_hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return whether each of the five largest logits is that of the label, bool [n, 5 or fewer]."""
+    best = logits.topk(min(5, logits.shape[1]), dim=1).indices
+    return best == labels.to(best.device)[:, None]
 
 
 def predict(
