@@ -231,7 +231,7 @@ def test_ranges_that_do_not_fit_are_refused(artifacts: Mapping[str, Artifact], t
 @pytest.mark.slow
 def test_a_genuine_resnet20_is_as_accurate_in_integers(real_data: Path, tmp_path: Path) -> None:
     checkpoint, images = real_data / "weights" / "resnet20-12fca82f.th", real_data / "cifar10"
-    cache = build_cache(images / "test", tmp_path / "cache", InputSpec(32, 32), limit=1000)
+    cache = build_cache(images / "test", tmp_path / "cache", InputSpec(32, 32), limit=4000)  # 0.975 to 0.988 agree
     x, labels = cache.batch(torch.arange(len(cache))), cache.labels_of(torch.arange(len(cache)))
     assert labels is not None
     network = load_checkpoint(checkpoint, input_settings={"size": 32})
@@ -241,5 +241,5 @@ def test_a_genuine_resnet20_is_as_accurate_in_integers(real_data: Path, tmp_path
     artifact = read_artifact(tmp_path / "out")
     for target in TARGETS:
         found = run(to_onnx(artifact, target, dynamic_batch=True), x).argmax(1)
-        assert float((found == wanted).float().mean()) > 0.96  # 0.973 to 0.987 by seed and target
+        assert float((found == wanted).float().mean()) > 0.97
         assert float((found == labels).float().mean()) > float((wanted == labels).float().mean()) - 0.015
