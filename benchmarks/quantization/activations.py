@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,8 +33,9 @@ from edged.calibration.dataset import ImageCache
 from edged.calibration.yolo_labels import Boxes
 from edged.comparators.peers.onnx_tools import PEERS, is_installed, quantize_with_peer
 from edged.compress import compress
-from edged.evaluation.detection import agreement, average_precision, detections_of
+from edged.evaluation.detection import agreement, average_precision, average_precision_without, detections_of
 from edged.evaluation.fidelity import fidelity
+from edged.evaluation.standard_errors import sample_of_groups, standard_error
 from edged.execution.executors import Executor, OnnxExecutor
 from edged.execution.onnx_model import onnx_model
 from edged.execution.processor import processor_saturates
@@ -222,18 +222,9 @@ def jackknife(
     sizes: Sequence[tuple[int, int]],
 ) -> Score:
     """Return mAP@.5:.95 in percent, how far it is below that of the reference, and the standard error of that."""
-
-    def difference(left_out: int | None) -> tuple[float, float]:
-        kept = [index for index in range(len(found)) if left_out is None or index % PARTS != left_out]
-        truth, shapes = [labels[index] for index in kept], [sizes[index] for index in kept]
-        score, wanted = (
-            average_precision([some[index] for index in kept], truth, shapes).map50_95 for some in (found, reference)
-        )
-        return score, wanted - score
-
-    score, drop = difference(None)
-    drops = [difference(part)[1] for part in range(PARTS)]
-    return score, drop, math.sqrt((PARTS - 1) * statistics.pvariance(drops))
+    score, wanted = (average_precision(some, labels, sizes).map50_95 for some in (found, reference))
+    samples = (sample_of_groups(average_precision_without(some, labels, sizes, PARTS)) for some in (found, reference))
+    return score, wanted - score, standard_error(*samples)
 
 
 def computed(executor: Executor, images: Tensor) -> Tensor:

@@ -199,11 +199,8 @@ def cells(row: dict[str, Any], others: list[dict[str, Any]]) -> tuple[str, ...]:
     """Return the cells of a row."""
     uniform = next((each for each in others if (each["method"], each["bits"]) == ("uniform", 4.0)), None)
     versus = "" if uniform in (None, row) else paired(row, uniform)
-    name = f"W{row['bits']:g}" if row["method"] == "uniform" else f"auto, {min(row['widths'])} to {max(row['widths'])}"
     return (
-        name,
-        f"{row['bytes']:,}",
-        f"{row['bits']:g}",
+        *pareto_detector.widths_and_bytes(row),
         f"{row['top1']:.2f}",
         f"{lost(row):+.2f}",
         versus,

@@ -109,17 +109,20 @@ class Detector:
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """Return the cells of a row, in the order of HEAD."""
-    name = f"W{row['bits']:g}" if row["method"] == "uniform" else f"auto, {min(row['widths'])} to {max(row['widths'])}"
     return (
-        name,
-        f"{row['bytes']:,}",
-        f"{row['bits']:g}",
+        *widths_and_bytes(row),
         f"{row['map50_95']:.2f}",
         f"{row['drop']:+.2f} ± {row['drop_error']:.2f}",
         f"{row['agreement']:.2f}",
         f"{row['relative_error']:.2e}",
         f"{row['seconds']:.1f}",
     )
+
+
+def widths_and_bytes(row: dict[str, Any]) -> tuple[str, ...]:
+    """Return the first cells of a row of any network: the method, the bytes and the mean bits."""
+    name = f"W{row['bits']:g}" if row["method"] == "uniform" else f"auto, {min(row['widths'])} to {max(row['widths'])}"
+    return name, f"{row['bytes']:,}", f"{row['bits']:g}"
 
 
 def _power(raw: Tensor) -> float:
