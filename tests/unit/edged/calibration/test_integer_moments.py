@@ -23,7 +23,7 @@ from edged.calibration.integer_moments import (
     levels,
 )
 from edged.calibration.moments import DenseMoments, Moments, UnfoldMoments, moments_for
-from tests.support.geometries import GEOMETRIES
+from tests.support.geometries import GEOMETRIES, SMALL_MAPS
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.skipif(not levels(), reason="this processor has no fast products of integers")
@@ -85,14 +85,7 @@ def test_of_codes_the_sums_are_those_in_floats(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    channels=st.integers(1, 5),
-    height=st.integers(1, 8),
-    width=st.integers(1, 8),
-    images=st.integers(1, 3),
-    least=st.sampled_from([-levels(), 0]),
-    seed=st.integers(0, 1000),
-)
+@given(**SMALL_MAPS, least=st.sampled_from([-levels(), 0]))
 def test_maps_of_any_size(channels: int, height: int, width: int, images: int, least: int, seed: int):
     torch.manual_seed(seed)
     x = codes(images, channels, height, width, channel=1, most=least + 2 * levels(), least=least)

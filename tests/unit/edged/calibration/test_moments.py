@@ -5,14 +5,13 @@ import copy
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
 from edged.calibration.conv_moments import LagMoments
 from edged.calibration.geometry import conv_columns, padded
 from edged.calibration.moments import DenseMoments, UnfoldMoments, hessian, moments_for
-from tests.support.geometries import GEOMETRIES
+from tests.support.geometries import GEOMETRIES, SMALL_MAPS
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
@@ -39,13 +38,7 @@ def test_moments_are_those_of_the_columns(geometry: dict):
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    channels=st.integers(1, 5),
-    height=st.integers(1, 8),
-    width=st.integers(1, 8),
-    images=st.integers(1, 3),
-    seed=st.integers(0, 1000),
-)
+@given(**SMALL_MAPS)
 def test_lag_moments_equal_the_unfolded_ones(channels: int, height: int, width: int, images: int, seed: int):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(images, channels, height, width, generator=generator)
