@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+WIDTH = 120  # characters of a line of text
 Goal = tuple[str, str, str]  # what is to be reached, what was measured, and the verdict
+
+
+def paragraph(text: str) -> str:
+    """Return a paragraph, or an item of a list, in lines of at most WIDTH characters."""
+    indent = "  " if text.startswith("- ") else ""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
 def line(cells: Iterable[Any]) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
+
+from benchmarks.markdown import paragraph
 
 T = TypeVar("T")
 Row = dict[str, Any]
 SECTIONS = Path(__file__).with_name("sections")
 _HEADING = "## "
-_WIDTH = 120  # characters of a line of text
 
 
 class Section(Protocol):
@@ -78,6 +78,5 @@ def with_section(document: str, title: str, text: str) -> str:
 
 
 def _wrapped(text: str) -> str:
-    """Return a text with lines of at most 120 characters, except those of tables."""
-    wrapper = textwrap.TextWrapper(_WIDTH, break_on_hyphens=False, break_long_words=False)
-    return "\n\n".join(part if part.startswith("|") else wrapper.fill(part) for part in text.split("\n\n"))
+    """Return a text whose paragraphs are wrapped; tables are not."""
+    return "\n\n".join(part if part.startswith("|") else paragraph(part) for part in text.split("\n\n"))

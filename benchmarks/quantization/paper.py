@@ -20,14 +20,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.checkout import commit
-from benchmarks.markdown import table
+from benchmarks.markdown import paragraph, table
 from benchmarks.options import parser_of
 from benchmarks.quantization.networks import data_root
 from edged.progress import ProgressListener, SilentListener
@@ -236,7 +235,7 @@ def _introduction(options: argparse.Namespace) -> str:
         " were not measured, or are not in the paper: at full size they need ImageNet, COCO and release weights."
         " Compare times only within this run, which may have been beside other work."
     )
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+    return paragraph(text)
 
 
 _SMALL_SETS = """\

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.markdown import table
+from benchmarks.markdown import paragraph, table
 from benchmarks.options import parser_of
 from benchmarks.quantization import pareto_detector
 from benchmarks.quantization.networks import NETWORKS, TEST_BATCH, Loaded, load
@@ -156,11 +156,12 @@ def limit_of(model: nn.Module, bits: float) -> int:
 def document(rows: list[dict[str, Any]], picture: str = "") -> str:
     """Return the page: a table for each network."""
     parts = ["# Bits for each layer", "", "`python -m benchmarks.quantization.pareto --out docs/mixed-precision`", ""]
-    parts.append(
+    introduction = (
         "1,024 calibration images, a tenth of them held out; recipe `balanced`, activations in float, test images"
         " of the networks in [accuracy.md](accuracy.md). `auto` has the bytes of a uniform artifact, or a share of it,"
         " as its limit. yolov5n has the 128 images of coco/calib and is scored on the 128 of coco/val."
     )
+    parts.append(paragraph(introduction))
     if picture:
         parts += ["", f"![Points of top-1 lost and relative error, by bytes]({picture}.svg)"]
     for name in dict.fromkeys(row["network"] for row in rows):
@@ -172,7 +173,7 @@ def document(rows: list[dict[str, Any]], picture: str = "") -> str:
         parts += ["", f"## {name}", "", shown]
         if said := saved(own):
             parts += ["", said]
-    parts += ["", *NOTES, ""]
+    parts += ["", *map(paragraph, NOTES), ""]
     return "\n".join(parts)
 
 

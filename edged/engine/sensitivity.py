@@ -104,7 +104,7 @@ def measure_sensitivity(
         resources: Memory limits.
         listener: Receives the number of layers and probes that are done.
         shrink: Factor by which the sides of the held-out images are divided, for networks that take images of several
-            sizes. What images say of a layer differs more from one to the next than from one to its half.
+            sizes. The effect that is measured for a layer varies more between images than with their size.
 
     Returns:
         The sensitivity of each layer by its name, in order of execution.
