@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from benchmarks.quantization.each_network import Page, measure_each_network
+from benchmarks.quantization.each_network import Page, measure_each_network, network_parser
 from benchmarks.quantization.networks import TEST_BATCH, Loaded
 from edged.compress import compress
 from edged.engine.cluster_affine import fit_cluster_affine
@@ -26,7 +26,8 @@ HEADER = ("network", "bits", "full precision", "as it is", "transformed", "gain"
 
 def main() -> None:
     """Print the table, and write it if requested."""
-    measure_each_network(__doc__, Page("cluster_affine", "Transformed logits", HEADER, _NOTES), measured)
+    page = Page("cluster_affine", "Transformed logits", HEADER, _NOTES)
+    measure_each_network(network_parser(__doc__).parse_args(), page, measured)
 
 
 def measured(loaded: Loaded, bits: int) -> Iterator[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,26 +31,35 @@ class Page:
     notes: str
 
 
-def measure_each_network(
-    docstring: str | None, page: Page, measured: Callable[[Loaded, int], Iterator[tuple[str, ...]]]
-) -> None:
-    """Measure the networks and widths that the command line names; print the rows, and write the page if requested.
+def network_parser(docstring: str | None) -> ArgumentParser:
+    """Return a parser of the options that `measure_each_network` reads.
 
     Args:
         docstring: Text of the command's help.
-        page: The page.
-        measured: Yields the rows of a network at a number of bits, without these two.
     """
     parser = parser_of(docstring)
     parser.add_argument("--networks", type=some_of(NETWORKS, "network"), default=tuple(NETWORKS))
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
+    parser.add_argument("--test-images", type=int, help="number of test images to draw; by default all")
     parser.add_argument("--cache", type=Path, help="folder for decoded images; by default a temporary one")
     parser.add_argument("--out", type=Path, help="also write the table to this file")
-    options = parser.parse_args()
+    return parser
+
+
+def measure_each_network(
+    options: Namespace, page: Page, measured: Callable[[Loaded, int], Iterator[tuple[str, ...]]]
+) -> None:
+    """Measure the networks and widths that the command line names; print the rows, and write the page if requested.
+
+    Args:
+        options: Parsed options of `network_parser`.
+        page: The page.
+        measured: Yields the rows of a network at a number of bits, without these two.
+    """
     rows: list[tuple[str, ...]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in options.networks:
-            loaded = load(name, Path(options.cache or folder))
+            loaded = load(name, Path(options.cache or folder), options.test_images)
             for bits in options.bits:
                 for row in measured(loaded, bits):
                     rows.append((name, str(bits), *row))
@@ -57,5 +67,6 @@ def measure_each_network(
     if options.out:
         bits = " ".join(map(str, options.bits))
         command = f"python -m benchmarks.{page.command} --networks {','.join(options.networks)} --bits {bits}"
+        command += f" --test-images {options.test_images}" if options.test_images else ""
         title = f"# {page.title}\n\n`{command}`, at {commit()}."
         options.out.write_text("\n\n".join([title, table(page.header, rows), page.notes]))

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from benchmarks.quantization.each_network import Page, measure_each_network
+from benchmarks.quantization.each_network import Page, measure_each_network, network_parser
 from benchmarks.quantization.networks import TEST_BATCH, Loaded
 from edged.compress import compress
 from edged.evaluation.classification import predict
@@ -36,7 +36,8 @@ HEADER = ("network", "bits", "a", "b", "top-1 %", "gain", "relative error on the
 
 def main() -> None:
     """Print the table, and write it if requested."""
-    measure_each_network(__doc__, Page("equalization", "Cross-layer equalization", HEADER, _NOTES), measured)
+    page = Page("equalization", "Cross-layer equalization", HEADER, _NOTES)
+    measure_each_network(network_parser(__doc__).parse_args(), page, measured)
 
 
 def measured(loaded: Loaded, bits: int) -> Iterator[tuple[str, ...]]:
