@@ -12,7 +12,8 @@ from edged.spec import RECIPES, Choice
 FULL_PRECISION = "full precision"
 # The rows of Table 1 in arXiv 2509.05576 and REQuant (edged.comparators.network), then edged's own recipes.
 COMPARATORS = ("rtn", "bias-correction", "adaquant", "adaround", "bit-split", "brecq", "obq", "requant")
-METHODS = (*COMPARATORS, "paper", *(name for name in RECIPES if name != "paper"))
+CAT = "cat"  # recipe `balanced`, and its logits transformed (edged.comparators.cat)
+METHODS = (*COMPARATORS, CAT, "paper", *(name for name in RECIPES if name != "paper"))
 DEFAULT_METHODS = tuple(name for name in METHODS if name != "best")
 PEERS_OF_WEIGHTS = ("brevitas-gptq", "brevitas-qronos", "aimet-adaround")
 # Peers that quantize weights and activations, to 8 bits only.

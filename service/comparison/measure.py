@@ -9,17 +9,19 @@ import gc
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edged.calibration.dataset import ImageCache
 from edged.calibration.places import EVALUATE
+from edged.comparators.cat import require_classifier, with_transformed_logits
+from edged.comparators.inputs import Images
 from edged.comparators.method import Options
 from edged.comparators.network import COMPARATORS, quantize_with
 from edged.comparators.peers.peer import Peer, open_peer, versions_of
@@ -37,9 +39,9 @@ from edged.models.loading import LoadedNetwork, load_checkpoint
 from edged.pipeline.scoring import Scorable, score
 from edged.pipeline.soundness import sound_network
 from edged.progress import ProgressListener
-from edged.spec import recipe
+from edged.spec import QuantSpec, recipe
 from edged.version import __version__
-from service.comparison.job import FULL_PRECISION, PEERS, Measurement
+from service.comparison.job import CAT, FULL_PRECISION, PEERS, REFERENCE, Measurement
 from service.worker.pipeline import decode_images, set_up_torch
 
 BATCH, BATCH_PIXELS = 64, 1_000_000  # most images, and most pixels of them, in a batch
@@ -150,19 +152,28 @@ def _method(
         iterations = published if job.iterations is None else min(job.iterations, published)
         options = Options(job.bits, iterations=iterations, seed=job.seed)
         return partial(_compared, job.method, model, cache, options, listener), iterations
-    spec = recipe(job.method, **{"bits": job.bits, "seed": job.seed, **job.settings})
+    base = REFERENCE if job.method == CAT else job.method
+    spec = recipe(base, **{"bits": job.bits, "seed": job.seed, **job.settings})
+    if job.method == CAT:
+        require_classifier(model)
+        return lambda: _transformed(model, cache, spec, listener), 0
     return lambda: compress(model, cache, spec, listener=listener).model, 0
 
 
 def _compared(
     method: str, model: nn.Module, cache: ImageCache, options: Options, listener: ProgressListener
 ) -> nn.Module:
+    return quantize_with(method, model, _images(model, cache), options, listener, cache.directory).model
+
+
+def _transformed(model: nn.Module, cache: ImageCache, spec: QuantSpec, listener: ProgressListener) -> nn.Module:
+    quantized = compress(model, cache, spec, listener=listener).model
+    return with_transformed_logits(quantized, model, _images(model, cache), spec.seed)
+
+
+def _images(model: nn.Module, cache: ImageCache) -> Images:
     device = device_of(model)
-
-    def images() -> Iterator[Tensor]:
-        return (moved(batch, device) for batch in cache.batches(cache.calibration, batch_size(cache)))
-
-    return quantize_with(method, model, images, options, listener, cache.directory).model
+    return lambda: (moved(batch, device) for batch in cache.batches(cache.calibration, batch_size(cache)))
 
 
 def batch_size(cache: ImageCache) -> int:

@@ -40,3 +40,11 @@ def test_it_reports_stages_progress_and_one_row(task: Task, tmp_path: Path) -> N
     assert row["passes"] == round(row["seconds"] / row["forward_seconds"], 3) or row["forward_seconds"] < 0.1
     assert row["score"]["images"] == 297
     assert row["machine"]["threads"] == 1
+
+
+def test_cat_transforms_the_logits_of_the_recipe_it_is_compared_with(task: Task, tmp_path: Path) -> None:
+    job = Measurement(task.first, task.calibration, task.test, tmp_path, "balanced", 2, input={"size": 8}, threads=1)
+    plain, transformed = (messages(each)[-1]["row"] for each in (job, dataclasses.replace(job, method="cat")))
+    assert transformed["method"] == "cat"
+    assert transformed["identity"] == plain["identity"]
+    assert abs(transformed["score"]["top1"] - plain["score"]["top1"]) < 10

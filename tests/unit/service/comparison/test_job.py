@@ -10,12 +10,12 @@ from edged.comparators.peers import aimet, brevitas
 from edged.comparators.peers.peer import open_peer
 from edged.errors import UsageError
 from edged.spec import RECIPES, Choice
-from service.comparison.job import COMPARATORS, DEFAULT_METHODS, METHODS, PEERS, PEERS_OF_WEIGHTS, Measurement
+from service.comparison.job import CAT, COMPARATORS, DEFAULT_METHODS, METHODS, PEERS, PEERS_OF_WEIGHTS, Measurement
 
 
 def test_it_names_what_the_library_has():
     assert set(COMPARATORS) == set(IMPLEMENTED)
-    assert set(METHODS) == {*IMPLEMENTED, *RECIPES}
+    assert set(METHODS) == {*IMPLEMENTED, CAT, *RECIPES}
     assert set(DEFAULT_METHODS) < set(METHODS)
     assert set(PEERS_OF_WEIGHTS) == {*brevitas.PEERS, aimet.PEER}
     with pytest.raises(UsageError) as caught:
