@@ -117,8 +117,11 @@ class UpdateActions:
         queue = self._models.queues.get(update.model)
         if queue is None:  # its model was taken out of the config, so nothing works on it
             await self._runner.cancel(update)
-        elif not await queue.cancel(update_id):
-            await self._cancel_active(update)
+        else:
+            if update.state is State.CLAIMED:
+                await queue.await_offer(update_id)
+            if not await queue.cancel(update_id):
+                await self._cancel_active(update)
         update = await self._updates.get(update_id)
         if update.state is not State.CANCELLED:
             hint = f"`edged rollback {update.model}` undoes it once it is live"

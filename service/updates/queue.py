@@ -23,6 +23,7 @@ from service.system.timeouts import within
 log = logging.getLogger(__name__)
 
 _RETRY_JOURNAL_S = 10.0
+_HAND_OVER_S = 10.0  # within which a claimed update is offered, even where the drop folder is slow to remove its file
 
 
 class Driver(Protocol):
@@ -79,6 +80,7 @@ class UpdateQueue:
         self._driver = driver
         self._waiting: list[_Entry] = []
         self._changed = asyncio.Event()
+        self._offered = asyncio.Event()
         self._ending = asyncio.Lock()  # held while waiting updates are ended
         self._rechecked = False
         self._working = False
@@ -103,6 +105,7 @@ class UpdateQueue:
         """Queue an update."""
         self._waiting.append(_Entry(update, first=update.state in GOING_LIVE))
         self._changed.set()
+        self._offered.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
@@ -112,6 +115,19 @@ class UpdateQueue:
             for entry in [entry for entry in self._waiting if entry.update.id < update.id and not entry.first]:
                 entry.newer = update
                 await self._supersede(entry)
+
+    async def await_offer(self, update_id: int) -> None:
+        """Wait until an update that was journaled as claimed is in this queue; it is offered a moment later.
+
+        Returns without it if it is not offered in time: it has ended, perhaps, and whoever waits must look again.
+        """
+        with contextlib.suppress(asyncio.TimeoutError):
+            await within(_HAND_OVER_S, self._await_offer(update_id))
+
+    async def _await_offer(self, update_id: int) -> None:
+        while update_id not in [update.id for update in self.updates]:
+            self._offered.clear()
+            await self._offered.wait()
 
     async def cancel(self, update_id: int) -> bool:
         """Cancel an update that waits.

@@ -85,12 +85,11 @@ def test_the_higher_priority_goes_first(task: Task, tmp_path: Path) -> None:
     models = [model("busy", 0), model("low", -1), model("usual", 0), model("high", 5)]
     with running(tmp_path, task.calibration, models=models) as daemon:
         daemon.drop(task.first, "busy.pt", "busy")
-        daemon.update_of("busy.pt", "CLAIMED")
         (worker,) = eventually(lambda: workers(daemon), "its worker")
         worker.suspend()
         for name in waiting:
             daemon.drop(task.first, f"{name}.pt", name)
-            daemon.update_of(f"{name}.pt", "CLAIMED")
+            daemon.await_queued(f"{name}.pt")
         worker.resume()
         updates = [daemon.update_of(f"{name}.pt") for name in waiting]
         assert [update["state"] for update in updates] == ["COMMITTED"] * 3

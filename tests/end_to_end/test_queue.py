@@ -46,11 +46,12 @@ def test_the_queue_is_visible_and_the_newest_config_counts(daemon: Daemon, task:
     daemon.drop(task.first)
     worker = suspended_worker(daemon)
     daemon.drop(task.second, model="other")
-    daemon.update_of("second.pt", "CLAIMED")  # or both could be found at once
+    daemon.await_queued("second.pt")  # or both could be found at once
     daemon.drop(task.second, "later.pt")
     waits = "update 1 of digits (first.pt)"
     eventually(lambda: [file for file, *_ in queue(daemon)] == ["first.pt", "second.pt", "later.pt"], "the queue")
     eventually(lambda: {state for _, state, _ in queue(daemon)[1:]} == {"QUEUED"}, "both are claimed")
+    daemon.await_queued("later.pt")
     assert [waiting_for for *_, waiting_for in queue(daemon)] == [None, waits, waits]
     rows = daemon.status()["queue"]
     assert rows[0]["since"] <= rows[1]["since"] <= rows[2]["since"]

@@ -165,7 +165,7 @@ def test_what_runs_and_what_waits_is_shown(browser: Browser, daemon: Daemon, tas
     worker.suspend()
     try:
         daemon.drop(task.first, "waits.pt")
-        daemon.update_of("waits.pt", "CLAIMED")
+        daemon.await_queued("waits.pt")
         browser.until("document.querySelectorAll('.queue > li').length === 2")  # by itself, in time
         first, second = browser.evaluate("[...document.querySelectorAll('.queue > li')].map((row) => row.innerText)")
         assert "runs.pt" in first

@@ -173,6 +173,13 @@ class Daemon:
 
         return eventually(look, f"{name} in {wanted}", timeout_s)
 
+    def await_queued(self, name: str) -> dict[str, Any]:
+        """Wait until a file is claimed and in the queue of its model: the journal has it a moment before; return it."""
+        update = self.update_of(name, "CLAIMED")
+        line = f"update {update['id']} of {update['model']} claimed: "  # and offered before anything else is done
+        eventually(lambda: line in self.log.read_text(), line)
+        return update
+
     def await_no_claims(self) -> None:
         """Wait until no claimed file is left: one is removed right after its update has ended."""
         eventually(lambda: not list((self.state / "claimed").iterdir()), "the claimed files are removed")

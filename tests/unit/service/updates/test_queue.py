@@ -152,6 +152,34 @@ def test_one_that_waits_is_cancelled() -> None:
     assert run(test) == ["drive 1", "cancel 2", "cancel 1", "drive 3"]
 
 
+def test_one_that_is_claimed_and_not_offered_yet_is_awaited() -> None:
+    async def test(script: Script) -> None:
+        script.queue.offer(update(1))
+        assert await script.start() == 1
+        awaiting = [asyncio.create_task(script.queue.await_offer(2)) for _ in range(2)]
+        await asyncio.sleep(0)
+        script.queue.offer(update(3))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in awaiting)
+        script.queue.offer(update(2))
+        await asyncio.gather(*awaiting)
+        await script.queue.await_offer(1)  # the one that is being worked on is here, too
+        assert await script.queue.cancel(2)
+
+    assert run(test) == ["drive 1", "cancel 2"]
+
+
+def test_one_that_is_never_offered_is_not_awaited_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.updates.queue._HAND_OVER_S", 0.01)
+
+    async def test(script: Script) -> None:
+        await script.queue.await_offer(7)
+        assert not await script.queue.cancel(7)
+
+    assert run(test) == []
+
+
 def test_one_that_cannot_be_cancelled_waits_on() -> None:
     async def test(script: Script) -> None:
         async def fail(_: Update) -> None:
