@@ -25,15 +25,47 @@ def places(picture: str) -> dict[tuple[str, str], tuple[float, float]]:
     }
 
 
-def test_more_accurate_is_higher_slower_is_further_right_and_bits_have_colors():
-    jobs = list(measurements(BASE, ["rtn", "adaround", "balanced"], [4, 2]))
+def by_color(picture: str) -> dict[str, dict[str, tuple[float, float]]]:
+    """Return the place of each point by its name, by color."""
+    found: dict[str, dict[str, tuple[float, float]]] = {}
+    for (name, color), place in places(picture).items():
+        found.setdefault(color, {})[name] = place
+    return found
+
+
+def test_more_accurate_is_higher_slower_is_further_right_and_bits_have_panels():
+    jobs = list(measurements(BASE, ["rtn", "adaround", "balanced", "fast", "best"], [4, 2]))
     points = places(draw(compare(jobs, None, SilentListener(), Recorder("nothing"))))
     colors = {name: color for name, color in points if name.endswith("bits")}
     four, two = colors["4 bits"], colors["2 bits"]
     assert four != two
-    assert points["balanced", four][1] < points["adaround", four][1] < points["rtn", four][1]
-    assert points["rtn", four][0] < points["balanced", four][0] < points["adaround", four][0]
-    assert points["balanced", two][1] > points["balanced", four][1]
+    assert points["balanced", four][1] < points["adaround", four][1] < points["fast", four][1]
+    assert points["balanced", four][0] < points["adaround", four][0]
+    assert points["fast", four][1] < points["2 bits", two][1] < points["balanced", two][1]
+
+
+def test_a_method_that_loses_far_more_than_others_is_at_the_edge_with_its_score():
+    rows = [row(BASE)]
+    for method, top1 in (("balanced", 80.9), ("obq", 80.5), ("rtn", 21.2), ("fast", 80.8)):
+        rows.append({**row(BASE), "method": method, "bits": 2, "score": {"top1": top1}})
+    ((color, points),) = by_color(draw({"rows": rows})).items()
+    assert color
+    assert points["rtn 21.20"][1] == max(y for _, y in points.values())
+    assert points["obq"][1] - points["fast"][1] > 20  # of three tenths of a point
+
+
+def test_names_of_points_at_one_place_are_side_by_side_or_a_line_apart():
+    rows = [row(BASE)]
+    for number in range(5):
+        rows.append({**row(BASE), "method": f"m{number}", "bits": 4, "seconds": 3.0, "score": {"top1": 80.5}})
+    labels = [
+        (text.get("text-anchor"), float(text.get("y") or 0))
+        for text in ElementTree.fromstring(draw({"rows": rows})).iter(f"{SVG}text")  # noqa: S314 - our own
+        if re.fullmatch(r"m\d", text.text or "")
+    ]
+    assert len(labels) == 5
+    for (side, y), (other_side, other_y) in itertools.combinations(labels, 2):
+        assert side != other_side or abs(y - other_y) >= 12
 
 
 def test_failed_methods_are_left_out():
