@@ -166,6 +166,7 @@ def _follow(lines: IO[str], listener: ProgressListener, label: str) -> Mapping[s
             if "stage" in message:
                 stage.close()
                 stage.enter_context(listener.stage(f"{label}: {message['stage']}"))
+                listener.progress(0, 1)  # names a stage that does not count its steps, such as that of a peer
             elif "done" in message:
                 listener.progress(message["done"], message["total"])
     return message

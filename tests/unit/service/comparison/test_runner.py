@@ -12,6 +12,7 @@ from edged.progress import SilentListener
 from service.comparison.job import FULL_PRECISION, Measurement
 from service.comparison.runner import MeasurementError, compare, in_own_process, measurements
 from tests.support.comparisons import BASE, Recorder
+from tests.support.progress import NotedProgress
 
 SILENT = SilentListener()
 
@@ -113,3 +114,11 @@ def test_a_measuring_process_that_dies_is_reported_with_its_last_line(monkeypatc
     monkeypatch.setattr("service.comparison.runner.PROGRAM", ("-c", "import os; os.kill(os.getpid(), 9)"))
     with pytest.raises(MeasurementError, match="killed by signal 9"):
         in_own_process(BASE, SILENT, "")
+
+
+def test_a_stage_that_counts_no_steps_is_shown_from_its_beginning(monkeypatch: pytest.MonkeyPatch):
+    lines = '{"stage": "import"}\\n{"stage": "quantize"}\\n{"done": 3, "total": 7}\\n{"row": {}}'
+    monkeypatch.setattr("service.comparison.runner.PROGRAM", ("-c", f"print('{lines}')"))
+    noted = NotedProgress()
+    assert in_own_process(BASE, noted, "") == {}
+    assert noted.steps == {": import": [(0, 1)], ": quantize": [(0, 1), (3, 7)]}
