@@ -82,7 +82,8 @@ def test_free_memory_is_returned_before_batches_shrink(cache: ImageCache):
 
 def test_batches_shrink_when_nothing_else_suffices(cache: ImageCache, monkeypatch: pytest.MonkeyPatch):
     # Batches of so small a network are small in any case, and the margin of the process's memory exceeds them.
-    monkeypatch.setattr("edged.engine.schedule.CACHED_BYTES", BATCH_BYTES)
+    monkeypatch.setattr("edged.engine.schedule.LEAST_CACHED_BYTES", BATCH_BYTES)
+    monkeypatch.setattr("edged.engine.schedule.MOST_CACHED_BYTES", BATCH_BYTES)
     monkeypatch.setattr("edged.engine.memory_plan.present_bytes", lambda device: 300 * MIB)  # as it varies
     free = planned(cache, QuantSpec(), Resources())
     counted = (free.peak_bytes - free.activation_memory - free.present_bytes - KERNEL_BYTES) / OVERHEAD

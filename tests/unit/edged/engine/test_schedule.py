@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
-from edged.engine.schedule import CACHED_BYTES, ENOUGH_IMAGES, Step, schedule, with_batches
+from edged.engine.schedule import ENOUGH_IMAGES, LEAST_CACHED_BYTES, MOST_CACHED_BYTES, Step, schedule, with_batches
 from edged.models.graph import Program
 from edged.models.layers import quantizable_layers
 from edged.models.resnet import CifarResNet
@@ -64,4 +65,13 @@ def test_bytes_per_image_match_those_counted_by_hand():
 def test_batches_of_many_images_are_no_larger_than_the_processors_cache():
     found = steps(batch_bytes=1 << 30)
     assert {step.batch for step in found} == {32, 64, 128}
-    assert all(step.batch <= ENOUGH_IMAGES or step.batch * step.peak_bytes <= CACHED_BYTES for step in found)
+    assert all(step.batch <= ENOUGH_IMAGES or step.batch * step.peak_bytes <= LEAST_CACHED_BYTES for step in found)
+
+
+@pytest.mark.parametrize(("inputs", "images"), [(100, 64), (1_200, 128)])
+def test_a_batch_that_is_added_to_larger_sums_has_more_images(inputs: int, images: int):
+    image_bytes = 45_000  # 128 of them are as large as sums of 1,200 inputs, and 93 fit the cache in any case
+    (step,) = with_batches([Step(100, 1, image_bytes, image_bytes, 4 * inputs**2, image_bytes)], 1 << 30)
+    assert step.batch == images
+    (wide,) = with_batches([dataclasses.replace(step, sums_bytes=1 << 30, peak_bytes=1 << 17)], 1 << 30)
+    assert wide.batch == MOST_CACHED_BYTES >> 17
