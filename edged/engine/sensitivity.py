@@ -124,7 +124,7 @@ def measure_sensitivity(
         results = dict(zip(SOLVED, quantize_at_widths(layer.weight, H, specs), strict=True))
         losses[name] = _with_widths_between({bits: result.relative_loss for bits, result in results.items()})
         probes[name] = {}
-        norm = norms.get(program.followers.get(name, ""))
+        norm = norms[program.followers[name]] if name in program.followers else None
         for bits in ANCHORS:
             result, corrected, changed = results[bits], copy.deepcopy(layer), copy.deepcopy(norm)
             corrected.weight = layer.weight

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, float64, nn
+import numpy as np
+from torch import Tensor, nn
 
 from edged.calibration.dataset import ImageCache
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
 from edged.memory import give_back_free_memory
+from edged.models.nms import iou_of
+from edged.models.yolov5.decode import corners_of, decode_some, logit
+from edged.models.yolov5.plan import Plan
+from edged.spec import EVALUATION
 
 
 @dataclass(frozen=True)
@@ -61,20 +66,31 @@ def squared_error(reference: Tensor, other: Tensor | None = None) -> float:
     return sum(float((fp.double() if q is None else q.double() - fp.double()).square().sum()) for fp, q in pairs)
 
 
-def detection_error(reference: Tensor, raw: Tensor) -> float:
+def detection_error(reference: Tensor, raw: Tensor, plan: Plan, side: int) -> float:
     """Compute the error of a detector's scores and boxes, summed over images.
 
-    A score is objectness times class probability. Errors of a box count as much as full precision believes in it.
+        sum over scores of (s - s_fp)^2  +  sum over boxes of c (1 - IoU)^2
+
+    A score s is objectness times class probability. IoU is that of a box with the box of full precision, and c the best
+    score that full precision gives it. Mean average precision counts a box by its IoU: an error in pixels matters more
+    for a small box. Only predictions that an evaluation would count, before or after, are looked at.
 
     Args:
         reference: Full-precision raw outputs [n, predictions, 5 + classes]. Not modified.
         raw: Quantized raw outputs of the same shape. Not modified.
+        plan: Plan of the detector.
+        side: Side of the square images in pixels.
     """
-    full, other = reference.sigmoid(), raw.sigmoid()
-    scores, others = (each[..., 5:] * each[..., 4:5] for each in (full, other))
-    boxes = (other[..., :4] - full[..., :4]).square_().sum(-1)
-    confidence = scores.amax(-1)
-    return float((others - scores).square_().sum(dtype=float64)) + float((boxes * confidence).sum(dtype=float64))
+    limit = logit(EVALUATION.confidence)  # a score is at most its objectness
+    total = 0.0
+    for full, other in zip(reference.cpu().numpy(), raw.cpu().numpy(), strict=True):
+        chosen = np.flatnonzero(np.maximum(full[:, 4], other[:, 4]) > limit)
+        before, after = (decode_some(each, chosen, plan, side, side) for each in (full, other))
+        scores, others = (each[:, 5:] * each[:, 4:5] for each in (before, after))
+        lost = 1 - iou_of(corners_of(before[:, :4]), corners_of(after[:, :4]))
+        total += float(np.square(others - scores).sum(dtype=np.float64))
+        total += float((scores.max(1) * np.square(lost)).sum(dtype=np.float64))
+    return total
 
 
 def relative_errors(

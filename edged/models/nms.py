@@ -37,13 +37,18 @@ def suppress(boxes: Array, scores: Array, classes: Array, iou: float, limit: int
 
 def pairwise_iou(a: Array, b: Array) -> Array:
     """Return the intersection over union [n, m] of boxes x1, y1, x2, y2 [n, 4] and [m, 4]; 0 for boxes without area."""
-    corner = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    shared = corner.clip(0).prod(2)
-    union = _area(a)[:, None] + _area(b)[None] - shared
+    return iou_of(a[:, None], b[None])
+
+
+def iou_of(a: Array, b: Array) -> Array:
+    """Return the intersection over union of boxes x1, y1, x2, y2 [..., 4], broadcast; 0 for boxes without area."""
+    corner = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    shared = corner.clip(0).prod(-1)
+    union = _area(a) + _area(b) - shared
     result: Array = np.divide(shared, union, out=np.zeros_like(shared), where=union != 0)
     return result
 
 
 def _area(boxes: Array) -> Array:
-    area: Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    area: Array = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
     return area

@@ -9,6 +9,7 @@ images.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from edged.calibration.dataset import ImageCache
 from edged.compress import Compressed, compress, in_float32
 from edged.engine.layerwise import given_bits
 from edged.engine.memory_plan import Resources
-from edged.engine.sensitivity import WIDTHS, LayerSensitivity, measure_sensitivity
+from edged.engine.sensitivity import WIDTHS, Distance, LayerSensitivity, measure_sensitivity
 from edged.errors import CalibrationError, UsageError
 from edged.evaluation.fidelity import detection_error, squared_error
 from edged.evaluation.gates import METRICS, Gates
@@ -134,8 +135,11 @@ class Compressor:
 
     def _sensitivities(self, spec: QuantSpec) -> dict[str, LayerSensitivity]:
         plan = self._held_out.architecture.plan
-        distance = squared_error if plan is None else detection_error
-        shrink = 1 if plan is None else _shrink(self._cache.input.size, max(plan.strides()))
+        distance: Distance = squared_error
+        shrink = 1
+        if plan is not None:
+            shrink = _shrink(self._cache.input.size, max(plan.strides()))
+            distance = functools.partial(detection_error, plan=plan, side=self._cache.input.size // shrink)
         full = self._model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
         with self._listener.stage("sensitivity"):
             return measure_sensitivity(full, self._cache, spec, distance, self._resources, self._listener, shrink)

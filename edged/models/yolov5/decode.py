@@ -58,6 +58,41 @@ def decode(raw: Array, plan: Plan, height: int, width: int) -> Array:
     return _decoded(raw, cells, strides, anchors)
 
 
+def decode_some(raw: Array, chosen: Array, plan: Plan, height: int, width: int) -> Array:
+    """Convert some of the predictions for one image to centers, sizes and probabilities.
+
+    Args:
+        raw: Raw outputs for the image [predictions, 5 + classes]. Not modified.
+        chosen: Indices of the predictions, int64 [n].
+        plan: Plan of the network.
+        height: Height of the network's input in pixels.
+        width: Width of the network's input in pixels.
+
+    Returns:
+        Array [n, 5 + classes], as of `decode`.
+
+    Raises:
+        ImageError: The outputs are not those of an input of this size.
+    """
+    cells, strides, anchors = _checked_cells(raw, plan, height, width)
+    return _decoded(raw[chosen], cells[chosen], strides[chosen], anchors[chosen])
+
+
+def corners_of(boxes: Array) -> Array:
+    """Convert centers and sizes x, y, width, height [..., 4] to corners x1, y1, x2, y2 [..., 4]."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return np.concatenate((centre - half, centre + half), -1)
+
+
+def logit(probability: float) -> float:
+    """Return the raw output with this probability, or minus infinity for a probability that is not between 0 and 1.
+
+    Args:
+        probability: The probability.
+    """
+    return math.log(probability / (1 - probability)) if 0 < probability < 1 else -math.inf
+
+
 def detect(raw: Array, plan: Plan, height: int, width: int, spec: DetectionSpec) -> Detections:
     """Return the boxes in one image.
 
@@ -76,8 +111,7 @@ def detect(raw: Array, plan: Plan, height: int, width: int, spec: DetectionSpec)
     """
     cells, strides, anchors = _checked_cells(raw, plan, height, width)
     # A score is at most its objectness: most predictions can be dropped before anything else is computed.
-    limit = math.log(spec.confidence / (1 - spec.confidence)) if 0 < spec.confidence < 1 else -math.inf
-    chosen = np.flatnonzero(raw[:, 4] > limit)
+    chosen = np.flatnonzero(raw[:, 4] > logit(spec.confidence))
     values = _decoded(raw[chosen], cells[chosen], strides[chosen], anchors[chosen])
     scores = values[:, 5:] * values[:, 4:5]
     if spec.multi_label:
@@ -90,8 +124,7 @@ def detect(raw: Array, plan: Plan, height: int, width: int, spec: DetectionSpec)
     if len(scores) > MAX_CANDIDATES:
         best = np.argsort(-scores, kind="stable")[:MAX_CANDIDATES]
         rows, scores, classes = rows[best], scores[best], classes[best]
-    centre, half = values[rows, :2], values[rows, 2:4] / 2
-    boxes = np.concatenate((centre - half, centre + half), 1)
+    boxes = corners_of(values[rows, :4])
     kept = suppress(boxes, scores, classes, spec.iou, spec.max_detections)
     return Detections(boxes[kept], scores[kept], classes[kept])
 

@@ -1,6 +1,7 @@
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,8 +10,11 @@ from edged.calibration.dataset import build_cache
 from edged.errors import CalibrationError
 from edged.evaluation.classification import predict
 from edged.evaluation.fidelity import Fidelity, detection_error, fidelity, relative_errors
+from edged.models.nms import pairwise_iou
+from edged.models.yolov5.decode import decode
 from edged.spec import InputSpec
 from tests.support.pictures import write_folder
+from tests.support.yolov5_samples import tiny_plan
 
 
 def test_a_model_agrees_with_itself() -> None:
@@ -61,11 +65,38 @@ def test_batchwise_errors_equal_those_of_all_outputs(tmp_path: Path) -> None:
         assert relative_errors(full, candidates, cache, indices, batch_size) == pytest.approx(expected, rel=1e-5)
 
 
-def test_errors_of_boxes_count_as_much_as_full_precision_believes_in_them() -> None:
-    full = torch.tensor([[0.9, 0.5, 0.5, 0.5, 0.5, 0.25, 0.5], [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]])[None].logit()
-    moved = full.sigmoid()
-    moved[0, 0, 0], moved[0, 1, 1] = 0.6, 0.7
-    moved[0, 0, 6] = 0.75
-    # One score rises from 0.25 to 0.375; the best scores of the two predictions are 0.25.
-    assert detection_error(full, moved.logit()) == pytest.approx(0.125**2 + 0.25 * (0.3**2 + 0.2**2), rel=1e-5)
-    assert detection_error(full, full) == 0
+def test_errors_of_a_detector_are_those_of_scores_and_of_overlaps() -> None:
+    """The oracle decodes everything, pairs each prediction with itself, and uses the overlaps of all pairs."""
+    plan, generator = tiny_plan(), torch.Generator().manual_seed(0)
+    full = 3 * torch.randn(2, 2 * (8 * 8 + 4 * 4), 8, generator=generator)
+    raw = full + torch.randn(full.shape, generator=generator)
+    expected = 0.0
+    for a, b in zip(full.numpy(), raw.numpy(), strict=True):
+        before, after = decode(a, plan, 32, 32), decode(b, plan, 32, 32)
+        corners = [np.hstack([d[:, :2] - d[:, 2:4] / 2, d[:, :2] + d[:, 2:4] / 2]) for d in (before, after)]
+        scores, others = (d[:, 5:] * d[:, 4:5] for d in (before, after))
+        counted = np.maximum(before[:, 4], after[:, 4]) > 0.001
+        assert not counted.all()
+        errors = ((others - scores) ** 2).sum(1) + scores.max(1) * (1 - pairwise_iou(*corners).diagonal()) ** 2
+        expected += float(errors[counted].sum())
+    assert detection_error(full, raw, plan, 32) == pytest.approx(expected, rel=1e-5)
+    assert detection_error(full, full, plan, 32) == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("level", "pixels"), [(0, 0.5), (1, 2.0)])
+def test_the_same_share_of_a_box_counts_the_same_at_every_size(level: int, pixels: float) -> None:
+    """Boxes of 5 x 6 and 20 x 18 pixels, moved by a tenth of their width."""
+    plan = tiny_plan()
+    full = torch.full((1, 2 * (8 * 8 + 4 * 4), 8), -20.0)
+    index, stride = (0, 4) if level == 0 else (128, 8)
+    full[0, index] = torch.tensor([0.0, 0.0, 0.0, 0.0, 20.0, 20.0, -20.0, -20.0])
+    moved = full.clone()
+    moved[0, index, 0] = torch.logit(torch.tensor(0.5 + pixels / (2 * stride)))
+    assert detection_error(full, moved, plan, 32) == pytest.approx((1 - 0.9 / 1.1) ** 2, rel=1e-3)
+
+
+def test_a_box_that_full_precision_does_not_see_counts_by_its_score() -> None:
+    full = torch.full((1, 2 * (8 * 8 + 4 * 4), 8), -20.0)
+    other = full.clone()
+    other[0, 7, 4:6] = 20.0
+    assert detection_error(full, other, tiny_plan(), 32) == pytest.approx(1, rel=1e-6)

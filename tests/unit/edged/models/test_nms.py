@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.models.nms import pairwise_iou, suppress
+from edged.models.nms import iou_of, pairwise_iou, suppress
 
 
 def exact(boxes, scores, classes, iou, limit):
@@ -47,3 +47,10 @@ def test_intersection_over_union_of_known_boxes():
     a = np.array([[0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     b = np.array([[1.0, 1.0, 3.0, 3.0], [0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 5.0, 5.0]])
     assert pairwise_iou(a, b).tolist() == [[pytest.approx(1 / 7), 1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+@given(st.lists(st.tuples(box, box), max_size=10))
+def test_pairs_of_boxes_overlap_as_in_the_table_of_all(pairs):
+    a, b = (np.array([pair[index] for pair in pairs], np.float64).reshape(-1, 4) for index in (0, 1))
+    assert iou_of(a, b).tolist() == pairwise_iou(a, b).diagonal().tolist()
+    assert iou_of(a, b).tolist() == pytest.approx([overlap(*pair) for pair in pairs])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from edged.errors import ImageError
-from edged.models.yolov5.decode import decode, detect
+from edged.models.yolov5.decode import corners_of, decode, decode_some, detect, logit
 from edged.spec import DetectionSpec
 from tests.support.yolov5_samples import tiny_plan
 
@@ -38,6 +38,28 @@ def test_decoding_follows_the_definition():
     assert decoded.dtype == np.float32
     assert_allclose(decoded, [expected(raw, index) for index in range(COUNT)], rtol=1e-5, atol=1e-5)
     assert_allclose(decode(np.stack([raw, raw]), PLAN, HEIGHT, WIDTH)[1], decoded)
+
+
+def test_some_predictions_are_decoded_as_all_are():
+    raw = np.random.default_rng(1).standard_normal((COUNT, 8), np.float32)
+    chosen = np.array([3, 47, 48, 59])
+    assert (decode_some(raw, chosen, PLAN, HEIGHT, WIDTH) == decode(raw, PLAN, HEIGHT, WIDTH)[chosen]).all()
+    with pytest.raises(ImageError, match=r"are not those of a 24 x 32 input"):
+        decode_some(raw, chosen, PLAN, 32, 24)
+
+
+def test_corners_are_half_a_size_away_from_the_center():
+    assert corners_of(np.array([[10.0, 20.0, 4.0, 6.0]])).tolist() == [[8.0, 17.0, 12.0, 23.0]]
+
+
+@pytest.mark.parametrize("probability", [0.001, 0.25, 0.5, 0.9])
+def test_the_logit_is_the_output_with_that_probability(probability):
+    assert sigmoid(logit(probability)) == pytest.approx(probability)
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_a_threshold_at_the_end_of_the_range_has_no_output(probability):
+    assert logit(probability) == -math.inf
 
 
 def test_outputs_of_another_size_are_refused():
