@@ -8,9 +8,9 @@ At each cut, before layers that read the same tensor:
     quantized x_hat -----------------------> Y_hat -----> stored      (3) advance with the quantized layers
 
 With error propagation there are these two streams, and each layer is fitted to reproduce the full-precision Y from its
-actual inputs x_hat. Without error propagation there is one stream of full-precision inputs, and layers are quantized
-independently. In both cases each image passes each layer once per stream. Later layers see more images than early
-ones: new images enter at a cut by running through everything before it.
+actual inputs x_hat. Without error propagation there is one stream of full-precision inputs, whose convolutions may be
+computed in integers, and layers are quantized independently. In both cases each image passes each layer once per
+stream. Later layers see more images than early ones: new images enter at a cut by running through everything before it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from edged.device import device_of, exact_float32, synchronize
 from edged.engine.activation_ranges import ActivationRanges
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
+from edged.engine.integer_convolution import with_integer_convolutions
 from edged.engine.memory_plan import SPARED_BLOCK, MemoryPlan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
@@ -170,6 +171,8 @@ class _Work:
         self._program, self._spec, self._plan = program, spec, plan
         self._layers = quantizable_layers(model)
         self._full_modules = dict(model.named_modules())
+        if plan.integers:
+            self._full_modules = with_integer_convolutions(self._full_modules, self._layers)
         self._quantized_modules = dict(self.quantized.named_modules())
         self._images = images
         self._store = store

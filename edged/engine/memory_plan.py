@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from edged.calibration.geometry import QuantizableLayer
 from edged.calibration.moments import moments_bytes
 from edged.device import device_of
+from edged.engine.integer_convolution import integers_are_faster
 from edged.engine.schedule import Step, schedule, with_batches
 from edged.errors import MemoryLimitError
 from edged.memory import give_back_free_memory, limit_bytes, present_bytes
@@ -68,6 +69,8 @@ class MemoryPlan:
         activation_memory: Bytes of values between cuts that are kept in memory.
         rows_at_once: Number of rows of a layer whose ranges are searched together.
         sparing: Whether free memory is returned to the system at once, which costs time.
+        integers: Whether convolutions of the full-precision stream may be computed in integers, with weights of their
+            own. Not where layers are fitted to targets, and not where memory is spared.
         present_bytes: Resident memory before the quantization; on a CUDA device, memory of the tensors there.
         peak_bytes: Expected peak of the same memory during the quantization.
     """
@@ -76,6 +79,7 @@ class MemoryPlan:
     activation_memory: int
     rows_at_once: int
     sparing: bool
+    integers: bool
     present_bytes: int
     peak_bytes: int
 
@@ -167,15 +171,16 @@ def plan_work(program: Program, model: nn.Module, images: Inputs, spec: QuantSpe
         tried = dataclasses.replace(spec, rows_at_once=rows_at_once)
         steps = with_batches(single, resources.batch_bytes >> halvings)
         overhead, margin = (SPARING_OVERHEAD, SPARING_MARGIN) if sparing else (OVERHEAD, MARGIN)
-        counted = _weights_bytes(layers) + _work_bytes(program, layers, tried, steps)
+        integers = spec.propagation == 0 and not sparing
+        counted = _weights_bytes(layers, integers) + _work_bytes(program, layers, tried, steps)
         work = KERNEL_BYTES + int(overhead * counted)
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))
         if resources.memory_limit is not None:
             room = int(resources.memory_limit / (1 + margin))
-            work = max(work, KERNEL_BYTES + _weights_bytes(layers) + _rounding_bytes(spec, layers))
+            work = max(work, KERNEL_BYTES + _weights_bytes(layers, integers) + _rounding_bytes(spec, layers))
             waiting = min(waiting, room - present - work)
         if waiting >= 0:
-            return MemoryPlan(steps, waiting, rows_at_once, sparing, present, present + work + waiting)
+            return MemoryPlan(steps, waiting, rows_at_once, sparing, integers, present, present + work + waiting)
         least = int((present + work) * (1 + margin))
     raise MemoryLimitError(
         f"a memory limit of {(resources.memory_limit or 0) >> 20} MiB is too little for this model; it takes at least"
@@ -190,9 +195,10 @@ def _settings(resources: Resources) -> Iterator[tuple[int, bool]]:
         yield from ((halvings, True) for halvings in range(SHRINK_STEPS))
 
 
-def _weights_bytes(layers: dict[str, QuantizableLayer]) -> int:
-    """Return the bytes of all decoded float32 weights and their codes."""
-    return sum(5 * layer.weight.numel() for layer in layers.values())
+def _weights_bytes(layers: dict[str, QuantizableLayer], integers: bool) -> int:
+    """Return the bytes of all decoded float32 weights and their codes, and of weights for integer convolutions."""
+    rounded = sum(layer.weight.numel() for layer in layers.values() if integers and integers_are_faster(layer))
+    return rounded + sum(5 * layer.weight.numel() for layer in layers.values())
 
 
 def _rounding_bytes(spec: QuantSpec, layers: dict[str, QuantizableLayer]) -> int:
