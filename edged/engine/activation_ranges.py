@@ -40,7 +40,8 @@ class ActivationRanges:
         self.histograms: dict[str, Histogram] = {}
         self.grids: dict[str, ActivationGrid] = {}
         self.bits, self.policies = bits, dict(policies)
-        self._wanted = frozenset(placement.values)  # only names: the placement holds a copy of all weights
+        # Only names: the placement holds a copy of all weights.
+        self._wanted, self._owners = frozenset(placement.values), dict(placement.owners)
         self._images: dict[str, int] = {}
 
     def observe(self, name: str, value: Tensor) -> Tensor:
@@ -74,6 +75,10 @@ class ActivationRanges:
         for name in self.histograms.keys() - self.grids.keys():
             ends = choose_range(self.histograms[name], self.policies[name], self.bits)
             self.grids[name] = ActivationGrid.spanning(*ends, bits=self.bits)
+
+    def grid_of(self, name: str) -> ActivationGrid | None:
+        """Return the grid that a value of the quantized stream is on; None if it is on none, or none is decided yet."""
+        return self.grids.get(self._owners.get(name, ""))
 
     def rounded(self, name: str, value: Tensor) -> Tensor:
         """Return a value of the quantized stream as an engine carries it: on its grid, if it has one.

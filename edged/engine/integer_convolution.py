@@ -1,11 +1,13 @@
-"""Convolutions of inputs and weights that are rounded to 8 bits, which x86 processors compute several times faster.
+"""Convolutions of codes of 8 bits, which x86 processors compute several times faster than those of floats.
 
     W X + bias  ~  scale_W scale_X (W_codes (X_codes - zero)) + bias,   summed exactly in integers
 
-They carry calibration images through the full-precision network where nothing but moments of what arrives is summed.
-Each rounding adds an error of about 1e-4 of the outputs' power, which is uncorrelated with them, so neither a Hessian
-nor the codes that fit it best change much. Targets are another matter: a layer is fitted to them with as many numbers
-as it has inputs, so where there are any, both streams are computed in float32.
+`CodedConvolution` carries the quantized stream where its values are on grids already: it loses nothing.
+
+`RoundedConvolution` rounds both factors. It carries calibration images through the full-precision network where nothing
+but moments of what arrives is summed: each rounding adds an error of about 1e-4 of the outputs' power, which is
+uncorrelated with them, so neither a Hessian nor the codes that fit it best change much. Targets are another matter: a
+layer is fitted to them with as many numbers as it has inputs, so they are computed in float32.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from edged.calibration.geometry import QuantizableLayer
+from edged.execution.grids import ActivationGrid
+from edged.quant.grid import QuantizedWeight
 
 # Largest codes of inputs. Processors without VNNI clip the sum of two products to 16 bits, which inputs of 7 bits never
 # reach.
@@ -26,26 +30,64 @@ LEVELS, LEVELS_WITHOUT_VNNI = 255, 127
 MOST_WEIGHT = 127  # largest code of a weight
 # Of fewer products for each input, or fewer columns, rounding the inputs takes the time that is saved.
 FEWEST_PRODUCTS, FEWEST_COLUMNS = 256, 128
-BLOCK_BYTES = 1 << 20  # of inputs that are rounded at a time: more would not fit the processor's cache
+BLOCK_BYTES = 1 << 20  # of inputs that are encoded at a time: more would not fit the processor's cache
 COARSER = 1.1  # step of the codes, relative to the finest, from which on the zero is chosen anew
 _BEYOND = 0.49  # of a step: inputs beyond the codes by less than half a step are rounded to the last one
 
 
-class IntegerConvolution(nn.Module):
+class _Convolution(nn.Module):
+    """A convolution of codes.
+
+    Args:
+        layer: Convolution that `integers_are_faster` holds for; its bias is read at each call.
+        scale: Step of the weights' codes, float32 [rows].
+    """
+
+    def __init__(self, layer: nn.Conv2d, scale: Tensor) -> None:
+        super().__init__()
+        self._layer, self._scale = layer, scale
+        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
+        self._zero, self._packed = 0, torch.empty(0)
+
+    def _pack(self, codes: Tensor, zero: int, shape: torch.Size) -> None:
+        """Prepare the weights, int8, for inputs of a shape like this one, whose code `zero` is 0."""
+        self._zero = zero
+        # Neither the inputs' scale, 1.0 here, nor their number enters the result.
+        self._packed = torch.ops.onednn.qconv_prepack(codes, self._scale, 1.0, zero, *self._geometry(), shape)
+
+    def _convolve(self, x: Tensor, step: float) -> Tensor:
+        """Return the outputs of inputs that are rounded to codes with this step."""
+        codes = torch.empty_like(x, dtype=torch.uint8)
+        half = torch.tensor(self._zero + 0.5)  # codes are cut off after the point
+        at_once = max(1, BLOCK_BYTES // (x[0].numel() * x.itemsize))
+        for first in range(0, len(x), at_once):
+            images = slice(first, first + at_once)
+            codes[images] = torch.add(half, x[images], alpha=1 / step)
+        return torch.ops.onednn.qconv2d_pointwise(  # type: ignore[no-any-return]
+            *(codes, step, self._zero),
+            *(self._packed, self._scale, self._zeros, self._layer.bias),
+            *self._geometry(),
+            *(1.0, 0, torch.float32),  # outputs are not rounded
+            *("none", [], ""),  # nothing is computed afterwards
+        )
+
+    def _geometry(self) -> tuple[Any, ...]:
+        layer = self._layer
+        return layer.stride, layer.padding, layer.dilation, layer.groups
+
+
+class RoundedConvolution(_Convolution):
     """A convolution that rounds its weights, on a scale for each row, and its inputs, on a scale for each batch.
 
     Args:
-        layer: Convolution in float32 on the CPU, without conv groups and with zeros as padding. Not modified.
+        layer: Convolution in float32 that `integers_are_faster` holds for. Not modified.
         most: Largest code of an input, see `levels`.
     """
 
     def __init__(self, layer: nn.Conv2d, most: int) -> None:
-        super().__init__()
-        self._layer, self._most = layer, most
         scale = layer.weight.flatten(1).abs().amax(1) / MOST_WEIGHT
-        self._scale = torch.where(scale > 0, scale, 1.0)
-        self._zeros = torch.zeros(len(scale), dtype=torch.int32)
-        self._zero, self._packed = 0, torch.empty(0)
+        super().__init__(layer, torch.where(scale > 0, scale, 1.0))
+        self._most = most
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the outputs [b, rows, H', W'] of inputs [b, C, H, W], float32."""
@@ -53,56 +95,74 @@ class IntegerConvolution(nn.Module):
         finest = (greatest - least) / self._most
         if not 0 < finest < float("inf"):  # constant inputs, and such as the Hessian is refused for
             return self._layer(x)  # type: ignore[no-any-return]
-        step = self._step(least, greatest)
-        if not self._packed.numel() or step > COARSER * finest:
-            self._zero = round(-least / finest)
-            self._packed = self._pack(x)
-            step = self._step(least, greatest)
-        return torch.ops.onednn.qconv2d_pointwise(  # type: ignore[no-any-return]
-            *(self._rounded(x, step), step, self._zero),
-            *(self._packed, self._scale, self._zeros, self._layer.bias),
-            *_geometry(self._layer),
-            *(1.0, 0, torch.float32),  # outputs are not rounded
-            *("none", [], ""),  # nothing is computed afterwards
-        )
+        if not self._packed.numel() or self._step(least, greatest) > COARSER * finest:
+            codes = (self._layer.weight / self._scale[:, None, None, None]).round_().to(torch.int8)
+            self._pack(codes, round(-least / finest), x.shape)
+        return self._convolve(x, self._step(least, greatest))
 
     def _step(self, least: float, greatest: float) -> float:
         """Return the smallest step of the codes with which all inputs are rounded by half a step at most."""
         below, above = max(self._zero, _BEYOND), max(self._most - self._zero, _BEYOND)
         return max(-least / below, greatest / above)
 
-    def _rounded(self, x: Tensor, step: float) -> Tensor:
-        codes = torch.empty_like(x, dtype=torch.uint8)
-        half = torch.tensor(self._zero + 0.5)  # codes are cut off after the point
-        at_once = max(1, BLOCK_BYTES // (x[0].numel() * x.itemsize))
-        for first in range(0, len(x), at_once):
-            images = slice(first, first + at_once)
-            codes[images] = torch.add(half, x[images], alpha=1 / step)
-        return codes
 
-    def _pack(self, x: Tensor) -> Tensor:
-        codes = (self._layer.weight / self._scale[:, None, None, None]).round_().to(torch.int8)
-        # The scale of the inputs does not enter the result.
-        return torch.ops.onednn.qconv_prepack(  # type: ignore[no-any-return]
-            codes, self._scale, 1.0, self._zero, *_geometry(self._layer), x.shape
-        )
+class CodedConvolution(_Convolution):
+    """A convolution with quantized weights, of inputs that are on a grid.
+
+    Args:
+        layer: Convolution that holds the decoded weights. Not modified.
+        weight: Their codes, see `fits`.
+        grid: Grid of the inputs: unsigned codes of 8 bits.
+    """
+
+    def __init__(self, layer: nn.Conv2d, weight: QuantizedWeight, grid: ActivationGrid) -> None:
+        super().__init__(layer, weight.scale)
+        self._grid = grid
+        self._codes = _centered(weight).to(torch.int8).reshape(weight.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs [b, rows, H', W'] of inputs [b, C, H, W], float32."""
+        if not self._packed.numel():
+            self._pack(self._codes, self._grid.zero_point, x.shape)
+            self._codes = torch.empty(0)
+        return self._convolve(x, self._grid.scale)
+
+    @staticmethod
+    def fits(weight: QuantizedWeight, grid: ActivationGrid) -> bool:
+        """Return whether this processor sums the products of such codes exactly.
+
+        Args:
+            weight: Quantized weight.
+            grid: Grid of the inputs.
+        """
+        if not weight.is_uniform or grid.signed or grid.bits != 8:
+            return False
+        # The sum of two products may not exceed what it is clipped to.
+        most = MOST_WEIGHT if levels() == LEVELS else MOST_WEIGHT * LEVELS_WITHOUT_VNNI // LEVELS
+        centered = _centered(weight)
+        return -most <= int(centered.min()) and int(centered.max()) <= most
 
 
-def with_integer_convolutions(
+def _centered(weight: QuantizedWeight) -> Tensor:
+    """Return the codes less their zero points, int16 [rows, columns]."""
+    return weight.codes.to(torch.int16) - weight.zero_point[:, None].to(torch.int16)
+
+
+def with_rounded_convolutions(
     modules: Mapping[str, nn.Module], layers: Mapping[str, QuantizableLayer]
 ) -> dict[str, nn.Module]:
-    """Return the modules of a network with those convolutions replaced that are computed faster in integers.
+    """Return the modules of a network with rounded convolutions where those are faster.
 
     Args:
         modules: Modules of the network by name.
         layers: Its quantizable layers by name.
     """
-    integers = {
-        name: IntegerConvolution(layer, levels())
+    rounded = {
+        name: RoundedConvolution(layer, levels())
         for name, layer in layers.items()
         if isinstance(layer, nn.Conv2d) and integers_are_faster(layer)
     }
-    return {**modules, **integers}
+    return {**modules, **rounded}
 
 
 def integers_are_faster(layer: QuantizableLayer) -> bool:
@@ -142,11 +202,7 @@ def _is_exact(most: int) -> bool:
     x = torch.ones(1, 64, 8, 8).contiguous(memory_format=torch.channels_last)
     try:
         with torch.inference_mode():
-            found = IntegerConvolution(layer, most)(x)
+            found = RoundedConvolution(layer, most)(x)
     except (AttributeError, RuntimeError, TypeError):  # no such operation, or with other arguments
         return False
     return torch.allclose(found, layer(x), rtol=1e-4)
-
-
-def _geometry(layer: nn.Conv2d) -> tuple[Any, ...]:
-    return layer.stride, layer.padding, layer.dilation, layer.groups

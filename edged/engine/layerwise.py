@@ -8,9 +8,12 @@ At each cut, before layers that read the same tensor:
     quantized x_hat -----------------------> Y_hat -----> stored      (3) advance with the quantized layers
 
 With error propagation there are these two streams, and each layer is fitted to reproduce the full-precision Y from its
-actual inputs x_hat. Without error propagation there is one stream of full-precision inputs, whose convolutions may be
-computed in integers, and layers are quantized independently. In both cases each image passes each layer once per
-stream. Later layers see more images than early ones: new images enter at a cut by running through everything before it.
+actual inputs x_hat. Without error propagation there is one stream of full-precision inputs, and layers are quantized
+independently. In both cases each image passes each layer once per stream. Later layers see more images than early
+ones: new images enter at a cut by running through everything before it.
+
+Two of these streams compute convolutions in integers (`edged.engine.integer_convolution`): the quantized one where it
+carries codes, and the full-precision one where there are no targets.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from edged.device import device_of, exact_float32, synchronize
 from edged.engine.activation_ranges import ActivationRanges
 from edged.engine.activations import ActivationStore
 from edged.engine.images import AugmentedImages
-from edged.engine.integer_convolution import with_integer_convolutions
+from edged.engine.integer_convolution import CodedConvolution, integers_are_faster, with_rounded_convolutions
 from edged.engine.memory_plan import SPARED_BLOCK, MemoryPlan, Resources, plan_work
 from edged.engine.schedule import Step
 from edged.engine.statistics import CORRECTED, OutputStatistics, correct_statistics, statistics_of_weight
@@ -38,6 +41,7 @@ from edged.memory import give_back_blocks_of, give_back_free_memory
 from edged.models.graph import Cut, Program, Values
 from edged.models.layers import quantizable_layers, shared_copy
 from edged.progress import ProgressListener
+from edged.quant.grid import QuantizedWeight
 from edged.quant.layer import LayerResult, quantize_layer
 from edged.spec import QuantSpec, Scheme
 
@@ -171,8 +175,8 @@ class _Work:
         self._program, self._spec, self._plan = program, spec, plan
         self._layers = quantizable_layers(model)
         self._full_modules = dict(model.named_modules())
-        if plan.integers:
-            self._full_modules = with_integer_convolutions(self._full_modules, self._layers)
+        if plan.integers and spec.propagation == 0:
+            self._full_modules = with_rounded_convolutions(self._full_modules, self._layers)
         self._quantized_modules = dict(self.quantized.named_modules())
         self._images = images
         self._store = store
@@ -194,7 +198,7 @@ class _Work:
         for names in sums.sharing:
             H = hessian(sums.moments[names[0]])
             for name in names:
-                self._install(name, H, sums)
+                self._install(name, cut.source, H, sums)
                 self.images[name] = step.images
             del H
         give_back_free_memory()
@@ -252,8 +256,8 @@ class _Work:
             pixels = self._round(name, pixels)
         return self._program.run({name: pixels}, 0, cut, self._quantized_modules, replace=self._round)
 
-    def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
-        """Quantize one layer and install its weight and corrected statistics in the quantized network."""
+    def _install(self, name: str, source: str, H: Tensor, sums: _CutSums) -> None:
+        """Quantize one layer that reads `source`, and install its weight and corrected statistics in the network."""
         layer, moments = self._layers[name], sums.moments[name]
         spec = dataclasses.replace(spec_of_layer(self._spec, self._bits[name]), rows_at_once=self._plan.rows_at_once)
         result = quantize_layer(layer.weight, H, spec, sums.cross(name))
@@ -261,6 +265,7 @@ class _Work:
         installed = self._quantized_modules[name]
         decoded = result.weight.decode()
         installed.weight = nn.Parameter(decoded.to(memory_format=_format_of(decoded)), requires_grad=False)
+        self._quantized_modules[name] = self._coded(installed, source, result.weight)
         if self._spec.statistics not in CORRECTED:
             return
         before = (
@@ -272,6 +277,15 @@ class _Work:
         norm = self._quantized_modules.get(self._program.followers.get(name, ""))
         correct_statistics(installed, norm, before, after, self._spec.statistics)
 
+    def _coded(self, layer: QuantizableLayer, source: str, weight: QuantizedWeight) -> nn.Module:
+        """Return a module that computes what a quantized layer does, faster where it reads codes."""
+        grid = None if self._ranges is None else self._ranges.grid_of(source)
+        if grid is None or not self._plan.integers or not integers_are_faster(layer):
+            return layer
+        if not isinstance(layer, nn.Conv2d) or not CodedConvolution.fits(weight, grid):
+            return layer
+        return CodedConvolution(layer, weight, grid)
+
 
 class _Visits(_Work):
     """Shows the moments of each layer instead of quantizing it."""
@@ -280,7 +294,7 @@ class _Visits(_Work):
         super().__init__(*args)
         self._visit = visit
 
-    def _install(self, name: str, H: Tensor, sums: _CutSums) -> None:
+    def _install(self, name: str, source: str, H: Tensor, sums: _CutSums) -> None:
         self._visit(name, self._layers[name], H, sums.moments[name])
 
 

@@ -69,8 +69,7 @@ class MemoryPlan:
         activation_memory: Bytes of values between cuts that are kept in memory.
         rows_at_once: Number of rows of a layer whose ranges are searched together.
         sparing: Whether free memory is returned to the system at once, which costs time.
-        integers: Whether convolutions of the full-precision stream may be computed in integers, with weights of their
-            own. Not where layers are fitted to targets, and not where memory is spared.
+        integers: Whether convolutions may be computed in integers, with weights of their own.
         present_bytes: Resident memory before the quantization; on a CUDA device, memory of the tensors there.
         peak_bytes: Expected peak of the same memory during the quantization.
     """
@@ -171,7 +170,7 @@ def plan_work(program: Program, model: nn.Module, images: Inputs, spec: QuantSpe
         tried = dataclasses.replace(spec, rows_at_once=rows_at_once)
         steps = with_batches(single, resources.batch_bytes >> halvings)
         overhead, margin = (SPARING_OVERHEAD, SPARING_MARGIN) if sparing else (OVERHEAD, MARGIN)
-        integers = spec.propagation == 0 and not sparing
+        integers = not sparing and (spec.propagation == 0 or spec.quantizes_activations)
         counted = _weights_bytes(layers, integers) + _work_bytes(program, layers, tried, steps)
         work = KERNEL_BYTES + int(overhead * counted)
         waiting = min(resources.activation_memory, _waiting_bytes(spec, steps))

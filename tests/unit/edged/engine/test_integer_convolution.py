@@ -16,10 +16,10 @@ from edged.engine.integer_convolution import (
     LEVELS,
     LEVELS_WITHOUT_VNNI,
     MOST_WEIGHT,
-    IntegerConvolution,
+    RoundedConvolution,
     integers_are_faster,
     levels,
-    with_integer_convolutions,
+    with_rounded_convolutions,
 )
 from tests.support.geometries import GEOMETRIES, SMALL_MAPS
 from tests.support.repository import ROOT
@@ -64,7 +64,7 @@ def codes_of_inputs(*shape: int, least: int, step: float) -> Tensor:
 def test_of_codes_the_outputs_are_those_in_floats(layer: nn.Conv2d, least: int):
     torch.manual_seed(0)
     layer = of_codes(layer)
-    integers = IntegerConvolution(layer, levels())
+    integers = RoundedConvolution(layer, levels())
     for step in (0.125, 4.0):  # each batch has a scale of its own
         x = codes_of_inputs(3, 8, 9, 7, least=least, step=step)
         expected = layer(x)
@@ -81,7 +81,7 @@ def test_maps_of_any_size(
     layer = of_codes(nn.Conv2d(channels, 3, kernel, stride, padding=kernel // 2))
     x = codes_of_inputs(images, channels, height, width, least=least, step=0.5)
     expected = layer(x)
-    found = IntegerConvolution(layer, levels())(x)
+    found = RoundedConvolution(layer, levels())(x)
     assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
@@ -91,7 +91,7 @@ def test_rounding_is_bounded(layout: torch.memory_format):
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 8, 3, padding=1)
     x = torch.randn(4, 16, 12, 12).contiguous(memory_format=layout)
-    found, expected = IntegerConvolution(layer, levels())(x), layer(x)
+    found, expected = RoundedConvolution(layer, levels())(x), layer(x)
     assert found.dtype is torch.float32
     # Every input and every weight is off by half a step at most.
     inputs = float(x.max() - x.min()) / levels()
@@ -104,11 +104,11 @@ def test_rounding_is_bounded(layout: torch.memory_format):
 @torch.inference_mode()
 def test_the_zero_moves_with_the_inputs(monkeypatch: pytest.MonkeyPatch):
     packed = []
-    pack = IntegerConvolution._pack
-    monkeypatch.setattr(IntegerConvolution, "_pack", lambda self, x: packed.append(self._zero) or pack(self, x))
+    pack = RoundedConvolution._pack
+    monkeypatch.setattr(RoundedConvolution, "_pack", lambda self, *to: packed.append(to[1]) or pack(self, *to))
     torch.manual_seed(0)
     layer = nn.Conv2d(16, 8, 3, padding=1, bias=False)
-    integers, x = IntegerConvolution(layer, levels()), torch.rand(2, 16, 9, 9)
+    integers, x = RoundedConvolution(layer, levels()), torch.rand(2, 16, 9, 9)
     for batch in (x, x * 3, x[:1], x - 0.001, x - 0.5, -x):
         expected = layer(batch)
         assert float((integers(batch) - expected).square().sum() / expected.square().sum()) < 1e-3
@@ -120,7 +120,7 @@ def test_the_zero_moves_with_the_inputs(monkeypatch: pytest.MonkeyPatch):
 def test_values_that_are_not_finite_are_not_hidden(wrong: float):
     layer, x = nn.Conv2d(4, 3, 3, padding=1), torch.randn(2, 4, 5, 5)
     x[0, 1, 2, 3] = wrong
-    found = IntegerConvolution(layer, levels())(x)
+    found = RoundedConvolution(layer, levels())(x)
     assert_close(found, layer(x), equal_nan=True)
     assert not bool(found.isfinite().all())
 
@@ -129,7 +129,7 @@ def test_values_that_are_not_finite_are_not_hidden(wrong: float):
 def test_inputs_and_rows_of_zeros():
     layer = nn.Conv2d(4, 3, 3, padding=1)
     layer.weight[1] = 0
-    integers = IntegerConvolution(layer, levels())
+    integers = RoundedConvolution(layer, levels())
     zeros = torch.zeros(2, 4, 5, 5)
     assert_close(integers(zeros), layer(zeros))
     x = torch.randn(2, 4, 5, 5)
@@ -138,11 +138,11 @@ def test_inputs_and_rows_of_zeros():
 
 def test_codes_are_smaller_where_the_processor_clips_sums():
     program = (
-        "import torch; from torch import nn; from edged.engine.integer_convolution import IntegerConvolution, levels;"
+        "import torch; from torch import nn; from edged.engine.integer_convolution import RoundedConvolution, levels;"
         "torch.manual_seed(0); torch.set_grad_enabled(False); most = levels(); layer = nn.Conv2d(64, 64, 3, padding=1);"
         "layer.weight.copy_(torch.where(torch.rand_like(layer.weight) < 0.99, 127.0, -127.0));"
         "x = torch.where(torch.rand(2, 64, 9, 9) < 0.99, float(most), 0.0);"
-        "assert torch.allclose(IntegerConvolution(layer, most)(x), layer(x), rtol=1e-5); print(most)"
+        "assert torch.allclose(RoundedConvolution(layer, most)(x), layer(x), rtol=1e-5); print(most)"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     done = subprocess.run([sys.executable, "-c", program], env=environment, cwd=ROOT, capture_output=True, text=True)
@@ -154,7 +154,7 @@ def test_a_torch_without_the_operation_computes_in_floats(error: type[Exception]
     def missing(*_: object) -> Tensor:
         raise error("no such operation")
 
-    monkeypatch.setattr(IntegerConvolution, "_pack", missing)
+    monkeypatch.setattr(RoundedConvolution, "_pack", missing)
     assert levels.__wrapped__() == 0
 
 
@@ -176,12 +176,12 @@ def test_a_torch_without_the_operation_computes_in_floats(error: type[Exception]
 )
 def test_only_large_convolutions_are_replaced(layer: nn.Module, faster: bool, monkeypatch: pytest.MonkeyPatch):
     modules = {"": nn.Sequential(layer), "0": layer}
-    found = with_integer_convolutions(modules, {"0": layer})
-    assert isinstance(found["0"], IntegerConvolution) == faster
+    found = with_rounded_convolutions(modules, {"0": layer})
+    assert isinstance(found["0"], RoundedConvolution) == faster
     assert found[""] is modules[""]
     monkeypatch.setattr(integer_convolution, "levels", lambda: 0)
     assert not integers_are_faster(layer)
-    assert with_integer_convolutions(modules, {"0": layer}) == modules
+    assert with_rounded_convolutions(modules, {"0": layer}) == modules
 
 
 def test_the_largest_sum_fits_its_integers():
