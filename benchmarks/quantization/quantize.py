@@ -50,7 +50,7 @@ from edged.models.graph import Program
 from edged.models.registry import load_model, recognize
 from edged.models.resnet import BLOCKS, ResNet
 from edged.spec import InputSpec, recipe
-from service.system.processes import FEW_KERNELS, child_environment
+from service.system.processes import FEW_KERNELS, FEW_SPINS, child_environment
 
 FORWARD_BATCH = 16
 # Parts that are timed, as (owner, function, label); the time of a nested part counts only for that part.
@@ -153,7 +153,7 @@ def apart(
         }
     )
     command = [sys.executable, "-m", "benchmarks.quantization.quantize", "--child", job]
-    environment = child_environment(None, kernels=FEW_KERNELS)  # the environment of `edged quantize`
+    environment = child_environment(None, kernels=FEW_KERNELS, spins=FEW_SPINS)  # the environment of `edged quantize`
     environment.pop("PYTHONSAFEPATH")  # this module is not installed
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
     result: dict[str, Any] = json.loads(done.stdout)

@@ -72,10 +72,11 @@ def become_computing(arguments: Sequence[str], options: argparse.Namespace) -> N
     OpenMP reads its settings when it is loaded, so they must be there before. A child instead would be a second
     process and a second peak of memory.
     """
-    from service.system.processes import FEW_KERNELS, child_environment
+    from service.system.processes import FEW_KERNELS, FEW_SPINS, child_environment
 
     threads = getattr(options, "threads", None)
-    environment = child_environment(threads if threads and threads > 0 else None, kernels=FEW_KERNELS)
+    count = threads if threads and threads > 0 else None
+    environment = child_environment(count, kernels=FEW_KERNELS, spins=FEW_SPINS)
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, "-m", "service.cli", *arguments], environment)  # noqa: S606 - no shell
 

@@ -16,21 +16,23 @@ from edged.engine.integer_convolution import (
     LEVELS,
     LEVELS_WITHOUT_VNNI,
     MOST_WEIGHT,
+    CodedConvolution,
     RoundedConvolution,
     integers_are_faster,
     levels,
     with_rounded_convolutions,
 )
+from edged.execution.grids import ActivationGrid
+from edged.quant.grid import QuantizedWeight
 from tests.support.geometries import GEOMETRIES, SMALL_MAPS
 from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.skipif(not levels(), reason="this processor has no fast convolutions of integers")
 
 LAYERS = [
-    nn.Conv2d(8, 6, **geometry, bias=bias)
-    for geometry in GEOMETRIES
+    nn.Conv2d(8, 6, **geometry, bias=number % 3 > 0)
+    for number, geometry in enumerate(GEOMETRIES)
     if geometry["groups"] == 1 and geometry["padding_mode"] == "zeros" and geometry["padding"] != "same"
-    for bias in (True, False)
 ]
 
 
@@ -83,6 +85,60 @@ def test_maps_of_any_size(
     expected = layer(x)
     found = RoundedConvolution(layer, levels())(x)
     assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+def coded(layer: nn.Conv2d, bits: int, zero: int | None = None) -> QuantizedWeight:
+    """Return random codes for a layer, which gets their values; the smallest and the largest are in every row."""
+    rows, columns = layer.weight.shape[0], layer.weight[0].numel()
+    codes = torch.randint(0, 1 << bits, (rows, columns), dtype=torch.uint8)
+    codes[:, 0], codes[:, -1] = 0, (1 << bits) - 1
+    zeros = torch.randint(0, 1 << bits, (rows,)) if zero is None else torch.full((rows,), zero)
+    weight = QuantizedWeight(
+        codes, 2.0 ** -(torch.arange(rows) % 4 + 3.0), zeros.to(torch.uint8), bits, tuple(layer.weight.shape)
+    )
+    layer.weight.copy_(weight.decode())
+    return weight
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=str)
+@pytest.mark.parametrize(("bits", "zero"), [(2, None), (4, None), (6, None), (7, 64)])
+@pytest.mark.parametrize("zero_point", [0, 9, 255])
+@torch.inference_mode()
+def test_nothing_of_codes_on_grids_is_lost(layer: nn.Conv2d, bits: int, zero: int | None, zero_point: int):
+    torch.manual_seed(0)
+    layer = of_codes(layer)
+    weight, grid = coded(layer, bits, zero), ActivationGrid(0.037, zero_point)
+    if not CodedConvolution.fits(weight, grid):
+        assert levels() == LEVELS_WITHOUT_VNNI
+        return
+    integers = CodedConvolution(layer, weight, grid)
+    for images in (3, 1):
+        codes = torch.randint(0, 256, (images, 8, 9, 7)).float()
+        x = grid.decode(codes).half().float()  # as it waits between two layers
+        expected = layer(grid.decode(codes).double().float())
+        assert_close(integers(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@torch.inference_mode()
+def test_the_bias_may_be_corrected_afterwards():
+    layer = of_codes(nn.Conv2d(8, 6, 3, padding=1))
+    grid = ActivationGrid(0.5, 3)
+    integers = CodedConvolution(layer, coded(layer, 4), grid)
+    layer.bias = nn.Parameter(layer.bias + 5.0, requires_grad=False)
+    x = grid.nearest(torch.randn(2, 8, 9, 7))
+    assert_close(integers(x), layer(x))
+
+
+def test_codes_that_do_not_fit_are_left_in_floats(monkeypatch: pytest.MonkeyPatch):
+    layer, grid = nn.Conv2d(8, 6, 3).requires_grad_(False), ActivationGrid(0.5, 3)
+    assert CodedConvolution.fits(coded(layer, 4), grid)
+    assert not CodedConvolution.fits(coded(layer, 8, 0), grid)  # up to 255
+    assert not CodedConvolution.fits(coded(layer, 4), ActivationGrid(0.5, 0, signed=True))
+    assert not CodedConvolution.fits(coded(layer, 4), ActivationGrid(0.5, 3, bits=4))
+    for most, fits in ((LEVELS, True), (LEVELS_WITHOUT_VNNI, False)):
+        monkeypatch.setattr(integer_convolution, "levels", lambda most=most: most)
+        assert CodedConvolution.fits(coded(layer, 6, 0), grid)  # up to 63: 2 * 63 * 255 < 2^15
+        assert CodedConvolution.fits(coded(layer, 7, 0), grid) == fits
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

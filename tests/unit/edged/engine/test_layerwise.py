@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from edged.calibration.dataset import ImageCache, build_cache
+from edged.compress import compress
+from edged.engine import integer_convolution
+from edged.engine.integer_convolution import CodedConvolution, RoundedConvolution, levels
 from edged.engine.layerwise import Quantized, quantize_network
 from edged.engine.memory_plan import Resources
+from edged.models.resnet import CifarResNet
 from edged.progress import SilentListener
 from edged.spec import InputSpec, QuantSpec, Statistics
 from tests.support.pictures import write_folder
@@ -72,3 +77,42 @@ def test_linear_layers_on_maps_are_quantized_like_1x1_convolutions(kind: type[To
         assert torch.equal(found.results[name].weight.codes, result.weight.codes)
     for name, value in expected.model.state_dict().items():
         torch.testing.assert_close(found.model.state_dict()[name].reshape(value.shape), value)
+
+
+@pytest.mark.skipif(not levels(), reason="this processor has no fast convolutions of integers")
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        (QuantSpec(bits=4, propagation=0.0), RoundedConvolution),
+        (QuantSpec(bits=4, activation_bits=8), CodedConvolution),
+        (QuantSpec(bits=4), None),
+    ],
+    ids=["fast", "codes", "floats"],
+)
+def test_convolutions_in_integers_change_next_to_nothing(
+    spec: QuantSpec, kind: type[nn.Module] | None, cache: ImageCache, monkeypatch: pytest.MonkeyPatch
+):
+    called: set[type[nn.Module]] = set()
+    for each in (RoundedConvolution, CodedConvolution):
+        monkeypatch.setattr(each, "forward", _noting(each, called))
+    torch.manual_seed(0)
+    model = CifarResNet(3).eval().requires_grad_(False)
+    found = compress(model, cache, spec)
+    assert called == ({kind} if kind else set())
+    monkeypatch.setattr(integer_convolution, "levels", lambda: 0)
+    called.clear()
+    expected = compress(model, cache, spec)
+    assert not called
+    for one, other in zip(found.layers, expected.layers, strict=True):
+        assert one.relative_loss == pytest.approx(other.relative_loss, rel=0.05, abs=1e-4)
+    torch.testing.assert_close(found.logits, expected.logits, rtol=0.1, atol=0.1 * float(expected.logits.std()))
+
+
+def _noting(kind: type[nn.Module], called: set[type[nn.Module]]) -> Callable[[nn.Module, Tensor], Tensor]:
+    forward: Callable[[nn.Module, Tensor], Tensor] = kind.forward
+
+    def noted(self: nn.Module, x: Tensor) -> Tensor:
+        called.add(kind)
+        return forward(self, x)
+
+    return noted

@@ -54,6 +54,18 @@ def test_what_is_planned_before_images_are_decoded_is_what_is_planned_with_them(
     check_memory(model, cache.input, len(cache), QuantSpec(), Resources(memory_limit=plans[0].peak_bytes * 2))
 
 
+@pytest.mark.parametrize(
+    ("spec", "integers"),
+    [
+        (QuantSpec(propagation=0.0), True),
+        (QuantSpec(activation_bits=8), True),
+        (QuantSpec(), False),  # both streams are in float
+    ],
+)
+def test_weights_of_integer_convolutions_are_planned(spec: QuantSpec, integers: bool, cache: ImageCache):
+    assert planned(cache, spec, Resources()).integers == integers
+
+
 def test_a_generous_limit_changes_nothing(cache: ImageCache):
     free = planned(cache, QuantSpec(), Resources())
     limited = planned(cache, QuantSpec(), Resources(memory_limit=free.peak_bytes + 64 * MIB))
@@ -76,6 +88,7 @@ def test_free_memory_is_returned_before_batches_shrink(cache: ImageCache):
     limit = int((free.peak_bytes - free.activation_memory - 3 * MIB) * (1 + SPARING_MARGIN))
     tight = planned(cache, QuantSpec(), Resources(memory_limit=limit))
     assert (free.sparing, tight.sparing) == (False, True)
+    assert not tight.integers
     assert tight.steps == free.steps
     assert tight.peak_bytes * (1 + SPARING_MARGIN) <= limit
 

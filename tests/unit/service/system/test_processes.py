@@ -35,6 +35,12 @@ def test_the_kernel_cache_is_limited_on_request() -> None:
     assert child_environment(1, {}, kernels=8)["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "8"
 
 
+def test_threads_sleep_at_once_unless_they_may_spin():
+    made = child_environment(1, {"GOMP_SPINCOUNT": "7"})
+    assert (made["OMP_WAIT_POLICY"], made["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
+    assert child_environment(1, {}, spins=9)["GOMP_SPINCOUNT"] == "9"
+
+
 def test_a_child_dies_with_its_parent_even_after_kill_9() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT, SLEEPER], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
