@@ -18,7 +18,15 @@ from edged.atomic import as_state_error, write_atomic
 from edged.errors import EdgedError, UsageError
 from edged.progress import ProgressListener
 from service.comparison.differences import against_reference, error_of
-from service.comparison.job import FULL_PRECISION, INTEGER_BITS, PEERS_OF_INTEGERS, REFERENCE, Measurement
+from service.comparison.job import (
+    FULL_PRECISION,
+    INTEGER_BITS,
+    METHODS,
+    PEERS,
+    PEERS_OF_INTEGERS,
+    REFERENCE,
+    Measurement,
+)
 from service.comparison.picture import draw
 from service.comparison.table import as_csv
 from service.system.processes import FEW_KERNELS, child_environment
@@ -26,6 +34,7 @@ from service.system.processes import FEW_KERNELS, child_environment
 RESULT = "comparison.json"
 AGAINST = f"against_{REFERENCE}"
 PROGRAM = ("-m", "service.comparison.main")
+_ORDER = {name: place for place, name in enumerate((FULL_PRECISION, *METHODS, *PEERS))}
 Row = dict[str, Any]
 Measure = Callable[[Measurement, ProgressListener, str], Row]
 
@@ -90,13 +99,18 @@ def compare(
         except EdgedError as error:
             row = {"method": job.method, "bits": job.bits, "error": str(error)}
         kept = [r for r in result["rows"] if (r["method"], r["bits"]) != (job.method, job.bits)]
-        result["rows"] = [*kept, row]
+        result["rows"] = sorted([*kept, row], key=_place)
         if out is not None:
             _write(out, _annotated(result))
     _annotated(result)
     if out is not None:
         _write(out, result)
     return result
+
+
+def _place(row: Row) -> tuple[int, int]:
+    """Return what rows are sorted by: the method in the order that they are listed in, and then more bits first."""
+    return _ORDER.get(row["method"], len(_ORDER)), -row["bits"]
 
 
 def _answers(row: Row, job: Measurement) -> bool:

@@ -65,6 +65,14 @@ def test_rows_of_an_earlier_call_are_kept_and_failed_ones_measured_again(tmp_pat
     assert not any("error" in row for row in result["rows"])
 
 
+def test_rows_are_sorted_by_method_and_bits_whatever_was_measured_first(tmp_path: Path):
+    compare(jobs("balanced", "adaround", bits=(2,)), tmp_path, SILENT, Recorder())
+    result = compare(jobs("nncf", "rtn", "adaround", bits=(2, 4)), tmp_path, SILENT, Recorder())
+    assert [(row["method"], row["bits"]) for row in result["rows"]] == [
+        *[(FULL_PRECISION, 32), ("rtn", 4), ("rtn", 2), ("adaround", 4), ("adaround", 2), ("balanced", 2), ("nncf", 8)]
+    ]
+
+
 def test_rows_with_another_number_of_steps_are_measured_again(tmp_path: Path):
     compare(jobs("rtn", "adaround"), tmp_path, SILENT, Recorder())
     fewer = [dataclasses.replace(job, iterations=100) for job in jobs("rtn", "adaround")]
