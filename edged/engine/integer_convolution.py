@@ -24,9 +24,10 @@ from edged.calibration.geometry import QuantizableLayer
 from edged.execution.grids import ActivationGrid
 from edged.quant.grid import QuantizedWeight
 
-# Largest codes of inputs. Processors without VNNI clip the sum of two products to 16 bits, which inputs of 7 bits never
-# reach.
-LEVELS, LEVELS_WITHOUT_VNNI = 255, 127
+# Processors without VNNI clip the sum of two products to 16 bits. Products of weights of 8 bits never reach that with
+# inputs of 7 bits, and those of inputs of 8 bits never with weights of 7 bits around the middle.
+CLIPPED = (1 << 15) - 1
+LEVELS, LEVELS_WITHOUT_VNNI = 255, 127  # largest codes of inputs
 MOST_WEIGHT = 127  # largest code of a weight
 # Of fewer products for each input, or fewer columns, rounding the inputs takes the time that is saved.
 FEWEST_PRODUCTS, FEWEST_COLUMNS = 256, 128
@@ -137,8 +138,7 @@ class CodedConvolution(_Convolution):
         """
         if not weight.is_uniform or grid.signed or grid.bits != 8:
             return False
-        # The sum of two products may not exceed what it is clipped to.
-        most = MOST_WEIGHT if levels() == LEVELS else MOST_WEIGHT * LEVELS_WITHOUT_VNNI // LEVELS
+        most = MOST_WEIGHT if levels() == LEVELS else CLIPPED // (2 * LEVELS)
         centered = _centered(weight)
         return -most <= int(centered.min()) and int(centered.max()) <= most
 

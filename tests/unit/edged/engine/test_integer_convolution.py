@@ -108,9 +108,7 @@ def test_nothing_of_codes_on_grids_is_lost(layer: nn.Conv2d, bits: int, zero: in
     torch.manual_seed(0)
     layer = of_codes(layer)
     weight, grid = coded(layer, bits, zero), ActivationGrid(0.037, zero_point)
-    if not CodedConvolution.fits(weight, grid):
-        assert levels() == LEVELS_WITHOUT_VNNI
-        return
+    assert CodedConvolution.fits(weight, grid)
     integers = CodedConvolution(layer, weight, grid)
     for images in (3, 1):
         codes = torch.randint(0, 256, (images, 8, 9, 7)).float()
@@ -137,7 +135,7 @@ def test_codes_that_do_not_fit_are_left_in_floats(monkeypatch: pytest.MonkeyPatc
     assert not CodedConvolution.fits(coded(layer, 4), ActivationGrid(0.5, 3, bits=4))
     for most, fits in ((LEVELS, True), (LEVELS_WITHOUT_VNNI, False)):
         monkeypatch.setattr(integer_convolution, "levels", lambda most=most: most)
-        assert CodedConvolution.fits(coded(layer, 6, 0), grid)  # up to 63: 2 * 63 * 255 < 2^15
+        assert CodedConvolution.fits(coded(layer, 7, 64), grid)  # -64 to 63, and 2 * 64 * 255 < 2^15
         assert CodedConvolution.fits(coded(layer, 7, 0), grid) == fits
 
 
@@ -240,5 +238,6 @@ def test_only_large_convolutions_are_replaced(layer: nn.Module, faster: bool, mo
     assert with_rounded_convolutions(modules, {"0": layer}) == modules
 
 
-def test_the_largest_sum_fits_its_integers():
+def test_the_largest_sums_fit_their_integers():
+    assert 2 * LEVELS_WITHOUT_VNNI * MOST_WEIGHT <= integer_convolution.CLIPPED
     assert 512 * 7 * 7 * LEVELS * MOST_WEIGHT < 2**31
