@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
@@ -10,6 +12,12 @@ from torch.nn.grad import conv2d_weight
 # computes its convolutions, does not. torch offers oneDNN's product only to compiled models, under this name.
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 _WORTHWHILE = 1 << 24  # multiplications; below, the call costs more than the product
+
+
+def may_have_integer_kernels() -> bool:
+    """Return whether torch computes on 8-bit integers by oneDNN, on an x86 processor; elsewhere that is slow."""
+    onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return platform.machine() in ("x86_64", "AMD64") and bool(onednn)
 
 
 def matmul_nt(A: Tensor, B: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ layers would shrink. So the diagonal is summed in float32.
 from __future__ import annotations
 
 import functools
-import platform
 from collections.abc import Sequence
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from edged.calibration.conv_moments import OFFSETS, LagMoments, edge_of, extent_of
 from edged.calibration.geometry import QuantizableLayer, is_same_3x3, padded
 from edged.calibration.gram import images_at_once, mirror, row_blocks
+from edged.matmul import may_have_integer_kernels
 
 # Processors with VNNI sum products of 8-bit codes. Others clip the sum of two products to 16 bits, which 7-bit codes
 # never reach.
@@ -33,8 +33,8 @@ FEWEST_CHANNELS, FEWEST_COLUMNS = 128, 256
 @functools.cache
 def levels() -> int:
     """Return the largest code whose products this processor sums exactly and fast; 0 if there is none."""
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return 0  # torch would compute them one by one
+    if not may_have_integer_kernels():
+        return 0
     for most in (LEVELS, LEVELS_WITHOUT_VNNI):
         full = torch.full((64, 64), most, dtype=torch.int8)
         if bool((torch._int_mm(full, full) == 64 * most**2).all()):

@@ -13,7 +13,6 @@ layer is fitted to them with as many numbers as it has inputs, so they are compu
 from __future__ import annotations
 
 import functools
-import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 
 from edged.calibration.geometry import QuantizableLayer
 from edged.execution.grids import ActivationGrid
+from edged.matmul import may_have_integer_kernels
 from edged.quant.grid import QuantizedWeight
 
 # Processors without VNNI clip the sum of two products to 16 bits. Products of weights of 8 bits never reach that with
@@ -186,7 +186,7 @@ def levels() -> int:
 
     torch offers these convolutions to compiled models only, so a version may lack them.
     """
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not may_have_integer_kernels():
         return 0
     for most in (LEVELS, LEVELS_WITHOUT_VNNI):
         if _is_exact(most):

@@ -185,7 +185,7 @@ class ModelRegistry:
 
     def _is_queued(self, update: Update) -> bool:
         queue = self.queues.get(update.model)
-        return queue is not None and update.id in [queued.id for queued in queue.updates]
+        return queue is not None and queue.holds(update.id)
 
     def place(self, update: Update) -> tuple[int, int]:
         """Return the place of an update in the queue of its model, 0 for the first, and the priority of the model."""

@@ -101,6 +101,10 @@ class UpdateQueue:
         waiting = [entry.update for entry in entries if entry.update is not self.active]
         return waiting if self.active is None else [self.active, *waiting]
 
+    def holds(self, update_id: int) -> bool:
+        """Return whether an update waits or is being worked on."""
+        return update_id in [update.id for update in self.updates]
+
     def offer(self, update: Update) -> None:
         """Queue an update."""
         self._waiting.append(_Entry(update, first=update.state in GOING_LIVE))
@@ -125,7 +129,7 @@ class UpdateQueue:
             await within(_HAND_OVER_S, self._await_offer(update_id))
 
     async def _await_offer(self, update_id: int) -> None:
-        while update_id not in [update.id for update in self.updates]:
+        while not self.holds(update_id):
             self._offered.clear()
             await self._offered.wait()
 

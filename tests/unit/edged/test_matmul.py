@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from edged.matmul import matmul_nt, shifted_products
+from edged.matmul import matmul_nt, may_have_integer_kernels, shifted_products
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(3, 4, 5), (256, 300, 400), (1, 4096, 4096)])
@@ -50,3 +50,10 @@ def test_shifted_products_are_output_times_patch(
     rows = y.flatten(2).reshape(2, groups, 6 // groups, -1)
     expected = torch.einsum("bgrp,bgdp->grd", rows, by_group).reshape(conv.weight.shape)
     assert_close(shifted_products(y, x, kernel, stride, padding, dilation, groups), expected)
+
+
+def test_integers_are_fast_on_x86_with_onednn_only(monkeypatch: pytest.MonkeyPatch):
+    for machine, onednn, expected in (("x86_64", True, True), ("x86_64", False, False), ("aarch64", True, False)):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda onednn=onednn: onednn)
+        assert may_have_integer_kernels() == expected

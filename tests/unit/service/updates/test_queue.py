@@ -165,7 +165,9 @@ def test_one_that_is_claimed_and_not_offered_yet_is_awaited() -> None:
         script.queue.offer(update(2))
         await asyncio.gather(*awaiting)
         await script.queue.await_offer(1)  # the one that is being worked on is here, too
+        assert script.queue.holds(2)
         assert await script.queue.cancel(2)
+        assert not script.queue.holds(2)
 
     assert run(test) == ["drive 1", "cancel 2"]
 
